@@ -1,0 +1,427 @@
+//! A record as bytes. The only place that names its JSON keys.
+//!
+//! `access_token`, `refresh_token` and `expires_at` are those of the files that axiomtrade-rs
+//! writes; such a file has no `version` and loads as it is, and a program that knows only these
+//! three reads what is written here.
+
+use std::fmt;
+use std::io;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use secrecy::{ExposeSecret, SecretString};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::value::RawValue;
+use zeroize::Zeroizing;
+
+use crate::error::StoreError;
+use crate::json;
+use crate::store::MAX_RECORD;
+use crate::tokens::{AccessToken, AuthTokens, RefreshToken};
+
+const VERSION: u64 = 1;
+
+/// Bytes that are wiped on drop.
+pub(crate) type Bytes = Zeroizing<Vec<u8>>;
+
+/// Turns records into what lies in a slot, and back.
+pub(crate) trait Format: fmt::Debug + Send + Sync + 'static {
+    /// Does whatever may take long or ask someone, before any lock is taken.
+    fn prepare(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Encodes a record. `first` says that the slot is empty.
+    fn encode(&self, tokens: &AuthTokens, place: &str, first: bool) -> Result<Bytes, StoreError>;
+
+    /// Decodes a record.
+    fn decode(&self, bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError>;
+
+    /// Tells whether a key is kept elsewhere for this slot alone.
+    fn keeps_a_key(&self) -> bool {
+        false
+    }
+
+    /// Lets go of that key: the slot was just emptied.
+    fn forget(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// The most bytes that an encoded record has.
+    fn limit(&self) -> usize;
+}
+
+/// The JSON itself.
+#[derive(Debug)]
+pub(crate) struct Plain;
+
+impl Format for Plain {
+    fn encode(&self, tokens: &AuthTokens, place: &str, _first: bool) -> Result<Bytes, StoreError> {
+        encode(tokens, place)
+    }
+
+    fn decode(&self, bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError> {
+        decode(bytes, place)
+    }
+
+    fn limit(&self) -> usize {
+        MAX_RECORD
+    }
+}
+
+/// Encodes a record into a buffer of the exact size: one that grew would leave copies behind.
+pub(crate) fn encode(tokens: &AuthTokens, place: &str) -> Result<Bytes, StoreError> {
+    if is_empty(&tokens.access_token) {
+        return Err(StoreError::InvalidTokens {
+            place: place.to_owned(),
+            reason: "the access token is empty".into(),
+        });
+    }
+    let mut length = Length(0);
+    write(tokens, &mut length);
+    if length.0 > MAX_RECORD {
+        return Err(StoreError::TooLarge { place: place.to_owned(), limit: MAX_RECORD });
+    }
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length.0));
+    write(tokens, &mut *bytes);
+    Ok(bytes)
+}
+
+/// Decodes a record. No error repeats any of it.
+pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError> {
+    let corrupt = |reason: String| StoreError::Corrupt { place: place.to_owned(), reason };
+    if bytes.len() > MAX_RECORD {
+        return Err(StoreError::TooLarge { place: place.to_owned(), limit: MAX_RECORD });
+    }
+    let fields = json::object(bytes).map_err(corrupt)?;
+    let field =
+        |name: &str| fields.iter().find(|(field, _)| field == name).map(|&(_, value)| value);
+
+    // First, because everything else may mean something new in a newer version.
+    if let Some(version) = field("version") {
+        let found =
+            version.get().parse().map_err(|_| corrupt("its version is no number".into()))?;
+        if found > VERSION {
+            return Err(StoreError::NewerVersion {
+                place: place.to_owned(),
+                found,
+                known: VERSION,
+            });
+        }
+    }
+
+    let text = |name: &str| match field(name) {
+        None => Ok(None),
+        Some(value) if value.get() == "null" => Ok(None),
+        Some(value) => match json::secret(value) {
+            Some(text) => Ok(Some(text)),
+            None => Err(corrupt(format!("its {name} is not a string"))),
+        },
+    };
+    let time = |name: &str| match text(name)? {
+        None => Ok(None),
+        Some(text) => {
+            #[expect(clippy::disallowed_methods, reason = "a date is no secret")]
+            let date = text.expose_secret().parse::<DateTime<Utc>>();
+            date.map(Some).map_err(|_| corrupt(format!("its {name} is not an RFC 3339 date")))
+        }
+    };
+
+    let access_token = text("access_token")?
+        .map(AccessToken::from)
+        .ok_or_else(|| corrupt("it has no access_token".into()))?;
+    if is_empty(&access_token) {
+        return Err(corrupt("its access_token is empty".into()));
+    }
+    let mut tokens = AuthTokens::new(access_token);
+    // An absent refresh token is written as "".
+    tokens.refresh_token =
+        text("refresh_token")?.filter(|token| !is_blank(token)).map(RefreshToken::from);
+    tokens.expires_at = time("expires_at")?;
+    tokens.obtained_at = time("obtained_at")?;
+
+    let backup = field("backup").map_or("false", RawValue::get);
+    tokens = match backup {
+        "true" => tokens.with_backup(true),
+        "false" => tokens,
+        _ => return Err(corrupt("its backup is neither true nor false".into())),
+    };
+
+    let known = [
+        "access_token",
+        "backup",
+        "expires_at",
+        "extra",
+        "obtained_at",
+        "refresh_token",
+        "version",
+    ];
+    let nested = match field("extra") {
+        None => Vec::new(),
+        Some(extra) => json::object(extra.get().as_bytes())
+            .map_err(|reason| corrupt(format!("in its extra: {reason}")))?,
+    };
+    // What another program put beside the known fields is kept too.
+    let beside = fields.iter().filter(|(name, _)| !known.contains(&name.as_ref()));
+    for (name, value) in beside.chain(&nested) {
+        if tokens.extra(name).is_some() {
+            return Err(corrupt("it has the same field twice, in extra and beside it".into()));
+        }
+        let value = json::secret(value)
+            .unwrap_or_else(|| SecretString::from(Box::<str>::from(value.get())));
+        tokens = tokens.with_extra(name.as_ref(), value);
+    }
+    Ok(tokens)
+}
+
+fn write(tokens: &AuthTokens, to: impl io::Write) {
+    Record(tokens)
+        .serialize(&mut serde_json::Serializer::pretty(to))
+        .expect("the names are strings, and neither sink fails");
+}
+
+struct Record<'a>(&'a AuthTokens);
+
+impl Serialize for Record<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let tokens = self.0;
+        #[expect(clippy::disallowed_methods, reason = "this is where records are written")]
+        let (access, refresh) = (
+            tokens.access_token.expose_secret(),
+            // The seed's reader knows no null here.
+            tokens.refresh_token.as_ref().map_or("", RefreshToken::expose_secret),
+        );
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("access_token", access)?;
+        map.serialize_entry("refresh_token", refresh)?;
+        map.serialize_entry("expires_at", &tokens.expires_at.map(rfc3339))?;
+        map.serialize_entry("version", &VERSION)?;
+        if let Some(obtained_at) = tokens.obtained_at {
+            map.serialize_entry("obtained_at", &rfc3339(obtained_at))?;
+        }
+        if tokens.is_backup() {
+            map.serialize_entry("backup", &true)?;
+        }
+        if tokens.extras().next().is_some() {
+            map.serialize_entry("extra", &Extra(tokens))?;
+        }
+        map.end()
+    }
+}
+
+struct Extra<'a>(&'a AuthTokens);
+
+impl Serialize for Extra<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[expect(clippy::disallowed_methods, reason = "this is where records are written")]
+        serializer.collect_map(self.0.extras().map(|(name, value)| (name, value.expose_secret())))
+    }
+}
+
+/// Counts what is written.
+struct Length(usize);
+
+impl io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn rfc3339(date: DateTime<Utc>) -> String {
+    date.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}
+
+#[expect(clippy::disallowed_methods, reason = "looks at the length only")]
+fn is_empty(token: &AccessToken) -> bool {
+    token.expose_secret().is_empty()
+}
+
+#[expect(clippy::disallowed_methods, reason = "looks at the length only")]
+fn is_blank(text: &SecretString) -> bool {
+    text.expose_secret().is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods, reason = "tests look at what they made")]
+
+    use chrono::TimeDelta;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn reason(json: &str) -> String {
+        match decode(json.as_bytes(), "here").unwrap_err() {
+            StoreError::Corrupt { place, reason } => {
+                assert_eq!(place, "here");
+                reason
+            }
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn a_file_of_the_seed_loads_as_it_is() {
+        let tokens = decode(
+            br#"{
+  "access_token": "eyJhbGciOiJIUzI1NiIs...",
+  "refresh_token": "refresh_token_value",
+  "expires_at": "2024-01-15T10:30:00Z"
+}"#,
+            "here",
+        )
+        .unwrap();
+        let expected = AuthTokens::new("eyJhbGciOiJIUzI1NiIs...")
+            .with_refresh_token("refresh_token_value")
+            .with_expires_at("2024-01-15T10:30:00Z".parse().unwrap());
+        assert_eq!(tokens, expected);
+    }
+
+    #[test]
+    fn a_null_or_missing_expiry_and_an_empty_refresh_token_are_none() {
+        for json in [
+            r#"{"access_token":"a","refresh_token":"","expires_at":null}"#,
+            r#"{"access_token":"a","refresh_token":null}"#,
+            r#"{"access_token":"a"}"#,
+        ] {
+            assert_eq!(decode(json.as_bytes(), "here").unwrap(), AuthTokens::new("a"), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_program_that_knows_three_fields_reads_what_is_written() {
+        #[derive(serde::Deserialize)]
+        struct Seed {
+            access_token: String,
+            refresh_token: String,
+            expires_at: Option<String>,
+        }
+        let now: DateTime<Utc> = "2026-01-02T03:04:05.678Z".parse().unwrap();
+        let tokens = AuthTokens::new("a")
+            .with_expires_at(now)
+            .with_obtained_at(now)
+            .with_extra("scope", "x");
+        let seed: Seed = serde_json::from_slice(&encode(&tokens, "here").unwrap()).unwrap();
+        assert_eq!((seed.access_token.as_str(), seed.refresh_token.as_str()), ("a", ""));
+        assert_eq!(seed.expires_at.as_deref(), Some("2026-01-02T03:04:05.678Z"));
+    }
+
+    #[test]
+    fn each_fault_has_its_own_words() {
+        for (json, expected) in [
+            ("", "it is empty"),
+            ("   ", "it ends too early, at line 1, column 3"),
+            ("{\n\"access_token\": \"canary", "it ends too early, at line 2, column 23"),
+            ("{\n\"access_token\": canary}", "it is not valid JSON at line 2, column 17"),
+            ("{} canary", "it is not valid JSON at line 1, column 4"),
+            ("[\"canary\"]", "it is not a JSON object"),
+            ("\"canary\"", "it is not a JSON object"),
+            ("{}", "it has no access_token"),
+            (r#"{"access_token":null}"#, "it has no access_token"),
+            (r#"{"access_token":""}"#, "its access_token is empty"),
+            (r#"{"access_token":{"canary":1}}"#, "its access_token is not a string"),
+            (
+                r#"{"access_token":"canary","refresh_token":12}"#,
+                "its refresh_token is not a string",
+            ),
+            (
+                r#"{"access_token":"canary","expires_at":"canary"}"#,
+                "its expires_at is not an RFC 3339 date",
+            ),
+            (
+                r#"{"access_token":"canary","expires_at":1700000000}"#,
+                "its expires_at is not a string",
+            ),
+            (r#"{"access_token":"canary","access_token":"canary"}"#, "it has the same field twice"),
+            (r#"{"access_token":"a","\u0061ccess_token":"b"}"#, "it has the same field twice"),
+            (
+                r#"{"access_token":"a","x":"1","extra":{"x":"2"}}"#,
+                "it has the same field twice, in extra and beside it",
+            ),
+            (r#"{"access_token":"a","extra":["canary"]}"#, "in its extra: it is not a JSON object"),
+            (r#"{"access_token":"a","version":"1"}"#, "its version is no number"),
+            (r#"{"access_token":"a","version":-1}"#, "its version is no number"),
+            (r#"{"access_token":"a","backup":"yes"}"#, "its backup is neither true nor false"),
+        ] {
+            assert_eq!(reason(json), expected, "{json}");
+        }
+        let deep = "[".repeat(MAX_RECORD);
+        assert_eq!(reason(&deep), "it is not a JSON object");
+        let deep = format!("{{\"access_token\":{}{}}}", "[".repeat(9_000), "]".repeat(9_000));
+        assert_eq!(reason(&deep), "its access_token is not a string");
+        let error = decode(b"{\"access_token\":\"\xff\"}", "here").unwrap_err().to_string();
+        assert!(error.contains("not UTF-8 text (byte 17)"), "{error}");
+    }
+
+    #[test]
+    fn a_newer_version_is_refused_whatever_else_it_holds() {
+        let error = decode(br#"{"token":[],"version":2}"#, "here").unwrap_err();
+        assert!(matches!(error, StoreError::NewerVersion { found: 2, known: 1, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_record_over_the_limit_is_refused_both_ways() {
+        let largest = AuthTokens::new("x".repeat(MAX_RECORD - 128));
+        assert!(encode(&largest, "here").unwrap().len() <= MAX_RECORD);
+        let tokens = AuthTokens::new("x".repeat(MAX_RECORD));
+        assert!(matches!(encode(&tokens, "here"), Err(StoreError::TooLarge { .. })));
+        let json = format!("{{\"access_token\":\"{}\"}}", "x".repeat(MAX_RECORD));
+        assert!(matches!(decode(json.as_bytes(), "here"), Err(StoreError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn what_was_no_string_is_kept_as_its_json() {
+        let tokens =
+            decode(br#"{"access_token":"a","expires_in":900,"roles":["a", "b"]}"#, "here").unwrap();
+        assert_eq!(tokens.extra("expires_in").unwrap().expose_secret(), "900");
+        assert_eq!(tokens.extra("roles").unwrap().expose_secret(), r#"["a", "b"]"#);
+        let again = decode(&encode(&tokens, "here").unwrap(), "here").unwrap();
+        assert_eq!(again, tokens);
+    }
+
+    fn any_date() -> impl Strategy<Value = DateTime<Utc>> {
+        prop_oneof![
+            Just(DateTime::<Utc>::MIN_UTC),
+            Just(DateTime::<Utc>::MAX_UTC),
+            (any::<i32>(), 0..1_000_000_000_i64).prop_map(|(secs, nanos)| {
+                DateTime::from_timestamp(i64::from(secs) * 1000, 0).unwrap()
+                    + TimeDelta::nanoseconds(nanos)
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_record_survives_the_round_trip(
+            access in ".+",
+            refresh in proptest::option::of(".+"),
+            expires in proptest::option::of(any_date()),
+            obtained in proptest::option::of(any_date()),
+            extra in proptest::collection::btree_map(".*", ".*", 0..4),
+            backup: bool,
+        ) {
+            let mut tokens = AuthTokens::new(access).with_backup(backup);
+            tokens.refresh_token = refresh.map(RefreshToken::from);
+            tokens.expires_at = expires;
+            tokens.obtained_at = obtained;
+            for (name, value) in extra {
+                tokens = tokens.with_extra(name, value);
+            }
+            let bytes = encode(&tokens, "here").unwrap();
+            prop_assert_eq!(bytes.capacity(), bytes.len());
+            prop_assert_eq!(decode(&bytes, "here").unwrap(), tokens);
+        }
+
+        #[test]
+        fn no_input_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            // An error or a record; either way it says nothing of the input.
+            if let Err(error) = decode(&bytes, "here") {
+                prop_assert!(error.to_string().starts_with("here "));
+            }
+        }
+    }
+}

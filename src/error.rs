@@ -1,0 +1,190 @@
+//! What can go wrong. Every message says where, what, and what to do next; none repeats a byte of
+//! what a store holds.
+
+use std::io;
+
+/// A store could not do what it was asked.
+///
+/// `place` names the slot: a path, a keychain item, a table. No variant means "no tokens": an
+/// empty slot is not an error, and a slot that could not be read is never called empty.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The slot is not in the state that the caller expected. Nothing was changed.
+    #[error("{place} was changed by someone else in the meantime; load it again and repeat")]
+    Conflict {
+        /// The slot.
+        place: String,
+    },
+    /// What the slot holds is no token record, or no longer one.
+    #[error("{place} is damaged: {reason}; restore a backup, or clear it and sign in again")]
+    Corrupt {
+        /// The slot.
+        place: String,
+        /// What is wrong with it, and where in it.
+        reason: String,
+    },
+    /// The system refused access.
+    #[error("{place}: access denied; {advice}")]
+    Denied {
+        /// The slot.
+        place: String,
+        /// What to do.
+        advice: String,
+    },
+    /// Others can read or replace what the slot holds.
+    #[error("{place} is not private: {reason}; {advice}")]
+    Exposed {
+        /// The slot, or the directory that it lies in.
+        place: String,
+        /// Who can get at it.
+        reason: String,
+        /// What to do.
+        advice: String,
+    },
+    /// What should be an age identity or recipient is none.
+    #[error("{place} is not a usable age key: {reason}")]
+    InvalidKey {
+        /// The file, or where else it came from.
+        place: String,
+        /// What is wrong with it, and where in it.
+        reason: String,
+    },
+    /// These tokens cannot be stored by any store. Nothing was changed.
+    #[error("these tokens cannot be saved in {place}: {reason}")]
+    InvalidTokens {
+        /// The slot.
+        place: String,
+        /// What is wrong with them.
+        reason: String,
+    },
+    /// The system failed.
+    #[error("cannot {action} {place}")]
+    Io {
+        /// What was being done, as a verb: "read", "write".
+        action: &'static str,
+        /// The slot.
+        place: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The record is there and the key that opens it is not.
+    #[error("the age key for {place} is missing: {reason}; {advice}")]
+    KeyMissing {
+        /// The slot, or the place where the key should be.
+        place: String,
+        /// What was looked for.
+        reason: String,
+        /// What to do.
+        advice: String,
+    },
+    /// The slot or its key has to be unlocked first.
+    #[error("{place} is locked; {advice}")]
+    Locked {
+        /// What is locked.
+        place: String,
+        /// What to do.
+        advice: String,
+    },
+    /// A newer version of this crate wrote the record. It is never overwritten.
+    #[error(
+        "{place} was written by a newer tokenkeep (record version {found}, this one knows {known}); \
+         upgrade this program"
+    )]
+    NewerVersion {
+        /// The slot.
+        place: String,
+        /// The version that the record names.
+        found: u64,
+        /// The newest version that this crate reads.
+        known: u64,
+    },
+    /// There is something else where the record's file should be.
+    #[error("{place} is a {found}, not a regular file; move it away or name another path")]
+    NotAFile {
+        /// The path.
+        place: String,
+        /// What is there.
+        found: &'static str,
+    },
+    /// The slot can be read and never written.
+    #[error("{place} is read-only: {reason}")]
+    ReadOnly {
+        /// The slot.
+        place: String,
+        /// Why.
+        reason: String,
+    },
+    /// Somebody else did not let go, or did not answer, in time.
+    #[error("{place}: {reason}; {advice}")]
+    Timeout {
+        /// What was waited for.
+        place: String,
+        /// For how long, and for whom.
+        reason: String,
+        /// What to do.
+        advice: String,
+    },
+    /// The record is larger than any token record may be.
+    #[error("{place} is too large: a token record has at most {limit} bytes")]
+    TooLarge {
+        /// The slot.
+        place: String,
+        /// The most bytes that it may have.
+        limit: usize,
+    },
+    /// The store cannot be reached.
+    #[error("{place} is unavailable: {reason}; {advice}")]
+    Unavailable {
+        /// The store.
+        place: String,
+        /// What is missing.
+        reason: String,
+        /// What to do.
+        advice: String,
+    },
+    /// The record is sound as far as can be told, and this key does not open it.
+    #[error("{place} cannot be decrypted: {reason}; {advice}")]
+    Undecryptable {
+        /// The slot, or the protected key.
+        place: String,
+        /// What was tried.
+        reason: String,
+        /// What to do.
+        advice: String,
+    },
+}
+
+impl StoreError {
+    /// Sorts what the system said about a file into what the user can do about it.
+    pub(crate) fn io(action: &'static str, place: impl ToString, source: io::Error) -> Self {
+        let place = place.to_string();
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => Self::Denied {
+                place,
+                advice: format!(
+                    "check its owner and permissions, and those of the directories above (cannot {action})"
+                ),
+            },
+            io::ErrorKind::ReadOnlyFilesystem => {
+                Self::ReadOnly { place, reason: "its file system is mounted read-only".into() }
+            }
+            _ => Self::Io { action, place, source },
+        }
+    }
+}
+
+/// No valid token can be handed out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuthError {
+    /// The store failed. Whether there are tokens is not known.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There are tokens, and the access token is expired or about to be.
+    #[error("the access token has expired; refresh it or sign in again")]
+    TokenExpired,
+    /// The slot is empty.
+    #[error("there are no tokens; sign in first")]
+    TokenNotFound,
+}

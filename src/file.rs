@@ -1,0 +1,333 @@
+//! Private files: each holds one record or none, is replaced whole or not at all, and is refused
+//! when others can get at it.
+//!
+//! Beside a slot `tokens.age` lie `tokens.age.lock` (the write lock), `tokens.age.lease` (the
+//! lease), for the time of a refresh `tokens.age.intent`, and for the time of a write
+//! `tokens.age.tmp`. The lock files are never removed: whoever still has an unlinked one open
+//! would hold a lock that nobody else sees.
+
+mod lease;
+#[cfg_attr(unix, path = "file/unix.rs")]
+#[cfg_attr(not(unix), path = "file/portable.rs")]
+mod platform;
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use self::lease::FileLease;
+use self::platform::Dir;
+use crate::codec::Bytes;
+use crate::error::StoreError;
+use crate::store::{Expect, Lease, Revision};
+
+/// How long a writer waits for another one. A write takes milliseconds; who holds the lock for
+/// this long is stopped or stuck, and the user should hear of it.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// How often a waiting writer looks again. The kernel's waiting lock has no deadline.
+const LOCK_POLL: Duration = Duration::from_millis(2);
+
+/// The most bytes of a file that holds keys; a line of one takes some 75.
+#[cfg(feature = "age")]
+const MAX_KEY_FILE: usize = 64 * 1024;
+
+/// Whether permissions that let others read are an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exposure {
+    Accepted,
+    Refused,
+}
+
+/// What a slot holds.
+pub(crate) struct Content {
+    pub(crate) bytes: Bytes,
+    pub(crate) revision: Revision,
+}
+
+/// A file that holds one record or does not exist.
+#[derive(Debug)]
+pub(crate) struct FileSlot {
+    path: PathBuf,
+    /// The most bytes that it may have.
+    limit: usize,
+    lock_wait: Duration,
+}
+
+impl FileSlot {
+    /// Pins the path: a process that changes its working directory keeps its slot.
+    pub(crate) fn new(path: &Path, limit: usize) -> Self {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Self { path, limit, lock_wait: LOCK_WAIT }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn place(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// The path with every link resolved that can be, so that two spellings come out as one.
+    pub(crate) fn canonical(&self) -> PathBuf {
+        let Ok((parent, name)) = self.split() else { return self.path.clone() };
+        // The first directories may not exist yet.
+        let existing = parent.ancestors().find_map(|dir| Some((dir, dir.canonicalize().ok()?)));
+        let Some((dir, canonical)) = existing else { return self.path.clone() };
+        let missing = parent.strip_prefix(dir).expect("it is an ancestor");
+        canonical.join(missing).join(name)
+    }
+
+    /// Reads the file, and takes no lock: a rename shows the old record or the new one.
+    pub(crate) fn read(&self, exposure: Exposure) -> Result<Option<Content>, StoreError> {
+        let (parent, _) = self.split()?;
+        match Dir::open(parent, exposure)? {
+            Some(dir) => self.read_in(&dir, exposure),
+            None => Ok(None),
+        }
+    }
+
+    /// Replaces the file if it is as `expect` says.
+    ///
+    /// Anything there that is not the expected revision is shown to `inspect` first, which
+    /// refuses what must not be overwritten. `next` makes the new content; it is told whether the
+    /// slot is empty. Both run under the write lock.
+    pub(crate) fn replace(
+        &self,
+        expect: &Expect,
+        inspect: impl FnOnce(&Content) -> Result<(), StoreError>,
+        next: impl FnOnce(bool) -> Result<Bytes, StoreError>,
+    ) -> Result<Revision, StoreError> {
+        let (parent, name) = self.split()?;
+        let dir = Dir::create(parent)?;
+        let _lock = self.lock(&dir, name)?;
+        let current = self.read_in(&dir, Exposure::Refused)?;
+        self.compare(expect, current.as_ref(), inspect)?;
+        let bytes = next(current.is_none())?;
+        self.write(&dir, name, &bytes)?;
+        Ok(revision(&bytes))
+    }
+
+    /// Removes the file, and what an interrupted write or refresh left beside it, if it is as
+    /// `expect` says. `Anything` removes whatever record is there without reading it.
+    ///
+    /// `afterwards` runs under the write lock; with one, the directory is made if need be.
+    pub(crate) fn remove(
+        &self,
+        expect: &Expect,
+        inspect: impl FnOnce(&Content) -> Result<(), StoreError>,
+        afterwards: Option<impl FnOnce() -> Result<(), StoreError>>,
+    ) -> Result<(), StoreError> {
+        let (parent, name) = self.split()?;
+        let dir = match Dir::open(parent, Exposure::Accepted)? {
+            Some(dir) => dir,
+            None if afterwards.is_some() => Dir::create(parent)?,
+            None => return Ok(()),
+        };
+        let names = [name.to_owned(), temporary(name), intent(name)];
+        let is_there = |name: &OsString| parent.join(name).symlink_metadata().is_ok();
+        // An empty slot needs no lock, which may not even be possible here.
+        if afterwards.is_none() && !names.iter().any(is_there) {
+            return Ok(());
+        }
+        let _lock = self.lock(&dir, name)?;
+        if *expect != Expect::Anything {
+            let current = self.read_in(&dir, Exposure::Accepted)?;
+            if current.is_some() {
+                self.compare(expect, current.as_ref(), inspect)?;
+            }
+        } else {
+            // Only its kind and owner matter: a link's target would stay behind.
+            dir.open_file(name, Exposure::Accepted)?;
+        }
+        let mut removed = false;
+        for name in &names {
+            match dir.remove(name) {
+                Ok(()) => removed = true,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(StoreError::io("remove", self.place(), error)),
+            }
+        }
+        if removed {
+            dir.sync().map_err(|error| StoreError::io("remove", self.place(), error))?;
+        }
+        afterwards.map_or(Ok(()), |afterwards| afterwards())
+    }
+
+    /// Takes the lease, or returns `None` while another holder has it, here or elsewhere.
+    pub(crate) fn try_lease(self: &Arc<Self>) -> Result<Option<Box<dyn Lease>>, StoreError> {
+        let (parent, name) = self.split()?;
+        let dir = Dir::create(parent)?;
+        let file = dir.open_lock(&suffixed(name, ".lease"))?;
+        match try_lock(&file, &self.path)? {
+            true => Ok(Some(Box::new(FileLease::new(self.clone(), file)))),
+            false => Ok(None),
+        }
+    }
+
+    fn read_in(&self, dir: &Dir, exposure: Exposure) -> Result<Option<Content>, StoreError> {
+        let (_, name) = self.split()?;
+        let Some(file) = dir.open_file(name, exposure)? else { return Ok(None) };
+        let bytes = read_whole(file, &self.path, self.limit)?;
+        let revision = revision(&bytes);
+        Ok(Some(Content { bytes, revision }))
+    }
+
+    fn compare(
+        &self,
+        expect: &Expect,
+        current: Option<&Content>,
+        inspect: impl FnOnce(&Content) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let as_expected = match (current, expect) {
+            (Some(current), Expect::Unchanged(revision)) if current.revision == *revision => true,
+            (Some(current), _) => {
+                inspect(current)?;
+                *expect == Expect::Anything
+            }
+            (None, Expect::Unchanged(_)) => false,
+            (None, Expect::Absent | Expect::Anything) => true,
+        };
+        if as_expected { Ok(()) } else { Err(StoreError::Conflict { place: self.place() }) }
+    }
+
+    /// Writes, and makes durable, first the content and then its name.
+    fn write(&self, dir: &Dir, name: &OsStr, bytes: &[u8]) -> Result<(), StoreError> {
+        let failed = |error| StoreError::io("write", self.place(), error);
+        let temporary = temporary(name);
+        let mut file = match dir.create_new(&temporary) {
+            // An earlier writer died. We hold its lock now, so nobody else uses the name.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                dir.remove(&temporary).and_then(|()| dir.create_new(&temporary))
+            }
+            created => created,
+        }
+        .map_err(failed)?;
+        let written = file
+            .write_all(bytes)
+            .and_then(|()| file.sync_all())
+            .and_then(|()| dir.rename(&temporary, name));
+        if let Err(error) = written {
+            // What failed is the write; that its remains could not be removed adds nothing.
+            let _ = dir.remove(&temporary);
+            return Err(failed(error));
+        }
+        dir.sync().map_err(failed)
+    }
+
+    fn lock(&self, dir: &Dir, name: &OsStr) -> Result<File, StoreError> {
+        lock(dir, &suffixed(name, ".lock"), &self.path, self.lock_wait)
+    }
+
+    fn split(&self) -> Result<(&Path, &OsStr), StoreError> {
+        split(&self.path)
+    }
+}
+
+/// Takes the exclusive lock of that name, making its directory if need be.
+#[cfg(feature = "keychain")]
+pub(crate) fn exclusive(path: &Path) -> Result<File, StoreError> {
+    let (parent, name) = split(path)?;
+    lock(&Dir::create(parent)?, name, path, LOCK_WAIT)
+}
+
+/// Reads a file that holds keys. It may be a link, as mounted secrets are.
+#[cfg(feature = "age")]
+pub(crate) fn read_key_file(path: &Path) -> Result<Option<Bytes>, StoreError> {
+    match platform::open_key_file(path)? {
+        Some(file) => read_whole(file, path, MAX_KEY_FILE).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn lock(dir: &Dir, name: &OsStr, place: &Path, wait: Duration) -> Result<File, StoreError> {
+    let file = dir.open_lock(name)?;
+    let deadline = Instant::now() + wait;
+    while !try_lock(&file, place)? {
+        if Instant::now() >= deadline {
+            return Err(StoreError::Timeout {
+                place: place.display().to_string(),
+                reason: format!("another process has been writing to it for {wait:?}"),
+                advice: "see whether that process is stopped or stuck".into(),
+            });
+        }
+        thread::sleep(LOCK_POLL);
+    }
+    Ok(file)
+}
+
+fn try_lock(file: &File, place: &Path) -> Result<bool, StoreError> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(StoreError::Unavailable {
+            place: place.display().to_string(),
+            reason: format!("its file system refuses locks ({error})"),
+            advice: "keep it on a local file system".into(),
+        }),
+    }
+}
+
+/// Reads into a buffer that is wiped and never grows.
+fn read_whole(mut file: File, path: &Path, limit: usize) -> Result<Bytes, StoreError> {
+    let failed = |error| StoreError::io("read", path.display(), error);
+    let too_large = || StoreError::TooLarge { place: path.display().to_string(), limit };
+    let length = file.metadata().map_err(failed)?.len();
+    let length = usize::try_from(length).ok().filter(|&n| n <= limit).ok_or_else(too_large)?;
+    // One more byte, to see the end; a file that grew meanwhile is read up to the limit.
+    let mut bytes = Zeroizing::new(vec![0; length + 1]);
+    let mut filled = 0;
+    loop {
+        if filled == bytes.len() {
+            if filled > limit {
+                return Err(too_large());
+            }
+            let mut longer = Zeroizing::new(vec![0; limit + 1]);
+            longer[..filled].copy_from_slice(&bytes);
+            bytes = longer;
+        }
+        match file.read(&mut bytes[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
+fn split(path: &Path) -> Result<(&Path, &OsStr), StoreError> {
+    path.parent().zip(path.file_name()).ok_or_else(|| StoreError::Io {
+        action: "use",
+        place: format!("{path:?}"),
+        source: io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"),
+    })
+}
+
+/// The digest of the content: it differs whenever the content does, whoever wrote it.
+fn revision(bytes: &[u8]) -> Revision {
+    Revision::new(Sha256::digest(bytes).as_slice())
+}
+
+fn temporary(name: &OsStr) -> OsString {
+    suffixed(name, ".tmp")
+}
+
+fn intent(name: &OsStr) -> OsString {
+    suffixed(name, ".intent")
+}
+
+fn suffixed(name: &OsStr, suffix: &str) -> OsString {
+    let mut name = name.to_owned();
+    name.push(suffix);
+    name
+}

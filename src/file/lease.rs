@@ -1,0 +1,93 @@
+use std::fmt;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::platform::Dir;
+use super::{Exposure, FileSlot, intent, read_whole};
+use crate::blocking;
+use crate::error::StoreError;
+use crate::store::{Intent, Lease};
+
+/// The most bytes of an intent; it takes some 130.
+const MAX_INTENT: usize = 1024;
+
+/// A lock on the slot's lease file. The kernel lets go of it when the file is closed, and so when
+/// the process dies.
+pub(super) struct FileLease {
+    slot: Arc<FileSlot>,
+    file: File,
+}
+
+impl FileLease {
+    pub(super) fn new(slot: Arc<FileSlot>, file: File) -> Self {
+        Self { slot, file }
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&FileSlot) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let slot = self.slot.clone();
+        blocking::run(&self.slot.place(), move || work(&slot)).await
+    }
+}
+
+impl fmt::Debug for FileLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FileLease({})", self.slot.path().display())
+    }
+}
+
+#[async_trait]
+impl Lease for FileLease {
+    async fn intent(&self) -> Result<Option<Intent>, StoreError> {
+        self.run(|slot| {
+            let (parent, name) = slot.split()?;
+            let Some(dir) = Dir::open(parent, Exposure::Accepted)? else { return Ok(None) };
+            let name = intent(name);
+            let Some(file) = dir.open_file(&name, Exposure::Accepted)? else { return Ok(None) };
+            let path = parent.join(&name);
+            let text = read_whole(file, &path, MAX_INTENT)?;
+            let intent = str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
+            intent.map(Some).ok_or_else(|| unreadable(&path))
+        })
+        .await
+    }
+
+    async fn write_intent(&mut self, note: &Intent) -> Result<(), StoreError> {
+        let line = format!("{note}\n");
+        self.run(move |slot| {
+            let (parent, name) = slot.split()?;
+            slot.write(&Dir::create(parent)?, &intent(name), line.as_bytes())
+        })
+        .await
+    }
+
+    async fn remove_intent(&mut self) -> Result<(), StoreError> {
+        self.run(|slot| {
+            let (parent, name) = slot.split()?;
+            let Some(dir) = Dir::open(parent, Exposure::Accepted)? else { return Ok(()) };
+            match dir.remove(&intent(name)).and_then(|()| dir.sync()) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(StoreError::io("remove the intent of", slot.place(), error))
+                }
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
+    async fn release(self: Box<Self>) -> Result<(), StoreError> {
+        self.file.unlock().map_err(|error| StoreError::io("unlock", self.slot.place(), error))
+    }
+}
+
+fn unreadable(path: &Path) -> StoreError {
+    StoreError::Corrupt {
+        place: path.display().to_string(),
+        reason: "it is not an intent of a version that this program knows".into(),
+    }
+}

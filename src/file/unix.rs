@@ -1,0 +1,243 @@
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::process::geteuid;
+
+use super::Exposure;
+use crate::error::StoreError;
+
+const ROOT: u32 = 0;
+const STICKY: u32 = 0o1000;
+const READ_BY_OTHERS: u32 = 0o044;
+const ANY_BY_OTHERS: u32 = 0o077;
+const WRITE_BY_OTHERS: u32 = 0o022;
+
+/// A directory that was found to be safe. Everything in it is reached through its descriptor, so
+/// what was checked is what is used, whatever happens to the path.
+pub(super) struct Dir {
+    file: File,
+    path: PathBuf,
+}
+
+impl Dir {
+    /// Opens a directory, or returns `None` if it does not exist.
+    pub(super) fn open(path: &Path, exposure: Exposure) -> Result<Option<Self>, StoreError> {
+        let Some(dir) = Self::open_unchecked(path)? else { return Ok(None) };
+        let metadata = dir.metadata()?;
+        check_owner(path, &metadata, true)?;
+        let mode = metadata.mode();
+        // With the sticky bit, as on /tmp, others can add files but not replace ours.
+        if exposure == Exposure::Refused && mode & WRITE_BY_OTHERS != 0 && mode & STICKY == 0 {
+            return Err(StoreError::Exposed {
+                place: path.display().to_string(),
+                reason: format!("others can write to this directory (mode {:04o})", mode & 0o7777),
+                advice: format!(
+                    "run `chmod go-w {}`, or use a directory of your own",
+                    path.display()
+                ),
+            });
+        }
+        Ok(Some(dir))
+    }
+
+    /// Opens a directory, and creates it and those above it, for this user alone, if need be.
+    pub(super) fn create(path: &Path) -> Result<Self, StoreError> {
+        if let Some(dir) = Self::open(path, Exposure::Refused)? {
+            return Ok(dir);
+        }
+        let parent = path.parent().ok_or_else(|| {
+            StoreError::io("create", path.display(), io::ErrorKind::NotFound.into())
+        })?;
+        let parent = match Self::open_unchecked(parent)? {
+            Some(dir) => {
+                check_owner(parent, &dir.metadata()?, true)?;
+                dir
+            }
+            None => Self::create(parent)?,
+        };
+        let failed = |error| StoreError::io("create", path.display(), error);
+        match DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed(error));
+            }
+            _ => parent.sync().map_err(failed)?,
+        }
+        let dir = Self::open(path, Exposure::Refused)?;
+        dir.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
+    }
+
+    /// Opens a file of this user's for reading, or returns `None` if it does not exist.
+    pub(super) fn open_file(
+        &self,
+        name: &OsStr,
+        exposure: Exposure,
+    ) -> Result<Option<File>, StoreError> {
+        let path = self.path.join(name);
+        // NONBLOCK: opening a FIFO must not wait for a writer.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = match self.open_at(name, flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(not_openable(&path, error)),
+        };
+        let metadata = file.metadata().map_err(|error| failed("read", &path, error))?;
+        check_kind(&path, &metadata)?;
+        check_owner(&path, &metadata, false)?;
+        if metadata.nlink() > 1 {
+            return Err(StoreError::Exposed {
+                place: path.display().to_string(),
+                reason: "it has a second name (a hard link) under which it stays readable".into(),
+                advice: "remove the other name".into(),
+            });
+        }
+        if exposure == Exposure::Refused && metadata.mode() & ANY_BY_OTHERS != 0 {
+            return Err(exposed(&path, metadata.mode()));
+        }
+        Ok(Some(file))
+    }
+
+    /// Creates a file that is this user's alone from its first byte on.
+    pub(super) fn create_new(&self, name: &OsStr) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        self.open_at(name, flags, Mode::RUSR | Mode::WUSR)
+    }
+
+    /// Opens a lock file, creating it if need be.
+    pub(super) fn open_lock(&self, name: &OsStr) -> Result<File, StoreError> {
+        let path = self.path.join(name);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = self
+            .open_at(name, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|error| not_openable(&path, error))?;
+        let metadata = file.metadata().map_err(|error| failed("lock", &path, error))?;
+        check_kind(&path, &metadata)?;
+        check_owner(&path, &metadata, false)?;
+        Ok(file)
+    }
+
+    pub(super) fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.file, from, &self.file, to)?)
+    }
+
+    pub(super) fn remove(&self, name: &OsStr) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&self.file, name, AtFlags::empty())?)
+    }
+
+    /// Makes the names in it durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        match self.file.sync_all() {
+            // Some network and user-space file systems know no such thing.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+            synced => synced,
+        }
+    }
+
+    fn open_unchecked(path: &Path) -> Result<Option<Self>, StoreError> {
+        let opened = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlags::DIRECTORY.bits().cast_signed())
+            .open(path);
+        match opened {
+            Ok(file) => Ok(Some(Self { file, path: path.to_owned() })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("open the directory", path, error)),
+        }
+    }
+
+    fn metadata(&self) -> Result<fs::Metadata, StoreError> {
+        self.file.metadata().map_err(|error| failed("open the directory", &self.path, error))
+    }
+
+    /// Opens a name in this directory that must not be a link.
+    fn open_at(&self, name: &OsStr, flags: OFlags, mode: Mode) -> io::Result<File> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened =
+            rustix::io::retry_on_intr(|| rustix::fs::openat(&self.file, name, flags, mode));
+        Ok(File::from(opened?))
+    }
+}
+
+/// Opens a file that holds keys, or returns `None` if it does not exist.
+///
+/// Root's files may be readable through the group, which is how systemd and Kubernetes hand out
+/// secrets. A link is followed, because that is what a mounted secret is.
+#[cfg(feature = "age")]
+pub(super) fn open_key_file(path: &Path) -> Result<Option<File>, StoreError> {
+    let opened = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed())
+        .open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(not_openable(path, error)),
+    };
+    let metadata = file.metadata().map_err(|error| failed("read", path, error))?;
+    check_kind(path, &metadata)?;
+    check_owner(path, &metadata, true)?;
+    let allowed = if metadata.uid() == ROOT { 0o740 } else { 0o700 };
+    if metadata.mode() & 0o777 & !allowed != 0 {
+        return Err(exposed(path, metadata.mode()));
+    }
+    Ok(Some(file))
+}
+
+fn check_kind(path: &Path, metadata: &fs::Metadata) -> Result<(), StoreError> {
+    use std::os::unix::fs::FileTypeExt;
+
+    let kind = metadata.file_type();
+    let found = if kind.is_file() {
+        return Ok(());
+    } else if kind.is_dir() {
+        "directory"
+    } else if kind.is_fifo() {
+        "named pipe"
+    } else {
+        "device"
+    };
+    Err(StoreError::NotAFile { place: path.display().to_string(), found })
+}
+
+fn check_owner(path: &Path, metadata: &fs::Metadata, or_root: bool) -> Result<(), StoreError> {
+    let (owner, us) = (metadata.uid(), geteuid().as_raw());
+    if owner == us || (or_root && owner == ROOT) {
+        return Ok(());
+    }
+    Err(StoreError::Exposed {
+        place: path.display().to_string(),
+        reason: format!("it belongs to user {owner}, and this process runs as user {us}"),
+        advice: "run as its owner, or use a path of your own".into(),
+    })
+}
+
+fn exposed(path: &Path, mode: u32) -> StoreError {
+    let verb = if mode & READ_BY_OTHERS != 0 { "read" } else { "use" };
+    StoreError::Exposed {
+        place: path.display().to_string(),
+        reason: format!("others can {verb} it (mode {:04o})", mode & 0o7777),
+        advice: format!("run `chmod 600 {}`, and replace the secrets in it", path.display()),
+    }
+}
+
+/// Explains why a path could not even be opened.
+fn not_openable(path: &Path, error: io::Error) -> StoreError {
+    let place = path.display().to_string();
+    match rustix::io::Errno::from_io_error(&error) {
+        Some(rustix::io::Errno::LOOP | rustix::io::Errno::MLINK) => StoreError::Exposed {
+            place,
+            reason: "it is a symbolic link".into(),
+            advice: "name the file itself".into(),
+        },
+        Some(rustix::io::Errno::NXIO) => StoreError::NotAFile { place, found: "socket" },
+        Some(rustix::io::Errno::ISDIR) => StoreError::NotAFile { place, found: "directory" },
+        _ => failed("open", path, error),
+    }
+}
+
+fn failed(action: &'static str, path: &Path, error: io::Error) -> StoreError {
+    StoreError::io(action, path.display(), error)
+}

@@ -1,0 +1,465 @@
+//! Where the key of a sealed record comes from.
+
+mod identity_file;
+#[cfg(feature = "keychain")]
+pub(crate) mod keychain;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use age::x25519::{Identity, Recipient};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+#[cfg(feature = "keychain")]
+use self::keychain::Item;
+use crate::blocking;
+use crate::codec::{self, Bytes, Format};
+use crate::error::StoreError;
+use crate::file;
+use crate::seal::{self, MAX_SEALED, OpenError};
+use crate::tokens::AuthTokens;
+
+/// The key of a sealed record: where its age identities come from, and who else can open it.
+///
+/// Records are sealed to the X25519 recipients of these identities, and to the recovery
+/// recipients. A save therefore never pays for a passphrase. Clones share what was unlocked.
+///
+/// | the key is | for |
+/// |---|---|
+/// | [`identity_file`](Self::identity_file) | servers; keep it away from the data, and from its backups |
+/// | the same, [`with_passphrase`](Self::with_passphrase) | people who type one; asked for once per process |
+/// | [`credential`](Self::credential) | systemd services: `LoadCredential=` and `$CREDENTIALS_DIRECTORY` |
+/// | [`custom`](Self::custom) | a key management service, a mounted secret, a hardware token |
+///
+/// # Security
+///
+/// Unlocked identities stay in memory, wiped on drop, as long as any clone lives.
+#[derive(Clone)]
+pub struct AgeKey(Arc<Inner>);
+
+struct Inner {
+    source: Source,
+    passphrase: Option<Box<Passphrase>>,
+    recovery: Vec<Recipient>,
+    recovery_file: Option<PathBuf>,
+    unlocked: Mutex<Option<Arc<Unlocked>>>,
+}
+
+type Passphrase = dyn Fn() -> io::Result<SecretString> + Send + Sync;
+
+enum Source {
+    /// The name of a file in `$CREDENTIALS_DIRECTORY`.
+    Credential(String),
+    Custom(String, Box<dyn Fn() -> Result<SecretString, StoreError> + Send + Sync>),
+    File(PathBuf),
+    #[cfg(feature = "keychain")]
+    Keychain(Item),
+}
+
+/// Identities in memory, and what they were read from.
+struct Unlocked {
+    stamp: [u8; 32],
+    identities: Vec<Identity>,
+    recipients: Vec<Recipient>,
+}
+
+/// Whether the source is read again although something was unlocked already.
+#[derive(PartialEq)]
+enum Read {
+    Again,
+    Once,
+}
+
+impl AgeKey {
+    /// Uses an age identity file, as `age-keygen` writes it.
+    ///
+    /// It may hold several identities: records are sealed to all of them and open with any. It is
+    /// read again at each save, so a running process follows a change of keys. If the file is
+    /// itself sealed to a passphrase, add [`with_passphrase`](Self::with_passphrase).
+    ///
+    /// On Unix it must not be accessible to others, but may be a link, and if it is root's it may
+    /// be readable through the group: mounted secrets are like that.
+    #[must_use]
+    pub fn identity_file(path: impl AsRef<Path>) -> Self {
+        let path = path.as_ref();
+        Self::new(Source::File(std::path::absolute(path).unwrap_or_else(|_| path.to_owned())))
+    }
+
+    /// Uses the identity file of that name in `$CREDENTIALS_DIRECTORY`, where systemd puts what a
+    /// service asks for with `LoadCredential=` or `LoadCredentialEncrypted=`.
+    #[must_use]
+    pub fn credential(name: impl Into<String>) -> Self {
+        Self::new(Source::Credential(name.into()))
+    }
+
+    /// Asks `read` for the text of an identity file: one or more `AGE-SECRET-KEY-1…` lines.
+    ///
+    /// It is called off the runtime's threads, so it may block; once per process, and once more
+    /// when a record does not open with what it gave. `name` stands for it in messages.
+    #[must_use]
+    pub fn custom(
+        name: impl Into<String>,
+        read: impl Fn() -> Result<SecretString, StoreError> + Send + Sync + 'static,
+    ) -> Self {
+        Self::new(Source::Custom(name.into(), Box::new(read)))
+    }
+
+    /// Uses the identity that the OS keychain holds under this service and name.
+    #[cfg(feature = "keychain")]
+    pub(crate) fn keychain(item: Item) -> Self {
+        Self::new(Source::Keychain(item))
+    }
+
+    /// Asks `ask` for the passphrase of a protected identity file, and for that of a data file
+    /// that somebody sealed with `age -p`.
+    ///
+    /// It is called off the runtime's threads, when first needed. A wrong answer is not kept.
+    ///
+    /// # Panics
+    ///
+    /// If this key was cloned before.
+    #[must_use]
+    pub fn with_passphrase(
+        mut self,
+        ask: impl Fn() -> io::Result<SecretString> + Send + Sync + 'static,
+    ) -> Self {
+        self.configure().passphrase = Some(Box::new(ask));
+        self
+    }
+
+    /// Lets somebody else's key open the records too: `age1…`, kept off this machine, for the day
+    /// when the own key is lost.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidKey`] if this is no X25519 recipient.
+    ///
+    /// # Panics
+    ///
+    /// If this key was cloned before.
+    pub fn with_recovery_recipient(mut self, recipient: &str) -> Result<Self, StoreError> {
+        let recipient = recipient.trim().parse().map_err(|_| StoreError::InvalidKey {
+            // Not quoted: it may be a secret key that was pasted in the wrong place.
+            place: "the recovery recipient".into(),
+            reason: "an X25519 recipient is \"age1\" and 58 more characters".into(),
+        })?;
+        self.configure().recovery.push(recipient);
+        Ok(self)
+    }
+
+    /// Lets the recipients in a file open the records too: one `age1…` a line, `#` for comments,
+    /// as for `age -R`. The file is read again at each save.
+    ///
+    /// # Panics
+    ///
+    /// If this key was cloned before.
+    #[must_use]
+    pub fn with_recovery_recipients_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.configure().recovery_file = Some(path.into());
+        self
+    }
+
+    /// Makes a new identity and writes it to a file that must not exist yet, durably, with mode
+    /// 0600, in directories of mode 0700.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`] if the file exists, and what else keeps it from being written.
+    pub async fn create_identity_file(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        let key = Self::identity_file(path);
+        key.run(|key| identity_file::create(key.path(), None)).await?;
+        Ok(key)
+    }
+
+    /// Makes a new identity and writes it to a file that must not exist yet, sealed to a
+    /// passphrase.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`] if the file exists, and what else keeps it from being written.
+    pub async fn create_protected_identity_file(
+        path: impl AsRef<Path>,
+        passphrase: SecretString,
+    ) -> Result<Self, StoreError> {
+        let key = Self::identity_file(path);
+        let given = passphrase.clone();
+        key.run(|key| identity_file::create(key.path(), Some(given))).await?;
+        Ok(key.with_passphrase(move || Ok(passphrase.clone())))
+    }
+
+    /// Returns the recipients that records are sealed to now, own ones first: `age1…`. They are
+    /// no secrets.
+    ///
+    /// # Errors
+    ///
+    /// What keeps the key from being read or unlocked.
+    pub async fn recipients(&self) -> Result<Vec<String>, StoreError> {
+        self.run(|key| {
+            let place = key.to_string();
+            let unlocked = key.unlock(&place, Read::Again)?;
+            let recovery = key.recovery()?;
+            Ok(unlocked.recipients.iter().chain(&recovery).map(ToString::to_string).collect())
+        })
+        .await
+    }
+
+    fn new(source: Source) -> Self {
+        Self(Arc::new(Inner {
+            source,
+            passphrase: None,
+            recovery: Vec::new(),
+            recovery_file: None,
+            unlocked: Mutex::default(),
+        }))
+    }
+
+    fn configure(&mut self) -> &mut Inner {
+        Arc::get_mut(&mut self.0).expect("a key is set up before it is cloned")
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let key = self.clone();
+        blocking::run(&self.to_string(), move || work(&key)).await
+    }
+
+    fn path(&self) -> &Path {
+        match &self.0.source {
+            Source::File(path) => path,
+            _ => unreachable!("only called on identity files"),
+        }
+    }
+
+    /// Returns the identities, reading and unlocking them if need be. Who asks meanwhile waits, so
+    /// that a passphrase is asked for once.
+    fn unlock(&self, place: &str, read: Read) -> Result<Arc<Unlocked>, StoreError> {
+        let mut unlocked = self.lock();
+        if let Some(unlocked) = unlocked.as_ref().filter(|_| read == Read::Once) {
+            return Ok(unlocked.clone());
+        }
+        let material = self.read()?.ok_or_else(|| self.missing(place))?;
+        self.accept(&mut unlocked, &material)
+    }
+
+    /// Like [`unlock`](Self::unlock), for a slot that is empty: a keychain item is made if there
+    /// is none, and read anew, because the slot may have been emptied by somebody who removed it.
+    fn unlock_for_first_use(&self, place: &str) -> Result<Arc<Unlocked>, StoreError> {
+        match &self.0.source {
+            #[cfg(feature = "keychain")]
+            Source::Keychain(item) => {
+                let mut unlocked = self.lock();
+                let material = item.ensure()?;
+                self.accept(&mut unlocked, &material)
+            }
+            _ => self.unlock(place, Read::Once),
+        }
+    }
+
+    fn accept(
+        &self,
+        unlocked: &mut Option<Arc<Unlocked>>,
+        material: &[u8],
+    ) -> Result<Arc<Unlocked>, StoreError> {
+        let stamp = Sha256::digest(material).into();
+        if let Some(unlocked) = unlocked.as_ref().filter(|unlocked| unlocked.stamp == stamp) {
+            return Ok(unlocked.clone());
+        }
+        let identities = if seal::is_sealed(material) {
+            identity_file::parse(&self.open_with_passphrase(material, &self.to_string())?)
+        } else {
+            identity_file::parse(material)
+        };
+        let identities = identities
+            .map_err(|reason| StoreError::InvalidKey { place: self.to_string(), reason })?;
+        let recipients = identities.iter().map(Identity::to_public).collect();
+        let fresh = Arc::new(Unlocked { stamp, identities, recipients });
+        *unlocked = Some(fresh.clone());
+        Ok(fresh)
+    }
+
+    fn read(&self) -> Result<Option<Bytes>, StoreError> {
+        match &self.0.source {
+            Source::Credential(name) => match std::env::var_os("CREDENTIALS_DIRECTORY") {
+                Some(directory) => file::read_key_file(&Path::new(&directory).join(name)),
+                None => Ok(None),
+            },
+            Source::Custom(_, read) => read().map(|text| {
+                #[expect(clippy::disallowed_methods, reason = "copied into a wiped buffer")]
+                let text = text.expose_secret();
+                Some(Zeroizing::new(text.as_bytes().to_vec()))
+            }),
+            Source::File(path) => file::read_key_file(path),
+            #[cfg(feature = "keychain")]
+            Source::Keychain(item) => item.read(),
+        }
+    }
+
+    fn open_with_passphrase(&self, sealed: &[u8], place: &str) -> Result<Bytes, StoreError> {
+        let locked = |advice: String| StoreError::Locked { place: place.to_owned(), advice };
+        let ask = self.0.passphrase.as_ref().ok_or_else(|| {
+            locked("it is protected by a passphrase, and this program was given none".into())
+        })?;
+        let passphrase =
+            ask().map_err(|error| locked(format!("its passphrase was not given ({error})")))?;
+        seal::open_with_passphrase(passphrase, sealed).map_err(|error| explain(error, place, self))
+    }
+
+    fn missing(&self, place: &str) -> StoreError {
+        let (reason, advice) = match &self.0.source {
+            Source::Credential(name) => (
+                format!("there is no credential {name} in $CREDENTIALS_DIRECTORY"),
+                format!("add `LoadCredential={name}:/path/to/key.txt` to the service"),
+            ),
+            Source::Custom(name, _) => (format!("{name} has none"), "ask who provides it".into()),
+            Source::File(path) => (
+                format!("there is no file {}", path.display()),
+                "put it back, or create one with `age-keygen -o` if it never existed".into(),
+            ),
+            #[cfg(feature = "keychain")]
+            Source::Keychain(item) => (
+                format!("there is no {item}"),
+                "restore the item or a backup of the tokens, or clear them and sign in again"
+                    .into(),
+            ),
+        };
+        StoreError::KeyMissing { place: place.to_owned(), reason, advice }
+    }
+
+    fn recovery(&self) -> Result<Vec<Recipient>, StoreError> {
+        let mut recovery = self.0.recovery.clone();
+        if let Some(path) = &self.0.recovery_file {
+            recovery.extend(identity_file::read_recipients(path)?);
+        }
+        Ok(recovery)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Unlocked>>> {
+        self.0.unlocked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for AgeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AgeKey({self})")
+    }
+}
+
+impl fmt::Display for AgeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0.source {
+            Source::Credential(name) => write!(f, "credential {name}"),
+            Source::Custom(name, _) => f.write_str(name),
+            Source::File(path) => write!(f, "identity file {}", path.display()),
+            #[cfg(feature = "keychain")]
+            Source::Keychain(item) => item.fmt(f),
+        }
+    }
+}
+
+/// Records sealed with a key.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    pub(crate) key: AgeKey,
+    /// Whether the key is this slot's alone, and goes when the slot is emptied.
+    pub(crate) own_key: bool,
+}
+
+impl Format for Sealed {
+    fn prepare(&self) -> Result<(), StoreError> {
+        let read = match self.key.0.source {
+            Source::Credential(_) | Source::File(_) => Read::Again,
+            // Asking these may be slow, or raise a prompt.
+            _ => Read::Once,
+        };
+        match self.key.unlock(&self.key.to_string(), read) {
+            // It may be about to be made.
+            #[cfg(feature = "keychain")]
+            Err(StoreError::KeyMissing { .. })
+                if matches!(self.key.0.source, Source::Keychain(_)) =>
+            {
+                Ok(())
+            }
+            unlocked => unlocked.map(drop),
+        }
+    }
+
+    fn encode(&self, tokens: &AuthTokens, place: &str, first: bool) -> Result<Bytes, StoreError> {
+        let plain = codec::encode(tokens, place)?;
+        let unlocked = if first {
+            self.key.unlock_for_first_use(place)?
+        } else {
+            self.key.unlock(place, Read::Once)?
+        };
+        let recovery = self.key.recovery()?;
+        let recipients = unlocked.recipients.iter().chain(&recovery);
+        seal::seal(recipients.map(|recipient| recipient as &dyn age::Recipient), &plain, place)
+    }
+
+    fn decode(&self, bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError> {
+        let failed = |error| explain(error, place, &self.key);
+        if seal::is_sealed_to_a_passphrase(bytes).map_err(failed)? {
+            return codec::decode(&self.key.open_with_passphrase(bytes, place)?, place);
+        }
+        let open = |unlocked: &Unlocked| {
+            let identities = unlocked.identities.iter();
+            seal::open(identities.map(|identity| identity as &dyn age::Identity), bytes)
+        };
+        let unlocked = self.key.unlock(place, Read::Once)?;
+        let opened = match open(&unlocked) {
+            // Somebody may have changed the key while this process ran.
+            Err(OpenError::NoMatchingKeys) => open(&*self.key.unlock(place, Read::Again)?),
+            opened => opened,
+        };
+        codec::decode(&opened.map_err(failed)?, place)
+    }
+
+    fn keeps_a_key(&self) -> bool {
+        self.own_key
+    }
+
+    fn forget(&self) -> Result<(), StoreError> {
+        match &self.key.0.source {
+            #[cfg(feature = "keychain")]
+            Source::Keychain(item) => {
+                *self.key.lock() = None;
+                item.delete()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn limit(&self) -> usize {
+        MAX_SEALED
+    }
+}
+
+fn explain(error: OpenError, place: &str, key: &AgeKey) -> StoreError {
+    let place = place.to_owned();
+    let undecryptable = |place, reason, advice: &str| StoreError::Undecryptable {
+        place,
+        reason,
+        advice: advice.into(),
+    };
+    match error {
+        OpenError::Corrupt(reason) => StoreError::Corrupt { place, reason },
+        OpenError::NoMatchingKeys => undecryptable(
+            place,
+            format!("it is sealed to other keys than {key}"),
+            "use the key that it was sealed to, or a recovery key with `age -d -i`",
+        ),
+        OpenError::WrongPassphrase => {
+            undecryptable(place, "the passphrase is wrong".into(), "try again")
+        }
+        OpenError::WorkFactor(factor) => undecryptable(
+            place,
+            format!("its passphrase has a work factor of {factor}, which takes too long"),
+            "seal it again with the passphrase and a factor of at most 20",
+        ),
+    }
+}

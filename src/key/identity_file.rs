@@ -1,0 +1,91 @@
+use std::io;
+use std::path::Path;
+
+use age::x25519::{Identity, Recipient};
+use chrono::{SecondsFormat, Utc};
+use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroizing;
+
+use crate::codec::Bytes;
+use crate::error::StoreError;
+use crate::file::FileSlot;
+use crate::seal::{self, MAX_SEALED};
+use crate::store::Expect;
+
+/// Reads the identities from the text of an identity file. The error names a line and quotes none.
+pub(super) fn parse(text: &[u8]) -> Result<Vec<Identity>, String> {
+    let text = str::from_utf8(text).map_err(|_| "it is not UTF-8 text".to_owned())?;
+    let mut identities = Vec::new();
+    for (number, line) in content_lines(text) {
+        let identity = line.parse().map_err(|_| {
+            format!(
+                "line {number} is no X25519 identity (\"AGE-SECRET-KEY-1\" and 58 more characters)"
+            )
+        })?;
+        identities.push(identity);
+    }
+    if identities.is_empty() {
+        return Err("it holds no identity".into());
+    }
+    Ok(identities)
+}
+
+/// Reads a file of recipients, one a line.
+pub(super) fn read_recipients(path: &Path) -> Result<Vec<Recipient>, StoreError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| StoreError::io("read", path.display(), error))?;
+    let invalid = |reason| StoreError::InvalidKey { place: path.display().to_string(), reason };
+    let recipients: Vec<Recipient> = content_lines(&text)
+        .map(|(number, line)| {
+            line.parse().map_err(|_| invalid(format!("line {number} is no X25519 recipient")))
+        })
+        .collect::<Result<_, _>>()?;
+    if recipients.is_empty() {
+        Err(invalid("it holds no recipient".into()))
+    } else {
+        Ok(recipients)
+    }
+}
+
+/// Makes an identity and writes it to a new file, in the form of `age-keygen`.
+pub(super) fn create(path: &Path, passphrase: Option<SecretString>) -> Result<(), StoreError> {
+    let slot = FileSlot::new(path, MAX_SEALED);
+    let place = slot.place();
+    let text = text(&Identity::generate());
+    slot.replace(
+        &Expect::Absent,
+        |_| {
+            let reason = "it exists, and may be the only key of what is sealed to it";
+            let source = io::Error::new(io::ErrorKind::AlreadyExists, reason);
+            Err(StoreError::io("create", &place, source))
+        },
+        |_| match passphrase {
+            Some(passphrase) => seal::seal_to_passphrase(passphrase, &text, &place),
+            None => Ok(text.clone()),
+        },
+    )
+    .map(drop)
+}
+
+fn text(identity: &Identity) -> Bytes {
+    let created = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
+    let secret = identity.to_string();
+    #[expect(clippy::disallowed_methods, reason = "this is where identities are written")]
+    let secret = secret.expose_secret();
+    let head = format!("# created: {created}\n# public key: {}\n", identity.to_public());
+    // Of the exact size, so that it does not grow and leave copies behind.
+    let mut text = Zeroizing::new(Vec::with_capacity(head.len() + secret.len() + 1));
+    text.extend_from_slice(head.as_bytes());
+    text.extend_from_slice(secret.as_bytes());
+    text.push(b'\n');
+    text
+}
+
+/// The lines that are neither blank nor comments, with their numbers.
+fn content_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines()
+        .map(str::trim)
+        .enumerate()
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        .map(|(index, line)| (index + 1, line))
+}

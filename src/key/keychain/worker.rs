@@ -1,0 +1,166 @@
+//! The one thread that talks to the keychain.
+//!
+//! Keychain calls have no timeouts of their own, misbehave inside an async runtime, and must not
+//! run side by side. So they run one after the other on a thread that nobody waits for: a caller
+//! gives up at its deadline, and the process can exit whatever the thread is stuck in.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, SendError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use keyring_core::{CredentialStore, Error};
+
+/// Without a prompt a keychain answers within milliseconds.
+const DEADLINE: Duration = Duration::from_secs(3);
+
+/// Why a call brought nothing.
+pub(super) enum Failure {
+    /// An earlier call is still stuck.
+    Busy,
+    /// This call did not come back in time.
+    Deadline(Duration),
+    /// The keychain said no.
+    Keychain(Error),
+    /// There is no thread to make the call on.
+    Thread,
+}
+
+struct Job {
+    work: Box<dyn FnOnce(&mut Keychain) + Send>,
+    abandoned: Abandoned,
+}
+
+/// Set when a caller has given up: what has not begun by then is not done at all.
+type Abandoned = Arc<AtomicBool>;
+
+/// The call that is under way.
+type Running = Arc<Mutex<Option<Abandoned>>>;
+
+#[derive(Clone)]
+struct Worker {
+    jobs: Sender<Job>,
+    running: Running,
+}
+
+/// The platform's keychain, connected when first used.
+#[derive(Default)]
+struct Keychain(Option<Arc<CredentialStore>>);
+
+static WORKER: Mutex<Option<Worker>> = Mutex::new(None);
+
+/// Makes a call, and waits for it up to the deadline.
+///
+/// `work` runs a second time, on a new connection, if the first one failed: a keychain that was
+/// restarted has forgotten its sessions.
+pub(super) fn call<T: Send + 'static>(
+    work: impl Fn(&CredentialStore) -> keyring_core::Result<T> + Send + 'static,
+) -> Result<T, Failure> {
+    let (reply, answer) = mpsc::sync_channel(1);
+    let abandoned = Abandoned::default();
+    let work = Box::new(move |keychain: &mut Keychain| {
+        // If the caller gave up, nobody listens any more.
+        let _ = reply.send(keychain.call(&work));
+    });
+    send(Job { work, abandoned: abandoned.clone() })?;
+    answer
+        .recv_timeout(DEADLINE)
+        .map_err(|error| match error {
+            RecvTimeoutError::Timeout => {
+                abandoned.store(true, Ordering::SeqCst);
+                Failure::Deadline(DEADLINE)
+            }
+            RecvTimeoutError::Disconnected => Failure::Thread,
+        })?
+        .map_err(Failure::Keychain)
+}
+
+/// Hands a job to the worker, starting one if there is none or if the last one panicked.
+fn send(job: Job) -> Result<(), Failure> {
+    let mut worker = lock(&WORKER);
+    let job = match worker.as_ref() {
+        Some(worker) => {
+            let is_stuck = |running: &Abandoned| running.load(Ordering::SeqCst);
+            if lock(&worker.running).as_ref().is_some_and(is_stuck) {
+                return Err(Failure::Busy);
+            }
+            match worker.jobs.send(job) {
+                Ok(()) => return Ok(()),
+                Err(SendError(job)) => job,
+            }
+        }
+        None => job,
+    };
+    let fresh = Worker::start()?;
+    fresh.jobs.send(job).map_err(|_| Failure::Thread)?;
+    *worker = Some(fresh);
+    Ok(())
+}
+
+impl Worker {
+    fn start() -> Result<Self, Failure> {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let running = Running::default();
+        let worker = Self { jobs, running: running.clone() };
+        let run = move || {
+            let mut keychain = Keychain::default();
+            for job in queue {
+                *lock(&running) = Some(job.abandoned.clone());
+                if !job.abandoned.load(Ordering::SeqCst) {
+                    (job.work)(&mut keychain);
+                }
+                *lock(&running) = None;
+            }
+        };
+        let thread = thread::Builder::new().name("tokenkeep-keychain".into()).spawn(run);
+        thread.map(|_| worker).map_err(|_| Failure::Thread)
+    }
+}
+
+impl Keychain {
+    fn call<T>(
+        &mut self,
+        work: &impl Fn(&CredentialStore) -> keyring_core::Result<T>,
+    ) -> keyring_core::Result<T> {
+        let was_connected = self.0.is_some();
+        match work(&*self.connect()?) {
+            Err(Error::PlatformFailure(_)) if was_connected => {
+                self.0 = None;
+                work(&*self.connect()?)
+            }
+            answer => answer,
+        }
+    }
+
+    fn connect(&mut self) -> keyring_core::Result<Arc<CredentialStore>> {
+        match &self.0 {
+            Some(keychain) => Ok(keychain.clone()),
+            None => Ok(self.0.insert(platform()?).clone()),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(all(unix, not(target_vendor = "apple")))]
+fn platform() -> keyring_core::Result<Arc<CredentialStore>> {
+    Ok(zbus_secret_service_keyring_store::Store::new()?)
+}
+
+#[cfg(target_os = "macos")]
+fn platform() -> keyring_core::Result<Arc<CredentialStore>> {
+    Ok(apple_native_keyring_store::keychain::Store::new()?)
+}
+
+#[cfg(windows)]
+fn platform() -> keyring_core::Result<Arc<CredentialStore>> {
+    Ok(windows_native_keyring_store::Store::new()?)
+}
+
+#[cfg(not(any(all(unix, not(target_vendor = "apple")), target_os = "macos", windows)))]
+fn platform() -> keyring_core::Result<Arc<CredentialStore>> {
+    Err(Error::NotSupportedByStore("no keychain is known for this platform".into()))
+}

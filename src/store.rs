@@ -1,0 +1,221 @@
+//! The contract between tokens and the places that keep them.
+
+#[cfg(feature = "age")]
+pub(crate) mod age_file;
+pub(crate) mod env;
+#[cfg(feature = "keychain")]
+pub(crate) mod keychain;
+pub(crate) mod memory;
+pub(crate) mod plaintext;
+
+mod intent;
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+pub use self::intent::{Intent, InvalidIntent};
+use crate::error::StoreError;
+use crate::tokens::AuthTokens;
+
+/// The most bytes that one record may have, in any store: 64 KiB. The largest real sets of tokens
+/// are some 20 KB.
+pub const MAX_RECORD: usize = 64 * 1024;
+
+/// One slot that holds one record of tokens, or nothing.
+///
+/// Another profile or account is another store. `Display` names the slot for people, without
+/// anything secret in it.
+///
+/// # Contract
+///
+/// - [`save`](Self::save) and [`clear`](Self::clear) compare and change in one atomic step: of any
+///   number of tasks, processes and machines that save over the same [`Revision`], exactly one
+///   succeeds and the others get [`StoreError::Conflict`].
+/// - A record that cannot be read (damaged, undecryptable, of a newer version) is an error of its
+///   own kind for `load`. No `save` overwrites it, and only `clear(Expect::Anything)` removes it.
+/// - `Ok(None)` means that the slot is known to be empty, and nothing else does.
+/// - [`try_lease`](Self::try_lease) and the two writers do not exclude each other: a login or a
+///   logout never waits for a refresh.
+/// - A backend that blocks keeps off the executor's threads by itself.
+///
+/// `tokenkeep::conformance` (feature `conformance`) holds this contract as tests that any store
+/// can run.
+///
+/// # Security
+///
+/// A store keeps what it was given from everyone else as well as its medium can, and says in its
+/// own documentation how well that is. No error and no `Debug` output contains a secret.
+///
+/// # Cancellation
+///
+/// A future of this trait may be dropped at any point. A dropped `save` or `clear` has happened or
+/// has not; it is never half done. What it left running is over before the next write through the
+/// same store begins, so that a logout is not overtaken by a login that was given up before it.
+#[async_trait]
+pub trait TokenStore: fmt::Debug + fmt::Display + Send + Sync + 'static {
+    /// Reads the slot: `None` when it is empty. Takes no lock and creates nothing.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`] that tells why the slot could not be read.
+    async fn load(&self) -> Result<Option<Stored>, StoreError>;
+
+    /// Fills the slot if it is as `expect` says.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Conflict`] if it is not; the errors of [`load`](Self::load) if it holds
+    /// something that cannot be read; [`StoreError::ReadOnly`] or [`StoreError::Denied`] if it
+    /// cannot be written.
+    async fn save(&self, tokens: &AuthTokens, expect: Expect) -> Result<Revision, StoreError>;
+
+    /// Empties the slot if it is as `expect` says. Emptying an empty slot succeeds.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Conflict`] if it is not.
+    async fn clear(&self, expect: Expect) -> Result<(), StoreError>;
+
+    /// Claims the sole right to spend the slot's refresh token: `None` while someone else has it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::ReadOnly`] or [`StoreError::Denied`] if nothing can be written beside the
+    /// slot, so that no token is spent whose successor could not be saved.
+    async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError>;
+
+    /// Reads the slot like [`load`](Self::load), even if others can read it too.
+    ///
+    /// Only [`migrate`](crate::migrate) calls this, to move tokens out of such a place. Stores
+    /// that cannot tell who else reads them keep the default.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`load`](Self::load), but for [`StoreError::Exposed`] by mere permissions.
+    async fn load_exposed(&self) -> Result<Option<Stored>, StoreError> {
+        self.load().await
+    }
+
+    /// Names the slot such that two stores of one slot give the same name.
+    ///
+    /// A transfer uses it to refuse early, and with a clear message, to copy a slot onto itself.
+    /// What keeps tokens from getting lost if two names of one slot differ all the same is that
+    /// one slot gives only one lease.
+    fn slot(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// What [`TokenStore::load`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The tokens.
+    pub tokens: AuthTokens,
+    /// The state of the slot that holds them.
+    pub revision: Revision,
+}
+
+/// What a slot must look like for a write to go ahead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// The slot is empty.
+    Absent,
+    /// The slot is empty, or holds a record that can be read.
+    Anything,
+    /// The slot is still in the state that this revision was read from.
+    Unchanged(Revision),
+}
+
+/// One state of one slot. Opaque, and meaningless to any other slot.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Revision(Arc<[u8]>);
+
+impl Revision {
+    /// Wraps whatever a backend tells states apart by: a counter, a digest, an `ETag`.
+    #[must_use]
+    pub fn new(bytes: impl Into<Arc<[u8]>>) -> Self {
+        Self(bytes.into())
+    }
+
+    /// Returns what the backend put in.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Revision {
+    /// Shows the first bytes only: enough to tell two apart, too few to test a guess against.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Revision(")?;
+        for byte in self.0.iter().take(4) {
+            write!(f, "{byte:02x}")?;
+        }
+        f.write_str(if self.0.len() > 4 { "…)" } else { ")" })
+    }
+}
+
+/// The sole right to spend a slot's refresh token, held for the seconds of a refresh.
+///
+/// Dropping a lease gives it up too, without blocking and without spawning anything: the process
+/// that dies holds nothing. [`release`](Self::release) tells whether it worked.
+#[async_trait]
+pub trait Lease: fmt::Debug + Send + Sync {
+    /// Returns the intent that an earlier holder left behind, or that this one wrote.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`] that tells why it could not be read.
+    async fn intent(&self) -> Result<Option<Intent>, StoreError>;
+
+    /// Makes an intent durable beside the slot. That this works also proves that the slot can be
+    /// written, before the token is spent.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`] that tells why it could not be written.
+    async fn write_intent(&mut self, intent: &Intent) -> Result<(), StoreError>;
+
+    /// Removes the intent. Removing none succeeds.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`] that tells why it could not be removed.
+    async fn remove_intent(&mut self) -> Result<(), StoreError>;
+
+    /// Gives the lease up.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`] that tells why others may still find it taken.
+    async fn release(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+#[async_trait]
+impl<S: TokenStore + ?Sized> TokenStore for Arc<S> {
+    async fn load(&self) -> Result<Option<Stored>, StoreError> {
+        (**self).load().await
+    }
+
+    async fn save(&self, tokens: &AuthTokens, expect: Expect) -> Result<Revision, StoreError> {
+        (**self).save(tokens, expect).await
+    }
+
+    async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
+        (**self).clear(expect).await
+    }
+
+    async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
+        (**self).try_lease().await
+    }
+
+    async fn load_exposed(&self) -> Result<Option<Stored>, StoreError> {
+        (**self).load_exposed().await
+    }
+
+    fn slot(&self) -> String {
+        (**self).slot()
+    }
+}

@@ -1,0 +1,129 @@
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD_NO_PAD;
+use chrono::{DateTime, SecondsFormat, Utc};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::tokens::RefreshToken;
+
+const FORMAT: &str = "tokenkeep-intent/1";
+
+/// A note made before a refresh token is sent: which one, and when.
+///
+/// Found by a later holder of the lease, it means that the earlier one died in between, so the
+/// token may have been spent. It holds a salted SHA-256 digest and never the token.
+///
+/// Its text form (`Display`, `FromStr`) is one line of ASCII.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intent {
+    at: DateTime<Utc>,
+    salt: [u8; 16],
+    digest: [u8; 32],
+}
+
+impl Intent {
+    /// Notes that `token` is about to be sent, at `now`.
+    ///
+    /// # Panics
+    ///
+    /// If the operating system has no randomness to give.
+    #[must_use]
+    pub fn new(token: &RefreshToken, now: DateTime<Utc>) -> Self {
+        let mut salt = [0; 16];
+        getrandom::fill(&mut salt).expect("the operating system gives random bytes");
+        Self { at: now, salt, digest: digest(&salt, token) }
+    }
+
+    /// Returns when the token was about to be sent, by the clock of the machine that noted it.
+    #[must_use]
+    pub fn at(&self) -> DateTime<Utc> {
+        self.at
+    }
+
+    /// Tells whether this is about `token`.
+    #[must_use]
+    pub fn is_for(&self, token: &RefreshToken) -> bool {
+        digest(&self.salt, token).ct_eq(&self.digest).into()
+    }
+}
+
+impl fmt::Display for Intent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.at.to_rfc3339_opts(SecondsFormat::AutoSi, true);
+        let base64 = |bytes: &[u8]| BASE64_STANDARD_NO_PAD.encode(bytes);
+        write!(f, "{FORMAT} {at} {} {}", base64(&self.salt), base64(&self.digest))
+    }
+}
+
+impl FromStr for Intent {
+    type Err = InvalidIntent;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut words = text.trim_end().split(' ');
+        let mut word = || words.next().ok_or(InvalidIntent(()));
+        if word()? != FORMAT {
+            return Err(InvalidIntent(()));
+        }
+        let intent = Self {
+            at: word()?.parse().map_err(|_| InvalidIntent(()))?,
+            salt: bytes(word()?)?,
+            digest: bytes(word()?)?,
+        };
+        if word().is_ok() { Err(InvalidIntent(())) } else { Ok(intent) }
+    }
+}
+
+/// A text that is not the text form of an [`Intent`].
+#[derive(Debug, thiserror::Error)]
+#[error("not an intent of a version that this program knows")]
+pub struct InvalidIntent(());
+
+fn digest(salt: &[u8], token: &RefreshToken) -> [u8; 32] {
+    #[expect(clippy::disallowed_methods, reason = "only the salted digest is kept")]
+    let token = token.expose_secret();
+    Sha256::new().chain_update(salt).chain_update(token).finalize().into()
+}
+
+fn bytes<const N: usize>(base64: &str) -> Result<[u8; N], InvalidIntent> {
+    let decoded = BASE64_STANDARD_NO_PAD.decode(base64).map_err(|_| InvalidIntent(()))?;
+    decoded.try_into().map_err(|_| InvalidIntent(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_knows_its_token_and_survives_being_written_down() {
+        let token = RefreshToken::from("canary");
+        let now = Utc::now();
+        let intent = Intent::new(&token, now);
+        let text = intent.to_string();
+        assert!(!text.contains("canary") && !text.contains('\n'), "{text}");
+        let read: Intent = text.parse().unwrap();
+        assert_eq!(read, intent);
+        assert_eq!(read.at(), now);
+        assert!(read.is_for(&token));
+        assert!(!read.is_for(&RefreshToken::from("other")));
+    }
+
+    #[test]
+    fn two_notes_of_one_token_cannot_be_linked() {
+        let token = RefreshToken::from("canary");
+        let now = Utc::now();
+        assert_ne!(Intent::new(&token, now).digest, Intent::new(&token, now).digest);
+    }
+
+    #[test]
+    fn what_is_cut_or_of_another_version_is_refused() {
+        let text = Intent::new(&RefreshToken::from("t"), Utc::now()).to_string();
+        for end in 0..text.len() {
+            assert!(text[..end].parse::<Intent>().is_err(), "{}", &text[..end]);
+        }
+        assert!(format!("{text} more").parse::<Intent>().is_err());
+        assert!(text.replacen("/1", "/2", 1).parse::<Intent>().is_err());
+    }
+}

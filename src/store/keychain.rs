@@ -1,0 +1,87 @@
+use std::fmt;
+use std::path::Path;
+
+use async_trait::async_trait;
+
+use super::{Expect, Lease, Revision, Stored, TokenStore};
+use crate::error::StoreError;
+use crate::file::Exposure;
+use crate::key::keychain::Item;
+use crate::key::{AgeKey, Sealed};
+use crate::record_file::RecordFile;
+use crate::tokens::AuthTokens;
+
+/// Keeps tokens behind the OS keychain: Keychain on macOS, Credential Manager on Windows, the
+/// Secret Service elsewhere.
+///
+/// The keychain holds one age identity per slot, written once; the record is a file sealed to it
+/// in this user's state directory. So a record may have any size up to the limit of all stores,
+/// where Credential Manager stops at 2560 bytes; a save compares and replaces in one step, which
+/// no keychain can; and once the key was read, a keychain that locks or hangs costs nobody a
+/// rotated token. The keychain is asked once per process, and again when the slot was emptied.
+///
+/// No call to the keychain takes longer than 3 seconds.
+///
+/// # Security
+///
+/// Who can read the keychain item and the file has the tokens. On Linux and Windows that is every
+/// program of this user while the keychain is unlocked.
+#[derive(Debug)]
+pub struct KeychainStore {
+    file: RecordFile<Sealed>,
+    item: Item,
+}
+
+impl KeychainStore {
+    /// Names the slot by the program and the account whose tokens it holds.
+    ///
+    /// The record lies in `tokenkeep/SERVICE/ACCOUNT.age` under the platform's directory for a
+    /// program's state (`$XDG_STATE_HOME`, `~/.local/state`). Nothing is read or created yet.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] if a name is empty, or if this user has no home directory.
+    pub fn new(service: &str, account: &str) -> Result<Self, StoreError> {
+        let item = Item::new(service, account)?;
+        let path = item.state_file("age")?;
+        Ok(Self::with_item(&path, item))
+    }
+
+    fn with_item(path: &Path, item: Item) -> Self {
+        let format = Sealed { key: AgeKey::keychain(item.clone()), own_key: true };
+        Self { file: RecordFile::new(path, format), item }
+    }
+}
+
+impl fmt::Display for KeychainStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (record: {})", self.item, self.file.place())
+    }
+}
+
+#[async_trait]
+impl TokenStore for KeychainStore {
+    async fn load(&self) -> Result<Option<Stored>, StoreError> {
+        self.file.load(Exposure::Refused).await
+    }
+
+    async fn save(&self, tokens: &AuthTokens, expect: Expect) -> Result<Revision, StoreError> {
+        self.file.save(tokens, expect).await
+    }
+
+    async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
+        self.file.clear(expect).await
+    }
+
+    async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
+        self.file.try_lease().await
+    }
+
+    async fn load_exposed(&self) -> Result<Option<Stored>, StoreError> {
+        self.file.load(Exposure::Accepted).await
+    }
+
+    fn slot(&self) -> String {
+        self.file.slot()
+    }
+}

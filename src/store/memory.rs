@@ -1,0 +1,139 @@
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+
+use super::{Expect, Intent, Lease, Revision, Stored, TokenStore};
+use crate::codec;
+use crate::error::StoreError;
+use crate::tokens::AuthTokens;
+
+/// Keeps tokens in this process, and nowhere else. Clones share one slot.
+///
+/// # Security
+///
+/// Nothing reaches a disk but what the system swaps out. The tokens are gone when the process is.
+#[derive(Clone, Default)]
+pub struct MemoryStore(Arc<Mutex<Slot>>);
+
+#[derive(Default)]
+struct Slot {
+    tokens: Option<AuthTokens>,
+    /// Counts every change, so that no state looks like an earlier one.
+    revision: u64,
+    intent: Option<Intent>,
+    leased: bool,
+}
+
+impl MemoryStore {
+    /// Makes an empty slot.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slot> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slot {
+    fn revision(&self) -> Revision {
+        Revision::new(self.revision.to_be_bytes())
+    }
+
+    fn check(&self, expect: &Expect) -> Result<(), StoreError> {
+        let as_expected = match expect {
+            Expect::Absent => self.tokens.is_none(),
+            Expect::Anything => true,
+            Expect::Unchanged(revision) => self.tokens.is_some() && self.revision() == *revision,
+        };
+        if as_expected { Ok(()) } else { Err(StoreError::Conflict { place: PLACE.into() }) }
+    }
+}
+
+const PLACE: &str = "memory";
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("MemoryStore").field(&self.lock().tokens).finish()
+    }
+}
+
+impl fmt::Display for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(PLACE)
+    }
+}
+
+#[async_trait]
+impl TokenStore for MemoryStore {
+    async fn load(&self) -> Result<Option<Stored>, StoreError> {
+        let slot = self.lock();
+        Ok(slot.tokens.clone().map(|tokens| Stored { tokens, revision: slot.revision() }))
+    }
+
+    async fn save(&self, tokens: &AuthTokens, expect: Expect) -> Result<Revision, StoreError> {
+        // What no other store could keep is refused here too.
+        codec::encode(tokens, PLACE)?;
+        let mut slot = self.lock();
+        slot.check(&expect)?;
+        slot.tokens = Some(tokens.clone());
+        slot.revision += 1;
+        Ok(slot.revision())
+    }
+
+    async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
+        let mut slot = self.lock();
+        if slot.tokens.is_some() {
+            slot.check(&expect)?;
+            slot.tokens = None;
+            slot.revision += 1;
+        }
+        slot.intent = None;
+        Ok(())
+    }
+
+    async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
+        let mut slot = self.lock();
+        if slot.leased {
+            return Ok(None);
+        }
+        slot.leased = true;
+        Ok(Some(Box::new(MemoryLease(self.clone()))))
+    }
+
+    fn slot(&self) -> String {
+        format!("{PLACE} {:p}", Arc::as_ptr(&self.0))
+    }
+}
+
+#[derive(Debug)]
+struct MemoryLease(MemoryStore);
+
+#[async_trait]
+impl Lease for MemoryLease {
+    async fn intent(&self) -> Result<Option<Intent>, StoreError> {
+        Ok(self.0.lock().intent.clone())
+    }
+
+    async fn write_intent(&mut self, intent: &Intent) -> Result<(), StoreError> {
+        self.0.lock().intent = Some(intent.clone());
+        Ok(())
+    }
+
+    async fn remove_intent(&mut self) -> Result<(), StoreError> {
+        self.0.lock().intent = None;
+        Ok(())
+    }
+
+    async fn release(self: Box<Self>) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+impl Drop for MemoryLease {
+    fn drop(&mut self) {
+        self.0.lock().leased = false;
+    }
+}

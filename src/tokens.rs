@@ -1,0 +1,263 @@
+//! The tokens themselves: what is secret, and when it ends.
+
+mod expiry;
+mod jwt;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroize;
+
+pub(crate) use expiry::Schedule;
+pub use expiry::{EXPIRY_BUFFER, Freshness, REFRESH_BUFFER};
+
+/// Two newtypes and not one: a refresh token passed where an access token belongs does not compile.
+macro_rules! secret_token {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        ///
+        /// Cloning shares the secret and copies nothing; the memory is wiped when the last clone
+        /// drops. `Debug` is redacted, comparison takes the same time wherever two tokens of one
+        /// length differ, and there is no `Display`, `Serialize` or `Deref`.
+        #[derive(Clone)]
+        pub struct $name(Arc<SecretString>);
+
+        impl $name {
+            /// Returns the secret text.
+            ///
+            /// # Security
+            ///
+            /// This is the only way out. What is copied from here on is for the caller to wipe,
+            /// and to keep out of logs and argument lists.
+            #[must_use]
+            pub fn expose_secret(&self) -> &str {
+                #[expect(clippy::disallowed_methods, reason = "the one way out")]
+                self.0.expose_secret()
+            }
+        }
+
+        impl From<SecretString> for $name {
+            fn from(secret: SecretString) -> Self {
+                Self(Arc::new(secret))
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(secret: &str) -> Self {
+                // Exact in size, so that the secret never has to move.
+                Self::from(SecretString::from(Box::<str>::from(secret)))
+            }
+        }
+
+        impl From<String> for $name {
+            /// Copies into a buffer of the exact size and wipes the original: shrinking a
+            /// `String` in place may leave a copy behind.
+            fn from(mut secret: String) -> Self {
+                let token = Self::from(secret.as_str());
+                secret.zeroize();
+                token
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($name), "([REDACTED])"))
+            }
+        }
+
+        impl PartialEq for $name {
+            fn eq(&self, other: &Self) -> bool {
+                same_secret(&self.0, &other.0)
+            }
+        }
+
+        impl Eq for $name {}
+    };
+}
+
+secret_token! {
+    /// The token that goes with each request, in its `Authorization` header.
+    AccessToken
+}
+
+secret_token! {
+    /// The long-lived token that buys the next access token.
+    RefreshToken
+}
+
+/// An access token and what came with it: one record of a store.
+///
+/// ```
+/// use chrono::{Duration, Utc};
+/// use tokenkeep::AuthTokens;
+///
+/// let tokens = AuthTokens::new("eyJhbGciOiJIUzI1NiIs...")
+///     .with_refresh_token("refresh_token_value")
+///     .with_expires_at(Utc::now() + Duration::hours(1));
+///
+/// assert!(!tokens.is_expired(Utc::now()));
+/// assert!(!format!("{tokens:?}").contains("refresh_token_value"));
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct AuthTokens {
+    /// The token that goes with each request.
+    pub access_token: AccessToken,
+    /// The token that buys the next access token. Servers that issue tokens to a client on its
+    /// own behalf (client credentials) send none.
+    pub refresh_token: Option<RefreshToken>,
+    /// When the server stops accepting the access token, in UTC, as far as the server said so.
+    /// [`expiry`](Self::expiry) falls back to the token's own claims.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// When these tokens were obtained, by this machine's clock. [`TokenManager`] fills it in.
+    ///
+    /// [`TokenManager`]: crate::TokenManager
+    pub obtained_at: Option<DateTime<Utc>>,
+    extra: Arc<BTreeMap<String, SecretString>>,
+    backup: bool,
+}
+
+impl AuthTokens {
+    /// Starts a record that holds an access token and nothing else.
+    #[must_use]
+    pub fn new(access_token: impl Into<AccessToken>) -> Self {
+        Self {
+            access_token: access_token.into(),
+            refresh_token: None,
+            expires_at: None,
+            obtained_at: None,
+            extra: Arc::default(),
+            backup: false,
+        }
+    }
+
+    /// Adds the refresh token.
+    #[must_use]
+    pub fn with_refresh_token(mut self, refresh_token: impl Into<RefreshToken>) -> Self {
+        self.refresh_token = Some(refresh_token.into());
+        self
+    }
+
+    /// Sets when the server stops accepting the access token.
+    #[must_use]
+    pub fn with_expires_at(mut self, expires_at: DateTime<Utc>) -> Self {
+        self.expires_at = Some(expires_at);
+        self
+    }
+
+    /// Sets when the tokens were obtained, by this machine's clock.
+    #[must_use]
+    pub fn with_obtained_at(mut self, obtained_at: DateTime<Utc>) -> Self {
+        self.obtained_at = Some(obtained_at);
+        self
+    }
+
+    /// Adds something else that the provider sent: `id_token`, `scope` and the like.
+    #[must_use]
+    pub fn with_extra(mut self, name: impl Into<String>, value: impl Into<SecretString>) -> Self {
+        Arc::make_mut(&mut self.extra).insert(name.into(), value.into());
+        self
+    }
+
+    /// Returns one of the other things that the provider sent.
+    ///
+    /// A value that was no JSON string is kept as its JSON text: `true`, `{"a":1}`.
+    #[must_use]
+    pub fn extra(&self, name: &str) -> Option<&SecretString> {
+        self.extra.get(name)
+    }
+
+    /// Iterates over everything else that the provider sent, in the order of the names.
+    pub fn extras(&self) -> impl Iterator<Item = (&str, &SecretString)> {
+        self.extra.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
+    /// Tells whether this record is a copy made by [`backup`](crate::backup).
+    ///
+    /// Such a copy is never refreshed: two live copies of a rotating refresh token revoke each
+    /// other. [`restore`](crate::restore) makes it live again.
+    #[must_use]
+    pub fn is_backup(&self) -> bool {
+        self.backup
+    }
+
+    pub(crate) fn with_backup(mut self, backup: bool) -> Self {
+        self.backup = backup;
+        self
+    }
+}
+
+/// Compares every field, secrets in constant time.
+impl PartialEq for AuthTokens {
+    fn eq(&self, other: &Self) -> bool {
+        let same_extra = self.extra.len() == other.extra.len()
+            && self
+                .extra
+                .iter()
+                .zip(other.extra.iter())
+                .all(|(ours, theirs)| ours.0 == theirs.0 && same_secret(ours.1, theirs.1));
+        self.access_token == other.access_token
+            && self.refresh_token == other.refresh_token
+            && self.expires_at == other.expires_at
+            && self.obtained_at == other.obtained_at
+            && self.backup == other.backup
+            && same_extra
+    }
+}
+
+impl Eq for AuthTokens {}
+
+fn same_secret(one: &SecretString, other: &SecretString) -> bool {
+    #[expect(clippy::disallowed_methods, reason = "compared in constant time, not copied")]
+    let (one, other) = (one.expose_secret(), other.expose_secret());
+    one.as_bytes().ct_eq(other.as_bytes()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods, reason = "tests look at what they made")]
+
+    use super::*;
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let tokens = AuthTokens::new("access-canary")
+            .with_refresh_token("refresh-canary")
+            .with_extra("id_token", "id-canary");
+        let shown = format!("{tokens:?} {tokens:#?}");
+        assert!(!shown.contains("canary"), "{shown}");
+        assert!(shown.contains("AccessToken([REDACTED])"));
+        assert!(shown.contains("id_token"));
+    }
+
+    #[test]
+    fn cloning_shares_the_secret() {
+        let token = AccessToken::from("secret");
+        let clone = token.clone();
+        assert!(std::ptr::eq(token.expose_secret(), clone.expose_secret()));
+    }
+
+    #[test]
+    fn a_string_is_taken_over_whole() {
+        let mut text = String::with_capacity(64);
+        text.push_str("secret");
+        assert_eq!(RefreshToken::from(text).expose_secret(), "secret");
+    }
+
+    #[test]
+    fn equality_looks_at_every_field() {
+        let base = AuthTokens::new("a").with_refresh_token("r").with_extra("scope", "x");
+        assert_eq!(base, base.clone());
+        assert_ne!(base, AuthTokens::new("b").with_refresh_token("r").with_extra("scope", "x"));
+        assert_ne!(base, AuthTokens::new("a").with_refresh_token("s").with_extra("scope", "x"));
+        assert_ne!(base, AuthTokens::new("a").with_refresh_token("r").with_extra("scope", "y"));
+        assert_ne!(base, base.clone().with_extra("id_token", "x"));
+        assert_ne!(base, base.clone().with_expires_at(DateTime::UNIX_EPOCH));
+        assert_ne!(base, base.clone().with_obtained_at(DateTime::UNIX_EPOCH));
+        assert_ne!(base, base.clone().with_backup(true));
+    }
+}

@@ -1,0 +1,229 @@
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{AuthTokens, jwt};
+
+/// How long before its true expiry a token counts as expired: 5 minutes, so that a request which
+/// starts now still arrives in time. At most a ninth of the token's lifetime.
+pub const EXPIRY_BUFFER: TimeDelta = TimeDelta::minutes(5);
+
+/// How long before its true expiry a token is due to be refreshed: 15 minutes. At most a third of
+/// the token's lifetime, so from a lifetime of 45 minutes on, both buffers have their full length.
+pub const REFRESH_BUFFER: TimeDelta = TimeDelta::minutes(15);
+
+const SHORTEST_SHARE_EXPIRY: i32 = 9;
+const SHORTEST_SHARE_REFRESH: i32 = 3;
+
+/// How far a token is on its way to its expiry, in the order in which it happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Freshness {
+    /// Good for longer than the refresh buffer.
+    Fresh,
+    /// Good, but a refresh is due.
+    Due,
+    /// Within the expiry buffer: counts as expired, though the server still accepts it.
+    Expiring,
+    /// Past its true expiry.
+    Expired,
+}
+
+impl AuthTokens {
+    /// Returns the true expiry of the access token, in UTC.
+    ///
+    /// Without an `expires_at` it is taken from the access token's own claims if that is a JWT:
+    /// `exp - iat` after [`obtained_at`](Self::obtained_at) where all three are known, so that a
+    /// clock which differs from the server's does not matter, else `exp`. An opaque token has
+    /// none, and never expires by the clock.
+    ///
+    /// # Security
+    ///
+    /// The claims are read and **not verified**. They decide when to refresh and nothing else.
+    #[must_use]
+    pub fn expiry(&self) -> Option<DateTime<Utc>> {
+        Schedule::of(self).map(|schedule| schedule.expiry)
+    }
+
+    /// Tells where the access token stands at `now`.
+    #[must_use]
+    pub fn freshness(&self, now: DateTime<Utc>) -> Freshness {
+        Schedule::of(self).map_or(Freshness::Fresh, |schedule| schedule.freshness(now))
+    }
+
+    /// Tells whether the access token counts as expired at `now`: [`EXPIRY_BUFFER`] ahead.
+    #[must_use]
+    pub fn is_expired(&self, now: DateTime<Utc>) -> bool {
+        self.freshness(now) >= Freshness::Expiring
+    }
+
+    /// Tells whether a refresh is due at `now`: [`REFRESH_BUFFER`] ahead.
+    #[must_use]
+    pub fn needs_refresh(&self, now: DateTime<Utc>) -> bool {
+        self.freshness(now) >= Freshness::Due
+    }
+}
+
+/// The three moments in a token's life, worked out once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Schedule {
+    pub(crate) due: DateTime<Utc>,
+    expiring: DateTime<Utc>,
+    expiry: DateTime<Utc>,
+}
+
+impl Schedule {
+    /// Returns `None` for a token that never expires by the clock.
+    pub(crate) fn of(tokens: &AuthTokens) -> Option<Self> {
+        #[expect(clippy::disallowed_methods, reason = "only the dates among its claims are kept")]
+        let claims = jwt::claims(tokens.access_token.expose_secret());
+        let claimed_lifetime =
+            claims.exp.zip(claims.iat).and_then(|(exp, iat)| positive(exp - iat));
+        let by_our_clock = tokens
+            .obtained_at
+            .zip(claimed_lifetime)
+            .and_then(|(obtained, lifetime)| obtained.checked_add_signed(lifetime));
+        let expiry = tokens.expires_at.or(by_our_clock).or(claims.exp)?;
+
+        let lifetime = tokens
+            .obtained_at
+            .and_then(|obtained| positive(expiry - obtained))
+            .or(claimed_lifetime);
+        let before_expiry = |buffer: TimeDelta, share: i32| {
+            let buffer = lifetime.map_or(buffer, |lifetime| buffer.min(lifetime / share));
+            expiry.checked_sub_signed(buffer).unwrap_or(DateTime::<Utc>::MIN_UTC)
+        };
+        Some(Self {
+            due: before_expiry(REFRESH_BUFFER, SHORTEST_SHARE_REFRESH),
+            expiring: before_expiry(EXPIRY_BUFFER, SHORTEST_SHARE_EXPIRY),
+            expiry,
+        })
+    }
+
+    pub(crate) fn freshness(&self, now: DateTime<Utc>) -> Freshness {
+        if now < self.due {
+            Freshness::Fresh
+        } else if now < self.expiring {
+            Freshness::Due
+        } else if now < self.expiry {
+            Freshness::Expiring
+        } else {
+            Freshness::Expired
+        }
+    }
+}
+
+fn positive(delta: TimeDelta) -> Option<TimeDelta> {
+    (delta > TimeDelta::zero()).then_some(delta)
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(minutes: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_700_000_000, 0).unwrap() + TimeDelta::minutes(minutes)
+    }
+
+    fn jwt(claims: &str) -> String {
+        let part = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
+        format!("{}.{}.c2ln", part(r#"{"alg":"HS256"}"#), part(claims))
+    }
+
+    #[test]
+    fn the_seeds_buffers_hold_for_a_token_of_unknown_or_long_lifetime() {
+        let unknown = AuthTokens::new("opaque").with_expires_at(at(60));
+        for tokens in [unknown.clone(), unknown.with_obtained_at(at(0))] {
+            assert_eq!(tokens.freshness(at(44)), Freshness::Fresh);
+            assert_eq!(tokens.freshness(at(45)), Freshness::Due);
+            assert!(!tokens.is_expired(at(54)));
+            assert_eq!(tokens.freshness(at(55)), Freshness::Expiring);
+            assert!(tokens.is_expired(at(55)));
+            assert_eq!(tokens.freshness(at(60)), Freshness::Expired);
+        }
+    }
+
+    #[test]
+    fn a_ten_minute_token_is_not_born_expired() {
+        let tokens = AuthTokens::new("opaque").with_obtained_at(at(0)).with_expires_at(at(10));
+        assert_eq!(tokens.freshness(at(0)), Freshness::Fresh);
+        assert_eq!(tokens.freshness(at(6)), Freshness::Fresh);
+        assert_eq!(tokens.freshness(at(7)), Freshness::Due);
+        assert_eq!(tokens.freshness(at(9)), Freshness::Expiring);
+        assert_eq!(tokens.freshness(at(10)), Freshness::Expired);
+    }
+
+    #[test]
+    fn a_missing_expiry_comes_from_the_claims() {
+        let exp = at(60).timestamp();
+        let tokens = AuthTokens::new(jwt(&format!(r#"{{"sub":"me","exp":{exp}}}"#)));
+        assert_eq!(tokens.expiry(), Some(at(60)));
+    }
+
+    #[test]
+    fn a_server_clock_far_behind_ours_does_not_make_a_new_token_expired() {
+        let (iat, exp) = (at(-600).timestamp(), at(-585).timestamp());
+        let tokens = AuthTokens::new(jwt(&format!(r#"{{"iat":{iat},"exp":{exp}}}"#)))
+            .with_obtained_at(at(0));
+        assert_eq!(tokens.expiry(), Some(at(15)));
+        assert_eq!(tokens.freshness(at(0)), Freshness::Fresh);
+        assert_eq!(tokens.freshness(at(10)), Freshness::Due);
+    }
+
+    #[test]
+    fn what_the_server_said_goes_before_the_claims() {
+        let exp = at(60).timestamp();
+        let tokens = AuthTokens::new(jwt(&format!(r#"{{"exp":{exp}}}"#))).with_expires_at(at(5));
+        assert_eq!(tokens.expiry(), Some(at(5)));
+    }
+
+    #[test]
+    fn an_opaque_token_without_expiry_stays_fresh() {
+        let tokens = AuthTokens::new("opaque");
+        assert_eq!(tokens.expiry(), None);
+        assert_eq!(tokens.freshness(DateTime::<Utc>::MAX_UTC), Freshness::Fresh);
+    }
+
+    #[test]
+    fn an_expiry_before_the_token_was_obtained_is_expired() {
+        let tokens = AuthTokens::new("opaque").with_obtained_at(at(10)).with_expires_at(at(0));
+        assert_eq!(tokens.freshness(at(10)), Freshness::Expired);
+    }
+
+    fn any_time() -> impl Strategy<Value = DateTime<Utc>> {
+        let (first, last) = (DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC);
+        prop_oneof![
+            Just(first),
+            Just(last),
+            (first.timestamp()..=last.timestamp())
+                .prop_map(|secs| DateTime::from_timestamp(secs, 0).unwrap()),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn arithmetic_holds_to_the_ends_of_time(
+            expires in any_time(),
+            obtained in proptest::option::of(any_time()),
+            now in any_time(),
+            later in any_time(),
+        ) {
+            let mut tokens = AuthTokens::new("opaque").with_expires_at(expires);
+            tokens.obtained_at = obtained;
+            let (now, later) = (now.min(later), now.max(later));
+            prop_assert!(tokens.freshness(now) <= tokens.freshness(later));
+            prop_assert_eq!(tokens.freshness(now) == Freshness::Expired, now >= expires);
+        }
+
+        #[test]
+        fn no_claims_make_it_panic(exp in any::<f64>(), iat in any::<i64>(), obtained in any_time()) {
+            let claims = format!(r#"{{"exp":{exp:e},"iat":{iat}}}"#);
+            let tokens = AuthTokens::new(jwt(&claims)).with_obtained_at(obtained);
+            // Whatever comes out, the schedule is in order.
+            if let Some(schedule) = Schedule::of(&tokens) {
+                prop_assert!(schedule.due <= schedule.expiring && schedule.expiring <= schedule.expiry);
+            }
+        }
+    }
+}
