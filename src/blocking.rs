@@ -27,3 +27,12 @@ pub(crate) async fn run<T: Send + 'static>(
         },
     }
 }
+
+/// Waits, without asking for a runtime with a timer.
+pub(crate) async fn pause(place: &str, time: std::time::Duration) -> Result<(), StoreError> {
+    run(place, move || {
+        std::thread::sleep(time);
+        Ok(())
+    })
+    .await
+}

@@ -12,8 +12,6 @@
 //! In a test of your own this is the body of a `#[tokio::test]`. A rule that does not hold makes
 //! it panic with the rule's words.
 
-#![expect(clippy::missing_panics_doc, reason = "panicking is what a test does")]
-
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,6 +25,10 @@ use crate::tokens::{AuthTokens, RefreshToken};
 
 /// Checks every rule. `open` opens the same slot anew each time, as another process would; it is
 /// emptied before each rule and after the last one.
+///
+/// # Panics
+///
+/// When a rule does not hold.
 pub async fn check<S: TokenStore>(open: impl Fn() -> S) {
     let slot = || Arc::new(open()) as Arc<dyn TokenStore>;
     round_trips(slot()).await;
@@ -89,7 +91,9 @@ async fn round_trips(store: Store) {
 async fn empty(slot: &impl Fn() -> Store) {
     let store = fresh(slot).await;
     assert!(store.load().await.expect("an empty slot loads").is_none(), "an empty slot is None");
-    for expect in [Expect::Absent, Expect::Anything, Expect::Unchanged(Revision::new(*b"none"))] {
+    let never = Expect::Unchanged(Revision::new(*b"never"));
+    conflict(store.clear(never).await, "clear(Unchanged) of an empty slot");
+    for expect in [Expect::Absent, Expect::Anything] {
         store.clear(expect).await.expect("emptying an empty slot succeeds");
     }
     assert!(slot().load().await.expect("it loads").is_none(), "a cleared slot is None");
@@ -113,8 +117,12 @@ async fn expectations(slot: &impl Fn() -> Store) {
     conflict(store.save(&one, Expect::Unchanged(first)).await, "save over a revision that passed");
     let other = slot();
     assert_eq!(stored(&other).await.revision, second, "another handle sees the same revision");
-    other.clear(Expect::Unchanged(second)).await.expect("clear(Unchanged) of what is there");
+    other
+        .clear(Expect::Unchanged(second.clone()))
+        .await
+        .expect("clear(Unchanged) of what is there");
     assert!(store.load().await.expect("it loads").is_none(), "a cleared slot is None everywhere");
+    conflict(store.clear(Expect::Unchanged(second)).await, "clear(Unchanged) after a logout");
 }
 
 async fn every_change_has_its_revision(slot: &impl Fn() -> Store) {
@@ -145,7 +153,7 @@ async fn one_of_many_wins(slot: &impl Fn() -> Store) {
         for (result, (_, tokens)) in results.into_iter().zip(&racers) {
             match result {
                 Ok(_) => {
-                    assert!(winner.replace(tokens).is_none(), "one racer wins {name}, no more")
+                    assert!(winner.replace(tokens).is_none(), "one racer wins {name}, no more");
                 }
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => panic!("who loses the race {name} gets a Conflict: {error}"),

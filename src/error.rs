@@ -157,8 +157,8 @@ pub enum StoreError {
 
 impl StoreError {
     /// Sorts what the system said about a file into what the user can do about it.
-    pub(crate) fn io(action: &'static str, place: impl ToString, source: io::Error) -> Self {
-        let place = place.to_string();
+    pub(crate) fn io(action: &'static str, place: impl Into<String>, source: io::Error) -> Self {
+        let place = place.into();
         match source.kind() {
             io::ErrorKind::PermissionDenied => Self::Denied {
                 place,
@@ -171,6 +171,17 @@ impl StoreError {
             }
             _ => Self::Io { action, place, source },
         }
+    }
+}
+
+impl StoreError {
+    /// Tells whether this may pass by itself, and says nothing against tokens that were read
+    /// before.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            Self::Io { .. } | Self::Locked { .. } | Self::Timeout { .. } | Self::Unavailable { .. }
+        )
     }
 }
 

@@ -127,26 +127,20 @@ impl FileSlot {
         afterwards: Option<impl FnOnce() -> Result<(), StoreError>>,
     ) -> Result<(), StoreError> {
         let (parent, name) = self.split()?;
-        let dir = match Dir::open(parent, Exposure::Accepted)? {
-            Some(dir) => dir,
-            None if afterwards.is_some() => Dir::create(parent)?,
-            None => return Ok(()),
-        };
         let names = [name.to_owned(), temporary(name), intent(name)];
         let is_there = |name: &OsString| parent.join(name).symlink_metadata().is_ok();
-        // An empty slot needs no lock, which may not even be possible here.
         if afterwards.is_none() && !names.iter().any(is_there) {
-            return Ok(());
+            // An empty slot needs no lock, which may not even be possible here.
+            return self.compare(expect, None, inspect);
         }
+        let dir = open_or_create(parent)?;
         let _lock = self.lock(&dir, name)?;
-        if *expect != Expect::Anything {
-            let current = self.read_in(&dir, Exposure::Accepted)?;
-            if current.is_some() {
-                self.compare(expect, current.as_ref(), inspect)?;
-            }
-        } else {
+        if *expect == Expect::Anything {
             // Only its kind and owner matter: a link's target would stay behind.
             dir.open_file(name, Exposure::Accepted)?;
+        } else {
+            let current = self.read_in(&dir, Exposure::Accepted)?;
+            self.compare(expect, current.as_ref(), inspect)?;
         }
         let mut removed = false;
         for name in &names {
@@ -165,7 +159,7 @@ impl FileSlot {
     /// Takes the lease, or returns `None` while another holder has it, here or elsewhere.
     pub(crate) fn try_lease(self: &Arc<Self>) -> Result<Option<Box<dyn Lease>>, StoreError> {
         let (parent, name) = self.split()?;
-        let dir = Dir::create(parent)?;
+        let dir = open_or_create(parent)?;
         let file = dir.open_lock(&suffixed(name, ".lease"))?;
         match try_lock(&file, &self.path)? {
             true => Ok(Some(Box::new(FileLease::new(self.clone(), file)))),
@@ -248,6 +242,14 @@ pub(crate) fn read_key_file(path: &Path) -> Result<Option<Bytes>, StoreError> {
     }
 }
 
+/// For what takes tokens out: that is possible even where others can write, and nothing else is.
+fn open_or_create(directory: &Path) -> Result<Dir, StoreError> {
+    match Dir::open(directory, Exposure::Accepted)? {
+        Some(dir) => Ok(dir),
+        None => Dir::create(directory),
+    }
+}
+
 fn lock(dir: &Dir, name: &OsStr, place: &Path, wait: Duration) -> Result<File, StoreError> {
     let file = dir.open_lock(name)?;
     let deadline = Instant::now() + wait;
@@ -278,7 +280,7 @@ fn try_lock(file: &File, place: &Path) -> Result<bool, StoreError> {
 
 /// Reads into a buffer that is wiped and never grows.
 fn read_whole(mut file: File, path: &Path, limit: usize) -> Result<Bytes, StoreError> {
-    let failed = |error| StoreError::io("read", path.display(), error);
+    let failed = |error| StoreError::io("read", path.display().to_string(), error);
     let too_large = || StoreError::TooLarge { place: path.display().to_string(), limit };
     let length = file.metadata().map_err(failed)?.len();
     let length = usize::try_from(length).ok().filter(|&n| n <= limit).ok_or_else(too_large)?;

@@ -68,7 +68,7 @@ struct Unlocked {
 }
 
 /// Whether the source is read again although something was unlocked already.
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 enum Read {
     Again,
     Once,

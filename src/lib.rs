@@ -1,5 +1,53 @@
-//! draft
+//! Keeps auth tokens where they belong, and hands out one that is valid now.
+//!
+//! # Which store?
+//!
+//! | your program is | use | what a thief of the disk gets |
+//! |---|---|---|
+//! | a desktop app or CLI | [`KeychainStore`] | nothing without the user's keychain |
+//! | a server | [`AgeFileStore`] with an [`AgeKey`] from elsewhere | nothing without that key |
+//! | given its tokens by its environment | [`EnvStore`] (read-only) | nothing |
+//! | a test, or happy to forget | [`MemoryStore`] | nothing |
+//! | bound to plaintext JSON | [`PlaintextStore`] (its name is the warning) | everything |
+//!
+//! Nothing here ever falls back from one to another by itself: a keychain that is locked is an
+//! error, not a reason to write plaintext.
+//!
+//! # Which function?
+//!
+//! - [`TokenManager`] is what most programs need: it caches, knows about expiry, and can be shared
+//!   by all tasks.
+//! - [`TokenStore`] is one slot: load, save by compare-and-swap, clear, lease. Implement it for a
+//!   store of your own and run `conformance` (feature) against it.
+//! - [`migrate`] moves tokens, [`backup`] and [`restore`] copy them; killed at any point, no token
+//!   is lost.
+//!
+//! ```
+//! use tokenkeep::{AgeFileStore, AgeKey, AuthTokens, TokenManager};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let scratch = tempfile::tempdir()?;
+//! # let (key_path, token_path) = (scratch.path().join("keys/key.txt"), scratch.path().join("tokens.age"));
+//! let key = AgeKey::create_identity_file(&key_path).await?; // once; then AgeKey::identity_file
+//! let manager = TokenManager::builder().store(AgeFileStore::new(&token_path, key)).build();
+//!
+//! manager.set_tokens(AuthTokens::new("access").with_refresh_token("refresh")).await?;
+//! let token = manager.get_access_token().await?;
+//! let header = format!("Bearer {}", token.expose_secret());
+//! # assert_eq!(header, "Bearer access");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Features
+//!
+//! `keychain` and `age` are on by default; without them plaintext, memory and the environment
+//! remain. `conformance` adds the store contract as tests.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod blocking;
+mod clock;
 mod codec;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -8,15 +56,21 @@ mod file;
 mod json;
 #[cfg(feature = "age")]
 mod key;
+mod manager;
 mod record_file;
 #[cfg(feature = "age")]
 mod seal;
 mod store;
 mod tokens;
+mod transfer;
 
+pub use async_trait::async_trait;
+pub use chrono;
 pub use error::{AuthError, StoreError};
 #[cfg(feature = "age")]
 pub use key::AgeKey;
+pub use manager::{TokenManager, TokenManagerBuilder};
+pub use secrecy;
 #[cfg(feature = "age")]
 pub use store::age_file::AgeFileStore;
 pub use store::env::EnvStore;
@@ -25,4 +79,10 @@ pub use store::keychain::KeychainStore;
 pub use store::memory::MemoryStore;
 pub use store::plaintext::PlaintextStore;
 pub use store::{Expect, Intent, InvalidIntent, Lease, MAX_RECORD, Revision, Stored, TokenStore};
-pub use tokens::*;
+pub use tokens::{AccessToken, AuthTokens, EXPIRY_BUFFER, Freshness, REFRESH_BUFFER, RefreshToken};
+pub use transfer::{Migration, Overwrite, TransferError, backup, migrate, restore};
+
+/// The code in README.md compiles and runs.
+#[cfg(all(doctest, feature = "age"))]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -19,7 +19,8 @@ struct Inner<F> {
     slot: Arc<FileSlot>,
     format: F,
     /// Held by a write until it is over, even if its caller gave up: otherwise a logout could be
-    /// overtaken by the login that was abandoned before it.
+    /// overtaken by the login that was abandoned before it. A read waits for it, and does not
+    /// hold it.
     order: Arc<tokio::sync::Mutex<()>>,
     /// The last revision that was read or written here, and so is known to be sound: an
     /// unconditional save need not decode it again to know that it may be overwritten.
@@ -43,6 +44,7 @@ impl<F: Format> RecordFile<F> {
     }
 
     pub(crate) async fn load(&self, exposure: Exposure) -> Result<Option<Stored>, StoreError> {
+        drop(self.inner.order.lock().await);
         self.run(move |inner| {
             let Some(content) = inner.slot.read(exposure)? else { return Ok(None) };
             inner.decode(content).map(Some)

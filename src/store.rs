@@ -51,7 +51,7 @@ pub const MAX_RECORD: usize = 64 * 1024;
 /// # Cancellation
 ///
 /// A future of this trait may be dropped at any point. A dropped `save` or `clear` has happened or
-/// has not; it is never half done. What it left running is over before the next write through the
+/// has not; it is never half done. What it left running is over before the next call through the
 /// same store begins, so that a logout is not overtaken by a login that was given up before it.
 #[async_trait]
 pub trait TokenStore: fmt::Debug + fmt::Display + Send + Sync + 'static {
@@ -71,7 +71,8 @@ pub trait TokenStore: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// cannot be written.
     async fn save(&self, tokens: &AuthTokens, expect: Expect) -> Result<Revision, StoreError>;
 
-    /// Empties the slot if it is as `expect` says. Emptying an empty slot succeeds.
+    /// Empties the slot if it is as `expect` says. Emptying an empty slot succeeds, unless a
+    /// revision was expected in it: who asks for that wants to know that somebody was faster.
     ///
     /// # Errors
     ///

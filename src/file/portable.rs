@@ -82,5 +82,5 @@ fn open(path: &Path) -> Result<Option<File>, StoreError> {
 }
 
 fn failed(action: &'static str, path: &Path, error: io::Error) -> StoreError {
-    StoreError::io(action, path.display(), error)
+    StoreError::io(action, path.display().to_string(), error)
 }

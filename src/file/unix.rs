@@ -50,7 +50,7 @@ impl Dir {
             return Ok(dir);
         }
         let parent = path.parent().ok_or_else(|| {
-            StoreError::io("create", path.display(), io::ErrorKind::NotFound.into())
+            StoreError::io("create", path.display().to_string(), io::ErrorKind::NotFound.into())
         })?;
         let parent = match Self::open_unchecked(parent)? {
             Some(dir) => {
@@ -59,7 +59,7 @@ impl Dir {
             }
             None => Self::create(parent)?,
         };
-        let failed = |error| StoreError::io("create", path.display(), error);
+        let failed = |error| StoreError::io("create", path.display().to_string(), error);
         match DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(failed(error));
@@ -239,5 +239,5 @@ fn not_openable(path: &Path, error: io::Error) -> StoreError {
 }
 
 fn failed(action: &'static str, path: &Path, error: io::Error) -> StoreError {
-    StoreError::io(action, path.display(), error)
+    StoreError::io(action, path.display().to_string(), error)
 }

@@ -33,7 +33,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<Identity>, String> {
 /// Reads a file of recipients, one a line.
 pub(super) fn read_recipients(path: &Path) -> Result<Vec<Recipient>, StoreError> {
     let text = std::fs::read_to_string(path)
-        .map_err(|error| StoreError::io("read", path.display(), error))?;
+        .map_err(|error| StoreError::io("read", path.display().to_string(), error))?;
     let invalid = |reason| StoreError::InvalidKey { place: path.display().to_string(), reason };
     let recipients: Vec<Recipient> = content_lines(&text)
         .map(|(number, line)| {
@@ -57,7 +57,7 @@ pub(super) fn create(path: &Path, passphrase: Option<SecretString>) -> Result<()
         |_| {
             let reason = "it exists, and may be the only key of what is sealed to it";
             let source = io::Error::new(io::ErrorKind::AlreadyExists, reason);
-            Err(StoreError::io("create", &place, source))
+            Err(StoreError::io("create", place.clone(), source))
         },
         |_| match passphrase {
             Some(passphrase) => seal::seal_to_passphrase(passphrase, &text, &place),

@@ -30,7 +30,7 @@ impl EnvStore {
         Self { prefix: prefix.into() }
     }
 
-    fn read(&self) -> Result<Option<AuthTokens>, StoreError> {
+    pub(crate) fn read(&self) -> Result<Option<AuthTokens>, StoreError> {
         let access = self.variable("ACCESS_TOKEN")?;
         let refresh = self.variable("REFRESH_TOKEN")?;
         let Some(access) = access else {

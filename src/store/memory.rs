@@ -85,9 +85,8 @@ impl TokenStore for MemoryStore {
 
     async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
         let mut slot = self.lock();
-        if slot.tokens.is_some() {
-            slot.check(&expect)?;
-            slot.tokens = None;
+        slot.check(&expect)?;
+        if slot.tokens.take().is_some() {
             slot.revision += 1;
         }
         slot.intent = None;

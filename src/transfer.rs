@@ -1,0 +1,305 @@
+//! Tokens on their way from one store to another.
+
+use std::time::{Duration, Instant};
+
+use crate::blocking;
+use crate::error::StoreError;
+use crate::store::{Expect, Lease, Revision, Stored, TokenStore};
+use crate::tokens::AuthTokens;
+
+/// How long a transfer waits for a refresh to end, which takes seconds.
+const LEASE_WAIT: Duration = Duration::from_secs(30);
+const LEASE_POLL: Duration = Duration::from_millis(20);
+
+/// How often a migration begins again because the source changed under it. Each time means that
+/// somebody signed in at that very moment.
+const ATTEMPTS: usize = 5;
+
+/// What [`migrate`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Migration {
+    /// Whether tokens were moved. Otherwise the source was empty, and an earlier run had moved
+    /// them.
+    pub moved: bool,
+    /// Why the tokens should be replaced by a new sign-in: others could read them where they were.
+    pub warning: Option<String>,
+}
+
+/// Whether [`restore`] may replace a record that is newer than the backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overwrite {
+    /// A newer record, or one whose age is not known, is an error.
+    IfOlder,
+    /// Any record is replaced that can be read.
+    Always,
+}
+
+/// Tokens could not be moved or copied. They are where they were.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransferError {
+    /// Somebody else is refreshing these tokens, and did not get done.
+    #[error("{place} is being refreshed by another process; try again")]
+    Busy {
+        /// The slot.
+        place: String,
+    },
+    /// The source changed each time.
+    #[error("{place} keeps changing; stop the programs that use it, and try again")]
+    Changing {
+        /// The source.
+        place: String,
+    },
+    /// There is nothing to move or copy.
+    #[error("{place} holds no tokens")]
+    Empty {
+        /// The source.
+        place: String,
+    },
+    /// Only what [`backup`] made can be restored: any other record may be in use where it is.
+    #[error("{place} is no backup; use migrate to move live tokens")]
+    NotABackup {
+        /// The source.
+        place: String,
+    },
+    /// The target holds a newer record than the backup, or one whose age is not known.
+    #[error(
+        "{place} holds newer tokens than the backup; overwrite them explicitly if that is meant"
+    )]
+    Newer {
+        /// The target.
+        place: String,
+    },
+    /// The target holds other tokens.
+    #[error("{place} holds other tokens already; clear it first, or choose another target")]
+    Occupied {
+        /// The target.
+        place: String,
+    },
+    /// Source and target are one slot.
+    #[error("{from} and {to} are the same slot")]
+    SameSlot {
+        /// The source.
+        from: String,
+        /// The target.
+        to: String,
+    },
+    /// A store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The target did not give back what was just saved in it.
+    #[error("{place} did not keep what was saved in it; the source is unchanged")]
+    Unverified {
+        /// The target.
+        place: String,
+    },
+}
+
+/// Moves tokens from one slot to another.
+///
+/// The target is written, read back and compared before the source is cleared, and the source is
+/// cleared only if it is unchanged; a login at that moment is moved too, and a logout wins. While
+/// it runs, nobody refreshes these tokens.
+///
+/// Killed at any point, it leaves the tokens on one side at least; run again, it completes.
+///
+/// A source that others can read is moved all the same, and [`Migration::warning`] says so.
+///
+/// # Errors
+///
+/// Any [`TransferError`] but [`NotABackup`](TransferError::NotABackup) and
+/// [`Newer`](TransferError::Newer). The source still holds the tokens.
+///
+/// # Cancellation
+///
+/// Dropping the future is like killing it.
+pub async fn migrate(
+    from: &dyn TokenStore,
+    to: &dyn TokenStore,
+) -> Result<Migration, TransferError> {
+    refuse_same_slot(from, to)?;
+    // In the same order whichever way the tokens go, so that two migrations do not wait for each
+    // other.
+    let (mut from_lease, mut to_lease);
+    if from.slot() < to.slot() {
+        from_lease = lease(from, LEASE_WAIT).await?;
+        to_lease = lease(to, LEASE_WAIT).await?;
+    } else {
+        to_lease = lease(to, LEASE_WAIT).await?;
+        from_lease = lease(from, LEASE_WAIT).await?;
+    }
+    let migration = migrate_leased(from, to, &mut *from_lease, &mut *to_lease).await?;
+    from_lease.release().await?;
+    to_lease.release().await?;
+    Ok(migration)
+}
+
+async fn migrate_leased(
+    from: &dyn TokenStore,
+    to: &dyn TokenStore,
+    from_lease: &mut dyn Lease,
+    to_lease: &mut dyn Lease,
+) -> Result<Migration, TransferError> {
+    let mut saved: Option<Revision> = None;
+    for _ in 0..ATTEMPTS {
+        let (stored, warning) = load_source(from).await?;
+        let Some(Stored { tokens, revision }) = stored else {
+            match saved {
+                // A logout came in between.
+                Some(saved) => to.clear(Expect::Unchanged(saved)).await?,
+                None if to.load().await?.is_some() => {}
+                None => return Err(TransferError::Empty { place: from.to_string() }),
+            }
+            return Ok(Migration { moved: false, warning });
+        };
+        // That this refresh token may have been spent must not be forgotten on the way.
+        if let Some(intent) = from_lease.intent().await? {
+            to_lease.write_intent(&intent).await?;
+        }
+        let expect = saved.map_or(Expect::Absent, Expect::Unchanged);
+        saved = Some(save_verified(to, &tokens, expect).await?);
+        match from.clear(Expect::Unchanged(revision)).await {
+            Ok(()) => {
+                from_lease.remove_intent().await?;
+                return Ok(Migration { moved: true, warning });
+            }
+            Err(StoreError::Conflict { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(TransferError::Changing { place: from.to_string() })
+}
+
+/// Copies tokens, and marks the copy as one: it is never refreshed, because two live copies of a
+/// rotating refresh token revoke each other. [`restore`] makes it live again.
+///
+/// A backup that is there already is replaced.
+///
+/// # Errors
+///
+/// [`TransferError::Empty`] if there is nothing to copy, [`TransferError::Occupied`] if the target
+/// holds live tokens, and what keeps a store from doing its part.
+pub async fn backup(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<(), TransferError> {
+    refuse_same_slot(from, to)?;
+    let source = load(from).await?;
+    let expect = match to.load().await? {
+        None => Expect::Absent,
+        Some(there) if there.tokens.is_backup() => Expect::Unchanged(there.revision),
+        Some(_) => return Err(TransferError::Occupied { place: to.to_string() }),
+    };
+    save_verified(to, &source.tokens.with_backup(true), expect).await.map(drop)
+}
+
+/// Copies the tokens of a backup into a slot, where they are live again. The backup stays.
+///
+/// # Errors
+///
+/// [`TransferError::NotABackup`] if the source was not made by [`backup`],
+/// [`TransferError::Newer`] if the target holds newer tokens and `overwrite` does not say that this
+/// is meant, and what keeps a store from doing its part.
+pub async fn restore(
+    from: &dyn TokenStore,
+    to: &dyn TokenStore,
+    overwrite: Overwrite,
+) -> Result<(), TransferError> {
+    refuse_same_slot(from, to)?;
+    let source = load(from).await?.tokens;
+    if !source.is_backup() {
+        return Err(TransferError::NotABackup { place: from.to_string() });
+    }
+    let tokens = source.with_backup(false);
+    let expect = match to.load().await? {
+        None => Expect::Absent,
+        Some(there) if there.tokens == tokens => return Ok(()),
+        Some(there) if there.tokens.is_backup() => {
+            return Err(TransferError::Occupied { place: to.to_string() });
+        }
+        Some(there) if overwrite == Overwrite::Always || is_older(&there.tokens, &tokens) => {
+            Expect::Unchanged(there.revision)
+        }
+        Some(_) => return Err(TransferError::Newer { place: to.to_string() }),
+    };
+    save_verified(to, &tokens, expect).await.map(drop)
+}
+
+fn refuse_same_slot(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<(), TransferError> {
+    if from.slot() == to.slot() {
+        return Err(TransferError::SameSlot { from: from.to_string(), to: to.to_string() });
+    }
+    Ok(())
+}
+
+fn is_older(there: &AuthTokens, than: &AuthTokens) -> bool {
+    there.obtained_at.zip(than.obtained_at).is_some_and(|(there, than)| there < than)
+}
+
+async fn load(store: &dyn TokenStore) -> Result<Stored, TransferError> {
+    store.load().await?.ok_or_else(|| TransferError::Empty { place: store.to_string() })
+}
+
+/// Loads a source even if others can read it, and says so.
+async fn load_source(
+    from: &dyn TokenStore,
+) -> Result<(Option<Stored>, Option<String>), TransferError> {
+    match from.load().await {
+        Err(StoreError::Exposed { place, reason, .. }) => {
+            let warning = format!(
+                "{place} was not private: {reason}; sign in again, so that what others may have \
+                 read is worth nothing"
+            );
+            Ok((from.load_exposed().await?, Some(warning)))
+        }
+        loaded => Ok((loaded?, None)),
+    }
+}
+
+/// Saves, reads back and compares. That the very same record is there already, from a run that was
+/// interrupted, is as good.
+async fn save_verified(
+    to: &dyn TokenStore,
+    tokens: &AuthTokens,
+    expect: Expect,
+) -> Result<Revision, TransferError> {
+    let conflict = match to.save(tokens, expect).await {
+        Ok(_) => false,
+        Err(StoreError::Conflict { .. }) => true,
+        Err(error) => return Err(error.into()),
+    };
+    match to.load().await? {
+        Some(found) if found.tokens == *tokens => Ok(found.revision),
+        Some(_) if conflict => Err(TransferError::Occupied { place: to.to_string() }),
+        _ => Err(TransferError::Unverified { place: to.to_string() }),
+    }
+}
+
+async fn lease(store: &dyn TokenStore, wait: Duration) -> Result<Box<dyn Lease>, TransferError> {
+    let place = store.to_string();
+    let deadline = Instant::now() + wait;
+    loop {
+        if let Some(lease) = store.try_lease().await? {
+            return Ok(lease);
+        }
+        if Instant::now() >= deadline {
+            return Err(TransferError::Busy { place });
+        }
+        blocking::pause(&place, LEASE_POLL).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::memory::MemoryStore;
+
+    #[tokio::test]
+    async fn a_slot_under_refresh_is_waited_for_and_no_longer_than_the_deadline() {
+        let store = MemoryStore::new();
+        let held = store.try_lease().await.unwrap().unwrap();
+        let busy = lease(&store, Duration::from_millis(50)).await;
+        assert!(matches!(busy, Err(TransferError::Busy { .. })));
+        let waiting = lease(&store, LEASE_WAIT);
+        let (lease, _) = tokio::join!(waiting, held.release());
+        lease.unwrap();
+    }
+}

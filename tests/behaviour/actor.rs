@@ -1,0 +1,237 @@
+//! A process of its own for the tests: it does to one store what standard input says, line by
+//! line, and answers each line with one.
+//!
+//! `test-actor STORE [KILL_AT]`: the store is `plaintext:PATH`, `age:PATH?KEY_PATH` or
+//! `keychain:SERVICE/ACCOUNT`. With a number, it kills itself at that store operation of its last
+//! command.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "it is part of the tests, and its tokens are made up"
+)]
+
+use std::fmt;
+use std::io::{self, BufRead, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use tokenkeep::{
+    AgeFileStore, AgeKey, AuthTokens, Expect, KeychainStore, Lease, Overwrite, PlaintextStore,
+    Revision, StoreError, Stored, TokenStore, async_trait, backup, chrono, conformance, migrate,
+    restore,
+};
+
+type Store = Arc<dyn TokenStore>;
+type Answer = Result<String, Box<dyn std::error::Error>>;
+
+#[tokio::main]
+async fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let url = arguments.next().expect("a store");
+    let kill_at: i64 = arguments.next().map_or(-1, |number| number.parse().unwrap());
+    KILL_AT.store(kill_at, Ordering::SeqCst);
+
+    let mut actor = Actor { store: open(&url), url, lease: None, last: None };
+    for line in io::stdin().lock().lines() {
+        let line = line.unwrap();
+        let words: Vec<&str> = line.split(' ').collect();
+        let answer = match actor.act(&words).await {
+            Ok(done) => format!("ok {done}"),
+            Err(error) => {
+                let debug = format!("{error:?}");
+                let kind = debug.split([' ', '(', '{']).next().unwrap();
+                let kind = if kind == "Store" {
+                    debug.split(['(', ' ', '{']).nth(1).unwrap()
+                } else {
+                    kind
+                };
+                format!("error {kind}: {error}")
+            }
+        };
+        println!("{answer}");
+        io::stdout().flush().unwrap();
+    }
+}
+
+struct Actor {
+    url: String,
+    store: Store,
+    lease: Option<Box<dyn Lease>>,
+    last: Option<Revision>,
+}
+
+impl Actor {
+    async fn act(&mut self, words: &[&str]) -> Answer {
+        match words {
+            ["load"] => {
+                let stored = self.store.load().await?;
+                self.last = stored.as_ref().map(|stored| stored.revision.clone());
+                Ok(stored.map_or_else(|| "none".into(), |stored| describe(&stored.tokens)))
+            }
+            ["save", name, expect] => {
+                let expect = match (*expect, &self.last) {
+                    ("absent", _) => Expect::Absent,
+                    ("last", Some(revision)) => Expect::Unchanged(revision.clone()),
+                    ("anything", _) => Expect::Anything,
+                    _ => panic!("unknown expectation {expect}"),
+                };
+                self.last = Some(self.store.save(&tokens(name), expect).await?);
+                Ok("saved".into())
+            }
+            // A record of about that many bytes.
+            ["fill", bytes] => {
+                let tokens = AuthTokens::new("x".repeat(bytes.parse()?));
+                self.store.save(&tokens, Expect::Anything).await?;
+                Ok("saved".into())
+            }
+            ["clear"] => {
+                self.store.clear(Expect::Anything).await?;
+                Ok("cleared".into())
+            }
+            ["lease"] => {
+                self.lease = self.store.try_lease().await?;
+                Ok(if self.lease.is_some() { "leased" } else { "taken" }.into())
+            }
+            ["intent"] => {
+                let token = tokens("any").refresh_token.unwrap();
+                let intent = tokenkeep::Intent::new(&token, chrono::Utc::now());
+                self.lease.as_mut().expect("a lease").write_intent(&intent).await?;
+                Ok("written".into())
+            }
+            ["has-intent"] => {
+                let intent = self.lease.as_ref().expect("a lease").intent().await?;
+                Ok(intent.is_some().to_string())
+            }
+            // Counts up in the slot, giving way to others as often as need be.
+            ["increment", times] => {
+                for _ in 0..times.parse::<u32>()? {
+                    while !increment(&self.store).await? {}
+                }
+                Ok("counted".into())
+            }
+            ["conformance"] => {
+                let url = self.url.clone();
+                conformance::check(move || open(&url)).await;
+                Ok("conforms".into())
+            }
+            ["migrate", to] => {
+                let migration = migrate(&killing(&self.store), &killing(&open(to))).await?;
+                Ok(if migration.moved { "moved" } else { "nothing to move" }.into())
+            }
+            ["backup", to] => {
+                backup(&killing(&self.store), &killing(&open(to))).await?;
+                Ok("copied".into())
+            }
+            ["restore", to] => {
+                let (from, to) = (killing(&self.store), killing(&open(to)));
+                restore(&from, &to, Overwrite::IfOlder).await?;
+                Ok("restored".into())
+            }
+            _ => panic!("unknown command {words:?}"),
+        }
+    }
+}
+
+async fn increment(store: &Store) -> Result<bool, StoreError> {
+    let (count, expect) = match store.load().await? {
+        None => (0, Expect::Absent),
+        Some(stored) => {
+            let text = stored.tokens.access_token.expose_secret().to_owned();
+            (text.parse::<u32>().unwrap(), Expect::Unchanged(stored.revision))
+        }
+    };
+    match store.save(&AuthTokens::new((count + 1).to_string()), expect).await {
+        Ok(_) => Ok(true),
+        Err(StoreError::Conflict { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn tokens(name: &str) -> AuthTokens {
+    AuthTokens::new(name).with_refresh_token(format!("refresh-{name}"))
+}
+
+fn describe(tokens: &AuthTokens) -> String {
+    let access = tokens.access_token.expose_secret();
+    // Large ones are only counted.
+    let access = if access.len() > 100 { &access.len().to_string() } else { access };
+    if tokens.is_backup() { format!("backup of {access}") } else { access.to_owned() }
+}
+
+fn open(url: &str) -> Store {
+    match url.split_once(':').expect("a store URL") {
+        ("age", rest) => {
+            let (path, key) = rest.split_once('?').expect("a key");
+            Arc::new(AgeFileStore::new(path, AgeKey::identity_file(key)))
+        }
+        ("keychain", rest) => {
+            let (service, account) = rest.split_once('/').expect("an account");
+            Arc::new(KeychainStore::new(service, account).unwrap())
+        }
+        ("plaintext", path) => Arc::new(PlaintextStore::new(path)),
+        _ => panic!("unknown store {url}"),
+    }
+}
+
+/// How many store operations are left, counting the beginning and the end of each.
+static KILL_AT: AtomicI64 = AtomicI64::new(-1);
+
+fn live_on() {
+    if KILL_AT.fetch_sub(1, Ordering::SeqCst) == 0 {
+        let this = rustix::process::getpid();
+        rustix::process::kill_process(this, rustix::process::Signal::KILL).unwrap();
+    }
+}
+
+fn killing(store: &Store) -> Killing {
+    Killing(store.clone())
+}
+
+/// A store in which the process dies before or after an operation.
+#[derive(Debug)]
+struct Killing(Store);
+
+impl fmt::Display for Killing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[async_trait]
+impl TokenStore for Killing {
+    async fn load(&self) -> Result<Option<Stored>, StoreError> {
+        live_on();
+        let loaded = self.0.load().await;
+        live_on();
+        loaded
+    }
+
+    async fn save(&self, tokens: &AuthTokens, expect: Expect) -> Result<Revision, StoreError> {
+        live_on();
+        let saved = self.0.save(tokens, expect).await;
+        live_on();
+        saved
+    }
+
+    async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
+        live_on();
+        let cleared = self.0.clear(expect).await;
+        live_on();
+        cleared
+    }
+
+    async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
+        live_on();
+        self.0.try_lease().await
+    }
+
+    async fn load_exposed(&self) -> Result<Option<Stored>, StoreError> {
+        self.0.load_exposed().await
+    }
+
+    fn slot(&self) -> String {
+        self.0.slot()
+    }
+}

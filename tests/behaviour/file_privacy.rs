@@ -1,0 +1,195 @@
+//! Who can get at a file, and that nobody else can.
+#![cfg(unix)]
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use tokenkeep::{AgeFileStore, AgeKey, AuthTokens, Expect, PlaintextStore, StoreError, TokenStore};
+
+use crate::support::{Actor, scratch, skip};
+
+const SOUND: &str = r#"{"access_token":"canary-a"}"#;
+
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().mode() & 0o7777
+}
+
+async fn exposed(store: &impl TokenStore, words: &[&str]) {
+    let error = store.load().await.unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, StoreError::Exposed { .. }), "{text}");
+    for word in words {
+        assert!(text.contains(word), "{word:?} is in {text:?}");
+    }
+    let error = store.save(&AuthTokens::new("new"), Expect::Anything).await.unwrap_err();
+    assert!(matches!(error, StoreError::Exposed { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn files_and_directories_are_private_whatever_the_umask() {
+    let dir = scratch();
+    let key = dir.path().join("keys/deep/key.txt");
+    AgeKey::create_identity_file(&key).await.unwrap();
+    let path = dir.path().join("new/deep/tokens.age");
+    let store = format!("age:{}?{}", path.display(), key.display());
+    // The most permissive umask there is.
+    let script = "umask 000; exec \"$0\" \"$1\"";
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", script]).arg(crate::support::example("test-actor")).arg(&store);
+    let mut actor = Actor::spawn(&mut shell);
+    assert_eq!(actor.ask("save a absent"), "ok saved");
+    assert_eq!(actor.ask("lease"), "ok leased");
+    assert_eq!(actor.ask("intent"), "ok written");
+    let parent = path.parent().unwrap();
+    let mut names: Vec<String> = Vec::new();
+    for entry in fs::read_dir(parent).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(mode(&entry.path()), 0o600, "{:?}", entry.path());
+        names.push(entry.file_name().into_string().unwrap());
+    }
+    names.sort();
+    assert_eq!(names, ["tokens.age", "tokens.age.intent", "tokens.age.lease", "tokens.age.lock"]);
+    for directory in [parent, parent.parent().unwrap(), key.parent().unwrap()] {
+        assert_eq!(mode(directory), 0o700, "{directory:?}");
+    }
+    assert_eq!(mode(&key), 0o600);
+}
+
+#[tokio::test]
+async fn a_file_that_others_can_read_is_refused_with_the_command_that_mends_it() {
+    let dir = scratch();
+    let path = dir.path().join("tokens.json");
+    fs::write(&path, SOUND).unwrap();
+    for bits in [0o644, 0o640, 0o604, 0o622, 0o601] {
+        chmod(&path, bits);
+        let fix = format!("chmod 600 {}", path.display());
+        exposed(&PlaintextStore::new(&path), &[&fix, &format!("mode {bits:04o}")]).await;
+        assert_eq!(fs::read_to_string(&path).unwrap(), SOUND);
+    }
+    chmod(&path, 0o600);
+    PlaintextStore::new(&path).load().await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_link_is_refused_and_so_is_a_file_with_two_names() {
+    let dir = scratch();
+    let (path, link, other) =
+        (dir.path().join("tokens.json"), dir.path().join("link"), dir.path().join("other"));
+    fs::write(&path, SOUND).unwrap();
+    chmod(&path, 0o600);
+    symlink(&path, &link).unwrap();
+    exposed(&PlaintextStore::new(&link), &["is a symbolic link"]).await;
+    let error = PlaintextStore::new(&link).clear(Expect::Anything).await.unwrap_err();
+    assert!(matches!(error, StoreError::Exposed { .. }), "{error}");
+    // A link to nothing is no empty slot either.
+    fs::remove_file(&link).unwrap();
+    symlink(dir.path().join("nothing"), &link).unwrap();
+    exposed(&PlaintextStore::new(&link), &["is a symbolic link"]).await;
+
+    fs::hard_link(&path, &other).unwrap();
+    exposed(&PlaintextStore::new(&path), &["second name"]).await;
+    fs::remove_file(&other).unwrap();
+    PlaintextStore::new(&path).load().await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_lock_file_that_is_a_link_is_refused() {
+    let dir = scratch();
+    let victim = dir.path().join("victim");
+    symlink(&victim, dir.path().join("tokens.json.lock")).unwrap();
+    let store = PlaintextStore::new(dir.path().join("tokens.json"));
+    let error = store.save(&AuthTokens::new("a"), Expect::Absent).await.unwrap_err();
+    assert!(matches!(error, StoreError::Exposed { .. }), "{error}");
+    assert!(!victim.exists());
+}
+
+#[tokio::test]
+async fn a_directory_that_others_can_write_to_is_refused_unless_it_is_sticky() {
+    let dir = scratch();
+    let shared = dir.path().join("shared");
+    fs::create_dir(&shared).unwrap();
+    let store = PlaintextStore::new(shared.join("tokens.json"));
+    for bits in [0o775, 0o777, 0o702] {
+        chmod(&shared, bits);
+        exposed(&store, &["chmod go-w", shared.to_str().unwrap()]).await;
+        assert_eq!(fs::read_dir(&shared).unwrap().count(), 0);
+    }
+    // As /tmp is.
+    chmod(&shared, 0o1777);
+    store.save(&AuthTokens::new("a"), Expect::Absent).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_or_directory_of_another_user_is_refused() {
+    let test = "file_privacy::a_file_or_directory_of_another_user_is_refused";
+    if !rustix::process::geteuid().is_root() {
+        return skip(test, "only root can give files away");
+    }
+    let dir = scratch();
+    let theirs = dir.path().join("theirs");
+    fs::create_dir(&theirs).unwrap();
+    let path = theirs.join("tokens.json");
+    fs::write(&path, SOUND).unwrap();
+    chmod(&path, 0o600);
+    std::os::unix::fs::chown(&path, Some(1234), None).unwrap();
+    exposed(&PlaintextStore::new(&path), &["belongs to user 1234"]).await;
+
+    // Root creates nothing in another user's directory, not even a directory.
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::chown(&theirs, Some(1234), None).unwrap();
+    for path in [path, theirs.join("deeper/tokens.json")] {
+        let error = PlaintextStore::new(&path).save(&AuthTokens::new("a"), Expect::Absent).await;
+        assert!(matches!(error, Err(StoreError::Exposed { .. })), "{error:?}");
+    }
+    assert_eq!(
+        fs::read_dir(&theirs).unwrap().filter(|e| e.as_ref().unwrap().path().is_dir()).count(),
+        0
+    );
+}
+
+#[tokio::test]
+async fn what_a_killed_writer_left_is_replaced_and_goes_with_the_record() {
+    let dir = scratch();
+    let path = dir.path().join("tokens.json");
+    let remains = dir.path().join("tokens.json.tmp");
+    let store = PlaintextStore::new(&path);
+    fs::write(&remains, "half a rec").unwrap();
+    store.save(&AuthTokens::new("a"), Expect::Absent).await.unwrap();
+    assert!(!remains.exists());
+    fs::write(&remains, "half a rec").unwrap();
+    store.clear(Expect::Anything).await.unwrap();
+    assert!(!remains.exists() && !path.exists());
+    // Even if there never was a record.
+    fs::write(&remains, "half a rec").unwrap();
+    store.clear(Expect::Anything).await.unwrap();
+    assert!(!remains.exists());
+}
+
+#[tokio::test]
+async fn loading_creates_nothing() {
+    let dir = scratch();
+    let key = AgeKey::identity_file(dir.path().join("no/key.txt"));
+    assert!(PlaintextStore::new(dir.path().join("no/a.json")).load().await.unwrap().is_none());
+    assert!(AgeFileStore::new(dir.path().join("no/a.age"), key).load().await.unwrap().is_none());
+    assert!(PlaintextStore::new(dir.path().join("a.json")).load().await.unwrap().is_none());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_relative_path_is_pinned_when_the_store_is_made() {
+    let dir = scratch();
+    let key = dir.path().join("key.txt");
+    AgeKey::create_identity_file(&key).await.unwrap();
+    let mut command = std::process::Command::new(crate::support::example("test-actor"));
+    command.arg("plaintext:tokens.json").current_dir(dir.path());
+    let mut actor = Actor::spawn(&mut command);
+    assert_eq!(actor.ask("save a absent"), "ok saved");
+    assert!(dir.path().join("tokens.json").exists());
+    let shown = PlaintextStore::new("tokens.json").to_string();
+    assert!(shown.contains(std::env::current_dir().unwrap().to_str().unwrap()), "{shown}");
+}

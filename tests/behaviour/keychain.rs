@@ -1,0 +1,202 @@
+//! The keychain store, against a real gnome-keyring on a D-Bus of its own.
+#![cfg(all(unix, not(target_vendor = "apple")))]
+
+use std::fs;
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
+
+use crate::support::{Actor, Session, available, example, scratch};
+
+const STORE: &str = "keychain:axiomtrade/alice";
+
+/// Whether everything is there that these tests run.
+fn parts(test: &str) -> bool {
+    ["dbus-daemon", "gnome-keyring-daemon", "gdbus", "secret-tool"]
+        .iter()
+        .all(|program| available(&format!("keychain::{test}"), program))
+}
+
+fn key_in_keychain(session: &Session) -> String {
+    session.output("secret-tool", &["lookup", "service", "axiomtrade", "username", "alice"])
+}
+
+#[test]
+fn the_keychain_store_conforms() {
+    if !parts("the_keychain_store_conforms") {
+        return;
+    }
+    let session = Session::with_keychain();
+    assert_eq!(session.actor(STORE).ask("conformance"), "ok conforms");
+}
+
+#[test]
+fn the_keychain_holds_the_key_and_the_record_is_a_file_that_age_opens() {
+    let test = "the_keychain_holds_the_key_and_the_record_is_a_file_that_age_opens";
+    if !parts(test) || !available(test, "age") {
+        return;
+    }
+    let session = Session::with_keychain();
+    assert_eq!(session.actor(STORE).ask("save mine absent"), "ok saved");
+    assert_eq!(session.actor(STORE).ask("load"), "ok mine");
+
+    let key = key_in_keychain(&session);
+    assert!(key.starts_with("AGE-SECRET-KEY-1") && !key.trim_end().contains('\n'));
+    let found = session.output("secret-tool", &["search", "--all", "service", "axiomtrade"]);
+    assert!(found.contains("label = tokenkeep: key of axiomtrade/alice"), "{found}");
+
+    let record = session.state().join("tokenkeep/axiomtrade/alice.age");
+    let key_file = session.state().join("key.txt");
+    fs::write(&key_file, key).unwrap();
+    let arguments = ["-d", "-i", key_file.to_str().unwrap(), record.to_str().unwrap()];
+    assert!(session.output("age", &arguments).contains("\"access_token\": \"mine\""));
+}
+
+#[test]
+fn a_record_of_60_kb_fits() {
+    if !parts("a_record_of_60_kb_fits") {
+        return;
+    }
+    let session = Session::with_keychain();
+    assert_eq!(session.actor(STORE).ask("fill 60000"), "ok saved");
+    assert_eq!(session.actor(STORE).ask("load"), "ok 60000");
+}
+
+#[test]
+fn clearing_leaves_neither_item_nor_record() {
+    if !parts("clearing_leaves_neither_item_nor_record") {
+        return;
+    }
+    let session = Session::with_keychain();
+    let (mut one, mut other) = (session.actor(STORE), session.actor(STORE));
+    assert_eq!(one.ask("save mine absent"), "ok saved");
+    assert_eq!(other.ask("load"), "ok mine");
+    assert_eq!(other.ask("clear"), "ok cleared");
+    assert_eq!(key_in_keychain(&session), "");
+    assert!(!session.state().join("tokenkeep/axiomtrade/alice.age").exists());
+
+    // A process that still has the old key in memory does not seal to it.
+    assert_eq!(one.ask("load"), "ok none");
+    assert_eq!(one.ask("save again absent"), "ok saved");
+    assert_eq!(session.actor(STORE).ask("load"), "ok again");
+    // And one that has another old key finds the new one.
+    assert_eq!(other.ask("load"), "ok again");
+}
+
+#[test]
+fn an_item_deleted_by_hand_is_key_missing_and_not_logged_out() {
+    if !parts("an_item_deleted_by_hand_is_key_missing_and_not_logged_out") {
+        return;
+    }
+    let session = Session::with_keychain();
+    assert_eq!(session.actor(STORE).ask("save mine absent"), "ok saved");
+    session.output("secret-tool", &["clear", "service", "axiomtrade", "username", "alice"]);
+    let mut actor = session.actor(STORE);
+    for order in ["load", "save new anything"] {
+        let answer = actor.ask(order);
+        assert!(answer.starts_with("error KeyMissing: the age key for "), "{answer}");
+        assert!(answer.contains("there is no keychain item axiomtrade/alice"), "{answer}");
+    }
+    // The way out that the message names.
+    assert_eq!(actor.ask("clear"), "ok cleared");
+    assert_eq!(actor.ask("save new absent"), "ok saved");
+}
+
+#[test]
+fn once_the_key_was_read_a_keychain_that_is_gone_costs_nobody_a_token() {
+    if !parts("once_the_key_was_read_a_keychain_that_is_gone_costs_nobody_a_token") {
+        return;
+    }
+    let mut session = Session::with_keychain();
+    let mut actor = session.actor(STORE);
+    assert_eq!(actor.ask("save old absent"), "ok saved");
+    session.stop_keychain();
+    assert_eq!(actor.ask("save rotated last"), "ok saved");
+    assert_eq!(actor.ask("load"), "ok rotated");
+    // A new process has to ask, and says what is wrong; the record is untouched.
+    let answer = session.actor(STORE).ask("load");
+    assert!(answer.starts_with("error Unavailable: keychain item axiomtrade/alice"), "{answer}");
+    session.start_keychain();
+    assert_eq!(session.actor(STORE).ask("load"), "ok rotated");
+}
+
+#[test]
+fn a_restarted_keychain_is_found_again_by_a_running_process() {
+    if !parts("a_restarted_keychain_is_found_again_by_a_running_process") {
+        return;
+    }
+    let mut session = Session::with_keychain();
+    let mut actor = session.actor(STORE);
+    assert_eq!(actor.ask("save one absent"), "ok saved");
+    session.stop_keychain();
+    session.start_keychain();
+    // An empty slot makes it ask the keychain again.
+    assert_eq!(actor.ask("clear"), "ok cleared");
+    assert_eq!(actor.ask("save two absent"), "ok saved");
+    assert_eq!(session.actor(STORE).ask("load"), "ok two");
+}
+
+#[test]
+fn eight_processes_make_one_key() {
+    if !parts("eight_processes_make_one_key") {
+        return;
+    }
+    let session = Session::with_keychain();
+    let mut actors: Vec<Actor> = (0..8).map(|_| session.actor(STORE)).collect();
+    for actor in &mut actors {
+        actor.send("increment 5");
+    }
+    for actor in &mut actors {
+        assert_eq!(actor.answer().as_deref(), Some("ok counted"));
+    }
+    assert_eq!(actors[0].ask("load"), "ok 40");
+    let found = session.output("secret-tool", &["search", "--all", "service", "axiomtrade"]);
+    assert_eq!(found.matches("label = ").count(), 1, "{found}");
+}
+
+#[test]
+fn without_a_provider_the_error_says_so_and_nothing_is_written() {
+    if !parts("without_a_provider_the_error_says_so_and_nothing_is_written") {
+        return;
+    }
+    let session = Session::without_keychain();
+    let answer = session.actor(STORE).ask("save mine absent");
+    assert!(answer.starts_with("error Unavailable: "), "{answer}");
+    assert!(!session.state().join("tokenkeep/axiomtrade/alice.age").exists());
+    // Reading an empty slot needs no keychain.
+    assert_eq!(session.actor(STORE).ask("load"), "ok none");
+}
+
+#[test]
+fn without_a_bus_the_error_says_so() {
+    let dir = scratch();
+    let mut command = std::process::Command::new(example("test-actor"));
+    command
+        .arg(STORE)
+        .env("XDG_STATE_HOME", dir.path())
+        .env("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={}/none", dir.path().display()));
+    let answer = Actor::spawn(&mut command).ask("save mine absent");
+    assert!(answer.starts_with("error Unavailable: keychain item axiomtrade/alice"), "{answer}");
+}
+
+#[test]
+fn a_bus_that_never_answers_costs_one_deadline_and_does_not_keep_the_process_alive() {
+    let dir = scratch();
+    let socket = dir.path().join("bus");
+    // Accepts connections, and says nothing.
+    let _listener = UnixListener::bind(&socket).unwrap();
+    let mut command = std::process::Command::new(example("test-actor"));
+    command
+        .arg(STORE)
+        .env("XDG_STATE_HOME", dir.path())
+        .env("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={}", socket.display()));
+    let mut actor = Actor::spawn(&mut command);
+    let answer = actor.ask("save mine absent");
+    assert!(answer.starts_with("error Timeout: "), "{answer}");
+    assert!(answer.contains("did not answer within 3s"), "{answer}");
+    // The stuck call is not waited for again.
+    let answer = actor.ask("save mine absent");
+    assert!(answer.contains("has not answered an earlier call yet"), "{answer}");
+    let before = Instant::now();
+    assert!(actor.end().success());
+    assert!(before.elapsed() < Duration::from_secs(2), "the process ends at once");
+}

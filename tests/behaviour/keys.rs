@@ -1,0 +1,283 @@
+//! Where keys come from, and what is wrong with some.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokenkeep::secrecy::SecretString;
+use tokenkeep::{AgeFileStore, AgeKey, AuthTokens, Expect, StoreError, TokenStore};
+
+use crate::support::scratch;
+
+const IDENTITY: &str = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";
+const RECIPIENT: &str = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
+
+fn write_private(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+}
+
+async fn load_error(key: AgeKey) -> StoreError {
+    let dir = scratch();
+    let path = dir.path().join("tokens.age");
+    let sound = AgeKey::custom("test key", || Ok(SecretString::from(IDENTITY)));
+    AgeFileStore::new(&path, sound).save(&AuthTokens::new("a"), Expect::Absent).await.unwrap();
+    let before = fs::read(&path).unwrap();
+    let store = AgeFileStore::new(&path, key);
+    let error = store.load().await.unwrap_err();
+    store.save(&AuthTokens::new("b"), Expect::Anything).await.unwrap_err();
+    assert_eq!(fs::read(&path).unwrap(), before);
+    error
+}
+
+#[tokio::test]
+async fn an_identity_file_of_age_keygen_form_is_used_whole() {
+    let dir = scratch();
+    let path = dir.path().join("key.txt");
+    write_private(
+        &path,
+        &format!("# created: today\n\n# public key: {RECIPIENT}\n  {IDENTITY}  \r\n"),
+    );
+    assert_eq!(AgeKey::identity_file(&path).recipients().await.unwrap(), [RECIPIENT]);
+}
+
+#[tokio::test]
+async fn a_missing_key_file_is_key_missing_and_not_logged_out() {
+    let dir = scratch();
+    let path = dir.path().join("key.txt");
+    let error = load_error(AgeKey::identity_file(&path)).await;
+    assert!(matches!(error, StoreError::KeyMissing { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains(path.to_str().unwrap()) && text.contains("tokens.age"), "{text}");
+}
+
+#[tokio::test]
+async fn a_bad_identity_file_is_named_by_line_and_not_quoted() {
+    let dir = scratch();
+    let path = dir.path().join("key.txt");
+    for (text, expected) in [
+        (String::new(), "it holds no identity"),
+        ("# only a comment\n".into(), "it holds no identity"),
+        (format!("# one\n{IDENTITY}\ncanary\n"), "line 3 is no X25519 identity"),
+        (format!("{}\n", &IDENTITY[..70]), "line 1 is no X25519 identity"),
+        (RECIPIENT.into(), "line 1 is no X25519 identity"),
+        ("AGE-PLUGIN-YUBIKEY-1CANARY".into(), "line 1 is no X25519 identity"),
+    ] {
+        write_private(&path, &text);
+        let error = load_error(AgeKey::identity_file(&path)).await;
+        assert!(matches!(error, StoreError::InvalidKey { .. }), "{error}");
+        let shown = format!("{error} {error:?}");
+        assert!(shown.contains(expected) && shown.contains("key.txt"), "{shown}");
+        assert!(!shown.to_lowercase().contains("canary") && !shown.contains("GQ9778"), "{shown}");
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_key_file_that_others_can_read_is_refused_and_a_link_to_a_private_one_is_not() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    let dir = scratch();
+    let (path, link) = (dir.path().join("key.txt"), dir.path().join("link.txt"));
+    write_private(&path, IDENTITY);
+    symlink(&path, &link).unwrap();
+    assert_eq!(AgeKey::identity_file(&link).recipients().await.unwrap(), [RECIPIENT]);
+    for bits in [0o644, 0o604, 0o620, 0o602] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(bits)).unwrap();
+        for path in [&path, &link] {
+            let error = AgeKey::identity_file(path).recipients().await.unwrap_err();
+            assert!(matches!(error, StoreError::Exposed { .. }), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_passphrase_is_asked_for_once_however_many_tasks_need_it() {
+    let dir = scratch();
+    let path = dir.path().join("key.txt");
+    let passphrase = || SecretString::from("correct horse");
+    let made = AgeKey::create_protected_identity_file(&path, passphrase()).await.unwrap();
+    let recipients = made.recipients().await.unwrap();
+    assert!(fs::read(&path).unwrap().starts_with(b"age-encryption.org/v1\n-> scrypt "));
+
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let key = AgeKey::identity_file(&path).with_passphrase(move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        Ok(SecretString::from("correct horse"))
+    });
+    let store = Arc::new(AgeFileStore::new(dir.path().join("tokens.age"), key.clone()));
+    let tasks: Vec<_> = (0..8)
+        .map(|n| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                store.save(&AuthTokens::new(n.to_string()), Expect::Anything).await.unwrap();
+                store.load().await.unwrap().unwrap();
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(key.recipients().await.unwrap(), recipients);
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_wrong_or_missing_passphrase_says_so_and_the_right_one_still_works() {
+    let dir = scratch();
+    let path = dir.path().join("key.txt");
+    AgeKey::create_protected_identity_file(&path, "right".into()).await.unwrap();
+
+    let error = load_error(AgeKey::identity_file(&path)).await;
+    assert!(matches!(error, StoreError::Locked { .. }), "{error}");
+    let denied =
+        AgeKey::identity_file(&path).with_passphrase(|| Err(io::Error::other("cancelled")));
+    let error = denied.recipients().await.unwrap_err();
+    assert!(matches!(error, StoreError::Locked { .. }), "{error}");
+    assert!(error.to_string().contains("cancelled"), "{error}");
+
+    let tries = AtomicUsize::new(0);
+    let key = AgeKey::identity_file(&path).with_passphrase(move || {
+        let first = tries.fetch_add(1, Ordering::SeqCst) == 0;
+        Ok(SecretString::from(if first { "canary-wrong" } else { "right" }))
+    });
+    let error = key.recipients().await.unwrap_err();
+    assert!(matches!(error, StoreError::Undecryptable { .. }), "{error}");
+    assert!(error.to_string().contains("the passphrase is wrong"), "{error}");
+    assert!(!format!("{error:?}").contains("canary"));
+    key.recipients().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_unpayable_work_factor_is_refused_before_it_is_paid() {
+    let dir = scratch();
+    let path = dir.path().join("key.txt");
+    let mut recipient = age::scrypt::Recipient::new("right".into());
+    recipient.set_work_factor(2);
+    let sealed = age::encrypt(&recipient, IDENTITY.as_bytes()).unwrap();
+    // The header says 2; what it claims is checked before anything is derived from it.
+    let text = String::from_utf8_lossy(&sealed).into_owned();
+    let line = text.lines().nth(1).unwrap().to_owned();
+    let raised = format!("{} 30", line.rsplit_once(' ').unwrap().0);
+    let position = sealed.windows(line.len()).position(|bytes| bytes == line.as_bytes()).unwrap();
+    let sealed =
+        [&sealed[..position], raised.as_bytes(), &sealed[position + line.len()..]].concat();
+    fs::write(&path, sealed).unwrap();
+    write_private(&path.with_extension("none"), "");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let key = AgeKey::identity_file(&path).with_passphrase(|| Ok("right".into()));
+    let error = key.recipients().await.unwrap_err();
+    assert!(error.to_string().contains("work factor of 30"), "{error}");
+}
+
+#[tokio::test]
+async fn an_identity_file_is_never_overwritten() {
+    let dir = scratch();
+    let path = dir.path().join("key.txt");
+    write_private(&path, IDENTITY);
+    for result in [
+        AgeKey::create_identity_file(&path).await,
+        AgeKey::create_protected_identity_file(&path, "p".into()).await,
+    ] {
+        let error = result.unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains("it exists"), "{error}: {source}");
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), IDENTITY);
+}
+
+#[tokio::test]
+async fn a_running_process_follows_a_change_of_keys() {
+    let dir = scratch();
+    let (key, path) = (dir.path().join("key.txt"), dir.path().join("tokens.age"));
+    AgeKey::create_identity_file(&key).await.unwrap();
+    let old_line = fs::read_to_string(&key).unwrap();
+    let store = AgeFileStore::new(&path, AgeKey::identity_file(&key));
+    store.save(&AuthTokens::new("a"), Expect::Absent).await.unwrap();
+
+    // Somebody adds a new identity, and seals to both.
+    let new = dir.path().join("new.txt");
+    AgeKey::create_identity_file(&new).await.unwrap();
+    let new_line = fs::read_to_string(&new).unwrap();
+    fs::write(&key, format!("{new_line}{old_line}")).unwrap();
+    store.save(&AuthTokens::new("b"), Expect::Anything).await.unwrap();
+    let with_new = AgeFileStore::new(&path, AgeKey::identity_file(&new));
+    assert_eq!(with_new.load().await.unwrap().unwrap().tokens, AuthTokens::new("b"));
+
+    // Somebody removes the old one, and seals to the new one alone.
+    fs::write(&key, new_line).unwrap();
+    with_new.save(&AuthTokens::new("c"), Expect::Anything).await.unwrap();
+    assert_eq!(store.load().await.unwrap().unwrap().tokens, AuthTokens::new("c"));
+}
+
+#[tokio::test]
+async fn recovery_recipients_open_the_record_too() {
+    let dir = scratch();
+    let (key, recovery, list) =
+        (dir.path().join("key.txt"), dir.path().join("recovery.txt"), dir.path().join("list.txt"));
+    AgeKey::create_identity_file(&key).await.unwrap();
+    let second = AgeKey::create_identity_file(&recovery).await.unwrap();
+    let second = second.recipients().await.unwrap().remove(0);
+    fs::write(&list, format!("# escrow\n{second}\n")).unwrap();
+
+    let key = AgeKey::identity_file(&key)
+        .with_recovery_recipient(RECIPIENT)
+        .unwrap()
+        .with_recovery_recipients_file(&list);
+    let recipients = key.recipients().await.unwrap();
+    assert_eq!(recipients[1..], [RECIPIENT.to_owned(), second]);
+    let path = dir.path().join("tokens.age");
+    AgeFileStore::new(&path, key).save(&AuthTokens::new("a"), Expect::Absent).await.unwrap();
+    for key in [
+        AgeKey::custom("escrow", || Ok(SecretString::from(IDENTITY))),
+        AgeKey::identity_file(&recovery),
+    ] {
+        let found = AgeFileStore::new(&path, key).load().await.unwrap().unwrap();
+        assert_eq!(found.tokens, AuthTokens::new("a"));
+    }
+}
+
+#[tokio::test]
+async fn a_bad_recovery_recipient_is_refused_and_not_quoted() {
+    let key = || AgeKey::custom("test key", || Ok(SecretString::from(IDENTITY)));
+    // A secret key pasted in the wrong place.
+    let error = key().with_recovery_recipient(IDENTITY).unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("GQ9778"), "{error}");
+
+    let dir = scratch();
+    let list = dir.path().join("list.txt");
+    for (text, expected) in
+        [("", "holds no recipient"), ("# x\nnobody\n", "line 2 is no X25519 recipient")]
+    {
+        fs::write(&list, text).unwrap();
+        let key = key().with_recovery_recipients_file(&list);
+        let store = AgeFileStore::new(dir.path().join("tokens.age"), key);
+        let error = store.save(&AuthTokens::new("a"), Expect::Absent).await.unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+        assert!(store.load().await.unwrap().is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_custom_key_that_fails_is_an_error_of_its_own() {
+    let key = AgeKey::custom("vault", || {
+        Err(StoreError::Unavailable {
+            place: "vault".into(),
+            reason: "it is sealed".into(),
+            advice: "unseal it".into(),
+        })
+    });
+    let error = load_error(key).await;
+    assert_eq!(error.to_string(), "vault is unavailable: it is sealed; unseal it");
+}

@@ -1,0 +1,167 @@
+//! Transfers that are killed, at every store operation and at every system call that touches a
+//! file, and run again.
+#![cfg(target_os = "linux")]
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use tokenkeep::{AgeKey, AuthTokens, Expect, PlaintextStore, TokenStore};
+
+use crate::support::{Actor, available, example, scratch};
+
+struct Slots {
+    dir: tempfile::TempDir,
+    plaintext: String,
+    age: String,
+    from: PathBuf,
+}
+
+impl Slots {
+    /// A plaintext file with tokens in it, and an age file yet to be.
+    async fn new() -> Self {
+        let dir = scratch();
+        let key = dir.path().join("key.txt");
+        AgeKey::create_identity_file(&key).await.unwrap();
+        let from = dir.path().join("from/tokens.json");
+        let to = dir.path().join("to/tokens.age");
+        let tokens = AuthTokens::new("mine").with_refresh_token("refresh-mine");
+        PlaintextStore::new(&from).save(&tokens, Expect::Absent).await.unwrap();
+        Self {
+            plaintext: format!("plaintext:{}", from.display()),
+            age: format!("age:{}?{}", to.display(), key.display()),
+            from,
+            dir,
+        }
+    }
+
+    /// What must hold whenever somebody looks: one side at least has the tokens, whole, and no
+    /// file is open to others.
+    fn check(&self, at: &str) {
+        let sides = [&self.plaintext, &self.age].map(|store| Actor::start(store).ask("load"));
+        for side in &sides {
+            assert!(["ok none", "ok mine"].contains(&side.as_str()), "{at}: {sides:?}");
+        }
+        assert!(sides.contains(&"ok mine".to_owned()), "{at}: the tokens are nowhere");
+        for directory in ["from", "to"] {
+            let Ok(entries) = fs::read_dir(self.dir.path().join(directory)) else { continue };
+            for entry in entries {
+                let metadata = entry.unwrap().metadata().unwrap();
+                assert_eq!(metadata.mode() & 0o077, 0, "{at}");
+            }
+        }
+    }
+
+    /// What must hold when it was run again: moved, and nothing left behind.
+    fn check_completed(&self, at: &str) {
+        let mut actor = Actor::start(&self.plaintext);
+        let answer = actor.ask(&format!("migrate {}", self.age));
+        assert!(["ok moved", "ok nothing to move"].contains(&answer.as_str()), "{at}: {answer}");
+        assert_eq!(actor.ask("load"), "ok none", "{at}");
+        assert_eq!(Actor::start(&self.age).ask("load"), "ok mine", "{at}");
+        assert!(!self.from.exists(), "{at}");
+        for directory in ["from", "to"] {
+            for entry in fs::read_dir(self.dir.path().join(directory)).unwrap() {
+                let name = entry.unwrap().file_name().into_string().unwrap();
+                assert!(!name.ends_with(".tmp") && !name.ends_with(".intent"), "{at}: {name}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_migration_killed_at_any_store_operation_completes_when_run_again() {
+    for kill_at in 0.. {
+        let slots = Slots::new().await;
+        let mut command = Command::new(example("test-actor"));
+        let mut actor = Actor::spawn(command.arg(&slots.plaintext).arg(kill_at.to_string()));
+        actor.send(&format!("migrate {}", slots.age));
+        let answer = actor.answer();
+        let at = format!("killed at operation {kill_at}");
+        slots.check(&at);
+        slots.check_completed(&at);
+        if answer.is_some() {
+            assert!(kill_at > 8, "it was killed {kill_at} times");
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_backup_or_restore_killed_at_any_store_operation_completes_when_run_again() {
+    for kill_at in 0.. {
+        let slots = Slots::new().await;
+        let killed = |from: &str, order: &str| {
+            let mut command = Command::new(example("test-actor"));
+            let mut actor = Actor::spawn(command.arg(from).arg(kill_at.to_string()));
+            actor.send(order);
+            actor.answer().is_none()
+        };
+        let order = format!("backup {}", slots.age);
+        let backup_killed = killed(&slots.plaintext, &order);
+        assert_eq!(Actor::start(&slots.plaintext).ask(&order), "ok copied", "{kill_at}");
+        assert_eq!(Actor::start(&slots.plaintext).ask("load"), "ok mine");
+        assert_eq!(Actor::start(&slots.age).ask("load"), "ok backup of mine");
+
+        assert_eq!(Actor::start(&slots.plaintext).ask("clear"), "ok cleared");
+        let order = format!("restore {}", slots.plaintext);
+        let restore_killed = killed(&slots.age, &order);
+        assert_eq!(Actor::start(&slots.age).ask(&order), "ok restored", "{kill_at}");
+        assert_eq!(Actor::start(&slots.plaintext).ask("load"), "ok mine");
+        assert_eq!(Actor::start(&slots.age).ask("load"), "ok backup of mine");
+        if !backup_killed && !restore_killed {
+            assert!(kill_at > 4, "it was killed {kill_at} times");
+            return;
+        }
+    }
+}
+
+/// Runs a migration under `strace`, which kills it at the nth call of that name. Tells whether the
+/// migration lived long enough to complete.
+fn migrate_killed_at(slots: &Slots, call: &str, nth: u32) -> bool {
+    let order = slots.dir.path().join("order");
+    fs::write(&order, format!("migrate {}\n", slots.age)).unwrap();
+    let output = Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")])
+        .args(["-e", &format!("inject={call}:signal=SIGKILL:when={nth}")])
+        .arg(example("test-actor"))
+        .arg(&slots.plaintext)
+        .stdin(fs::File::open(&order).unwrap())
+        .stderr(Stdio::null())
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap().starts_with("ok moved")
+}
+
+fn can_trace(test: &str) -> bool {
+    if !available(test, "strace") {
+        return false;
+    }
+    let traced = Command::new("strace").args(["-o", "/dev/null", "true"]).output().unwrap();
+    if !traced.status.success() {
+        crate::support::skip(test, "tracing is not allowed here");
+    }
+    traced.status.success()
+}
+
+#[tokio::test]
+async fn a_migration_killed_at_any_system_call_completes_when_run_again() {
+    if !can_trace("kill_points::a_migration_killed_at_any_system_call_completes_when_run_again") {
+        return;
+    }
+    let mut kills = 0;
+    for call in ["openat", "write", "fsync", "flock", "renameat", "unlinkat", "mkdir"] {
+        for nth in 1.. {
+            let slots = Slots::new().await;
+            if migrate_killed_at(&slots, call, nth) {
+                break;
+            }
+            let at = format!("killed at {call} {nth}");
+            slots.check(&at);
+            slots.check_completed(&at);
+            kills += 1;
+        }
+    }
+    assert!(kills > 20, "it was killed {kills} times");
+}

@@ -1,0 +1,21 @@
+//! What users rely on, tried through the public interface: real files, real processes that are
+//! really killed, a real keychain, and the stock `age`.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "these are tests, and their tokens are made up"
+)]
+
+mod age_tool;
+mod broken_slots;
+mod conformance;
+mod file_privacy;
+mod keychain;
+mod keys;
+mod kill_points;
+mod manager;
+mod processes;
+mod readme;
+mod support;
+mod transfer;

@@ -1,0 +1,325 @@
+//! The manager: what it hands out, and when it looks again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use tokenkeep::chrono::{DateTime, Utc};
+use tokenkeep::{
+    AuthError, AuthTokens, Expect, Lease, MemoryStore, PlaintextStore, Revision, StoreError,
+    Stored, TokenManager, TokenStore, async_trait,
+};
+
+use crate::conformance::block_on;
+use crate::support::scratch;
+
+/// A clock that stands still until it is turned.
+#[derive(Clone, Default)]
+struct Clock(Arc<AtomicU64>);
+
+impl Clock {
+    fn new() -> Self {
+        let clock = Self::default();
+        clock.forward(1_800_000_000);
+        clock
+    }
+
+    fn forward(&self, seconds: u64) {
+        self.0.fetch_add(seconds, Ordering::SeqCst);
+    }
+
+    fn back(&self, seconds: u64) {
+        self.0.fetch_sub(seconds, Ordering::SeqCst);
+    }
+
+    fn now(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(self.0.load(Ordering::SeqCst))
+    }
+
+    fn in_minutes(&self, minutes: u64) -> DateTime<Utc> {
+        (self.now() + Duration::from_secs(60 * minutes)).into()
+    }
+
+    fn manager(&self, store: impl TokenStore) -> TokenManager {
+        let clock = self.clone();
+        TokenManager::builder().store(store).clock(move || clock.now()).build()
+    }
+}
+
+/// A store that counts its loads, and can fail or answer late.
+#[derive(Clone, Debug, Default)]
+struct Watched {
+    inner: MemoryStore,
+    loads: Arc<AtomicUsize>,
+    failing: Arc<std::sync::Mutex<Option<&'static str>>>,
+}
+
+impl Watched {
+    fn fail(&self, kind: Option<&'static str>) {
+        *self.failing.lock().unwrap() = kind;
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        let place = "watched".to_owned();
+        let (reason, advice) = ("broken".to_owned(), "wait".to_owned());
+        match *self.failing.lock().unwrap() {
+            None => Ok(()),
+            Some("corrupt") => Err(StoreError::Corrupt { place, reason }),
+            Some("locked") => Err(StoreError::Locked { place, advice }),
+            Some(_) => Err(StoreError::Unavailable { place, reason, advice }),
+        }
+    }
+
+    fn loads(&self) -> usize {
+        self.loads.load(Ordering::SeqCst)
+    }
+}
+
+impl std::fmt::Display for Watched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("watched")
+    }
+}
+
+#[async_trait]
+impl TokenStore for Watched {
+    async fn load(&self) -> Result<Option<Stored>, StoreError> {
+        self.loads.fetch_add(1, Ordering::SeqCst);
+        self.check()?;
+        self.inner.load().await
+    }
+
+    async fn save(&self, tokens: &AuthTokens, expect: Expect) -> Result<Revision, StoreError> {
+        self.check()?;
+        let revision = self.inner.save(tokens, expect).await;
+        tokio::task::yield_now().await;
+        revision
+    }
+
+    async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
+        self.check()?;
+        self.inner.clear(expect).await
+    }
+
+    async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
+        self.inner.try_lease().await
+    }
+}
+
+fn is_sync<T: Send + Sync + 'static>(_: &T) {}
+
+#[tokio::test]
+async fn the_table_of_what_is_handed_out_holds() {
+    let clock = Clock::new();
+    let manager = clock.manager(MemoryStore::new());
+    is_sync(&manager);
+    assert_eq!(manager.get_tokens().await.unwrap(), None);
+    assert!(matches!(manager.get_access_token().await, Err(AuthError::TokenNotFound)));
+    assert!(matches!(manager.get_refresh_token().await, Err(AuthError::TokenNotFound)));
+    assert!(manager.is_expired().await.unwrap() && manager.needs_refresh().await.unwrap());
+
+    let tokens = AuthTokens::new("a").with_expires_at(clock.in_minutes(60));
+    manager.set_tokens(tokens).await.unwrap();
+    assert!(matches!(manager.get_refresh_token().await, Err(AuthError::TokenNotFound)));
+    // Minutes that pass, and then: due, expired, handed out.
+    for (pass, due, expired) in [
+        (0, false, false),
+        (44, false, false),
+        (1, true, false),
+        (9, true, false),
+        (1, true, true),
+        (5, true, true),
+        (1000, true, true),
+    ] {
+        clock.forward(60 * pass);
+        assert_eq!(manager.needs_refresh().await.unwrap(), due);
+        assert_eq!(manager.is_expired().await.unwrap(), expired);
+        assert!(manager.get_tokens().await.unwrap().is_some());
+        let handed_out = manager.get_access_token().await;
+        assert_eq!(handed_out.is_ok(), !expired);
+        assert_eq!(manager.get_valid_access_token().await.is_ok(), !expired);
+        assert_eq!(manager.ensure_valid_tokens().await.is_ok(), !expired);
+        if let Err(error) = handed_out {
+            assert!(matches!(error, AuthError::TokenExpired), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_time_of_a_login_is_noted_so_that_short_lifetimes_are_known() {
+    let clock = Clock::new();
+    let manager = clock.manager(MemoryStore::new());
+    manager.set_tokens(AuthTokens::new("a").with_expires_at(clock.in_minutes(9))).await.unwrap();
+    let tokens = manager.get_tokens().await.unwrap().unwrap();
+    assert_eq!(tokens.obtained_at, Some(clock.now().into()));
+    assert!(!manager.needs_refresh().await.unwrap());
+    clock.forward(60 * 6);
+    assert!(manager.needs_refresh().await.unwrap() && !manager.is_expired().await.unwrap());
+}
+
+#[tokio::test]
+async fn a_cached_token_is_handed_out_without_asking_the_store_for_30_seconds() {
+    let (clock, store) = (Clock::new(), Watched::default());
+    let manager = clock.manager(store.clone());
+    store.inner.save(&AuthTokens::new("a"), Expect::Absent).await.unwrap();
+    for _ in 0..100 {
+        manager.get_access_token().await.unwrap();
+        manager.get_tokens().await.unwrap();
+    }
+    clock.forward(29);
+    manager.get_access_token().await.unwrap();
+    assert_eq!(store.loads(), 1);
+    // A login elsewhere is seen after 30 seconds.
+    store.inner.save(&AuthTokens::new("b"), Expect::Anything).await.unwrap();
+    clock.forward(1);
+    assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), "b");
+    assert_eq!(store.loads(), 2);
+    // And so is a logout.
+    store.inner.clear(Expect::Anything).await.unwrap();
+    clock.forward(30);
+    assert!(matches!(manager.get_access_token().await, Err(AuthError::TokenNotFound)));
+    // A clock that was set back says nothing about how old the cache is.
+    store.inner.save(&AuthTokens::new("c"), Expect::Anything).await.unwrap();
+    clock.back(10_000);
+    assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), "c");
+}
+
+#[tokio::test]
+async fn many_tasks_that_find_the_cache_old_ask_the_store_once() {
+    let (clock, store) = (Clock::new(), Watched::default());
+    let manager = clock.manager(store.clone());
+    store.inner.save(&AuthTokens::new("a"), Expect::Absent).await.unwrap();
+    let tasks: Vec<_> = (0..1000)
+        .map(|_| {
+            let manager = manager.clone();
+            tokio::spawn(async move { manager.get_access_token().await.unwrap() })
+        })
+        .collect();
+    for task in tasks {
+        assert_eq!(task.await.unwrap().expose_secret(), "a");
+    }
+    assert_eq!(store.loads(), 1);
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_does_not_take_a_good_token_from_memory() {
+    let (clock, store) = (Clock::new(), Watched::default());
+    let manager = clock.manager(store.clone());
+    manager.set_tokens(AuthTokens::new("a").with_expires_at(clock.in_minutes(60))).await.unwrap();
+    for kind in ["locked", "unavailable"] {
+        store.fail(Some(kind));
+        clock.forward(31);
+        assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), "a");
+    }
+    // It is not asked at every call while it is away.
+    let loads = store.loads();
+    manager.get_access_token().await.unwrap();
+    assert_eq!(store.loads(), loads);
+    // Damage is not something that passes, and an expired token is not worth keeping up.
+    store.fail(Some("corrupt"));
+    clock.forward(31);
+    assert!(matches!(manager.get_access_token().await, Err(AuthError::Store(_))));
+    store.fail(Some("locked"));
+    clock.forward(3600);
+    assert!(matches!(manager.get_access_token().await, Err(AuthError::Store(_))));
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_read_is_never_reported_as_no_tokens() {
+    let store = Watched::default();
+    let manager = Clock::new().manager(store.clone());
+    for kind in ["locked", "unavailable", "corrupt"] {
+        store.fail(Some(kind));
+        assert!(matches!(manager.get_tokens().await, Err(AuthError::Store(_))));
+        assert!(matches!(manager.get_access_token().await, Err(AuthError::Store(_))));
+        assert!(matches!(manager.get_refresh_token().await, Err(AuthError::Store(_))));
+        assert!(matches!(manager.is_expired().await, Err(AuthError::Store(_))));
+        assert!(matches!(manager.needs_refresh().await, Err(AuthError::Store(_))));
+    }
+}
+
+#[tokio::test]
+async fn memory_is_never_ahead_of_what_callers_were_told() {
+    let store = Watched::default();
+    let manager = Clock::new().manager(store.clone());
+    manager.set_tokens(AuthTokens::new("old")).await.unwrap();
+    store.fail(Some("unavailable"));
+    manager.set_tokens(AuthTokens::new("new")).await.unwrap_err();
+    manager.clear().await.unwrap_err();
+    store.fail(None);
+    assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), "old");
+}
+
+#[tokio::test]
+async fn a_cancelled_login_is_seen_if_it_happened() {
+    let store = Watched::default();
+    let manager = Clock::new().manager(store.clone());
+    manager.set_tokens(AuthTokens::new("old")).await.unwrap();
+    {
+        let mut login = std::pin::pin!(manager.set_tokens(AuthTokens::new("new")));
+        // It saves, and is dropped before it can say so.
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(login.as_mut().poll(&mut context).is_pending());
+    }
+    assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), "new");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn memory_and_disk_end_up_alike_however_many_tasks_write() {
+    let dir = scratch();
+    let path = dir.path().join("tokens.json");
+    let manager = TokenManager::builder().store(PlaintextStore::new(&path)).build();
+    let tasks: Vec<_> = (0..40)
+        .map(|n| {
+            let manager = manager.clone();
+            tokio::spawn(async move {
+                if n % 5 == 4 {
+                    manager.clear().await.unwrap();
+                } else {
+                    manager.set_tokens(AuthTokens::new(n.to_string())).await.unwrap();
+                }
+                manager.get_tokens().await.unwrap();
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let in_memory = manager.get_tokens().await.unwrap();
+    let on_disk = PlaintextStore::new(&path).load().await.unwrap().map(|stored| stored.tokens);
+    assert_eq!(in_memory, on_disk);
+}
+
+#[test]
+fn it_is_built_and_used_without_a_runtime() {
+    let dir = scratch();
+    let manager = TokenManager::new(Some(dir.path().join("tokens.json")));
+    block_on(async {
+        manager.set_tokens(AuthTokens::new("a")).await.unwrap();
+        assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), "a");
+        manager.clear().await.unwrap();
+    });
+}
+
+#[test]
+fn it_outlives_the_runtime_that_it_was_used_in() {
+    let dir = scratch();
+    let manager = TokenManager::new(Some(dir.path().join("tokens.json")));
+    for name in ["a", "b"] {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(manager.set_tokens(AuthTokens::new(name))).unwrap();
+        drop(runtime);
+    }
+    let token = block_on(manager.get_access_token()).unwrap();
+    assert_eq!(token.expose_secret(), "b");
+}
+
+#[tokio::test]
+async fn debug_shows_the_place_and_no_secret() {
+    let dir = scratch();
+    let path = dir.path().join("tokens.json");
+    let manager = TokenManager::new(Some(path.clone()));
+    manager.set_tokens(AuthTokens::new("canary")).await.unwrap();
+    let shown = format!("{manager:?} {:?}", manager.store());
+    assert!(shown.contains(path.to_str().unwrap()) && !shown.contains("canary"), "{shown}");
+}

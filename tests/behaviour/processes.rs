@@ -1,0 +1,82 @@
+//! Several processes on one slot.
+
+use tokenkeep::{AgeKey, PlaintextStore, TokenStore};
+
+use crate::support::{Actor, scratch};
+
+/// Lets eight processes count up in one slot, and returns what it holds in the end.
+fn count_together(store: &str) -> String {
+    let mut actors: Vec<Actor> = (0..8).map(|_| Actor::start(store)).collect();
+    for actor in &mut actors {
+        actor.send("increment 50");
+    }
+    for actor in &mut actors {
+        assert_eq!(actor.answer().as_deref(), Some("ok counted"));
+    }
+    actors[0].ask("load")
+}
+
+#[test]
+fn no_update_of_a_plaintext_file_is_lost_between_processes() {
+    let dir = scratch();
+    let count = count_together(&format!("plaintext:{}", dir.path().join("tokens.json").display()));
+    assert_eq!(count, "ok 400");
+}
+
+#[tokio::test]
+async fn no_update_of_an_age_file_is_lost_between_processes() {
+    let dir = scratch();
+    let (path, key) = (dir.path().join("tokens.age"), dir.path().join("key.txt"));
+    AgeKey::create_identity_file(&key).await.unwrap();
+    assert_eq!(count_together(&format!("age:{}?{}", path.display(), key.display())), "ok 400");
+}
+
+#[test]
+fn one_of_eight_processes_fills_an_empty_slot() {
+    let dir = scratch();
+    let store = format!("plaintext:{}", dir.path().join("tokens.json").display());
+    let mut actors: Vec<Actor> = (0..8).map(|_| Actor::start(&store)).collect();
+    for (number, actor) in actors.iter_mut().enumerate() {
+        actor.send(&format!("save {number} absent"));
+    }
+    let answers: Vec<String> = actors.iter_mut().map(|actor| actor.answer().unwrap()).collect();
+    let winners: Vec<usize> = (0..8).filter(|&number| answers[number] == "ok saved").collect();
+    let losers = answers.iter().filter(|answer| answer.starts_with("error Conflict")).count();
+    assert_eq!((winners.len(), losers), (1, 7), "{answers:?}");
+    assert_eq!(actors[0].ask("load"), format!("ok {}", winners[0]));
+}
+
+#[test]
+fn a_killed_holder_gives_its_lease_up_and_leaves_its_intent() {
+    let dir = scratch();
+    let store = format!("plaintext:{}", dir.path().join("tokens.json").display());
+    let (mut first, mut second) = (Actor::start(&store), Actor::start(&store));
+    assert_eq!(first.ask("lease"), "ok leased");
+    assert_eq!(first.ask("intent"), "ok written");
+    assert_eq!(second.ask("lease"), "ok taken");
+    first.kill();
+    assert_eq!(second.ask("lease"), "ok leased");
+    assert_eq!(second.ask("has-intent"), "ok true");
+}
+
+#[test]
+fn a_login_and_a_logout_do_not_wait_for_another_processs_lease() {
+    let dir = scratch();
+    let store = format!("plaintext:{}", dir.path().join("tokens.json").display());
+    let (mut first, mut second) = (Actor::start(&store), Actor::start(&store));
+    assert_eq!(first.ask("lease"), "ok leased");
+    assert_eq!(second.ask("save login anything"), "ok saved");
+    assert_eq!(second.ask("clear"), "ok cleared");
+}
+
+#[tokio::test]
+async fn a_running_process_sees_what_another_one_saved() {
+    let dir = scratch();
+    let path = dir.path().join("tokens.json");
+    let store = PlaintextStore::new(&path);
+    let mut other = Actor::start(&format!("plaintext:{}", path.display()));
+    assert_eq!(other.ask("load"), "ok none");
+    assert_eq!(other.ask("save theirs absent"), "ok saved");
+    let found = store.load().await.unwrap().unwrap();
+    assert_eq!(found.tokens.access_token.expose_secret(), "theirs");
+}
