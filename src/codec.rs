@@ -68,6 +68,40 @@ impl Format for Plain {
     }
 }
 
+/// Records as text, for stores outside this crate.
+impl AuthTokens {
+    /// Encodes these tokens as the JSON that every store of this crate keeps.
+    ///
+    /// `place` names the store in errors.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::TooLarge`] above [`MAX_RECORD`], [`StoreError::InvalidTokens`] for an empty
+    /// access token.
+    ///
+    /// # Security
+    ///
+    /// The text holds every secret of these tokens.
+    pub fn to_record(&self, place: &str) -> Result<SecretString, StoreError> {
+        let mut bytes = encode(self, place)?;
+        // Taken over as it is: the buffer has the exact size.
+        let text = String::from_utf8(std::mem::take(&mut *bytes)).expect("JSON is UTF-8");
+        Ok(SecretString::from(text.into_boxed_str()))
+    }
+
+    /// Decodes what [`to_record`](Self::to_record) encoded, or what axiomtrade-rs wrote.
+    ///
+    /// `place` names the store in errors.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Corrupt`], [`StoreError::NewerVersion`] or [`StoreError::TooLarge`]. None of
+    /// them repeats any of the record.
+    pub fn from_record(record: &[u8], place: &str) -> Result<Self, StoreError> {
+        decode(record, place)
+    }
+}
+
 /// Encodes a record into a buffer of the exact size: one that grew would leave copies behind.
 pub(crate) fn encode(tokens: &AuthTokens, place: &str) -> Result<Bytes, StoreError> {
     if is_empty(&tokens.access_token) {

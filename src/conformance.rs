@@ -3,10 +3,11 @@
 //! ```
 //! use tokenkeep::{MemoryStore, conformance};
 //!
-//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-//! let slot = MemoryStore::new();
-//! conformance::check(|| slot.clone()).await;
-//! # });
+//! #[tokio::main(flavor = "current_thread")]
+//! async fn main() {
+//!     let slot = MemoryStore::new();
+//!     conformance::check(|| slot.clone()).await;
+//! }
 //! ```
 //!
 //! In a test of your own this is the body of a `#[tokio::test]`. A rule that does not hold makes

@@ -29,16 +29,16 @@ const RECHECK: Duration = Duration::from_secs(30);
 /// nothing is read before it is first needed.
 ///
 /// ```
-/// use tokenkeep::{AuthTokens, MemoryStore, TokenManager};
+/// use tokenkeep::{AuthError, AuthTokens, TokenManager};
 ///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), tokenkeep::AuthError> {
-/// let manager = TokenManager::builder().store(MemoryStore::new()).build();
-/// manager.set_tokens(AuthTokens::new("access").with_refresh_token("refresh")).await?;
-/// let token = manager.get_access_token().await?;
-/// assert_eq!(token.expose_secret(), "access");
-/// # Ok(())
-/// # }
+/// #[tokio::main(flavor = "current_thread")]
+/// async fn main() -> Result<(), AuthError> {
+///     let manager = TokenManager::builder().build(); // in memory; `store` for anything better
+///     manager.set_tokens(AuthTokens::new("access").with_refresh_token("refresh")).await?;
+///     let token = manager.get_access_token().await?;
+///     assert_eq!(token.expose_secret(), "access");
+///     Ok(())
+/// }
 /// ```
 ///
 /// A fresh token that was read from the store in the last 30 seconds is handed out without a lock
@@ -115,7 +115,9 @@ impl TokenManager {
 
     /// Stores new tokens, in place of any that are there: a login.
     ///
-    /// `obtained_at` is filled in with the present time if it is not set.
+    /// `obtained_at` is filled in with the present time if it is not set: together with the expiry
+    /// it gives the token's lifetime, which caps the buffers. Set it for tokens that you obtained
+    /// some time ago.
     ///
     /// # Errors
     ///

@@ -1,1 +1,75 @@
+//! What README and the examples show is what happens.
 
+use std::fs;
+use std::process::{Command, Stdio};
+
+use crate::support::{example, scratch};
+
+/// The fenced block of README.md that begins with this line, without that line.
+fn readme_block(first: &str) -> String {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let block = readme.split("```").find_map(|block| block.split_once(&format!("{first}\n")));
+    block.unwrap_or_else(|| panic!("README.md has a block that begins with {first}")).1.to_owned()
+}
+
+/// The text with the random part of each scratch directory's name taken out.
+fn without_chance(text: &str) -> String {
+    let mut parts = text.split("tokenkeep-quickstart-");
+    let mut plain = parts.next().unwrap().to_owned();
+    for part in parts {
+        plain += "tokenkeep-quickstart";
+        plain += part.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
+    }
+    plain
+}
+
+#[test]
+fn the_readme_shows_what_the_quickstart_prints() {
+    let output = Command::new(example("quickstart")).env("TMPDIR", "/tmp").output().unwrap();
+    assert!(output.status.success());
+    let printed = without_chance(&String::from_utf8(output.stdout).unwrap());
+    assert_eq!(printed, without_chance(&readme_block("$ cargo run --example quickstart")));
+}
+
+#[test]
+fn the_quickstart_takes_a_file_of_the_users_and_leaves_it_alone() {
+    let dir = scratch();
+    let path = dir.path().join("mine.json");
+    let json = r#"{"access_token":"canary","refresh_token":"canary","expires_at":null}"#;
+    fs::write(&path, json).unwrap();
+    let output = Command::new(example("quickstart")).arg(&path).output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && printed.contains("Fresh, and has no expiry"), "{printed}");
+    assert!(!printed.contains("canary"));
+    assert_eq!(fs::read_to_string(&path).unwrap(), json);
+}
+
+#[test]
+fn the_headless_example_runs_on_a_credentials_directory() {
+    let dir = scratch();
+    let credentials = dir.path().join("credentials");
+    let run = |input: &str| {
+        fs::write(dir.path().join("input"), input).unwrap();
+        let output = Command::new(example("headless"))
+            .env("CREDENTIALS_DIRECTORY", &credentials)
+            .env("STATE_DIRECTORY", dir.path().join("state"))
+            .stdin(fs::File::open(dir.path().join("input")).unwrap())
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    };
+    let record = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/tokens.json"));
+    let missing = run(&record.unwrap());
+    assert!(missing.contains("LoadCredential=tokens.key:/path/to/key.txt"), "{missing}");
+
+    let make = tokenkeep::AgeKey::create_identity_file(credentials.join("tokens.key"));
+    crate::conformance::block_on(make).unwrap();
+    let broken = run("{");
+    assert!(broken.contains("standard input is damaged: it ends too early"), "{broken}");
+    let first = run(r#"{"access_token":"canary"}"#);
+    assert!(first.contains("took the tokens from standard input"), "{first}");
+    let second = run("");
+    assert!(second.starts_with("AccessToken([REDACTED]) from age file"), "{second}");
+    assert!(!first.contains("canary"));
+}

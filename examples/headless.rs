@@ -1,0 +1,54 @@
+//! A service without a keychain: systemd hands it the key, and the tokens are in its state
+//! directory.
+//!
+//! ```ini
+//! [Service]
+//! ExecStart=/usr/local/bin/headless
+//! LoadCredential=tokens.key:/etc/headless/key.txt
+//! StateDirectory=headless
+//! StateDirectoryMode=0700
+//! ```
+//!
+//! By hand: `age-keygen -o credentials/tokens.key`, then
+//! `CREDENTIALS_DIRECTORY=credentials STATE_DIRECTORY=state cargo run --example headless`. It
+//! reads a record from standard input if there are no tokens yet.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is there to show something")]
+
+use std::error::Error;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use tokenkeep::{AgeFileStore, AgeKey, AuthError, AuthTokens, TokenManager};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("headless: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Box<dyn Error>> {
+    let state = std::env::var_os("STATE_DIRECTORY").map_or_else(|| "state".into(), PathBuf::from);
+    let store = AgeFileStore::new(state.join("tokens.age"), AgeKey::credential("tokens.key"));
+    let manager = TokenManager::builder().store(store).build();
+
+    if manager.get_tokens().await?.is_none() {
+        let mut record = Vec::new();
+        std::io::stdin().read_to_end(&mut record)?;
+        manager.set_tokens(AuthTokens::from_record(&record, "standard input")?).await?;
+        println!("took the tokens from standard input");
+    }
+    match manager.get_access_token().await {
+        // Here a real service would send it.
+        Ok(token) => println!("{token:?} from {}", manager.store()),
+        Err(AuthError::TokenExpired) => println!("the token in {} has expired", manager.store()),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
