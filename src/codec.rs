@@ -4,7 +4,6 @@
 //! writes; such a file has no `version` and loads as it is, and a program that knows only these
 //! three reads what is written here.
 
-use std::fmt;
 use std::io;
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -22,51 +21,6 @@ const VERSION: u64 = 1;
 
 /// Bytes that are wiped on drop.
 pub(crate) type Bytes = Zeroizing<Vec<u8>>;
-
-/// Turns records into what lies in a slot, and back.
-pub(crate) trait Format: fmt::Debug + Send + Sync + 'static {
-    /// Does whatever may take long or ask someone, before any lock is taken.
-    fn prepare(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    /// Encodes a record. `first` says that the slot is empty.
-    fn encode(&self, tokens: &AuthTokens, place: &str, first: bool) -> Result<Bytes, StoreError>;
-
-    /// Decodes a record.
-    fn decode(&self, bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError>;
-
-    /// Tells whether a key is kept elsewhere for this slot alone.
-    fn keeps_a_key(&self) -> bool {
-        false
-    }
-
-    /// Lets go of that key: the slot was just emptied.
-    fn forget(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    /// The most bytes that an encoded record has.
-    fn limit(&self) -> usize;
-}
-
-/// The JSON itself.
-#[derive(Debug)]
-pub(crate) struct Plain;
-
-impl Format for Plain {
-    fn encode(&self, tokens: &AuthTokens, place: &str, _first: bool) -> Result<Bytes, StoreError> {
-        encode(tokens, place)
-    }
-
-    fn decode(&self, bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError> {
-        decode(bytes, place)
-    }
-
-    fn limit(&self) -> usize {
-        MAX_RECORD
-    }
-}
 
 /// Records as text, for stores outside this crate.
 impl AuthTokens {

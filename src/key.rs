@@ -3,6 +3,7 @@
 mod identity_file;
 #[cfg(feature = "keychain")]
 pub(crate) mod keychain;
+mod source;
 
 use std::fmt;
 use std::io;
@@ -10,18 +11,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use age::x25519::{Identity, Recipient};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use sha2::{Digest, Sha256};
-use zeroize::Zeroizing;
 
 #[cfg(feature = "keychain")]
 use self::keychain::Item;
+use self::source::Source;
 use crate::blocking;
-use crate::codec::{self, Bytes, Format};
+use crate::codec::Bytes;
 use crate::error::StoreError;
-use crate::file;
-use crate::seal::{self, MAX_SEALED, OpenError};
-use crate::tokens::AuthTokens;
+use crate::seal::{self, OpenError};
 
 /// The key of a sealed record: where its age identities come from, and who else can open it.
 ///
@@ -50,15 +49,6 @@ struct Inner {
 }
 
 type Passphrase = dyn Fn() -> io::Result<SecretString> + Send + Sync;
-
-enum Source {
-    /// The name of a file in `$CREDENTIALS_DIRECTORY`.
-    Credential(String),
-    Custom(String, Box<dyn Fn() -> Result<SecretString, StoreError> + Send + Sync>),
-    File(PathBuf),
-    #[cfg(feature = "keychain")]
-    Keychain(Item),
-}
 
 /// Identities in memory, and what they were read from.
 struct Unlocked {
@@ -200,9 +190,8 @@ impl AgeKey {
     pub async fn recipients(&self) -> Result<Vec<String>, StoreError> {
         self.run(|key| {
             let place = key.to_string();
-            let unlocked = key.unlock(&place, Read::Again)?;
-            let recovery = key.recovery()?;
-            Ok(unlocked.recipients.iter().chain(&recovery).map(ToString::to_string).collect())
+            key.unlock(&place, Read::Again)?;
+            Ok(key.seal_to(&place, false)?.iter().map(ToString::to_string).collect())
         })
         .await
     }
@@ -236,6 +225,55 @@ impl AgeKey {
         }
     }
 
+    /// Reads and unlocks what a save will need, before it takes a lock.
+    ///
+    /// Files are read again, to follow a change of keys. Asking anyone else may be slow or raise a
+    /// prompt, so that is done once.
+    pub(crate) fn prepare(&self) -> Result<(), StoreError> {
+        let read = if self.0.source.is_a_file() { Read::Again } else { Read::Once };
+        match self.unlock(&self.to_string(), read) {
+            // It is sealed to a key that was good when it was read: better than to lose a rotated
+            // token because the key's file is away just now.
+            Err(_) if self.lock().is_some() => Ok(()),
+            // It may be about to be made.
+            Err(StoreError::KeyMissing { .. }) if self.0.source.can_be_made() => Ok(()),
+            unlocked => unlocked.map(drop),
+        }
+    }
+
+    /// Returns whom a record is sealed to. `first` says that the slot is empty.
+    pub(crate) fn seal_to(&self, place: &str, first: bool) -> Result<Vec<Recipient>, StoreError> {
+        let unlocked =
+            if first { self.unlock_for_first_use(place)? } else { self.unlock(place, Read::Once)? };
+        let mut recipients = unlocked.recipients.clone();
+        recipients.extend(self.recovery()?);
+        Ok(recipients)
+    }
+
+    /// Opens what was sealed to this key, or by somebody to its passphrase.
+    pub(crate) fn open(&self, sealed: &[u8], place: &str) -> Result<Bytes, StoreError> {
+        let failed = |error| explain(error, place, self);
+        if seal::is_sealed_to_a_passphrase(sealed).map_err(failed)? {
+            return self.open_with_passphrase(sealed, place);
+        }
+        let open = |unlocked: &Unlocked| {
+            let identities = unlocked.identities.iter();
+            seal::open(identities.map(|identity| identity as &dyn age::Identity), sealed)
+        };
+        match open(&*self.unlock(place, Read::Once)?) {
+            // Somebody may have changed the key while this process ran.
+            Err(OpenError::NoMatchingKeys) => open(&*self.unlock(place, Read::Again)?),
+            opened => opened,
+        }
+        .map_err(failed)
+    }
+
+    /// Removes a key that is kept for one slot alone.
+    pub(crate) fn forget(&self) -> Result<(), StoreError> {
+        *self.lock() = None;
+        self.0.source.forget()
+    }
+
     /// Returns the identities, reading and unlocking them if need be. Who asks meanwhile waits, so
     /// that a passphrase is asked for once.
     fn unlock(&self, place: &str, read: Read) -> Result<Arc<Unlocked>, StoreError> {
@@ -243,22 +281,19 @@ impl AgeKey {
         if let Some(unlocked) = unlocked.as_ref().filter(|_| read == Read::Once) {
             return Ok(unlocked.clone());
         }
-        let material = self.read()?.ok_or_else(|| self.missing(place))?;
+        let material = self.0.source.read()?.ok_or_else(|| self.0.source.missing(place))?;
         self.accept(&mut unlocked, &material)
     }
 
     /// Like [`unlock`](Self::unlock), for a slot that is empty: a keychain item is made if there
     /// is none, and read anew, because the slot may have been emptied by somebody who removed it.
     fn unlock_for_first_use(&self, place: &str) -> Result<Arc<Unlocked>, StoreError> {
-        match &self.0.source {
-            #[cfg(feature = "keychain")]
-            Source::Keychain(item) => {
-                let mut unlocked = self.lock();
-                let material = item.ensure()?;
-                self.accept(&mut unlocked, &material)
-            }
-            _ => self.unlock(place, Read::Once),
+        if !self.0.source.can_be_made() {
+            return self.unlock(place, Read::Once);
         }
+        let mut unlocked = self.lock();
+        let material = self.0.source.ensure()?;
+        self.accept(&mut unlocked, &material)
     }
 
     fn accept(
@@ -283,23 +318,6 @@ impl AgeKey {
         Ok(fresh)
     }
 
-    fn read(&self) -> Result<Option<Bytes>, StoreError> {
-        match &self.0.source {
-            Source::Credential(name) => match std::env::var_os("CREDENTIALS_DIRECTORY") {
-                Some(directory) => file::read_key_file(&Path::new(&directory).join(name)),
-                None => Ok(None),
-            },
-            Source::Custom(_, read) => read().map(|text| {
-                #[expect(clippy::disallowed_methods, reason = "copied into a wiped buffer")]
-                let text = text.expose_secret();
-                Some(Zeroizing::new(text.as_bytes().to_vec()))
-            }),
-            Source::File(path) => file::read_key_file(path),
-            #[cfg(feature = "keychain")]
-            Source::Keychain(item) => item.read(),
-        }
-    }
-
     fn open_with_passphrase(&self, sealed: &[u8], place: &str) -> Result<Bytes, StoreError> {
         let locked = |advice: String| StoreError::Locked { place: place.to_owned(), advice };
         let ask = self.0.passphrase.as_ref().ok_or_else(|| {
@@ -308,27 +326,6 @@ impl AgeKey {
         let passphrase =
             ask().map_err(|error| locked(format!("its passphrase was not given ({error})")))?;
         seal::open_with_passphrase(passphrase, sealed).map_err(|error| explain(error, place, self))
-    }
-
-    fn missing(&self, place: &str) -> StoreError {
-        let (reason, advice) = match &self.0.source {
-            Source::Credential(name) => (
-                format!("there is no credential {name} in $CREDENTIALS_DIRECTORY"),
-                format!("add `LoadCredential={name}:/path/to/key.txt` to the service"),
-            ),
-            Source::Custom(name, _) => (format!("{name} has none"), "ask who provides it".into()),
-            Source::File(path) => (
-                format!("there is no file {}", path.display()),
-                "put it back, or create one with `age-keygen -o` if it never existed".into(),
-            ),
-            #[cfg(feature = "keychain")]
-            Source::Keychain(item) => (
-                format!("there is no {item}"),
-                "restore the item or a backup of the tokens, or clear them and sign in again"
-                    .into(),
-            ),
-        };
-        StoreError::KeyMissing { place: place.to_owned(), reason, advice }
     }
 
     fn recovery(&self) -> Result<Vec<Recipient>, StoreError> {
@@ -352,90 +349,7 @@ impl fmt::Debug for AgeKey {
 
 impl fmt::Display for AgeKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0.source {
-            Source::Credential(name) => write!(f, "credential {name}"),
-            Source::Custom(name, _) => f.write_str(name),
-            Source::File(path) => write!(f, "identity file {}", path.display()),
-            #[cfg(feature = "keychain")]
-            Source::Keychain(item) => item.fmt(f),
-        }
-    }
-}
-
-/// Records sealed with a key.
-#[derive(Debug)]
-pub(crate) struct Sealed {
-    pub(crate) key: AgeKey,
-    /// Whether the key is this slot's alone, and goes when the slot is emptied.
-    pub(crate) own_key: bool,
-}
-
-impl Format for Sealed {
-    fn prepare(&self) -> Result<(), StoreError> {
-        let read = match self.key.0.source {
-            Source::Credential(_) | Source::File(_) => Read::Again,
-            // Asking these may be slow, or raise a prompt.
-            _ => Read::Once,
-        };
-        match self.key.unlock(&self.key.to_string(), read) {
-            // It may be about to be made.
-            #[cfg(feature = "keychain")]
-            Err(StoreError::KeyMissing { .. })
-                if matches!(self.key.0.source, Source::Keychain(_)) =>
-            {
-                Ok(())
-            }
-            unlocked => unlocked.map(drop),
-        }
-    }
-
-    fn encode(&self, tokens: &AuthTokens, place: &str, first: bool) -> Result<Bytes, StoreError> {
-        let plain = codec::encode(tokens, place)?;
-        let unlocked = if first {
-            self.key.unlock_for_first_use(place)?
-        } else {
-            self.key.unlock(place, Read::Once)?
-        };
-        let recovery = self.key.recovery()?;
-        let recipients = unlocked.recipients.iter().chain(&recovery);
-        seal::seal(recipients.map(|recipient| recipient as &dyn age::Recipient), &plain, place)
-    }
-
-    fn decode(&self, bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError> {
-        let failed = |error| explain(error, place, &self.key);
-        if seal::is_sealed_to_a_passphrase(bytes).map_err(failed)? {
-            return codec::decode(&self.key.open_with_passphrase(bytes, place)?, place);
-        }
-        let open = |unlocked: &Unlocked| {
-            let identities = unlocked.identities.iter();
-            seal::open(identities.map(|identity| identity as &dyn age::Identity), bytes)
-        };
-        let unlocked = self.key.unlock(place, Read::Once)?;
-        let opened = match open(&unlocked) {
-            // Somebody may have changed the key while this process ran.
-            Err(OpenError::NoMatchingKeys) => open(&*self.key.unlock(place, Read::Again)?),
-            opened => opened,
-        };
-        codec::decode(&opened.map_err(failed)?, place)
-    }
-
-    fn keeps_a_key(&self) -> bool {
-        self.own_key
-    }
-
-    fn forget(&self) -> Result<(), StoreError> {
-        match &self.key.0.source {
-            #[cfg(feature = "keychain")]
-            Source::Keychain(item) => {
-                *self.key.lock() = None;
-                item.delete()
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn limit(&self) -> usize {
-        MAX_SEALED
+        self.0.source.fmt(f)
     }
 }
 

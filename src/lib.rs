@@ -51,6 +51,7 @@ mod codec;
 pub mod conformance;
 mod error;
 mod file;
+mod format;
 mod json;
 #[cfg(feature = "age")]
 mod key;

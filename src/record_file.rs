@@ -3,11 +3,56 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::blocking;
-use crate::codec::Format;
 use crate::error::StoreError;
 use crate::file::{Content, Exposure, FileSlot};
+use crate::format::Format;
 use crate::store::{Expect, Lease, Revision, Stored};
 use crate::tokens::AuthTokens;
+
+/// Implements [`TokenStore`](crate::TokenStore) for a store that has its [`RecordFile`] in a field.
+macro_rules! keep_in_record_file {
+    ($store:ty, $file:tt) => {
+        const _: () = {
+            use crate::error::StoreError;
+            use crate::file::Exposure;
+            use crate::store::{Expect, Lease, Revision, Stored, TokenStore};
+            use crate::tokens::AuthTokens;
+
+            #[async_trait::async_trait]
+            impl TokenStore for $store {
+                async fn load(&self) -> Result<Option<Stored>, StoreError> {
+                    self.$file.load(Exposure::Refused).await
+                }
+
+                async fn save(
+                    &self,
+                    tokens: &AuthTokens,
+                    expect: Expect,
+                ) -> Result<Revision, StoreError> {
+                    self.$file.save(tokens, expect).await
+                }
+
+                async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
+                    self.$file.clear(expect).await
+                }
+
+                async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
+                    self.$file.try_lease().await
+                }
+
+                async fn load_exposed(&self) -> Result<Option<Stored>, StoreError> {
+                    self.$file.load(Exposure::Accepted).await
+                }
+
+                fn slot(&self) -> String {
+                    self.$file.slot()
+                }
+            }
+        };
+    };
+}
+
+pub(crate) use keep_in_record_file;
 
 #[derive(Debug)]
 pub(crate) struct RecordFile<F> {

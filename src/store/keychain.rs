@@ -1,15 +1,11 @@
 use std::fmt;
 use std::path::Path;
 
-use async_trait::async_trait;
-
-use super::{Expect, Lease, Revision, Stored, TokenStore};
 use crate::error::StoreError;
-use crate::file::Exposure;
+use crate::format::Sealed;
+use crate::key::AgeKey;
 use crate::key::keychain::Item;
-use crate::key::{AgeKey, Sealed};
-use crate::record_file::RecordFile;
-use crate::tokens::AuthTokens;
+use crate::record_file::{RecordFile, keep_in_record_file};
 
 /// Keeps tokens behind the OS keychain: Keychain on macOS, Credential Manager on Windows, the
 /// Secret Service elsewhere.
@@ -59,29 +55,4 @@ impl fmt::Display for KeychainStore {
     }
 }
 
-#[async_trait]
-impl TokenStore for KeychainStore {
-    async fn load(&self) -> Result<Option<Stored>, StoreError> {
-        self.file.load(Exposure::Refused).await
-    }
-
-    async fn save(&self, tokens: &AuthTokens, expect: Expect) -> Result<Revision, StoreError> {
-        self.file.save(tokens, expect).await
-    }
-
-    async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
-        self.file.clear(expect).await
-    }
-
-    async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
-        self.file.try_lease().await
-    }
-
-    async fn load_exposed(&self) -> Result<Option<Stored>, StoreError> {
-        self.file.load(Exposure::Accepted).await
-    }
-
-    fn slot(&self) -> String {
-        self.file.slot()
-    }
-}
+keep_in_record_file!(KeychainStore, file);

@@ -101,20 +101,25 @@ async fn age_reads_the_identity_files_made_here() {
 
 /// Runs `age` on a terminal of its own, as it asks nowhere else for a passphrase.
 fn with_passphrase(directory: &Path, command: &str, passphrase: &str) {
-    let script = format!(
-        "import pty, os, sys\n\
-         pid, fd = pty.fork()\n\
-         if pid == 0:\n    os.chdir(sys.argv[1]); os.execvp('sh', ['sh', '-c', sys.argv[2]])\n\
-         asked = 0\n\
-         while True:\n\
-         \x20   try: text = os.read(fd, 1000)\n\
-         \x20   except OSError: break\n\
-         \x20   if not text: break\n\
-         \x20   if b'passphrase' in text.lower() and b':' in text: os.write(fd, sys.argv[3].encode() + b'\\n')\n\
-         sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
-    );
+    let script = r"
+import os, pty, sys
+pid, fd = pty.fork()
+if pid == 0:
+    os.chdir(sys.argv[1])
+    os.execvp('sh', ['sh', '-c', sys.argv[2]])
+while True:
+    try:
+        text = os.read(fd, 1000)
+    except OSError:
+        break
+    if not text:
+        break
+    if b'passphrase' in text.lower() and b':' in text:
+        os.write(fd, sys.argv[3].encode() + b'\n')
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+";
     let status = Command::new("python3")
-        .args(["-c", &script, directory.to_str().unwrap(), command, passphrase])
+        .args(["-c", script, directory.to_str().unwrap(), command, passphrase])
         .status()
         .unwrap();
     assert!(status.success(), "{command}");

@@ -222,6 +222,22 @@ async fn a_running_process_follows_a_change_of_keys() {
 }
 
 #[tokio::test]
+async fn a_key_file_that_goes_away_does_not_cost_a_running_process_its_tokens() {
+    let dir = scratch();
+    let (key, path) = (dir.path().join("key.txt"), dir.path().join("tokens.age"));
+    AgeKey::create_identity_file(&key).await.unwrap();
+    let store = AgeFileStore::new(&path, AgeKey::identity_file(&key));
+    store.save(&AuthTokens::new("old"), Expect::Absent).await.unwrap();
+    fs::rename(&key, dir.path().join("elsewhere")).unwrap();
+    store.save(&AuthTokens::new("rotated"), Expect::Anything).await.unwrap();
+
+    let fresh = || AgeFileStore::new(&path, AgeKey::identity_file(&key));
+    assert!(matches!(fresh().load().await, Err(StoreError::KeyMissing { .. })));
+    fs::rename(dir.path().join("elsewhere"), &key).unwrap();
+    assert_eq!(fresh().load().await.unwrap().unwrap().tokens, AuthTokens::new("rotated"));
+}
+
+#[tokio::test]
 async fn recovery_recipients_open_the_record_too() {
     let dir = scratch();
     let (key, recovery, list) =

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use tokenkeep::{AgeKey, AuthTokens, Expect, PlaintextStore, TokenStore};
 
-use crate::support::{Actor, available, example, scratch};
+use crate::support::{Actor, can_trace, example, scratch};
 
 struct Slots {
     dir: tempfile::TempDir,
@@ -132,17 +132,6 @@ fn migrate_killed_at(slots: &Slots, call: &str, nth: u32) -> bool {
         .output()
         .unwrap();
     String::from_utf8(output.stdout).unwrap().starts_with("ok moved")
-}
-
-fn can_trace(test: &str) -> bool {
-    if !available(test, "strace") {
-        return false;
-    }
-    let traced = Command::new("strace").args(["-o", "/dev/null", "true"]).output().unwrap();
-    if !traced.status.success() {
-        crate::support::skip(test, "tracing is not allowed here");
-    }
-    traced.status.success()
 }
 
 #[tokio::test]

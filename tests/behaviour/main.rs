@@ -10,6 +10,7 @@
 mod age_tool;
 mod broken_slots;
 mod conformance;
+mod faults;
 mod file_privacy;
 mod keychain;
 mod keys;

@@ -8,8 +8,8 @@ use tempfile::TempDir;
 
 /// Tells whether a test can use a program that is not part of the project.
 ///
-/// In CI a missing program is a failure. Elsewhere the test is skipped by name, past the capture
-/// of test output, so that nobody takes it for done.
+/// In CI a missing program is a failure. Elsewhere the test is skipped by name, so that nobody
+/// takes it for done.
 pub(crate) fn available(test: &str, program: &str) -> bool {
     let found = std::env::var_os("PATH").is_some_and(|path| {
         std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
@@ -23,7 +23,20 @@ pub(crate) fn available(test: &str, program: &str) -> bool {
 /// Says that a test was skipped; in CI, fails it.
 pub(crate) fn skip(test: &str, reason: &str) {
     assert!(std::env::var_os("CI").is_none(), "{test}: {reason}, and CI must run this test");
-    writeln!(std::io::stderr(), "skipped {test}: {reason}").unwrap();
+    // The test harness captures what the print macros print, and no more than that.
+    std::io::stderr().write_all(format!("skipped {test}: {reason}\n").as_bytes()).unwrap();
+}
+
+/// Whether `strace` is there and may trace.
+pub(crate) fn can_trace(test: &str) -> bool {
+    if !available(test, "strace") {
+        return false;
+    }
+    let traced = Command::new("strace").args(["-o", "/dev/null", "true"]).output().unwrap();
+    if !traced.status.success() {
+        skip(test, "tracing is not allowed here");
+    }
+    traced.status.success()
 }
 
 /// The example of that name, built by `cargo test` along with the tests.

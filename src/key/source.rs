@@ -1,0 +1,107 @@
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroizing;
+
+#[cfg(feature = "keychain")]
+use super::keychain::Item;
+use crate::codec::Bytes;
+use crate::error::StoreError;
+use crate::file;
+
+/// Where the text of an identity file comes from.
+pub(super) enum Source {
+    /// The name of a file in `$CREDENTIALS_DIRECTORY`.
+    Credential(String),
+    Custom(String, Box<dyn Fn() -> Result<SecretString, StoreError> + Send + Sync>),
+    File(PathBuf),
+    #[cfg(feature = "keychain")]
+    Keychain(Item),
+}
+
+impl Source {
+    /// Reads the text: `None` if there is none.
+    pub(super) fn read(&self) -> Result<Option<Bytes>, StoreError> {
+        match self {
+            Self::Credential(name) => match std::env::var_os("CREDENTIALS_DIRECTORY") {
+                Some(directory) => file::read_key_file(&Path::new(&directory).join(name)),
+                None => Ok(None),
+            },
+            Self::Custom(_, read) => read().map(|text| {
+                #[expect(clippy::disallowed_methods, reason = "copied into a wiped buffer")]
+                let text = text.expose_secret();
+                Some(Zeroizing::new(text.as_bytes().to_vec()))
+            }),
+            Self::File(path) => file::read_key_file(path),
+            #[cfg(feature = "keychain")]
+            Self::Keychain(item) => item.read(),
+        }
+    }
+
+    /// Tells whether reading costs nothing and asks nobody.
+    pub(super) fn is_a_file(&self) -> bool {
+        matches!(self, Self::Credential(_) | Self::File(_))
+    }
+
+    /// Tells whether a key is made when there is none.
+    pub(super) fn can_be_made(&self) -> bool {
+        match self {
+            Self::Credential(_) | Self::Custom(..) | Self::File(_) => false,
+            #[cfg(feature = "keychain")]
+            Self::Keychain(_) => true,
+        }
+    }
+
+    /// Reads the text, and makes a key first if there is none and one can be made.
+    pub(super) fn ensure(&self) -> Result<Bytes, StoreError> {
+        match self {
+            #[cfg(feature = "keychain")]
+            Self::Keychain(item) => item.ensure(),
+            _ => self.read()?.ok_or_else(|| self.missing(&self.to_string())),
+        }
+    }
+
+    /// Removes what was made.
+    pub(super) fn forget(&self) -> Result<(), StoreError> {
+        match self {
+            #[cfg(feature = "keychain")]
+            Self::Keychain(item) => item.delete(),
+            _ => Ok(()),
+        }
+    }
+
+    /// The error for a record at `place` whose key is not there.
+    pub(super) fn missing(&self, place: &str) -> StoreError {
+        let (reason, advice) = match self {
+            Self::Credential(name) => (
+                format!("there is no credential {name} in $CREDENTIALS_DIRECTORY"),
+                format!("add `LoadCredential={name}:/path/to/key.txt` to the service"),
+            ),
+            Self::Custom(name, _) => (format!("{name} has none"), "ask who provides it".into()),
+            Self::File(path) => (
+                format!("there is no file {}", path.display()),
+                "put it back, or create one with `age-keygen -o` if it never existed".into(),
+            ),
+            #[cfg(feature = "keychain")]
+            Self::Keychain(item) => (
+                format!("there is no {item}"),
+                "restore the item or a backup of the tokens, or clear them and sign in again"
+                    .into(),
+            ),
+        };
+        StoreError::KeyMissing { place: place.to_owned(), reason, advice }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Credential(name) => write!(f, "credential {name}"),
+            Self::Custom(name, _) => f.write_str(name),
+            Self::File(path) => write!(f, "identity file {}", path.display()),
+            #[cfg(feature = "keychain")]
+            Self::Keychain(item) => item.fmt(f),
+        }
+    }
+}
