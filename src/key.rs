@@ -45,6 +45,8 @@ struct Inner {
     passphrase: Option<Box<Passphrase>>,
     recovery: Vec<Recipient>,
     recovery_file: Option<PathBuf>,
+    /// What that file held when it was last read.
+    recovery_from_file: Mutex<Vec<Recipient>>,
     unlocked: Mutex<Option<Arc<Unlocked>>>,
 }
 
@@ -202,6 +204,7 @@ impl AgeKey {
             passphrase: None,
             recovery: Vec::new(),
             recovery_file: None,
+            recovery_from_file: Mutex::default(),
             unlocked: Mutex::default(),
         }))
     }
@@ -234,7 +237,7 @@ impl AgeKey {
         match self.unlock(&self.to_string(), read) {
             // It is sealed to a key that was good when it was read: better than to lose a rotated
             // token because the key's file is away just now.
-            Err(_) if self.lock().is_some() => Ok(()),
+            Err(_) if lock(&self.0.unlocked).is_some() => Ok(()),
             // It may be about to be made.
             Err(StoreError::KeyMissing { .. }) if self.0.source.can_be_made() => Ok(()),
             unlocked => unlocked.map(drop),
@@ -270,14 +273,14 @@ impl AgeKey {
 
     /// Removes a key that is kept for one slot alone.
     pub(crate) fn forget(&self) -> Result<(), StoreError> {
-        *self.lock() = None;
+        *lock(&self.0.unlocked) = None;
         self.0.source.forget()
     }
 
     /// Returns the identities, reading and unlocking them if need be. Who asks meanwhile waits, so
     /// that a passphrase is asked for once.
     fn unlock(&self, place: &str, read: Read) -> Result<Arc<Unlocked>, StoreError> {
-        let mut unlocked = self.lock();
+        let mut unlocked = lock(&self.0.unlocked);
         if let Some(unlocked) = unlocked.as_ref().filter(|_| read == Read::Once) {
             return Ok(unlocked.clone());
         }
@@ -291,7 +294,7 @@ impl AgeKey {
         if !self.0.source.can_be_made() {
             return self.unlock(place, Read::Once);
         }
-        let mut unlocked = self.lock();
+        let mut unlocked = lock(&self.0.unlocked);
         let material = self.0.source.ensure()?;
         self.accept(&mut unlocked, &material)
     }
@@ -328,16 +331,20 @@ impl AgeKey {
         seal::open_with_passphrase(passphrase, sealed).map_err(|error| explain(error, place, self))
     }
 
+    /// Returns the recovery recipients. A file that is away just now counts as unchanged, for the
+    /// same reason as in [`prepare`](Self::prepare).
     fn recovery(&self) -> Result<Vec<Recipient>, StoreError> {
         let mut recovery = self.0.recovery.clone();
         if let Some(path) = &self.0.recovery_file {
-            recovery.extend(identity_file::read_recipients(path)?);
+            let mut known = lock(&self.0.recovery_from_file);
+            match identity_file::read_recipients(path) {
+                Ok(read) => *known = read,
+                Err(error) if known.is_empty() => return Err(error),
+                Err(_) => {}
+            }
+            recovery.extend(known.iter().cloned());
         }
         Ok(recovery)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<Unlocked>>> {
-        self.0.unlocked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -351,6 +358,10 @@ impl fmt::Display for AgeKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.source.fmt(f)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn explain(error: OpenError, place: &str, key: &AgeKey) -> StoreError {

@@ -83,8 +83,11 @@ impl Item {
         }
     }
 
-    /// Removes the item. Removing none succeeds.
+    /// Removes the item. Removing none succeeds, and if none was ever made, that takes no keychain.
     pub(crate) fn delete(&self) -> Result<(), StoreError> {
+        if !self.state_file("key.lock")?.exists() {
+            return Ok(());
+        }
         let _lock = file::exclusive(&self.state_file("key.lock")?)?;
         self.call(Entry::delete_credential).map(drop)
     }

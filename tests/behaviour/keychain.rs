@@ -162,8 +162,10 @@ fn without_a_provider_the_error_says_so_and_nothing_is_written() {
     let answer = session.actor(STORE).ask("save mine absent");
     assert!(answer.starts_with("error Unavailable: "), "{answer}");
     assert!(!session.state().join("tokenkeep/axiomtrade/alice.age").exists());
-    // Reading an empty slot needs no keychain.
+    // Reading an empty slot needs no keychain, and neither does emptying one.
     assert_eq!(session.actor(STORE).ask("load"), "ok none");
+    let mut other = session.actor("keychain:axiomtrade/bob");
+    assert_eq!(other.ask("clear"), "ok cleared");
 }
 
 #[test]

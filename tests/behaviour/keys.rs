@@ -12,7 +12,14 @@ use tokenkeep::{AgeFileStore, AgeKey, AuthTokens, Expect, StoreError, TokenStore
 use crate::support::scratch;
 
 const IDENTITY: &str = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";
+const OTHER_IDENTITY: &str =
+    "AGE-SECRET-KEY-1LF49QHXPGUTZNPD4MG7T8AH8KPPXCT7RV6W44NATM0X0LELGP2AQEF7XE0";
 const RECIPIENT: &str = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
+
+/// The key of [`RECIPIENT`].
+fn escrow() -> AgeKey {
+    AgeKey::custom("escrow", || Ok(SecretString::from(IDENTITY)))
+}
 
 fn write_private(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
@@ -26,8 +33,7 @@ fn write_private(path: &Path, text: &str) {
 async fn load_error(key: AgeKey) -> StoreError {
     let dir = scratch();
     let path = dir.path().join("tokens.age");
-    let sound = AgeKey::custom("test key", || Ok(SecretString::from(IDENTITY)));
-    AgeFileStore::new(&path, sound).save(&AuthTokens::new("a"), Expect::Absent).await.unwrap();
+    AgeFileStore::new(&path, escrow()).save(&AuthTokens::new("a"), Expect::Absent).await.unwrap();
     let before = fs::read(&path).unwrap();
     let store = AgeFileStore::new(&path, key);
     let error = store.load().await.unwrap_err();
@@ -255,10 +261,7 @@ async fn recovery_recipients_open_the_record_too() {
     assert_eq!(recipients[1..], [RECIPIENT.to_owned(), second]);
     let path = dir.path().join("tokens.age");
     AgeFileStore::new(&path, key).save(&AuthTokens::new("a"), Expect::Absent).await.unwrap();
-    for key in [
-        AgeKey::custom("escrow", || Ok(SecretString::from(IDENTITY))),
-        AgeKey::identity_file(&recovery),
-    ] {
+    for key in [escrow(), AgeKey::identity_file(&recovery)] {
         let found = AgeFileStore::new(&path, key).load().await.unwrap().unwrap();
         assert_eq!(found.tokens, AuthTokens::new("a"));
     }
@@ -266,9 +269,9 @@ async fn recovery_recipients_open_the_record_too() {
 
 #[tokio::test]
 async fn a_bad_recovery_recipient_is_refused_and_not_quoted() {
-    let key = || AgeKey::custom("test key", || Ok(SecretString::from(IDENTITY)));
+    let own = || AgeKey::custom("own key", || Ok(SecretString::from(OTHER_IDENTITY)));
     // A secret key pasted in the wrong place.
-    let error = key().with_recovery_recipient(IDENTITY).unwrap_err();
+    let error = own().with_recovery_recipient(IDENTITY).unwrap_err();
     assert!(!format!("{error} {error:?}").contains("GQ9778"), "{error}");
 
     let dir = scratch();
@@ -277,11 +280,19 @@ async fn a_bad_recovery_recipient_is_refused_and_not_quoted() {
         [("", "holds no recipient"), ("# x\nnobody\n", "line 2 is no X25519 recipient")]
     {
         fs::write(&list, text).unwrap();
-        let key = key().with_recovery_recipients_file(&list);
+        let key = own().with_recovery_recipients_file(&list);
         let store = AgeFileStore::new(dir.path().join("tokens.age"), key);
         let error = store.save(&AuthTokens::new("a"), Expect::Absent).await.unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
         assert!(store.load().await.unwrap().is_none());
+        // A list that was good once goes on being used while it cannot be read.
+        fs::write(&list, RECIPIENT).unwrap();
+        store.save(&AuthTokens::new("a"), Expect::Absent).await.unwrap();
+        fs::remove_file(&list).unwrap();
+        store.save(&AuthTokens::new("b"), Expect::Anything).await.unwrap();
+        let recovered = AgeFileStore::new(dir.path().join("tokens.age"), escrow());
+        assert_eq!(recovered.load().await.unwrap().unwrap().tokens, AuthTokens::new("b"));
+        recovered.clear(Expect::Anything).await.unwrap();
     }
 }
 
