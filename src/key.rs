@@ -31,6 +31,7 @@ use crate::seal::{self, OpenError};
 /// |---|---|
 /// | [`identity_file`](Self::identity_file) | servers; keep it away from the data, and from its backups |
 /// | the same, [`with_passphrase`](Self::with_passphrase) | people who type one; asked for once per process |
+/// | [`keychain`](Self::keychain) | desktops, where the file should lie in a place of your choice |
 /// | [`credential`](Self::credential) | systemd services: `LoadCredential=` and `$CREDENTIALS_DIRECTORY` |
 /// | [`custom`](Self::custom) | a key management service, a mounted secret, a hardware token |
 ///
@@ -100,9 +101,21 @@ impl AgeKey {
         Self::new(Source::Custom(name.into(), Box::new(read)))
     }
 
-    /// Uses the identity that the OS keychain holds under this service and name.
+    /// Uses the identity that the OS keychain holds under this service and name; it is made when
+    /// the first record is sealed to it.
+    ///
+    /// [`KeychainStore`](crate::KeychainStore) is this with a file of its own choice.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] if a name is empty.
     #[cfg(feature = "keychain")]
-    pub(crate) fn keychain(item: Item) -> Self {
+    pub fn keychain(service: &str, name: &str) -> Result<Self, StoreError> {
+        Item::new(service, name).map(Self::keychain_item)
+    }
+
+    #[cfg(feature = "keychain")]
+    pub(crate) fn keychain_item(item: Item) -> Self {
         Self::new(Source::Keychain(item))
     }
 

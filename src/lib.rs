@@ -39,10 +39,6 @@
 //! `keychain` and `age` are on by default; without them plaintext, memory and the environment
 //! remain. `conformance` adds the store contract as tests.
 #![cfg_attr(docsrs, feature(doc_cfg))]
-#![cfg_attr(
-    not(feature = "age"),
-    allow(rustdoc::broken_intra_doc_links, reason = "the stores that are left out are named")
-)]
 
 mod blocking;
 mod clock;
@@ -55,6 +51,7 @@ mod format;
 mod json;
 #[cfg(feature = "age")]
 mod key;
+mod location;
 mod manager;
 mod record_file;
 #[cfg(feature = "age")]
@@ -68,6 +65,7 @@ pub use chrono;
 pub use error::{AuthError, StoreError};
 #[cfg(feature = "age")]
 pub use key::AgeKey;
+pub use location::{InvalidStoreUrl, StoreUrl};
 pub use manager::{TokenManager, TokenManagerBuilder};
 pub use secrecy;
 #[cfg(feature = "age")]

@@ -44,7 +44,7 @@ impl KeychainStore {
     }
 
     fn with_item(path: &Path, item: Item) -> Self {
-        let format = Sealed { key: AgeKey::keychain(item.clone()), own_key: true };
+        let format = Sealed { key: AgeKey::keychain_item(item.clone()), own_key: true };
         Self { file: RecordFile::new(path, format), item }
     }
 }

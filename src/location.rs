@@ -1,0 +1,464 @@
+//! Store URLs: one line that names a store, for configuration files and command lines.
+
+use std::fmt::{self, Write as _};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use secrecy::SecretString;
+
+use crate::error::StoreError;
+#[cfg(feature = "age")]
+use crate::key::AgeKey;
+use crate::store::TokenStore;
+#[cfg(feature = "age")]
+use crate::store::age_file::AgeFileStore;
+use crate::store::env::EnvStore;
+#[cfg(feature = "keychain")]
+use crate::store::keychain::KeychainStore;
+use crate::store::memory::MemoryStore;
+use crate::store::plaintext::PlaintextStore;
+
+/// A store, named by a URL.
+///
+/// | URL | store |
+/// |---|---|
+/// | `keychain:SERVICE/ACCOUNT` | [`KeychainStore`](crate::KeychainStore) |
+/// | `age:PATH?identity=KEY` | [`AgeFileStore`](crate::AgeFileStore) |
+/// | `plaintext:PATH` | [`PlaintextStore`] |
+/// | `memory:` | [`MemoryStore`] |
+/// | `env:PREFIX` | [`EnvStore`] |
+///
+/// `KEY` is the path of an identity file, `credential:NAME` for one in `$CREDENTIALS_DIRECTORY`,
+/// or `keychain:SERVICE/NAME`. `&recipient=age1…` adds a recovery recipient, as often as need be,
+/// and `&recipients=PATH` a file of them.
+///
+/// A path that begins with `~/` is in the home directory; any other relative path is resolved
+/// when the URL is parsed. `%`, `?`, `&` and `#` in a path are written `%25`, `%3F`, `%26`, `%23`.
+///
+/// ```
+/// use tokenkeep::StoreUrl;
+///
+/// let url: StoreUrl = "plaintext:/tmp/tokens.json".parse()?;
+/// let store = url.open()?;
+/// assert_eq!(store.to_string(), "plaintext file /tmp/tokens.json");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Security
+///
+/// A store URL holds no secret: one that carries a password is refused. `Display` leaves out the
+/// query; [`to_text`](Self::to_text) has all of it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoreUrl(Kind);
+
+#[derive(Clone, PartialEq, Eq)]
+enum Kind {
+    Age { path: PathBuf, key: Key, recipients: Vec<String>, recipients_file: Option<PathBuf> },
+    Env { prefix: String },
+    Keychain(Item),
+    Memory,
+    Plaintext { path: PathBuf },
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Key {
+    Credential(String),
+    File(PathBuf),
+    Keychain(Item),
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Item {
+    service: String,
+    account: String,
+}
+
+/// What is wrong with a store URL. The URL itself is never repeated: it may hold a password.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a store URL: {reason}")]
+pub struct InvalidStoreUrl {
+    reason: String,
+}
+
+/// Asks for the passphrase of a protected key.
+type Ask = dyn Fn() -> io::Result<SecretString> + Send + Sync;
+
+impl StoreUrl {
+    /// Opens the store. Nothing is read or created yet.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] if this build or this user has no such store,
+    /// [`StoreError::InvalidKey`] for a recipient that is none.
+    pub fn open(&self) -> Result<Arc<dyn TokenStore>, StoreError> {
+        self.open_asking(None)
+    }
+
+    /// Opens the store like [`open`](Self::open), and asks `ask` when its key is protected by a
+    /// passphrase.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open).
+    pub fn open_with_passphrase(
+        &self,
+        ask: impl Fn() -> io::Result<SecretString> + Send + Sync + 'static,
+    ) -> Result<Arc<dyn TokenStore>, StoreError> {
+        let ask: Arc<Ask> = Arc::new(ask);
+        self.open_asking(Some(&ask))
+    }
+
+    /// Tells whether this store keeps tokens in plaintext on a disk.
+    #[must_use]
+    pub fn is_plaintext(&self) -> bool {
+        matches!(self.0, Kind::Plaintext { .. })
+    }
+
+    /// Returns the file that holds the tokens, if the URL names one.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match &self.0 {
+            Kind::Age { path, .. } | Kind::Plaintext { path } => Some(path),
+            Kind::Env { .. } | Kind::Keychain(_) | Kind::Memory => None,
+        }
+    }
+
+    /// Returns the identity file that holds the key, if the URL names one.
+    #[must_use]
+    pub fn identity_path(&self) -> Option<&Path> {
+        match &self.0 {
+            Kind::Age { key: Key::File(path), .. } => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Returns the whole URL, query included, with absolute paths.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut text = self.to_string();
+        if let Kind::Age { key, recipients, recipients_file, .. } = &self.0 {
+            let key = match key {
+                Key::Credential(name) => format!("credential:{}", escaped(name)),
+                Key::File(path) => escaped(&path.to_string_lossy()),
+                Key::Keychain(item) => format!("keychain:{item}"),
+            };
+            text += "?identity=";
+            text += &key;
+            for recipient in recipients {
+                text += "&recipient=";
+                text += &escaped(recipient);
+            }
+            if let Some(path) = recipients_file {
+                text += "&recipients=";
+                text += &escaped(&path.to_string_lossy());
+            }
+        }
+        text
+    }
+
+    fn open_asking(&self, ask: Option<&Arc<Ask>>) -> Result<Arc<dyn TokenStore>, StoreError> {
+        #[cfg(not(feature = "age"))]
+        let _ = ask;
+        match &self.0 {
+            #[cfg(feature = "age")]
+            Kind::Age { path, key, recipients, recipients_file } => {
+                let mut key = key.open()?;
+                for recipient in recipients {
+                    key = key.with_recovery_recipient(recipient)?;
+                }
+                if let Some(path) = recipients_file {
+                    key = key.with_recovery_recipients_file(path);
+                }
+                if let Some(ask) = ask.cloned() {
+                    key = key.with_passphrase(move || ask());
+                }
+                Ok(Arc::new(AgeFileStore::new(path, key)))
+            }
+            Kind::Env { prefix } => Ok(Arc::new(EnvStore::new(prefix))),
+            #[cfg(feature = "keychain")]
+            Kind::Keychain(item) => Ok(Arc::new(KeychainStore::new(&item.service, &item.account)?)),
+            Kind::Memory => Ok(Arc::new(MemoryStore::new())),
+            Kind::Plaintext { path } => Ok(Arc::new(PlaintextStore::new(path))),
+            #[cfg(not(all(feature = "age", feature = "keychain")))]
+            _ => Err(not_built(self)),
+        }
+    }
+}
+
+#[cfg(feature = "age")]
+impl Key {
+    fn open(&self) -> Result<AgeKey, StoreError> {
+        match self {
+            Self::Credential(name) => Ok(AgeKey::credential(name)),
+            Self::File(path) => Ok(AgeKey::identity_file(path)),
+            #[cfg(feature = "keychain")]
+            Self::Keychain(item) => AgeKey::keychain(&item.service, &item.account),
+            #[cfg(not(feature = "keychain"))]
+            Self::Keychain(item) => Err(not_built(item)),
+        }
+    }
+}
+
+#[cfg(not(all(feature = "age", feature = "keychain")))]
+fn not_built(place: &impl fmt::Display) -> StoreError {
+    StoreError::Unavailable {
+        place: place.to_string(),
+        reason: "this program was built without it".into(),
+        advice: "build it with the features `age` and `keychain`".into(),
+    }
+}
+
+impl fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoreUrl({self})")
+    }
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Kind::Age { path, .. } => write!(f, "age:{}", escaped(&path.to_string_lossy())),
+            Kind::Env { prefix } => write!(f, "env:{prefix}"),
+            Kind::Keychain(item) => write!(f, "keychain:{item}"),
+            Kind::Memory => f.write_str("memory:"),
+            Kind::Plaintext { path } => {
+                write!(f, "plaintext:{}", escaped(&path.to_string_lossy()))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", escaped(&self.service), escaped(&self.account))
+    }
+}
+
+impl FromStr for StoreUrl {
+    type Err = InvalidStoreUrl;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (scheme, rest) = text.split_once(':').ok_or_else(|| {
+            invalid("it begins with keychain:, age:, plaintext:, memory: or env:")
+        })?;
+        refuse_password(rest)?;
+        let (body, query) = match rest.split_once('?') {
+            Some((body, query)) => (body, Some(query)),
+            None => (rest, None),
+        };
+        if scheme != "age" && query.is_some() {
+            return Err(invalid("only age: takes options after a question mark"));
+        }
+        let kind = match scheme {
+            "age" => parse_age(body, query.unwrap_or_default())?,
+            "env" if is_name(body) => Kind::Env { prefix: body.to_owned() },
+            "env" => return Err(invalid("env: takes a prefix of letters, digits and underscores")),
+            "keychain" => Kind::Keychain(parse_item(body)?),
+            "memory" if body.is_empty() => Kind::Memory,
+            "memory" => return Err(invalid("memory: takes nothing")),
+            "plaintext" => Kind::Plaintext { path: parse_path(body)? },
+            _ => {
+                return Err(invalid(
+                    "its scheme is unknown; keychain, age, plaintext, memory and env are known",
+                ));
+            }
+        };
+        Ok(Self(kind))
+    }
+}
+
+fn parse_age(body: &str, query: &str) -> Result<Kind, InvalidStoreUrl> {
+    let path = parse_path(body)?;
+    let (mut key, mut recipients, mut recipients_file) = (None, Vec::new(), None);
+    for option in query.split('&').filter(|option| !option.is_empty()) {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        let twice = match name {
+            "identity" => key.replace(parse_key(value)?).is_some(),
+            "recipient" => {
+                recipients.push(unescaped(value)?);
+                false
+            }
+            "recipients" => recipients_file.replace(parse_path(value)?).is_some(),
+            _ => {
+                return Err(invalid(
+                    "an option is unknown; identity, recipient and recipients are known",
+                ));
+            }
+        };
+        if twice {
+            return Err(invalid("an option is given twice"));
+        }
+    }
+    let key = key.ok_or_else(|| invalid("age: needs ?identity=PATH, the file with its key"))?;
+    if matches!(&key, Key::File(key) if *key == path) {
+        return Err(invalid("the tokens and their key are the same file"));
+    }
+    Ok(Kind::Age { path, key, recipients, recipients_file })
+}
+
+fn parse_key(value: &str) -> Result<Key, InvalidStoreUrl> {
+    if let Some(item) = value.strip_prefix("keychain:") {
+        return parse_item(item).map(Key::Keychain);
+    }
+    match value.strip_prefix("credential:") {
+        Some("") => Err(invalid("credential: needs a name")),
+        Some(name) => unescaped(name).map(Key::Credential),
+        None => parse_path(value).map(Key::File),
+    }
+}
+
+fn parse_item(text: &str) -> Result<Item, InvalidStoreUrl> {
+    match text.split_once('/') {
+        Some((service, account))
+            if !service.is_empty() && !account.is_empty() && !account.contains('/') =>
+        {
+            Ok(Item { service: unescaped(service)?, account: unescaped(account)? })
+        }
+        _ => Err(invalid("keychain: needs SERVICE/ACCOUNT")),
+    }
+}
+
+fn parse_path(text: &str) -> Result<PathBuf, InvalidStoreUrl> {
+    let text = unescaped(text)?;
+    if text.is_empty() {
+        return Err(invalid("a path is missing"));
+    }
+    let path = match text.strip_prefix("~/") {
+        Some(rest) => std::env::home_dir()
+            .ok_or_else(|| invalid("~/ is used, and this user has no home directory"))?
+            .join(rest),
+        None => PathBuf::from(text),
+    };
+    std::path::absolute(path).map_err(|_| invalid("a path cannot be resolved"))
+}
+
+/// `user:password@` has no place in any store URL.
+fn refuse_password(rest: &str) -> Result<(), InvalidStoreUrl> {
+    let authority = rest.strip_prefix("//").and_then(|rest| rest.split(['/', '?']).next());
+    let credentials = authority.and_then(|authority| authority.rsplit_once('@'));
+    if credentials.is_some_and(|(user, _)| user.contains(':')) {
+        return Err(invalid("it carries a password, which would show wherever it is used"));
+    }
+    Ok(())
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+fn invalid(reason: &str) -> InvalidStoreUrl {
+    InvalidStoreUrl { reason: reason.to_owned() }
+}
+
+/// What would end a part of the URL is escaped, and nothing else, so that paths stay readable.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if matches!(character, '%' | '?' | '&' | '#') || character.is_ascii_control() {
+            write!(escaped, "%{:02X}", u32::from(character)).expect("a String takes everything");
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
+}
+
+fn unescaped(text: &str) -> Result<String, InvalidStoreUrl> {
+    let wrong = || invalid("a % is not followed by two hexadecimal digits; write %25 for %");
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit =
+            || rest.next().and_then(|digit| char::from(digit).to_digit(16)).ok_or_else(wrong);
+        bytes.push((digit()? * 16 + digit()?).try_into().map_err(|_| wrong())?);
+    }
+    String::from_utf8(bytes).map_err(|_| invalid("it is not UTF-8 text once its % are resolved"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parsed(text: &str) -> StoreUrl {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn each_form_is_read_and_written_again() {
+        for text in [
+            "keychain:axiomtrade/alice@example.com",
+            "age:/home/me/tokens.age?identity=/home/me/key.txt",
+            "age:/a?identity=/b&recipient=age1xyz&recipient=age1abc&recipients=/c",
+            "age:/a?identity=keychain:axiomtrade/alice",
+            "age:/a?identity=credential:tokens.key",
+            "age:/100%25 sure%3F?identity=/b%26c",
+            "plaintext:/tmp/tokens.json",
+            "memory:",
+            "env:AXIOM",
+        ] {
+            assert_eq!(parsed(text).to_text(), text);
+        }
+    }
+
+    #[test]
+    fn printing_leaves_the_query_out() {
+        let url = parsed("age:/a?identity=/secret/place");
+        assert_eq!(format!("{url} {url:?}"), "age:/a StoreUrl(age:/a)");
+        assert_eq!(url.identity_path(), Some(Path::new("/secret/place")));
+    }
+
+    #[test]
+    fn relative_paths_are_resolved_and_home_is_known() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(parsed("plaintext:tokens.json").path(), Some(&*here.join("tokens.json")));
+        let home = std::env::home_dir().unwrap();
+        assert_eq!(parsed("plaintext:~/tokens.json").path(), Some(&*home.join("tokens.json")));
+    }
+
+    #[test]
+    fn a_wrong_url_is_explained_and_not_repeated() {
+        for (text, expected) in [
+            ("canary", "it begins with keychain:"),
+            ("canary:x", "its scheme is unknown"),
+            ("postgres://me:canary@host/db", "it carries a password"),
+            ("age:/canary", "needs ?identity=PATH"),
+            ("age:/canary?identity=/canary", "the same file"),
+            ("age:?identity=/canary", "a path is missing"),
+            ("age:/a?identity=/b&canary=1", "an option is unknown"),
+            ("age:/a?identity=/b&identity=/canary", "given twice"),
+            ("plaintext:/canary?identity=/b", "only age: takes options"),
+            ("plaintext:", "a path is missing"),
+            ("plaintext:/canary%2", "two hexadecimal digits"),
+            ("plaintext:/canary%ff", "not UTF-8"),
+            ("keychain:canary", "needs SERVICE/ACCOUNT"),
+            ("keychain:canary/a/b", "needs SERVICE/ACCOUNT"),
+            ("memory:canary", "takes nothing"),
+            ("env:", "takes a prefix"),
+            ("env:CANARY-1", "takes a prefix"),
+        ] {
+            let error = text.parse::<StoreUrl>().unwrap_err();
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains(expected), "{text}: {shown}");
+            assert!(!shown.to_lowercase().contains("canary"), "{shown}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic_and_what_is_read_is_written_alike(text in ".{0,60}") {
+            for scheme in ["", "age:", "age:/x?identity=", "keychain:", "plaintext:", "env:"] {
+                if let Ok(url) = format!("{scheme}{text}").parse::<StoreUrl>() {
+                    prop_assert_eq!(parsed(&url.to_text()), url);
+                }
+            }
+        }
+    }
+}
