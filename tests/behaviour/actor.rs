@@ -1,9 +1,8 @@
 //! A process of its own for the tests: it does to one store what standard input says, line by
 //! line, and answers each line with one.
 //!
-//! `test-actor STORE [KILL_AT]`: the store is `plaintext:PATH`, `age:PATH?KEY_PATH` or
-//! `keychain:SERVICE/ACCOUNT`. With a number, it kills itself at that store operation of its last
-//! command.
+//! `test-actor STORE_URL [KILL_AT]`: with a number, it kills itself at that store operation of its
+//! last command.
 
 #![allow(
     clippy::disallowed_methods,
@@ -18,9 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use tokenkeep::{
-    AgeFileStore, AgeKey, AuthTokens, Expect, KeychainStore, Lease, Overwrite, PlaintextStore,
-    Revision, StoreError, Stored, TokenStore, async_trait, backup, chrono, conformance, migrate,
-    restore,
+    AuthTokens, Expect, Lease, Overwrite, Revision, StoreError, StoreUrl, Stored, TokenStore,
+    async_trait, backup, chrono, conformance, migrate, restore,
 };
 
 type Store = Arc<dyn TokenStore>;
@@ -161,18 +159,7 @@ fn describe(tokens: &AuthTokens) -> String {
 }
 
 fn open(url: &str) -> Store {
-    match url.split_once(':').expect("a store URL") {
-        ("age", rest) => {
-            let (path, key) = rest.split_once('?').expect("a key");
-            Arc::new(AgeFileStore::new(path, AgeKey::identity_file(key)))
-        }
-        ("keychain", rest) => {
-            let (service, account) = rest.split_once('/').expect("an account");
-            Arc::new(KeychainStore::new(service, account).unwrap())
-        }
-        ("plaintext", path) => Arc::new(PlaintextStore::new(path)),
-        _ => panic!("unknown store {url}"),
-    }
+    url.parse::<StoreUrl>().expect("a store URL").open().expect("a store")
 }
 
 /// How many store operations are left, counting the beginning and the end of each.

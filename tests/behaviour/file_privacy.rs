@@ -36,7 +36,7 @@ async fn files_and_directories_are_private_whatever_the_umask() {
     let key = dir.path().join("keys/deep/key.txt");
     AgeKey::create_identity_file(&key).await.unwrap();
     let path = dir.path().join("new/deep/tokens.age");
-    let store = format!("age:{}?{}", path.display(), key.display());
+    let store = format!("age:{}?identity={}", path.display(), key.display());
     // The most permissive umask there is.
     let script = "umask 000; exec \"$0\" \"$1\"";
     let mut shell = std::process::Command::new("sh");

@@ -154,6 +154,30 @@ fn eight_processes_make_one_key() {
 }
 
 #[test]
+fn files_that_share_a_key_in_the_keychain_are_all_sealed_to_the_same_one() {
+    if !parts("files_that_share_a_key_in_the_keychain_are_all_sealed_to_the_same_one") {
+        return;
+    }
+    let session = Session::with_keychain();
+    let url = |number: usize| {
+        let file = session.state().join(format!("{number}.age"));
+        format!("age:{}?identity=keychain:axiomtrade/shared", file.display())
+    };
+    let mut actors: Vec<Actor> = (0..8).map(|number| session.actor(&url(number))).collect();
+    for actor in &mut actors {
+        actor.send("save mine absent");
+    }
+    for (number, actor) in actors.iter_mut().enumerate() {
+        assert_eq!(actor.answer().as_deref(), Some("ok saved"));
+        // A new process has only the keychain to ask.
+        assert_eq!(session.actor(&url(number)).ask("load"), "ok mine");
+    }
+    // The key is not one slot's own, so it stays when one is cleared.
+    assert_eq!(session.actor(&url(0)).ask("clear"), "ok cleared");
+    assert_eq!(session.actor(&url(1)).ask("load"), "ok mine");
+}
+
+#[test]
 fn without_a_provider_the_error_says_so_and_nothing_is_written() {
     if !parts("without_a_provider_the_error_says_so_and_nothing_is_written") {
         return;

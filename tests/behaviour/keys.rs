@@ -221,9 +221,13 @@ async fn a_running_process_follows_a_change_of_keys() {
     let with_new = AgeFileStore::new(&path, AgeKey::identity_file(&new));
     assert_eq!(with_new.load().await.unwrap().unwrap().tokens, AuthTokens::new("b"));
 
-    // Somebody removes the old one, and seals to the new one alone.
-    fs::write(&key, new_line).unwrap();
-    with_new.save(&AuthTokens::new("c"), Expect::Anything).await.unwrap();
+    // Somebody replaces all of them; who has only old ones in memory reads the file again.
+    let newest = dir.path().join("newest.txt");
+    AgeKey::create_identity_file(&newest).await.unwrap();
+    fs::write(&key, fs::read_to_string(&newest).unwrap()).unwrap();
+    fs::remove_file(&path).unwrap();
+    let with_newest = AgeFileStore::new(&path, AgeKey::identity_file(&newest));
+    with_newest.save(&AuthTokens::new("c"), Expect::Absent).await.unwrap();
     assert_eq!(store.load().await.unwrap().unwrap().tokens, AuthTokens::new("c"));
 }
 

@@ -30,7 +30,7 @@ impl Slots {
         PlaintextStore::new(&from).save(&tokens, Expect::Absent).await.unwrap();
         Self {
             plaintext: format!("plaintext:{}", from.display()),
-            age: format!("age:{}?{}", to.display(), key.display()),
+            age: format!("age:{}?identity={}", to.display(), key.display()),
             from,
             dir,
         }

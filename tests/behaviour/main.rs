@@ -9,6 +9,7 @@
 
 mod age_tool;
 mod broken_slots;
+mod cancellation;
 mod conformance;
 mod faults;
 mod file_privacy;

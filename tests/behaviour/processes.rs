@@ -28,7 +28,10 @@ async fn no_update_of_an_age_file_is_lost_between_processes() {
     let dir = scratch();
     let (path, key) = (dir.path().join("tokens.age"), dir.path().join("key.txt"));
     AgeKey::create_identity_file(&key).await.unwrap();
-    assert_eq!(count_together(&format!("age:{}?{}", path.display(), key.display())), "ok 400");
+    assert_eq!(
+        count_together(&format!("age:{}?identity={}", path.display(), key.display())),
+        "ok 400"
+    );
 }
 
 #[test]
