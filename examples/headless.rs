@@ -20,14 +20,20 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use tokenkeep::{AgeFileStore, AgeKey, AuthError, AuthTokens, TokenManager};
+use tokenkeep::{AgeFileStore, AgeKey, AuthError, AuthTokens, MAX_RECORD, TokenManager};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     match run().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("headless: {error}");
+            eprint!("headless: {error}");
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                eprint!(": {error}");
+                cause = error.source();
+            }
+            eprintln!();
             ExitCode::FAILURE
         }
     }
@@ -39,7 +45,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let manager = TokenManager::builder().store(store).build();
 
     if manager.get_tokens().await?.is_none() {
-        let mut record = Vec::new();
+        let mut record = Vec::with_capacity(MAX_RECORD); // one that grew would leave copies behind
         std::io::stdin().read_to_end(&mut record)?;
         manager.set_tokens(AuthTokens::from_record(&record, "standard input")?).await?;
         println!("took the tokens from standard input");

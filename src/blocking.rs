@@ -1,10 +1,15 @@
 //! Work that blocks, kept off the threads that run tasks.
 
+use std::panic;
+use std::thread;
+use std::time::Duration;
+
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use crate::error::StoreError;
 
-/// Runs `work` on the runtime's blocking pool, or right here where no runtime is in charge.
+/// Runs `work` on the runtime's blocking pool, or on a thread of its own where there is no tokio.
 ///
 /// Once started it runs to its end, even if the caller's future is dropped: that is what makes a
 /// cancelled write happen whole or not at all.
@@ -12,26 +17,39 @@ pub(crate) async fn run<T: Send + 'static>(
     place: &str,
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    let Ok(runtime) = Handle::try_current() else {
-        return work();
+    let unavailable = |reason: &str, advice: &str| StoreError::Unavailable {
+        place: place.to_owned(),
+        reason: reason.to_owned(),
+        advice: advice.to_owned(),
     };
-    match runtime.spawn_blocking(work).await {
+    let joined = if let Ok(runtime) = Handle::try_current() {
+        runtime.spawn_blocking(work).await.map_err(|error| error.try_into_panic().ok())
+    } else {
+        let (done, joined) = oneshot::channel();
+        let work = panic::AssertUnwindSafe(work);
+        let run = move || {
+            // If the caller gave up, nobody listens any more.
+            let _ = done.send(panic::catch_unwind(work));
+        };
+        if thread::Builder::new().name("tokenkeep".into()).spawn(run).is_err() {
+            return Err(unavailable("no thread could be started", "raise the limit on threads"));
+        }
+        joined.await.map_or(Err(None), |caught| caught.map_err(Some))
+    };
+    match joined {
         Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(StoreError::Unavailable {
-                place: place.to_owned(),
-                reason: "the runtime is shutting down".into(),
-                advice: "finish with the store before the runtime ends".into(),
-            }),
-        },
+        Err(Some(panicked)) => panic::resume_unwind(panicked),
+        Err(None) => Err(unavailable(
+            "the runtime is shutting down",
+            "finish with the store before the runtime ends",
+        )),
     }
 }
 
 /// Waits, without asking for a runtime with a timer.
-pub(crate) async fn pause(place: &str, time: std::time::Duration) -> Result<(), StoreError> {
+pub(crate) async fn pause(place: &str, time: Duration) -> Result<(), StoreError> {
     run(place, move || {
-        std::thread::sleep(time);
+        thread::sleep(time);
         Ok(())
     })
     .await

@@ -292,7 +292,7 @@ mod tests {
         let tokens = AuthTokens::new("a")
             .with_expires_at(now)
             .with_obtained_at(now)
-            .with_extra("scope", "x");
+            .with_extra("scope", "x".into());
         let seed: Seed = serde_json::from_slice(&encode(&tokens, "here").unwrap()).unwrap();
         assert_eq!((seed.access_token.as_str(), seed.refresh_token.as_str()), ("a", ""));
         assert_eq!(seed.expires_at.as_deref(), Some("2026-01-02T03:04:05.678Z"));
@@ -397,7 +397,7 @@ mod tests {
             tokens.expires_at = expires;
             tokens.obtained_at = obtained;
             for (name, value) in extra {
-                tokens = tokens.with_extra(name, value);
+                tokens = tokens.with_extra(name, value.into());
             }
             let bytes = encode(&tokens, "here").unwrap();
             prop_assert_eq!(bytes.capacity(), bytes.len());

@@ -75,9 +75,9 @@ async fn round_trips(store: Store) {
             .with_expires_at(date(1_700_000_000, 123_456_789))
             .with_obtained_at(date(-1, 0)),
         tokens("extra")
-            .with_extra("id_token", "ey.ey.sig".to_owned())
-            .with_extra("scope", "a b".to_owned())
-            .with_extra("", "\"\\\u{0}\n\u{1F511}".to_owned()),
+            .with_extra("id_token", "ey.ey.sig".into())
+            .with_extra("scope", "a b".into())
+            .with_extra("", "\"\\\u{0}\n\u{1F511}".into()),
         AuthTokens::new("\"quotes\" \\ \u{0} \n \u{1F511} ÿ".to_owned()),
         tokens("backup").with_backup(true),
     ];

@@ -125,12 +125,12 @@ pub enum StoreError {
         /// What to do.
         advice: String,
     },
-    /// The record is larger than any token record may be.
-    #[error("{place} is too large: a token record has at most {limit} bytes")]
+    /// A record or a file is larger than it may be.
+    #[error("{place} is too large: it may have at most {limit} bytes")]
     TooLarge {
         /// The slot.
         place: String,
-        /// The most bytes that it may have.
+        /// How many bytes it may have.
         limit: usize,
     },
     /// The store cannot be reached.

@@ -97,8 +97,7 @@ impl FileSlot {
 
     /// Replaces the file if it is as `expect` says.
     ///
-    /// Anything there that is not the expected revision is shown to `inspect` first, which
-    /// refuses what must not be overwritten. `next` makes the new content; it is told whether the
+    /// Whatever is there is shown to `inspect` first, which refuses what must not be overwritten. `next` makes the new content; it is told whether the
     /// slot is empty. Both run under the write lock.
     pub(crate) fn replace(
         &self,
@@ -128,7 +127,11 @@ impl FileSlot {
     ) -> Result<(), StoreError> {
         let (parent, name) = self.split()?;
         let names = [name.to_owned(), temporary(name), intent(name)];
-        let is_there = |name: &OsString| parent.join(name).symlink_metadata().is_ok();
+        // Whatever cannot be looked at may be there.
+        let is_there = |name: &OsString| {
+            let found = parent.join(name).symlink_metadata();
+            !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        };
         if afterwards.is_none() && !names.iter().any(is_there) {
             // An empty slot needs no lock, which may not even be possible here.
             return self.compare(expect, None, inspect);
@@ -161,10 +164,8 @@ impl FileSlot {
         let (parent, name) = self.split()?;
         let dir = open_or_create(parent)?;
         let file = dir.open_lock(&suffixed(name, ".lease"))?;
-        match try_lock(&file, &self.path)? {
-            true => Ok(Some(Box::new(FileLease::new(self.clone(), file)))),
-            false => Ok(None),
-        }
+        let locked = Locked::try_new(file, &self.path)?.ok();
+        Ok(locked.map(|locked| Box::new(FileLease::new(self.clone(), locked)) as _))
     }
 
     fn read_in(&self, dir: &Dir, exposure: Exposure) -> Result<Option<Content>, StoreError> {
@@ -181,14 +182,13 @@ impl FileSlot {
         current: Option<&Content>,
         inspect: impl FnOnce(&Content) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
+        if let Some(current) = current {
+            inspect(current)?;
+        }
         let as_expected = match (current, expect) {
-            (Some(current), Expect::Unchanged(revision)) if current.revision == *revision => true,
-            (Some(current), _) => {
-                inspect(current)?;
-                *expect == Expect::Anything
-            }
-            (None, Expect::Unchanged(_)) => false,
-            (None, Expect::Absent | Expect::Anything) => true,
+            (Some(current), Expect::Unchanged(revision)) => current.revision == *revision,
+            (Some(_), Expect::Anything) | (None, Expect::Absent | Expect::Anything) => true,
+            (Some(_), Expect::Absent) | (None, Expect::Unchanged(_)) => false,
         };
         if as_expected { Ok(()) } else { Err(StoreError::Conflict { place: self.place() }) }
     }
@@ -217,7 +217,7 @@ impl FileSlot {
         dir.sync().map_err(failed)
     }
 
-    fn lock(&self, dir: &Dir, name: &OsStr) -> Result<File, StoreError> {
+    fn lock(&self, dir: &Dir, name: &OsStr) -> Result<Locked, StoreError> {
         lock(dir, &suffixed(name, ".lock"), &self.path, self.lock_wait)
     }
 
@@ -228,15 +228,16 @@ impl FileSlot {
 
 /// Takes the exclusive lock of that name, making its directory if need be.
 #[cfg(feature = "keychain")]
-pub(crate) fn exclusive(path: &Path) -> Result<File, StoreError> {
+pub(crate) fn exclusive(path: &Path) -> Result<Locked, StoreError> {
     let (parent, name) = split(path)?;
     lock(&Dir::create(parent)?, name, path, LOCK_WAIT)
 }
 
-/// Reads a file that holds keys. It may be a link, as mounted secrets are.
+/// Reads a file that holds keys. It may be a link, as mounted secrets are. `exposure` says whether
+/// others may read it: nobody may write to it in any case.
 #[cfg(feature = "age")]
-pub(crate) fn read_key_file(path: &Path) -> Result<Option<Bytes>, StoreError> {
-    match platform::open_key_file(path)? {
+pub(crate) fn read_key_file(path: &Path, exposure: Exposure) -> Result<Option<Bytes>, StoreError> {
+    match platform::open_key_file(path, exposure)? {
         Some(file) => read_whole(file, path, MAX_KEY_FILE).map(Some),
         None => Ok(None),
     }
@@ -250,10 +251,42 @@ fn open_or_create(directory: &Path) -> Result<Dir, StoreError> {
     }
 }
 
-fn lock(dir: &Dir, name: &OsStr, place: &Path, wait: Duration) -> Result<File, StoreError> {
-    let file = dir.open_lock(name)?;
+/// A lock on a file, which goes with this or with the process.
+#[derive(Debug)]
+pub(crate) struct Locked(File);
+
+impl Locked {
+    /// Takes the lock, or gives the file back while somebody else has it.
+    fn try_new(file: File, place: &Path) -> Result<Result<Self, File>, StoreError> {
+        match file.try_lock() {
+            Ok(()) => Ok(Ok(Self(file))),
+            Err(TryLockError::WouldBlock) => Ok(Err(file)),
+            Err(TryLockError::Error(error)) => Err(StoreError::Unavailable {
+                place: place.display().to_string(),
+                reason: format!("its file system refuses locks ({error})"),
+                advice: "keep it on a local file system".into(),
+            }),
+        }
+    }
+}
+
+impl Drop for Locked {
+    /// Closing the file is not enough: a child process that is just being started has it too, for
+    /// a moment.
+    fn drop(&mut self) {
+        // If this fails, the process's end gives it up.
+        let _ = self.0.unlock();
+    }
+}
+
+fn lock(dir: &Dir, name: &OsStr, place: &Path, wait: Duration) -> Result<Locked, StoreError> {
+    let mut file = dir.open_lock(name)?;
     let deadline = Instant::now() + wait;
-    while !try_lock(&file, place)? {
+    loop {
+        match Locked::try_new(file, place)? {
+            Ok(locked) => return Ok(locked),
+            Err(taken) => file = taken,
+        }
         if Instant::now() >= deadline {
             return Err(StoreError::Timeout {
                 place: place.display().to_string(),
@@ -262,19 +295,6 @@ fn lock(dir: &Dir, name: &OsStr, place: &Path, wait: Duration) -> Result<File, S
             });
         }
         thread::sleep(LOCK_POLL);
-    }
-    Ok(file)
-}
-
-fn try_lock(file: &File, place: &Path) -> Result<bool, StoreError> {
-    match file.try_lock() {
-        Ok(()) => Ok(true),
-        Err(TryLockError::WouldBlock) => Ok(false),
-        Err(TryLockError::Error(error)) => Err(StoreError::Unavailable {
-            place: place.display().to_string(),
-            reason: format!("its file system refuses locks ({error})"),
-            advice: "keep it on a local file system".into(),
-        }),
     }
 }
 

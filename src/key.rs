@@ -104,14 +104,15 @@ impl AgeKey {
     /// Uses the identity that the OS keychain holds under this service and name; it is made when
     /// the first record is sealed to it.
     ///
-    /// [`KeychainStore`](crate::KeychainStore) is this with a file of its own choice.
+    /// The item stays when a record is cleared. A [`KeychainStore`](crate::KeychainStore) has an item
+    /// of its own, which goes with the record.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unavailable`] if a name is empty.
+    /// [`StoreError::Unavailable`] if a name is empty, or begins with `tokenkeep:`.
     #[cfg(feature = "keychain")]
     pub fn keychain(service: &str, name: &str) -> Result<Self, StoreError> {
-        Item::new(service, name).map(Self::keychain_item)
+        Item::shared(service, name).map(Self::keychain_item)
     }
 
     #[cfg(feature = "keychain")]
@@ -164,7 +165,8 @@ impl AgeKey {
     /// If this key was cloned before.
     #[must_use]
     pub fn with_recovery_recipients_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.configure().recovery_file = Some(path.into());
+        let path = path.into();
+        self.configure().recovery_file = Some(std::path::absolute(&path).unwrap_or(path));
         self
     }
 
@@ -250,7 +252,7 @@ impl AgeKey {
         match self.unlock(&self.to_string(), read) {
             // It is sealed to a key that was good when it was read: better than to lose a rotated
             // token because the key's file is away just now.
-            Err(_) if lock(&self.0.unlocked).is_some() => Ok(()),
+            Err(error) if is_away(&error) && lock(&self.0.unlocked).is_some() => Ok(()),
             // It may be about to be made.
             Err(StoreError::KeyMissing { .. }) if self.0.source.can_be_made() => Ok(()),
             unlocked => unlocked.map(drop),
@@ -352,8 +354,8 @@ impl AgeKey {
             let mut known = lock(&self.0.recovery_from_file);
             match identity_file::read_recipients(path) {
                 Ok(read) => *known = read,
-                Err(error) if known.is_empty() => return Err(error),
-                Err(_) => {}
+                Err(error) if is_away(&error) && !known.is_empty() => {}
+                Err(error) => return Err(error),
             }
             recovery.extend(known.iter().cloned());
         }
@@ -371,6 +373,11 @@ impl fmt::Display for AgeKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.source.fmt(f)
     }
+}
+
+/// Tells whether a key could not be read just now, as opposed to having been replaced by a bad one.
+fn is_away(error: &StoreError) -> bool {
+    error.is_passing() || matches!(error, StoreError::Denied { .. } | StoreError::KeyMissing { .. })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

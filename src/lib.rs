@@ -23,12 +23,11 @@
 //!   is lost.
 //!
 //! ```
-//! use tokenkeep::{AgeFileStore, AgeKey, AuthError, TokenManager};
+//! use tokenkeep::{StoreUrl, TokenManager};
 //!
-//! async fn authorization() -> Result<String, AuthError> {
-//!     let key = AgeKey::identity_file("/etc/app/key.txt");
-//!     let store = AgeFileStore::new("/var/lib/app/tokens.age", key);
-//!     let manager = TokenManager::builder().store(store).build();
+//! async fn authorization() -> Result<String, Box<dyn std::error::Error>> {
+//!     let url: StoreUrl = "age:/var/lib/app/tokens.age?identity=/etc/app/key.txt".parse()?;
+//!     let manager = TokenManager::builder().store(url.open()?).build();
 //!     let token = manager.get_access_token().await?;
 //!     Ok(format!("Bearer {}", token.expose_secret()))
 //! }

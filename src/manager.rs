@@ -163,15 +163,19 @@ impl TokenManager {
         }
     }
 
-    /// Returns the refresh token.
+    /// Returns the refresh token, always as the store has it now: one that another process has
+    /// rotated in the meantime must not be sent again.
     ///
     /// # Errors
     ///
     /// [`AuthError::TokenNotFound`] if there is none, [`AuthError::Store`] if the slot could not be
     /// read.
     pub async fn get_refresh_token(&self) -> Result<RefreshToken, AuthError> {
-        let tokens = self.get_tokens().await?;
-        tokens.and_then(|tokens| tokens.refresh_token).ok_or(AuthError::TokenNotFound)
+        let _turn = self.0.turn.lock().await;
+        let now = self.0.clock.now();
+        let snapshot = self.0.remember(self.0.store.load().await?, now);
+        let tokens = snapshot.stored.as_ref().map(|stored| &stored.tokens);
+        tokens.and_then(|tokens| tokens.refresh_token.clone()).ok_or(AuthError::TokenNotFound)
     }
 
     /// Tells whether the access token counts as expired: 5 minutes ahead. No tokens at all count

@@ -194,29 +194,40 @@ pub trait Lease: fmt::Debug + Send + Sync {
     async fn release(self: Box<Self>) -> Result<(), StoreError>;
 }
 
-#[async_trait]
-impl<S: TokenStore + ?Sized> TokenStore for Arc<S> {
-    async fn load(&self) -> Result<Option<Stored>, StoreError> {
-        (**self).load().await
-    }
+macro_rules! by_pointer {
+    ($pointer:ident) => {
+        #[async_trait]
+        impl<S: TokenStore + ?Sized> TokenStore for $pointer<S> {
+            async fn load(&self) -> Result<Option<Stored>, StoreError> {
+                (**self).load().await
+            }
 
-    async fn save(&self, tokens: &AuthTokens, expect: Expect) -> Result<Revision, StoreError> {
-        (**self).save(tokens, expect).await
-    }
+            async fn save(
+                &self,
+                tokens: &AuthTokens,
+                expect: Expect,
+            ) -> Result<Revision, StoreError> {
+                (**self).save(tokens, expect).await
+            }
 
-    async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
-        (**self).clear(expect).await
-    }
+            async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
+                (**self).clear(expect).await
+            }
 
-    async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
-        (**self).try_lease().await
-    }
+            async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
+                (**self).try_lease().await
+            }
 
-    async fn load_exposed(&self) -> Result<Option<Stored>, StoreError> {
-        (**self).load_exposed().await
-    }
+            async fn load_exposed(&self) -> Result<Option<Stored>, StoreError> {
+                (**self).load_exposed().await
+            }
 
-    fn slot(&self) -> String {
-        (**self).slot()
-    }
+            fn slot(&self) -> String {
+                (**self).slot()
+            }
+        }
+    };
 }
+
+by_pointer!(Arc);
+by_pointer!(Box);

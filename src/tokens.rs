@@ -157,9 +157,14 @@ impl AuthTokens {
     }
 
     /// Adds something else that the provider sent: `id_token`, `scope` and the like.
+    ///
+    /// # Security
+    ///
+    /// Make the secret from a `&str`; one that is made from a `String` with room to spare may leave
+    /// a copy behind.
     #[must_use]
-    pub fn with_extra(mut self, name: impl Into<String>, value: impl Into<SecretString>) -> Self {
-        Arc::make_mut(&mut self.extra).insert(name.into(), value.into());
+    pub fn with_extra(mut self, name: impl Into<String>, value: SecretString) -> Self {
+        Arc::make_mut(&mut self.extra).insert(name.into(), value);
         self
     }
 
@@ -227,7 +232,7 @@ mod tests {
     fn debug_shows_no_secret() {
         let tokens = AuthTokens::new("access-canary")
             .with_refresh_token("refresh-canary")
-            .with_extra("id_token", "id-canary");
+            .with_extra("id_token", "id-canary".into());
         let shown = format!("{tokens:?} {tokens:#?}");
         assert!(!shown.contains("canary"), "{shown}");
         assert!(shown.contains("AccessToken([REDACTED])"));
@@ -250,12 +255,21 @@ mod tests {
 
     #[test]
     fn equality_looks_at_every_field() {
-        let base = AuthTokens::new("a").with_refresh_token("r").with_extra("scope", "x");
+        let base = AuthTokens::new("a").with_refresh_token("r").with_extra("scope", "x".into());
         assert_eq!(base, base.clone());
-        assert_ne!(base, AuthTokens::new("b").with_refresh_token("r").with_extra("scope", "x"));
-        assert_ne!(base, AuthTokens::new("a").with_refresh_token("s").with_extra("scope", "x"));
-        assert_ne!(base, AuthTokens::new("a").with_refresh_token("r").with_extra("scope", "y"));
-        assert_ne!(base, base.clone().with_extra("id_token", "x"));
+        assert_ne!(
+            base,
+            AuthTokens::new("b").with_refresh_token("r").with_extra("scope", "x".into())
+        );
+        assert_ne!(
+            base,
+            AuthTokens::new("a").with_refresh_token("s").with_extra("scope", "x".into())
+        );
+        assert_ne!(
+            base,
+            AuthTokens::new("a").with_refresh_token("r").with_extra("scope", "y".into())
+        );
+        assert_ne!(base, base.clone().with_extra("id_token", "x".into()));
         assert_ne!(base, base.clone().with_expires_at(DateTime::UNIX_EPOCH));
         assert_ne!(base, base.clone().with_obtained_at(DateTime::UNIX_EPOCH));
         assert_ne!(base, base.clone().with_backup(true));

@@ -35,7 +35,8 @@ pub enum Overwrite {
     Always,
 }
 
-/// Tokens could not be moved or copied. They are where they were.
+/// Tokens could not be moved or copied. One side at least has them; what was interrupted can be run
+/// again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransferError {
@@ -72,7 +73,9 @@ pub enum TransferError {
         place: String,
     },
     /// The target holds other tokens.
-    #[error("{place} holds other tokens already; clear it first, or choose another target")]
+    #[error(
+        "{place} holds other tokens already; find out which are the live ones before you clear either"
+    )]
     Occupied {
         /// The target.
         place: String,
@@ -109,7 +112,7 @@ pub enum TransferError {
 /// # Errors
 ///
 /// Any [`TransferError`] but [`NotABackup`](TransferError::NotABackup) and
-/// [`Newer`](TransferError::Newer). The source still holds the tokens.
+/// [`Newer`](TransferError::Newer).
 ///
 /// # Cancellation
 ///
@@ -130,8 +133,8 @@ pub async fn migrate(
         from_lease = lease(from, LEASE_WAIT).await?;
     }
     let migration = migrate_leased(from, to, &mut *from_lease, &mut *to_lease).await?;
-    from_lease.release().await?;
-    to_lease.release().await?;
+    // The tokens have moved, and dropping a lease gives it up as well.
+    let _ = (from_lease.release().await, to_lease.release().await);
     Ok(migration)
 }
 
@@ -161,7 +164,8 @@ async fn migrate_leased(
         saved = Some(save_verified(to, &tokens, expect).await?);
         match from.clear(Expect::Unchanged(revision)).await {
             Ok(()) => {
-                from_lease.remove_intent().await?;
+                // It says nothing about any other token.
+                let _ = from_lease.remove_intent().await;
                 return Ok(Migration { moved: true, warning });
             }
             Err(StoreError::Conflict { .. }) => {}

@@ -1,12 +1,12 @@
 use std::fmt;
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::sync::Mutex;
 
 use super::platform::Dir;
-use super::{Exposure, FileSlot, intent, read_whole};
+use super::{Exposure, FileSlot, Locked, intent, read_whole};
 use crate::blocking;
 use crate::error::StoreError;
 use crate::store::{Intent, Lease};
@@ -14,24 +14,31 @@ use crate::store::{Intent, Lease};
 /// The most bytes of an intent; it takes some 130.
 const MAX_INTENT: usize = 1024;
 
-/// A lock on the slot's lease file. The kernel lets go of it when the file is closed, and so when
-/// the process dies.
+/// A lock on the slot's lease file.
 pub(super) struct FileLease {
     slot: Arc<FileSlot>,
-    file: File,
+    /// Held by whatever a dropped future left running, too: the lease is not given up before that
+    /// is over.
+    lock: Arc<Locked>,
+    order: Arc<Mutex<()>>,
 }
 
 impl FileLease {
-    pub(super) fn new(slot: Arc<FileSlot>, file: File) -> Self {
-        Self { slot, file }
+    pub(super) fn new(slot: Arc<FileSlot>, lock: Locked) -> Self {
+        Self { slot, lock: Arc::new(lock), order: Arc::default() }
     }
 
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&FileSlot) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let slot = self.slot.clone();
-        blocking::run(&self.slot.place(), move || work(&slot)).await
+        let (slot, lock) = (self.slot.clone(), self.lock.clone());
+        let turn = self.order.clone().lock_owned().await;
+        blocking::run(&self.slot.place(), move || {
+            let _held = (lock, turn);
+            work(&slot)
+        })
+        .await
     }
 }
 
@@ -81,7 +88,8 @@ impl Lease for FileLease {
     }
 
     async fn release(self: Box<Self>) -> Result<(), StoreError> {
-        self.file.unlock().map_err(|error| StoreError::io("unlock", self.slot.place(), error))
+        let _turn = self.order.lock().await;
+        self.lock.0.unlock().map_err(|error| StoreError::io("unlock", self.slot.place(), error))
     }
 }
 

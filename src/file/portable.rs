@@ -62,7 +62,7 @@ impl Dir {
 }
 
 #[cfg(feature = "age")]
-pub(super) fn open_key_file(path: &Path) -> Result<Option<File>, StoreError> {
+pub(super) fn open_key_file(path: &Path, _exposure: Exposure) -> Result<Option<File>, StoreError> {
     open(path)
 }
 

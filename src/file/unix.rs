@@ -1,7 +1,7 @@
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -15,6 +15,7 @@ const STICKY: u32 = 0o1000;
 const READ_BY_OTHERS: u32 = 0o044;
 const ANY_BY_OTHERS: u32 = 0o077;
 const WRITE_BY_OTHERS: u32 = 0o022;
+const WRITE_BY_ALL: u32 = 0o002;
 
 /// A directory that was found to be safe. Everything in it is reached through its descriptor, so
 /// what was checked is what is used, whatever happens to the path.
@@ -29,17 +30,8 @@ impl Dir {
         let Some(dir) = Self::open_unchecked(path)? else { return Ok(None) };
         let metadata = dir.metadata()?;
         check_owner(path, &metadata, true)?;
-        let mode = metadata.mode();
-        // With the sticky bit, as on /tmp, others can add files but not replace ours.
-        if exposure == Exposure::Refused && mode & WRITE_BY_OTHERS != 0 && mode & STICKY == 0 {
-            return Err(StoreError::Exposed {
-                place: path.display().to_string(),
-                reason: format!("others can write to this directory (mode {:04o})", mode & 0o7777),
-                advice: format!(
-                    "run `chmod go-w {}`, or use a directory of your own",
-                    path.display()
-                ),
-            });
+        if exposure == Exposure::Refused {
+            check_writers(path, &metadata, WRITE_BY_OTHERS)?;
         }
         Ok(Some(dir))
     }
@@ -49,22 +41,24 @@ impl Dir {
         if let Some(dir) = Self::open(path, Exposure::Refused)? {
             return Ok(dir);
         }
-        let parent = path.parent().ok_or_else(|| {
-            StoreError::io("create", path.display().to_string(), io::ErrorKind::NotFound.into())
-        })?;
-        let parent = match Self::open_unchecked(parent)? {
+        let failed = |error| StoreError::io("create", path.display().to_string(), error);
+        let names = path.parent().zip(path.file_name());
+        let (above, name) = names.ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+        let parent = match Self::open_unchecked(above)? {
             Some(dir) => {
-                check_owner(parent, &dir.metadata()?, true)?;
+                // The group may write here, as it may in many a home directory: what it could put
+                // in our directory's place would be refused.
+                let metadata = dir.metadata()?;
+                check_owner(above, &metadata, true)?;
+                check_writers(above, &metadata, WRITE_BY_ALL)?;
                 dir
             }
-            None => Self::create(parent)?,
+            None => Self::create(above)?,
         };
-        let failed = |error| StoreError::io("create", path.display().to_string(), error);
-        match DirBuilder::new().mode(0o700).create(path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(failed(error));
-            }
-            _ => parent.sync().map_err(failed)?,
+        match rustix::fs::mkdirat(&parent.file, name, Mode::RWXU) {
+            Ok(()) => parent.sync().map_err(failed)?,
+            Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(failed(error.into())),
         }
         let dir = Self::open(path, Exposure::Refused)?;
         dir.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
@@ -143,7 +137,10 @@ impl Dir {
             .open(path);
         match opened {
             Ok(file) => Ok(Some(Self { file, path: path.to_owned() })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                refuse_dangling_link(path)?;
+                Ok(None)
+            }
             Err(error) => Err(failed("open the directory", path, error)),
         }
     }
@@ -166,7 +163,7 @@ impl Dir {
 /// Root's files may be readable through the group, which is how systemd and Kubernetes hand out
 /// secrets. A link is followed, because that is what a mounted secret is.
 #[cfg(feature = "age")]
-pub(super) fn open_key_file(path: &Path) -> Result<Option<File>, StoreError> {
+pub(super) fn open_key_file(path: &Path, exposure: Exposure) -> Result<Option<File>, StoreError> {
     let opened = fs::OpenOptions::new()
         .read(true)
         .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed())
@@ -179,11 +176,48 @@ pub(super) fn open_key_file(path: &Path) -> Result<Option<File>, StoreError> {
     let metadata = file.metadata().map_err(|error| failed("read", path, error))?;
     check_kind(path, &metadata)?;
     check_owner(path, &metadata, true)?;
-    let allowed = if metadata.uid() == ROOT { 0o740 } else { 0o700 };
+    let allowed = match exposure {
+        Exposure::Accepted => 0o755,
+        Exposure::Refused if metadata.uid() == ROOT => 0o740,
+        Exposure::Refused => 0o700,
+    };
     if metadata.mode() & 0o777 & !allowed != 0 {
         return Err(exposed(path, metadata.mode()));
     }
     Ok(Some(file))
+}
+
+/// A link to a directory that is not there, such as a volume that is not mounted, says nothing
+/// about what would be in it.
+fn refuse_dangling_link(path: &Path) -> Result<(), StoreError> {
+    for above in path.ancestors() {
+        match fs::symlink_metadata(above) {
+            Ok(metadata) if metadata.is_symlink() => {
+                return Err(StoreError::Unavailable {
+                    place: path.display().to_string(),
+                    reason: format!("{} is a link to something that is not there", above.display()),
+                    advice: "mount or mend what it leads to".into(),
+                });
+            }
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("open the directory", above, error)),
+        }
+    }
+    Ok(())
+}
+
+fn check_writers(path: &Path, metadata: &fs::Metadata, who: u32) -> Result<(), StoreError> {
+    let mode = metadata.mode();
+    // With the sticky bit, as on /tmp, others can add files but not replace ours.
+    if mode & who == 0 || mode & STICKY != 0 {
+        return Ok(());
+    }
+    Err(StoreError::Exposed {
+        place: path.display().to_string(),
+        reason: format!("others can write to this directory (mode {:04o})", mode & 0o7777),
+        advice: format!("run `chmod go-w {}`, or use a directory of your own", path.display()),
+    })
 }
 
 fn check_kind(path: &Path, metadata: &fs::Metadata) -> Result<(), StoreError> {

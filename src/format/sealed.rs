@@ -21,7 +21,13 @@ impl Format for Sealed {
     fn encode(&self, tokens: &AuthTokens, place: &str, first: bool) -> Result<Bytes, StoreError> {
         let recipients = self.key.seal_to(place, first)?;
         let recipients = recipients.iter().map(|recipient| recipient as &dyn age::Recipient);
-        seal::seal(recipients, &codec::encode(tokens, place)?, place)
+        let sealed = seal::seal(recipients, &codec::encode(tokens, place)?, place)?;
+        if sealed.len() > MAX_SEALED {
+            // It could not be read again.
+            let reason = "it has too many recovery recipients".to_owned();
+            return Err(StoreError::InvalidKey { place: self.key.to_string(), reason });
+        }
+        Ok(sealed)
     }
 
     fn decode(&self, bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError> {

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::codec::Bytes;
 use crate::error::StoreError;
-use crate::file::FileSlot;
+use crate::file::{self, Exposure, FileSlot};
 use crate::seal::{self, MAX_SEALED};
 use crate::store::Expect;
 
@@ -32,10 +32,13 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<Identity>, String> {
 
 /// Reads a file of recipients, one a line.
 pub(super) fn read_recipients(path: &Path) -> Result<Vec<Recipient>, StoreError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| StoreError::io("read", path.display().to_string(), error))?;
-    let invalid = |reason| StoreError::InvalidKey { place: path.display().to_string(), reason };
-    let recipients: Vec<Recipient> = content_lines(&text)
+    let place = || path.display().to_string();
+    let invalid = |reason| StoreError::InvalidKey { place: place(), reason };
+    // They are no secrets, but who can write to them can read along.
+    let text = file::read_key_file(path, Exposure::Accepted)?
+        .ok_or_else(|| StoreError::io("read", place(), io::ErrorKind::NotFound.into()))?;
+    let text = str::from_utf8(&text).map_err(|_| invalid("it is not UTF-8 text".into()))?;
+    let recipients: Vec<Recipient> = content_lines(text)
         .map(|(number, line)| {
             line.parse().map_err(|_| invalid(format!("line {number} is no X25519 recipient")))
         })

@@ -5,6 +5,7 @@ mod worker;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use age::x25519::Identity;
 use etcetera::BaseStrategy;
@@ -14,27 +15,44 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use self::worker::Failure;
+use super::identity_file;
 use crate::codec::Bytes;
 use crate::error::StoreError;
-use crate::file;
+use crate::file::{self, Locked};
 
-/// An item, named as the keychain names it.
+/// Marks the items that are a [`KeychainStore`](crate::KeychainStore)'s own. They go when the store
+/// is cleared, so nothing else may be kept under such a name.
+const OWN: &str = "tokenkeep:";
+
+/// An item of the keychain that holds an age identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Item {
     service: String,
     account: String,
+    own: bool,
 }
 
 impl Item {
-    pub(crate) fn new(service: &str, account: &str) -> Result<Self, StoreError> {
-        if service.is_empty() || account.is_empty() {
-            return Err(StoreError::Unavailable {
-                place: "keychain".into(),
-                reason: "a keychain item needs a service and an account".into(),
-                advice: "give both".into(),
-            });
-        }
-        Ok(Self { service: service.to_owned(), account: account.to_owned() })
+    /// An item that any number of records may be sealed to.
+    pub(crate) fn shared(service: &str, account: &str) -> Result<Self, StoreError> {
+        Self::new(service, account, false)
+    }
+
+    /// The item of one slot, that nobody else's records are sealed to.
+    pub(crate) fn own(service: &str, account: &str) -> Result<Self, StoreError> {
+        Self::new(service, account, true)
+    }
+
+    fn new(service: &str, account: &str, own: bool) -> Result<Self, StoreError> {
+        let reason = if service.is_empty() || account.is_empty() {
+            "a keychain item needs a service and an account"
+        } else if service.starts_with(OWN) {
+            "names that begin with \"tokenkeep:\" are for the keys of keychain stores"
+        } else {
+            return Ok(Self { service: service.to_owned(), account: account.to_owned(), own });
+        };
+        let (place, advice) = ("keychain".into(), "choose other names".into());
+        Err(StoreError::Unavailable { place, reason: reason.into(), advice })
     }
 
     /// The file of that extension in this user's state directory that goes with this item.
@@ -56,7 +74,7 @@ impl Item {
 
     /// Reads the identity: `None` if there is no such item.
     pub(crate) fn read(&self) -> Result<Option<Bytes>, StoreError> {
-        self.call(|entry| entry.get_secret().map(Zeroizing::new))
+        self.read_holding(None)
     }
 
     /// Reads the identity, and makes one first if there is none.
@@ -64,16 +82,16 @@ impl Item {
     /// A lock keeps others from making another one at the same time. What was written is read
     /// back, so nothing is ever sealed to a key that the keychain did not keep.
     pub(crate) fn ensure(&self) -> Result<Bytes, StoreError> {
-        let _lock = file::exclusive(&self.state_file("key.lock")?)?;
-        if let Some(identity) = self.read()? {
+        let held = self.lock()?;
+        if let Some(identity) = self.read_holding(Some(&held))? {
             return Ok(identity);
         }
         let identity = Identity::generate().to_string();
         #[expect(clippy::disallowed_methods, reason = "this is where the keychain gets its key")]
         let written = Zeroizing::new(identity.expose_secret().as_bytes().to_vec());
         let secret = written.clone();
-        self.call(move |entry| entry.set_secret(&secret))?;
-        match self.read()? {
+        self.call(Some(&held), move |entry| entry.set_secret(&secret))?;
+        match self.read_holding(Some(&held))? {
             Some(read) if bool::from(read.ct_eq(&written)) => Ok(read),
             _ => Err(StoreError::Unavailable {
                 place: self.to_string(),
@@ -84,21 +102,45 @@ impl Item {
     }
 
     /// Removes the item. Removing none succeeds, and if none was ever made, that takes no keychain.
+    /// What is no key is left alone: somebody else put it there.
     pub(crate) fn delete(&self) -> Result<(), StoreError> {
-        if !self.state_file("key.lock")?.exists() {
+        if !self.lock_file()?.exists() {
             return Ok(());
         }
-        let _lock = file::exclusive(&self.state_file("key.lock")?)?;
-        self.call(Entry::delete_credential).map(drop)
+        let held = self.lock()?;
+        let Some(identity) = self.read_holding(Some(&held))? else { return Ok(()) };
+        identity_file::parse(&identity)
+            .map_err(|reason| StoreError::InvalidKey { place: self.to_string(), reason })?;
+        self.call(Some(&held), Entry::delete_credential).map(drop)
+    }
+
+    fn read_holding(&self, held: Option<&Arc<Locked>>) -> Result<Option<Bytes>, StoreError> {
+        self.call(held, |entry| entry.get_secret().map(Zeroizing::new))
+    }
+
+    fn lock(&self) -> Result<Arc<Locked>, StoreError> {
+        file::exclusive(&self.lock_file()?).map(Arc::new)
+    }
+
+    fn lock_file(&self) -> Result<PathBuf, StoreError> {
+        self.state_file(if self.own { "key.lock" } else { "shared-key.lock" })
     }
 
     /// Does something with the item on the keychain's own thread; `None` if there is none.
+    ///
+    /// A call that nobody waits for any more may still take effect. So it keeps hold of the lock
+    /// that it was made under until it is over.
     fn call<T: Send + 'static>(
         &self,
+        held: Option<&Arc<Locked>>,
         work: impl Fn(&Entry) -> keyring_core::Result<T> + Send + 'static,
     ) -> Result<Option<T>, StoreError> {
-        let item = self.clone();
-        match worker::call(move |keychain| work(&item.entry(keychain)?)) {
+        let (item, held) = (self.clone(), held.cloned());
+        let work = move |keychain: &CredentialStore| {
+            let _held = &held;
+            work(&item.entry(keychain)?)
+        };
+        match worker::call(work) {
             Ok(done) => Ok(Some(done)),
             Err(Failure::Keychain(Error::NoEntry)) => Ok(None),
             Err(failure) => Err(self.explain(failure)),
@@ -116,7 +158,12 @@ impl Item {
         } else {
             HashMap::from([("label", label.as_str())])
         };
-        keychain.build(&self.service, &self.account, Some(&modifiers))
+        keychain.build(&self.service_name(), &self.account, Some(&modifiers))
+    }
+
+    /// The service, as the keychain knows it.
+    fn service_name(&self) -> String {
+        format!("{}{}", if self.own { OWN } else { "" }, self.service)
     }
 
     /// What people see in the system's own tool.
@@ -139,9 +186,13 @@ impl Item {
                 reason: format!("the keychain did not answer within {deadline:?}"),
                 advice: "see whether it waits for you to unlock it, or restart it".into(),
             },
-            Failure::Keychain(Error::Ambiguous(entries)) => StoreError::Corrupt {
+            Failure::Keychain(Error::Ambiguous(entries)) => StoreError::Unavailable {
                 place,
                 reason: format!("the keychain holds {} items of this name", entries.len()),
+                advice: format!(
+                    "delete all of them but the one with the label \"{}\"",
+                    self.label()
+                ),
             },
             Failure::Keychain(Error::NoStorageAccess(_)) => {
                 StoreError::Locked { place, advice: "unlock the keychain, and try again".into() }
@@ -171,7 +222,7 @@ impl Item {
 
 impl fmt::Display for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "keychain item {}/{}", self.service, self.account)
+        write!(f, "keychain item {}/{}", self.service_name(), self.account)
     }
 }
 
@@ -212,13 +263,22 @@ mod tests {
 
     #[test]
     fn an_item_needs_both_names() {
-        assert!(Item::new("", "a").is_err());
-        assert!(Item::new("a", "").is_err());
+        assert!(Item::own("", "a").is_err());
+        assert!(Item::own("a", "").is_err());
+    }
+
+    #[test]
+    fn no_other_item_can_have_the_name_of_a_stores_own_key() {
+        let own = Item::own("service", "account").unwrap();
+        assert!(Item::shared(&own.service_name(), "account").is_err());
+        let shared = Item::shared("service", "account").unwrap();
+        assert_ne!(own.service_name(), shared.service_name());
+        assert_ne!(own.lock_file().unwrap(), shared.lock_file().unwrap());
     }
 
     #[test]
     fn no_failure_of_the_keychain_shows_what_it_held() {
-        let item = Item::new("service", "account").unwrap();
+        let item = Item::own("service", "account").unwrap();
         for error in [
             Error::BadEncoding(b"canary".to_vec()),
             Error::BadDataFormat(b"canary".to_vec(), "canary".into()),

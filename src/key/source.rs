@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::keychain::Item;
 use crate::codec::Bytes;
 use crate::error::StoreError;
-use crate::file;
+use crate::file::{self, Exposure};
 
 /// Where the text of an identity file comes from.
 pub(super) enum Source {
@@ -25,7 +25,9 @@ impl Source {
     pub(super) fn read(&self) -> Result<Option<Bytes>, StoreError> {
         match self {
             Self::Credential(name) => match std::env::var_os("CREDENTIALS_DIRECTORY") {
-                Some(directory) => file::read_key_file(&Path::new(&directory).join(name)),
+                Some(directory) => {
+                    file::read_key_file(&Path::new(&directory).join(name), Exposure::Refused)
+                }
                 None => Ok(None),
             },
             Self::Custom(_, read) => read().map(|text| {
@@ -33,7 +35,7 @@ impl Source {
                 let text = text.expose_secret();
                 Some(Zeroizing::new(text.as_bytes().to_vec()))
             }),
-            Self::File(path) => file::read_key_file(path),
+            Self::File(path) => file::read_key_file(path, Exposure::Refused),
             #[cfg(feature = "keychain")]
             Self::Keychain(item) => item.read(),
         }

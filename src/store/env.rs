@@ -2,7 +2,9 @@ use std::env::{self, VarError};
 use std::fmt;
 
 use async_trait::async_trait;
+use secrecy::SecretString;
 use sha2::{Digest, Sha256};
+use zeroize::{Zeroize, Zeroizing};
 
 use super::{Expect, Lease, Revision, Stored, TokenStore};
 use crate::error::StoreError;
@@ -47,20 +49,19 @@ impl EnvStore {
         Ok(Some(tokens))
     }
 
-    fn variable(&self, name: &str) -> Result<Option<String>, StoreError> {
+    fn variable(&self, name: &str) -> Result<Option<SecretString>, StoreError> {
         let name = format!("{}_{name}", self.prefix);
-        match env::var(&name) {
+        match env::var(&name).map(Zeroizing::new) {
             Ok(value) if value.trim().is_empty() => Ok(None),
-            Ok(value) if value.trim().len() == value.len() => Ok(Some(value)),
-            Ok(value) => {
-                let value = zeroize::Zeroizing::new(value);
-                Ok(Some(value.trim().to_owned()))
-            }
+            Ok(value) => Ok(Some(SecretString::from(Box::<str>::from(value.trim())))),
             Err(VarError::NotPresent) => Ok(None),
-            Err(VarError::NotUnicode(_)) => Err(StoreError::Corrupt {
-                place: format!("environment variable {name}"),
-                reason: "it is not UTF-8 text".into(),
-            }),
+            Err(VarError::NotUnicode(value)) => {
+                value.into_encoded_bytes().zeroize();
+                Err(StoreError::Corrupt {
+                    place: format!("environment variable {name}"),
+                    reason: "it is not UTF-8 text".into(),
+                })
+            }
         }
     }
 

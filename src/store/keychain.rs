@@ -10,7 +10,8 @@ use crate::record_file::{RecordFile, keep_in_record_file};
 /// Keeps tokens behind the OS keychain: Keychain on macOS, Credential Manager on Windows, the
 /// Secret Service elsewhere.
 ///
-/// The keychain holds one age identity per slot, written once; the record is a file sealed to it
+/// The keychain holds one age identity per slot, written once, under the service
+/// `tokenkeep:SERVICE`; the record is a file sealed to it
 /// in this user's state directory. So a record may have any size up to the limit of all stores,
 /// where Credential Manager stops at 2560 bytes; a save compares and replaces in one step, which
 /// no keychain can; and once the key was read, a keychain that locks or hangs costs nobody a
@@ -36,9 +37,9 @@ impl KeychainStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unavailable`] if a name is empty, or if this user has no home directory.
+    /// [`StoreError::Unavailable`] if a name is empty or begins with `tokenkeep:`, or if this user has no home directory.
     pub fn new(service: &str, account: &str) -> Result<Self, StoreError> {
-        let item = Item::new(service, account)?;
+        let item = Item::own(service, account)?;
         let path = item.state_file("age")?;
         Ok(Self::with_item(&path, item))
     }

@@ -24,8 +24,13 @@ use tokenkeep::{
 type Store = Arc<dyn TokenStore>;
 type Answer = Result<String, Box<dyn std::error::Error>>;
 
-#[tokio::main]
-async fn main() {
+fn main() {
+    // One thread blocks at a time, so that the same system call is the nth one each time.
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build();
+    runtime.unwrap().block_on(run());
+}
+
+async fn run() {
     let mut arguments = std::env::args().skip(1);
     let url = arguments.next().expect("a store");
     let kill_at: i64 = arguments.next().map_or(-1, |number| number.parse().unwrap());

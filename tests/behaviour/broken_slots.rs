@@ -43,7 +43,7 @@ fn plaintext_faults() -> Vec<(Vec<u8>, &'static str)> {
             br#"{"access_token":"canary-a","version":7}"#.to_vec(),
             "was written by a newer tokenkeep (record version 7, this one knows 1)",
         ),
-        (vec![b' '; 70_000], "is too large: a token record has at most 65536 bytes"),
+        (vec![b' '; 70_000], "is too large: it may have at most 65536 bytes"),
     ]
 }
 
@@ -72,7 +72,7 @@ async fn stays_broken(store: impl TokenStore, path: &Path, expected: &str) {
         check_error(&error, path, expected);
     }
     assert_eq!(fs::read(path).unwrap(), before, "a broken slot is left as it is");
-    assert!(!path.with_extension("tmp").exists());
+    assert!(!Path::new(&format!("{}.tmp", path.display())).exists());
 
     // And there is a way out.
     manager.clear().await.unwrap();
@@ -251,6 +251,24 @@ async fn a_directory_above_that_is_a_file_is_an_error_and_not_an_empty_slot() {
     let dir = scratch();
     write_private(&dir.path().join("file"), b"x");
     let store = PlaintextStore::new(dir.path().join("file/tokens.json"));
-    let error = store.load().await.unwrap_err();
-    assert!(matches!(error, StoreError::Io { .. }), "{error}");
+    for error in [
+        store.load().await.map(drop).unwrap_err(),
+        store.clear(Expect::Anything).await.unwrap_err(),
+        store.clear(Expect::Absent).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, StoreError::Io { .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_revision_of_another_handle_does_not_make_a_record_overwritable_that_cannot_be_read() {
+    let (ours, theirs) = (AgeSlot::new().await, AgeSlot::new().await);
+    write_private(&ours.path, &theirs.sealed);
+    let reader = AgeFileStore::new(&ours.path, theirs.key.clone());
+    let revision = reader.load().await.unwrap().unwrap().revision;
+    let writer = AgeFileStore::new(&ours.path, ours.key.clone());
+    let error =
+        writer.save(&AuthTokens::new("new"), Expect::Unchanged(revision)).await.unwrap_err();
+    assert!(matches!(error, StoreError::Undecryptable { .. }), "{error}");
+    assert_eq!(fs::read(&ours.path).unwrap(), theirs.sealed);
 }

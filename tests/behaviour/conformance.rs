@@ -34,6 +34,12 @@ async fn a_store_conforms_behind_a_trait_object_too() {
     .await;
 }
 
+#[tokio::test]
+async fn a_store_conforms_in_a_box_too() {
+    let slot = MemoryStore::new();
+    conformance::check(|| Box::new(slot.clone()) as Box<dyn TokenStore>).await;
+}
+
 #[test]
 fn a_file_store_works_without_any_runtime() {
     let dir = scratch();

@@ -125,6 +125,38 @@ async fn a_directory_that_others_can_write_to_is_refused_unless_it_is_sticky() {
 }
 
 #[tokio::test]
+async fn directories_are_made_where_the_group_may_write_but_not_where_everybody_may() {
+    let dir = scratch();
+    let shared = dir.path().join("shared");
+    fs::create_dir(&shared).unwrap();
+    chmod(&shared, 0o777);
+    let store = PlaintextStore::new(shared.join("mine/tokens.json"));
+    let error = store.save(&AuthTokens::new("a"), Expect::Absent).await.unwrap_err();
+    assert!(matches!(error, StoreError::Exposed { .. }), "{error}");
+    assert_eq!(fs::read_dir(&shared).unwrap().count(), 0);
+    // As home directories are on many a system.
+    chmod(&shared, 0o775);
+    store.save(&AuthTokens::new("a"), Expect::Absent).await.unwrap();
+    assert_eq!(mode(&shared.join("mine")), 0o700);
+}
+
+#[tokio::test]
+async fn a_directory_that_is_a_link_to_nothing_is_no_empty_slot() {
+    let dir = scratch();
+    // As a volume that is not mounted.
+    symlink(dir.path().join("not-mounted"), dir.path().join("volume")).unwrap();
+    for path in ["volume/tokens.json", "volume/deeper/tokens.json"] {
+        let store = PlaintextStore::new(dir.path().join(path));
+        for result in [
+            store.load().await.map(drop),
+            store.save(&AuthTokens::new("a"), Expect::Absent).await.map(drop),
+        ] {
+            assert!(matches!(result, Err(StoreError::Unavailable { .. })), "{result:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_file_or_directory_of_another_user_is_refused() {
     let test = "file_privacy::a_file_or_directory_of_another_user_is_refused";
     if !rustix::process::geteuid().is_root() {

@@ -17,7 +17,8 @@ fn parts(test: &str) -> bool {
 }
 
 fn key_in_keychain(session: &Session) -> String {
-    session.output("secret-tool", &["lookup", "service", "axiomtrade", "username", "alice"])
+    session
+        .output("secret-tool", &["lookup", "service", "tokenkeep:axiomtrade", "username", "alice"])
 }
 
 #[test]
@@ -41,7 +42,8 @@ fn the_keychain_holds_the_key_and_the_record_is_a_file_that_age_opens() {
 
     let key = key_in_keychain(&session);
     assert!(key.starts_with("AGE-SECRET-KEY-1") && !key.trim_end().contains('\n'));
-    let found = session.output("secret-tool", &["search", "--all", "service", "axiomtrade"]);
+    let found =
+        session.output("secret-tool", &["search", "--all", "service", "tokenkeep:axiomtrade"]);
     assert!(found.contains("label = tokenkeep: key of axiomtrade/alice"), "{found}");
 
     let record = session.state().join("tokenkeep/axiomtrade/alice.age");
@@ -89,12 +91,16 @@ fn an_item_deleted_by_hand_is_key_missing_and_not_logged_out() {
     }
     let session = Session::with_keychain();
     assert_eq!(session.actor(STORE).ask("save mine absent"), "ok saved");
-    session.output("secret-tool", &["clear", "service", "axiomtrade", "username", "alice"]);
+    session
+        .output("secret-tool", &["clear", "service", "tokenkeep:axiomtrade", "username", "alice"]);
     let mut actor = session.actor(STORE);
     for order in ["load", "save new anything"] {
         let answer = actor.ask(order);
         assert!(answer.starts_with("error KeyMissing: the age key for "), "{answer}");
-        assert!(answer.contains("there is no keychain item axiomtrade/alice"), "{answer}");
+        assert!(
+            answer.contains("there is no keychain item tokenkeep:axiomtrade/alice"),
+            "{answer}"
+        );
     }
     // The way out that the message names.
     assert_eq!(actor.ask("clear"), "ok cleared");
@@ -114,7 +120,10 @@ fn once_the_key_was_read_a_keychain_that_is_gone_costs_nobody_a_token() {
     assert_eq!(actor.ask("load"), "ok rotated");
     // A new process has to ask, and says what is wrong; the record is untouched.
     let answer = session.actor(STORE).ask("load");
-    assert!(answer.starts_with("error Unavailable: keychain item axiomtrade/alice"), "{answer}");
+    assert!(
+        answer.starts_with("error Unavailable: keychain item tokenkeep:axiomtrade/alice"),
+        "{answer}"
+    );
     session.start_keychain();
     assert_eq!(session.actor(STORE).ask("load"), "ok rotated");
 }
@@ -149,7 +158,8 @@ fn eight_processes_make_one_key() {
         assert_eq!(actor.answer().as_deref(), Some("ok counted"));
     }
     assert_eq!(actors[0].ask("load"), "ok 40");
-    let found = session.output("secret-tool", &["search", "--all", "service", "axiomtrade"]);
+    let found =
+        session.output("secret-tool", &["search", "--all", "service", "tokenkeep:axiomtrade"]);
     assert_eq!(found.matches("label = ").count(), 1, "{found}");
 }
 
@@ -178,6 +188,98 @@ fn files_that_share_a_key_in_the_keychain_are_all_sealed_to_the_same_one() {
 }
 
 #[test]
+fn tokens_move_into_the_keychain_and_out_of_it_again() {
+    if !parts("tokens_move_into_the_keychain_and_out_of_it_again") {
+        return;
+    }
+    let session = Session::with_keychain();
+    let plaintext = format!("plaintext:{}", session.state().join("tokens.json").display());
+    // A key of the user's own, under the very names of the store.
+    let age = session.state().join("tokens.age");
+    let age = format!("age:{}?identity=keychain:axiomtrade/alice", age.display());
+    assert_eq!(session.actor(&plaintext).ask("save mine absent"), "ok saved");
+    for (from, to) in
+        [(plaintext.as_str(), STORE), (STORE, &age), (&age, STORE), (STORE, &plaintext)]
+    {
+        assert_eq!(session.actor(from).ask(&format!("migrate {to}")), "ok moved", "{from} {to}");
+        assert_eq!(session.actor(to).ask("load"), "ok mine", "{from} {to}");
+        assert_eq!(session.actor(from).ask("load"), "ok none", "{from} {to}");
+    }
+    assert_eq!(key_in_keychain(&session), "");
+}
+
+#[test]
+fn a_migration_into_the_keychain_killed_at_any_store_operation_completes_when_run_again() {
+    if !parts(
+        "a_migration_into_the_keychain_killed_at_any_store_operation_completes_when_run_again",
+    ) {
+        return;
+    }
+    let session = Session::with_keychain();
+    let plaintext = format!("plaintext:{}", session.state().join("tokens.json").display());
+    for (from, to) in [(plaintext.as_str(), STORE), (STORE, &plaintext)] {
+        for kill_at in 0.. {
+            session.actor(to).ask("clear");
+            session.actor(from).ask("clear");
+            assert_eq!(session.actor(from).ask("save mine absent"), "ok saved");
+            let mut command = session.command(example("test-actor"));
+            let mut actor = Actor::spawn(command.arg(from).arg(kill_at.to_string()));
+            actor.send(&format!("migrate {to}"));
+            let answer = actor.answer();
+            let sides = [from, to].map(|store| session.actor(store).ask("load"));
+            assert!(sides.contains(&"ok mine".to_owned()), "killed at {kill_at}: {sides:?}");
+            session.actor(from).ask(&format!("migrate {to}"));
+            assert_eq!(session.actor(to).ask("load"), "ok mine", "killed at {kill_at}");
+            assert_eq!(session.actor(from).ask("load"), "ok none", "killed at {kill_at}");
+            if answer.is_some() {
+                assert!(kill_at > 8, "it was killed {kill_at} times");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_key_without_a_record_is_used_again_and_goes_with_the_next_logout() {
+    if !parts("a_key_without_a_record_is_used_again_and_goes_with_the_next_logout") {
+        return;
+    }
+    let session = Session::with_keychain();
+    let record = session.state().join("tokenkeep/axiomtrade/alice.age");
+    assert_eq!(session.actor(STORE).ask("save mine absent"), "ok saved");
+    let key = key_in_keychain(&session);
+    // As if a logout had been killed between the two.
+    fs::remove_file(&record).unwrap();
+    assert_eq!(session.actor(STORE).ask("load"), "ok none");
+    assert_eq!(session.actor(STORE).ask("save again absent"), "ok saved");
+    assert_eq!(key_in_keychain(&session), key);
+    fs::remove_file(&record).unwrap();
+    assert_eq!(session.actor(STORE).ask("clear"), "ok cleared");
+    assert_eq!(key_in_keychain(&session), "");
+}
+
+#[test]
+fn what_somebody_else_put_under_the_name_is_neither_used_nor_deleted() {
+    if !parts("what_somebody_else_put_under_the_name_is_neither_used_nor_deleted") {
+        return;
+    }
+    let session = Session::with_keychain();
+    // So that there is something to delete.
+    assert_eq!(session.actor(STORE).ask("save mine absent"), "ok saved");
+    assert_eq!(session.actor(STORE).ask("clear"), "ok cleared");
+    let script = "printf canary | secret-tool store --label theirs service tokenkeep:axiomtrade \
+                  username alice";
+    session.output("sh", &["-c", script]);
+    let mut actor = session.actor(STORE);
+    for order in ["save mine absent", "clear"] {
+        let answer = actor.ask(order);
+        assert!(answer.starts_with("error InvalidKey: "), "{answer}");
+        assert!(!answer.contains("canary"), "{answer}");
+    }
+    assert_eq!(key_in_keychain(&session), "canary");
+}
+
+#[test]
 fn without_a_provider_the_error_says_so_and_nothing_is_written() {
     if !parts("without_a_provider_the_error_says_so_and_nothing_is_written") {
         return;
@@ -201,7 +303,10 @@ fn without_a_bus_the_error_says_so() {
         .env("XDG_STATE_HOME", dir.path())
         .env("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={}/none", dir.path().display()));
     let answer = Actor::spawn(&mut command).ask("save mine absent");
-    assert!(answer.starts_with("error Unavailable: keychain item axiomtrade/alice"), "{answer}");
+    assert!(
+        answer.starts_with("error Unavailable: keychain item tokenkeep:axiomtrade/alice"),
+        "{answer}"
+    );
 }
 
 #[test]

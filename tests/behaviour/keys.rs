@@ -248,6 +248,66 @@ async fn a_key_file_that_goes_away_does_not_cost_a_running_process_its_tokens() 
 }
 
 #[tokio::test]
+async fn a_key_file_that_was_replaced_by_a_bad_one_stops_a_running_process_from_saving() {
+    let dir = scratch();
+    let (key, path) = (dir.path().join("key.txt"), dir.path().join("tokens.age"));
+    AgeKey::create_identity_file(&key).await.unwrap();
+    let store = AgeFileStore::new(&path, AgeKey::identity_file(&key));
+    store.save(&AuthTokens::new("old"), Expect::Absent).await.unwrap();
+    let before = fs::read(&path).unwrap();
+    write_private(&key, "garbled");
+    let error = store.save(&AuthTokens::new("new"), Expect::Anything).await.unwrap_err();
+    assert!(matches!(error, StoreError::InvalidKey { .. }), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_list_of_recipients_that_others_can_write_to_or_that_is_no_file_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = scratch();
+    let list = dir.path().join("list.txt");
+    let store = || {
+        let key = escrow().with_recovery_recipients_file(&list);
+        AgeFileStore::new(dir.path().join("tokens.age"), key)
+    };
+    fs::write(&list, RECIPIENT).unwrap();
+    for mode in [0o664, 0o646] {
+        fs::set_permissions(&list, fs::Permissions::from_mode(mode)).unwrap();
+        let error = store().save(&AuthTokens::new("a"), Expect::Absent).await.unwrap_err();
+        assert!(matches!(error, StoreError::Exposed { .. }), "{error}");
+    }
+    fs::set_permissions(&list, fs::Permissions::from_mode(0o644)).unwrap();
+    store().save(&AuthTokens::new("a"), Expect::Absent).await.unwrap();
+
+    fs::remove_file(&list).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &list,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    let error = store().save(&AuthTokens::new("a"), Expect::Anything).await.unwrap_err();
+    assert!(matches!(error, StoreError::NotAFile { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn so_many_recipients_that_the_record_could_not_be_read_again_are_refused() {
+    let dir = scratch();
+    let mut key = escrow();
+    for _ in 0..1400 {
+        key = key.with_recovery_recipient(RECIPIENT).unwrap();
+    }
+    let store = AgeFileStore::new(dir.path().join("tokens.age"), key);
+    let error = store.save(&AuthTokens::new("a"), Expect::Absent).await.unwrap_err();
+    assert!(error.to_string().contains("too many recovery recipients"), "{error}");
+    assert!(store.load().await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn recovery_recipients_open_the_record_too() {
     let dir = scratch();
     let (key, recovery, list) =

@@ -140,7 +140,7 @@ async fn a_migration_killed_at_any_system_call_completes_when_run_again() {
         return;
     }
     let mut kills = 0;
-    for call in ["openat", "write", "fsync", "flock", "renameat", "unlinkat", "mkdir"] {
+    for call in ["openat", "write", "fsync", "flock", "renameat", "unlinkat", "mkdirat"] {
         for nth in 1.. {
             let slots = Slots::new().await;
             if migrate_killed_at(&slots, call, nth) {

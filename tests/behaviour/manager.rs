@@ -85,6 +85,8 @@ impl std::fmt::Display for Watched {
 impl TokenStore for Watched {
     async fn load(&self) -> Result<Option<Stored>, StoreError> {
         self.loads.fetch_add(1, Ordering::SeqCst);
+        // As a real one: others run meanwhile.
+        tokio::task::yield_now().await;
         self.check()?;
         self.inner.load().await
     }
@@ -184,6 +186,20 @@ async fn a_cached_token_is_handed_out_without_asking_the_store_for_30_seconds() 
         clock.back(10_000);
         assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), name);
     }
+}
+
+#[tokio::test]
+async fn a_refresh_token_is_always_the_one_in_the_store() {
+    let (clock, store) = (Clock::new(), Watched::default());
+    let manager = clock.manager(store.clone());
+    manager.set_tokens(AuthTokens::new("a").with_refresh_token("old")).await.unwrap();
+    // Another process refreshes.
+    let rotated = AuthTokens::new("b").with_refresh_token("rotated");
+    store.inner.save(&rotated, Expect::Anything).await.unwrap();
+    assert_eq!(manager.get_refresh_token().await.unwrap().expose_secret(), "rotated");
+    assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), "b");
+    store.fail(Some("locked"));
+    assert!(matches!(manager.get_refresh_token().await, Err(AuthError::Store(_))));
 }
 
 #[tokio::test]

@@ -25,7 +25,10 @@ fn without_chance(text: &str) -> String {
 
 #[test]
 fn the_readme_shows_what_the_quickstart_prints() {
-    let output = Command::new(example("quickstart")).env("TMPDIR", "/tmp").output().unwrap();
+    // The plaintext file has the permissions that the umask leaves it.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "umask 022; exec \"$0\""]).arg(example("quickstart"));
+    let output = shell.env("TMPDIR", "/tmp").output().unwrap();
     assert!(output.status.success());
     let printed = without_chance(&String::from_utf8(output.stdout).unwrap());
     assert_eq!(printed, without_chance(&readme_block("$ cargo run --example quickstart")));

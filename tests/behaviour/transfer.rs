@@ -14,7 +14,9 @@ use tokenkeep::{
 use crate::support::scratch;
 
 fn tokens(name: &str) -> AuthTokens {
-    AuthTokens::new(name).with_refresh_token(format!("refresh-{name}")).with_extra("scope", "x")
+    AuthTokens::new(name)
+        .with_refresh_token(format!("refresh-{name}"))
+        .with_extra("scope", "x".into())
 }
 
 fn at(seconds: i64) -> DateTime<Utc> {

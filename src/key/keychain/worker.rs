@@ -53,15 +53,17 @@ static WORKER: Mutex<Option<Worker>> = Mutex::new(None);
 /// Makes a call, and waits for it up to the deadline.
 ///
 /// `work` runs a second time, on a new connection, if the first one failed: a keychain that was
-/// restarted has forgotten its sessions.
+/// restarted has forgotten its sessions. What it holds is dropped when it is over, which may be
+/// long after the deadline.
 pub(super) fn call<T: Send + 'static>(
     work: impl Fn(&CredentialStore) -> keyring_core::Result<T> + Send + 'static,
 ) -> Result<T, Failure> {
     let (reply, answer) = mpsc::sync_channel(1);
     let abandoned = Abandoned::default();
+    let given_up = abandoned.clone();
     let work = Box::new(move |keychain: &mut Keychain| {
         // If the caller gave up, nobody listens any more.
-        let _ = reply.send(keychain.call(&work));
+        let _ = reply.send(keychain.call(&work, &given_up));
     });
     send(Job { work, abandoned: abandoned.clone() })?;
     answer
@@ -107,10 +109,10 @@ impl Worker {
             let mut keychain = Keychain::default();
             for job in queue {
                 *lock(&running) = Some(job.abandoned.clone());
+                let _end = End(&running);
                 if !job.abandoned.load(Ordering::SeqCst) {
                     (job.work)(&mut keychain);
                 }
-                *lock(&running) = None;
             }
         };
         let thread = thread::Builder::new().name("tokenkeep-keychain".into()).spawn(run);
@@ -118,14 +120,26 @@ impl Worker {
     }
 }
 
+/// The end of a call, even if that is a panic.
+struct End<'a>(&'a Running);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        *lock(self.0) = None;
+    }
+}
+
 impl Keychain {
     fn call<T>(
         &mut self,
         work: &impl Fn(&CredentialStore) -> keyring_core::Result<T>,
+        abandoned: &Abandoned,
     ) -> keyring_core::Result<T> {
         let was_connected = self.0.is_some();
         match work(&*self.connect()?) {
-            Err(Error::PlatformFailure(_)) if was_connected => {
+            Err(Error::PlatformFailure(_))
+                if was_connected && !abandoned.load(Ordering::SeqCst) =>
+            {
                 self.0 = None;
                 work(&*self.connect()?)
             }
