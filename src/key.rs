@@ -33,6 +33,7 @@ use crate::seal::{self, OpenError};
 /// | the same, [`with_passphrase`](Self::with_passphrase) | people who type one; asked for once per process |
 /// | [`keychain`](Self::keychain) | desktops, where the file should lie in a place of your choice |
 /// | [`credential`](Self::credential) | systemd services: `LoadCredential=` and `$CREDENTIALS_DIRECTORY` |
+/// | [`passphrase`](Self::passphrase) | backups |
 /// | [`custom`](Self::custom) | a key management service, a mounted secret, a hardware token |
 ///
 /// # Security
@@ -99,6 +100,15 @@ impl AgeKey {
         read: impl Fn() -> Result<SecretString, StoreError> + Send + Sync + 'static,
     ) -> Self {
         Self::new(Source::Custom(name.into(), Box::new(read)))
+    }
+
+    /// Uses a passphrase alone, without any identity: records are sealed to it as with `age -p`.
+    ///
+    /// Each save and each load takes a third of a second, and `ask` is called for each, so this is
+    /// for backups. Recovery recipients cannot be added.
+    #[must_use]
+    pub fn passphrase(ask: impl Fn() -> io::Result<SecretString> + Send + Sync + 'static) -> Self {
+        Self::new(Source::Passphrase).with_passphrase(ask)
     }
 
     /// Uses the identity that the OS keychain holds under this service and name; it is made when
@@ -248,6 +258,9 @@ impl AgeKey {
     /// Files are read again, to follow a change of keys. Asking anyone else may be slow or raise a
     /// prompt, so that is done once.
     pub(crate) fn prepare(&self) -> Result<(), StoreError> {
+        if matches!(self.0.source, Source::Passphrase) {
+            return Ok(());
+        }
         let read = if self.0.source.is_a_file() { Read::Again } else { Read::Once };
         match self.unlock(&self.to_string(), read) {
             // It is sealed to a key that was good when it was read: better than to lose a rotated
@@ -259,8 +272,18 @@ impl AgeKey {
         }
     }
 
+    /// Seals a record. `first` says that the slot is empty.
+    pub(crate) fn seal(&self, plain: &[u8], place: &str, first: bool) -> Result<Bytes, StoreError> {
+        if matches!(self.0.source, Source::Passphrase) {
+            return seal::seal_to_passphrase(self.ask(place)?, plain, place);
+        }
+        let recipients = self.seal_to(place, first)?;
+        let recipients = recipients.iter().map(|recipient| recipient as &dyn age::Recipient);
+        seal::seal(recipients, plain, place)
+    }
+
     /// Returns whom a record is sealed to. `first` says that the slot is empty.
-    pub(crate) fn seal_to(&self, place: &str, first: bool) -> Result<Vec<Recipient>, StoreError> {
+    fn seal_to(&self, place: &str, first: bool) -> Result<Vec<Recipient>, StoreError> {
         let unlocked =
             if first { self.unlock_for_first_use(place)? } else { self.unlock(place, Read::Once)? };
         let mut recipients = unlocked.recipients.clone();
@@ -337,13 +360,16 @@ impl AgeKey {
     }
 
     fn open_with_passphrase(&self, sealed: &[u8], place: &str) -> Result<Bytes, StoreError> {
+        let passphrase = self.ask(place)?;
+        seal::open_with_passphrase(passphrase, sealed).map_err(|error| explain(error, place, self))
+    }
+
+    fn ask(&self, place: &str) -> Result<SecretString, StoreError> {
         let locked = |advice: String| StoreError::Locked { place: place.to_owned(), advice };
         let ask = self.0.passphrase.as_ref().ok_or_else(|| {
             locked("it is protected by a passphrase, and this program was given none".into())
         })?;
-        let passphrase =
-            ask().map_err(|error| locked(format!("its passphrase was not given ({error})")))?;
-        seal::open_with_passphrase(passphrase, sealed).map_err(|error| explain(error, place, self))
+        ask().map_err(|error| locked(format!("its passphrase was not given ({error})")))
     }
 
     /// Returns the recovery recipients. A file that is away just now counts as unchanged, for the

@@ -64,6 +64,8 @@ pub use chrono;
 pub use error::{AuthError, StoreError};
 #[cfg(feature = "age")]
 pub use key::AgeKey;
+#[cfg(feature = "keychain")]
+pub use key::keychain::{KeychainState, probe_keychain};
 pub use location::{InvalidStoreUrl, StoreUrl};
 pub use manager::{TokenManager, TokenManagerBuilder};
 pub use secrecy;

@@ -31,7 +31,7 @@ use crate::store::plaintext::PlaintextStore;
 /// | `env:PREFIX` | [`EnvStore`] |
 ///
 /// `KEY` is the path of an identity file, `credential:NAME` for one in `$CREDENTIALS_DIRECTORY`,
-/// or `keychain:SERVICE/NAME`. `&recipient=age1…` adds a recovery recipient, as often as need be,
+/// or `keychain:SERVICE/NAME`; `?passphrase` stands for a passphrase alone. `&recipient=age1…` adds a recovery recipient, as often as need be,
 /// and `&recipients=PATH` a file of them.
 ///
 /// A path that begins with `~/` is in the home directory; any other relative path is resolved
@@ -67,6 +67,7 @@ enum Key {
     Credential(String),
     File(PathBuf),
     Keychain(Item),
+    Passphrase,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -139,13 +140,12 @@ impl StoreUrl {
     pub fn to_text(&self) -> String {
         let mut text = self.to_string();
         if let Kind::Age { key, recipients, recipients_file, .. } = &self.0 {
-            let key = match key {
-                Key::Credential(name) => format!("credential:{}", escaped(name)),
-                Key::File(path) => escaped(&path.to_string_lossy()),
-                Key::Keychain(item) => format!("keychain:{item}"),
+            text += &match key {
+                Key::Credential(name) => format!("?identity=credential:{}", escaped(name)),
+                Key::File(path) => format!("?identity={}", escaped(&path.to_string_lossy())),
+                Key::Keychain(item) => format!("?identity=keychain:{item}"),
+                Key::Passphrase => "?passphrase".to_owned(),
             };
-            text += "?identity=";
-            text += &key;
             for recipient in recipients {
                 text += "&recipient=";
                 text += &escaped(recipient);
@@ -193,6 +193,9 @@ impl Key {
         match self {
             Self::Credential(name) => Ok(AgeKey::credential(name)),
             Self::File(path) => Ok(AgeKey::identity_file(path)),
+            Self::Passphrase => {
+                Ok(AgeKey::passphrase(|| Err(io::Error::other("this program asks for none"))))
+            }
             #[cfg(feature = "keychain")]
             Self::Keychain(item) => AgeKey::keychain(&item.service, &item.account),
             #[cfg(not(feature = "keychain"))]
@@ -276,6 +279,8 @@ fn parse_age(body: &str, query: &str) -> Result<Kind, InvalidStoreUrl> {
         let (name, value) = option.split_once('=').unwrap_or((option, ""));
         let twice = match name {
             "identity" => key.replace(parse_key(value)?).is_some(),
+            "passphrase" if value.is_empty() => key.replace(Key::Passphrase).is_some(),
+            "passphrase" => return Err(invalid("a passphrase has no place in it")),
             "recipient" => {
                 recipients.push(unescaped(value)?);
                 false
@@ -283,7 +288,7 @@ fn parse_age(body: &str, query: &str) -> Result<Kind, InvalidStoreUrl> {
             "recipients" => recipients_file.replace(parse_path(value)?).is_some(),
             _ => {
                 return Err(invalid(
-                    "an option is unknown; identity, recipient and recipients are known",
+                    "an option is unknown; identity, passphrase, recipient and recipients are known",
                 ));
             }
         };
@@ -291,9 +296,14 @@ fn parse_age(body: &str, query: &str) -> Result<Kind, InvalidStoreUrl> {
             return Err(invalid("an option is given twice"));
         }
     }
-    let key = key.ok_or_else(|| invalid("age: needs ?identity=PATH, the file with its key"))?;
+    let key = key.ok_or_else(|| {
+        invalid("age: needs ?identity=PATH, the file with its key, or ?passphrase")
+    })?;
     if matches!(&key, Key::File(key) if *key == path) {
         return Err(invalid("the tokens and their key are the same file"));
+    }
+    if key == Key::Passphrase && (!recipients.is_empty() || recipients_file.is_some()) {
+        return Err(invalid("a passphrase and recipients do not go together"));
     }
     Ok(Kind::Age { path, key, recipients, recipients_file })
 }
@@ -399,6 +409,7 @@ mod tests {
             "age:/a?identity=/b&recipient=age1xyz&recipient=age1abc&recipients=/c",
             "age:/a?identity=keychain:axiomtrade/alice",
             "age:/a?identity=credential:tokens.key",
+            "age:/a?passphrase",
             "age:/100%25 sure%3F?identity=/b%26c",
             "plaintext:/tmp/tokens.json",
             "memory:",
@@ -434,6 +445,8 @@ mod tests {
             ("age:?identity=/canary", "a path is missing"),
             ("age:/a?identity=/b&canary=1", "an option is unknown"),
             ("age:/a?identity=/b&identity=/canary", "given twice"),
+            ("age:/a?passphrase=canary", "has no place"),
+            ("age:/a?passphrase&recipient=canary", "do not go together"),
             ("plaintext:/canary?identity=/b", "only age: takes options"),
             ("plaintext:", "a path is missing"),
             ("plaintext:/canary%2", "two hexadecimal digits"),

@@ -2,7 +2,7 @@ use super::Format;
 use crate::codec::{self, Bytes};
 use crate::error::StoreError;
 use crate::key::AgeKey;
-use crate::seal::{self, MAX_SEALED};
+use crate::seal::MAX_SEALED;
 use crate::tokens::AuthTokens;
 
 /// Records sealed with a key.
@@ -19,9 +19,7 @@ impl Format for Sealed {
     }
 
     fn encode(&self, tokens: &AuthTokens, place: &str, first: bool) -> Result<Bytes, StoreError> {
-        let recipients = self.key.seal_to(place, first)?;
-        let recipients = recipients.iter().map(|recipient| recipient as &dyn age::Recipient);
-        let sealed = seal::seal(recipients, &codec::encode(tokens, place)?, place)?;
+        let sealed = self.key.seal(&codec::encode(tokens, place)?, place, first)?;
         if sealed.len() > MAX_SEALED {
             // It could not be read again.
             let reason = "it has too many recovery recipients".to_owned();

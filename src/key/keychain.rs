@@ -1,5 +1,6 @@
 //! An age identity as an item of the OS keychain.
 
+mod probe;
 mod worker;
 
 use std::collections::HashMap;
@@ -14,6 +15,7 @@ use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+pub use self::probe::{KeychainState, probe_keychain};
 use self::worker::Failure;
 use super::identity_file;
 use crate::codec::Bytes;

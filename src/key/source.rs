@@ -18,6 +18,8 @@ pub(super) enum Source {
     File(PathBuf),
     #[cfg(feature = "keychain")]
     Keychain(Item),
+    /// None: a passphrase seals and opens.
+    Passphrase,
 }
 
 impl Source {
@@ -38,6 +40,7 @@ impl Source {
             Self::File(path) => file::read_key_file(path, Exposure::Refused),
             #[cfg(feature = "keychain")]
             Self::Keychain(item) => item.read(),
+            Self::Passphrase => Ok(None),
         }
     }
 
@@ -49,7 +52,7 @@ impl Source {
     /// Tells whether a key is made when there is none.
     pub(super) fn can_be_made(&self) -> bool {
         match self {
-            Self::Credential(_) | Self::Custom(..) | Self::File(_) => false,
+            Self::Credential(_) | Self::Custom(..) | Self::File(_) | Self::Passphrase => false,
             #[cfg(feature = "keychain")]
             Self::Keychain(_) => true,
         }
@@ -91,6 +94,10 @@ impl Source {
                 "restore the item or a backup of the tokens, or clear them and sign in again"
                     .into(),
             ),
+            Self::Passphrase => (
+                "it is not sealed to a passphrase".into(),
+                "give the identity file that it is sealed to".into(),
+            ),
         };
         StoreError::KeyMissing { place: place.to_owned(), reason, advice }
     }
@@ -104,6 +111,7 @@ impl fmt::Display for Source {
             Self::File(path) => write!(f, "identity file {}", path.display()),
             #[cfg(feature = "keychain")]
             Self::Keychain(item) => item.fmt(f),
+            Self::Passphrase => f.write_str("passphrase"),
         }
     }
 }

@@ -114,6 +114,7 @@ impl Actor {
                 }
                 Ok("counted".into())
             }
+            ["probe"] => Ok(tokenkeep::probe_keychain().await.to_string()),
             ["conformance"] => {
                 let url = self.url.clone();
                 conformance::check(move || open(&url)).await;

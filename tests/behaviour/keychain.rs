@@ -294,6 +294,30 @@ fn without_a_provider_the_error_says_so_and_nothing_is_written() {
     assert_eq!(other.ask("clear"), "ok cleared");
 }
 
+/// Asks for the state of the session's keychain.
+fn probe(session: &Session) -> String {
+    session.actor("memory:").ask("probe")
+}
+
+#[test]
+fn a_probe_tells_the_states_of_a_keychain_apart() {
+    if !parts("a_probe_tells_the_states_of_a_keychain_apart") {
+        return;
+    }
+    let mut session = Session::without_keychain();
+    assert_eq!(probe(&session), "ok no provider");
+    session.start_keychain();
+    assert_eq!(probe(&session), "ok works");
+    let lock = ["call", "--session", "--dest", "org.freedesktop.secrets", "--object-path"];
+    let lock = [&lock[..], &["/org/freedesktop/secrets", "--method"]].concat();
+    let lock = [&lock[..], &["org.freedesktop.Secret.Service.Lock"]].concat();
+    let collection = "['/org/freedesktop/secrets/collection/login']";
+    session.output("gdbus", &[&lock[..], &[collection]].concat());
+    assert_eq!(probe(&session), "ok locked");
+    // Asking did not unlock it.
+    assert_eq!(probe(&session), "ok locked");
+}
+
 #[test]
 fn without_a_bus_the_error_says_so() {
     let dir = scratch();
@@ -302,7 +326,9 @@ fn without_a_bus_the_error_says_so() {
         .arg(STORE)
         .env("XDG_STATE_HOME", dir.path())
         .env("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={}/none", dir.path().display()));
-    let answer = Actor::spawn(&mut command).ask("save mine absent");
+    let mut actor = Actor::spawn(&mut command);
+    assert_eq!(actor.ask("probe"), "ok no bus");
+    let answer = actor.ask("save mine absent");
     assert!(
         answer.starts_with("error Unavailable: keychain item tokenkeep:axiomtrade/alice"),
         "{answer}"
@@ -327,6 +353,7 @@ fn a_bus_that_never_answers_costs_one_deadline_and_does_not_keep_the_process_ali
     // The stuck call is not waited for again.
     let answer = actor.ask("save mine absent");
     assert!(answer.contains("has not answered an earlier call yet"), "{answer}");
+    assert_eq!(actor.ask("probe"), "ok not answering");
     let before = Instant::now();
     assert!(actor.end().success());
     assert!(before.elapsed() < Duration::from_secs(2), "the process ends at once");

@@ -58,24 +58,35 @@ static WORKER: Mutex<Option<Worker>> = Mutex::new(None);
 pub(super) fn call<T: Send + 'static>(
     work: impl Fn(&CredentialStore) -> keyring_core::Result<T> + Send + 'static,
 ) -> Result<T, Failure> {
+    run(move |keychain, abandoned| keychain.call(&work, abandoned))?.map_err(Failure::Keychain)
+}
+
+/// Does something else that talks to the keychain's service, on the same terms.
+#[cfg(all(unix, not(target_vendor = "apple")))]
+pub(super) fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    run(|_, _| work())
+}
+
+fn run<T: Send + 'static>(
+    work: impl FnOnce(&mut Keychain, &Abandoned) -> T + Send + 'static,
+) -> Result<T, Failure> {
     let (reply, answer) = mpsc::sync_channel(1);
     let abandoned = Abandoned::default();
     let given_up = abandoned.clone();
     let work = Box::new(move |keychain: &mut Keychain| {
         // If the caller gave up, nobody listens any more.
-        let _ = reply.send(keychain.call(&work, &given_up));
+        let _ = reply.send(work(keychain, &given_up));
     });
     send(Job { work, abandoned: abandoned.clone() })?;
-    answer
-        .recv_timeout(DEADLINE)
-        .map_err(|error| match error {
-            RecvTimeoutError::Timeout => {
-                abandoned.store(true, Ordering::SeqCst);
-                Failure::Deadline(DEADLINE)
-            }
-            RecvTimeoutError::Disconnected => Failure::Thread,
-        })?
-        .map_err(Failure::Keychain)
+    answer.recv_timeout(DEADLINE).map_err(|error| match error {
+        RecvTimeoutError::Timeout => {
+            abandoned.store(true, Ordering::SeqCst);
+            Failure::Deadline(DEADLINE)
+        }
+        RecvTimeoutError::Disconnected => Failure::Thread,
+    })
 }
 
 /// Hands a job to the worker, starting one if there is none or if the last one panicked.

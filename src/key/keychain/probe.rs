@@ -1,0 +1,123 @@
+//! Whether the keychain can be used, found out without raising a prompt.
+
+use std::fmt;
+
+use crate::blocking;
+
+/// Whether the OS keychain can be used now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeychainState {
+    /// It is there and unlocked.
+    Available,
+    /// It is there and locked; using it would raise a prompt.
+    Locked,
+    /// There is no session bus to reach a Secret Service on: ssh, a container, a service.
+    NoBus,
+    /// There is a Secret Service without a default collection to keep anything in.
+    NoDefaultCollection,
+    /// There is a session bus, and nothing on it offers a Secret Service.
+    NoProvider,
+    /// It did not answer within 3 seconds.
+    NotAnswering,
+}
+
+impl KeychainState {
+    /// Says how to get to a keychain that can be used; nothing to do if it can be.
+    #[must_use]
+    pub fn advice(self) -> Option<&'static str> {
+        match self {
+            Self::Available => None,
+            Self::Locked => Some("unlock the keychain, for instance by signing in to the desktop"),
+            Self::NoBus => {
+                Some("run in a desktop session, or use `dbus-run-session`, or an age file")
+            }
+            Self::NoDefaultCollection => {
+                Some("make a default keyring, for instance with seahorse, or use an age file")
+            }
+            Self::NoProvider => {
+                Some("install and start gnome-keyring or KWallet, or use an age file")
+            }
+            Self::NotAnswering => Some("restart the keychain's service, or sign in again"),
+        }
+    }
+}
+
+impl fmt::Display for KeychainState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Available => "works",
+            Self::Locked => "locked",
+            Self::NoBus => "no bus",
+            Self::NoDefaultCollection => "no default collection",
+            Self::NoProvider => "no provider",
+            Self::NotAnswering => "not answering",
+        })
+    }
+}
+
+/// Finds out whether the keychain can be used, within 3 seconds and without raising a prompt.
+pub async fn probe_keychain() -> KeychainState {
+    let probed = blocking::run("keychain", || Ok(probe())).await;
+    probed.unwrap_or(KeychainState::NotAnswering)
+}
+
+#[cfg(all(unix, not(target_vendor = "apple")))]
+fn probe() -> KeychainState {
+    super::worker::aside(secret_service::probe).unwrap_or(KeychainState::NotAnswering)
+}
+
+/// Credential Manager and the login keychain are part of their systems.
+#[cfg(any(target_vendor = "apple", not(unix)))]
+fn probe() -> KeychainState {
+    KeychainState::Available
+}
+
+#[cfg(all(unix, not(target_vendor = "apple")))]
+mod secret_service {
+    use std::time::Duration;
+
+    use zbus::blocking::connection::Builder;
+    use zbus::blocking::fdo::DBusProxy;
+    use zbus::blocking::{Connection, Proxy};
+    use zbus::zvariant::OwnedObjectPath;
+
+    use super::KeychainState;
+
+    const NAME: &str = "org.freedesktop.secrets";
+    const PATH: &str = "/org/freedesktop/secrets";
+    const SERVICE: &str = "org.freedesktop.Secret.Service";
+    const COLLECTION: &str = "org.freedesktop.Secret.Collection";
+
+    /// For each of the few calls; together they stay within the worker's deadline.
+    const TIMEOUT: Duration = Duration::from_millis(700);
+
+    pub(super) fn probe() -> KeychainState {
+        let connection = Builder::session().and_then(|bus| bus.method_timeout(TIMEOUT).build());
+        let Ok(connection) = connection else { return KeychainState::NoBus };
+        match has_provider(&connection) {
+            Ok(true) => {}
+            Ok(false) => return KeychainState::NoProvider,
+            Err(_) => return KeychainState::NotAnswering,
+        }
+        state(&connection).unwrap_or(KeychainState::NotAnswering)
+    }
+
+    /// Somebody has the name, or would be started to take it.
+    fn has_provider(connection: &Connection) -> zbus::Result<bool> {
+        let bus = DBusProxy::new(connection)?;
+        Ok(bus.name_has_owner(NAME.try_into()?)?
+            || bus.list_activatable_names()?.iter().any(|name| name.as_str() == NAME))
+    }
+
+    fn state(connection: &Connection) -> zbus::Result<KeychainState> {
+        let service = Proxy::new(connection, NAME, PATH, SERVICE)?;
+        let default: OwnedObjectPath = service.call("ReadAlias", &"default")?;
+        if default.as_str() == "/" {
+            return Ok(KeychainState::NoDefaultCollection);
+        }
+        let collection = Proxy::new(connection, NAME, default, COLLECTION)?;
+        let locked: bool = collection.get_property("Locked")?;
+        Ok(if locked { KeychainState::Locked } else { KeychainState::Available })
+    }
+}
