@@ -117,12 +117,42 @@ impl StoreUrl {
         matches!(self.0, Kind::Plaintext { .. })
     }
 
-    /// Returns the file that holds the tokens, if the URL names one.
+    /// Returns the file that holds the tokens, sealed or not, if they are in one.
     #[must_use]
-    pub fn path(&self) -> Option<&Path> {
+    pub fn path(&self) -> Option<PathBuf> {
         match &self.0 {
-            Kind::Age { path, .. } | Kind::Plaintext { path } => Some(path),
-            Kind::Env { .. } | Kind::Keychain(_) | Kind::Memory => None,
+            Kind::Age { path, .. } | Kind::Plaintext { path } => Some(path.clone()),
+            #[cfg(feature = "keychain")]
+            Kind::Keychain(item) => KeychainStore::record_path(&item.service, &item.account).ok(),
+            _ => None,
+        }
+    }
+
+    /// Tells whether the keychain is needed to open this store.
+    #[must_use]
+    pub fn uses_keychain(&self) -> bool {
+        matches!(&self.0, Kind::Keychain(_) | Kind::Age { key: Key::Keychain(_), .. })
+    }
+
+    /// Returns the URL of the same age file with another identity file and other recovery
+    /// recipients, or `None` if this is no age file.
+    #[must_use]
+    pub fn with_identity(&self, identity: &Path, recipients: Vec<String>) -> Option<Self> {
+        let Kind::Age { path, recipients_file, .. } = &self.0 else { return None };
+        Some(Self(Kind::Age {
+            path: path.clone(),
+            key: Key::File(std::path::absolute(identity).unwrap_or_else(|_| identity.to_owned())),
+            recipients,
+            recipients_file: recipients_file.clone(),
+        }))
+    }
+
+    /// Returns the recovery recipients that the URL itself names.
+    #[must_use]
+    pub fn recipients(&self) -> &[String] {
+        match &self.0 {
+            Kind::Age { recipients, .. } => recipients,
+            _ => &[],
         }
     }
 
@@ -429,9 +459,9 @@ mod tests {
     #[test]
     fn relative_paths_are_resolved_and_home_is_known() {
         let here = std::env::current_dir().unwrap();
-        assert_eq!(parsed("plaintext:tokens.json").path(), Some(&*here.join("tokens.json")));
+        assert_eq!(parsed("plaintext:tokens.json").path(), Some(here.join("tokens.json")));
         let home = std::env::home_dir().unwrap();
-        assert_eq!(parsed("plaintext:~/tokens.json").path(), Some(&*home.join("tokens.json")));
+        assert_eq!(parsed("plaintext:~/tokens.json").path(), Some(home.join("tokens.json")));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::path::Path;
+use std::path::PathBuf;
 
 use crate::error::StoreError;
 use crate::format::Sealed;
@@ -41,12 +41,13 @@ impl KeychainStore {
     pub fn new(service: &str, account: &str) -> Result<Self, StoreError> {
         let item = Item::own(service, account)?;
         let path = item.state_file("age")?;
-        Ok(Self::with_item(&path, item))
+        let format = Sealed { key: AgeKey::keychain_item(item.clone()), own_key: true };
+        Ok(Self { file: RecordFile::new(&path, format), item })
     }
 
-    fn with_item(path: &Path, item: Item) -> Self {
-        let format = Sealed { key: AgeKey::keychain_item(item.clone()), own_key: true };
-        Self { file: RecordFile::new(path, format), item }
+    /// The file that [`new`](Self::new) keeps the record in.
+    pub(crate) fn record_path(service: &str, account: &str) -> Result<PathBuf, StoreError> {
+        Item::own(service, account)?.state_file("age")
     }
 }
 

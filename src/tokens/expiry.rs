@@ -42,6 +42,13 @@ impl AuthTokens {
         Schedule::of(self).map(|schedule| schedule.expiry)
     }
 
+    /// Returns when a refresh becomes due, in UTC: [`REFRESH_BUFFER`] before the true expiry. A
+    /// token without expiry has no such time.
+    #[must_use]
+    pub fn refresh_due(&self) -> Option<DateTime<Utc>> {
+        Schedule::of(self).map(|schedule| schedule.due)
+    }
+
     /// Tells where the access token stands at `now`.
     #[must_use]
     pub fn freshness(&self, now: DateTime<Utc>) -> Freshness {

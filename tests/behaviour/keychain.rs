@@ -308,11 +308,7 @@ fn a_probe_tells_the_states_of_a_keychain_apart() {
     assert_eq!(probe(&session), "ok no provider");
     session.start_keychain();
     assert_eq!(probe(&session), "ok works");
-    let lock = ["call", "--session", "--dest", "org.freedesktop.secrets", "--object-path"];
-    let lock = [&lock[..], &["/org/freedesktop/secrets", "--method"]].concat();
-    let lock = [&lock[..], &["org.freedesktop.Secret.Service.Lock"]].concat();
-    let collection = "['/org/freedesktop/secrets/collection/login']";
-    session.output("gdbus", &[&lock[..], &[collection]].concat());
+    session.lock_keychain();
     assert_eq!(probe(&session), "ok locked");
     // Asking did not unlock it.
     assert_eq!(probe(&session), "ok locked");

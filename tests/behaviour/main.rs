@@ -10,6 +10,7 @@
 mod age_tool;
 mod broken_slots;
 mod cancellation;
+mod command;
 mod conformance;
 mod faults;
 mod file_privacy;
@@ -20,4 +21,5 @@ mod manager;
 mod processes;
 mod readme;
 mod support;
+mod terminal;
 mod transfer;

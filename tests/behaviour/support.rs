@@ -176,6 +176,15 @@ impl Session {
         assert!(answers.expect("gdbus starts").success(), "the keychain came up");
     }
 
+    /// Locks the default collection.
+    pub(crate) fn lock_keychain(&self) {
+        let call = ["call", "--session", "--dest", "org.freedesktop.secrets", "--object-path"];
+        let method =
+            ["/org/freedesktop/secrets", "--method", "org.freedesktop.Secret.Service.Lock"];
+        let collection = ["['/org/freedesktop/secrets/collection/login']"];
+        self.output("gdbus", &[&call[..], &method, &collection].concat());
+    }
+
     pub(crate) fn stop_keychain(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             daemon.kill().unwrap();

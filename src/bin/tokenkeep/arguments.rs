@@ -1,0 +1,205 @@
+//! The command line. Secrets have no place in it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Keeps auth tokens behind the OS keychain, in an age-encrypted file or, by explicit choice, in
+/// plaintext.
+///
+/// Secrets go in through standard input and out through standard output; everything else is said
+/// on standard error.
+#[derive(Parser)]
+#[command(version, max_term_width = 100, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) slot: Slot,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0 done                    4 expired, or sign-in required
+  1 anything else           5 store locked, denied, exposed or unavailable
+  2 wrong usage             6 corrupt, undecryptable, or of a newer version
+  3 no tokens               7 conflict";
+
+/// Which tokens a command is about.
+#[derive(Args)]
+pub(crate) struct Slot {
+    /// The profile, which `init` makes
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "TOKENKEEP_PROFILE",
+        hide_env_values = true,
+        default_value = "default"
+    )]
+    pub(crate) profile: String,
+    /// A store, instead of a profile: keychain:SERVICE/ACCOUNT, age:PATH?identity=PATH,
+    /// plaintext:PATH, env:PREFIX
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "TOKENKEEP_STORE",
+        hide_env_values = true
+    )]
+    pub(crate) store: Option<String>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Probe, choose and pin a store for a profile; say which and why
+    Init,
+    /// Store tokens from standard input: the JSON of a record, or a bare access token
+    Set,
+    /// Print a valid access token
+    Get(Get),
+    /// Say where the tokens are, how they are protected, and when they expire
+    Status(Json),
+    /// List the profiles
+    List(Json),
+    /// Refresh the tokens
+    Refresh,
+    /// Remove the tokens: a logout
+    Clear,
+    /// Move tokens to another store
+    Migrate(Migrate),
+    /// Copy tokens; the copy is marked as one, and never refreshed
+    Backup(Backup),
+    /// Make the tokens of a backup live again
+    Restore(Restore),
+    /// Make an age identity
+    Keygen(Keygen),
+    /// Change who can open an age file
+    Rekey(Rekey),
+    /// Check every kind of store and every profile on this machine
+    Doctor(Json),
+    /// Run a command with the access token in its environment
+    ///
+    /// The token is in `PREFIX_ACCESS_TOKEN`; the prefix is the profile's name in capitals. A
+    /// variable is seen by the command, by each of its children, and on Linux by every process of
+    /// the same user while they run. Prefer `tokenkeep get` in a pipe where the command can read
+    /// from one.
+    Exec(Exec),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+#[derive(Args)]
+pub(crate) struct Json {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Get {
+    /// What to print
+    #[arg(long, value_enum, default_value_t = Field::Access)]
+    pub(crate) field: Field,
+    /// Print an Authorization header, for `curl -H @-`
+    #[arg(long, conflicts_with = "field")]
+    pub(crate) header: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Field {
+    /// The access token, if it is valid
+    Access,
+    /// The refresh token
+    Refresh,
+    /// The whole record, valid or not
+    Json,
+}
+
+#[derive(Args)]
+pub(crate) struct Migrate {
+    /// Where the tokens are; without it, the profile's store
+    #[arg(long, value_name = "URL")]
+    pub(crate) from: Option<String>,
+    /// Where they go; a profile that was moved follows. With --all, {profile} stands for its name
+    #[arg(long, value_name = "URL")]
+    pub(crate) to: String,
+    /// Move every profile
+    #[arg(long, conflicts_with = "from")]
+    pub(crate) all: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Leave the tokens at the source too. If they rotate, only one of the two stays good
+    #[arg(long)]
+    pub(crate) keep_source: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Backup {
+    /// The file to write, or a store URL
+    #[arg(long, value_name = "FILE|URL")]
+    pub(crate) to: String,
+    /// Seal it to this age recipient; may be repeated
+    #[arg(long, value_name = "AGE1…", conflicts_with = "passphrase")]
+    pub(crate) recipient: Vec<String>,
+    /// Seal it to a passphrase, which is asked for
+    #[arg(long)]
+    pub(crate) passphrase: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Restore {
+    /// The file that `backup` wrote, or a store URL
+    #[arg(long, value_name = "FILE|URL")]
+    pub(crate) from: String,
+    /// The identity file that opens it; without one, a passphrase is asked for
+    #[arg(long, value_name = "FILE")]
+    pub(crate) identity: Option<PathBuf>,
+    /// Replace tokens that are newer than the backup
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Keygen {
+    /// The file to write; without one, the secret key goes to standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Protect the file with a passphrase, which is asked for
+    #[arg(long, requires = "output")]
+    pub(crate) passphrase: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Rekey {
+    /// The identity file whose key opens the record from now on; without it, the present one stays
+    #[arg(long, value_name = "FILE")]
+    pub(crate) identity: Option<PathBuf>,
+    /// Add a recovery recipient; may be repeated
+    #[arg(long, value_name = "AGE1…")]
+    pub(crate) recipient: Vec<String>,
+    /// Remove a recovery recipient; may be repeated
+    #[arg(long, value_name = "AGE1…")]
+    pub(crate) remove_recipient: Vec<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct Exec {
+    /// The first part of the variables' names
+    #[arg(long)]
+    pub(crate) prefix: Option<String>,
+    /// Pass the refresh token too, in `PREFIX_REFRESH_TOKEN`
+    #[arg(long)]
+    pub(crate) with_refresh_token: bool,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}

@@ -1,0 +1,115 @@
+//! One file for each command, or for a few that belong together.
+
+mod doctor;
+mod exec;
+mod init;
+mod keys;
+mod tokens;
+mod transfer;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::CommandFactory;
+use serde_json::{Value, json};
+use tokenkeep::chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use tokenkeep::{AuthTokens, StoreUrl, TokenManager, TokenStore};
+
+use crate::arguments::{Cli, Command, Slot};
+use crate::failure::Failure;
+use crate::harden::Limits;
+use crate::profile::Profile;
+use crate::terminal;
+
+type Outcome = Result<ExitCode, Failure>;
+
+const DONE: Outcome = Ok(ExitCode::SUCCESS);
+
+pub(crate) async fn run(cli: Cli, limits: Limits) -> Outcome {
+    let slot = &cli.slot;
+    match cli.command {
+        Command::Init => init::init(slot).await,
+        Command::Set => tokens::set(slot).await,
+        Command::Get(get) => tokens::get(slot, &get).await,
+        Command::Status(json) => tokens::status(slot, json.json).await,
+        Command::List(json) => tokens::list(json.json),
+        Command::Refresh => tokens::refresh(slot).await,
+        Command::Clear => tokens::clear(slot).await,
+        Command::Migrate(migrate) => transfer::migrate(slot, &migrate).await,
+        Command::Backup(backup) => transfer::backup(slot, &backup).await,
+        Command::Restore(restore) => transfer::restore(slot, &restore).await,
+        Command::Keygen(keygen) => keys::keygen(&keygen).await,
+        Command::Rekey(rekey) => keys::rekey(slot, &rekey).await,
+        Command::Doctor(json) => doctor::doctor(limits, json.json).await,
+        Command::Exec(exec) => exec::exec(slot, exec, limits).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "tokenkeep",
+                &mut std::io::stdout(),
+            );
+            DONE
+        }
+        Command::Man => {
+            clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?;
+            DONE
+        }
+    }
+}
+
+/// The store that a command is about, and the profile if it was named by one.
+struct Target {
+    url: StoreUrl,
+    profile: Option<Profile>,
+}
+
+impl Target {
+    fn of(slot: &Slot) -> Result<Self, Failure> {
+        if let Some(url) = &slot.store {
+            return Ok(Self { url: url.parse()?, profile: None });
+        }
+        let profile = Profile::load(&slot.profile)?;
+        Ok(Self { url: profile.store.clone(), profile: Some(profile) })
+    }
+
+    fn open(&self) -> Result<Arc<dyn TokenStore>, Failure> {
+        open(&self.url)
+    }
+
+    fn manager(&self) -> Result<TokenManager, Failure> {
+        Ok(TokenManager::builder().store(self.open()?).build())
+    }
+}
+
+fn open(url: &StoreUrl) -> Result<Arc<dyn TokenStore>, Failure> {
+    Ok(url.open_with_passphrase(terminal::ask_passphrase)?)
+}
+
+/// What may be said about tokens: nothing of what they are.
+fn describe(tokens: Option<&AuthTokens>, now: DateTime<Utc>) -> Value {
+    let Some(tokens) = tokens else { return json!({ "state": "none" }) };
+    let date = |date: Option<DateTime<Utc>>| {
+        date.map(|date| date.to_rfc3339_opts(SecondsFormat::Secs, true))
+    };
+    json!({
+        "state": format!("{:?}", tokens.freshness(now)).to_lowercase(),
+        "expires_at": date(tokens.expiry()),
+        "refresh_due_at": date(tokens.refresh_due()),
+        "obtained_at": date(tokens.obtained_at),
+        "has_refresh_token": tokens.refresh_token.is_some(),
+        "backup": tokens.is_backup(),
+    })
+}
+
+/// A span of time as people say it: the largest unit alone.
+fn span(delta: TimeDelta) -> String {
+    let minutes = delta.num_minutes().abs();
+    let (count, unit) = match minutes {
+        0 => return "less than a minute".into(),
+        1..60 => (minutes, "minute"),
+        60..2880 => (minutes / 60, "hour"),
+        _ => (minutes / 1440, "day"),
+    };
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+}

@@ -1,0 +1,238 @@
+//! A look at every kind of store and every profile on this machine, without prompting.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use console::style;
+use serde_json::json;
+use tokenkeep::chrono::{DateTime, Utc};
+use tokenkeep::secrecy::SecretString;
+use tokenkeep::{
+    AgeFileStore, AgeKey, AuthTokens, Expect, KeychainState, TokenStore, probe_keychain,
+};
+
+use super::{Outcome, describe, span};
+use crate::failure::{Code, Failure};
+use crate::harden::Limits;
+use crate::profile::Profile;
+use crate::terminal;
+
+/// One thing that was looked at.
+struct Finding {
+    name: String,
+    state: String,
+    how: String,
+    /// The one thing that mends it.
+    mend: Option<String>,
+}
+
+pub(super) async fn doctor(limits: Limits, json: bool) -> Outcome {
+    let keychain = probe_keychain().await;
+    let backends = vec![keychain_finding(keychain), age_finding().await, plaintext_finding()];
+    let mut profiles = Vec::new();
+    for (name, profile) in Profile::all()? {
+        profiles.push(profile_finding(name, profile, keychain).await);
+    }
+    let system = vec![core_finding(limits), swap_finding()];
+
+    // A machine without a keychain is not broken, and neither is one that swaps.
+    let is_ill = profiles.iter().any(|(finding, _)| finding.mend.is_some());
+    if json {
+        let rows = |findings: &[Finding]| findings.iter().map(Finding::to_json).collect::<Vec<_>>();
+        let profiles = profiles.iter().map(|(finding, tokens)| {
+            let mut row = finding.to_json();
+            row["tokens"] = tokens.clone();
+            row
+        });
+        let report = json!({
+            "backends": rows(&backends),
+            "profiles": profiles.collect::<Vec<_>>(),
+            "system": rows(&system),
+        });
+        terminal::print(&report.to_string())?;
+    } else {
+        let profiles: Vec<Finding> = profiles.into_iter().map(|(finding, _)| finding).collect();
+        print("stores", &backends)?;
+        print("profiles", &profiles)?;
+        print("system", &system)?;
+    }
+    Ok(if is_ill { Code::Other.into() } else { ExitCode::SUCCESS })
+}
+
+fn keychain_finding(state: KeychainState) -> Finding {
+    let how = if cfg!(all(unix, not(target_vendor = "apple"))) {
+        "asked the session bus for its Secret Service and default collection"
+    } else {
+        "it is part of the system"
+    };
+    Finding {
+        name: "keychain".into(),
+        state: state.to_string(),
+        how: how.into(),
+        mend: state.advice().map(str::to_owned),
+    }
+}
+
+/// Seals and opens a record in a directory of its own.
+async fn age_finding() -> Finding {
+    let tried = async {
+        let directory = tempfile::Builder::new().prefix("tokenkeep-doctor-").tempdir()?;
+        let identity: SecretString = age::x25519::Identity::generate().to_string();
+        let key = AgeKey::custom("a key for this test", move || Ok(identity.clone()));
+        let store = AgeFileStore::new(directory.path().join("tokens.age"), key);
+        let tokens = AuthTokens::new("test");
+        store.save(&tokens, Expect::Absent).await?;
+        let found = store.load().await?;
+        Ok::<_, Failure>(found.is_some_and(|found| found.tokens == tokens))
+    };
+    let (state, mend) = match tried.await {
+        Ok(true) => ("works".into(), None),
+        Ok(false) => {
+            ("broken".into(), Some("what was sealed came back changed; report this".into()))
+        }
+        Err(failure) => ("broken".into(), Some(failure.message().to_owned())),
+    };
+    Finding { name: "age file".into(), state, how: "sealed and opened a test record".into(), mend }
+}
+
+fn plaintext_finding() -> Finding {
+    Finding {
+        name: "plaintext".into(),
+        state: "works".into(),
+        how: "needs nothing, protects nothing; only used when named".into(),
+        mend: None,
+    }
+}
+
+async fn profile_finding(
+    name: String,
+    profile: Result<Profile, Failure>,
+    keychain: KeychainState,
+) -> (Finding, serde_json::Value) {
+    let none = serde_json::Value::Null;
+    let broken = |state: &str, how: String, mend: String| Finding {
+        name: name.clone(),
+        state: state.to_owned(),
+        how,
+        mend: Some(mend),
+    };
+    let profile = match profile {
+        Ok(profile) => profile,
+        Err(failure) => {
+            return (broken("broken", "read its file".into(), failure.message().into()), none);
+        }
+    };
+    let how = profile.store.to_string();
+    if profile.store.uses_keychain()
+        && let Some(advice) = keychain.advice()
+    {
+        return (broken(&keychain.to_string(), how, advice.into()), none);
+    }
+    // Nobody is asked for a passphrase: a look should not need one.
+    let loaded = match profile.store.open() {
+        Ok(store) => store.load().await,
+        Err(error) => Err(error),
+    };
+    match loaded {
+        Err(tokenkeep::StoreError::Locked { .. }) => {
+            let state = "locked by a passphrase, which was not asked for".into();
+            (Finding { name, state, how, mend: None }, none)
+        }
+        Err(error) => {
+            let failure = Failure::from(error);
+            (broken("broken", how, failure.message().to_owned()), none)
+        }
+        Ok(stored) => {
+            let now = Utc::now();
+            let tokens = stored.map(|stored| stored.tokens);
+            let mut state = state(tokens.as_ref(), now);
+            let path = profile.store.path();
+            if let Some(written) = path.as_deref().and_then(|path| written(path, now)) {
+                state += &format!(", written {written} ago");
+            }
+            let mut mend =
+                super::tokens::warnings(&profile.store).filter(|_| profile.store.is_plaintext());
+            if path.is_some_and(|path| Path::new(&format!("{}.intent", path.display())).exists()) {
+                state += ", a refresh was cut off";
+                mend = Some(
+                    "the refresh token may have been spent; if a refresh fails, sign in again"
+                        .into(),
+                );
+            }
+            let tokens = describe(tokens.as_ref(), now);
+            (Finding { name, state, how, mend }, tokens)
+        }
+    }
+}
+
+fn state(tokens: Option<&AuthTokens>, now: DateTime<Utc>) -> String {
+    let Some(tokens) = tokens else { return "no tokens".into() };
+    let freshness = format!("{:?}", tokens.freshness(now)).to_lowercase();
+    match tokens.expiry() {
+        Some(expiry) if expiry > now => format!("{freshness}, expires in {}", span(expiry - now)),
+        Some(expiry) => format!("{freshness} {} ago", span(now - expiry)),
+        None => format!("{freshness}, no expiry"),
+    }
+}
+
+/// How long ago a file was written.
+fn written(path: &Path, now: DateTime<Utc>) -> Option<String> {
+    let modified: DateTime<Utc> = path.metadata().ok()?.modified().ok()?.into();
+    Some(span(now - modified))
+}
+
+fn core_finding(limits: Limits) -> Finding {
+    let (state, mend) = if limits.dumps_core() {
+        ("on", Some("`ulimit -c 0`, for programs that hold tokens in memory"))
+    } else {
+        ("off", None)
+    };
+    Finding {
+        name: "core dumps".into(),
+        state: state.into(),
+        how: "asked for the limit that programs start with here; this one has none".into(),
+        mend: mend.map(str::to_owned),
+    }
+}
+
+fn swap_finding() -> Finding {
+    let (state, mend) = match std::fs::read_to_string("/proc/swaps") {
+        Err(_) => ("not known", None),
+        Ok(text) if text.lines().count() > 1 => {
+            ("on", Some("encrypt it: what is in memory may be written there"))
+        }
+        Ok(_) => ("off", None),
+    };
+    Finding {
+        name: "swap".into(),
+        state: state.into(),
+        how: "read /proc/swaps".into(),
+        mend: mend.map(str::to_owned),
+    }
+}
+
+impl Finding {
+    fn to_json(&self) -> serde_json::Value {
+        json!({ "name": self.name, "state": self.state, "how": self.how, "mend": self.mend })
+    }
+}
+
+/// Prints a table; colours are left out where nobody sees them, or wants them.
+fn print(title: &str, findings: &[Finding]) -> std::io::Result<()> {
+    if findings.is_empty() {
+        return Ok(());
+    }
+    let name = findings.iter().map(|finding| finding.name.len()).max().unwrap_or_default();
+    let mut text = format!("{}\n", style(title).bold());
+    for finding in findings {
+        let state = match finding.mend {
+            None => style(&finding.state).green(),
+            Some(_) => style(&finding.state).yellow(),
+        };
+        text += &format!("  {:name$}  {state}  ({})\n", finding.name, finding.how);
+        if let Some(mend) = &finding.mend {
+            text += &format!("  {:name$}  -> {mend}\n", "");
+        }
+    }
+    terminal::print(&text)
+}

@@ -1,0 +1,226 @@
+//! set, get, status, list, refresh, clear: what is done with the tokens of one slot.
+
+use std::io::{IsTerminal, Read};
+use std::process::ExitCode;
+
+use serde_json::json;
+use tokenkeep::chrono::Utc;
+use tokenkeep::secrecy::{ExposeSecret, SecretString};
+use tokenkeep::{AuthError, AuthTokens, Freshness, MAX_RECORD, StoreError, StoreUrl};
+use zeroize::Zeroizing;
+
+use super::{DONE, Outcome, Target, describe, span};
+use crate::arguments::{Field, Get, Slot};
+use crate::failure::{Code, Failure};
+use crate::profile::Profile;
+use crate::terminal;
+
+const INPUT: &str = "standard input";
+
+pub(super) async fn set(slot: &Slot) -> Outcome {
+    let target = Target::of(slot)?;
+    let manager = target.manager()?;
+    let tokens = if std::io::stdin().is_terminal() {
+        AuthTokens::new(terminal::ask_hidden("Access token: ")?)
+    } else {
+        read_tokens()?
+    };
+    manager.set_tokens(tokens).await?;
+    DONE
+}
+
+/// Reads a record, or a bare access token.
+fn read_tokens() -> Result<AuthTokens, Failure> {
+    // One byte more than fits, to see that it is too long; and no growing, which leaves copies.
+    let mut input = Zeroizing::new(vec![0; MAX_RECORD + 1]);
+    let mut filled = 0;
+    let mut stdin = std::io::stdin().lock();
+    while filled < input.len() {
+        match stdin.read(&mut input[filled..])? {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    let text = input[..filled].trim_ascii();
+    if text.first() == Some(&b'{') || text.len() > MAX_RECORD {
+        return Ok(AuthTokens::from_record(text, INPUT)?);
+    }
+    let token = str::from_utf8(text)
+        .ok()
+        .filter(|token| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()));
+    let token = token.ok_or_else(|| {
+        let reason = "neither the JSON of a record nor a bare access token came in";
+        Failure::new(Code::Unreadable, format!("{INPUT}: {reason}"))
+    })?;
+    Ok(AuthTokens::new(token))
+}
+
+#[expect(clippy::disallowed_methods, reason = "printing them is what it is for")]
+pub(super) async fn get(slot: &Slot, get: &Get) -> Outcome {
+    let manager = Target::of(slot)?.manager()?;
+    match get.field {
+        Field::Access => {
+            let token = manager.get_access_token().await?;
+            if !get.header {
+                terminal::print_secret(token.expose_secret())?;
+                return DONE;
+            }
+            if !token.expose_secret().bytes().all(|byte| byte.is_ascii_graphic()) {
+                let reason = "the access token has characters that no header may have";
+                return Err(Failure::new(Code::Unreadable, reason));
+            }
+            let header = Zeroizing::new(["Authorization: Bearer ", token.expose_secret()].concat());
+            terminal::print_secret(&header)?;
+        }
+        Field::Refresh => {
+            let tokens = manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?;
+            let token = tokens.refresh_token.ok_or_else(|| {
+                Failure::new(Code::NoTokens, "there is no refresh token; the server issued none")
+            })?;
+            terminal::print_secret(token.expose_secret())?;
+        }
+        Field::Json => {
+            let tokens = manager.get_tokens().await?;
+            let tokens = tokens.ok_or(AuthError::TokenNotFound)?;
+            let record: SecretString = tokens.to_record("standard output")?;
+            terminal::print_secret(record.expose_secret())?;
+        }
+    }
+    DONE
+}
+
+pub(super) async fn status(slot: &Slot, json: bool) -> Outcome {
+    let target = Target::of(slot)?;
+    let store = target.open()?;
+    let (tokens, exposed) = match store.load().await {
+        Err(error @ StoreError::Exposed { .. }) => {
+            (store.load_exposed().await?, Some(error.to_string()))
+        }
+        stored => (stored?, None),
+    };
+    let tokens = tokens.map(|stored| stored.tokens);
+    let now = Utc::now();
+    let warnings: Vec<String> = exposed.into_iter().chain(warnings(&target.url)).collect();
+    let name = target.profile.as_ref().map(|profile| &profile.name);
+    if json {
+        let mut value = describe(tokens.as_ref(), now);
+        value["profile"] = json!(name);
+        value["store"] = json!(target.url.to_string());
+        value["warnings"] = json!(warnings);
+        terminal::print(&value.to_string())?;
+    } else {
+        let mut text = format!("store    {store}\n");
+        text += &format!("tokens   {}\n", sentence(tokens.as_ref()));
+        for warning in &warnings {
+            text += &format!("warning  {warning}\n");
+        }
+        terminal::print(&text)?;
+    }
+    Ok(match tokens.map(|tokens| tokens.freshness(now)) {
+        None => Code::NoTokens.into(),
+        Some(Freshness::Fresh | Freshness::Due) => ExitCode::SUCCESS,
+        Some(Freshness::Expiring | Freshness::Expired) => Code::Expired.into(),
+    })
+}
+
+/// The state of the tokens for people.
+fn sentence(tokens: Option<&AuthTokens>) -> String {
+    let Some(tokens) = tokens else { return "none".into() };
+    let now = Utc::now();
+    let mut text = match (tokens.freshness(now), tokens.expiry(), tokens.refresh_due()) {
+        (Freshness::Fresh, Some(expiry), Some(due)) => {
+            format!(
+                "fresh; due in {}, expire in {} ({expiry})",
+                span(due - now),
+                span(expiry - now)
+            )
+        }
+        (Freshness::Due, Some(expiry), _) => {
+            format!("due; expire in {} ({expiry})", span(expiry - now))
+        }
+        (Freshness::Expiring, Some(expiry), _) => {
+            format!("about to expire, in {} ({expiry})", span(expiry - now))
+        }
+        (Freshness::Expired, Some(expiry), _) => {
+            format!("expired {} ago ({expiry})", span(now - expiry))
+        }
+        _ => "fresh; they have no expiry".to_owned(),
+    };
+    if tokens.refresh_token.is_none() {
+        text += "; there is no refresh token";
+    }
+    if tokens.is_backup() {
+        text += "; this is a backup, which is never refreshed";
+    }
+    text
+}
+
+/// What is weak about a store, said each time.
+pub(super) fn warnings(url: &StoreUrl) -> Option<String> {
+    if url.is_plaintext() {
+        let advice =
+            "any program of this user and every backup can read it; `tokenkeep migrate` leaves it";
+        return Some(format!("the tokens are in plaintext: {advice}"));
+    }
+    let (data, key) = (url.path()?, url.identity_path()?);
+    is_on_one_disk(&data, key).then(|| {
+        "the tokens and their key are on the same disk: whoever has the disk has both".to_owned()
+    })
+}
+
+#[cfg(unix)]
+fn is_on_one_disk(one: &std::path::Path, other: &std::path::Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+
+    // The record may not exist yet, its directory neither.
+    let device = |path: &std::path::Path| {
+        path.ancestors().find_map(|path| Some(path.metadata().ok()?.dev()))
+    };
+    device(one) == device(other)
+}
+
+#[cfg(not(unix))]
+fn is_on_one_disk(one: &std::path::Path, other: &std::path::Path) -> bool {
+    one.components().next() == other.components().next()
+}
+
+pub(super) fn list(json: bool) -> Outcome {
+    let profiles = Profile::all()?;
+    if json {
+        let rows = profiles.iter().map(|(name, profile)| match profile {
+            Ok(profile) => json!({ "profile": name, "store": profile.store.to_string() }),
+            Err(failure) => json!({ "profile": name, "error": failure.message() }),
+        });
+        terminal::print(&json!(rows.collect::<Vec<_>>()).to_string())?;
+        return DONE;
+    }
+    if profiles.is_empty() {
+        terminal::say("there are no profiles; `tokenkeep init` makes one");
+    }
+    let width = profiles.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    for (name, profile) in &profiles {
+        let store = match profile {
+            Ok(profile) => profile.store.to_string(),
+            Err(failure) => failure.message().to_owned(),
+        };
+        terminal::print(&format!("{name:width$}  {store}"))?;
+    }
+    DONE
+}
+
+pub(super) async fn refresh(slot: &Slot) -> Outcome {
+    let target = Target::of(slot)?;
+    if target.manager()?.get_tokens().await?.is_none() {
+        return Err(AuthError::TokenNotFound.into());
+    }
+    Err(Failure::new(
+        Code::Other,
+        "this version cannot refresh by itself; sign in again, and give the new tokens to \
+         `tokenkeep set`",
+    ))
+}
+
+pub(super) async fn clear(slot: &Slot) -> Outcome {
+    Target::of(slot)?.manager()?.clear().await?;
+    DONE
+}

@@ -1,0 +1,132 @@
+//! What went wrong, as a person reads it and a script tests it.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use tokenkeep::{AuthError, InvalidStoreUrl, StoreError, TransferError};
+
+/// The exit codes that scripts can rely on. Success is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Code {
+    Other = 1,
+    Usage = 2,
+    NoTokens = 3,
+    Expired = 4,
+    Inaccessible = 5,
+    Unreadable = 6,
+    Conflict = 7,
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: Code,
+    message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Code::Usage, message)
+    }
+
+    /// Takes over an error's text, and those of its causes.
+    fn of(code: Code, error: &dyn Error) -> Self {
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            write!(message, ": {error}").expect("a String takes everything");
+            cause = error.source();
+        }
+        Self { code, message }
+    }
+
+    #[expect(clippy::print_stderr, reason = "this is where errors come out")]
+    pub(crate) fn report(self) -> ExitCode {
+        eprintln!("tokenkeep: {}", self.message);
+        self.code.into()
+    }
+
+    pub(crate) fn is(&self, code: Code) -> bool {
+        self.code == code
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+fn code_of(error: &StoreError) -> Code {
+    match error {
+        StoreError::Conflict { .. } => Code::Conflict,
+        StoreError::Corrupt { .. }
+        | StoreError::InvalidKey { .. }
+        | StoreError::NewerVersion { .. }
+        | StoreError::NotAFile { .. }
+        | StoreError::TooLarge { .. }
+        | StoreError::Undecryptable { .. } => Code::Unreadable,
+        StoreError::Denied { .. }
+        | StoreError::Exposed { .. }
+        | StoreError::KeyMissing { .. }
+        | StoreError::Locked { .. }
+        | StoreError::ReadOnly { .. }
+        | StoreError::Timeout { .. }
+        | StoreError::Unavailable { .. } => Code::Inaccessible,
+        _ => Code::Other,
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::of(code_of(&error), &error)
+    }
+}
+
+impl From<AuthError> for Failure {
+    fn from(error: AuthError) -> Self {
+        let code = match &error {
+            AuthError::Store(error) => code_of(error),
+            AuthError::TokenExpired => Code::Expired,
+            AuthError::TokenNotFound => Code::NoTokens,
+            _ => Code::Other,
+        };
+        Self::of(code, &error)
+    }
+}
+
+impl From<TransferError> for Failure {
+    fn from(error: TransferError) -> Self {
+        let code = match &error {
+            TransferError::Busy { .. }
+            | TransferError::Changing { .. }
+            | TransferError::Newer { .. }
+            | TransferError::Occupied { .. } => Code::Conflict,
+            TransferError::Empty { .. } => Code::NoTokens,
+            TransferError::NotABackup { .. } | TransferError::SameSlot { .. } => Code::Usage,
+            TransferError::Store(error) => code_of(error),
+            _ => Code::Other,
+        };
+        Self::of(code, &error)
+    }
+}
+
+impl From<InvalidStoreUrl> for Failure {
+    fn from(error: InvalidStoreUrl) -> Self {
+        Self::of(Code::Usage, &error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::of(Code::Other, &error)
+    }
+}

@@ -1,0 +1,573 @@
+//! The `tokenkeep` command, as people and scripts use it.
+#![cfg(unix)]
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::support::{Session, available, can_trace, scratch};
+
+const SEED: &str =
+    r#"{"access_token":"canary-a","refresh_token":"canary-r","expires_at":"2099-01-01T00:00:00Z"}"#;
+
+/// A home of its own, without a bus.
+struct Home(TempDir);
+
+/// What a command did.
+#[derive(Debug)]
+struct Done {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Done {
+    /// That it went well; its output.
+    fn ok(self) -> String {
+        assert_eq!(self.code, 0, "{self:?}");
+        self.out
+    }
+
+    /// That it failed with this code and in at most two lines, and that neither shows a secret.
+    fn failed(self, code: i32) -> String {
+        assert_eq!(self.code, code, "{self:?}");
+        assert!(self.err.starts_with("tokenkeep: ") && self.err.lines().count() <= 2, "{self:?}");
+        assert!(!self.err.contains("canary") && !self.out.contains("canary"), "{self:?}");
+        self.err
+    }
+}
+
+impl Home {
+    fn new() -> Self {
+        Self(scratch())
+    }
+
+    /// One with a profile on an age file and tokens in it.
+    fn signed_in() -> Self {
+        let home = Self::new();
+        home.run("init").ok();
+        home.feed("set", SEED).ok();
+        home
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn record(&self) -> PathBuf {
+        self.path("state/tokenkeep/default.age")
+    }
+
+    fn command(&self) -> Command {
+        self.wrapped(env!("CARGO_BIN_EXE_tokenkeep"))
+    }
+
+    /// Any program, in this home.
+    fn wrapped(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .current_dir(self.0.path())
+            .env_remove("TOKENKEEP_PASSPHRASE")
+            .env("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={}", self.path("none").display()))
+            .env("HOME", self.0.path())
+            .env("TOKENKEEP_CONFIG_DIR", self.path("config"))
+            .env("XDG_RUNTIME_DIR", self.0.path())
+            .env("XDG_STATE_HOME", self.path("state"));
+        command
+    }
+
+    /// Runs a command line, split at blanks, without a terminal.
+    fn run(&self, line: &str) -> Done {
+        self.feed(line, "")
+    }
+
+    fn feed(&self, line: &str, input: &str) -> Done {
+        done(self.command().args(line.split(' ')), input)
+    }
+}
+
+fn done(command: &mut Command, input: &str) -> Done {
+    // A session of its own has no terminal to ask on.
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It may end without reading all of it.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    Done {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+#[test]
+fn tokens_go_in_and_come_out() {
+    let home = Home::signed_in();
+    // Alone, without a newline that would have to be cut off.
+    assert_eq!(home.run("get").ok(), "canary-a");
+    assert_eq!(home.run("get --field refresh").ok(), "canary-r");
+    assert_eq!(home.run("get --header").ok(), "Authorization: Bearer canary-a");
+    let record: serde_json::Value =
+        serde_json::from_str(&home.run("get --field json").ok()).unwrap();
+    assert_eq!(record["refresh_token"], "canary-r");
+    home.feed("set", " canary-bare\n").ok();
+    assert_eq!(home.run("get").ok(), "canary-bare");
+    assert!(home.run("get --field refresh").failed(3).contains("no refresh token"));
+    home.run("clear").ok();
+    home.run("get").failed(3);
+    home.run("status").code.eq(&3).then_some(()).unwrap();
+    home.run("clear").ok();
+}
+
+#[test]
+fn what_is_no_token_is_refused_and_leaves_the_old_ones() {
+    let home = Home::signed_in();
+    for (input, code) in [
+        ("", 6),
+        ("  \n", 6),
+        ("canary canary", 6),
+        ("canary\u{e9}", 6),
+        ("{\"access_token\":\"canary", 6),
+        ("{\"refresh_token\":\"canary\"}", 6),
+    ] {
+        let message = home.feed("set", input).failed(code);
+        assert!(message.contains("standard input"), "{message}");
+    }
+    home.feed("set", &"canary".repeat(20_000)).failed(6);
+    assert_eq!(home.run("get").ok(), "canary-a");
+}
+
+#[test]
+fn exit_codes_tell_what_is_wrong() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let home = Home::signed_in();
+    home.feed("set", &SEED.replace("2099", "2020")).ok();
+    home.run("get").failed(4);
+    home.run("exec -- true").failed(4);
+    assert_eq!(home.run("status").code, 4);
+    home.run("init").failed(7);
+
+    let record = home.record();
+    fs::set_permissions(&record, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(home.run("get").failed(5).contains("chmod 600"));
+    let status = home.run("status");
+    assert!(status.out.contains("warning  ") && status.out.contains("chmod 600"), "{status:?}");
+    fs::set_permissions(&record, fs::Permissions::from_mode(0o600)).unwrap();
+
+    let sealed = fs::read(&record).unwrap();
+    fs::write(&record, &sealed[..100]).unwrap();
+    home.run("get").failed(6);
+    home.feed("set", SEED).failed(6);
+    home.run("doctor").code.eq(&1).then_some(()).unwrap();
+    fs::write(&record, sealed).unwrap();
+
+    fs::rename(home.path("config/keys/default.txt"), home.path("elsewhere")).unwrap();
+    home.run("get").failed(5);
+    home.run("refresh").failed(5);
+    fs::rename(home.path("elsewhere"), home.path("config/keys/default.txt")).unwrap();
+    assert!(home.run("refresh").failed(1).contains("cannot refresh"));
+}
+
+#[test]
+fn init_pins_an_age_file_where_there_is_no_keychain_and_says_why() {
+    use std::os::unix::fs::MetadataExt;
+
+    let home = Home::new();
+    let init = home.run("init");
+    assert_eq!((init.code, init.out.as_str(), init.err.lines().count()), (0, "", 2), "{init:?}");
+    assert!(init.err.starts_with("age:") && init.err.contains("no bus"), "{init:?}");
+    for file in ["config/profiles/default.toml", "config/keys/default.txt"] {
+        assert_eq!(fs::metadata(home.path(file)).unwrap().mode() & 0o777, 0o600, "{file}");
+    }
+    assert_eq!(fs::metadata(home.path("config/profiles")).unwrap().mode() & 0o777, 0o700);
+    // A key that an interrupted `init` left behind is used.
+    fs::remove_file(home.path("config/profiles/default.toml")).unwrap();
+    let key = fs::read(home.path("config/keys/default.txt")).unwrap();
+    home.run("init").ok();
+    assert_eq!(fs::read(home.path("config/keys/default.txt")).unwrap(), key);
+}
+
+#[test]
+fn init_pins_the_keychain_if_it_works_and_nothing_if_it_is_locked() {
+    let test = "command::init_pins_the_keychain_if_it_works_and_nothing_if_it_is_locked";
+    let parts = ["dbus-daemon", "gnome-keyring-daemon", "gdbus"];
+    if !parts.iter().all(|program| available(test, program)) {
+        return;
+    }
+    let session = Session::with_keychain();
+    let run = |line: &str, input: &str| {
+        let mut command = session.command(env!("CARGO_BIN_EXE_tokenkeep"));
+        let config = session.state().join("config");
+        done(command.args(line.split(' ')).env("TOKENKEEP_CONFIG_DIR", config), input)
+    };
+    let init = run("init", "");
+    assert!(init.err.starts_with("keychain:tokenkeep/default, because"), "{init:?}");
+    run("set", SEED).ok();
+    assert_eq!(run("get", "").ok(), "canary-a");
+    let doctor = run("doctor", "").ok();
+    assert!(doctor.contains("keychain   works"), "{doctor}");
+
+    session.lock_keychain();
+    let locked = run("init --profile other", "").failed(5);
+    assert!(locked.contains("the keychain is locked"), "{locked}");
+    assert!(!session.state().join("config/profiles/other.toml").exists());
+    let doctor = run("doctor", "");
+    assert_eq!(doctor.code, 1, "{doctor:?}");
+    assert!(doctor.out.contains("keychain   locked"), "{doctor:?}");
+}
+
+#[test]
+fn of_many_inits_one_wins() {
+    let home = Home::new();
+    let children: Vec<_> = (0..8)
+        .map(|n| {
+            let store = format!("plaintext:{n}.json");
+            let mut command = home.command();
+            command.args(["init", "--store", &store]).stderr(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    let codes: Vec<i32> =
+        children.into_iter().map(|mut child| child.wait().unwrap().code().unwrap()).collect();
+    assert_eq!(codes.iter().filter(|&&code| code == 0).count(), 1, "{codes:?}");
+    assert_eq!(codes.iter().filter(|&&code| code == 7).count(), 7, "{codes:?}");
+}
+
+#[test]
+fn plaintext_is_only_used_when_named_and_said_each_time() {
+    let home = Home::new();
+    let init = home.run("init --store plaintext:tokens.json");
+    assert!(init.err.contains("WARNING: plaintext"), "{init:?}");
+    home.feed("set", SEED).ok();
+    for _ in 0..2 {
+        let status = home.run("status").ok();
+        assert!(status.contains("warning  the tokens are in plaintext"), "{status}");
+    }
+    let status: serde_json::Value = serde_json::from_str(&home.run("status --json").ok()).unwrap();
+    assert_eq!(status["warnings"].as_array().unwrap().len(), 1);
+    assert_eq!(status["state"], "fresh");
+    assert_eq!(status["has_refresh_token"], true);
+}
+
+#[test]
+fn status_says_when_tokens_and_key_share_a_disk_and_shows_no_secret() {
+    let home = Home::signed_in();
+    let status = home.run("status").ok();
+    assert!(status.contains("on the same disk"), "{status}");
+    assert!(status.contains("fresh; due in ") && !status.contains("canary"), "{status}");
+    for line in ["status --json", "list", "list --json", "doctor", "doctor --json"] {
+        let done = home.run(line);
+        assert!(!done.out.contains("canary") && !done.err.contains("canary"), "{done:?}");
+    }
+}
+
+#[test]
+fn a_profile_with_an_unknown_setting_is_refused_by_file_and_line() {
+    let home = Home::signed_in();
+    let path = home.path("config/profiles/default.toml");
+    let good = fs::read_to_string(&path).unwrap();
+    for (text, line, words) in [
+        (format!("{good}\nsecret = \"canary\"\n"), 3, "unknown setting"),
+        (format!("{good}[oauth2]\nclient_secret = \"canary\"\n"), 3, "unknown setting"),
+        (format!("{good}[oauth2]\nclient_id = 5\n"), 3, "wrong type"),
+        (format!("{good}canary canary\n"), 2, "not TOML"),
+        ("store = 5\n".into(), 1, "wrong type"),
+        ("store = \"canary:\"\n".into(), 1, "its scheme is unknown"),
+        ("[oauth2]\n".into(), 1, "there is no `store`"),
+    ] {
+        fs::write(&path, &text).unwrap();
+        let message = home.run("get").failed(2);
+        assert!(message.contains(&format!("default.toml, line {line}: ")), "{text}: {message}");
+        assert!(message.contains(words), "{text}: {message}");
+    }
+    let oauth2 = "[oauth2]\ntoken_url = \"https://issuer.example/token\"\nclient_id = \"app\"\n\
+                  client_secret_env = \"APP_CLIENT_SECRET\"\nscopes = [\"offline_access\"]\n";
+    fs::write(&path, format!("# mine\n{good}{oauth2}")).unwrap();
+    assert_eq!(home.run("get").ok(), "canary-a");
+    // What is not about the store stays when the store changes.
+    home.run("migrate --to plaintext:tokens.json").ok();
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.starts_with("# mine\nstore = \"plaintext:/") && text.ends_with(oauth2), "{text}");
+}
+
+#[test]
+fn a_profile_that_others_can_write_to_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let home = Home::signed_in();
+    let path = home.path("config/profiles/default.toml");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).unwrap();
+    assert!(home.run("get").failed(5).contains("others can write to it"));
+}
+
+#[test]
+fn exec_takes_the_processs_place_and_passes_no_more_than_was_asked_for() {
+    let home = Home::signed_in();
+    let profile = home.path("config/profiles/default.toml");
+    let text = fs::read_to_string(&profile).unwrap();
+    fs::write(&profile, format!("{text}[oauth2]\nclient_secret_env = \"APP_SECRET\"\n")).unwrap();
+    let exec = |options: &[&str], script: &str| {
+        let mut command = home.command();
+        command
+            .arg("exec")
+            .args(options)
+            .args(["--", "sh", "-c", script])
+            .env("TOKENKEEP_PASSPHRASE", "canary-p")
+            .env("APP_SECRET", "canary-s")
+            .env("DEFAULT_REFRESH_TOKEN", "canary-old");
+        done(&mut command, "")
+    };
+    let environment = exec(&[], "env").ok();
+    assert!(environment.contains("DEFAULT_ACCESS_TOKEN=canary-a\n"), "{environment}");
+    assert_eq!(environment.matches("canary").count(), 1, "{environment}");
+    let environment = exec(&["--prefix", "AXIOM", "--with-refresh-token"], "env").ok();
+    assert!(environment.contains("AXIOM_ACCESS_TOKEN=canary-a\n"), "{environment}");
+    assert!(environment.contains("AXIOM_REFRESH_TOKEN=canary-r\n"), "{environment}");
+
+    assert_eq!(exec(&[], "exit 42").code, 42);
+    let mut command = home.command();
+    let mut child = command
+        .args(["exec", "--", "sh", "-c", "echo $$; ulimit -c; cat /proc/$$/cmdline"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (pid, mut output) = (child.id(), String::new());
+    std::io::Read::read_to_string(&mut child.stdout.take().unwrap(), &mut output).unwrap();
+    child.wait().unwrap();
+    assert!(output.starts_with(&format!("{pid}\n")), "{output}");
+    assert!(!output.contains("canary"), "{output}");
+    // What it had turned off for itself is as it was.
+    let own = Command::new("sh").args(["-c", "ulimit -c"]).output().unwrap().stdout;
+    assert_eq!(output.lines().nth(1), String::from_utf8(own).unwrap().lines().next());
+
+    exec(&["--prefix", "1A"], "true").failed(2);
+    let mut missing = home.command();
+    let missing = done(missing.args(["exec", "--", "no-such-program"]), "");
+    assert!(missing.failed(1).contains("cannot run no-such-program"));
+}
+
+#[test]
+fn backups_open_with_what_they_were_sealed_to() {
+    let home = Home::signed_in();
+    let recipient = home.run("keygen -o escrow.txt").ok();
+    let recipient = recipient.trim_end();
+    home.run(&format!("backup --to sealed.age --recipient {recipient}")).ok();
+    let passphrase = |line: &str, value: &str| {
+        let mut command = home.command();
+        done(command.args(line.split(' ')).env("TOKENKEEP_PASSPHRASE", value), "")
+    };
+    passphrase("backup --to locked.age --passphrase", "canary-p").ok();
+    home.run("backup --to plaintext:plain.json").ok();
+    home.run("backup --to unsaid.age").failed(2);
+    assert!(!home.path("unsaid.age").exists());
+    assert!(!fs::read_to_string(home.path("sealed.age")).is_ok_and(|text| text.contains("canary")));
+
+    let restored = |done: Done| {
+        done.ok();
+        assert_eq!(home.run("get").ok(), "canary-a");
+        home.run("clear").ok();
+    };
+    home.run("clear").ok();
+    restored(home.run("restore --from sealed.age --identity escrow.txt"));
+    restored(passphrase("restore --from locked.age", "canary-p"));
+    restored(home.run("restore --from plaintext:plain.json"));
+    passphrase("restore --from locked.age", "canary-wrong").failed(6);
+    home.run("restore --from sealed.age --identity config/keys/default.txt").failed(6);
+
+    // Newer tokens are not overwritten unless that is said.
+    home.feed("set", "canary-newer").ok();
+    home.run("restore --from sealed.age --identity escrow.txt").failed(7);
+    assert_eq!(home.run("get").ok(), "canary-newer");
+    restored(home.run("restore --from sealed.age --identity escrow.txt --overwrite"));
+}
+
+#[test]
+fn keygen_makes_what_age_accepts() {
+    if !available("command::keygen_makes_what_age_accepts", "age-keygen") {
+        return;
+    }
+    let home = Home::new();
+    let recipient = home.run("keygen -o key.txt").ok();
+    let printed = done(home.wrapped("age-keygen").args(["-y", "key.txt"]), "").ok();
+    assert_eq!(printed, recipient);
+    assert!(home.run("keygen -o key.txt").failed(1).contains("it exists"));
+    let printed = home.run("keygen");
+    let recipient = done(home.wrapped("age-keygen").arg("-y"), &printed.out).ok();
+    assert_eq!(printed.err, format!("Public key: {recipient}"));
+}
+
+#[test]
+fn migrate_moves_the_profile_along() {
+    let home = Home::signed_in();
+    home.run("migrate --to plaintext:tokens.json --dry-run").ok();
+    assert!(home.record().exists() && !home.path("tokens.json").exists());
+    home.run("migrate --to plaintext:tokens.json").ok();
+    assert!(!home.record().exists());
+    assert_eq!(home.run("get").ok(), "canary-a");
+    // Between two stores that are no profile's.
+    home.run("migrate --from plaintext:tokens.json --to plaintext:other.json").ok();
+    home.run("get").failed(3);
+    home.run("migrate --from plaintext:other.json --to plaintext:tokens.json --keep-source").ok();
+    assert_eq!(home.run("get").ok(), "canary-a");
+    assert!(home.path("other.json").exists());
+    home.run("migrate --to plaintext:tokens.json").failed(2);
+}
+
+#[test]
+fn migrate_all_goes_on_past_a_profile_that_fails_and_completes_when_run_again() {
+    let home = Home::new();
+    for n in 0..5 {
+        home.run(&format!("init --profile p{n}")).ok();
+        home.feed(&format!("set --profile p{n}"), &format!("canary-{n}")).ok();
+    }
+    home.run("clear --profile p4").ok();
+    let blocker = home.path("all/p2.json");
+    fs::create_dir_all(&blocker).unwrap();
+    let order = "migrate --all --to plaintext:all/{profile}.json";
+    let message = home.run(order);
+    assert_eq!(message.code, 1, "{message:?}");
+    assert!(
+        message.err.contains("p2: ") && message.err.contains("did not move: p2"),
+        "{message:?}"
+    );
+    assert_eq!(home.run("get --profile p2").ok(), "canary-2");
+    fs::remove_dir(&blocker).unwrap();
+    home.run(order).ok();
+    for n in 0..4 {
+        assert_eq!(home.run(&format!("get --profile p{n}")).ok(), format!("canary-{n}"));
+        assert!(home.path(&format!("all/p{n}.json")).exists());
+    }
+}
+
+#[test]
+fn rekey_adds_removes_and_replaces() {
+    if !available("command::rekey_adds_removes_and_replaces", "age") {
+        return;
+    }
+    let home = Home::signed_in();
+    let escrow = home.run("keygen -o escrow.txt").ok().trim_end().to_owned();
+    let new = home.run("keygen -o new.txt").ok().trim_end().to_owned();
+    let opens = |key: &str| {
+        let record = home.record();
+        let arguments = ["-d", "-i", key, record.to_str().unwrap()];
+        done(home.wrapped("age").args(arguments), "").code == 0
+    };
+    let sealed_to = home.run(&format!("rekey --recipient {escrow}")).ok();
+    assert!(sealed_to.ends_with(&format!("{escrow}\n")) && sealed_to.lines().count() == 2);
+    assert!(opens("config/keys/default.txt") && opens("escrow.txt") && !opens("new.txt"));
+    assert_eq!(home.run("rekey --identity new.txt").ok(), format!("{new}\n{escrow}\n"));
+    assert!(!opens("config/keys/default.txt") && opens("escrow.txt") && opens("new.txt"));
+    assert_eq!(home.run(&format!("rekey --remove-recipient {escrow}")).ok(), format!("{new}\n"));
+    assert!(!opens("escrow.txt") && opens("new.txt"));
+    assert_eq!(home.run("get").ok(), "canary-a");
+    home.run("rekey --identity missing.txt").failed(5);
+    home.run("rekey --recipient canary").failed(6);
+    assert_eq!(home.run("get").ok(), "canary-a");
+}
+
+#[test]
+fn a_rekey_killed_at_any_system_call_leaves_the_record_open_to_its_profile() {
+    let test = "command::a_rekey_killed_at_any_system_call_leaves_the_record_open_to_its_profile";
+    if !can_trace(test) {
+        return;
+    }
+    let mut kills = 0;
+    for call in ["openat", "write", "fsync", "rename", "renameat", "unlinkat"] {
+        for nth in 1.. {
+            let home = Home::signed_in();
+            let new = home.run("keygen -o new.txt").ok();
+            let inject = format!("inject={call}:signal=SIGKILL:when={nth}");
+            let mut strace = home.wrapped("strace");
+            strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+            strace.args(["-e", &inject, env!("CARGO_BIN_EXE_tokenkeep")]);
+            let outcome = done(strace.args(["rekey", "--identity", "new.txt"]), "");
+            let at = format!("killed at {call} {nth}: {outcome:?}");
+            assert_eq!(home.run("get").out, "canary-a", "{at}");
+            assert_eq!(home.run("rekey --identity new.txt").ok(), new, "{at}");
+            assert_eq!(home.run("get").out, "canary-a", "{at}");
+            if outcome.code == 0 {
+                break;
+            }
+            kills += 1;
+        }
+    }
+    assert!(kills > 20, "it was killed {kills} times");
+}
+
+#[test]
+fn reading_an_age_file_needs_no_bus_and_no_network() {
+    if !can_trace("command::reading_an_age_file_needs_no_bus_and_no_network") {
+        return;
+    }
+    let home = Home::signed_in();
+    let trace = home.path("trace");
+    let mut strace = home.wrapped("strace");
+    strace.args(["-f", "-qq", "-e", "trace=socket,connect", "-o", trace.to_str().unwrap()]);
+    assert_eq!(done(strace.args([env!("CARGO_BIN_EXE_tokenkeep"), "get"]), "").ok(), "canary-a");
+    assert_eq!(fs::read_to_string(trace).unwrap(), "");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn it_leaves_no_core_dumps() {
+    let home = Home::signed_in();
+    let mut child = home.command().arg("set").stdin(Stdio::piped()).spawn().unwrap();
+    let limits = format!("/proc/{}/limits", child.id());
+    // It waits for its input; once it asks for it, it has long done what it does first.
+    let is_hardened = || {
+        fs::read_to_string(&limits)
+            .unwrap()
+            .lines()
+            .any(|line| line.starts_with("Max core file size        0  "))
+    };
+    let patience = std::time::Instant::now();
+    while !is_hardened() {
+        assert!(patience.elapsed().as_secs() < 20, "core dumps are on");
+        std::thread::yield_now();
+    }
+    child.stdin.take().unwrap().write_all(b"canary-new").unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(home.run("get").ok(), "canary-new");
+}
+
+#[test]
+fn completions_load_in_each_shell() {
+    let home = Home::new();
+    for (shell, check) in [
+        ("bash", "source ./completions && complete -p tokenkeep"),
+        (
+            "zsh",
+            "autoload -U compinit && compinit -u && source ./completions && whence -w _tokenkeep",
+        ),
+        ("fish", "source ./completions; and complete -c tokenkeep | grep -c migrate"),
+    ] {
+        if !available("command::completions_load_in_each_shell", shell) {
+            continue;
+        }
+        fs::write(home.path("completions"), home.run(&format!("completions {shell}")).ok())
+            .unwrap();
+        let loaded = done(home.wrapped(shell).args(["-c", check]), "");
+        assert!(loaded.code == 0 && loaded.err.is_empty(), "{shell}: {loaded:?}");
+    }
+}
+
+#[test]
+fn the_manual_page_is_rendered_without_warnings() {
+    if !available("command::the_manual_page_is_rendered_without_warnings", "man") {
+        return;
+    }
+    let home = Home::new();
+    fs::write(home.path("tokenkeep.1"), home.run("man").ok()).unwrap();
+    let mut man = home.wrapped("man");
+    let arguments = ["--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-P", "cat", "./tokenkeep.1"];
+    let rendered = done(man.env("LC_ALL", "C.UTF-8").env("MANWIDTH", "80").args(arguments), "");
+    assert!(rendered.code == 0 && rendered.err.is_empty(), "{rendered:?}");
+    assert!(rendered.out.contains("tokenkeep"), "{rendered:?}");
+}

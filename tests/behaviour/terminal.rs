@@ -1,0 +1,151 @@
+//! The command on a real pseudo-terminal.
+#![cfg(unix)]
+
+use std::fs;
+use std::process::Command;
+
+use crate::support::{available, scratch};
+
+/// Plays a person: runs a command line on a terminal, types each answer when its prompt has come,
+/// and returns the exit code, what was on the screen, and whether the terminal echoes afterwards.
+const PERSON: &str = r"
+import json, os, pty, sys, termios
+home, line, answers = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+parent, child = pty.openpty()
+pid = os.fork()
+if pid == 0:
+    os.setsid()
+    os.close(parent)
+    import fcntl
+    fcntl.ioctl(child, termios.TIOCSCTTY, 0)
+    for fd in (0, 1, 2):
+        os.dup2(child, fd)
+    os.chdir(home)
+    os.execvp('sh', ['sh', '-c', line])
+screen = b''
+for prompt, answer in answers:
+    while prompt.encode() not in screen:
+        more = os.read(parent, 1000)
+        screen += more
+    os.write(parent, answer.encode())
+os.set_blocking(parent, False)
+import select, time
+status = None
+while status is None:
+    done, code = os.waitpid(pid, os.WNOHANG)
+    if done:
+        status = code
+    while select.select([parent], [], [], 0.02)[0]:
+        try:
+            more = os.read(parent, 1000)
+        except OSError:
+            break
+        if not more:
+            break
+        screen += more
+echoes = bool(termios.tcgetattr(child)[3] & termios.ECHO)
+code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+print(json.dumps([code, screen.decode(errors='replace'), echoes]))
+";
+
+struct Seen {
+    code: i64,
+    screen: String,
+    echoes: bool,
+}
+
+fn person(home: &std::path::Path, line: &str, answers: &[(&str, &str)]) -> Seen {
+    let answers = serde_json::to_string(answers).unwrap();
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_tokenkeep"));
+    let path = std::env::var("PATH").unwrap();
+    let output = Command::new("python3")
+        .args(["-c", PERSON, home.to_str().unwrap(), line, &answers])
+        .env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent/bus")
+        .env("PATH", format!("{}:{path}", program.parent().unwrap().display()))
+        .env("TERM", "xterm")
+        .env("TOKENKEEP_CONFIG_DIR", home.join("config"))
+        .env("XDG_STATE_HOME", home.join("state"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let seen: serde_json::Value = serde_json::from_str(&text)
+        .unwrap_or_else(|_| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)));
+    Seen {
+        code: seen[0].as_i64().unwrap(),
+        screen: seen[1].as_str().unwrap().to_owned(),
+        echoes: seen[2].as_bool().unwrap(),
+    }
+}
+
+fn can_play(test: &str) -> bool {
+    available(&format!("terminal::{test}"), "python3")
+}
+
+#[test]
+fn a_token_is_typed_unseen_and_printed_with_a_newline() {
+    if !can_play("a_token_is_typed_unseen_and_printed_with_a_newline") {
+        return;
+    }
+    let home = scratch();
+    person(home.path(), "tokenkeep init", &[]);
+    // A typo, taken back, and then the rest.
+    let seen = person(home.path(), "tokenkeep set", &[("Access token: ", "canaryX\u{7f}-typed\r")]);
+    assert_eq!(seen.code, 0, "{}", seen.screen);
+    assert!(!seen.screen.contains("canary") && seen.echoes, "{}", seen.screen);
+    let seen = person(home.path(), "tokenkeep get", &[]);
+    assert_eq!(seen.screen, "canary-typed\r\n");
+}
+
+#[test]
+fn a_passphrase_is_asked_for_and_ctrl_c_leaves_everything_as_it_was() {
+    if !can_play("a_passphrase_is_asked_for_and_ctrl_c_leaves_everything_as_it_was") {
+        return;
+    }
+    let home = scratch();
+    let new = [("New passphrase: ", "canary one\r"), ("The same again: ", "canary one\r")];
+    let seen = person(home.path(), "tokenkeep keygen -o key.txt --passphrase", &new);
+    assert_eq!(seen.code, 0, "{}", seen.screen);
+    assert!(seen.screen.contains("age1") && !seen.screen.contains("canary"), "{}", seen.screen);
+    let other = [("New passphrase: ", "canary one\r"), ("The same again: ", "canary two\r")];
+    let seen = person(home.path(), "tokenkeep keygen -o other.txt --passphrase", &other);
+    assert!(seen.code == 1 && seen.screen.contains("not the same"), "{}", seen.screen);
+    assert!(!home.path().join("other.txt").exists());
+
+    let store = "--store 'age:tokens.age?identity=key.txt'";
+    let answer = [("Passphrase: ", "canary one\r")];
+    let line = format!("printf canary-a | tokenkeep set {store}");
+    assert_eq!(person(home.path(), &line, &answer).code, 0);
+    let before = fs::read(home.path().join("tokens.age")).unwrap();
+    let seen = person(home.path(), &format!("tokenkeep get {store}"), &answer);
+    assert!(seen.code == 0 && seen.screen.contains("canary-a\r\n"), "{}", seen.screen);
+
+    // Ctrl-C, while it asks: `exec` so that the shell is out of the way.
+    let line = format!("printf canary-b > input; exec tokenkeep set {store} < input");
+    let seen = person(home.path(), &line, &[("Passphrase: ", "canary\u{3}")]);
+    assert_eq!(seen.code, -2, "it ends as any program does: {}", seen.screen);
+    assert!(seen.echoes, "the terminal shows again what is typed");
+    assert_eq!(fs::read(home.path().join("tokens.age")).unwrap(), before);
+}
+
+#[test]
+fn colour_and_progress_are_for_terminals_and_not_for_those_who_decline() {
+    if !can_play("colour_and_progress_are_for_terminals_and_not_for_those_who_decline") {
+        return;
+    }
+    let home = scratch();
+    for n in 0..3 {
+        let line = format!("tokenkeep init --profile p{n} --store plaintext:{n}.json");
+        assert_eq!(person(home.path(), &line, &[]).code, 0);
+        let line = format!("printf canary | tokenkeep set --profile p{n}");
+        assert_eq!(person(home.path(), &line, &[]).code, 0);
+    }
+    let moved = "tokenkeep migrate --all --to 'plaintext:all/{profile}.json'";
+    let seen = person(home.path(), moved, &[]);
+    assert!(seen.code == 0 && seen.screen.contains("/3 p"), "{}", seen.screen);
+    let seen = person(home.path(), "tokenkeep doctor", &[]);
+    assert!(seen.screen.contains("\u{1b}[1m"), "{}", seen.screen);
+    let seen = person(home.path(), "NO_COLOR=1 tokenkeep doctor", &[]);
+    assert!(!seen.screen.contains('\u{1b}'), "{}", seen.screen);
+    let seen = person(home.path(), "tokenkeep doctor | cat", &[]);
+    assert!(!seen.screen.contains('\u{1b}'), "{}", seen.screen);
+}

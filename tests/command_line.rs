@@ -1,0 +1,12 @@
+//! The command's help, and what it says to wrong usage, word for word.
+//!
+//! `TRYCMD=overwrite cargo test --all-features --test command_line` writes what it says now.
+
+#[test]
+fn help_and_usage_are_as_recorded() {
+    trycmd::TestCases::new()
+        .case("tests/cli/*.trycmd")
+        .env("TOKENKEEP_CONFIG_DIR", "/nonexistent/tokenkeep")
+        .env("XDG_STATE_HOME", "/nonexistent/tokenkeep")
+        .env("NO_COLOR", "1");
+}
