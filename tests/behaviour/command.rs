@@ -90,7 +90,6 @@ impl Home {
 }
 
 fn done(command: &mut Command, input: &str) -> Done {
-    // A session of its own has no terminal to ask on.
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -122,7 +121,7 @@ fn tokens_go_in_and_come_out() {
     assert!(home.run("get --field refresh").failed(3).contains("no refresh token"));
     home.run("clear").ok();
     home.run("get").failed(3);
-    home.run("status").code.eq(&3).then_some(()).unwrap();
+    assert_eq!(home.run("status").code, 3);
     home.run("clear").ok();
 }
 
@@ -166,7 +165,7 @@ fn exit_codes_tell_what_is_wrong() {
     fs::write(&record, &sealed[..100]).unwrap();
     home.run("get").failed(6);
     home.feed("set", SEED).failed(6);
-    home.run("doctor").code.eq(&1).then_some(()).unwrap();
+    assert_eq!(home.run("doctor").code, 1);
     fs::write(&record, sealed).unwrap();
 
     fs::rename(home.path("config/keys/default.txt"), home.path("elsewhere")).unwrap();
@@ -266,6 +265,30 @@ fn status_says_when_tokens_and_key_share_a_disk_and_shows_no_secret() {
         let done = home.run(line);
         assert!(!done.out.contains("canary") && !done.err.contains("canary"), "{done:?}");
     }
+}
+
+#[test]
+fn doctor_finds_a_refresh_that_was_cut_off_and_asks_for_no_passphrase() {
+    let home = Home::signed_in();
+    assert!(home.run("doctor").ok().contains("default  fresh, expires in 7"));
+    let intent = format!("{}.intent", home.record().display());
+    fs::write(&intent, "").unwrap();
+    let doctor = home.run("doctor");
+    assert_eq!(doctor.code, 1, "{doctor:?}");
+    assert!(doctor.out.contains("a refresh was cut off"), "{doctor:?}");
+    let report: serde_json::Value = serde_json::from_str(&home.run("doctor --json").out).unwrap();
+    assert!(report["profiles"][0]["mend"].as_str().unwrap().contains("sign in again"));
+    assert_eq!(report["profiles"][0]["tokens"]["state"], "fresh");
+    fs::remove_file(&intent).unwrap();
+
+    let mut keygen = home.command();
+    let keygen = keygen.args(["keygen", "-o", "locked.txt", "--passphrase"]);
+    done(keygen.env("TOKENKEEP_PASSPHRASE", "canary"), "").ok();
+    home.run("init --profile locked --store age:locked.age?identity=locked.txt").ok();
+    let mut set = home.command();
+    let set = set.args(["set", "--profile", "locked"]).env("TOKENKEEP_PASSPHRASE", "canary");
+    done(set, SEED).ok();
+    assert!(home.run("doctor").ok().contains("locked by a passphrase, which was not asked for"));
 }
 
 #[test]

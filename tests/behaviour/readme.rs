@@ -1,6 +1,7 @@
 //! What README and the examples show is what happens.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::support::{example, scratch};
@@ -12,15 +13,36 @@ fn readme_block(first: &str) -> String {
     block.unwrap_or_else(|| panic!("README.md has a block that begins with {first}")).1.to_owned()
 }
 
-/// The text with the random part of each scratch directory's name taken out.
+/// The text without what differs from run to run: the random part of a scratch directory's name,
+/// and the years until an expiry.
 fn without_chance(text: &str) -> String {
-    let mut parts = text.split("tokenkeep-quickstart-");
-    let mut plain = parts.next().unwrap().to_owned();
-    for part in parts {
-        plain += "tokenkeep-quickstart";
-        plain += part.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
+    let mut plain = text.to_owned();
+    for (before, chance) in [
+        ("tokenkeep-quickstart-", char::is_alphanumeric as fn(char) -> bool),
+        ("tokenkeep-tour-", char::is_alphanumeric),
+        ("due in ", char::is_numeric),
+        ("expire in ", char::is_numeric),
+    ] {
+        let mut parts = plain.split(before);
+        let mut without = parts.next().unwrap().to_owned();
+        for part in parts {
+            without += before;
+            without += part.trim_start_matches(chance);
+        }
+        plain = without;
     }
     plain
+}
+
+#[test]
+fn the_readme_shows_what_the_tour_prints() {
+    let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/tour"))
+        .arg(Path::new(env!("CARGO_BIN_EXE_tokenkeep")).parent().unwrap())
+        .output()
+        .unwrap();
+    let printed = without_chance(&String::from_utf8(output.stdout).unwrap());
+    assert!(output.status.success(), "{printed}{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(printed.trim_end(), without_chance(&readme_block("$ scripts/tour")).trim_end());
 }
 
 #[test]

@@ -118,6 +118,7 @@ fn a_passphrase_is_asked_for_and_ctrl_c_leaves_everything_as_it_was() {
     let before = fs::read(home.path().join("tokens.age")).unwrap();
     let seen = person(home.path(), &format!("tokenkeep get {store}"), &answer);
     assert!(seen.code == 0 && seen.screen.contains("canary-a\r\n"), "{}", seen.screen);
+    assert!(seen.screen.contains("working on the passphrase"), "{}", seen.screen);
 
     // Ctrl-C, while it asks: `exec` so that the shell is out of the way.
     let line = format!("printf canary-b > input; exec tokenkeep set {store} < input");

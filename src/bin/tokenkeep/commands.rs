@@ -109,7 +109,8 @@ fn span(delta: TimeDelta) -> String {
         0 => return "less than a minute".into(),
         1..60 => (minutes, "minute"),
         60..2880 => (minutes / 60, "hour"),
-        _ => (minutes / 1440, "day"),
+        2880..1_051_200 => (minutes / 1440, "day"),
+        _ => (minutes / 525_600, "year"),
     };
     format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
 }
