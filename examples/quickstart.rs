@@ -26,7 +26,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 /// The first process: moves the tokens.
 async fn show(path: Option<&str>) -> Result<(), Box<dyn Error>> {
-    let scratch = tempfile::Builder::new().prefix("tokenkeep-quickstart-").tempdir()?;
+    let mut scratch = tempfile::Builder::new();
+    #[cfg(unix)] // in a directory where others can write, nothing is kept
+    scratch.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+    let scratch = scratch.prefix("tokenkeep-quickstart-").tempdir()?;
     let dir = scratch.path();
     let json = path.map_or_else(|| Ok(SAMPLE.to_owned()), fs::read_to_string)?;
     fs::write(dir.join("tokens.json"), json)?; // readable by everybody, as such files are

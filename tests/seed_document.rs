@@ -46,7 +46,10 @@ fn sample(access_token: &str, minutes: i64) -> AuthTokens {
 }
 
 fn scratch() -> tempfile::TempDir {
-    tempfile::tempdir().unwrap()
+    let mut scratch = tempfile::Builder::new();
+    #[cfg(unix)]
+    scratch.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+    scratch.tempdir().unwrap()
 }
 
 #[tokio::test]

@@ -389,6 +389,8 @@ fn backups_open_with_what_they_were_sealed_to() {
     passphrase("backup --to locked.age --passphrase", "canary-p").ok();
     home.run("backup --to plaintext:plain.json").ok();
     home.run("backup --to unsaid.age").failed(2);
+    home.run(&format!("backup --to plaintext:x.json --recipient {recipient}")).failed(2);
+    home.run("restore --from plaintext:plain.json --identity escrow.txt").failed(2);
     assert!(!home.path("unsaid.age").exists());
     assert!(!fs::read_to_string(home.path("sealed.age")).is_ok_and(|text| text.contains("canary")));
 
@@ -521,7 +523,7 @@ fn a_rekey_killed_at_any_system_call_leaves_the_record_open_to_its_profile() {
             kills += 1;
         }
     }
-    assert!(kills > 20, "it was killed {kills} times");
+    assert!(kills > 10, "it was killed {kills} times");
 }
 
 #[test]

@@ -152,5 +152,5 @@ async fn a_migration_killed_at_any_system_call_completes_when_run_again() {
             kills += 1;
         }
     }
-    assert!(kills > 20, "it was killed {kills} times");
+    assert!(kills > 10, "it was killed {kills} times");
 }

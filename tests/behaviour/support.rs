@@ -49,7 +49,10 @@ pub(crate) fn example(name: &str) -> PathBuf {
 
 /// A directory of its own, private like a home directory.
 pub(crate) fn scratch() -> TempDir {
-    tempfile::Builder::new().prefix("tokenkeep-test").tempdir().unwrap()
+    let mut scratch = tempfile::Builder::new();
+    #[cfg(unix)]
+    scratch.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+    scratch.prefix("tokenkeep-test").tempdir().unwrap()
 }
 
 /// A process that works on one store as it is told.

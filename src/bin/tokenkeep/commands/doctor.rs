@@ -77,9 +77,10 @@ fn keychain_finding(state: KeychainState) -> Finding {
 async fn age_finding() -> Finding {
     let tried = async {
         let directory = tempfile::Builder::new().prefix("tokenkeep-doctor-").tempdir()?;
+        // A directory below it is made private, which it may not be under a lax umask.
         let identity: SecretString = age::x25519::Identity::generate().to_string();
         let key = AgeKey::custom("a key for this test", move || Ok(identity.clone()));
-        let store = AgeFileStore::new(directory.path().join("tokens.age"), key);
+        let store = AgeFileStore::new(directory.path().join("private/tokens.age"), key);
         let tokens = AuthTokens::new("test");
         store.save(&tokens, Expect::Absent).await?;
         let found = store.load().await?;

@@ -130,6 +130,9 @@ async fn copy(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<(), Failure>
 
 pub(super) async fn backup(slot: &Slot, backup: &arguments::Backup) -> Outcome {
     let from = Target::of(slot)?.open()?;
+    if backup.passphrase || !backup.recipient.is_empty() {
+        refuse_url(&backup.to)?;
+    }
     let to: Arc<dyn TokenStore> = if backup.passphrase {
         let passphrase = terminal::ask_new_passphrase()?;
         let key = AgeKey::passphrase(move || Ok(passphrase.clone()));
@@ -149,6 +152,14 @@ pub(super) async fn backup(slot: &Slot, backup: &arguments::Backup) -> Outcome {
     DONE
 }
 
+/// What says how a file is sealed goes with a file's path; a store URL says it itself.
+fn refuse_url(file: &str) -> Result<(), Failure> {
+    if file.parse::<StoreUrl>().is_ok() {
+        return Err(Failure::usage("a store URL says itself how it is sealed; give a file's path"));
+    }
+    Ok(())
+}
+
 /// A key that seals to these recipients. What it seals is read back with an identity that exists in
 /// this process only, and is forgotten with it.
 fn for_recipients(recipients: &[String]) -> Result<AgeKey, Failure> {
@@ -164,6 +175,7 @@ pub(super) async fn restore(slot: &Slot, restore: &arguments::Restore) -> Outcom
     let to = Target::of(slot)?.open()?;
     let from: Arc<dyn TokenStore> = match (restore.from.parse::<StoreUrl>(), &restore.identity) {
         (_, Some(identity)) => {
+            refuse_url(&restore.from)?;
             let key = AgeKey::identity_file(identity).with_passphrase(terminal::ask_passphrase);
             Arc::new(AgeFileStore::new(&restore.from, key))
         }
