@@ -31,7 +31,7 @@ use crate::store::plaintext::PlaintextStore;
 /// | `env:PREFIX` | [`EnvStore`] |
 ///
 /// `KEY` is the path of an identity file, `credential:NAME` for one in `$CREDENTIALS_DIRECTORY`,
-/// or `keychain:SERVICE/NAME`; `?passphrase` stands for a passphrase alone. `&recipient=age1…` adds a recovery recipient, as often as need be,
+/// or `keychain:SERVICE/NAME`. `&recipient=age1…` adds a recovery recipient, as often as need be,
 /// and `&recipients=PATH` a file of them.
 ///
 /// A path that begins with `~/` is in the home directory; any other relative path is resolved
@@ -67,7 +67,6 @@ enum Key {
     Credential(String),
     File(PathBuf),
     Keychain(Item),
-    Passphrase,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -128,6 +127,30 @@ impl StoreUrl {
         }
     }
 
+    /// Tells whether this store forgets its tokens when the process ends.
+    #[must_use]
+    pub fn is_memory(&self) -> bool {
+        self.0 == Kind::Memory
+    }
+
+    /// Returns the first part of the variables' names, if this is the environment.
+    #[must_use]
+    pub fn env_prefix(&self) -> Option<&str> {
+        match &self.0 {
+            Kind::Env { prefix } => Some(prefix),
+            _ => None,
+        }
+    }
+
+    /// Returns the file of recovery recipients that the URL names.
+    #[must_use]
+    pub fn recipients_file(&self) -> Option<&Path> {
+        match &self.0 {
+            Kind::Age { recipients_file, .. } => recipients_file.as_deref(),
+            _ => None,
+        }
+    }
+
     /// Tells whether the keychain is needed to open this store.
     #[must_use]
     pub fn uses_keychain(&self) -> bool {
@@ -174,7 +197,6 @@ impl StoreUrl {
                 Key::Credential(name) => format!("?identity=credential:{}", escaped(name)),
                 Key::File(path) => format!("?identity={}", escaped(&path.to_string_lossy())),
                 Key::Keychain(item) => format!("?identity=keychain:{item}"),
-                Key::Passphrase => "?passphrase".to_owned(),
             };
             for recipient in recipients {
                 text += "&recipient=";
@@ -223,9 +245,6 @@ impl Key {
         match self {
             Self::Credential(name) => Ok(AgeKey::credential(name)),
             Self::File(path) => Ok(AgeKey::identity_file(path)),
-            Self::Passphrase => {
-                Ok(AgeKey::passphrase(|| Err(io::Error::other("this program asks for none"))))
-            }
             #[cfg(feature = "keychain")]
             Self::Keychain(item) => AgeKey::keychain(&item.service, &item.account),
             #[cfg(not(feature = "keychain"))]
@@ -309,8 +328,6 @@ fn parse_age(body: &str, query: &str) -> Result<Kind, InvalidStoreUrl> {
         let (name, value) = option.split_once('=').unwrap_or((option, ""));
         let twice = match name {
             "identity" => key.replace(parse_key(value)?).is_some(),
-            "passphrase" if value.is_empty() => key.replace(Key::Passphrase).is_some(),
-            "passphrase" => return Err(invalid("a passphrase has no place in it")),
             "recipient" => {
                 recipients.push(unescaped(value)?);
                 false
@@ -318,7 +335,7 @@ fn parse_age(body: &str, query: &str) -> Result<Kind, InvalidStoreUrl> {
             "recipients" => recipients_file.replace(parse_path(value)?).is_some(),
             _ => {
                 return Err(invalid(
-                    "an option is unknown; identity, passphrase, recipient and recipients are known",
+                    "an option is unknown; identity, recipient and recipients are known",
                 ));
             }
         };
@@ -326,14 +343,9 @@ fn parse_age(body: &str, query: &str) -> Result<Kind, InvalidStoreUrl> {
             return Err(invalid("an option is given twice"));
         }
     }
-    let key = key.ok_or_else(|| {
-        invalid("age: needs ?identity=PATH, the file with its key, or ?passphrase")
-    })?;
+    let key = key.ok_or_else(|| invalid("age: needs ?identity=PATH, the file with its key"))?;
     if matches!(&key, Key::File(key) if *key == path) {
         return Err(invalid("the tokens and their key are the same file"));
-    }
-    if key == Key::Passphrase && (!recipients.is_empty() || recipients_file.is_some()) {
-        return Err(invalid("a passphrase and recipients do not go together"));
     }
     Ok(Kind::Age { path, key, recipients, recipients_file })
 }
@@ -364,6 +376,9 @@ fn parse_path(text: &str) -> Result<PathBuf, InvalidStoreUrl> {
     let text = unescaped(text)?;
     if text.is_empty() {
         return Err(invalid("a path is missing"));
+    }
+    if text.to_ascii_uppercase().contains("AGE-SECRET-KEY-") {
+        return Err(invalid("a secret key is given where the path of its file belongs"));
     }
     let path = match text.strip_prefix("~/") {
         Some(rest) => std::env::home_dir()
@@ -439,7 +454,6 @@ mod tests {
             "age:/a?identity=/b&recipient=age1xyz&recipient=age1abc&recipients=/c",
             "age:/a?identity=keychain:axiomtrade/alice",
             "age:/a?identity=credential:tokens.key",
-            "age:/a?passphrase",
             "age:/100%25 sure%3F?identity=/b%26c",
             "plaintext:/tmp/tokens.json",
             "memory:",
@@ -475,8 +489,9 @@ mod tests {
             ("age:?identity=/canary", "a path is missing"),
             ("age:/a?identity=/b&canary=1", "an option is unknown"),
             ("age:/a?identity=/b&identity=/canary", "given twice"),
-            ("age:/a?passphrase=canary", "has no place"),
-            ("age:/a?passphrase&recipient=canary", "do not go together"),
+            ("age:/a?passphrase=canary", "an option is unknown"),
+            ("age:/a?identity=AGE-SECRET-KEY-1CANARY", "a secret key is given"),
+            ("plaintext:age-secret-key-1canary", "a secret key is given"),
             ("plaintext:/canary?identity=/b", "only age: takes options"),
             ("plaintext:", "a path is missing"),
             ("plaintext:/canary%2", "two hexadecimal digits"),

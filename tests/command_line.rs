@@ -8,5 +8,7 @@ fn help_and_usage_are_as_recorded() {
         .case("tests/cli/*.trycmd")
         .env("TOKENKEEP_CONFIG_DIR", "/nonexistent/tokenkeep")
         .env("XDG_STATE_HOME", "/nonexistent/tokenkeep")
+        .env("TOKENKEEP_PROFILE", "")
+        .env("TOKENKEEP_STORE", "")
         .env("NO_COLOR", "1");
 }

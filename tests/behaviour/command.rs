@@ -71,6 +71,8 @@ impl Home {
         command
             .current_dir(self.0.path())
             .env_remove("TOKENKEEP_PASSPHRASE")
+            .env_remove("TOKENKEEP_PROFILE")
+            .env_remove("TOKENKEEP_STORE")
             .env("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={}", self.path("none").display()))
             .env("HOME", self.0.path())
             .env("TOKENKEEP_CONFIG_DIR", self.path("config"))
@@ -350,6 +352,13 @@ fn exec_takes_the_processs_place_and_passes_no_more_than_was_asked_for() {
     let environment = exec(&[], "env").ok();
     assert!(environment.contains("DEFAULT_ACCESS_TOKEN=canary-a\n"), "{environment}");
     assert_eq!(environment.matches("canary").count(), 1, "{environment}");
+    let mut from_environment = home.command();
+    from_environment
+        .args(["exec", "--store", "env:AXIOM", "--", "env"])
+        .env("AXIOM_ACCESS_TOKEN", "canary-a")
+        .env("AXIOM_REFRESH_TOKEN", "canary-r");
+    let environment = done(&mut from_environment, "").ok();
+    assert!(!environment.contains("canary-r"), "{environment}");
     let environment = exec(&["--prefix", "AXIOM", "--with-refresh-token"], "env").ok();
     assert!(environment.contains("AXIOM_ACCESS_TOKEN=canary-a\n"), "{environment}");
     assert!(environment.contains("AXIOM_REFRESH_TOKEN=canary-r\n"), "{environment}");
@@ -411,6 +420,184 @@ fn backups_open_with_what_they_were_sealed_to() {
     home.run("restore --from sealed.age --identity escrow.txt").failed(7);
     assert_eq!(home.run("get").ok(), "canary-newer");
     restored(home.run("restore --from sealed.age --identity escrow.txt --overwrite"));
+}
+
+#[test]
+fn a_backup_for_others_is_replaced_only_when_that_is_said() {
+    let home = Home::signed_in();
+    let recipient = home.run("keygen -o escrow.txt").ok();
+    let order = format!("backup --to sealed.age --recipient {}", recipient.trim_end());
+    home.run(&order).ok();
+    let before = fs::read(home.path("sealed.age")).unwrap();
+    assert!(home.run(&order).failed(7).contains("--overwrite"));
+    assert_eq!(fs::read(home.path("sealed.age")).unwrap(), before);
+    home.run(&format!("{order} --overwrite")).ok();
+    assert_ne!(fs::read(home.path("sealed.age")).unwrap(), before);
+    // With nothing to copy, what is there stays.
+    let before = fs::read(home.path("sealed.age")).unwrap();
+    home.run("clear").ok();
+    home.run(&format!("{order} --overwrite")).failed(3);
+    assert_eq!(fs::read(home.path("sealed.age")).unwrap(), before);
+}
+
+#[test]
+fn what_is_given_in_the_wrong_place_is_not_repeated() {
+    let home = Home::signed_in();
+    for line in [
+        "set canary-a",
+        "canary-a",
+        "get --canary-a",
+        "get --field canary-a",
+        "keygen -o key.txt --passphrase=canary-a",
+        "rekey --identity AGE-SECRET-KEY-1canary",
+        "restore --from x.age --identity AGE-SECRET-KEY-1canary",
+        "keygen -o AGE-SECRET-KEY-1canary",
+        "backup --to postgres://me:canary@host/db --recipient age1x",
+        "restore --from s3://me:canary@bucket/key",
+        "get --store age:/x?identity=AGE-SECRET-KEY-1canary",
+        "migrate --to postgres://me:canary@host/db",
+    ] {
+        home.run(line).failed(2);
+    }
+    let empty = |line: &str| {
+        let mut command = home.command();
+        done(command.args(line.split(' ')).env("TOKENKEEP_PASSPHRASE", ""), "")
+    };
+    assert!(empty("backup --to x.age --passphrase").failed(1).contains("is empty"));
+    assert!(empty("keygen -o k.txt --passphrase").failed(1).contains("is empty"));
+    assert!(!home.path("x.age").exists() && !home.path("k.txt").exists());
+}
+
+#[test]
+fn two_slots_are_never_confused() {
+    let home = Home::signed_in();
+    home.run("init --profile other --store plaintext:other.json").ok();
+    home.feed("set --profile other", "canary-other").ok();
+    let with_variable = |line: &str| {
+        let mut command = home.command();
+        done(command.args(line.split(' ')).env("TOKENKEEP_STORE", "plaintext:other.json"), "")
+    };
+    // What is on the command line counts before the environment.
+    assert_eq!(with_variable("get").ok(), "canary-other");
+    assert_eq!(with_variable("get --profile default").ok(), "canary-a");
+    with_variable("clear --profile none").failed(2);
+    home.run("get --profile other --store plaintext:x.json").failed(2);
+    // Nothing is kept where it is forgotten at once.
+    for line in ["set", "init --profile new", "clear"] {
+        home.feed(&format!("{line} --store memory:"), SEED).failed(2);
+    }
+    home.run("migrate --to memory:").failed(2);
+    home.run("backup --to memory:").failed(2);
+    assert_eq!(home.run("get").ok(), "canary-a");
+    // An empty slot does not take over what somebody else keeps at the target.
+    home.run("clear").ok();
+    home.run("migrate --to plaintext:other.json").failed(3);
+    home.run("get").failed(3);
+}
+
+#[test]
+fn a_dry_run_ends_as_the_real_one_would() {
+    let home = Home::signed_in();
+    home.feed("set --store plaintext:other.json", "canary-other").ok();
+    for (target, code) in [("plaintext:new.json", 0), ("plaintext:other.json", 7)] {
+        for option in [" --dry-run", ""] {
+            let done = home.run(&format!("migrate --to {target}{option}"));
+            assert_eq!(done.code, code, "{target}{option}: {done:?}");
+        }
+    }
+    home.run("migrate --to plaintext:new.json --dry-run").failed(2);
+    home.run("clear").ok();
+    home.run("migrate --to plaintext:newer.json --dry-run").failed(3);
+}
+
+#[test]
+fn who_stops_reading_gets_no_complaint() {
+    let home = Home::new();
+    for order in ["completions bash", "man", "--help"] {
+        let script = format!("{} {order} | true", env!("CARGO_BIN_EXE_tokenkeep"));
+        let done = done(home.wrapped("sh").args(["-c", &script]), "");
+        assert_eq!(done.err, "", "{order}");
+    }
+}
+
+/// Kills an order at each system call that touches a file, and calls `check` with the home that is
+/// left and a way to run the order again. The kinds of calls are those that any order makes.
+fn killed_at_each_call(
+    prepare: impl Fn(&Home),
+    order: &str,
+    input: &str,
+    check: impl Fn(&Home, &str),
+) {
+    let mut kills = 0;
+    for call in
+        ["openat", "write", "fsync", "?rename", "renameat", "?linkat", "unlinkat", "mkdirat"]
+    {
+        for nth in 1..200 {
+            let home = Home::new();
+            prepare(&home);
+            let inject = format!("inject={call}:signal=SIGKILL:when={nth}");
+            let mut strace = home.wrapped("strace");
+            strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+            strace.args(["-e", &inject, env!("CARGO_BIN_EXE_tokenkeep")]);
+            let outcome = done(strace.args(order.split(' ')), input);
+            check(&home, &format!("{order}, killed at {call} {nth}: {outcome:?}"));
+            if outcome.code == 0 {
+                break;
+            }
+            kills += 1;
+        }
+    }
+    assert!(kills > 10, "{order} was killed {kills} times");
+}
+
+#[test]
+fn set_and_migrate_killed_at_any_system_call_lose_nothing_and_complete_when_run_again() {
+    let test = "command::set_and_migrate_killed_at_any_system_call_lose_nothing_and_complete_when_run_again";
+    if !can_trace(test) {
+        return;
+    }
+    let signed_in = |home: &Home| {
+        home.run("init").ok();
+        home.feed("set", SEED).ok();
+    };
+    killed_at_each_call(signed_in, "set", "canary-new", |home, at| {
+        let token = home.run("get").out;
+        assert!(["canary-a", "canary-new"].contains(&token.as_str()), "{at}: {token}");
+        home.feed("set", "canary-new").ok();
+        assert_eq!(home.run("get").out, "canary-new", "{at}");
+    });
+    let order = "migrate --to plaintext:moved/tokens.json";
+    killed_at_each_call(signed_in, order, "", |home, at| {
+        let there = home.run("--store plaintext:moved/tokens.json get").out;
+        let here = home.run("get").out;
+        assert!([here.as_str(), &there].contains(&"canary-a"), "{at}: {here} {there}");
+        // That it is done already is said as the same slot twice.
+        let again = home.run(order);
+        assert!([0, 2].contains(&again.code), "{at}: {again:?}");
+        assert_eq!(home.run("get").out, "canary-a", "{at}");
+        assert!(!home.record().exists() && home.path("moved/tokens.json").exists(), "{at}");
+        let profile = fs::read_to_string(home.path("config/profiles/default.toml")).unwrap();
+        assert!(!profile.contains("moving_to"), "{at}: {profile}");
+    });
+}
+
+#[test]
+fn init_killed_at_any_system_call_completes_when_run_again() {
+    if !can_trace("command::init_killed_at_any_system_call_completes_when_run_again") {
+        return;
+    }
+    killed_at_each_call(
+        |_| {},
+        "init",
+        "",
+        |home, at| {
+            let again = home.run("init");
+            // It may have been done already.
+            assert!([0, 7].contains(&again.code), "{at}: {again:?}");
+            home.feed("set", SEED).ok();
+            assert_eq!(home.run("get").out, "canary-a", "{at}");
+        },
+    );
 }
 
 #[test]
@@ -494,6 +681,12 @@ fn rekey_adds_removes_and_replaces() {
     assert_eq!(home.run("get").ok(), "canary-a");
     home.run("rekey --identity missing.txt").failed(5);
     home.run("rekey --recipient canary").failed(6);
+    home.run(&format!("rekey --remove-recipient {escrow}")).failed(2);
+    // Without a profile, the same command again is no error either.
+    let order = "rekey --store age:other.age?identity=config/keys/default.txt --identity new.txt";
+    home.feed("set --store age:other.age?identity=config/keys/default.txt", SEED).ok();
+    home.run(order).ok();
+    home.run(order).ok();
     assert_eq!(home.run("get").ok(), "canary-a");
 }
 
@@ -504,7 +697,7 @@ fn a_rekey_killed_at_any_system_call_leaves_the_record_open_to_its_profile() {
         return;
     }
     let mut kills = 0;
-    for call in ["openat", "write", "fsync", "rename", "renameat", "unlinkat"] {
+    for call in ["openat", "write", "fsync", "?rename", "renameat", "unlinkat"] {
         for nth in 1.. {
             let home = Home::signed_in();
             let new = home.run("keygen -o new.txt").ok();
@@ -517,9 +710,14 @@ fn a_rekey_killed_at_any_system_call_leaves_the_record_open_to_its_profile() {
             assert_eq!(home.run("get").out, "canary-a", "{at}");
             assert_eq!(home.run("rekey --identity new.txt").ok(), new, "{at}");
             assert_eq!(home.run("get").out, "canary-a", "{at}");
+            // And in the end the old key does not open it any more.
+            let record = home.record();
+            let old = format!("age:{}?identity=config/keys/default.txt", record.display());
+            home.run(&format!("get --store {old}")).failed(6);
             if outcome.code == 0 {
                 break;
             }
+            assert!(nth < 200, "{at}");
             kills += 1;
         }
     }
@@ -594,5 +792,16 @@ fn the_manual_page_is_rendered_without_warnings() {
     let arguments = ["--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-P", "cat", "./tokenkeep.1"];
     let rendered = done(man.env("LC_ALL", "C.UTF-8").env("MANWIDTH", "80").args(arguments), "");
     assert!(rendered.code == 0 && rendered.err.is_empty(), "{rendered:?}");
-    assert!(rendered.out.contains("tokenkeep"), "{rendered:?}");
+    // Bold is a letter printed over itself.
+    let mut page = String::new();
+    for character in rendered.out.chars() {
+        match character {
+            '\u{8}' => drop(page.pop()),
+            other => page.push(other),
+        }
+    }
+    let all = ["--header", "--keep-source", "--remove-recipient", "Exit codes", "BACKUP", "DOCTOR"];
+    for words in all {
+        assert!(page.contains(words), "{words} is in {page}");
+    }
 }

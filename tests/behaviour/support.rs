@@ -200,6 +200,9 @@ impl Session {
         let mut command = Command::new(program.as_ref());
         command
             .env_remove("DISPLAY")
+            .env_remove("TOKENKEEP_PASSPHRASE")
+            .env_remove("TOKENKEEP_PROFILE")
+            .env_remove("TOKENKEEP_STORE")
             .env("DBUS_SESSION_BUS_ADDRESS", &self.address)
             .env("HOME", self.home.path())
             .env("XDG_RUNTIME_DIR", self.home.path())

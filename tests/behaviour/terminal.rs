@@ -9,7 +9,8 @@ use crate::support::{available, scratch};
 /// Plays a person: runs a command line on a terminal, types each answer when its prompt has come,
 /// and returns the exit code, what was on the screen, and whether the terminal echoes afterwards.
 const PERSON: &str = r"
-import json, os, pty, sys, termios
+import json, os, pty, signal, sys, termios
+signal.alarm(60)
 home, line, answers = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 parent, child = pty.openpty()
 pid = os.fork()
@@ -60,6 +61,10 @@ fn person(home: &std::path::Path, line: &str, answers: &[(&str, &str)]) -> Seen 
     let path = std::env::var("PATH").unwrap();
     let output = Command::new("python3")
         .args(["-c", PERSON, home.to_str().unwrap(), line, &answers])
+        .env_remove("NO_COLOR")
+        .env_remove("TOKENKEEP_PASSPHRASE")
+        .env_remove("TOKENKEEP_PROFILE")
+        .env_remove("TOKENKEEP_STORE")
         .env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent/bus")
         .env("PATH", format!("{}:{path}", program.parent().unwrap().display()))
         .env("TERM", "xterm")
@@ -112,7 +117,7 @@ fn a_passphrase_is_asked_for_and_ctrl_c_leaves_everything_as_it_was() {
     assert!(!home.path().join("other.txt").exists());
 
     let store = "--store 'age:tokens.age?identity=key.txt'";
-    let answer = [("Passphrase: ", "canary one\r")];
+    let answer = [("Passphrase of ", "canary one\r")];
     let line = format!("printf canary-a | tokenkeep set {store}");
     assert_eq!(person(home.path(), &line, &answer).code, 0);
     let before = fs::read(home.path().join("tokens.age")).unwrap();
@@ -120,12 +125,44 @@ fn a_passphrase_is_asked_for_and_ctrl_c_leaves_everything_as_it_was() {
     assert!(seen.code == 0 && seen.screen.contains("canary-a\r\n"), "{}", seen.screen);
     assert!(seen.screen.contains("working on the passphrase"), "{}", seen.screen);
 
-    // Ctrl-C, while it asks: `exec` so that the shell is out of the way.
+    // Ctrl-C, while it asks: `exec` so that the shell is out of the way. And a signal, likewise.
     let line = format!("printf canary-b > input; exec tokenkeep set {store} < input");
-    let seen = person(home.path(), &line, &[("Passphrase: ", "canary\u{3}")]);
+    let seen = person(home.path(), &line, &[("Passphrase of ", "canary\u{3}")]);
     assert_eq!(seen.code, -2, "it ends as any program does: {}", seen.screen);
     assert!(seen.echoes, "the terminal shows again what is typed");
     assert_eq!(fs::read(home.path().join("tokens.age")).unwrap(), before);
+    let line = format!("(sleep 1; kill -TERM $$) & exec tokenkeep set {store} < input");
+    let seen = person(home.path(), &line, &[]);
+    assert_eq!(seen.code, -15, "{}", seen.screen);
+    assert!(seen.screen.contains("Passphrase of ") && seen.echoes, "{}", seen.screen);
+    // Ctrl-C ends what the command was part of, too.
+    let line = format!("tokenkeep get {store}; echo CONTINUED");
+    let seen = person(home.path(), &line, &[("Passphrase of ", "\u{3}")]);
+    assert!(!seen.screen.contains("CONTINUED"), "{}", seen.screen);
+}
+
+#[test]
+fn each_protected_key_is_asked_for_once_and_by_name() {
+    if !can_play("each_protected_key_is_asked_for_once_and_by_name") {
+        return;
+    }
+    let home = scratch();
+    let word = |word: &str| format!("{word}\r");
+    for (file, typed) in [("one.txt", word("canary one")), ("two.txt", word("canary two"))] {
+        let new = [("New passphrase: ", typed.as_str()), ("The same again: ", typed.as_str())];
+        let line = format!("tokenkeep keygen -o {file} --passphrase");
+        assert_eq!(person(home.path(), &line, &new).code, 0);
+    }
+    let init = "tokenkeep init --store 'age:tokens.age?identity=one.txt'";
+    assert_eq!(person(home.path(), init, &[]).code, 0);
+    let (one, two) = (("one.txt: ", "canary one\r"), ("two.txt: ", "canary two\r"));
+    let seen = person(home.path(), "printf canary-a | tokenkeep set", &[one]);
+    assert_eq!(seen.code, 0, "{}", seen.screen);
+    let seen = person(home.path(), "tokenkeep rekey --identity two.txt", &[two, one]);
+    assert_eq!(seen.code, 0, "{}", seen.screen);
+    assert_eq!(seen.screen.matches("Passphrase of ").count(), 2, "{}", seen.screen);
+    let seen = person(home.path(), "tokenkeep get", &[two]);
+    assert!(seen.screen.contains("canary-a\r\n"), "{}", seen.screen);
 }
 
 #[test]

@@ -2,9 +2,12 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+
+use crate::failure::Failure;
 
 /// Keeps auth tokens behind the OS keychain, in an age-encrypted file or, by explicit choice, in
 /// plaintext.
@@ -30,25 +33,12 @@ Exit codes:
 /// Which tokens a command is about.
 #[derive(Args)]
 pub(crate) struct Slot {
-    /// The profile, which `init` makes
-    #[arg(
-        long,
-        global = true,
-        value_name = "NAME",
-        env = "TOKENKEEP_PROFILE",
-        hide_env_values = true,
-        default_value = "default"
-    )]
-    pub(crate) profile: String,
+    /// The profile, which `init` makes; else `$TOKENKEEP_PROFILE`, else "default"
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
     /// A store, instead of a profile: keychain:SERVICE/ACCOUNT, age:PATH?identity=PATH,
-    /// plaintext:PATH, env:PREFIX
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        env = "TOKENKEEP_STORE",
-        hide_env_values = true
-    )]
+    /// plaintext:PATH, env:PREFIX; else `$TOKENKEEP_STORE`
+    #[arg(long, global = true, value_name = "URL")]
     pub(crate) store: Option<String>,
 }
 
@@ -153,6 +143,9 @@ pub(crate) struct Backup {
     /// Seal it to a passphrase, which is asked for
     #[arg(long)]
     pub(crate) passphrase: bool,
+    /// Replace a file that is there, whatever it is. A backup that can be opened needs no leave
+    #[arg(long)]
+    pub(crate) overwrite: bool,
 }
 
 #[derive(Args)]
@@ -202,4 +195,31 @@ pub(crate) struct Exec {
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
+}
+
+/// Says what is wrong with the command line, without repeating what stands in it: a token is soon
+/// given as an argument by mistake, and standard error is soon in a log.
+pub(crate) fn report(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind;
+
+    let wrong = match error.kind() {
+        ErrorKind::InvalidSubcommand => "there is no such command",
+        ErrorKind::InvalidUtf8 => "an argument is not UTF-8 text",
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
+            "an option has a value that it cannot have"
+        }
+        ErrorKind::NoEquals
+        | ErrorKind::TooFewValues
+        | ErrorKind::TooManyValues
+        | ErrorKind::WrongNumberOfValues => "an option has too many values, or too few",
+        ErrorKind::UnknownArgument => {
+            "an argument is unknown here; secrets go in through standard input, never as arguments"
+        }
+        _ => {
+            // These name options, and nothing that was given to them.
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).unwrap_or(2).into();
+        }
+    };
+    Failure::usage(format!("{wrong}; see `tokenkeep COMMAND --help`")).report()
 }

@@ -19,6 +19,7 @@ use crate::arguments::{Cli, Command, Slot};
 use crate::failure::Failure;
 use crate::harden::Limits;
 use crate::profile::Profile;
+use crate::slot::Named;
 use crate::terminal;
 
 type Outcome = Result<ExitCode, Failure>;
@@ -43,16 +44,13 @@ pub(crate) async fn run(cli: Cli, limits: Limits) -> Outcome {
         Command::Doctor(json) => doctor::doctor(limits, json.json).await,
         Command::Exec(exec) => exec::exec(slot, exec, limits).await,
         Command::Completions { shell } => {
-            clap_complete::generate(
-                shell,
-                &mut Cli::command(),
-                "tokenkeep",
-                &mut std::io::stdout(),
-            );
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "tokenkeep", &mut script);
+            terminal::print(&String::from_utf8_lossy(&script))?;
             DONE
         }
         Command::Man => {
-            clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?;
+            terminal::print(&manual()?)?;
             DONE
         }
     }
@@ -66,11 +64,13 @@ struct Target {
 
 impl Target {
     fn of(slot: &Slot) -> Result<Self, Failure> {
-        if let Some(url) = &slot.store {
-            return Ok(Self { url: url.parse()?, profile: None });
+        match slot.named()? {
+            Named::Store(url) => Ok(Self { url, profile: None }),
+            Named::Profile(name) => {
+                let profile = Profile::load(&name)?;
+                Ok(Self { url: profile.store.clone(), profile: Some(profile) })
+            }
         }
-        let profile = Profile::load(&slot.profile)?;
-        Ok(Self { url: profile.store.clone(), profile: Some(profile) })
     }
 
     fn open(&self) -> Result<Arc<dyn TokenStore>, Failure> {
@@ -83,7 +83,36 @@ impl Target {
 }
 
 fn open(url: &StoreUrl) -> Result<Arc<dyn TokenStore>, Failure> {
-    Ok(url.open_with_passphrase(terminal::ask_passphrase)?)
+    let protected =
+        url.identity_path().map_or_else(|| url.to_string(), |path| path.display().to_string());
+    Ok(url.open_with_passphrase(move || terminal::ask_passphrase(&protected))?)
+}
+
+/// One page for the command and all below it.
+fn manual() -> std::io::Result<String> {
+    use clap_mangen::Man;
+
+    let mut page = Vec::new();
+    let mut command = Cli::command();
+    command.build();
+    let man = Man::new(command.clone());
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
+        // Its description and options become parts of a section of its own.
+        let mut section = Vec::new();
+        let man = Man::new(command.clone());
+        man.render_description_section(&mut section)?;
+        man.render_options_section(&mut section)?;
+        let section = String::from_utf8_lossy(&section).replace(".SH ", ".SS ");
+        let name = command.get_name().to_uppercase();
+        page.extend_from_slice(format!(".SH \"{name}\"\n{section}").as_bytes());
+    }
+    man.render_extra_section(&mut page)?;
+    Ok(String::from_utf8_lossy(&page).into_owned())
 }
 
 /// What may be said about tokens: nothing of what they are.

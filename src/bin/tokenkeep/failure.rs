@@ -52,7 +52,9 @@ impl Failure {
 
     #[expect(clippy::print_stderr, reason = "this is where errors come out")]
     pub(crate) fn report(self) -> ExitCode {
-        eprintln!("tokenkeep: {}", self.message);
+        if !self.message.is_empty() {
+            eprintln!("tokenkeep: {}", self.message);
+        }
         self.code.into()
     }
 
@@ -127,6 +129,10 @@ impl From<InvalidStoreUrl> for Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        Self::of(Code::Other, &error)
+        match error.kind() {
+            // Whoever read what is printed has enough of it; there is nothing to say.
+            std::io::ErrorKind::BrokenPipe => Self::new(Code::Other, ""),
+            _ => Self::of(Code::Other, &error),
+        }
     }
 }

@@ -5,6 +5,7 @@ mod commands;
 mod failure;
 mod harden;
 mod profile;
+mod slot;
 mod terminal;
 
 use std::process::ExitCode;
@@ -15,7 +16,10 @@ use crate::arguments::Cli;
 
 fn main() -> ExitCode {
     let limits = harden::harden();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return arguments::report(&error),
+    };
     // One thread: what blocks has the runtime's pool, and nothing here needs more.
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let done = match runtime {

@@ -12,6 +12,7 @@ use crate::failure::{Code, Failure};
 
 const DIRECTORY_VARIABLE: &str = "TOKENKEEP_CONFIG_DIR";
 const LONGEST_NAME: usize = 64;
+const MOVING_TO: &str = "moving_to";
 
 /// What a profile's file may hold below its `[oauth2]`; a sign-in uses them.
 const OAUTH2: [&str; 4] = ["client_id", "client_secret_env", "scopes", "token_url"];
@@ -21,6 +22,8 @@ pub(crate) struct Profile {
     pub(crate) name: String,
     pub(crate) path: PathBuf,
     pub(crate) store: StoreUrl,
+    /// Where a `migrate` that did not get to its end was moving the tokens.
+    pub(crate) moving_to: Option<StoreUrl>,
     /// The variable that holds the client's secret.
     pub(crate) client_secret_env: Option<String>,
     /// The file's text, so that what is not about the store stays when the store changes.
@@ -76,6 +79,24 @@ impl Profile {
     pub(crate) fn set_store(&mut self, store: &StoreUrl) -> Result<(), Failure> {
         let mut text = self.text.clone();
         text.replace_range(self.store_span.clone(), &quoted(&store.to_text()));
+        self.replace(without_move(&text))
+    }
+
+    /// Notes where the tokens are about to be moved, so that a later run knows where they are.
+    pub(crate) fn begin_move(&mut self, to: &StoreUrl) -> Result<(), Failure> {
+        let line = format!("{MOVING_TO} = {}\n", quoted(&to.to_text()));
+        self.replace(line + &without_move(&self.text))
+    }
+
+    /// Takes that note back.
+    pub(crate) fn end_move(&mut self) -> Result<(), Failure> {
+        self.replace(without_move(&self.text))
+    }
+
+    fn replace(&mut self, text: String) -> Result<(), Failure> {
+        if text == self.text {
+            return Ok(());
+        }
         let file = write(&self.path, &text)?;
         file.persist(&self.path).map_err(|error| error.error)?;
         sync_directory(&self.path)?;
@@ -108,7 +129,7 @@ impl Profile {
             let message = format!("{}, line {line}: {what}", path.display());
             Failure::usage(message)
         };
-        let (mut store, mut client_secret_env) = (None, None);
+        let (mut store, mut moving_to, mut client_secret_env) = (None, None, None);
         {
             let table = DeTable::parse(&text).map_err(|error| {
                 wrong(error.span().map_or(0, |span| span.end), "this is not TOML")
@@ -120,6 +141,10 @@ impl Profile {
                         let url = url.parse::<StoreUrl>();
                         let url = url.map_err(|error| wrong(at, &error.to_string()))?;
                         store = Some((url, value.span()));
+                    }
+                    (MOVING_TO, DeValue::String(url)) => {
+                        let url = url.parse::<StoreUrl>();
+                        moving_to = Some(url.map_err(|error| wrong(at, &error.to_string()))?);
                     }
                     ("oauth2", DeValue::Table(oauth2)) => {
                         for (key, value) in oauth2 {
@@ -144,7 +169,7 @@ impl Profile {
                             }
                         }
                     }
-                    ("store" | "oauth2", _) => {
+                    ("store" | "oauth2" | MOVING_TO, _) => {
                         return Err(wrong(at, "this setting has a value of the wrong type"));
                     }
                     _ => {
@@ -156,7 +181,15 @@ impl Profile {
         let Some((store, store_span)) = store else {
             return Err(wrong(0, "there is no `store`"));
         };
-        Ok(Self { name: name.to_owned(), path, store, client_secret_env, text, store_span })
+        Ok(Self {
+            name: name.to_owned(),
+            path,
+            store,
+            moving_to,
+            client_secret_env,
+            text,
+            store_span,
+        })
     }
 }
 
@@ -247,6 +280,12 @@ fn sync_directory(path: &Path) -> std::io::Result<()> {
 #[cfg(not(unix))]
 fn sync_directory(_path: &Path) -> std::io::Result<()> {
     Ok(())
+}
+
+/// The text without the note of a move, which is a line of its own as it is written here.
+fn without_move(text: &str) -> String {
+    let is_other = |line: &&str| !line.starts_with(MOVING_TO);
+    text.split_inclusive('\n').filter(is_other).collect()
 }
 
 /// A TOML basic string.

@@ -1,5 +1,6 @@
 //! The terminal: what is asked, what is shown, and what is not.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -12,9 +13,17 @@ pub(crate) const PASSPHRASE_VARIABLE: &str = "TOKENKEEP_PASSPHRASE";
 
 static SPINNER: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
+/// What was typed, for what: nobody should type the same thing twice.
+static TYPED: Mutex<BTreeMap<String, SecretString>> = Mutex::new(BTreeMap::new());
+
 /// Asks for the passphrase of something that is there, and shows that it is being worked on.
-pub(crate) fn ask_passphrase() -> io::Result<SecretString> {
-    let passphrase = passphrase("Passphrase: ")?;
+pub(crate) fn ask_passphrase(of: &str) -> io::Result<SecretString> {
+    let mut typed = TYPED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(passphrase) = typed.get(of) {
+        return Ok(passphrase.clone());
+    }
+    let passphrase = passphrase(&format!("Passphrase of {of}: "))?;
+    typed.insert(of.to_owned(), passphrase.clone());
     start_working("working on the passphrase");
     Ok(passphrase)
 }
@@ -39,8 +48,12 @@ fn is_same(first: &SecretString, second: &SecretString) -> bool {
 }
 
 fn passphrase(prompt: &str) -> io::Result<SecretString> {
-    if let Ok(passphrase) = std::env::var(PASSPHRASE_VARIABLE) {
-        return Ok(passphrase.into());
+    if let Some(passphrase) = std::env::var_os(PASSPHRASE_VARIABLE) {
+        // A variable that a script meant to fill and did not must not seal anything.
+        let passphrase = passphrase.into_string().ok().filter(|text| !text.is_empty());
+        return passphrase.map(SecretString::from).ok_or_else(|| {
+            io::Error::other(format!("{PASSPHRASE_VARIABLE} is set, and is empty or not UTF-8"))
+        });
     }
     ask_hidden(prompt).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => {
@@ -95,60 +108,79 @@ pub(crate) fn say(text: &str) {
     eprintln!("{text}");
 }
 
-/// Reads a line that is not shown, from the terminal and not from standard input. Ctrl-C ends the
-/// process as it always does, with the terminal as it was.
+/// Reads a line that is not shown, from the terminal and not from standard input. What ends the
+/// process meanwhile, Ctrl-C or a signal, ends it as always, with the terminal as it was.
 #[cfg(unix)]
 pub(crate) fn ask_hidden(prompt: &str) -> io::Result<SecretString> {
     use std::fs::File;
     use std::io::Read;
+    use std::sync::Arc;
 
-    use rustix::process::{Signal, getpid, kill_process};
     use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+    use signal_hook::iterator::{Handle, Signals};
+    use signal_hook::low_level::emulate_default_handler;
     use zeroize::Zeroizing;
 
-    /// Puts the terminal back, however this ends.
-    struct Restore<'a>(&'a File, Termios);
-
-    impl Drop for Restore<'_> {
-        fn drop(&mut self) {
-            let _ = tcsetattr(self.0, OptionalActions::Flush, &self.1);
-            let _ = (&mut &*self.0).write_all(b"\n");
-        }
-    }
-
     const LONGEST: usize = 64 * 1024;
-    const CTRL_C: u8 = 3;
     const CTRL_D: u8 = 4;
     const BACKSPACE: u8 = 8;
     const CTRL_U: u8 = 21;
     const DELETE: u8 = 127;
 
+    /// The terminal, and how it was.
+    struct Terminal(File, Termios);
+
+    impl Terminal {
+        fn restore(&self) {
+            let _ = tcsetattr(&self.0, OptionalActions::Flush, &self.1);
+            let _ = (&mut &self.0).write_all(b"\n");
+        }
+    }
+
+    /// Puts the terminal back, however this ends.
+    struct Restore(Arc<Terminal>, Handle);
+
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            self.1.close();
+            self.0.restore();
+        }
+    }
+
     stop_working();
-    let terminal = File::options().read(true).write(true).open("/dev/tty").map_err(|_| {
+    let file = File::options().read(true).write(true).open("/dev/tty").map_err(|_| {
         // Whatever the reason, there is none.
         io::Error::from(io::ErrorKind::NotFound)
     })?;
-    let before = tcgetattr(&terminal)?;
+    let before = tcgetattr(&file)?;
     let mut hidden = before.clone();
-    hidden.local_modes -= LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG;
-    let restore = Restore(&terminal, before);
-    tcsetattr(&terminal, OptionalActions::Flush, &hidden)?;
-    (&mut &terminal).write_all(prompt.as_bytes())?;
+    // Not line by line either: the system's own line editor stops at 4096 bytes.
+    hidden.local_modes -= LocalModes::ECHO | LocalModes::ICANON;
+    let terminal = Arc::new(Terminal(file, before));
+
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM])?;
+    let restore = Restore(terminal.clone(), signals.handle());
+    let interrupted = terminal.clone();
+    std::thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            interrupted.restore();
+            let _ = emulate_default_handler(signal);
+        }
+    });
+    tcsetattr(&terminal.0, OptionalActions::Flush, &hidden)?;
+    let mut input = &terminal.0;
+    input.write_all(prompt.as_bytes())?;
 
     // Of its full size, so that it does not grow and leave copies behind.
     let mut typed = Zeroizing::new(Vec::with_capacity(LONGEST));
     let mut byte = Zeroizing::new([0]);
     loop {
-        if (&mut &terminal).read(&mut *byte)? == 0 {
+        if input.read(&mut *byte)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         match byte[0] {
             b'\n' | b'\r' => break,
-            CTRL_C => {
-                drop(restore);
-                kill_process(getpid(), Signal::INT)?;
-                return Err(io::ErrorKind::Interrupted.into());
-            }
             CTRL_D if typed.is_empty() => return Err(io::Error::other("nothing was typed")),
             CTRL_D => break,
             CTRL_U => typed.clear(),
@@ -160,6 +192,7 @@ pub(crate) fn ask_hidden(prompt: &str) -> io::Result<SecretString> {
             _ => return Err(io::Error::other("that is too long")),
         }
     }
+    drop(restore);
     let text = str::from_utf8(&typed).map_err(|_| io::Error::other("that is not UTF-8 text"))?;
     if text.is_empty() {
         return Err(io::Error::other("nothing was typed"));

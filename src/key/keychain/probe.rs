@@ -94,7 +94,17 @@ mod secret_service {
 
     pub(super) fn probe() -> KeychainState {
         let connection = Builder::session().and_then(|bus| bus.method_timeout(TIMEOUT).build());
-        let Ok(connection) = connection else { return KeychainState::NoBus };
+        let connection = match connection {
+            Ok(connection) => connection,
+            // Anything but having no address, or nobody at it, is a bus that is not well.
+            Err(
+                zbus::Error::Address(_)
+                | zbus::Error::Connection(..)
+                | zbus::Error::InputOutput(_)
+                | zbus::Error::Unsupported,
+            ) => return KeychainState::NoBus,
+            Err(_) => return KeychainState::NotAnswering,
+        };
         match has_provider(&connection) {
             Ok(true) => {}
             Ok(false) => return KeychainState::NoProvider,

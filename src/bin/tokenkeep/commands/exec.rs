@@ -11,7 +11,10 @@ pub(super) async fn exec(slot: &Slot, exec: arguments::Exec, limits: Limits) -> 
     let manager = target.manager()?;
     let prefix = match exec.prefix {
         Some(prefix) => prefix,
-        None => slot.profile.to_uppercase().replace('-', "_"),
+        None => {
+            let name = target.profile.as_ref().map_or("tokenkeep", |profile| &profile.name);
+            name.to_uppercase().replace('-', "_")
+        }
     };
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     if !prefix.bytes().all(fits) || !prefix.starts_with(|first: char| !first.is_ascii_digit()) {
@@ -28,6 +31,9 @@ pub(super) async fn exec(slot: &Slot, exec: arguments::Exec, limits: Limits) -> 
     command.env_remove(PASSPHRASE_VARIABLE);
     if let Some(variable) = target.profile.as_ref().and_then(|it| it.client_secret_env.as_ref()) {
         command.env_remove(variable);
+    }
+    if let Some(prefix) = target.url.env_prefix() {
+        command.env_remove(format!("{prefix}_REFRESH_TOKEN"));
     }
     let token = manager.get_access_token().await?;
     #[expect(clippy::disallowed_methods, reason = "handing it over is what it is for")]

@@ -4,10 +4,11 @@ use super::{DONE, Outcome};
 use crate::arguments::Slot;
 use crate::failure::{Code, Failure};
 use crate::profile::{self, Profile};
+use crate::slot::parse_url;
 use crate::terminal;
 
 pub(super) async fn init(slot: &Slot) -> Outcome {
-    let name = &slot.profile;
+    let name = &slot.profile_to_make();
     if let Ok(there) = Profile::load(name) {
         let message = format!(
             "the profile {name} exists already, with the store {}; `tokenkeep migrate` changes it",
@@ -16,7 +17,7 @@ pub(super) async fn init(slot: &Slot) -> Outcome {
         return Err(Failure::new(Code::Conflict, message));
     }
     let (store, why, protects) = match &slot.store {
-        Some(url) => named(url.parse()?),
+        Some(url) => named(parse_url(url)?),
         None => choose(name).await?,
     };
     let path = Profile::create(name, &store)?;

@@ -7,10 +7,12 @@ use tokenkeep::{AgeKey, AuthError, Expect, StoreUrl};
 
 use super::{DONE, Outcome, Target, open};
 use crate::arguments::{Keygen, Rekey, Slot};
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
+use crate::slot::check_path;
 use crate::terminal;
 
 pub(super) async fn keygen(keygen: &Keygen) -> Outcome {
+    keygen.output.as_deref().map_or(Ok(()), check_path)?;
     let key = match &keygen.output {
         Some(path) if keygen.passphrase => {
             AgeKey::create_protected_identity_file(path, terminal::ask_new_passphrase()?).await?
@@ -18,8 +20,9 @@ pub(super) async fn keygen(keygen: &Keygen) -> Outcome {
         Some(path) => AgeKey::create_identity_file(path).await?,
         None => {
             let identity = age::x25519::Identity::generate();
+            // With a newline, as it is a file that somebody will append to.
             #[expect(clippy::disallowed_methods, reason = "printing it is what was asked for")]
-            terminal::print_secret(identity.to_string().expose_secret())?;
+            terminal::print(identity.to_string().expose_secret())?;
             terminal::say(&format!("Public key: {}", identity.to_public()));
             return DONE;
         }
@@ -42,6 +45,11 @@ pub(super) async fn rekey(slot: &Slot, rekey: &Rekey) -> Outcome {
         Failure::usage("only an age file with an identity file can be sealed to other keys")
     })?;
     let identity = rekey.identity.clone().unwrap_or_else(|| old_identity.clone());
+    check_path(&identity)?;
+    let is_unknown = |recipient: &&String| !old.recipients().contains(recipient);
+    if rekey.remove_recipient.iter().any(|recipient| is_unknown(&recipient)) {
+        return Err(Failure::usage("a recipient to remove is none of this record's recipients"));
+    }
     let mut recipients = old.recipients().to_vec();
     recipients.retain(|recipient| !rekey.remove_recipient.contains(recipient));
     for recipient in &rekey.recipient {
@@ -55,14 +63,22 @@ pub(super) async fn rekey(slot: &Slot, rekey: &Rekey) -> Outcome {
     let new = with(&identity, recipients.clone());
 
     // Both, so that this fails before anything is changed if either is no key.
-    let new_key = AgeKey::identity_file(&identity).with_passphrase(terminal::ask_passphrase);
+    let protected = std::path::absolute(&identity)?.display().to_string();
+    let new_key = AgeKey::identity_file(&identity)
+        .with_passphrase(move || terminal::ask_passphrase(&protected));
     let new_recipients = new_key.recipients().await?;
     let mut both = recipients;
     both.extend(new_recipients.iter().cloned());
     let transition = with(&old_identity, both);
 
     if new != old {
-        reseal(&old, &transition).await?;
+        match reseal(&old, &transition).await {
+            // An earlier run got to its end, and had no profile to note that in.
+            Err(failure) if failure.is(Code::Unreadable) && target.profile.is_none() => {
+                open(&new)?.load().await?;
+            }
+            resealed => resealed?,
+        }
         if let Some(profile) = &mut target.profile {
             profile.set_store(&new)?;
         }
@@ -73,6 +89,9 @@ pub(super) async fn rekey(slot: &Slot, rekey: &Rekey) -> Outcome {
         new_recipients.iter().map(String::as_str).chain(new.recipients().iter().map(String::as_str))
     {
         terminal::print(recipient)?;
+    }
+    if let Some(path) = new.recipients_file() {
+        terminal::say(&format!("and to the recipients in {}", path.display()));
     }
     if target.profile.is_none() && new != old {
         terminal::say(

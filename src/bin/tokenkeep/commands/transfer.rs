@@ -1,6 +1,7 @@
 //! migrate, backup, restore: tokens on their way.
 
 use std::io::{IsTerminal, stderr};
+use std::path::Path;
 use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -13,6 +14,7 @@ use super::{DONE, Outcome, Target, open};
 use crate::arguments::{self, Slot};
 use crate::failure::{Code, Failure};
 use crate::profile::Profile;
+use crate::slot::{check_path, parse_url, parse_url_or_path};
 use crate::terminal;
 
 /// Stands for a profile's name in the target of `migrate --all`.
@@ -22,24 +24,23 @@ pub(super) async fn migrate(slot: &Slot, migrate: &arguments::Migrate) -> Outcom
     if migrate.all {
         return migrate_all(migrate).await;
     }
-    let mut profile = match (&migrate.from, &slot.store) {
-        (None, None) => Some(Profile::load(&slot.profile)?),
-        _ => None,
+    let (from, mut profile) = match &migrate.from {
+        Some(url) => (parse_url(url)?, None),
+        None => {
+            let target = Target::of(slot)?;
+            (target.url, target.profile)
+        }
     };
-    let from: StoreUrl = match (&migrate.from, &slot.store, &profile) {
-        (Some(url), _, _) | (None, Some(url), _) => url.parse()?,
-        (None, None, Some(profile)) => profile.store.clone(),
-        (None, None, None) => unreachable!("without a URL there is a profile"),
-    };
-    let to = migrate.to.parse()?;
+    let to = parse_url(&migrate.to)?;
     migrate_one(&from, &to, migrate, profile.as_mut()).await?;
     DONE
 }
 
 /// Moves every profile, goes on past those that fail, and says which they were.
 async fn migrate_all(migrate: &arguments::Migrate) -> Outcome {
-    if !migrate.to.contains(NAME) {
-        return Err(Failure::usage(format!("with --all, --to needs a {NAME} in it")));
+    // Not in an option: each needs a slot of its own.
+    if !migrate.to.split('?').next().is_some_and(|slot| slot.contains(NAME)) {
+        return Err(Failure::usage(format!("with --all, the path in --to needs a {NAME} in it")));
     }
     let profiles = Profile::all()?;
     let bar = if stderr().is_terminal() && !migrate.dry_run {
@@ -53,7 +54,7 @@ async fn migrate_all(migrate: &arguments::Migrate) -> Outcome {
         bar.set_message(name.clone());
         let moved = async {
             let mut profile = profile?;
-            let to: StoreUrl = migrate.to.replace(NAME, &name).parse()?;
+            let to = parse_url(&migrate.to.replace(NAME, &name))?;
             if profile.store == to {
                 return Ok(()); // by an earlier run
             }
@@ -61,7 +62,10 @@ async fn migrate_all(migrate: &arguments::Migrate) -> Outcome {
             match migrate_one(&from, &to, migrate, Some(&mut profile)).await {
                 // Nothing to move is no reason to leave the profile behind.
                 Err(failure) if failure.is(Code::NoTokens) && !migrate.dry_run => {
-                    profile.set_store(&to)
+                    match open(&to)?.load().await? {
+                        None => profile.set_store(&to),
+                        Some(_) => Err(TransferError::Occupied { place: to.to_string() }.into()),
+                    }
                 }
                 done => done,
             }
@@ -87,12 +91,15 @@ async fn migrate_one(
     profile: Option<&mut Profile>,
 ) -> Result<(), Failure> {
     let (source, target) = (open(from)?, open(to)?);
+    refuse_same_slot(&*source, &*target)?;
     if migrate.dry_run {
-        let found = |is_there: bool| if is_there { "holds tokens" } else { "is empty" };
-        let source_has = source.load_exposed().await?.is_some();
-        let target_has = target.load().await?.is_some();
-        terminal::say(&format!("would move from {source}, which {}", found(source_has)));
-        terminal::say(&format!("to {target}, which {}", found(target_has)));
+        let tokens = source.load_exposed().await?.ok_or(AuthError::TokenNotFound)?.tokens;
+        match target.load().await? {
+            Some(there) if there.tokens != tokens => {
+                return Err(TransferError::Occupied { place: target.to_string() }.into());
+            }
+            _ => terminal::say(&format!("would move from {source}\nto {target}")),
+        }
         return Ok(());
     }
     if migrate.keep_source {
@@ -102,7 +109,27 @@ async fn migrate_one(
         );
         return Ok(());
     }
-    let migration = tokenkeep::migrate(&source, &target).await?;
+    // The note tells a later run that what it finds at the target was moved there by this one, and
+    // is not somebody else's.
+    let was_begun = profile.as_ref().is_none_or(|profile| profile.moving_to.as_ref() == Some(to));
+    let mut profile = profile;
+    if let Some(profile) = &mut profile
+        && source.load_exposed().await?.is_some()
+    {
+        profile.begin_move(to)?;
+    }
+    let migration = match tokenkeep::migrate(&source, &target).await {
+        Ok(migration) if !migration.moved && !was_begun => {
+            return Err(AuthError::TokenNotFound.into());
+        }
+        Err(error @ TransferError::Occupied { .. }) => {
+            if let Some(profile) = profile {
+                profile.end_move()?;
+            }
+            return Err(error.into());
+        }
+        migrated => migrated?,
+    };
     if let Some(warning) = migration.warning {
         terminal::say(&format!("warning: {warning}"));
     }
@@ -116,10 +143,6 @@ async fn migrate_one(
 }
 
 async fn copy(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<(), Failure> {
-    if from.slot() == to.slot() {
-        let (from, to) = (from.to_string(), to.to_string());
-        return Err(TransferError::SameSlot { from, to }.into());
-    }
     let tokens = from.load_exposed().await?.ok_or(AuthError::TokenNotFound)?.tokens;
     to.save(&tokens, Expect::Absent).await?;
     match to.load().await? {
@@ -128,36 +151,51 @@ async fn copy(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<(), Failure>
     }
 }
 
+fn refuse_same_slot(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<(), Failure> {
+    if from.slot() == to.slot() {
+        let (from, to) = (from.to_string(), to.to_string());
+        return Err(TransferError::SameSlot { from, to }.into());
+    }
+    Ok(())
+}
+
 pub(super) async fn backup(slot: &Slot, backup: &arguments::Backup) -> Outcome {
     let from = Target::of(slot)?.open()?;
-    if backup.passphrase || !backup.recipient.is_empty() {
-        refuse_url(&backup.to)?;
-    }
-    let to: Arc<dyn TokenStore> = if backup.passphrase {
-        let passphrase = terminal::ask_new_passphrase()?;
-        let key = AgeKey::passphrase(move || Ok(passphrase.clone()));
-        Arc::new(AgeFileStore::new(&backup.to, key))
-    } else if backup.recipient.is_empty() {
-        open(&backup.to.parse().map_err(|_| {
-            Failure::usage(
+    let url = parse_url_or_path(&backup.to)?;
+    let is_sealed_here = backup.passphrase || !backup.recipient.is_empty();
+    let to: Arc<dyn TokenStore> = match url {
+        Some(_) if is_sealed_here => return Err(says_itself()),
+        Some(url) => open(&url)?,
+        None if backup.passphrase => {
+            let passphrase = terminal::ask_new_passphrase()?;
+            let key = AgeKey::passphrase(move || Ok(passphrase.clone()));
+            Arc::new(AgeFileStore::new(&backup.to, key))
+        }
+        None if is_sealed_here => {
+            Arc::new(AgeFileStore::new(&backup.to, for_recipients(&backup.recipient)?))
+        }
+        None => {
+            return Err(Failure::usage(
                 "say who can open the backup: --recipient AGE1…, --passphrase, or a store URL as its \
                  target (plaintext:PATH if you mean that)",
-            )
-        })?)?
-    } else {
-        Arc::new(AgeFileStore::new(&backup.to, for_recipients(&backup.recipient)?))
+            ));
+        }
     };
+    if backup.overwrite {
+        from.load().await?.ok_or(AuthError::TokenNotFound)?;
+        to.clear(Expect::Anything).await?;
+    } else if is_sealed_here && Path::new(&backup.to).exists() {
+        // It can be opened by others and not by us, so what it is cannot be told.
+        let message = format!("{} exists; --overwrite replaces it", backup.to);
+        return Err(Failure::new(Code::Conflict, message));
+    }
     tokenkeep::backup(&from, &to).await?;
-    terminal::say(&format!("copied to {}", backup.to));
+    terminal::say(&format!("copied to {to}"));
     DONE
 }
 
-/// What says how a file is sealed goes with a file's path; a store URL says it itself.
-fn refuse_url(file: &str) -> Result<(), Failure> {
-    if file.parse::<StoreUrl>().is_ok() {
-        return Err(Failure::usage("a store URL says itself how it is sealed; give a file's path"));
-    }
-    Ok(())
+fn says_itself() -> Failure {
+    Failure::usage("a store URL says itself how it is sealed; give a file's path")
 }
 
 /// A key that seals to these recipients. What it seals is read back with an identity that exists in
@@ -173,16 +211,18 @@ fn for_recipients(recipients: &[String]) -> Result<AgeKey, Failure> {
 
 pub(super) async fn restore(slot: &Slot, restore: &arguments::Restore) -> Outcome {
     let to = Target::of(slot)?.open()?;
-    let from: Arc<dyn TokenStore> = match (restore.from.parse::<StoreUrl>(), &restore.identity) {
-        (_, Some(identity)) => {
-            refuse_url(&restore.from)?;
-            let key = AgeKey::identity_file(identity).with_passphrase(terminal::ask_passphrase);
+    let protected = restore.identity.as_deref().unwrap_or(Path::new(&restore.from));
+    check_path(protected)?;
+    let protected = protected.display().to_string();
+    let ask = move || terminal::ask_passphrase(&protected);
+    let from: Arc<dyn TokenStore> = match (parse_url_or_path(&restore.from)?, &restore.identity) {
+        (Some(_), Some(_)) => return Err(says_itself()),
+        (Some(url), None) => open(&url)?,
+        (None, Some(identity)) => {
+            let key = AgeKey::identity_file(identity).with_passphrase(ask);
             Arc::new(AgeFileStore::new(&restore.from, key))
         }
-        (Ok(url), None) => open(&url)?,
-        (Err(_), None) => {
-            Arc::new(AgeFileStore::new(&restore.from, AgeKey::passphrase(terminal::ask_passphrase)))
-        }
+        (None, None) => Arc::new(AgeFileStore::new(&restore.from, AgeKey::passphrase(ask))),
     };
     let overwrite = if restore.overwrite { Overwrite::Always } else { Overwrite::IfOlder };
     tokenkeep::restore(&from, &to, overwrite).await?;

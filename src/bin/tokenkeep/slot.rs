@@ -1,0 +1,77 @@
+//! What names a slot or a file, and what does not.
+
+use std::path::Path;
+
+use tokenkeep::StoreUrl;
+
+use crate::arguments::Slot;
+use crate::failure::Failure;
+
+const PROFILE_VARIABLE: &str = "TOKENKEEP_PROFILE";
+const STORE_VARIABLE: &str = "TOKENKEEP_STORE";
+const DEFAULT: &str = "default";
+
+/// What a command line names.
+pub(crate) enum Named {
+    Profile(String),
+    Store(StoreUrl),
+}
+
+impl Slot {
+    /// Finds out what is named: what stands on the command line counts before the environment,
+    /// and naming two slots at once is an error.
+    pub(crate) fn named(&self) -> Result<Named, Failure> {
+        let (profile, store) = match (&self.profile, &self.store) {
+            (None, None) => (variable(PROFILE_VARIABLE), variable(STORE_VARIABLE)),
+            named => (named.0.clone(), named.1.clone()),
+        };
+        match (profile, store) {
+            (Some(_), Some(_)) => {
+                Err(Failure::usage("a profile and a store are named; name one of them"))
+            }
+            (None, Some(url)) => parse_url(&url).map(Named::Store),
+            (profile, None) => Ok(Named::Profile(profile.unwrap_or_else(|| DEFAULT.to_owned()))),
+        }
+    }
+
+    /// The profile that `init` is to make.
+    pub(crate) fn profile_to_make(&self) -> String {
+        let named = self.profile.clone().or_else(|| variable(PROFILE_VARIABLE));
+        named.unwrap_or_else(|| DEFAULT.to_owned())
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Reads a store URL that tokens are kept at.
+pub(crate) fn parse_url(text: &str) -> Result<StoreUrl, Failure> {
+    let url: StoreUrl = text.parse()?;
+    if url.is_memory() {
+        return Err(Failure::usage("memory: would forget the tokens at once"));
+    }
+    Ok(url)
+}
+
+/// Reads what is a store URL, or else a file's path.
+pub(crate) fn parse_url_or_path(text: &str) -> Result<Option<StoreUrl>, Failure> {
+    let scheme = text.split_once(':').map(|(scheme, _)| scheme);
+    // One letter is a drive.
+    let looks_like_url = scheme.is_some_and(|scheme| {
+        scheme.len() > 1 && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    });
+    if looks_like_url {
+        return parse_url(text).map(Some);
+    }
+    check_path(Path::new(text))?;
+    Ok(None)
+}
+
+/// A secret key is soon pasted where the path of its file belongs, and a path is shown.
+pub(crate) fn check_path(path: &Path) -> Result<(), Failure> {
+    if path.to_string_lossy().to_ascii_uppercase().contains("AGE-SECRET-KEY-") {
+        return Err(Failure::usage("a secret key is given where the path of its file belongs"));
+    }
+    Ok(())
+}
