@@ -127,6 +127,63 @@ fn tokens_go_in_and_come_out() {
     home.run("clear").ok();
 }
 
+/// Each command when it goes well, and in the states that people see most.
+///
+/// `TRYCMD=overwrite` records what it says now, as for the rest of `tests/cli`.
+#[test]
+fn a_session_reads_as_recorded() {
+    let home = Home::new();
+    fs::write(home.path("tokens.json"), SEED).unwrap();
+    let readable_by_all = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    fs::set_permissions(home.path("tokens.json"), readable_by_all).unwrap();
+    let mut transcript = String::new();
+    for (line, input) in [
+        ("init", ""),
+        ("list", ""),
+        ("list --json", ""),
+        ("status", ""),
+        ("get", ""),
+        ("set", SEED),
+        ("status", ""),
+        ("get", ""),
+        ("get --field refresh", ""),
+        ("get --header", ""),
+        ("exec -- sh -c echo", ""),
+        ("refresh", ""),
+        ("keygen -o escrow.txt", ""),
+        ("rekey --identity escrow.txt", ""),
+        ("backup --to plaintext:backup.json", ""),
+        ("backup --to plaintext:tokens.json", ""),
+        ("migrate --to plaintext:moved.json --dry-run", ""),
+        ("migrate --to plaintext:moved.json", ""),
+        ("status", ""),
+        ("doctor", ""),
+        ("clear", ""),
+        ("restore --from plaintext:backup.json", ""),
+        ("set", "{"),
+        ("migrate --from plaintext:tokens.json --to plaintext:moved.json", ""),
+        ("set", &SEED.replace("2099", "2020")),
+        ("get", ""),
+        ("clear", ""),
+    ] {
+        let done = home.feed(line, input);
+        // What lies below is the machine's.
+        let out = done.out.split("system\n").next().unwrap();
+        transcript += &format!("$ tokenkeep {line}\n{out}");
+        if !out.is_empty() && !out.ends_with('\n') {
+            transcript += "(no newline)\n";
+        }
+        transcript += &format!("{}? {}\n\n", done.err, done.code);
+    }
+    let transcript = transcript.replace(home.0.path().to_str().unwrap(), "HOME");
+    let transcript = crate::readme::without_chance(&transcript);
+    let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/session.txt");
+    if std::env::var_os("TRYCMD").is_some_and(|value| value == "overwrite") {
+        fs::write(recorded, &transcript).unwrap();
+    }
+    assert_eq!(transcript, fs::read_to_string(recorded).unwrap());
+}
+
 #[test]
 fn what_is_no_token_is_refused_and_leaves_the_old_ones() {
     let home = Home::signed_in();

@@ -43,7 +43,13 @@ fn read_tokens() -> Result<AuthTokens, Failure> {
     }
     let text = input[..filled].trim_ascii();
     if text.first() == Some(&b'{') || text.len() > MAX_RECORD {
-        return Ok(AuthTokens::from_record(text, INPUT)?);
+        return AuthTokens::from_record(text, INPUT).map_err(|error| match error {
+            // There is nothing to restore or to clear, as there is in a store.
+            StoreError::Corrupt { reason, .. } => {
+                Failure::new(Code::Unreadable, format!("{INPUT} holds no record: {reason}"))
+            }
+            error => error.into(),
+        });
     }
     let token = str::from_utf8(text)
         .ok()

@@ -52,6 +52,7 @@ async fn migrate_all(migrate: &arguments::Migrate) -> Outcome {
     let mut failed = Vec::new();
     for (name, profile) in profiles {
         bar.set_message(name.clone());
+        bar.tick();
         let moved = async {
             let mut profile = profile?;
             let to = parse_url(&migrate.to.replace(NAME, &name))?;
@@ -133,9 +134,8 @@ async fn migrate_one(
     if let Some(warning) = migration.warning {
         terminal::say(&format!("warning: {warning}"));
     }
-    if !migration.moved {
-        terminal::say("they had moved already");
-    }
+    let done = if migration.moved { "moved to" } else { "an earlier run had moved them to" };
+    terminal::say(&format!("{done} {target}"));
     if let Some(profile) = profile {
         profile.set_store(to)?;
     }
