@@ -92,7 +92,7 @@ impl Item {
         #[expect(clippy::disallowed_methods, reason = "this is where the keychain gets its key")]
         let written = Zeroizing::new(identity.expose_secret().as_bytes().to_vec());
         let secret = written.clone();
-        self.call(Some(&held), move |entry| entry.set_secret(&secret))?;
+        self.call(Some(&held), true, move |entry| entry.set_secret(&secret))?;
         match self.read_holding(Some(&held))? {
             Some(read) if bool::from(read.ct_eq(&written)) => Ok(read),
             _ => Err(StoreError::Unavailable {
@@ -113,11 +113,11 @@ impl Item {
         let Some(identity) = self.read_holding(Some(&held))? else { return Ok(()) };
         identity_file::parse(&identity)
             .map_err(|reason| StoreError::InvalidKey { place: self.to_string(), reason })?;
-        self.call(Some(&held), Entry::delete_credential).map(drop)
+        self.call(Some(&held), false, Entry::delete_credential).map(drop)
     }
 
     fn read_holding(&self, held: Option<&Arc<Locked>>) -> Result<Option<Bytes>, StoreError> {
-        self.call(held, |entry| entry.get_secret().map(Zeroizing::new))
+        self.call(held, false, |entry| entry.get_secret().map(Zeroizing::new))
     }
 
     fn lock(&self) -> Result<Arc<Locked>, StoreError> {
@@ -128,18 +128,23 @@ impl Item {
         self.state_file(if self.own { "key.lock" } else { "shared-key.lock" })
     }
 
-    /// Does something with the item on the keychain's own thread; `None` if there is none.
+    /// Does something with the item on the keychain's own thread; `None` if there is none. What
+    /// would raise a prompt is not done: `making` says that the item is to be there afterwards.
     ///
     /// A call that nobody waits for any more may still take effect. So it keeps hold of the lock
     /// that it was made under until it is over.
     fn call<T: Send + 'static>(
         &self,
         held: Option<&Arc<Locked>>,
+        making: bool,
         work: impl Fn(&Entry) -> keyring_core::Result<T> + Send + 'static,
     ) -> Result<Option<T>, StoreError> {
         let (item, held) = (self.clone(), held.cloned());
         let work = move |keychain: &CredentialStore| {
             let _held = &held;
+            if probe::would_prompt(&item.service_name(), &item.account, making) {
+                return Err(Error::NoStorageAccess("it is locked".into()));
+            }
             work(&item.entry(keychain)?)
         };
         match worker::call(work) {

@@ -17,7 +17,8 @@ use crate::record_file::{RecordFile, keep_in_record_file};
 /// no keychain can; and once the key was read, a keychain that locks or hangs costs nobody a
 /// rotated token. The keychain is asked once per process, and again when the slot was emptied.
 ///
-/// No call to the keychain takes longer than 3 seconds.
+/// No call to the keychain takes longer than 3 seconds, and none raises a prompt on Linux: a
+/// keychain that is locked is [`StoreError::Locked`].
 ///
 /// # Security
 ///

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::support::{Session, available, can_trace, scratch};
+use crate::support::{Session, available, can_trace, scratch, skip};
 
 const SEED: &str =
     r#"{"access_token":"canary-a","refresh_token":"canary-r","expires_at":"2099-01-01T00:00:00Z"}"#;
@@ -815,6 +815,44 @@ fn it_leaves_no_core_dumps() {
     child.stdin.take().unwrap().write_all(b"canary-new").unwrap();
     assert!(child.wait().unwrap().success());
     assert_eq!(home.run("get").ok(), "canary-new");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn no_process_of_the_same_user_can_look_into_it() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    let test = "command::no_process_of_the_same_user_can_look_into_it";
+    if !rustix::process::geteuid().is_root() {
+        return skip(test, "only root can see the difference from outside");
+    }
+    if !available(test, "setpriv") {
+        return;
+    }
+    let dir = scratch();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = dir.path().join("tokenkeep");
+    fs::copy(env!("CARGO_BIN_EXE_tokenkeep"), &program).unwrap();
+    let mut child = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(&program)
+        .args(["set", "--store", "plaintext:/nonexistent/tokens.json"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Its files in /proc are its user's own, as any program's are, until it shuts that user out.
+    let process = PathBuf::from(format!("/proc/{}", child.id()));
+    let is_closed = || {
+        fs::read_to_string(process.join("comm")).unwrap() == "tokenkeep\n"
+            && fs::metadata(process.join("environ")).unwrap().uid() == 0
+    };
+    let patience = std::time::Instant::now();
+    while !is_closed() {
+        assert!(patience.elapsed().as_secs() < 20, "it can be looked into");
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]

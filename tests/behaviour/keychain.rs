@@ -11,7 +11,7 @@ const STORE: &str = "keychain:axiomtrade/alice";
 
 /// Whether everything is there that these tests run.
 fn parts(test: &str) -> bool {
-    ["dbus-daemon", "gnome-keyring-daemon", "gdbus", "secret-tool"]
+    ["dbus-daemon", "dbus-monitor", "gnome-keyring-daemon", "gdbus", "secret-tool"]
         .iter()
         .all(|program| available(&format!("keychain::{test}"), program))
 }
@@ -142,6 +142,32 @@ fn a_restarted_keychain_is_found_again_by_a_running_process() {
     assert_eq!(actor.ask("clear"), "ok cleared");
     assert_eq!(actor.ask("save two absent"), "ok saved");
     assert_eq!(session.actor(STORE).ask("load"), "ok two");
+}
+
+#[test]
+fn a_locked_keychain_is_an_error_at_once_and_costs_no_token() {
+    if !parts("a_locked_keychain_is_an_error_at_once_and_costs_no_token") {
+        return;
+    }
+    let session = Session::with_keychain();
+    let mut running = session.actor(STORE);
+    assert_eq!(running.ask("save old absent"), "ok saved");
+    session.lock_keychain();
+    let unlocking = session.watch("org.freedesktop.Secret.Service", "Unlock");
+    // In the middle of a refresh, say: who has read the key needs the keychain no more.
+    assert_eq!(running.ask("save rotated last"), "ok saved");
+    let mut fresh = session.actor(STORE);
+    for order in ["load", "save new anything", "save new absent"] {
+        let answer = fresh.ask(order);
+        assert!(answer.starts_with("error Locked: keychain item "), "{order}: {answer}");
+        assert!(answer.contains("unlock the keychain"), "{answer}");
+    }
+    // An empty slot can be read, and not filled.
+    let mut other = session.actor("keychain:axiomtrade/bob");
+    assert_eq!(other.ask("load"), "ok none");
+    assert!(other.ask("save mine absent").starts_with("error Locked: "));
+    assert_eq!(running.ask("load"), "ok rotated");
+    assert_eq!(unlocking.calls(&session), 0, "nobody asked for a prompt");
 }
 
 #[test]

@@ -188,6 +188,26 @@ impl Session {
         self.output("gdbus", &[&call[..], &method, &collection].concat());
     }
 
+    /// Counts the calls of a method on this session's bus from now on.
+    pub(crate) fn watch(&self, interface: &'static str, method: &'static str) -> Watch {
+        let rule = format!("type='method_call',interface='{interface}',member='{method}'");
+        let mut monitor = self
+            .command("dbus-monitor")
+            .args(["--session", &rule])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("dbus-monitor starts");
+        let mut output = BufReader::new(monitor.stdout.take().unwrap());
+        // Who becomes a monitor loses its name, and is told.
+        let mut line = String::new();
+        while !line.contains("member=NameLost") {
+            line.clear();
+            assert_ne!(output.read_line(&mut line).unwrap(), 0, "the monitor starts");
+        }
+        Watch { monitor, output, interface, method }
+    }
+
     pub(crate) fn stop_keychain(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             daemon.kill().unwrap();
@@ -224,6 +244,43 @@ impl Session {
     pub(crate) fn output(&self, program: &str, arguments: &[&str]) -> String {
         let output = self.command(program).args(arguments).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+/// A watch on one method of a session's bus.
+pub(crate) struct Watch {
+    monitor: Child,
+    output: BufReader<ChildStdout>,
+    interface: &'static str,
+    method: &'static str,
+}
+
+impl Watch {
+    /// How often the method was called until now: makes a call that nobody answers, and counts what
+    /// came before it.
+    pub(crate) fn calls(mut self, session: &Session) -> usize {
+        let (marker, method) =
+            ("/the/end/of/the/watch", format!("{}.{}", self.interface, self.method));
+        let mut counted = 0;
+        let mut call = session.command("gdbus");
+        call.args(["call", "--session", "--dest", "org.freedesktop.DBus", "--object-path", marker]);
+        call.args(["--method", &method]).stderr(Stdio::null()).status().unwrap();
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "the monitor is there");
+            if line.contains(marker) {
+                return counted;
+            }
+            counted += usize::from(line.contains(&format!("member={}", self.method)));
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // It may have ended with the bus.
+        let _ = self.monitor.kill();
+        let _ = self.monitor.wait();
     }
 }
 

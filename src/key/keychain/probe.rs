@@ -73,8 +73,23 @@ fn probe() -> KeychainState {
     KeychainState::Available
 }
 
+/// Tells whether getting at an item, or `making` it, would raise a prompt. The Secret Service's
+/// client unlocks what it finds locked without being asked to.
+#[cfg(all(unix, not(target_vendor = "apple")))]
+pub(super) fn would_prompt(service: &str, account: &str, making: bool) -> bool {
+    // If this cannot be found out, the call itself will say why.
+    secret_service::would_prompt(service, account, making).unwrap_or(false)
+}
+
+/// The systems' own keychains tell that themselves.
+#[cfg(any(target_vendor = "apple", not(unix)))]
+pub(super) fn would_prompt(_service: &str, _account: &str, _making: bool) -> bool {
+    false
+}
+
 #[cfg(all(unix, not(target_vendor = "apple")))]
 mod secret_service {
+    use std::collections::HashMap;
     use std::time::Duration;
 
     use zbus::blocking::connection::Builder;
@@ -93,8 +108,7 @@ mod secret_service {
     const TIMEOUT: Duration = Duration::from_millis(700);
 
     pub(super) fn probe() -> KeychainState {
-        let connection = Builder::session().and_then(|bus| bus.method_timeout(TIMEOUT).build());
-        let connection = match connection {
+        let connection = match connect() {
             Ok(connection) => connection,
             // Anything but having no address, or nobody at it, is a bus that is not well.
             Err(
@@ -111,6 +125,20 @@ mod secret_service {
             Err(_) => return KeychainState::NotAnswering,
         }
         state(&connection).unwrap_or(KeychainState::NotAnswering)
+    }
+
+    pub(super) fn would_prompt(service: &str, account: &str, making: bool) -> zbus::Result<bool> {
+        let connection = connect()?;
+        let wanted = HashMap::from([("service", service), ("username", account)]);
+        let proxy = Proxy::new(&connection, NAME, PATH, SERVICE)?;
+        let (unlocked, locked): (Vec<OwnedObjectPath>, Vec<OwnedObjectPath>) =
+            proxy.call("SearchItems", &wanted)?;
+        let is_to_be_made = making && unlocked.is_empty() && locked.is_empty();
+        Ok(!locked.is_empty() || (is_to_be_made && state(&connection)? == KeychainState::Locked))
+    }
+
+    fn connect() -> zbus::Result<Connection> {
+        Builder::session().and_then(|bus| bus.method_timeout(TIMEOUT).build())
     }
 
     /// Somebody has the name, or would be started to take it.
