@@ -585,7 +585,7 @@ fn killed_at_each_call(
     input: &str,
     check: impl Fn(&Home, &str),
 ) {
-    let mut kills = 0;
+    let mut killed = Vec::new();
     for call in
         ["openat", "write", "fsync", "?rename", "renameat", "?linkat", "unlinkat", "mkdirat"]
     {
@@ -601,10 +601,11 @@ fn killed_at_each_call(
             if outcome.code == 0 {
                 break;
             }
-            kills += 1;
+            killed.push(call);
         }
     }
-    assert!(kills > 10, "{order} was killed {kills} times");
+    // How often it opens something differs with what loads it; it makes things durable in any case.
+    assert!(killed.contains(&"openat") && killed.contains(&"fsync"), "{order}: {killed:?}");
 }
 
 #[test]
@@ -753,7 +754,7 @@ fn a_rekey_killed_at_any_system_call_leaves_the_record_open_to_its_profile() {
     if !can_trace(test) {
         return;
     }
-    let mut kills = 0;
+    let mut killed = Vec::new();
     for call in ["openat", "write", "fsync", "?rename", "renameat", "unlinkat"] {
         for nth in 1.. {
             let home = Home::signed_in();
@@ -775,10 +776,12 @@ fn a_rekey_killed_at_any_system_call_leaves_the_record_open_to_its_profile() {
                 break;
             }
             assert!(nth < 200, "{at}");
-            kills += 1;
+            killed.push(call);
         }
     }
-    assert!(kills > 10, "it was killed {kills} times");
+    for call in ["openat", "fsync", "renameat"] {
+        assert!(killed.contains(&call), "{killed:?}");
+    }
 }
 
 #[test]
