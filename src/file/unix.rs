@@ -181,10 +181,17 @@ pub(super) fn open_key_file(path: &Path, exposure: Exposure) -> Result<Option<Fi
         Exposure::Refused if metadata.uid() == ROOT => 0o740,
         Exposure::Refused => 0o700,
     };
-    if metadata.mode() & 0o777 & !allowed != 0 {
+    if metadata.mode() & 0o777 & !allowed == 0 {
+        return Ok(Some(file));
+    }
+    if exposure == Exposure::Refused {
         return Err(exposed(path, metadata.mode()));
     }
-    Ok(Some(file))
+    Err(StoreError::Exposed {
+        place: path.display().to_string(),
+        reason: format!("others can write to it (mode {:04o})", metadata.mode() & 0o7777),
+        advice: format!("look through it, and run `chmod go-w {}`", path.display()),
+    })
 }
 
 /// A link to a directory that is not there, such as a volume that is not mounted, says nothing

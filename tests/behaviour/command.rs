@@ -700,6 +700,8 @@ fn migrate_all_goes_on_past_a_profile_that_fails_and_completes_when_run_again() 
     home.run("clear --profile p4").ok();
     let blocker = home.path("all/p2.json");
     fs::create_dir_all(&blocker).unwrap();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    fs::set_permissions(home.path("all"), private).unwrap();
     let order = "migrate --all --to plaintext:all/{profile}.json";
     let message = home.run(order);
     assert_eq!(message.code, 1, "{message:?}");

@@ -277,6 +277,7 @@ async fn a_list_of_recipients_that_others_can_write_to_or_that_is_no_file_is_ref
         fs::set_permissions(&list, fs::Permissions::from_mode(mode)).unwrap();
         let error = store().save(&AuthTokens::new("a"), Expect::Absent).await.unwrap_err();
         assert!(matches!(error, StoreError::Exposed { .. }), "{error}");
+        assert!(error.to_string().contains("others can write to it"), "{error}");
     }
     fs::set_permissions(&list, fs::Permissions::from_mode(0o644)).unwrap();
     store().save(&AuthTokens::new("a"), Expect::Absent).await.unwrap();
@@ -315,7 +316,7 @@ async fn recovery_recipients_open_the_record_too() {
     AgeKey::create_identity_file(&key).await.unwrap();
     let second = AgeKey::create_identity_file(&recovery).await.unwrap();
     let second = second.recipients().await.unwrap().remove(0);
-    fs::write(&list, format!("# escrow\n{second}\n")).unwrap();
+    write_private(&list, &format!("# escrow\n{second}\n"));
 
     let key = AgeKey::identity_file(&key)
         .with_recovery_recipient(RECIPIENT)
@@ -343,14 +344,14 @@ async fn a_bad_recovery_recipient_is_refused_and_not_quoted() {
     for (text, expected) in
         [("", "holds no recipient"), ("# x\nnobody\n", "line 2 is no X25519 recipient")]
     {
-        fs::write(&list, text).unwrap();
+        write_private(&list, text);
         let key = own().with_recovery_recipients_file(&list);
         let store = AgeFileStore::new(dir.path().join("tokens.age"), key);
         let error = store.save(&AuthTokens::new("a"), Expect::Absent).await.unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
         assert!(store.load().await.unwrap().is_none());
         // A list that was good once goes on being used while it cannot be read.
-        fs::write(&list, RECIPIENT).unwrap();
+        write_private(&list, RECIPIENT);
         store.save(&AuthTokens::new("a"), Expect::Absent).await.unwrap();
         fs::remove_file(&list).unwrap();
         store.save(&AuthTokens::new("b"), Expect::Anything).await.unwrap();

@@ -68,7 +68,9 @@ async fn other_tokens_in_the_target_are_not_overwritten() {
 #[tokio::test]
 async fn two_spellings_of_one_slot_are_refused() {
     let dir = scratch();
-    fs::create_dir(dir.path().join("real")).unwrap();
+    let mut private = fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(&mut private, 0o700);
+    private.create(dir.path().join("real")).unwrap();
     std::os::unix::fs::symlink(dir.path().join("real"), dir.path().join("link")).unwrap();
     let path = dir.path().join("real/tokens.json");
     let key = AgeKey::create_identity_file(dir.path().join("key.txt")).await.unwrap();
