@@ -1,9 +1,10 @@
 //! Store URLs: one line that names a store, for configuration files and command lines.
 
+mod parse;
+
 use std::fmt::{self, Write as _};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use secrecy::SecretString;
@@ -157,6 +158,18 @@ impl StoreUrl {
         matches!(&self.0, Kind::Keychain(_) | Kind::Age { key: Key::Keychain(_), .. })
     }
 
+    /// Names an age file and the identity file with its key.
+    #[must_use]
+    pub fn age_file(path: &Path, identity: &Path) -> Self {
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Self(Kind::Age {
+            path: absolute(path),
+            key: Key::File(absolute(identity)),
+            recipients: Vec::new(),
+            recipients_file: None,
+        })
+    }
+
     /// Returns the URL of the same age file with another identity file and other recovery
     /// recipients, or `None` if this is no age file.
     #[must_use]
@@ -288,125 +301,6 @@ impl fmt::Display for Item {
     }
 }
 
-impl FromStr for StoreUrl {
-    type Err = InvalidStoreUrl;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (scheme, rest) = text.split_once(':').ok_or_else(|| {
-            invalid("it begins with keychain:, age:, plaintext:, memory: or env:")
-        })?;
-        refuse_password(rest)?;
-        let (body, query) = match rest.split_once('?') {
-            Some((body, query)) => (body, Some(query)),
-            None => (rest, None),
-        };
-        if scheme != "age" && query.is_some() {
-            return Err(invalid("only age: takes options after a question mark"));
-        }
-        let kind = match scheme {
-            "age" => parse_age(body, query.unwrap_or_default())?,
-            "env" if is_name(body) => Kind::Env { prefix: body.to_owned() },
-            "env" => return Err(invalid("env: takes a prefix of letters, digits and underscores")),
-            "keychain" => Kind::Keychain(parse_item(body)?),
-            "memory" if body.is_empty() => Kind::Memory,
-            "memory" => return Err(invalid("memory: takes nothing")),
-            "plaintext" => Kind::Plaintext { path: parse_path(body)? },
-            _ => {
-                return Err(invalid(
-                    "its scheme is unknown; keychain, age, plaintext, memory and env are known",
-                ));
-            }
-        };
-        Ok(Self(kind))
-    }
-}
-
-fn parse_age(body: &str, query: &str) -> Result<Kind, InvalidStoreUrl> {
-    let path = parse_path(body)?;
-    let (mut key, mut recipients, mut recipients_file) = (None, Vec::new(), None);
-    for option in query.split('&').filter(|option| !option.is_empty()) {
-        let (name, value) = option.split_once('=').unwrap_or((option, ""));
-        let twice = match name {
-            "identity" => key.replace(parse_key(value)?).is_some(),
-            "recipient" => {
-                recipients.push(unescaped(value)?);
-                false
-            }
-            "recipients" => recipients_file.replace(parse_path(value)?).is_some(),
-            _ => {
-                return Err(invalid(
-                    "an option is unknown; identity, recipient and recipients are known",
-                ));
-            }
-        };
-        if twice {
-            return Err(invalid("an option is given twice"));
-        }
-    }
-    let key = key.ok_or_else(|| invalid("age: needs ?identity=PATH, the file with its key"))?;
-    if matches!(&key, Key::File(key) if *key == path) {
-        return Err(invalid("the tokens and their key are the same file"));
-    }
-    Ok(Kind::Age { path, key, recipients, recipients_file })
-}
-
-fn parse_key(value: &str) -> Result<Key, InvalidStoreUrl> {
-    if let Some(item) = value.strip_prefix("keychain:") {
-        return parse_item(item).map(Key::Keychain);
-    }
-    match value.strip_prefix("credential:") {
-        Some("") => Err(invalid("credential: needs a name")),
-        Some(name) => unescaped(name).map(Key::Credential),
-        None => parse_path(value).map(Key::File),
-    }
-}
-
-fn parse_item(text: &str) -> Result<Item, InvalidStoreUrl> {
-    match text.split_once('/') {
-        Some((service, account))
-            if !service.is_empty() && !account.is_empty() && !account.contains('/') =>
-        {
-            Ok(Item { service: unescaped(service)?, account: unescaped(account)? })
-        }
-        _ => Err(invalid("keychain: needs SERVICE/ACCOUNT")),
-    }
-}
-
-fn parse_path(text: &str) -> Result<PathBuf, InvalidStoreUrl> {
-    let text = unescaped(text)?;
-    if text.is_empty() {
-        return Err(invalid("a path is missing"));
-    }
-    if text.to_ascii_uppercase().contains("AGE-SECRET-KEY-") {
-        return Err(invalid("a secret key is given where the path of its file belongs"));
-    }
-    let path = match text.strip_prefix("~/") {
-        Some(rest) => std::env::home_dir()
-            .ok_or_else(|| invalid("~/ is used, and this user has no home directory"))?
-            .join(rest),
-        None => PathBuf::from(text),
-    };
-    std::path::absolute(path).map_err(|_| invalid("a path cannot be resolved"))
-}
-
-/// `user:password@` has no place in any store URL.
-fn refuse_password(rest: &str) -> Result<(), InvalidStoreUrl> {
-    let authority = rest.strip_prefix("//").and_then(|rest| rest.split(['/', '?']).next());
-    let credentials = authority.and_then(|authority| authority.rsplit_once('@'));
-    if credentials.is_some_and(|(user, _)| user.contains(':')) {
-        return Err(invalid("it carries a password, which would show wherever it is used"));
-    }
-    Ok(())
-}
-
-fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-}
-
-fn invalid(reason: &str) -> InvalidStoreUrl {
-    InvalidStoreUrl { reason: reason.to_owned() }
-}
-
 /// What would end a part of the URL is escaped, and nothing else, so that paths stay readable.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -418,22 +312,6 @@ fn escaped(text: &str) -> String {
         }
     }
     escaped
-}
-
-fn unescaped(text: &str) -> Result<String, InvalidStoreUrl> {
-    let wrong = || invalid("a % is not followed by two hexadecimal digits; write %25 for %");
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let mut digit =
-            || rest.next().and_then(|digit| char::from(digit).to_digit(16)).ok_or_else(wrong);
-        bytes.push((digit()? * 16 + digit()?).try_into().map_err(|_| wrong())?);
-    }
-    String::from_utf8(bytes).map_err(|_| invalid("it is not UTF-8 text once its % are resolved"))
 }
 
 #[cfg(test)]

@@ -67,8 +67,7 @@ async fn choose(name: &str) -> Result<(StoreUrl, String, String), Failure> {
                 }
                 Err(error) => return Err(error.into()),
             }
-            let store: StoreUrl =
-                format!("age:{}?identity={}", escaped(&record), escaped(&key)).parse()?;
+            let store = StoreUrl::age_file(&record, &key);
             let why = format!("because the keychain cannot be used here: {state}");
             let protects = format!(
                 "Protects against whoever gets the tokens' file without the key, {}; keep that out \
@@ -78,10 +77,4 @@ async fn choose(name: &str) -> Result<(StoreUrl, String, String), Failure> {
             Ok((store, why, protects))
         }
     }
-}
-
-/// A path as a store URL has it.
-fn escaped(path: &std::path::Path) -> String {
-    let path = path.to_string_lossy();
-    path.replace('%', "%25").replace('?', "%3F").replace('&', "%26").replace('#', "%23")
 }
