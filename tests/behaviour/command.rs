@@ -168,7 +168,7 @@ fn a_session_reads_as_recorded() {
     ] {
         let done = home.feed(line, input);
         // What lies below is the machine's.
-        let out = done.out.split("system\n").next().unwrap();
+        let out = done.out.split("system\t").next().unwrap();
         transcript += &format!("$ tokenkeep {line}\n{out}");
         if !out.is_empty() && !out.ends_with('\n') {
             transcript += "(no newline)\n";
@@ -271,7 +271,7 @@ fn init_pins_the_keychain_if_it_works_and_nothing_if_it_is_locked() {
     run("set", SEED).ok();
     assert_eq!(run("get", "").ok(), "canary-a");
     let doctor = run("doctor", "").ok();
-    assert!(doctor.contains("keychain   works"), "{doctor}");
+    assert!(doctor.contains("keychain\tworks"), "{doctor}");
 
     session.lock_keychain();
     let locked = run("init --profile other", "").failed(5);
@@ -279,7 +279,7 @@ fn init_pins_the_keychain_if_it_works_and_nothing_if_it_is_locked() {
     assert!(!session.state().join("config/profiles/other.toml").exists());
     let doctor = run("doctor", "");
     assert_eq!(doctor.code, 1, "{doctor:?}");
-    assert!(doctor.out.contains("keychain   locked"), "{doctor:?}");
+    assert!(doctor.out.contains("keychain\tlocked"), "{doctor:?}");
 }
 
 #[test]
@@ -329,7 +329,7 @@ fn status_says_when_tokens_and_key_share_a_disk_and_shows_no_secret() {
 #[test]
 fn doctor_finds_a_refresh_that_was_cut_off_and_asks_for_no_passphrase() {
     let home = Home::signed_in();
-    assert!(home.run("doctor").ok().contains("default  fresh, expires in 7"));
+    assert!(home.run("doctor").ok().contains("default\tfresh, expires in 7"));
     let intent = format!("{}.intent", home.record().display());
     fs::write(&intent, "").unwrap();
     let doctor = home.run("doctor");

@@ -1,5 +1,6 @@
 //! A look at every kind of store and every profile on this machine, without prompting.
 
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -222,6 +223,14 @@ impl Finding {
 fn print(title: &str, findings: &[Finding]) -> std::io::Result<()> {
     if findings.is_empty() {
         return Ok(());
+    }
+    if !std::io::stdout().is_terminal() {
+        // A line for each, its columns parted by tabs; tables are for people.
+        let line = |finding: &Finding| {
+            let mend = finding.mend.as_deref().unwrap_or_default();
+            format!("{title}\t{}\t{}\t{}\t{mend}\n", finding.name, finding.state, finding.how)
+        };
+        return terminal::print(&findings.iter().map(line).collect::<String>());
     }
     let name = findings.iter().map(|finding| finding.name.len()).max().unwrap_or_default();
     let mut text = format!("{}\n", style(title).bold());

@@ -203,13 +203,16 @@ pub(super) fn list(json: bool) -> Outcome {
     if profiles.is_empty() {
         terminal::say("there are no profiles; `tokenkeep init` makes one");
     }
-    let width = profiles.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    // A table for people, and tabs for everything else.
+    let is_table = std::io::stdout().is_terminal();
+    let width = profiles.iter().map(|(name, _)| name.len()).max().filter(|_| is_table);
+    let (width, gap) = width.map_or((0, "\t"), |width| (width, "  "));
     for (name, profile) in &profiles {
         let store = match profile {
             Ok(profile) => profile.store.to_string(),
             Err(failure) => failure.message().to_owned(),
         };
-        terminal::print(&format!("{name:width$}  {store}"))?;
+        terminal::print(&format!("{name:width$}{gap}{store}"))?;
     }
     DONE
 }
