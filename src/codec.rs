@@ -54,6 +54,18 @@ impl AuthTokens {
     pub fn from_record(record: &[u8], place: &str) -> Result<Self, StoreError> {
         decode(record, place)
     }
+
+    /// Decodes a record, or else takes the text for a bare access token. Blanks around it are
+    /// dropped.
+    ///
+    /// `place` names where it comes from in errors.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`from_record`](Self::from_record).
+    pub fn from_text(text: &[u8], place: &str) -> Result<Self, StoreError> {
+        decode_text(text, place)
+    }
 }
 
 /// Encodes a record into a buffer of the exact size: one that grew would leave copies behind.
@@ -72,6 +84,22 @@ pub(crate) fn encode(tokens: &AuthTokens, place: &str) -> Result<Bytes, StoreErr
     let mut bytes = Zeroizing::new(Vec::with_capacity(length.0));
     write(tokens, &mut *bytes);
     Ok(bytes)
+}
+
+/// Decodes a record or a bare access token. No error repeats any of it.
+pub(crate) fn decode_text(text: &[u8], place: &str) -> Result<AuthTokens, StoreError> {
+    let text = text.trim_ascii();
+    if text.first() == Some(&b'{') || text.len() > MAX_RECORD {
+        return decode(text, place);
+    }
+    let is_token = !text.is_empty() && text.iter().all(u8::is_ascii_graphic);
+    match str::from_utf8(text) {
+        Ok(token) if is_token => Ok(AuthTokens::new(token)),
+        _ => Err(StoreError::Corrupt {
+            place: place.to_owned(),
+            reason: "it is neither the JSON of a record nor a bare access token".into(),
+        }),
+    }
 }
 
 /// Decodes a record. No error repeats any of it.

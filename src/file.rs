@@ -336,7 +336,7 @@ fn split(path: &Path) -> Result<(&Path, &OsStr), StoreError> {
 }
 
 /// The digest of the content: it differs whenever the content does, whoever wrote it.
-fn revision(bytes: &[u8]) -> Revision {
+pub(crate) fn revision(bytes: &[u8]) -> Revision {
     Revision::new(Sha256::digest(bytes).as_slice())
 }
 

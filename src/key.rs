@@ -2,7 +2,7 @@
 
 mod identity_file;
 #[cfg(feature = "keychain")]
-pub(crate) mod keychain;
+mod item;
 mod source;
 
 use std::fmt;
@@ -14,12 +14,12 @@ use age::x25519::{Identity, Recipient};
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 
-#[cfg(feature = "keychain")]
-use self::keychain::Item;
 use self::source::Source;
 use crate::blocking;
 use crate::codec::Bytes;
 use crate::error::StoreError;
+#[cfg(feature = "keychain")]
+use crate::keychain::{Item, Kind};
 use crate::seal::{self, OpenError};
 
 /// The key of a sealed record: where its age identities come from, and who else can open it.
@@ -122,7 +122,23 @@ impl AgeKey {
     /// [`StoreError::Unavailable`] if a name is empty, or begins with `tokenkeep:`.
     #[cfg(feature = "keychain")]
     pub fn keychain(service: &str, name: &str) -> Result<Self, StoreError> {
-        Item::shared(service, name).map(Self::keychain_item)
+        Item::new(service, name, Kind::SharedKey).map(Self::keychain_item)
+    }
+
+    /// Lets the keychain ask the user, as
+    /// [`KeychainStore::allow_prompts`](crate::KeychainStore::allow_prompts) does. Changes nothing
+    /// for keys that are not in it.
+    ///
+    /// # Panics
+    ///
+    /// If this key was cloned before.
+    #[cfg(feature = "keychain")]
+    #[must_use]
+    pub fn allow_prompts(mut self) -> Self {
+        if let Source::Keychain(item) = &mut self.configure().source {
+            *item = item.clone().with_prompts();
+        }
+        self
     }
 
     #[cfg(feature = "keychain")]

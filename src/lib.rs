@@ -50,6 +50,8 @@ mod format;
 mod json;
 #[cfg(feature = "age")]
 mod key;
+#[cfg(feature = "keychain")]
+mod keychain;
 mod location;
 mod manager;
 mod record_file;
@@ -65,7 +67,9 @@ pub use error::{AuthError, StoreError};
 #[cfg(feature = "age")]
 pub use key::AgeKey;
 #[cfg(feature = "keychain")]
-pub use key::keychain::{KeychainState, probe_keychain};
+pub use keychain::{KeychainState, probe_keychain};
+#[cfg(feature = "keychain")]
+pub use location::{Allow, Chosen, Opened, open_default};
 pub use location::{InvalidStoreUrl, StoreUrl};
 pub use manager::{TokenManager, TokenManagerBuilder};
 pub use secrecy;
@@ -74,6 +78,8 @@ pub use store::age_file::AgeFileStore;
 pub use store::env::EnvStore;
 #[cfg(feature = "keychain")]
 pub use store::keychain::KeychainStore;
+#[cfg(feature = "keychain")]
+pub use store::keychain_item::KeychainItemStore;
 pub use store::memory::MemoryStore;
 pub use store::plaintext::PlaintextStore;
 pub use store::{Expect, Intent, InvalidIntent, Lease, MAX_RECORD, Revision, Stored, TokenStore};

@@ -1,5 +1,7 @@
 //! Store URLs: one line that names a store, for configuration files and command lines.
 
+#[cfg(feature = "keychain")]
+mod choose;
 mod parse;
 
 use std::fmt::{self, Write as _};
@@ -9,6 +11,8 @@ use std::sync::Arc;
 
 use secrecy::SecretString;
 
+#[cfg(feature = "keychain")]
+pub use self::choose::{Allow, Chosen, Opened, open_default};
 use crate::error::StoreError;
 #[cfg(feature = "age")]
 use crate::key::AgeKey;
@@ -18,6 +22,8 @@ use crate::store::age_file::AgeFileStore;
 use crate::store::env::EnvStore;
 #[cfg(feature = "keychain")]
 use crate::store::keychain::KeychainStore;
+#[cfg(feature = "keychain")]
+use crate::store::keychain_item::KeychainItemStore;
 use crate::store::memory::MemoryStore;
 use crate::store::plaintext::PlaintextStore;
 
@@ -26,6 +32,7 @@ use crate::store::plaintext::PlaintextStore;
 /// | URL | store |
 /// |---|---|
 /// | `keychain:SERVICE/ACCOUNT` | [`KeychainStore`](crate::KeychainStore) |
+/// | `keychain-item:SERVICE/ACCOUNT` | [`KeychainItemStore`](crate::KeychainItemStore) |
 /// | `age:PATH?identity=KEY` | [`AgeFileStore`](crate::AgeFileStore) |
 /// | `plaintext:PATH` | [`PlaintextStore`] |
 /// | `memory:` | [`MemoryStore`] |
@@ -52,13 +59,18 @@ use crate::store::plaintext::PlaintextStore;
 /// A store URL holds no secret: one that carries a password is refused. `Display` leaves out the
 /// query; [`to_text`](Self::to_text) has all of it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct StoreUrl(Kind);
+pub struct StoreUrl {
+    kind: Kind,
+    /// Not part of the text: whether there is a person is not the store's to say.
+    prompts: bool,
+}
 
 #[derive(Clone, PartialEq, Eq)]
 enum Kind {
     Age { path: PathBuf, key: Key, recipients: Vec<String>, recipients_file: Option<PathBuf> },
     Env { prefix: String },
     Keychain(Item),
+    KeychainItem(Item),
     Memory,
     Plaintext { path: PathBuf },
 }
@@ -111,16 +123,24 @@ impl StoreUrl {
         self.open_asking(Some(&ask))
     }
 
+    /// Lets the keychain ask the user, as
+    /// [`KeychainStore::allow_prompts`](crate::KeychainStore::allow_prompts) does. This is not part
+    /// of the URL's text.
+    #[must_use]
+    pub fn allow_prompts(self) -> Self {
+        Self { prompts: true, ..self }
+    }
+
     /// Tells whether this store keeps tokens in plaintext on a disk.
     #[must_use]
     pub fn is_plaintext(&self) -> bool {
-        matches!(self.0, Kind::Plaintext { .. })
+        matches!(self.kind, Kind::Plaintext { .. })
     }
 
     /// Returns the file that holds the tokens, sealed or not, if they are in one.
     #[must_use]
     pub fn path(&self) -> Option<PathBuf> {
-        match &self.0 {
+        match &self.kind {
             Kind::Age { path, .. } | Kind::Plaintext { path } => Some(path.clone()),
             #[cfg(feature = "keychain")]
             Kind::Keychain(item) => KeychainStore::record_path(&item.service, &item.account).ok(),
@@ -131,13 +151,13 @@ impl StoreUrl {
     /// Tells whether this store forgets its tokens when the process ends.
     #[must_use]
     pub fn is_memory(&self) -> bool {
-        self.0 == Kind::Memory
+        self.kind == Kind::Memory
     }
 
     /// Returns the first part of the variables' names, if this is the environment.
     #[must_use]
     pub fn env_prefix(&self) -> Option<&str> {
-        match &self.0 {
+        match &self.kind {
             Kind::Env { prefix } => Some(prefix),
             _ => None,
         }
@@ -146,7 +166,7 @@ impl StoreUrl {
     /// Returns the file of recovery recipients that the URL names.
     #[must_use]
     pub fn recipients_file(&self) -> Option<&Path> {
-        match &self.0 {
+        match &self.kind {
             Kind::Age { recipients_file, .. } => recipients_file.as_deref(),
             _ => None,
         }
@@ -155,14 +175,17 @@ impl StoreUrl {
     /// Tells whether the keychain is needed to open this store.
     #[must_use]
     pub fn uses_keychain(&self) -> bool {
-        matches!(&self.0, Kind::Keychain(_) | Kind::Age { key: Key::Keychain(_), .. })
+        matches!(
+            &self.kind,
+            Kind::Keychain(_) | Kind::KeychainItem(_) | Kind::Age { key: Key::Keychain(_), .. }
+        )
     }
 
     /// Names an age file and the identity file with its key.
     #[must_use]
     pub fn age_file(path: &Path, identity: &Path) -> Self {
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        Self(Kind::Age {
+        Self::of(Kind::Age {
             path: absolute(path),
             key: Key::File(absolute(identity)),
             recipients: Vec::new(),
@@ -170,12 +193,24 @@ impl StoreUrl {
         })
     }
 
+    /// Names a slot in the keychain.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`KeychainStore::new`](crate::KeychainStore::new).
+    #[cfg(feature = "keychain")]
+    pub fn keychain(service: &str, account: &str) -> Result<Self, StoreError> {
+        KeychainStore::record_path(service, account)?;
+        let item = Item { service: service.to_owned(), account: account.to_owned() };
+        Ok(Self::of(Kind::Keychain(item)))
+    }
+
     /// Returns the URL of the same age file with another identity file and other recovery
     /// recipients, or `None` if this is no age file.
     #[must_use]
     pub fn with_identity(&self, identity: &Path, recipients: Vec<String>) -> Option<Self> {
-        let Kind::Age { path, recipients_file, .. } = &self.0 else { return None };
-        Some(Self(Kind::Age {
+        let Kind::Age { path, recipients_file, .. } = &self.kind else { return None };
+        Some(Self::of(Kind::Age {
             path: path.clone(),
             key: Key::File(std::path::absolute(identity).unwrap_or_else(|_| identity.to_owned())),
             recipients,
@@ -186,7 +221,7 @@ impl StoreUrl {
     /// Returns the recovery recipients that the URL itself names.
     #[must_use]
     pub fn recipients(&self) -> &[String] {
-        match &self.0 {
+        match &self.kind {
             Kind::Age { recipients, .. } => recipients,
             _ => &[],
         }
@@ -195,7 +230,7 @@ impl StoreUrl {
     /// Returns the identity file that holds the key, if the URL names one.
     #[must_use]
     pub fn identity_path(&self) -> Option<&Path> {
-        match &self.0 {
+        match &self.kind {
             Kind::Age { key: Key::File(path), .. } => Some(path),
             _ => None,
         }
@@ -205,7 +240,7 @@ impl StoreUrl {
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut text = self.to_string();
-        if let Kind::Age { key, recipients, recipients_file, .. } = &self.0 {
+        if let Kind::Age { key, recipients, recipients_file, .. } = &self.kind {
             text += &match key {
                 Key::Credential(name) => format!("?identity=credential:{}", escaped(name)),
                 Key::File(path) => format!("?identity={}", escaped(&path.to_string_lossy())),
@@ -223,13 +258,17 @@ impl StoreUrl {
         text
     }
 
+    fn of(kind: Kind) -> Self {
+        Self { kind, prompts: false }
+    }
+
     fn open_asking(&self, ask: Option<&Arc<Ask>>) -> Result<Arc<dyn TokenStore>, StoreError> {
         #[cfg(not(feature = "age"))]
         let _ = ask;
-        match &self.0 {
+        match &self.kind {
             #[cfg(feature = "age")]
             Kind::Age { path, key, recipients, recipients_file } => {
-                let mut key = key.open()?;
+                let mut key = key.open(self.prompts)?;
                 for recipient in recipients {
                     key = key.with_recovery_recipient(recipient)?;
                 }
@@ -243,7 +282,15 @@ impl StoreUrl {
             }
             Kind::Env { prefix } => Ok(Arc::new(EnvStore::new(prefix))),
             #[cfg(feature = "keychain")]
-            Kind::Keychain(item) => Ok(Arc::new(KeychainStore::new(&item.service, &item.account)?)),
+            Kind::Keychain(item) => {
+                let store = KeychainStore::new(&item.service, &item.account)?;
+                Ok(Arc::new(if self.prompts { store.allow_prompts() } else { store }))
+            }
+            #[cfg(feature = "keychain")]
+            Kind::KeychainItem(item) => {
+                let store = KeychainItemStore::new(&item.service, &item.account)?;
+                Ok(Arc::new(if self.prompts { store.allow_prompts() } else { store }))
+            }
             Kind::Memory => Ok(Arc::new(MemoryStore::new())),
             Kind::Plaintext { path } => Ok(Arc::new(PlaintextStore::new(path))),
             #[cfg(not(all(feature = "age", feature = "keychain")))]
@@ -254,12 +301,16 @@ impl StoreUrl {
 
 #[cfg(feature = "age")]
 impl Key {
-    fn open(&self) -> Result<AgeKey, StoreError> {
+    #[cfg_attr(not(feature = "keychain"), expect(unused_variables, reason = "no keychain asks"))]
+    fn open(&self, prompts: bool) -> Result<AgeKey, StoreError> {
         match self {
             Self::Credential(name) => Ok(AgeKey::credential(name)),
             Self::File(path) => Ok(AgeKey::identity_file(path)),
             #[cfg(feature = "keychain")]
-            Self::Keychain(item) => AgeKey::keychain(&item.service, &item.account),
+            Self::Keychain(item) => {
+                let key = AgeKey::keychain(&item.service, &item.account)?;
+                Ok(if prompts { key.allow_prompts() } else { key })
+            }
             #[cfg(not(feature = "keychain"))]
             Self::Keychain(item) => Err(not_built(item)),
         }
@@ -283,10 +334,11 @@ impl fmt::Debug for StoreUrl {
 
 impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &self.kind {
             Kind::Age { path, .. } => write!(f, "age:{}", escaped(&path.to_string_lossy())),
             Kind::Env { prefix } => write!(f, "env:{prefix}"),
             Kind::Keychain(item) => write!(f, "keychain:{item}"),
+            Kind::KeychainItem(item) => write!(f, "keychain-item:{item}"),
             Kind::Memory => f.write_str("memory:"),
             Kind::Plaintext { path } => {
                 write!(f, "plaintext:{}", escaped(&path.to_string_lossy()))
@@ -328,6 +380,7 @@ mod tests {
     fn each_form_is_read_and_written_again() {
         for text in [
             "keychain:axiomtrade/alice@example.com",
+            "keychain-item:other program/alice",
             "age:/home/me/tokens.age?identity=/home/me/key.txt",
             "age:/a?identity=/b&recipient=age1xyz&recipient=age1abc&recipients=/c",
             "age:/a?identity=keychain:axiomtrade/alice",
@@ -376,6 +429,7 @@ mod tests {
             ("plaintext:/canary%ff", "not UTF-8"),
             ("keychain:canary", "needs SERVICE/ACCOUNT"),
             ("keychain:canary/a/b", "needs SERVICE/ACCOUNT"),
+            ("keychain-item:canary", "needs SERVICE/ACCOUNT"),
             ("memory:canary", "takes nothing"),
             ("env:", "takes a prefix"),
             ("env:CANARY-1", "takes a prefix"),

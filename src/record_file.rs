@@ -80,6 +80,11 @@ impl<F: Format> RecordFile<F> {
         }
     }
 
+    #[cfg(feature = "keychain")]
+    pub(crate) fn path(&self) -> &std::path::Path {
+        self.inner.slot.path()
+    }
+
     pub(crate) fn place(&self) -> String {
         self.inner.slot.place()
     }

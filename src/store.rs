@@ -5,6 +5,8 @@ pub(crate) mod age_file;
 pub(crate) mod env;
 #[cfg(feature = "keychain")]
 pub(crate) mod keychain;
+#[cfg(feature = "keychain")]
+pub(crate) mod keychain_item;
 pub(crate) mod memory;
 pub(crate) mod plaintext;
 

@@ -5,10 +5,12 @@ use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
 #[cfg(feature = "keychain")]
-use super::keychain::Item;
+use super::item;
 use crate::codec::Bytes;
 use crate::error::StoreError;
 use crate::file::{self, Exposure};
+#[cfg(feature = "keychain")]
+use crate::keychain::Item;
 
 /// Where the text of an identity file comes from.
 pub(super) enum Source {
@@ -62,7 +64,7 @@ impl Source {
     pub(super) fn ensure(&self) -> Result<Bytes, StoreError> {
         match self {
             #[cfg(feature = "keychain")]
-            Self::Keychain(item) => item.ensure(),
+            Self::Keychain(item) => item::ensure(item),
             _ => self.read()?.ok_or_else(|| self.missing(&self.to_string())),
         }
     }
@@ -71,7 +73,7 @@ impl Source {
     pub(super) fn forget(&self) -> Result<(), StoreError> {
         match self {
             #[cfg(feature = "keychain")]
-            Self::Keychain(item) => item.delete(),
+            Self::Keychain(item) => item::delete(item),
             _ => Ok(()),
         }
     }

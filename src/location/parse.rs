@@ -23,16 +23,18 @@ impl FromStr for StoreUrl {
             "env" if is_name(body) => Kind::Env { prefix: body.to_owned() },
             "env" => return Err(invalid("env: takes a prefix of letters, digits and underscores")),
             "keychain" => Kind::Keychain(parse_item(body)?),
+            "keychain-item" => Kind::KeychainItem(parse_item(body)?),
             "memory" if body.is_empty() => Kind::Memory,
             "memory" => return Err(invalid("memory: takes nothing")),
             "plaintext" => Kind::Plaintext { path: parse_path(body)? },
             _ => {
                 return Err(invalid(
-                    "its scheme is unknown; keychain, age, plaintext, memory and env are known",
+                    "its scheme is unknown; keychain, keychain-item, age, plaintext, memory and \
+                     env are known",
                 ));
             }
         };
-        Ok(Self(kind))
+        Ok(Self::of(kind))
     }
 }
 
@@ -83,7 +85,7 @@ fn parse_item(text: &str) -> Result<Item, InvalidStoreUrl> {
         {
             Ok(Item { service: unescaped(service)?, account: unescaped(account)? })
         }
-        _ => Err(invalid("keychain: needs SERVICE/ACCOUNT")),
+        _ => Err(invalid("a keychain item needs SERVICE/ACCOUNT")),
     }
 }
 

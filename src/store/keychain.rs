@@ -1,10 +1,10 @@
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::error::StoreError;
 use crate::format::Sealed;
 use crate::key::AgeKey;
-use crate::key::keychain::Item;
+use crate::keychain::{Item, Kind};
 use crate::record_file::{RecordFile, keep_in_record_file};
 
 /// Keeps tokens behind the OS keychain: Keychain on macOS, Credential Manager on Windows, the
@@ -18,12 +18,14 @@ use crate::record_file::{RecordFile, keep_in_record_file};
 /// rotated token. The keychain is asked once per process, and again when the slot was emptied.
 ///
 /// No call to the keychain takes longer than 3 seconds, and none raises a prompt on Linux: a
-/// keychain that is locked is [`StoreError::Locked`].
+/// keychain that is locked is [`StoreError::Locked`]. [`allow_prompts`](Self::allow_prompts)
+/// changes both.
 ///
 /// # Security
 ///
 /// Who can read the keychain item and the file has the tokens. On Linux and Windows that is every
-/// program of this user while the keychain is unlocked.
+/// program of this user while the keychain is unlocked; on macOS it is the programs on the item's
+/// access list, which is this one.
 #[derive(Debug)]
 pub struct KeychainStore {
     file: RecordFile<Sealed>,
@@ -38,17 +40,31 @@ impl KeychainStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unavailable`] if a name is empty or begins with `tokenkeep:`, or if this user has no home directory.
+    /// [`StoreError::Unavailable`] if a name is empty or begins with `tokenkeep:`, or if this user
+    /// has no home directory.
     pub fn new(service: &str, account: &str) -> Result<Self, StoreError> {
-        let item = Item::own(service, account)?;
-        let path = item.state_file("age")?;
+        let path = Self::record_path(service, account)?;
+        Ok(Self::of(&path, Item::new(service, account, Kind::OwnKey)?))
+    }
+
+    /// Lets the keychain ask the user: to unlock it, to make one, or on macOS to let this program
+    /// at the item.
+    ///
+    /// A call then takes up to 120 seconds, the time that a person may take. For programs with a
+    /// person in front of them; anywhere else a prompt is a hang.
+    #[must_use]
+    pub fn allow_prompts(self) -> Self {
+        Self::of(self.file.path(), self.item.with_prompts())
+    }
+
+    fn of(path: &Path, item: Item) -> Self {
         let format = Sealed { key: AgeKey::keychain_item(item.clone()), own_key: true };
-        Ok(Self { file: RecordFile::new(&path, format), item })
+        Self { file: RecordFile::new(path, format), item }
     }
 
     /// The file that [`new`](Self::new) keeps the record in.
     pub(crate) fn record_path(service: &str, account: &str) -> Result<PathBuf, StoreError> {
-        Item::own(service, account)?.state_file("age")
+        Item::new(service, account, Kind::OwnKey)?.state_file("age")
     }
 }
 

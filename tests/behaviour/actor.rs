@@ -1,8 +1,8 @@
 //! A process of its own for the tests: it does to one store what standard input says, line by
 //! line, and answers each line with one.
 //!
-//! `test-actor STORE_URL [KILL_AT]`: with a number, it kills itself at that store operation of its
-//! last command.
+//! `test-actor [--allow-prompts] [--without-runtime] STORE_URL [KILL_AT]`: with a number, it kills
+//! itself at that store operation of its last command.
 
 #![allow(
     clippy::disallowed_methods,
@@ -14,7 +14,10 @@
 use std::fmt;
 use std::io::{self, BufRead, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::task::{Context, Wake};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 use tokenkeep::{
     AuthTokens, Expect, Lease, Overwrite, Revision, StoreError, StoreUrl, Stored, TokenStore,
@@ -25,13 +28,40 @@ type Store = Arc<dyn TokenStore>;
 type Answer = Result<String, Box<dyn std::error::Error>>;
 
 fn main() {
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut given = |option: &str| {
+        let count = arguments.len();
+        arguments.retain(|argument| argument != option);
+        arguments.len() < count
+    };
+    ALLOW_PROMPTS.store(given("--allow-prompts"), Ordering::SeqCst);
+    if given("--without-runtime") {
+        return block_on(run(arguments));
+    }
     // One thread blocks at a time, so that the same system call is the nth one each time.
     let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build();
-    runtime.unwrap().block_on(run());
+    runtime.unwrap().block_on(run(arguments));
 }
 
-async fn run() {
-    let mut arguments = std::env::args().skip(1);
+/// The least executor that there can be.
+fn block_on(future: impl Future<Output = ()>) {
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    let waker = Arc::new(Unpark(thread::current())).into();
+    let mut future = std::pin::pin!(future);
+    while future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+        thread::park();
+    }
+}
+
+async fn run(arguments: Vec<String>) {
+    let mut arguments = arguments.into_iter();
     let url = arguments.next().expect("a store");
     let kill_at: i64 = arguments.next().map_or(-1, |number| number.parse().unwrap());
     KILL_AT.store(kill_at, Ordering::SeqCst);
@@ -89,6 +119,11 @@ impl Actor {
                 self.store.save(&tokens, Expect::Anything).await?;
                 Ok("saved".into())
             }
+            ["clear", "last"] => {
+                let last = self.last.clone().expect("a revision");
+                self.store.clear(Expect::Unchanged(last)).await?;
+                Ok("cleared".into())
+            }
             ["clear"] => {
                 self.store.clear(Expect::Anything).await?;
                 Ok("cleared".into())
@@ -114,7 +149,22 @@ impl Actor {
                 }
                 Ok("counted".into())
             }
-            ["probe"] => Ok(tokenkeep::probe_keychain().await.to_string()),
+            ["probe"] => {
+                let before = Instant::now();
+                let state = tokenkeep::probe_keychain().await;
+                assert!(before.elapsed() < Duration::from_secs(2), "the promise of its docs");
+                Ok(state.to_string())
+            }
+            // Says what was chosen and why, and where.
+            ["open-default", allowed @ ..] => {
+                let allow = tokenkeep::Allow {
+                    key_file: allowed.contains(&"key-file"),
+                    prompts: allowed.contains(&"prompts"),
+                };
+                let opened = tokenkeep::open_default("program", "alice", allow).await?;
+                self.store = opened.store;
+                Ok(format!("{} {}", opened.url, opened.chosen))
+            }
             ["conformance"] => {
                 let url = self.url.clone();
                 conformance::check(move || open(&url)).await;
@@ -165,8 +215,14 @@ fn describe(tokens: &AuthTokens) -> String {
 }
 
 fn open(url: &str) -> Store {
-    url.parse::<StoreUrl>().expect("a store URL").open().expect("a store")
+    let mut url = url.parse::<StoreUrl>().expect("a store URL");
+    if ALLOW_PROMPTS.load(Ordering::SeqCst) {
+        url = url.allow_prompts();
+    }
+    url.open().expect("a store")
 }
+
+static ALLOW_PROMPTS: AtomicBool = AtomicBool::new(false);
 
 /// How many store operations are left, counting the beginning and the end of each.
 static KILL_AT: AtomicI64 = AtomicI64::new(-1);

@@ -8,7 +8,7 @@ use tokenkeep::{
     TokenStore,
 };
 
-use crate::support::scratch;
+use crate::support::{make_pipe, scratch};
 
 const SOUND: &str =
     r#"{"access_token":"canary-a","refresh_token":"canary-r","expires_at":"2030-01-01T00:00:00Z"}"#;
@@ -207,13 +207,11 @@ async fn a_file_of_two_gigabytes_is_refused_unread() {
 #[cfg(unix)]
 #[tokio::test]
 async fn what_is_no_regular_file_is_named_and_never_touched() {
-    use rustix::fs::{CWD, FileType, Mode, mknodat};
-
     let dir = scratch();
     let directory = dir.path().join("directory");
     fs::create_dir(&directory).unwrap();
     let pipe = dir.path().join("pipe");
-    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    make_pipe(&pipe);
     let socket = dir.path().join("socket");
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
 

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::support::{Session, available, can_trace, scratch, skip};
+use crate::support::{available, can_trace, scratch};
 
 const SEED: &str =
     r#"{"access_token":"canary-a","refresh_token":"canary-r","expires_at":"2099-01-01T00:00:00Z"}"#;
@@ -253,6 +253,7 @@ fn init_pins_an_age_file_where_there_is_no_keychain_and_says_why() {
     assert_eq!(fs::read(home.path("config/keys/default.txt")).unwrap(), key);
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn init_pins_the_keychain_if_it_works_and_nothing_if_it_is_locked() {
     let test = "command::init_pins_the_keychain_if_it_works_and_nothing_if_it_is_locked";
@@ -260,7 +261,7 @@ fn init_pins_the_keychain_if_it_works_and_nothing_if_it_is_locked() {
     if !parts.iter().all(|program| available(test, program)) {
         return;
     }
-    let session = Session::with_keychain();
+    let session = crate::session::Session::with_keychain();
     let run = |line: &str, input: &str| {
         let mut command = session.command(env!("CARGO_BIN_EXE_tokenkeep"));
         let config = session.state().join("config");
@@ -829,7 +830,7 @@ fn no_process_of_the_same_user_can_look_into_it() {
 
     let test = "command::no_process_of_the_same_user_can_look_into_it";
     if !rustix::process::geteuid().is_root() {
-        return skip(test, "only root can see the difference from outside");
+        return crate::support::skip(test, "only root can see the difference from outside");
     }
     if !available(test, "setpriv") {
         return;

@@ -2,10 +2,9 @@
 #![cfg(all(unix, not(target_vendor = "apple")))]
 
 use std::fs;
-use std::os::unix::net::UnixListener;
-use std::time::{Duration, Instant};
 
-use crate::support::{Actor, Session, available, example, scratch};
+use crate::session::Session;
+use crate::support::{Actor, available, example};
 
 const STORE: &str = "keychain:axiomtrade/alice";
 
@@ -303,80 +302,4 @@ fn what_somebody_else_put_under_the_name_is_neither_used_nor_deleted() {
         assert!(!answer.contains("canary"), "{answer}");
     }
     assert_eq!(key_in_keychain(&session), "canary");
-}
-
-#[test]
-fn without_a_provider_the_error_says_so_and_nothing_is_written() {
-    if !parts("without_a_provider_the_error_says_so_and_nothing_is_written") {
-        return;
-    }
-    let session = Session::without_keychain();
-    let answer = session.actor(STORE).ask("save mine absent");
-    assert!(answer.starts_with("error Unavailable: "), "{answer}");
-    assert!(!session.state().join("tokenkeep/axiomtrade/alice.age").exists());
-    // Reading an empty slot needs no keychain, and neither does emptying one.
-    assert_eq!(session.actor(STORE).ask("load"), "ok none");
-    let mut other = session.actor("keychain:axiomtrade/bob");
-    assert_eq!(other.ask("clear"), "ok cleared");
-}
-
-/// Asks for the state of the session's keychain.
-fn probe(session: &Session) -> String {
-    session.actor("memory:").ask("probe")
-}
-
-#[test]
-fn a_probe_tells_the_states_of_a_keychain_apart() {
-    if !parts("a_probe_tells_the_states_of_a_keychain_apart") {
-        return;
-    }
-    let mut session = Session::without_keychain();
-    assert_eq!(probe(&session), "ok no provider");
-    session.start_keychain();
-    assert_eq!(probe(&session), "ok works");
-    session.lock_keychain();
-    assert_eq!(probe(&session), "ok locked");
-    // Asking did not unlock it.
-    assert_eq!(probe(&session), "ok locked");
-}
-
-#[test]
-fn without_a_bus_the_error_says_so() {
-    let dir = scratch();
-    let mut command = std::process::Command::new(example("test-actor"));
-    command
-        .arg(STORE)
-        .env("XDG_STATE_HOME", dir.path())
-        .env("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={}/none", dir.path().display()));
-    let mut actor = Actor::spawn(&mut command);
-    assert_eq!(actor.ask("probe"), "ok no bus");
-    let answer = actor.ask("save mine absent");
-    assert!(
-        answer.starts_with("error Unavailable: keychain item tokenkeep:axiomtrade/alice"),
-        "{answer}"
-    );
-}
-
-#[test]
-fn a_bus_that_never_answers_costs_one_deadline_and_does_not_keep_the_process_alive() {
-    let dir = scratch();
-    let socket = dir.path().join("bus");
-    // Accepts connections, and says nothing.
-    let _listener = UnixListener::bind(&socket).unwrap();
-    let mut command = std::process::Command::new(example("test-actor"));
-    command
-        .arg(STORE)
-        .env("XDG_STATE_HOME", dir.path())
-        .env("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={}", socket.display()));
-    let mut actor = Actor::spawn(&mut command);
-    let answer = actor.ask("save mine absent");
-    assert!(answer.starts_with("error Timeout: "), "{answer}");
-    assert!(answer.contains("did not answer within 3s"), "{answer}");
-    // The stuck call is not waited for again.
-    let answer = actor.ask("save mine absent");
-    assert!(answer.contains("has not answered an earlier call yet"), "{answer}");
-    assert_eq!(actor.ask("probe"), "ok not answering");
-    let before = Instant::now();
-    assert!(actor.end().success());
-    assert!(before.elapsed() < Duration::from_secs(2), "the process ends at once");
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokenkeep::secrecy::SecretString;
 use tokenkeep::{AgeFileStore, AgeKey, AuthTokens, Expect, StoreError, TokenStore};
 
-use crate::support::scratch;
+use crate::support::{make_pipe, scratch};
 
 const IDENTITY: &str = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";
 const OTHER_IDENTITY: &str =
@@ -283,14 +283,7 @@ async fn a_list_of_recipients_that_others_can_write_to_or_that_is_no_file_is_ref
     store().save(&AuthTokens::new("a"), Expect::Absent).await.unwrap();
 
     fs::remove_file(&list).unwrap();
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        &list,
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
-        0,
-    )
-    .unwrap();
+    make_pipe(&list);
     let error = store().save(&AuthTokens::new("a"), Expect::Anything).await.unwrap_err();
     assert!(matches!(error, StoreError::NotAFile { .. }), "{error}");
 }

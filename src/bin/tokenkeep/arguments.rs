@@ -40,6 +40,9 @@ pub(crate) struct Slot {
     /// plaintext:PATH, env:PREFIX; else `$TOKENKEEP_STORE`
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) store: Option<String>,
+    /// Let the keychain ask you to unlock it, and wait up to 2 minutes for that
+    #[arg(long, global = true)]
+    pub(crate) allow_prompt: bool,
 }
 
 #[derive(Subcommand)]

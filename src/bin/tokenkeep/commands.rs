@@ -28,6 +28,9 @@ const DONE: Outcome = Ok(ExitCode::SUCCESS);
 
 pub(crate) async fn run(cli: Cli, limits: Limits) -> Outcome {
     let slot = &cli.slot;
+    if slot.allow_prompt {
+        terminal::allow_prompts();
+    }
     match cli.command {
         Command::Init => init::init(slot).await,
         Command::Set => tokens::set(slot).await,
@@ -85,6 +88,7 @@ impl Target {
 fn open(url: &StoreUrl) -> Result<Arc<dyn TokenStore>, Failure> {
     let protected =
         url.identity_path().map_or_else(|| url.to_string(), |path| path.display().to_string());
+    let url = if terminal::prompts_allowed() { url.clone().allow_prompts() } else { url.clone() };
     Ok(url.open_with_passphrase(move || terminal::ask_passphrase(&protected))?)
 }
 

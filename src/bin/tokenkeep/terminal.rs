@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +16,17 @@ static SPINNER: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// What was typed, for what: nobody should type the same thing twice.
 static TYPED: Mutex<BTreeMap<String, SecretString>> = Mutex::new(BTreeMap::new());
+
+/// Whether the keychain may ask the user.
+static PROMPTS: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn allow_prompts() {
+    PROMPTS.store(true, Ordering::Relaxed);
+}
+
+pub(crate) fn prompts_allowed() -> bool {
+    PROMPTS.load(Ordering::Relaxed)
+}
 
 /// Asks for the passphrase of something that is there, and shows that it is being worked on.
 pub(crate) fn ask_passphrase(of: &str) -> io::Result<SecretString> {

@@ -1,4 +1,4 @@
-use tokenkeep::{AgeKey, KeychainState, StoreError, StoreUrl, probe_keychain};
+use tokenkeep::StoreUrl;
 
 use super::{DONE, Outcome};
 use crate::arguments::Slot;
@@ -36,45 +36,26 @@ fn named(store: StoreUrl) -> (StoreUrl, String, String) {
     (store, "because you named it".into(), protects.into())
 }
 
-/// The keychain if it can be used, else an age file. Never plaintext, and never something else
-/// because a keychain is locked: that would leave tokens where nobody looks for them.
+/// The keychain if it can be used, else an age file.
 async fn choose(name: &str) -> Result<(StoreUrl, String, String), Failure> {
-    let state = probe_keychain().await;
-    match state {
-        KeychainState::Available => {
-            let store = format!("keychain:tokenkeep/{name}").parse()?;
-            let protects = "Protects against whoever gets the disk or a backup, not against programs \
-                            of this user while the keychain is unlocked.";
-            Ok((store, "because the keychain works".into(), protects.into()))
-        }
-        KeychainState::Locked | KeychainState::NotAnswering => Err(Failure::new(
-            Code::Inaccessible,
-            format!(
-                "the keychain is {state}; {}, or name a store with --store",
-                state.advice().unwrap_or_default()
-            ),
-        )),
-        _ => {
-            let key = profile::directory()?.join("keys").join(format!("{name}.txt"));
-            let record = profile::state_directory()?.join(format!("{name}.age"));
-            match AgeKey::create_identity_file(&key).await {
-                Ok(_) => {}
-                // Left by an `init` that did not get to its end.
-                Err(StoreError::Io { source, .. })
-                    if source.kind() == std::io::ErrorKind::AlreadyExists =>
-                {
-                    AgeKey::identity_file(&key).recipients().await?;
-                }
-                Err(error) => return Err(error.into()),
-            }
-            let store = StoreUrl::age_file(&record, &key);
-            let why = format!("because the keychain cannot be used here: {state}");
-            let protects = format!(
-                "Protects against whoever gets the tokens' file without the key, {}; keep that out \
-                 of the same backup.",
-                key.display()
-            );
-            Ok((store, why, protects))
-        }
+    let key = profile::directory()?.join("keys").join(format!("{name}.txt"));
+    let record = profile::state_directory()?.join(format!("{name}.age"));
+    let mut keychain = StoreUrl::keychain("tokenkeep", name)?;
+    if terminal::prompts_allowed() {
+        keychain = keychain.allow_prompts();
     }
+    let (store, chosen) =
+        StoreUrl::choose(keychain, Some(StoreUrl::age_file(&record, &key))).await?;
+    let protects = if store.uses_keychain() {
+        "Protects against whoever gets the disk or a backup, not against programs of this user \
+         while the keychain is unlocked."
+            .to_owned()
+    } else {
+        format!(
+            "Protects against whoever gets the tokens' file without the key, {}; keep that out of \
+             the same backup.",
+            key.display()
+        )
+    };
+    Ok((store, chosen.to_string(), protects))
 }

@@ -41,24 +41,13 @@ fn read_tokens() -> Result<AuthTokens, Failure> {
             count => filled += count,
         }
     }
-    let text = input[..filled].trim_ascii();
-    if text.first() == Some(&b'{') || text.len() > MAX_RECORD {
-        return AuthTokens::from_record(text, INPUT).map_err(|error| match error {
-            // There is nothing to restore or to clear, as there is in a store.
-            StoreError::Corrupt { reason, .. } => {
-                Failure::new(Code::Unreadable, format!("{INPUT} holds no record: {reason}"))
-            }
-            error => error.into(),
-        });
-    }
-    let token = str::from_utf8(text)
-        .ok()
-        .filter(|token| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()));
-    let token = token.ok_or_else(|| {
-        let reason = "neither the JSON of a record nor a bare access token came in";
-        Failure::new(Code::Unreadable, format!("{INPUT}: {reason}"))
-    })?;
-    Ok(AuthTokens::new(token))
+    AuthTokens::from_text(&input[..filled], INPUT).map_err(|error| match error {
+        // There is nothing to restore or to clear, as there is in a store.
+        StoreError::Corrupt { reason, .. } => {
+            Failure::new(Code::Unreadable, format!("{INPUT} holds no tokens: {reason}"))
+        }
+        error => error.into(),
+    })
 }
 
 #[expect(clippy::disallowed_methods, reason = "printing them is what it is for")]

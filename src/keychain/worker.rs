@@ -12,20 +12,7 @@ use std::time::Duration;
 
 use keyring_core::{CredentialStore, Error};
 
-/// Without a prompt a keychain answers within milliseconds.
-const DEADLINE: Duration = Duration::from_secs(3);
-
-/// Why a call brought nothing.
-pub(super) enum Failure {
-    /// An earlier call is still stuck.
-    Busy,
-    /// This call did not come back in time.
-    Deadline(Duration),
-    /// The keychain said no.
-    Keychain(Error),
-    /// There is no thread to make the call on.
-    Thread,
-}
+use super::failure::Failure;
 
 struct Job {
     work: Box<dyn FnOnce(&mut Keychain) + Send>,
@@ -50,26 +37,33 @@ struct Keychain(Option<Arc<CredentialStore>>);
 
 static WORKER: Mutex<Option<Worker>> = Mutex::new(None);
 
-/// Makes a call, and waits for it up to the deadline.
+/// Makes a call, and waits for it up to a deadline.
 ///
-/// `work` runs a second time, on a new connection, if the first one failed: a keychain that was
-/// restarted has forgotten its sessions. What it holds is dropped when it is over, which may be
-/// long after the deadline.
+/// `check` runs first, before a connection is made. `work` runs a second time, on a new connection,
+/// if the first one failed: a keychain that was restarted has forgotten its sessions. What it holds
+/// is dropped when it is over, which may be long after the deadline.
 pub(super) fn call<T: Send + 'static>(
+    deadline: Duration,
+    check: impl FnOnce() -> Result<(), Failure> + Send + 'static,
     work: impl Fn(&CredentialStore) -> keyring_core::Result<T> + Send + 'static,
 ) -> Result<T, Failure> {
-    run(move |keychain, abandoned| keychain.call(&work, abandoned))?.map_err(Failure::Keychain)
+    run(deadline, move |keychain, abandoned| {
+        check()?;
+        keychain.call(&work, abandoned).map_err(Failure::Keychain)
+    })?
 }
 
 /// Does something else that talks to the keychain's service, on the same terms.
 #[cfg(all(unix, not(target_vendor = "apple")))]
 pub(super) fn aside<T: Send + 'static>(
+    deadline: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Failure> {
-    run(|_, _| work())
+    run(deadline, |_, _| work())
 }
 
 fn run<T: Send + 'static>(
+    deadline: Duration,
     work: impl FnOnce(&mut Keychain, &Abandoned) -> T + Send + 'static,
 ) -> Result<T, Failure> {
     let (reply, answer) = mpsc::sync_channel(1);
@@ -80,10 +74,10 @@ fn run<T: Send + 'static>(
         let _ = reply.send(work(keychain, &given_up));
     });
     send(Job { work, abandoned: abandoned.clone() })?;
-    answer.recv_timeout(DEADLINE).map_err(|error| match error {
+    answer.recv_timeout(deadline).map_err(|error| match error {
         RecvTimeoutError::Timeout => {
             abandoned.store(true, Ordering::SeqCst);
-            Failure::Deadline(DEADLINE)
+            Failure::Deadline(deadline)
         }
         RecvTimeoutError::Disconnected => Failure::Thread,
     })

@@ -1,0 +1,238 @@
+//! What goes wrong with a keychain, and what the user can do about it.
+
+use std::time::Duration;
+
+use keyring_core::Error;
+
+use super::probe::KeychainState;
+use crate::error::StoreError;
+
+/// Why a call brought nothing.
+pub(super) enum Failure {
+    /// An earlier call is still stuck.
+    Busy,
+    /// This call did not come back in time.
+    Deadline(Duration),
+    /// The keychain said no.
+    Keychain(Error),
+    /// The call was not made, because the keychain is in this state.
+    State(KeychainState),
+    /// There is no thread to make the call on.
+    Thread,
+}
+
+impl Failure {
+    /// Says it in the words of a store. `keep` tells which of several items of this name is the one.
+    ///
+    /// The text of a `keyring_core::Error` can hold secret bytes, so only that of the platform's own
+    /// error is ever taken over.
+    pub(super) fn explain(self, place: String, keep: &str) -> StoreError {
+        let unavailable = |place, reason: String, advice: &str| StoreError::Unavailable {
+            place,
+            reason,
+            advice: advice.into(),
+        };
+        let stuck = "see whether it waits for you to unlock it, or restart it";
+        match self {
+            Self::Busy => StoreError::Timeout {
+                place,
+                reason: "the keychain has not answered an earlier call yet".into(),
+                advice: stuck.into(),
+            },
+            Self::Deadline(deadline) => StoreError::Timeout {
+                place,
+                reason: format!("the keychain did not answer within {deadline:?}"),
+                advice: stuck.into(),
+            },
+            Self::Keychain(Error::Ambiguous(entries)) => unavailable(
+                place,
+                format!("the keychain holds {} items of this name", entries.len()),
+                &format!("delete all of them but {keep}"),
+            ),
+            Self::Keychain(Error::TooLong(_, limit)) => {
+                StoreError::TooLarge { place, limit: limit as usize }
+            }
+            Self::Keychain(Error::NoStorageAccess(error) | Error::PlatformFailure(error))
+                if status(&*error).and_then(Status::of).is_some() =>
+            {
+                let status = status(&*error).and_then(Status::of);
+                status.expect("it was there a moment ago").explain(place)
+            }
+            Self::Keychain(Error::NoStorageAccess(_)) => {
+                Self::State(KeychainState::Locked).explain(place, keep)
+            }
+            Self::Keychain(Error::PlatformFailure(error)) => unavailable(
+                place,
+                format!("the keychain failed ({error})"),
+                "see that a keychain runs in this session, or use an age file",
+            ),
+            Self::Keychain(_) => unavailable(
+                place,
+                "the keychain holds something under this name that it cannot hand out".into(),
+                "look at the item in the system's own tool",
+            ),
+            Self::State(state) => state.explain(place),
+            Self::Thread => unavailable(
+                place,
+                "no thread could be started to talk to the keychain".into(),
+                "raise the limit on threads",
+            ),
+        }
+    }
+}
+
+impl KeychainState {
+    /// The error of a call that this state keeps from being made.
+    pub(crate) fn explain(self, place: String) -> StoreError {
+        let advice = self.advice().unwrap_or("try again").to_owned();
+        match self {
+            Self::Locked => {
+                StoreError::Locked { place, advice: format!("{advice}, or allow prompts") }
+            }
+            Self::NotAnswering => {
+                StoreError::Timeout { place, reason: "the keychain does not answer".into(), advice }
+            }
+            state => StoreError::Unavailable {
+                place,
+                reason: format!("there is no keychain that can be used here ({state})"),
+                advice,
+            },
+        }
+    }
+}
+
+/// What a status code of macOS says. `keyring_core` tells only some of them apart.
+#[cfg_attr(not(target_os = "macos"), allow(dead_code, reason = "only tests use all of it"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Status {
+    /// The user said no to the prompt.
+    Cancelled,
+    /// The user, or the item's access list, does not let this program in.
+    Denied,
+    /// Somebody else made the item at the same moment.
+    Duplicate,
+    /// It is locked, and this session cannot raise a prompt.
+    NoInteraction,
+    /// There is no keychain to use.
+    NoKeychain,
+    /// The keychain cannot be written.
+    ReadOnly,
+}
+
+impl Status {
+    /// The codes are those of Apple's `SecBase.h` and `MacErrors.h`.
+    fn of(code: i32) -> Option<Self> {
+        Some(match code {
+            -128 => Self::Cancelled,                // userCanceledErr
+            -25293 | -25244 => Self::Denied,        // errSecAuthFailed, errSecInvalidOwnerEdit
+            -25299 => Self::Duplicate,              // errSecDuplicateItem
+            -25308 | -25315 => Self::NoInteraction, // errSecInteractionNotAllowed, …Required
+            // errSecNotAvailable, …NoSuchKeychain, …InvalidKeychain, …NoDefaultKeychain
+            -25291 | -25294 | -25295 | -25307 => Self::NoKeychain,
+            -61 | -25292 => Self::ReadOnly, // wrPermErr, errSecReadOnly
+            _ => return None,
+        })
+    }
+
+    fn explain(self, place: String) -> StoreError {
+        let denied = |place, advice: &str| StoreError::Denied { place, advice: advice.into() };
+        let unavailable = |place, reason: &str, advice: &str| StoreError::Unavailable {
+            place,
+            reason: reason.into(),
+            advice: advice.into(),
+        };
+        match self {
+            Self::Cancelled => {
+                denied(place, "the prompt was dismissed; try again, and allow the access")
+            }
+            Self::Denied => denied(
+                place,
+                "give the right password, or add this program to the item's access list in \
+                 Keychain Access",
+            ),
+            Self::Duplicate => {
+                unavailable(place, "another program made this item at the same moment", "try again")
+            }
+            Self::NoInteraction => StoreError::Locked {
+                place,
+                advice:
+                    "run `security unlock-keychain` in this session, which cannot show a prompt, \
+                         or sign in at the screen"
+                        .into(),
+            },
+            Self::NoKeychain => unavailable(
+                place,
+                "this user has no default keychain",
+                "make one in Keychain Access, or use an age file",
+            ),
+            Self::ReadOnly => {
+                StoreError::ReadOnly { place, reason: "the keychain cannot be written".into() }
+            }
+        }
+    }
+}
+
+/// The status code that an error of the platform carries.
+#[cfg(target_os = "macos")]
+fn status(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Option<i32> {
+    error.downcast_ref::<security_framework::base::Error>().map(|error| error.code())
+}
+
+#[cfg(not(target_os = "macos"))]
+fn status(_error: &(dyn std::error::Error + Send + Sync + 'static)) -> Option<i32> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_failure_of_the_keychain_shows_what_it_held() {
+        for error in [
+            Error::BadEncoding(b"canary".to_vec()),
+            Error::BadDataFormat(b"canary".to_vec(), "canary".into()),
+            Error::BadStoreFormat("canary".into()),
+            Error::Invalid("canary".into(), "canary".into()),
+        ] {
+            let error = Failure::Keychain(error).explain("here".into(), "that one");
+            assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn the_status_codes_of_macos_are_told_apart() {
+        for (code, expected) in [
+            (-128, "here: access denied; the prompt was dismissed"),
+            (-25244, "here: access denied; give the right password"),
+            (-25291, "here is unavailable: this user has no default keychain"),
+            (-25292, "here is read-only"),
+            (-25293, "here: access denied; give the right password"),
+            (-25299, "here is unavailable: another program made this item"),
+            (-25307, "here is unavailable: this user has no default keychain"),
+            (-25308, "here is locked; run `security unlock-keychain`"),
+        ] {
+            let error = Status::of(code).expect("it is known").explain("here".into());
+            assert!(error.to_string().starts_with(expected), "{code}: {error}");
+        }
+        // errSecItemNotFound is no failure, and what is unknown is shown as the system says it.
+        assert_eq!(Status::of(-25300), None);
+        assert_eq!(Status::of(-1), None);
+    }
+
+    #[test]
+    fn each_state_has_an_error_and_an_advice_of_its_own() {
+        use std::collections::HashSet;
+
+        let states = [
+            KeychainState::Locked,
+            KeychainState::NoBus,
+            KeychainState::NoDefaultCollection,
+            KeychainState::NoProvider,
+            KeychainState::NotAnswering,
+        ];
+        let texts: HashSet<String> =
+            states.iter().map(|state| state.explain("here".into()).to_string()).collect();
+        assert_eq!(texts.len(), states.len(), "{texts:?}");
+    }
+}

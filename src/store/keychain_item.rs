@@ -1,0 +1,148 @@
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use zeroize::Zeroizing;
+
+use super::{Expect, Lease, Revision, Stored, TokenStore};
+use crate::blocking;
+use crate::codec::{self, Bytes};
+use crate::error::StoreError;
+use crate::file::{self, FileSlot};
+use crate::keychain::{Item, Kind};
+use crate::store::MAX_RECORD;
+use crate::tokens::AuthTokens;
+
+/// Reads tokens that another program keeps directly in a keychain item: the `keyring` crate,
+/// `secret-tool` with the attributes `service` and `username`, Keychain Access, Credential Manager.
+///
+/// It is where tokens come *from*: they can be read and removed, so that [`migrate`](crate::migrate)
+/// takes them over, and never written. The item holds the JSON of a record, or a bare access token.
+///
+/// # Security
+///
+/// Between the last look and the removal the other program may change the item; nothing in a
+/// keychain can prevent that. Stop that program before a migration.
+#[derive(Clone, Debug)]
+pub struct KeychainItemStore {
+    item: Item,
+    /// No record is ever in it: it is where the lease lies.
+    slot: Arc<FileSlot>,
+}
+
+impl KeychainItemStore {
+    /// Names the item. Nothing is read yet.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] if a name is empty or begins with `tokenkeep:`, or if this user
+    /// has no home directory.
+    pub fn new(service: &str, account: &str) -> Result<Self, StoreError> {
+        let item = Item::new(service, account, Kind::Foreign)?;
+        let slot = Arc::new(FileSlot::new(&item.state_file("item")?, MAX_RECORD));
+        Ok(Self { item, slot })
+    }
+
+    /// Lets the keychain ask the user, as
+    /// [`KeychainStore::allow_prompts`](crate::KeychainStore::allow_prompts) does.
+    #[must_use]
+    pub fn allow_prompts(self) -> Self {
+        Self { item: self.item.with_prompts(), ..self }
+    }
+
+    fn decode(&self, bytes: &Bytes) -> Result<AuthTokens, StoreError> {
+        let place = self.to_string();
+        match utf8_of_utf16(bytes) {
+            Some(text) => codec::decode_text(&text, &place),
+            None => codec::decode_text(bytes, &place),
+        }
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = self.clone();
+        blocking::run(&self.to_string(), move || work(&store)).await
+    }
+}
+
+/// Credential Manager keeps passwords, as opposed to other secrets, as UTF-16: half of the bytes of
+/// a token are then zero. The buffers have their final sizes from the start and are wiped.
+fn utf8_of_utf16(bytes: &[u8]) -> Option<Bytes> {
+    if !bytes.len().is_multiple_of(2) || !bytes.contains(&0) {
+        return None;
+    }
+    let units = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+    let mut text = Zeroizing::new(Vec::with_capacity(bytes.len() / 2 * 3));
+    for character in char::decode_utf16(units) {
+        let mut encoded = [0; 4];
+        text.extend_from_slice(character.ok()?.encode_utf8(&mut encoded).as_bytes());
+    }
+    Some(text)
+}
+
+impl fmt::Display for KeychainItemStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.item.fmt(f)
+    }
+}
+
+#[async_trait]
+impl TokenStore for KeychainItemStore {
+    async fn load(&self) -> Result<Option<Stored>, StoreError> {
+        self.run(|store| {
+            let Some(bytes) = store.item.read()? else { return Ok(None) };
+            let tokens = store.decode(&bytes)?;
+            Ok(Some(Stored { tokens, revision: file::revision(&bytes) }))
+        })
+        .await
+    }
+
+    async fn save(&self, _tokens: &AuthTokens, _expect: Expect) -> Result<Revision, StoreError> {
+        Err(StoreError::ReadOnly {
+            place: self.to_string(),
+            reason: "the item is another program's, and a keychain cannot compare before it \
+                     replaces; move the tokens to a store of ours with `migrate`"
+                .into(),
+        })
+    }
+
+    async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
+        self.run(move |store| {
+            let held = store.item.lock()?;
+            let current = store.item.read_under(&held)?.map(|bytes| file::revision(&bytes));
+            let as_expected = match &expect {
+                Expect::Anything => true,
+                Expect::Absent => current.is_none(),
+                Expect::Unchanged(revision) => current.as_ref() == Some(revision),
+            };
+            if !as_expected {
+                return Err(StoreError::Conflict { place: store.to_string() });
+            }
+            store.item.delete_under(&held)
+        })
+        .await
+    }
+
+    async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
+        self.run(|store| store.slot.try_lease()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_of_credential_manager_is_read_as_the_text_that_it_is() {
+        let wide =
+            |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_le_bytes).collect() };
+        for text in ["token", "{\"access_token\":\"ü\"}"] {
+            assert_eq!(utf8_of_utf16(&wide(text)).as_deref(), Some(&text.as_bytes().to_vec()));
+            assert_eq!(utf8_of_utf16(text.as_bytes()), None);
+        }
+        // Half of a pair.
+        assert_eq!(utf8_of_utf16(&[0x00, 0xd8, 0x41, 0x00]), None);
+    }
+}

@@ -1,0 +1,148 @@
+//! The store of a program that was not told which.
+#![cfg(all(unix, not(target_vendor = "apple")))]
+
+use std::fs;
+
+use crate::session::Session;
+use crate::support::{Actor, available, example};
+
+/// Whether everything is there that these tests run.
+fn parts(test: &str) -> bool {
+    ["dbus-daemon", "gnome-keyring-daemon", "gdbus"]
+        .iter()
+        .all(|program| available(&format!("default_store::{test}"), program))
+}
+
+/// A process that has opened nothing yet.
+fn program(session: &Session) -> Actor {
+    Actor::spawn(
+        session
+            .command(example("test-actor"))
+            .env("XDG_CONFIG_HOME", config(session))
+            .arg("memory:"),
+    )
+}
+
+fn config(session: &Session) -> std::path::PathBuf {
+    session.state().with_file_name("config")
+}
+
+#[test]
+fn the_keychain_is_chosen_once_and_switching_it_off_later_is_an_error_and_no_second_store() {
+    if !parts(
+        "the_keychain_is_chosen_once_and_switching_it_off_later_is_an_error_and_no_second_store",
+    ) {
+        return;
+    }
+    let mut session = Session::with_keychain();
+    let mut first = program(&session);
+    assert_eq!(
+        first.ask("open-default key-file"),
+        "ok keychain:program/alice because the keychain works"
+    );
+    assert_eq!(first.ask("save mine absent"), "ok saved");
+
+    session.stop_keychain();
+    let mut later = program(&session);
+    assert_eq!(
+        later.ask("open-default key-file"),
+        "ok keychain:program/alice because it was chosen before"
+    );
+    for order in ["load", "save other anything"] {
+        let answer = later.ask(order);
+        assert!(answer.starts_with("error Unavailable: keychain item "), "{order}: {answer}");
+    }
+    assert!(!config(&session).exists(), "no key file was made");
+    assert!(!session.state().join("tokenkeep/program/alice.sealed").exists());
+
+    session.start_keychain();
+    let mut again = program(&session);
+    again.ask("open-default");
+    assert_eq!(again.ask("load"), "ok mine");
+}
+
+#[test]
+fn a_locked_or_silent_keychain_is_an_error_and_nothing_is_pinned() {
+    if !parts("a_locked_or_silent_keychain_is_an_error_and_nothing_is_pinned") {
+        return;
+    }
+    let session = Session::with_keychain();
+    session.lock_keychain();
+    let answer = program(&session).ask("open-default key-file");
+    assert!(answer.starts_with("error Locked: the keychain is locked; "), "{answer}");
+    // With a person to unlock it, it is the store.
+    assert!(!session.state().join("tokenkeep/program/alice.url").exists());
+    let pinned = program(&session).ask("open-default key-file prompts");
+    assert_eq!(pinned, "ok keychain:program/alice because the keychain works");
+
+    let session = Session::with_keychain();
+    session.suspend_keychain();
+    let answer = program(&session).ask("open-default key-file");
+    assert!(answer.starts_with("error Timeout: the keychain"), "{answer}");
+    assert!(!session.state().join("tokenkeep").exists(), "nothing is pinned");
+}
+
+#[test]
+fn without_a_keychain_a_key_file_is_used_only_if_that_is_allowed() {
+    if !parts("without_a_keychain_a_key_file_is_used_only_if_that_is_allowed") {
+        return;
+    }
+    let mut session = Session::without_keychain();
+    let answer = program(&session).ask("open-default");
+    assert!(answer.starts_with("error Unavailable: the keychain is unavailable: "), "{answer}");
+    assert!(!session.state().exists(), "nothing is pinned");
+
+    let mut actor = program(&session);
+    let record = session.state().join("tokenkeep/program/alice.sealed");
+    let url = format!("age:{}", record.display());
+    let answer = actor.ask("open-default key-file");
+    assert_eq!(answer, format!("ok {url} because the keychain cannot be used here: no provider"));
+    assert_eq!(actor.ask("save mine absent"), "ok saved");
+    assert!(fs::read(&record).unwrap().starts_with(b"age-encryption.org/"));
+    assert!(config(&session).join("tokenkeep/program/alice.key").exists());
+
+    // A keychain that turns up later does not change its mind.
+    session.start_keychain();
+    let mut later = program(&session);
+    assert_eq!(later.ask("open-default"), format!("ok {url} because it was chosen before"));
+    assert_eq!(later.ask("load"), "ok mine");
+}
+
+#[test]
+fn eight_processes_choose_one_store() {
+    if !parts("eight_processes_choose_one_store") {
+        return;
+    }
+    let session = Session::without_keychain();
+    let mut actors: Vec<Actor> = (0..8).map(|_| program(&session)).collect();
+    for actor in &mut actors {
+        actor.send("open-default key-file");
+    }
+    let mut chose = 0;
+    for actor in &mut actors {
+        let answer = actor.answer().unwrap();
+        assert!(answer.starts_with("ok age:"), "{answer}");
+        chose += usize::from(!answer.ends_with("because it was chosen before"));
+        actor.send("increment 3");
+    }
+    assert_eq!(chose, 1);
+    for actor in &mut actors {
+        assert_eq!(actor.answer().as_deref(), Some("ok counted"));
+    }
+    assert_eq!(actors[0].ask("load"), "ok 24");
+}
+
+#[test]
+fn a_pinned_choice_that_cannot_be_read_is_an_error_that_names_its_file() {
+    if !parts("a_pinned_choice_that_cannot_be_read_is_an_error_that_names_its_file") {
+        return;
+    }
+    let session = Session::with_keychain();
+    program(&session).ask("open-default");
+    let pin = session.state().join("tokenkeep/program/alice.url");
+    fs::write(&pin, "vault:canary\n").unwrap();
+    let answer = program(&session).ask("open-default");
+    assert!(answer.starts_with(&format!("error Unavailable: {}", pin.display())), "{answer}");
+    assert!(answer.contains("remove it to choose anew") && !answer.contains("canary"), "{answer}");
+    assert_eq!(fs::read_to_string(&pin).unwrap(), "vault:canary\n");
+}

@@ -1,0 +1,311 @@
+//! Keychains that are locked, missing, silent or killed, and programs of others beside ours.
+#![cfg(all(unix, not(target_vendor = "apple")))]
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::net::UnixListener;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::{Duration, Instant};
+
+use zbus::zvariant::{OwnedObjectPath, OwnedValue, Value};
+
+use crate::session::Session;
+use crate::support::{Actor, available, example, scratch};
+
+const STORE: &str = "keychain:axiomtrade/alice";
+const ITEM: &str = "keychain item tokenkeep:axiomtrade/alice";
+
+const COLLECTION: &str = "/org/freedesktop/secrets/collection/login";
+
+/// Whether everything is there that these tests run.
+fn parts(test: &str) -> bool {
+    ["dbus-daemon", "dbus-monitor", "gnome-keyring-daemon", "gdbus", "secret-tool"]
+        .iter()
+        .all(|program| available(&format!("keychain_states::{test}"), program))
+}
+
+/// A Secret Service with an empty collection that never gets an item made: it tells when that is
+/// asked for, and leaves it at that.
+struct Service;
+
+#[zbus::interface(name = "org.freedesktop.Secret.Service")]
+#[allow(clippy::unused_self, reason = "as D-Bus has it")]
+impl Service {
+    fn search_items(
+        &self,
+        _attributes: HashMap<String, String>,
+    ) -> (Vec<OwnedObjectPath>, Vec<OwnedObjectPath>) {
+        Default::default()
+    }
+
+    fn read_alias(&self, _name: &str) -> OwnedObjectPath {
+        OwnedObjectPath::try_from(COLLECTION).unwrap()
+    }
+
+    fn open_session(&self, _algorithm: &str, _key: Value<'_>) -> (OwnedValue, OwnedObjectPath) {
+        // Some number will do as a public key, for nothing is ever deciphered with it.
+        let key = OwnedValue::try_from(Value::from(vec![2_u8; 128])).unwrap();
+        (key, OwnedObjectPath::try_from("/org/freedesktop/secrets/session/s1").unwrap())
+    }
+}
+
+struct Collection(Mutex<Sender<()>>);
+
+/// The session, the parameters of the cipher, the value, and its type.
+type Secret = (OwnedObjectPath, Vec<u8>, Vec<u8>, String);
+
+#[zbus::interface(name = "org.freedesktop.Secret.Collection")]
+#[allow(clippy::unused_self, reason = "as D-Bus has it")]
+impl Collection {
+    async fn create_item(
+        &self,
+        _properties: HashMap<String, OwnedValue>,
+        _secret: Secret,
+        _replace: bool,
+    ) -> (OwnedObjectPath, OwnedObjectPath) {
+        self.0.lock().unwrap().send(()).unwrap();
+        std::future::pending().await
+    }
+
+    #[zbus(property)]
+    fn locked(&self) -> bool {
+        false
+    }
+}
+
+/// Puts a silent provider on the session's bus. It is there until it is closed.
+fn silent_provider(session: &Session) -> (zbus::blocking::Connection, Receiver<()>) {
+    let (called, calls) = mpsc::channel();
+    let connection = zbus::blocking::connection::Builder::address(session.address())
+        .unwrap()
+        .serve_at("/org/freedesktop/secrets", Service)
+        .unwrap()
+        .serve_at(COLLECTION, Collection(Mutex::new(called)))
+        .unwrap()
+        .name("org.freedesktop.secrets")
+        .unwrap()
+        .build()
+        .unwrap();
+    (connection, calls)
+}
+
+/// Asks for the state of the session's keychain. The process itself checks that the answer took
+/// less than 2 seconds.
+fn probe(session: &Session) -> String {
+    session.actor("memory:").ask("probe")
+}
+
+#[test]
+fn a_probe_tells_the_states_of_a_keychain_apart() {
+    if !parts("a_probe_tells_the_states_of_a_keychain_apart") {
+        return;
+    }
+    let mut session = Session::without_keychain();
+    assert_eq!(probe(&session), "ok no provider");
+    session.start_empty_keychain();
+    assert_eq!(probe(&session), "ok no default collection");
+    session.start_keychain();
+    assert_eq!(probe(&session), "ok works");
+    session.lock_keychain();
+    assert_eq!(probe(&session), "ok locked");
+    // Asking did not unlock it.
+    assert_eq!(probe(&session), "ok locked");
+    session.suspend_keychain();
+    assert_eq!(probe(&session), "ok not answering");
+}
+
+#[test]
+fn a_keychain_without_a_default_collection_is_an_error_and_none_is_made() {
+    if !parts("a_keychain_without_a_default_collection_is_an_error_and_none_is_made") {
+        return;
+    }
+    let mut session = Session::without_keychain();
+    session.start_empty_keychain();
+    let making = session.watch("org.freedesktop.Secret.Service", "CreateCollection");
+    let answer = session.actor(STORE).ask("save mine absent");
+    assert!(answer.starts_with(&format!("error Unavailable: {ITEM}")), "{answer}");
+    assert!(answer.contains("no default collection"), "{answer}");
+    assert!(answer.contains("make a default keyring"), "{answer}");
+    assert_eq!(making.calls(&session), 0, "making one raises a prompt");
+    assert!(!session.state().join("tokenkeep/axiomtrade/alice.age").exists());
+}
+
+#[test]
+fn without_a_provider_the_error_says_so_and_nothing_is_written() {
+    if !parts("without_a_provider_the_error_says_so_and_nothing_is_written") {
+        return;
+    }
+    let session = Session::without_keychain();
+    let answer = session.actor(STORE).ask("save mine absent");
+    assert!(answer.starts_with(&format!("error Unavailable: {ITEM}")), "{answer}");
+    assert!(answer.contains("no provider") && answer.contains("gnome-keyring"), "{answer}");
+    assert!(!session.state().join("tokenkeep/axiomtrade/alice.age").exists());
+    // Reading an empty slot needs no keychain, and neither does emptying one.
+    assert_eq!(session.actor(STORE).ask("load"), "ok none");
+    let mut other = session.actor("keychain:axiomtrade/bob");
+    assert_eq!(other.ask("clear"), "ok cleared");
+}
+
+#[test]
+fn without_a_bus_the_error_says_so() {
+    let dir = scratch();
+    let mut command = Command::new(example("test-actor"));
+    command
+        .arg(STORE)
+        .env("XDG_STATE_HOME", dir.path())
+        .env("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={}/none", dir.path().display()));
+    let mut actor = Actor::spawn(&mut command);
+    assert_eq!(actor.ask("probe"), "ok no bus");
+    let answer = actor.ask("save mine absent");
+    assert!(answer.starts_with(&format!("error Unavailable: {ITEM}")), "{answer}");
+    assert!(answer.contains("no bus") && answer.contains("dbus-run-session"), "{answer}");
+}
+
+#[test]
+fn a_bus_that_never_answers_costs_one_deadline_and_does_not_keep_the_process_alive() {
+    let dir = scratch();
+    let socket = dir.path().join("bus");
+    // Accepts connections, and says nothing.
+    let _listener = UnixListener::bind(&socket).unwrap();
+    let mut command = Command::new(example("test-actor"));
+    command
+        .arg(STORE)
+        .env("XDG_STATE_HOME", dir.path())
+        .env("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={}", socket.display()));
+    let mut actor = Actor::spawn(&mut command);
+    let answer = actor.ask("save mine absent");
+    assert!(answer.starts_with("error Timeout: "), "{answer}");
+    assert!(answer.contains("did not answer within 3s"), "{answer}");
+    // The stuck call is not waited for again.
+    let answer = actor.ask("save mine absent");
+    assert!(answer.contains("has not answered an earlier call yet"), "{answer}");
+    assert_eq!(actor.ask("probe"), "ok not answering");
+    let before = Instant::now();
+    assert!(actor.end().success());
+    assert!(before.elapsed() < Duration::from_secs(2), "the process ends at once");
+}
+
+#[test]
+fn a_provider_that_stops_answering_in_mid_call_costs_one_deadline_and_keeps_its_lock() {
+    if !parts("a_provider_that_stops_answering_in_mid_call_costs_one_deadline_and_keeps_its_lock") {
+        return;
+    }
+    let mut session = Session::without_keychain();
+    let (provider, calls) = silent_provider(&session);
+    let mut actor = session.actor(STORE);
+    let answer = actor.ask("save mine absent");
+    assert!(answer.contains("did not answer within 3s"), "{answer}");
+    calls.recv().unwrap();
+    // The call may still take effect, so nobody else makes a key meanwhile.
+    let lock = File::open(session.state().join("tokenkeep/axiomtrade/alice.key.lock")).unwrap();
+    assert!(lock.try_lock().is_err(), "the abandoned call has let go of its lock");
+    // The provider dies, and with it the call.
+    provider.close().unwrap();
+    lock.lock().unwrap();
+    lock.unlock().unwrap();
+    session.start_keychain();
+    assert_eq!(actor.ask("save mine absent"), "ok saved");
+    assert!(actor.end().success());
+    assert_eq!(session.actor(STORE).ask("load"), "ok mine");
+}
+
+#[test]
+fn a_provider_killed_in_mid_call_is_an_error_and_a_new_one_is_found_by_itself() {
+    if !parts("a_provider_killed_in_mid_call_is_an_error_and_a_new_one_is_found_by_itself") {
+        return;
+    }
+    let mut session = Session::without_keychain();
+    let (provider, calls) = silent_provider(&session);
+    let mut actor = session.actor(STORE);
+    actor.send("save mine absent");
+    calls.recv().unwrap();
+    provider.close().unwrap();
+    let answer = actor.answer().unwrap();
+    assert!(answer.starts_with(&format!("error Unavailable: {ITEM}")), "{answer}");
+    session.start_keychain();
+    assert_eq!(actor.ask("save mine absent"), "ok saved");
+    assert_eq!(session.actor(STORE).ask("load"), "ok mine");
+}
+
+#[test]
+fn a_locked_keychain_is_asked_to_unlock_only_if_prompts_are_allowed() {
+    if !parts("a_locked_keychain_is_asked_to_unlock_only_if_prompts_are_allowed") {
+        return;
+    }
+    let session = Session::with_keychain();
+    assert_eq!(session.actor(STORE).ask("save mine absent"), "ok saved");
+    session.lock_keychain();
+    let unlocking = session.watch("org.freedesktop.Secret.Service", "Unlock");
+    let answer = session.actor(STORE).ask("load");
+    assert!(answer.starts_with(&format!("error Locked: {ITEM}")), "{answer}");
+    assert!(answer.contains("unlock the keychain") && answer.contains("allow prompts"), "{answer}");
+    assert_eq!(unlocking.calls(&session), 0, "nobody asked for a prompt");
+
+    let unlocking = session.watch("org.freedesktop.Secret.Service", "Unlock");
+    let mut command = session.command(example("test-actor"));
+    let mut actor = Actor::spawn(command.args(["--allow-prompts", STORE]));
+    // There is nobody to ask here, so it stays locked.
+    let answer = actor.ask("load");
+    assert!(answer.starts_with(&format!("error Locked: {ITEM}")), "{answer}");
+    assert_eq!(unlocking.calls(&session), 1);
+}
+
+#[test]
+fn items_of_other_programs_under_the_same_names_are_told_and_none_is_touched() {
+    if !parts("items_of_other_programs_under_the_same_names_are_told_and_none_is_touched") {
+        return;
+    }
+    let session = Session::with_keychain();
+    assert_eq!(session.actor(STORE).ask("save mine absent"), "ok saved");
+    let script = "printf canary | secret-tool store --label theirs service tokenkeep:axiomtrade \
+                  username alice application theirs";
+    session.output("sh", &["-c", script]);
+    let mut actor = session.actor(STORE);
+    for order in ["load", "save new anything"] {
+        let answer = actor.ask(order);
+        assert!(answer.starts_with(&format!("error Unavailable: {ITEM}")), "{answer}");
+        assert!(answer.contains("the keychain holds 2 items of this name"), "{answer}");
+        assert!(answer.contains("\"tokenkeep: key of axiomtrade/alice\""), "{answer}");
+        assert!(!answer.contains("canary"), "{answer}");
+    }
+    // What the advice says.
+    session.output("secret-tool", &["clear", "application", "theirs"]);
+    assert_eq!(actor.ask("load"), "ok mine");
+}
+
+#[test]
+fn the_keychain_works_outside_a_runtime_too() {
+    if !parts("the_keychain_works_outside_a_runtime_too") {
+        return;
+    }
+    let session = Session::with_keychain();
+    let mut command = session.command(example("test-actor"));
+    let mut actor = Actor::spawn(command.args(["--without-runtime", STORE]));
+    assert_eq!(actor.ask("probe"), "ok works");
+    assert_eq!(actor.ask("save mine absent"), "ok saved");
+    assert_eq!(actor.ask("load"), "ok mine");
+    assert_eq!(session.actor(STORE).ask("load"), "ok mine");
+}
+
+#[test]
+fn a_keychain_that_locks_in_the_middle_of_a_refresh_costs_no_token() {
+    if !parts("a_keychain_that_locks_in_the_middle_of_a_refresh_costs_no_token") {
+        return;
+    }
+    let mut session = Session::with_keychain();
+    let mut running = session.actor(STORE);
+    assert_eq!(running.ask("save old absent"), "ok saved");
+    // The steps of a refresh: lease, look, journal, call; and then the keychain locks.
+    assert_eq!(running.ask("lease"), "ok leased");
+    assert_eq!(running.ask("load"), "ok old");
+    assert_eq!(running.ask("intent"), "ok written");
+    session.lock_keychain();
+    let asked = session.watch("org.freedesktop.Secret.Service", "SearchItems");
+    assert_eq!(running.ask("save rotated last"), "ok saved");
+    assert_eq!(running.ask("load"), "ok rotated");
+    assert_eq!(asked.calls(&session), 0, "a save needs no keychain at all");
+    session.start_keychain();
+    assert_eq!(session.actor(STORE).ask("load"), "ok rotated");
+}
