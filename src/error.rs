@@ -1,13 +1,18 @@
 //! What can go wrong. Every message says where, what, and what to do next; none repeats a byte of
 //! what a store holds.
 
+use std::fmt;
 use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
 
 /// A store could not do what it was asked.
 ///
 /// `place` names the slot: a path, a keychain item, a table. No variant means "no tokens": an
 /// empty slot is not an error, and a slot that could not be read is never called empty.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// The slot is not in the state that the caller expected. Nothing was changed.
@@ -65,8 +70,8 @@ pub enum StoreError {
         action: &'static str,
         /// The slot.
         place: String,
-        /// What the system said.
-        source: io::Error,
+        /// What the system said. Shared, so that all who wait for one refresh can be told.
+        source: Arc<io::Error>,
     },
     /// The record is there and the key that opens it is not.
     #[error("the age key for {place} is missing: {reason}; {advice}")]
@@ -169,7 +174,7 @@ impl StoreError {
             io::ErrorKind::ReadOnlyFilesystem => {
                 Self::ReadOnly { place, reason: "its file system is mounted read-only".into() }
             }
-            _ => Self::Io { action, place, source },
+            _ => Self::Io { action, place, source: Arc::new(source) },
         }
     }
 }
@@ -186,9 +191,36 @@ impl StoreError {
 }
 
 /// No valid token can be handed out.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthError {
+    /// The record is a copy made by [`backup`](crate::backup). It is never refreshed: two live
+    /// copies of a rotating refresh token revoke each other.
+    #[error("these tokens are a backup, which is never refreshed; restore it first")]
+    IsBackup,
+    /// The server rejected the refresh token. Nobody asks it again until the store holds others.
+    #[error("the server rejected the refresh token ({reason}); sign in again")]
+    LoginRequired {
+        /// What the server said.
+        reason: String,
+    },
+    /// There is nobody to ask for new tokens.
+    #[error("this program was not told how to refresh; sign in again")]
+    NoRefresher,
+    /// Tokens were refreshed and could not be saved. They are served from memory meanwhile, and
+    /// lost with this process: the stored refresh token is spent.
+    #[error("refreshed tokens could not be saved yet ({0}); mend that before this program ends")]
+    NotSaved(StoreError),
+    /// The refresh failed, and it is not the refresh token's fault.
+    #[error("{0}; try again later")]
+    Refresh(RefreshFailure),
+    /// The server rejected the refresh token, and somebody may have spent it without being able to
+    /// save its successor.
+    #[error("the refresh token may have been spent {by}; sign in again")]
+    RefreshTokenSpent {
+        /// Who may have spent it, and when.
+        by: SpentBy,
+    },
     /// The store failed. Whether there are tokens is not known.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -198,4 +230,91 @@ pub enum AuthError {
     /// The slot is empty.
     #[error("there are no tokens; sign in first")]
     TokenNotFound,
+}
+
+/// Who may have spent a refresh token without saving its successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SpentBy {
+    /// A process that died between sending the token and saving what came back.
+    DeadProcess {
+        /// When it was about to send the token, by its clock.
+        at: DateTime<Utc>,
+    },
+    /// A request of this process whose answer was lost.
+    LostAnswer {
+        /// When it was sent.
+        at: DateTime<Utc>,
+    },
+}
+
+impl fmt::Display for SpentBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (who, at) = match self {
+            Self::DeadProcess { at } => ("by a process that died at", at),
+            Self::LostAnswer { at } => ("by a request whose answer was lost at", at),
+        };
+        write!(f, "{who} {}", at.to_rfc3339_opts(SecondsFormat::Secs, true))
+    }
+}
+
+/// How a refresh failed. The text is for people, and holds no secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RefreshFailure {
+    /// The token was sent, or may have been, and no answer came: a timeout, a broken connection. It
+    /// is tried once more; if the first try had reached the server, one that rotates its tokens
+    /// refuses the second.
+    #[error("the answer to the refresh was lost ({reason})")]
+    Ambiguous {
+        /// What happened.
+        reason: String,
+    },
+    /// The request is wrong, or the answer is, whatever the token: an unknown client, a wrong URL, a
+    /// redirect, an answer that cannot be read. Signing in again would not help.
+    #[error("the refresh is set up wrong ({reason})")]
+    Misconfigured {
+        /// What happened.
+        reason: String,
+    },
+    /// The server says that this refresh token is no longer good: `invalid_grant`.
+    #[error("the refresh token was rejected ({reason})")]
+    Rejected {
+        /// What happened.
+        reason: String,
+    },
+    /// The server did not spend the token, and may do better later: no connection, 429, 5xx.
+    #[error("the refresh failed in passing ({reason})")]
+    Transient {
+        /// What happened.
+        reason: String,
+        /// How long the server wants to be left alone.
+        retry_after: Option<Duration>,
+    },
+}
+
+impl RefreshFailure {
+    /// Says that the answer was lost.
+    #[must_use]
+    pub fn ambiguous(reason: impl Into<String>) -> Self {
+        Self::Ambiguous { reason: reason.into() }
+    }
+
+    /// Says that the request or the answer is wrong, whatever the token.
+    #[must_use]
+    pub fn misconfigured(reason: impl Into<String>) -> Self {
+        Self::Misconfigured { reason: reason.into() }
+    }
+
+    /// Says that the server no longer accepts the refresh token.
+    #[must_use]
+    pub fn rejected(reason: impl Into<String>) -> Self {
+        Self::Rejected { reason: reason.into() }
+    }
+
+    /// Says that the token was not spent, and that it may work later.
+    #[must_use]
+    pub fn transient(reason: impl Into<String>) -> Self {
+        Self::Transient { reason: reason.into(), retry_after: None }
+    }
 }

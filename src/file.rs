@@ -331,7 +331,7 @@ fn split(path: &Path) -> Result<(&Path, &OsStr), StoreError> {
     path.parent().zip(path.file_name()).ok_or_else(|| StoreError::Io {
         action: "use",
         place: format!("{path:?}"),
-        source: io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"),
+        source: Arc::new(io::Error::new(io::ErrorKind::InvalidInput, "the path names no file")),
     })
 }
 

@@ -55,6 +55,7 @@ mod keychain;
 mod location;
 mod manager;
 mod record_file;
+mod refresh;
 #[cfg(feature = "age")]
 mod seal;
 mod store;
@@ -63,7 +64,7 @@ mod transfer;
 
 pub use async_trait::async_trait;
 pub use chrono;
-pub use error::{AuthError, StoreError};
+pub use error::{AuthError, RefreshFailure, SpentBy, StoreError};
 #[cfg(feature = "age")]
 pub use key::AgeKey;
 #[cfg(feature = "keychain")]
@@ -72,6 +73,7 @@ pub use keychain::{KeychainState, probe_keychain};
 pub use location::{Allow, Chosen, Opened, open_default};
 pub use location::{InvalidStoreUrl, StoreUrl};
 pub use manager::{TokenManager, TokenManagerBuilder};
+pub use refresh::{RefreshPolicy, TokenRefresher};
 pub use secrecy;
 #[cfg(feature = "age")]
 pub use store::age_file::AgeFileStore;

@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
-pub(crate) use expiry::Schedule;
+pub(crate) use expiry::{Buffers, Schedule};
 pub use expiry::{EXPIRY_BUFFER, Freshness, REFRESH_BUFFER};
 
 /// Two newtypes and not one: a refresh token passed where an access token belongs does not compile.

@@ -13,6 +13,23 @@ pub const REFRESH_BUFFER: TimeDelta = TimeDelta::minutes(15);
 const SHORTEST_SHARE_EXPIRY: i32 = 9;
 const SHORTEST_SHARE_REFRESH: i32 = 3;
 
+/// How long before its true expiry a token counts as expired, and as due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Buffers {
+    pub(crate) expiry: TimeDelta,
+    pub(crate) refresh: TimeDelta,
+}
+
+impl Buffers {
+    /// Those of the crate.
+    const DEFAULT: Self = Self { expiry: EXPIRY_BUFFER, refresh: REFRESH_BUFFER };
+
+    /// A length of time, up to the longest that there is.
+    pub(crate) fn delta(time: std::time::Duration) -> TimeDelta {
+        TimeDelta::from_std(time).unwrap_or(TimeDelta::MAX)
+    }
+}
+
 /// How far a token is on its way to its expiry, in the order in which it happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Freshness {
@@ -74,11 +91,18 @@ pub(crate) struct Schedule {
     pub(crate) due: DateTime<Utc>,
     expiring: DateTime<Utc>,
     expiry: DateTime<Utc>,
+    /// How long the token was good for when it was obtained, if that is known.
+    pub(crate) lifetime: Option<TimeDelta>,
 }
 
 impl Schedule {
     /// Returns `None` for a token that never expires by the clock.
     pub(crate) fn of(tokens: &AuthTokens) -> Option<Self> {
+        Self::with(tokens, Buffers::DEFAULT)
+    }
+
+    /// The same with other buffers.
+    pub(crate) fn with(tokens: &AuthTokens, buffers: Buffers) -> Option<Self> {
         #[expect(clippy::disallowed_methods, reason = "only the dates among its claims are kept")]
         let claims = jwt::claims(tokens.access_token.expose_secret());
         let claimed_lifetime =
@@ -97,11 +121,10 @@ impl Schedule {
             let buffer = lifetime.map_or(buffer, |lifetime| buffer.min(lifetime / share));
             expiry.checked_sub_signed(buffer).unwrap_or(DateTime::<Utc>::MIN_UTC)
         };
-        Some(Self {
-            due: before_expiry(REFRESH_BUFFER, SHORTEST_SHARE_REFRESH),
-            expiring: before_expiry(EXPIRY_BUFFER, SHORTEST_SHARE_EXPIRY),
-            expiry,
-        })
+        let expiring = before_expiry(buffers.expiry, SHORTEST_SHARE_EXPIRY);
+        // What counts as expired is due in any case.
+        let due = before_expiry(buffers.refresh, SHORTEST_SHARE_REFRESH).min(expiring);
+        Some(Self { due, expiring, expiry, lifetime })
     }
 
     pub(crate) fn freshness(&self, now: DateTime<Utc>) -> Freshness {

@@ -16,6 +16,7 @@ pub(crate) enum Code {
     Inaccessible = 5,
     Unreadable = 6,
     Conflict = 7,
+    Spent = 8,
 }
 
 impl From<Code> for ExitCode {
@@ -97,7 +98,8 @@ impl From<AuthError> for Failure {
     fn from(error: AuthError) -> Self {
         let code = match &error {
             AuthError::Store(error) => code_of(error),
-            AuthError::TokenExpired => Code::Expired,
+            AuthError::LoginRequired { .. } | AuthError::TokenExpired => Code::Expired,
+            AuthError::RefreshTokenSpent { .. } => Code::Spent,
             AuthError::TokenNotFound => Code::NoTokens,
             _ => Code::Other,
         };

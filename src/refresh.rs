@@ -1,0 +1,143 @@
+//! Trading a refresh token for new tokens: who does it, and when.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::error::RefreshFailure;
+use crate::tokens::{AuthTokens, Buffers, EXPIRY_BUFFER, REFRESH_BUFFER};
+
+/// Trades the refresh token of a record for new tokens, at whatever server issued it.
+///
+/// A closure will do:
+///
+/// ```
+/// use tokenkeep::{AuthTokens, RefreshFailure, TokenManager};
+///
+/// let manager = TokenManager::builder()
+///     .refresher(|current: AuthTokens| async move {
+///         let Some(_token) = current.refresh_token else {
+///             return Err(RefreshFailure::rejected("there is no refresh token"));
+///         };
+///         // Send it to the server that issued it, and:
+///         Ok(AuthTokens::new("new access").with_refresh_token("rotated"))
+///     })
+///     .build();
+/// ```
+///
+/// # Contract
+///
+/// - It is called by one task at a time, in one process at a time, for one slot, and never with a
+///   token that was read before the lease was taken.
+/// - What it returns replaces the record. Without a refresh token in it the old one stays, because
+///   a server that does not rotate sends none. `extra` is replaced as a whole.
+/// - How it fails decides what happens next, so tell the four kinds of [`RefreshFailure`] apart. When
+///   in doubt whether the server saw the token, it is ambiguous.
+///
+/// # Security
+///
+/// It holds the secrets. It should send them to no host but the one that issued them, follow no
+/// redirect (307 and 308 send the refresh token again, to wherever they point), and put nothing of
+/// what it sent or received into the text of a failure.
+///
+/// # Cancellation
+///
+/// Its future is dropped at the policy's deadline, and when the runtime ends. Both count as
+/// ambiguous.
+#[async_trait]
+pub trait TokenRefresher: Send + Sync + 'static {
+    /// Trades the refresh token in `current` for new tokens.
+    ///
+    /// # Errors
+    ///
+    /// How it failed, as far as can be told.
+    async fn refresh(&self, current: AuthTokens) -> Result<AuthTokens, RefreshFailure>;
+}
+
+#[async_trait]
+impl<F, R> TokenRefresher for F
+where
+    F: Fn(AuthTokens) -> R + Send + Sync + 'static,
+    R: Future<Output = Result<AuthTokens, RefreshFailure>> + Send + 'static,
+{
+    async fn refresh(&self, current: AuthTokens) -> Result<AuthTokens, RefreshFailure> {
+        self(current).await
+    }
+}
+
+/// When to refresh, and for how long to wait for what.
+///
+/// The defaults are those of the crate; a program that refreshes by itself needs to set none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefreshPolicy {
+    pub(crate) buffers: Buffers,
+    pub(crate) deadline: Duration,
+    pub(crate) behind: bool,
+    pub(crate) jitter: Duration,
+}
+
+/// Servers answer within a second or two. Whoever waits longer than this waits in vain.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+impl Default for RefreshPolicy {
+    fn default() -> Self {
+        Self {
+            buffers: Buffers { expiry: EXPIRY_BUFFER, refresh: REFRESH_BUFFER },
+            deadline: DEADLINE,
+            behind: false,
+            jitter: Duration::ZERO,
+        }
+    }
+}
+
+impl RefreshPolicy {
+    /// Refreshes this long before the true expiry, instead of 15 minutes; at most a third of the
+    /// token's lifetime.
+    #[must_use]
+    pub fn refresh_before_expiry(mut self, time: Duration) -> Self {
+        self.buffers.refresh = Buffers::delta(time);
+        self
+    }
+
+    /// Counts a token as expired this long before it is, instead of 5 minutes; at most a ninth of
+    /// its lifetime.
+    #[must_use]
+    pub fn expired_before_expiry(mut self, time: Duration) -> Self {
+        self.buffers.expiry = Buffers::delta(time);
+        self
+    }
+
+    /// Gives the refresher this long for one answer, instead of 30 seconds.
+    #[must_use]
+    pub fn deadline(mut self, time: Duration) -> Self {
+        self.deadline = time;
+        self
+    }
+
+    /// Hands out a token that is due at once and refreshes behind the caller's back, instead of
+    /// letting the caller wait.
+    ///
+    /// End such a program with [`TokenManager::shutdown`](crate::TokenManager::shutdown): one that
+    /// just ends may have sent the refresh token and not yet saved its successor.
+    #[must_use]
+    pub fn refresh_behind_the_caller(mut self) -> Self {
+        self.behind = true;
+        self
+    }
+
+    /// Refreshes up to this much earlier, each time another random part of it, instead of at the
+    /// very moment: so that the replicas of a fleet do not all try at once.
+    #[must_use]
+    pub fn jitter(mut self, time: Duration) -> Self {
+        self.jitter = time;
+        self
+    }
+}
+
+impl fmt::Debug for dyn TokenRefresher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenRefresher")
+    }
+}
