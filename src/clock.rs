@@ -1,6 +1,9 @@
-//! What time it is: the system's clock, or one that a test turns.
+//! What time it is, and waiting: by the system's clock, or one that a test turns.
 
 use std::fmt;
+use std::future::{self, Future};
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
@@ -27,6 +30,53 @@ impl Default for Clock {
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Clock")
+    }
+}
+
+/// Waits. Unless told otherwise, by a thread of its own that all timers share: the runtime of the
+/// program may have no timer, and there may be none at all.
+pub(crate) struct Timer(Box<dyn Fn(Duration) -> Sleep + Send + Sync>);
+
+type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Timer {
+    pub(crate) fn new<R: Future<Output = ()> + Send + 'static>(
+        sleep: impl Fn(Duration) -> R + Send + Sync + 'static,
+    ) -> Self {
+        Self(Box::new(move |time| Box::pin(sleep(time))))
+    }
+
+    pub(crate) async fn sleep(&self, time: Duration) {
+        (self.0)(time).await;
+    }
+
+    /// Waits for a future up to a limit, and drops it then.
+    pub(crate) async fn within<T>(
+        &self,
+        limit: Duration,
+        future: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut end = (self.0)(limit);
+        let mut future = pin!(future);
+        future::poll_fn(|context| {
+            if let Poll::Ready(done) = future.as_mut().poll(context) {
+                return Poll::Ready(Some(done));
+            }
+            end.as_mut().poll(context).map(|()| None)
+        })
+        .await
+    }
+}
+
+impl Default for Timer {
+    fn default() -> Self {
+        Self::new(futures_timer::Delay::new)
+    }
+}
+
+impl fmt::Debug for Timer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Timer")
     }
 }
 

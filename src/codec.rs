@@ -252,7 +252,7 @@ fn rfc3339(date: DateTime<Utc>) -> String {
 }
 
 #[expect(clippy::disallowed_methods, reason = "looks at the length only")]
-fn is_empty(token: &AccessToken) -> bool {
+pub(crate) fn is_empty(token: &AccessToken) -> bool {
     token.expose_secret().is_empty()
 }
 

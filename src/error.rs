@@ -232,6 +232,22 @@ pub enum AuthError {
     TokenNotFound,
 }
 
+impl AuthError {
+    /// Tells whether this may pass by itself, and says nothing against an access token that the
+    /// server still accepts.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::Refresh(_) | Self::TokenExpired => true,
+            Self::Store(error) => {
+                let cannot_be_written =
+                    matches!(error, StoreError::Denied { .. } | StoreError::ReadOnly { .. });
+                error.is_passing() || cannot_be_written
+            }
+            _ => false,
+        }
+    }
+}
+
 /// Who may have spent a refresh token without saving its successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -72,7 +72,7 @@ pub use keychain::{KeychainState, probe_keychain};
 #[cfg(feature = "keychain")]
 pub use location::{Allow, Chosen, Opened, open_default};
 pub use location::{InvalidStoreUrl, StoreUrl};
-pub use manager::{TokenManager, TokenManagerBuilder};
+pub use manager::{Event, Events, TokenManager, TokenManagerBuilder};
 pub use refresh::{RefreshPolicy, TokenRefresher};
 pub use secrecy;
 #[cfg(feature = "age")]

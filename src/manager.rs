@@ -1,5 +1,12 @@
 //! The tokens of one slot, kept at hand.
 
+mod builder;
+mod events;
+mod flight;
+mod protocol;
+mod snapshot;
+mod unsaved;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,20 +15,24 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwapOption;
 use tokio::sync::Mutex;
 
-use crate::clock::{self, Clock};
-use crate::error::AuthError;
+pub use self::builder::TokenManagerBuilder;
+use self::events::Publisher;
+pub use self::events::{Event, Events};
+use self::flight::Flights;
+use self::protocol::Basis;
+use self::snapshot::Snapshot;
+use self::unsaved::Unsaved;
+use crate::clock::{self, Clock, Timer};
+use crate::error::{AuthError, RefreshFailure, StoreError};
+use crate::refresh::pace::random;
+use crate::refresh::{RefreshPolicy, TokenRefresher};
 use crate::store::env::EnvStore;
-use crate::store::memory::MemoryStore;
 use crate::store::plaintext::PlaintextStore;
 use crate::store::{Expect, Stored, TokenStore};
-use crate::tokens::{AccessToken, AuthTokens, Freshness, RefreshToken, Schedule};
+use crate::tokens::{AccessToken, AuthTokens, Freshness, RefreshToken};
 
 /// What axiomtrade-rs reads: `AXIOM_ACCESS_TOKEN` and `AXIOM_REFRESH_TOKEN`.
 const ENV_PREFIX: &str = "AXIOM";
-
-/// How long a cached record is trusted before the store is asked again: a login or a logout in
-/// another process is noticed within this time.
-const RECHECK: Duration = Duration::from_secs(30);
 
 /// Hands out the tokens of one slot, from any number of tasks and threads.
 ///
@@ -53,25 +64,24 @@ pub struct TokenManager(Arc<Inner>);
 
 struct Inner {
     store: Arc<dyn TokenStore>,
+    refresher: Option<Arc<dyn TokenRefresher>>,
+    policy: RefreshPolicy,
     clock: Clock,
+    timer: Timer,
     recheck: Duration,
     /// `None` while the state of the store is not known.
     cached: ArcSwapOption<Snapshot>,
     /// Held around every access to the store, so that memory changes in the order in which the
     /// store does.
-    turn: Mutex<()>,
+    turn: Mutex<Turn>,
+    flights: std::sync::Mutex<Flights>,
+    events: Publisher,
 }
 
-/// The store at one moment.
-struct Snapshot {
-    stored: Option<Stored>,
-    schedule: Option<Schedule>,
-    checked: SystemTime,
-    /// When the store is asked again.
-    recheck: SystemTime,
-    /// Until when the access token can be handed out without another look: the first of its
-    /// refresh being due and the store being asked again.
-    hand_out_until: SystemTime,
+/// What belongs to whoever has the turn.
+#[derive(Default)]
+struct Turn {
+    unsaved: Option<Unsaved>,
 }
 
 impl TokenManager {
@@ -110,7 +120,7 @@ impl TokenManager {
 
     /// Starts from a store of your choice.
     pub fn builder() -> TokenManagerBuilder {
-        TokenManagerBuilder { store: None, clock: Clock::default(), recheck: RECHECK }
+        TokenManagerBuilder::new()
     }
 
     /// Stores new tokens, in place of any that are there: a login.
@@ -124,13 +134,17 @@ impl TokenManager {
     /// [`AuthError::Store`] if they could not be stored, or if the slot holds something that cannot
     /// be read; it is then unchanged.
     pub async fn set_tokens(&self, mut tokens: AuthTokens) -> Result<(), AuthError> {
-        let _turn = self.0.turn.lock().await;
+        let mut turn = self.0.turn.lock().await;
         let now = self.0.clock.now();
         tokens.obtained_at.get_or_insert_with(|| clock::date(now));
         // If this is cancelled from here on, what the store holds is not known.
         self.0.cached.store(None);
         let revision = self.0.store.save(&tokens, Expect::Anything).await?;
         self.0.remember(Some(Stored { tokens, revision }), now);
+        self.0.events.publish(Event::Saved);
+        if let Some(unsaved) = turn.unsaved.take() {
+            unsaved.end().await;
+        }
         Ok(())
     }
 
@@ -144,23 +158,105 @@ impl TokenManager {
         Ok(snapshot.stored.as_ref().map(|stored| stored.tokens.clone()))
     }
 
-    /// Returns an access token that is good for [`EXPIRY_BUFFER`](crate::EXPIRY_BUFFER) at least.
+    /// Returns an access token that works.
+    ///
+    /// Without a refresher that is one which is good for [`EXPIRY_BUFFER`](crate::EXPIRY_BUFFER) at
+    /// least. With one, tokens that are due are refreshed first; if that fails in passing, one that
+    /// the server still accepts is handed out all the same.
     ///
     /// # Errors
     ///
     /// [`AuthError::TokenNotFound`] if there is none, [`AuthError::TokenExpired`] if it is expired
-    /// or about to be, [`AuthError::Store`] if the slot could not be read.
+    /// or about to be, [`AuthError::Store`] if the slot could not be read; and with a refresher,
+    /// the errors of [`refresh`](Self::refresh).
+    ///
+    /// # Cancellation
+    ///
+    /// A refresh goes on without its caller, and its result is saved.
     pub async fn get_access_token(&self) -> Result<AccessToken, AuthError> {
-        let now = self.0.clock.now();
-        if let Some(token) = self.0.at_hand(now) {
+        let inner = &self.0;
+        if let Some(token) = inner.at_hand(inner.clock.now()) {
             return Ok(token);
         }
-        let snapshot = self.0.snapshot().await?;
-        let Some(stored) = &snapshot.stored else { return Err(AuthError::TokenNotFound) };
-        match snapshot.freshness(now) {
-            Freshness::Fresh | Freshness::Due => Ok(stored.tokens.access_token.clone()),
-            Freshness::Expiring | Freshness::Expired => Err(AuthError::TokenExpired),
+        let snapshot = inner.snapshot().await?;
+        let now = inner.clock.now();
+        let token = |snapshot: &Snapshot| match &snapshot.stored {
+            Some(stored) => Ok(stored.tokens.access_token.clone()),
+            None => Err(AuthError::TokenNotFound),
+        };
+        if snapshot.stored.is_none() || !snapshot.wants_refresh(now) {
+            return token(&snapshot);
         }
+        if inner.refresher.is_none() {
+            return if snapshot.is_good(now) {
+                token(&snapshot)
+            } else {
+                Err(AuthError::TokenExpired)
+            };
+        }
+        let basis = Basis { snapshot: inner.after_rejection(snapshot).await?, forced: false };
+        if inner.policy.behind && basis.snapshot.is_good(now) {
+            inner.refresh_behind(&basis);
+            return token(&basis.snapshot);
+        }
+        match inner.refresh(&basis).await {
+            Ok(refreshed) => token(&refreshed),
+            Err(error) if error.is_passing() && basis.snapshot.is_accepted(inner.clock.now()) => {
+                token(&basis.snapshot)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns the access token that is in memory, if it does not count as expired. For places that
+    /// cannot wait, such as interceptors; nothing is read or refreshed.
+    #[must_use]
+    pub fn cached_access_token(&self) -> Option<AccessToken> {
+        let cached = self.0.cached.load();
+        let snapshot = cached.as_ref().filter(|snapshot| snapshot.is_good(self.0.clock.now()))?;
+        snapshot.stored.as_ref().map(|stored| stored.tokens.access_token.clone())
+    }
+
+    /// Says that a server refused this access token: a 401 came back. If it is still the current
+    /// one, the next call refreshes it; if many say so of one token, it is refreshed once.
+    ///
+    /// Refreshes that follow from this are at least 30 seconds apart, so that a server which refuses
+    /// everything is not asked each time.
+    pub fn invalidate(&self, token: &AccessToken) {
+        self.0.cached.rcu(|cached| {
+            cached.as_ref().map(|snapshot| match snapshot.refused(token) {
+                Some(refused) => Arc::new(refused),
+                None => snapshot.clone(),
+            })
+        });
+    }
+
+    /// Refreshes the tokens now, fresh or not, and returns the new ones.
+    ///
+    /// If a refresh is under way, here or in another process, its result is returned instead.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError::NoRefresher`] if the manager was given none, [`AuthError::TokenNotFound`] if
+    /// there are no tokens or somebody signed out meanwhile, [`AuthError::IsBackup`],
+    /// [`AuthError::LoginRequired`], [`AuthError::RefreshTokenSpent`] and [`AuthError::Refresh`] as
+    /// the refresher's answer has it, [`AuthError::Store`] if the slot cannot be read or written: it
+    /// is found out before the refresh token is sent.
+    ///
+    /// New tokens that could not be saved are no error here: they are good. They are served from
+    /// memory, saving is tried again, an [`Event`] tells, and [`shutdown`](Self::shutdown) waits.
+    ///
+    /// # Cancellation
+    ///
+    /// The refresh goes on without its caller, and its result is saved.
+    pub async fn refresh(&self) -> Result<AuthTokens, AuthError> {
+        let basis = Basis { snapshot: self.0.snapshot().await?, forced: true };
+        let refreshed = self.0.refresh(&basis).await?;
+        refreshed
+            .stored
+            .as_ref()
+            .map(|stored| stored.tokens.clone())
+            .ok_or(AuthError::TokenNotFound)
     }
 
     /// Returns the refresh token, always as the store has it now: one that another process has
@@ -171,9 +267,7 @@ impl TokenManager {
     /// [`AuthError::TokenNotFound`] if there is none, [`AuthError::Store`] if the slot could not be
     /// read.
     pub async fn get_refresh_token(&self) -> Result<RefreshToken, AuthError> {
-        let _turn = self.0.turn.lock().await;
-        let now = self.0.clock.now();
-        let snapshot = self.0.remember(self.0.store.load().await?, now);
+        let snapshot = self.0.look(&mut *self.0.turn.lock().await).await?;
         let tokens = snapshot.stored.as_ref().map(|stored| &stored.tokens);
         tokens.and_then(|tokens| tokens.refresh_token.clone()).ok_or(AuthError::TokenNotFound)
     }
@@ -204,10 +298,14 @@ impl TokenManager {
     ///
     /// [`AuthError::Store`] if it could not be emptied.
     pub async fn clear(&self) -> Result<(), AuthError> {
-        let _turn = self.0.turn.lock().await;
+        let mut turn = self.0.turn.lock().await;
         self.0.cached.store(None);
         self.0.store.clear(Expect::Anything).await?;
         self.0.remember(None, self.0.clock.now());
+        self.0.events.publish(Event::Cleared);
+        if let Some(unsaved) = turn.unsaved.take() {
+            unsaved.end().await;
+        }
         Ok(())
     }
 
@@ -228,6 +326,32 @@ impl TokenManager {
     /// Those of [`get_access_token`](Self::get_access_token).
     pub async fn get_valid_access_token(&self) -> Result<AccessToken, AuthError> {
         self.get_access_token().await
+    }
+
+    /// Tells from now on what happens to the tokens.
+    #[must_use]
+    pub fn subscribe(&self) -> Events {
+        self.0.events.subscribe()
+    }
+
+    /// Waits until no refresh is under way and everything is saved, for `limit` at most. The last
+    /// thing to do before a program ends that refreshes.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError::NotSaved`] if refreshed tokens exist in this process only,
+    /// [`AuthError::Refresh`] if a refresh was still under way.
+    pub async fn shutdown(&self, limit: Duration) -> Result<(), AuthError> {
+        let inner = &self.0;
+        if inner.timer.within(limit, inner.landed()).await.is_none() {
+            let failure = RefreshFailure::ambiguous("a refresh was still under way");
+            return Err(AuthError::Refresh(failure));
+        }
+        inner.timer.within(limit, inner.save_now()).await;
+        match &inner.turn.lock().await.unsaved {
+            Some(unsaved) => Err(AuthError::NotSaved(unsaved.error.clone())),
+            None => Ok(()),
+        }
     }
 
     /// Returns the store, for [`migrate`](crate::migrate), [`backup`](crate::backup) and the like.
@@ -254,105 +378,72 @@ impl fmt::Debug for TokenManager {
 impl Inner {
     /// The quick way: no lock, no allocation, no await.
     fn at_hand(&self, now: SystemTime) -> Option<AccessToken> {
-        let cached = self.cached.load();
-        let snapshot = cached.as_ref()?;
-        // A clock that was set back says nothing about how long ago the store was asked.
-        let in_time = snapshot.checked <= now && now < snapshot.hand_out_until;
-        snapshot
-            .stored
-            .as_ref()
-            .filter(|_| in_time)
-            .map(|stored| stored.tokens.access_token.clone())
+        self.cached.load().as_ref()?.at_hand(now).cloned()
     }
 
     async fn snapshot(&self) -> Result<Arc<Snapshot>, AuthError> {
         if let Some(snapshot) = self.recent() {
             return Ok(snapshot);
         }
-        let _turn = self.turn.lock().await;
+        let mut turn = self.turn.lock().await;
         // Whoever had the turn before may have asked.
         if let Some(snapshot) = self.recent() {
             return Ok(snapshot);
         }
         let now = self.clock.now();
-        let stored = match self.store.load().await {
-            Ok(stored) => stored,
+        match self.look(&mut turn).await {
+            Ok(snapshot) => Ok(snapshot),
             Err(error) => match self.cached.load_full() {
                 // A good token in memory is as good as it was.
                 Some(snapshot) if error.is_passing() && snapshot.is_good(now) => {
-                    snapshot.stored.clone()
+                    Ok(self.remember(snapshot.stored.clone(), now))
                 }
-                _ => return Err(error.into()),
+                _ => Err(error.into()),
             },
-        };
-        Ok(self.remember(stored, now))
+        }
+    }
+
+    /// Asks the store what it holds now.
+    async fn look(&self, turn: &mut Turn) -> Result<Arc<Snapshot>, StoreError> {
+        let stored = self.store.load().await?;
+        if let Some(unsaved) = turn.unsaved.take() {
+            if stored.as_ref().is_some_and(|stored| stored.revision == unsaved.base) {
+                let ours = unsaved.stored.clone();
+                turn.unsaved = Some(unsaved);
+                return Ok(self.remember(Some(ours), self.clock.now()));
+            }
+            // Somebody signed in or out elsewhere.
+            unsaved.end().await;
+        }
+        Ok(self.remember(stored, self.clock.now()))
+    }
+
+    /// Once the server rejected a refresh token, the store is asked each time whether it holds
+    /// others, and the server is not.
+    async fn after_rejection(&self, snapshot: Arc<Snapshot>) -> Result<Arc<Snapshot>, AuthError> {
+        let is_rejected = snapshot
+            .stored
+            .as_ref()
+            .is_some_and(|stored| self.flights().pace.is_rejected(&stored.revision));
+        if is_rejected { Ok(self.look(&mut *self.turn.lock().await).await?) } else { Ok(snapshot) }
     }
 
     fn recent(&self) -> Option<Arc<Snapshot>> {
         let now = self.clock.now();
-        let recent = |snapshot: &Arc<Snapshot>| snapshot.checked <= now && now < snapshot.recheck;
-        self.cached.load_full().filter(recent)
+        self.cached.load_full().filter(|snapshot| snapshot.is_recent(now))
     }
 
     fn remember(&self, stored: Option<Stored>, now: SystemTime) -> Arc<Snapshot> {
-        let schedule = stored.as_ref().and_then(|stored| Schedule::of(&stored.tokens));
-        let recheck = now.checked_add(self.recheck).unwrap_or(now);
-        let hand_out_until =
-            schedule.map_or(recheck, |schedule| clock::system_time(schedule.due).min(recheck));
+        let random = if self.policy.jitter.is_zero() { 0.0 } else { random() };
+        let previous = self.cached.load_full();
+        let is_logout = stored.is_none() && previous.as_ref().is_some_and(|it| it.stored.is_some());
+        if is_logout {
+            self.events.publish(Event::Cleared);
+        }
         let snapshot =
-            Arc::new(Snapshot { stored, schedule, checked: now, recheck, hand_out_until });
+            Snapshot::new(stored, previous.as_deref(), now, self.recheck, &self.policy, random);
+        let snapshot = Arc::new(snapshot);
         self.cached.store(Some(snapshot.clone()));
         snapshot
-    }
-}
-
-impl Snapshot {
-    fn is_good(&self, now: SystemTime) -> bool {
-        self.stored.is_some() && self.freshness(now) < Freshness::Expiring
-    }
-
-    fn freshness(&self, now: SystemTime) -> Freshness {
-        self.schedule.map_or(Freshness::Fresh, |schedule| schedule.freshness(clock::date(now)))
-    }
-}
-
-/// Sets up a [`TokenManager`].
-#[derive(Debug)]
-#[must_use]
-pub struct TokenManagerBuilder {
-    store: Option<Arc<dyn TokenStore>>,
-    clock: Clock,
-    recheck: Duration,
-}
-
-impl TokenManagerBuilder {
-    /// Keeps the tokens in this store; without one, in memory.
-    pub fn store(mut self, store: impl TokenStore) -> Self {
-        self.store = Some(Arc::new(store));
-        self
-    }
-
-    /// Asks `now` for the time, instead of the system's wall clock.
-    pub fn clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        self.clock = Clock::new(now);
-        self
-    }
-
-    /// Compares what is cached with the store again after this time; 30 seconds if not set.
-    pub fn recheck_after(mut self, time: Duration) -> Self {
-        self.recheck = time;
-        self
-    }
-
-    /// Builds it. This reads and spawns nothing.
-    #[must_use]
-    pub fn build(self) -> TokenManager {
-        TokenManager(Arc::new(Inner {
-            store: self.store.unwrap_or_else(|| Arc::new(MemoryStore::new())),
-            clock: self.clock,
-            recheck: self.recheck,
-            cached: ArcSwapOption::empty(),
-            turn: Mutex::new(()),
-        }))
     }
 }

@@ -1,7 +1,9 @@
 //! Trading a refresh token for new tokens: who does it, and when.
 
-use std::fmt;
+pub(crate) mod pace;
+
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,7 +19,7 @@ use crate::tokens::{AuthTokens, Buffers, EXPIRY_BUFFER, REFRESH_BUFFER};
 /// use tokenkeep::{AuthTokens, RefreshFailure, TokenManager};
 ///
 /// let manager = TokenManager::builder()
-///     .refresher(|current: AuthTokens| async move {
+///     .refresh_with(|current: AuthTokens| async move {
 ///         let Some(_token) = current.refresh_token else {
 ///             return Err(RefreshFailure::rejected("there is no refresh token"));
 ///         };
@@ -57,13 +59,23 @@ pub trait TokenRefresher: Send + Sync + 'static {
 }
 
 #[async_trait]
-impl<F, R> TokenRefresher for F
+impl<T: TokenRefresher + ?Sized> TokenRefresher for Arc<T> {
+    async fn refresh(&self, current: AuthTokens) -> Result<AuthTokens, RefreshFailure> {
+        (**self).refresh(current).await
+    }
+}
+
+/// A refresher that is a closure.
+pub(crate) struct Closure<F>(pub(crate) F);
+
+#[async_trait]
+impl<F, R> TokenRefresher for Closure<F>
 where
     F: Fn(AuthTokens) -> R + Send + Sync + 'static,
     R: Future<Output = Result<AuthTokens, RefreshFailure>> + Send + 'static,
 {
     async fn refresh(&self, current: AuthTokens) -> Result<AuthTokens, RefreshFailure> {
-        self(current).await
+        (self.0)(current).await
     }
 }
 
@@ -133,11 +145,5 @@ impl RefreshPolicy {
     pub fn jitter(mut self, time: Duration) -> Self {
         self.jitter = time;
         self
-    }
-}
-
-impl fmt::Debug for dyn TokenRefresher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TokenRefresher")
     }
 }

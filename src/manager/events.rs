@@ -1,0 +1,79 @@
+use std::time::SystemTime;
+
+use tokio::sync::broadcast::{self, error::RecvError};
+
+use crate::error::{AuthError, StoreError};
+
+/// How many events wait for a listener that is slow; then the oldest are dropped.
+const WAITING: usize = 64;
+
+/// Something that happened to the tokens of a [`TokenManager`](crate::TokenManager). No event holds
+/// a secret.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// The tokens are gone: a logout, here or elsewhere.
+    Cleared,
+    /// The refresh token is of no use any more; somebody has to sign in.
+    LoginRequired {
+        /// [`AuthError::LoginRequired`] or [`AuthError::RefreshTokenSpent`].
+        error: AuthError,
+    },
+    /// A refresh failed. The tokens are as they were.
+    RefreshFailed {
+        /// How it failed.
+        error: AuthError,
+        /// When it may be tried again, if that was decided.
+        retry_at: Option<SystemTime>,
+    },
+    /// There are new tokens, from the server or from another process.
+    Refreshed,
+    /// Refreshed tokens could not be saved. They are served from memory, and saving them is tried
+    /// again.
+    SaveFailed {
+        /// What the store said.
+        error: StoreError,
+    },
+    /// New tokens were saved.
+    Saved,
+}
+
+/// What happens to the tokens of a [`TokenManager`](crate::TokenManager) from the moment of its
+/// [`subscribe`](crate::TokenManager::subscribe) on.
+#[derive(Debug)]
+pub struct Events(broadcast::Receiver<Event>);
+
+impl Events {
+    /// Waits for the next event: `None` when the last clone of the manager is gone. Who listens too
+    /// slowly misses the oldest ones.
+    ///
+    /// # Cancellation
+    ///
+    /// A dropped wait takes no event with it.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            match self.0.recv().await {
+                Ok(event) => return Some(event),
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+pub(super) struct Publisher(broadcast::Sender<Event>);
+
+impl Publisher {
+    pub(super) fn new() -> Self {
+        Self(broadcast::Sender::new(WAITING))
+    }
+
+    pub(super) fn subscribe(&self) -> Events {
+        Events(self.0.subscribe())
+    }
+
+    pub(super) fn publish(&self, event: Event) {
+        // If nobody listens, nobody is told.
+        let _ = self.0.send(event);
+    }
+}

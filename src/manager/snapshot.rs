@@ -1,0 +1,110 @@
+//! What is known of a slot, and what may be handed out of it.
+
+use std::time::{Duration, SystemTime};
+
+use crate::clock;
+use crate::refresh::RefreshPolicy;
+use crate::store::Stored;
+use crate::tokens::{AccessToken, Freshness, Schedule};
+
+/// The store at one moment.
+#[derive(Clone)]
+pub(super) struct Snapshot {
+    pub(super) stored: Option<Stored>,
+    schedule: Option<Schedule>,
+    /// When a refresh is started, which is when it is due but for the jitter; never, if the token
+    /// never expires.
+    refresh_at: Option<SystemTime>,
+    /// Whether a server refused the access token.
+    invalid: bool,
+    checked: SystemTime,
+    /// When the store is asked again.
+    recheck: SystemTime,
+    /// Until when the access token can be handed out without another look: the first of its
+    /// refresh being due and the store being asked again.
+    hand_out_until: SystemTime,
+}
+
+impl Snapshot {
+    /// `previous` is what was known before, and `random` from 0 up to 1.
+    pub(super) fn new(
+        stored: Option<Stored>,
+        previous: Option<&Self>,
+        now: SystemTime,
+        recheck: Duration,
+        policy: &RefreshPolicy,
+        random: f64,
+    ) -> Self {
+        let same = previous.filter(|previous| previous.has_token_of(stored.as_ref()));
+        let schedule =
+            stored.as_ref().and_then(|stored| Schedule::with(&stored.tokens, policy.buffers));
+        let recheck = now.checked_add(recheck).unwrap_or(now);
+        let refresh_at = same.map_or_else(
+            || {
+                let early = policy.jitter.mul_f64(random);
+                let due = clock::system_time(schedule?.due);
+                Some(due.checked_sub(early).unwrap_or(due))
+            },
+            // Each token has one random part, not one for each look.
+            |same| same.refresh_at,
+        );
+        let invalid = same.is_some_and(|same| same.invalid);
+        let hand_out_until = match refresh_at {
+            _ if invalid => now,
+            Some(refresh_at) => refresh_at.min(recheck),
+            None => recheck,
+        };
+        Self { stored, schedule, refresh_at, invalid, checked: now, recheck, hand_out_until }
+    }
+
+    fn has_token_of(&self, other: Option<&Stored>) -> bool {
+        match (&self.stored, other) {
+            (Some(ours), Some(other)) => ours.tokens == other.tokens,
+            _ => false,
+        }
+    }
+
+    /// The same, once a server refused this token; `None` if it is another one's.
+    pub(super) fn refused(&self, token: &AccessToken) -> Option<Self> {
+        let stored = self.stored.as_ref()?;
+        (stored.tokens.access_token == *token).then(|| Self {
+            invalid: true,
+            hand_out_until: self.checked,
+            ..self.clone()
+        })
+    }
+
+    /// The access token, if it can be handed out without another look.
+    pub(super) fn at_hand(&self, now: SystemTime) -> Option<&AccessToken> {
+        // A clock that was set back says nothing about how long ago the store was asked.
+        let in_time = self.checked <= now && now < self.hand_out_until;
+        self.stored.as_ref().filter(|_| in_time).map(|stored| &stored.tokens.access_token)
+    }
+
+    pub(super) fn is_recent(&self, now: SystemTime) -> bool {
+        self.checked <= now && now < self.recheck
+    }
+
+    pub(super) fn freshness(&self, now: SystemTime) -> Freshness {
+        self.schedule.map_or(Freshness::Fresh, |schedule| schedule.freshness(clock::date(now)))
+    }
+
+    /// Tells whether the access token can be sent for a while: as far as is known, nobody refused
+    /// it, and it does not count as expired.
+    pub(super) fn is_good(&self, now: SystemTime) -> bool {
+        self.stored.is_some() && !self.invalid && self.freshness(now) < Freshness::Expiring
+    }
+
+    /// Tells whether the server still accepts the access token, as far as is known.
+    pub(super) fn is_accepted(&self, now: SystemTime) -> bool {
+        self.stored.is_some() && !self.invalid && self.freshness(now) < Freshness::Expired
+    }
+
+    pub(super) fn wants_refresh(&self, now: SystemTime) -> bool {
+        self.invalid || self.refresh_at.is_some_and(|refresh_at| refresh_at <= now)
+    }
+
+    pub(super) fn lifetime(&self) -> Option<chrono::TimeDelta> {
+        self.schedule.and_then(|schedule| schedule.lifetime)
+    }
+}

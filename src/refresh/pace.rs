@@ -1,0 +1,244 @@
+//! How soon a refresh may follow another one.
+
+use std::time::{Duration, SystemTime};
+
+use chrono::TimeDelta;
+
+use crate::error::{AuthError, RefreshFailure};
+use crate::store::Revision;
+
+/// Two refreshes that nobody demanded are at least this far apart, whatever the clocks and the
+/// server say: a token that is born expired must not become a request each time it is used.
+const INTERVAL: Duration = Duration::from_secs(30);
+
+/// The first pause after a failure; each further one doubles it.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
+
+/// What is set up wrong is mended by people, not by asking again.
+const PAUSE_IF_MISCONFIGURED: Duration = Duration::from_secs(10 * 60);
+
+/// No server is left alone for longer than this, whatever it says.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
+
+/// What became of the last refreshes of one slot.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    /// The state of the slot that the rest is about. Anything else in the slot starts anew.
+    revision: Option<Revision>,
+    failures: u32,
+    pause: Option<Pause>,
+    rejected: Option<AuthError>,
+    /// Of the last success, whatever it made of the slot.
+    refreshed: Option<SystemTime>,
+}
+
+#[derive(Debug)]
+struct Pause {
+    from: SystemTime,
+    until: SystemTime,
+    error: AuthError,
+}
+
+impl Pace {
+    /// Returns why a refresh of this state is not to be tried now; nothing if it is.
+    ///
+    /// `lifetime` is how long the token was good for when it was obtained.
+    pub(crate) fn hold(
+        &self,
+        revision: &Revision,
+        lifetime: Option<TimeDelta>,
+        now: SystemTime,
+    ) -> Option<AuthError> {
+        if self.revision.as_ref() == Some(revision) {
+            if let Some(error) = &self.rejected {
+                return Some(error.clone());
+            }
+            // A clock that was set back says nothing about how long ago that was.
+            if let Some(pause) = &self.pause
+                && (pause.from..pause.until).contains(&now)
+            {
+                return Some(pause.error.clone());
+            }
+        }
+        let since = self.refreshed.and_then(|refreshed| now.duration_since(refreshed).ok());
+        since.is_some_and(|since| since < interval(lifetime)).then_some(AuthError::TokenExpired)
+    }
+
+    /// Tells whether the server rejected what is in this state of the slot.
+    pub(crate) fn is_rejected(&self, revision: &Revision) -> bool {
+        self.revision.as_ref() == Some(revision) && self.rejected.is_some()
+    }
+
+    pub(crate) fn refreshed(&mut self, now: SystemTime) {
+        *self = Self { refreshed: Some(now), ..Self::default() };
+    }
+
+    pub(crate) fn rejected(&mut self, revision: &Revision, error: AuthError) {
+        *self = Self {
+            revision: Some(revision.clone()),
+            rejected: Some(error),
+            refreshed: self.refreshed,
+            ..Self::default()
+        };
+    }
+
+    /// Notes a failure; returns when a refresh may be tried again.
+    pub(crate) fn failed(
+        &mut self,
+        revision: &Revision,
+        failure: &RefreshFailure,
+        now: SystemTime,
+    ) -> SystemTime {
+        if self.revision.as_ref() != Some(revision) {
+            *self = Self {
+                revision: Some(revision.clone()),
+                refreshed: self.refreshed,
+                ..Self::default()
+            };
+        }
+        let until = now.checked_add(pause(failure, self.failures)).unwrap_or(now);
+        self.failures = self.failures.saturating_add(1);
+        let error = AuthError::Refresh(failure.clone());
+        self.pause = Some(Pause { from: now, until, error });
+        until
+    }
+}
+
+/// How long to wait after a failure that followed so many others.
+fn pause(failure: &RefreshFailure, earlier: u32) -> Duration {
+    let doubled = FIRST_PAUSE.saturating_mul(1_u32.checked_shl(earlier).unwrap_or(u32::MAX));
+    let doubled = doubled.min(LONGEST_PAUSE);
+    match failure {
+        RefreshFailure::Misconfigured { .. } => PAUSE_IF_MISCONFIGURED,
+        RefreshFailure::Transient { retry_after: Some(time), .. } => {
+            doubled.max((*time).min(LONGEST_RETRY_AFTER))
+        }
+        _ => doubled,
+    }
+}
+
+/// Less for tokens that do not live that long.
+fn interval(lifetime: Option<TimeDelta>) -> Duration {
+    lifetime
+        .and_then(|lifetime| lifetime.to_std().ok())
+        .map_or(INTERVAL, |lifetime| INTERVAL.min(lifetime / 2))
+}
+
+/// Waits for something that takes seconds: soon at first, and less and less often. The random part
+/// keeps those who wait for the same thing from asking in step.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    next: Duration,
+    longest: Duration,
+}
+
+impl Backoff {
+    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
+        Self { next: first, longest }
+    }
+
+    /// The next pause; `random` is from 0 up to 1.
+    pub(crate) fn next(&mut self, random: f64) -> Duration {
+        let pause = self.next;
+        self.next = (pause * 2).min(self.longest);
+        // Between a half and the whole.
+        pause.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
+    }
+}
+
+/// A number from 0 up to 1; 0 where the system has no randomness to give, which costs only evenness.
+pub(crate) fn random() -> f64 {
+    let mut bytes = [0; 4];
+    let _ = getrandom::fill(&mut bytes);
+    f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + seconds)
+    }
+
+    fn revision(number: u8) -> Revision {
+        Revision::new([number])
+    }
+
+    fn seconds(failure: &RefreshFailure) -> Vec<u64> {
+        (0..12).map(|earlier| pause(failure, earlier).as_secs()).collect()
+    }
+
+    fn retry_after(seconds: u64) -> RefreshFailure {
+        let retry_after = Some(Duration::from_secs(seconds));
+        RefreshFailure::Transient { reason: "busy".into(), retry_after }
+    }
+
+    #[test]
+    fn pauses_double_up_to_five_minutes() {
+        let expected = [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300];
+        assert_eq!(seconds(&RefreshFailure::transient("x")), expected);
+        assert_eq!(seconds(&RefreshFailure::ambiguous("x")), expected);
+        assert_eq!(pause(&RefreshFailure::transient("x"), u32::MAX).as_secs(), 300);
+    }
+
+    #[test]
+    fn a_server_that_wants_to_be_left_alone_is_for_an_hour_at_most() {
+        assert_eq!(pause(&retry_after(90), 0).as_secs(), 90);
+        assert_eq!(pause(&retry_after(1), 5).as_secs(), 32);
+        assert_eq!(pause(&retry_after(u64::MAX), 0).as_secs(), 3600);
+        assert!(seconds(&RefreshFailure::misconfigured("x")).iter().all(|&pause| pause == 600));
+    }
+
+    #[test]
+    fn a_failure_holds_until_its_pause_is_over_or_the_slot_changes() {
+        let mut pace = Pace::default();
+        assert!(pace.hold(&revision(1), None, at(0)).is_none());
+        pace.failed(&revision(1), &RefreshFailure::transient("x"), at(0));
+        assert!(matches!(pace.hold(&revision(1), None, at(0)), Some(AuthError::Refresh(_))));
+        assert!(pace.hold(&revision(1), None, at(1)).is_none());
+        // One after the other they get longer.
+        pace.failed(&revision(1), &RefreshFailure::transient("x"), at(1));
+        assert!(pace.hold(&revision(1), None, at(2)).is_some());
+        assert!(pace.hold(&revision(2), None, at(2)).is_none());
+        // A clock that was set back does not hold anything up.
+        assert!(pace.hold(&revision(1), None, at(0)).is_none());
+        pace.failed(&revision(2), &RefreshFailure::transient("x"), at(2));
+        assert!(pace.hold(&revision(2), None, at(3)).is_none(), "they are counted anew");
+    }
+
+    #[test]
+    fn a_rejection_holds_for_good_until_the_slot_changes() {
+        let mut pace = Pace::default();
+        pace.rejected(&revision(1), AuthError::TokenNotFound);
+        assert!(pace.is_rejected(&revision(1)) && !pace.is_rejected(&revision(2)));
+        assert!(pace.hold(&revision(1), None, at(1_000_000)).is_some());
+        assert!(pace.hold(&revision(2), None, at(0)).is_none());
+    }
+
+    #[test]
+    fn refreshes_that_nobody_demanded_are_thirty_seconds_apart() {
+        let mut pace = Pace::default();
+        pace.refreshed(at(0));
+        assert!(matches!(pace.hold(&revision(1), None, at(29)), Some(AuthError::TokenExpired)));
+        assert!(pace.hold(&revision(1), None, at(30)).is_none());
+        // Half of the lifetime, for a token that does not live that long.
+        let lifetime = Some(TimeDelta::seconds(20));
+        assert!(pace.hold(&revision(1), lifetime, at(9)).is_some());
+        assert!(pace.hold(&revision(1), lifetime, at(10)).is_none());
+    }
+
+    #[test]
+    fn a_wait_gets_longer_and_its_random_part_is_up_to_a_half() {
+        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(35));
+        let pauses: Vec<u128> = [1.0, 0.0, 1.0, 0.5, 1.0]
+            .into_iter()
+            .map(|random| backoff.next(random).as_millis())
+            .collect();
+        assert_eq!(pauses, [10, 10, 35, 26, 35]);
+        for _ in 0..100 {
+            assert!((0.0..1.0).contains(&random()));
+        }
+    }
+}
