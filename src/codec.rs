@@ -19,6 +19,9 @@ use crate::tokens::{AccessToken, AuthTokens, RefreshToken};
 
 const VERSION: u64 = 1;
 
+/// What nobody means to store as a token.
+const AGE_KEY: &[u8] = b"AGE-SECRET-KEY-";
+
 /// Bytes that are wiped on drop.
 pub(crate) type Bytes = Zeroizing<Vec<u8>>;
 
@@ -91,6 +94,10 @@ pub(crate) fn decode_text(text: &[u8], place: &str) -> Result<AuthTokens, StoreE
     let text = text.trim_ascii();
     if text.first() == Some(&b'{') || text.len() > MAX_RECORD {
         return decode(text, place);
+    }
+    if text.get(..AGE_KEY.len()).is_some_and(|start| start.eq_ignore_ascii_case(AGE_KEY)) {
+        let reason = "it is an age identity, not a token".to_owned();
+        return Err(StoreError::Corrupt { place: place.to_owned(), reason });
     }
     let is_token = !text.is_empty() && text.iter().all(u8::is_ascii_graphic);
     match str::from_utf8(text) {
@@ -277,6 +284,16 @@ mod tests {
                 reason
             }
             other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn a_bare_token_is_taken_and_an_age_key_is_not() {
+        let token = decode_text(b" token\n", "here").unwrap().access_token;
+        assert_eq!(token.expose_secret(), "token");
+        for text in [b"".as_slice(), b"two words", b"age-secret-key-1canary"] {
+            let error = decode_text(text, "here").unwrap_err().to_string();
+            assert!(error.starts_with("here is damaged") && !error.contains("canary"), "{error}");
         }
     }
 

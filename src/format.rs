@@ -30,6 +30,11 @@ pub(crate) trait Format: fmt::Debug + Send + Sync + 'static {
         false
     }
 
+    /// Finds out whether that key could be let go of now.
+    fn can_forget(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Lets go of that key: the slot was just emptied.
     fn forget(&self) -> Result<(), StoreError> {
         Ok(())

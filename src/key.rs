@@ -325,6 +325,11 @@ impl AgeKey {
         .map_err(failed)
     }
 
+    /// Finds out whether [`forget`](Self::forget) would work now.
+    pub(crate) fn can_forget(&self) -> Result<(), StoreError> {
+        self.0.source.read().map(drop)
+    }
+
     /// Removes a key that is kept for one slot alone.
     pub(crate) fn forget(&self) -> Result<(), StoreError> {
         *lock(&self.0.unlocked) = None;

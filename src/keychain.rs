@@ -50,13 +50,6 @@ pub(crate) enum Kind {
     SharedKey,
 }
 
-/// What is about to be done to an item.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Doing {
-    Making,
-    Using,
-}
-
 impl Item {
     pub(crate) fn new(service: &str, account: &str, kind: Kind) -> Result<Self, StoreError> {
         let reason = if service.is_empty() || account.is_empty() {
@@ -98,12 +91,27 @@ impl Item {
 
     /// Fills it, making it if need be.
     pub(crate) fn write_under(&self, held: &Arc<Locked>, secret: Bytes) -> Result<(), StoreError> {
-        self.call(Some(held), Doing::Making, move |entry| entry.set_secret(&secret)).map(drop)
+        self.call(Some(held), move |entry| entry.set_secret(&secret)).map(drop)
     }
 
-    /// Removes it. Removing none succeeds.
-    pub(crate) fn delete_under(&self, held: &Arc<Locked>) -> Result<(), StoreError> {
-        self.call(Some(held), Doing::Using, Entry::delete_credential).map(drop)
+    /// Removes it if what it holds passes a check, which is made in the same breath: a call that
+    /// nobody waits for any more must not remove what was put there since. Removing none succeeds.
+    pub(crate) fn delete_under<E: Send + 'static>(
+        &self,
+        held: &Arc<Locked>,
+        check: impl Fn(Option<&[u8]>) -> Result<(), E> + Send + 'static,
+    ) -> Result<Result<(), E>, StoreError> {
+        let deleted = self.call(Some(held), move |entry| {
+            let secret = match entry.get_secret().map(Zeroizing::new) {
+                Err(Error::NoEntry) => return Ok(check(None)),
+                secret => secret?,
+            };
+            match check(Some(&secret)) {
+                Ok(()) => entry.delete_credential().map(Ok),
+                refused => Ok(refused),
+            }
+        })?;
+        Ok(deleted.unwrap_or(Ok(())))
     }
 
     /// Keeps other processes of ours away from the item.
@@ -125,7 +133,7 @@ impl Item {
     }
 
     fn read_holding(&self, held: Option<&Arc<Locked>>) -> Result<Option<Bytes>, StoreError> {
-        self.call(held, Doing::Using, |entry| entry.get_secret().map(Zeroizing::new))
+        self.call(held, |entry| entry.get_secret().map(Zeroizing::new))
     }
 
     /// Does something with the item on the keychain's own thread; `None` if there is none. Unless
@@ -136,19 +144,16 @@ impl Item {
     fn call<T: Send + 'static>(
         &self,
         held: Option<&Arc<Locked>>,
-        doing: Doing,
         work: impl Fn(&Entry) -> keyring_core::Result<T> + Send + 'static,
     ) -> Result<Option<T>, StoreError> {
         let checked = self.clone();
-        let check = move || {
-            let service = checked.service_name();
-            match probe::state_of(&service, &checked.account, doing == Doing::Making) {
-                KeychainState::Available => Ok(()),
-                KeychainState::Locked | KeychainState::NoDefaultCollection if checked.prompts => {
-                    Ok(())
-                }
-                state => Err(Failure::State(state)),
-            }
+        let check = move || match probe::state_of(
+            &checked.service_name(),
+            &checked.account,
+            checked.prompts,
+        ) {
+            KeychainState::Available => Ok(()),
+            state => Err(Failure::State(state)),
         };
         let (item, held) = (self.clone(), held.cloned());
         let work = move |keychain: &CredentialStore| {
@@ -159,7 +164,7 @@ impl Item {
         match worker::call(deadline, check, work) {
             Ok(done) => Ok(Some(done)),
             Err(Failure::Keychain(Error::NoEntry)) => Ok(None),
-            Err(failure) => Err(failure.explain(self.to_string(), &self.keep())),
+            Err(failure) => Err(failure.explain(self.to_string(), &self.keep(), self.prompts)),
         }
     }
 
@@ -185,9 +190,12 @@ impl Item {
         format!("{}{}", if self.kind == Kind::OwnKey { OWN } else { "" }, self.service)
     }
 
-    /// What people see in the system's own tool.
+    /// What people see in the system's own tool. No two items have the same one, because in
+    /// Credential Manager it is all that tells them apart.
     fn label(&self) -> String {
-        format!("tokenkeep: key of {}/{}", self.service, self.account)
+        let kind = if self.kind == Kind::OwnKey { "key" } else { "shared key" };
+        let escaped = |name: &str| name.replace('%', "%25").replace('/', "%2F");
+        format!("tokenkeep: {kind} of {}/{}", escaped(&self.service), escaped(&self.account))
     }
 
     /// Which of several items of this name is to be kept.
@@ -287,5 +295,18 @@ mod tests {
             assert_ne!(own.service_name(), other.service_name());
             assert_ne!(own.lock_file().unwrap(), other.lock_file().unwrap());
         }
+    }
+
+    #[test]
+    fn no_two_items_have_the_same_label() {
+        let labels: std::collections::HashSet<String> =
+            [("a/b", "c"), ("a", "b/c"), ("a%2Fb", "c")]
+                .into_iter()
+                .flat_map(|(service, account)| {
+                    [Kind::OwnKey, Kind::SharedKey]
+                        .map(|kind| Item::new(service, account, kind).unwrap().label())
+                })
+                .collect();
+        assert_eq!(labels.len(), 6, "{labels:?}");
     }
 }

@@ -349,6 +349,7 @@ impl fmt::Display for StoreUrl {
 
 impl fmt::Display for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let escaped = |name: &str| escaped(name).replace('/', "%2F");
         write!(f, "{}/{}", escaped(&self.service), escaped(&self.account))
     }
 }
@@ -442,6 +443,17 @@ mod tests {
     }
 
     proptest! {
+        #[cfg(feature = "keychain")]
+        #[test]
+        fn any_names_of_a_slot_in_the_keychain_survive_being_written_down(
+            service in "[^\0]{1,20}",
+            account in "[^\0]{1,20}",
+        ) {
+            if let Ok(url) = StoreUrl::keychain(&service, &account) {
+                prop_assert_eq!(parsed(&url.to_text()), url);
+            }
+        }
+
         #[test]
         fn no_text_makes_it_panic_and_what_is_read_is_written_alike(text in ".{0,60}") {
             for scheme in ["", "age:", "age:/x?identity=", "keychain:", "plaintext:", "env:"] {

@@ -128,7 +128,13 @@ impl<F: Format> RecordFile<F> {
         let turn = self.inner.order.clone().lock_owned().await;
         self.run(move |inner| {
             let _turn = turn;
-            let forget = inner.format.keeps_a_key().then_some(|| inner.format.forget());
+            let keeps_a_key = inner.format.keeps_a_key();
+            if keeps_a_key && expect != Expect::Anything {
+                // Who moves tokens away comes back if this fails, and must find them as they were. A
+                // logout takes the record away in any case.
+                inner.format.can_forget()?;
+            }
+            let forget = keeps_a_key.then_some(|| inner.format.forget());
             inner.slot.remove(&expect, |current| inner.inspect(current), forget)
         })
         .await

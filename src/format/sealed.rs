@@ -36,6 +36,10 @@ impl Format for Sealed {
         self.own_key
     }
 
+    fn can_forget(&self) -> Result<(), StoreError> {
+        self.key.can_forget()
+    }
+
     fn forget(&self) -> Result<(), StoreError> {
         self.key.forget()
     }

@@ -39,9 +39,9 @@ pub(super) fn delete(item: &Item) -> Result<(), StoreError> {
     if !item.was_locked()? {
         return Ok(());
     }
-    let held = item.lock()?;
-    let Some(identity) = item.read_under(&held)? else { return Ok(()) };
-    identity_file::parse(&identity)
-        .map_err(|reason| StoreError::InvalidKey { place: item.to_string(), reason })?;
-    item.delete_under(&held)
+    let deleted = item.delete_under(&item.lock()?, |secret| match secret {
+        Some(identity) => identity_file::parse(identity).map(drop),
+        None => Ok(()),
+    })?;
+    deleted.map_err(|reason| StoreError::InvalidKey { place: item.to_string(), reason })
 }

@@ -15,6 +15,8 @@ pub(super) enum Failure {
     Deadline(Duration),
     /// The keychain said no.
     Keychain(Error),
+    /// The keychain's client panicked.
+    Panicked,
     /// The call was not made, because the keychain is in this state.
     State(KeychainState),
     /// There is no thread to make the call on.
@@ -22,11 +24,12 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// Says it in the words of a store. `keep` tells which of several items of this name is the one.
+    /// Says it in the words of a store. `keep` tells which of several items of this name is the one,
+    /// and `prompts` whether the user could be asked.
     ///
     /// The text of a `keyring_core::Error` can hold secret bytes, so only that of the platform's own
     /// error is ever taken over.
-    pub(super) fn explain(self, place: String, keep: &str) -> StoreError {
+    pub(super) fn explain(self, place: String, keep: &str, prompts: bool) -> StoreError {
         let unavailable = |place, reason: String, advice: &str| StoreError::Unavailable {
             place,
             reason,
@@ -59,7 +62,7 @@ impl Failure {
                 status.expect("it was there a moment ago").explain(place)
             }
             Self::Keychain(Error::NoStorageAccess(_)) => {
-                Self::State(KeychainState::Locked).explain(place, keep)
+                Self::State(KeychainState::Locked).explain(place, keep, prompts)
             }
             Self::Keychain(Error::PlatformFailure(error)) => unavailable(
                 place,
@@ -71,6 +74,16 @@ impl Failure {
                 "the keychain holds something under this name that it cannot hand out".into(),
                 "look at the item in the system's own tool",
             ),
+            Self::Panicked => unavailable(
+                place,
+                "the keychain's client panicked".into(),
+                "try again, and report what it printed",
+            ),
+            Self::State(KeychainState::Locked) if prompts => StoreError::Locked {
+                place,
+                advice: "it was not unlocked when it asked; try again, and answer its prompt"
+                    .into(),
+            },
             Self::State(state) => state.explain(place),
             Self::Thread => unavailable(
                 place,
@@ -195,7 +208,7 @@ mod tests {
             Error::BadStoreFormat("canary".into()),
             Error::Invalid("canary".into(), "canary".into()),
         ] {
-            let error = Failure::Keychain(error).explain("here".into(), "that one");
+            let error = Failure::Keychain(error).explain("here".into(), "that one", false);
             assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
         }
     }

@@ -76,14 +76,21 @@ pub async fn probe_keychain() -> KeychainState {
     probed.unwrap_or(KeychainState::NotAnswering)
 }
 
-/// Long enough for a provider that is only started by being asked, short enough for a person who
-/// waits.
+/// A person waits for it.
 #[cfg(all(unix, not(target_vendor = "apple")))]
 const DEADLINE: Duration = Duration::from_millis(1500);
 
+/// For each question to the provider; the first one may start it.
+#[cfg(all(unix, not(target_vendor = "apple")))]
+const TIMEOUT: Duration = Duration::from_millis(1200);
+
+/// The same before a call, which may take 3 seconds in all.
+#[cfg(all(unix, not(target_vendor = "apple")))]
+const TIMEOUT_OF_A_CALL: Duration = Duration::from_millis(2500);
+
 #[cfg(all(unix, not(target_vendor = "apple")))]
 fn probe() -> KeychainState {
-    let probed = super::worker::aside(DEADLINE, secret_service::probe);
+    let probed = super::worker::aside(DEADLINE, || secret_service::probe(TIMEOUT));
     probed.unwrap_or(KeychainState::NotAnswering)
 }
 
@@ -92,18 +99,18 @@ fn probe() -> KeychainState {
     KeychainState::Available
 }
 
-/// Finds out what keeps an item from being read, or from being made if `making`, without raising a
-/// prompt: [`KeychainState::Available`] if nothing does.
+/// Finds out what keeps an item from being read or made, without raising a prompt:
+/// [`KeychainState::Available`] if nothing does. `prompts` says that the client may raise some.
 ///
-/// The Secret Service's client unlocks what it finds locked without being asked to, and makes a
-/// default collection where there is none; both raise prompts. It also waits forever for an answer.
+/// The Secret Service's client unlocks what it finds locked without being asked to, which raises a
+/// prompt; and it waits for ever for an answer.
 #[cfg(all(unix, not(target_vendor = "apple")))]
-pub(super) fn state_of(service: &str, account: &str, making: bool) -> KeychainState {
-    secret_service::state_of(service, account, making)
+pub(super) fn state_of(service: &str, account: &str, prompts: bool) -> KeychainState {
+    secret_service::state_of(service, account, prompts, TIMEOUT_OF_A_CALL)
 }
 
 /// The systems' own keychains tell that themselves.
 #[cfg(any(target_vendor = "apple", not(unix)))]
-pub(super) fn state_of(_service: &str, _account: &str, _making: bool) -> KeychainState {
+pub(super) fn state_of(_service: &str, _account: &str, _prompts: bool) -> KeychainState {
     KeychainState::Available
 }

@@ -39,18 +39,15 @@ static WORKER: Mutex<Option<Worker>> = Mutex::new(None);
 
 /// Makes a call, and waits for it up to a deadline.
 ///
-/// `check` runs first, before a connection is made. `work` runs a second time, on a new connection,
-/// if the first one failed: a keychain that was restarted has forgotten its sessions. What it holds
-/// is dropped when it is over, which may be long after the deadline.
+/// `check` runs first, before a connection is made. If the connection fails, both run a second time,
+/// on a new one: a keychain that was restarted has forgotten its sessions, and may be locked. What
+/// they hold is dropped when it is over, which may be long after the deadline.
 pub(super) fn call<T: Send + 'static>(
     deadline: Duration,
-    check: impl FnOnce() -> Result<(), Failure> + Send + 'static,
+    check: impl Fn() -> Result<(), Failure> + Send + 'static,
     work: impl Fn(&CredentialStore) -> keyring_core::Result<T> + Send + 'static,
 ) -> Result<T, Failure> {
-    run(deadline, move |keychain, abandoned| {
-        check()?;
-        keychain.call(&work, abandoned).map_err(Failure::Keychain)
-    })?
+    run(deadline, move |keychain, abandoned| keychain.call(&check, &work, abandoned))?
 }
 
 /// Does something else that talks to the keychain's service, on the same terms.
@@ -79,7 +76,7 @@ fn run<T: Send + 'static>(
             abandoned.store(true, Ordering::SeqCst);
             Failure::Deadline(deadline)
         }
-        RecvTimeoutError::Disconnected => Failure::Thread,
+        RecvTimeoutError::Disconnected => Failure::Panicked,
     })
 }
 
@@ -137,19 +134,32 @@ impl Drop for End<'_> {
 impl Keychain {
     fn call<T>(
         &mut self,
+        check: &impl Fn() -> Result<(), Failure>,
         work: &impl Fn(&CredentialStore) -> keyring_core::Result<T>,
         abandoned: &Abandoned,
-    ) -> keyring_core::Result<T> {
+    ) -> Result<T, Failure> {
         let was_connected = self.0.is_some();
-        match work(&*self.connect()?) {
-            Err(Error::PlatformFailure(_))
-                if was_connected && !abandoned.load(Ordering::SeqCst) =>
-            {
+        match self.try_call(check, work, abandoned) {
+            Err(Failure::Keychain(Error::PlatformFailure(_))) if was_connected => {
                 self.0 = None;
-                work(&*self.connect()?)
+                self.try_call(check, work, abandoned)
             }
             answer => answer,
         }
+    }
+
+    fn try_call<T>(
+        &mut self,
+        check: &impl Fn() -> Result<(), Failure>,
+        work: &impl Fn(&CredentialStore) -> keyring_core::Result<T>,
+        abandoned: &Abandoned,
+    ) -> Result<T, Failure> {
+        check()?;
+        // What was given up meanwhile must not take effect.
+        if abandoned.load(Ordering::SeqCst) {
+            return Err(Failure::Busy);
+        }
+        self.connect().and_then(|keychain| work(&*keychain)).map_err(Failure::Keychain)
     }
 
     fn connect(&mut self) -> keyring_core::Result<Arc<CredentialStore>> {

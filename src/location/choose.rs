@@ -33,6 +33,8 @@ pub struct Allow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Chosen {
+    /// There is a keychain, which is locked and may ask the user.
+    KeychainLocked,
     /// The keychain can be used.
     KeychainWorks,
     /// There is no keychain here, and a key file was allowed.
@@ -44,6 +46,7 @@ pub enum Chosen {
 impl fmt::Display for Chosen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::KeychainLocked => f.write_str("because there is a keychain, though locked"),
             Self::KeychainWorks => f.write_str("because the keychain works"),
             Self::NoKeychain(state) => {
                 write!(f, "because the keychain cannot be used here: {state}")
@@ -77,7 +80,7 @@ pub struct Opened {
 ///
 /// With nothing pinned: [`StoreError::Locked`] or [`StoreError::Timeout`] if there is a keychain
 /// that cannot be used now; [`StoreError::Unavailable`] if there is none and no key file was
-/// allowed. [`StoreError::Corrupt`] if the pinned choice cannot be read.
+/// allowed, or if the pinned choice cannot be read.
 pub async fn open_default(
     service: &str,
     account: &str,
@@ -133,7 +136,7 @@ impl StoreUrl {
         match key_file {
             _ if state == KeychainState::Available => Ok((keychain, Chosen::KeychainWorks)),
             _ if state == KeychainState::Locked && keychain.prompts => {
-                Ok((keychain, Chosen::KeychainWorks))
+                Ok((keychain, Chosen::KeychainLocked))
             }
             Some(url) if state.is_absent() => {
                 if let Some(identity) = url.identity_path() {
@@ -160,7 +163,9 @@ async fn pinned(pin: &Arc<FileSlot>) -> Result<Option<StoreUrl>, StoreError> {
     let slot = pin.clone();
     blocking::run(&pin.place(), move || {
         let Some(content) = slot.read(Exposure::Refused)? else { return Ok(None) };
-        let url = str::from_utf8(&content.bytes).ok().and_then(|text| text.trim().parse().ok());
+        let url = str::from_utf8(&content.bytes)
+            .ok()
+            .and_then(|text| text.strip_suffix('\n').unwrap_or(text).parse().ok());
         url.map(Some).ok_or_else(|| StoreError::Unavailable {
             place: slot.place(),
             reason: "it does not name a store that this version knows".into(),
@@ -172,8 +177,16 @@ async fn pinned(pin: &Arc<FileSlot>) -> Result<Option<StoreUrl>, StoreError> {
 
 /// Pins a choice; `false` if there is one already.
 async fn write_pin(pin: &Arc<FileSlot>, url: &StoreUrl) -> Result<bool, StoreError> {
+    let text = url.to_text();
+    if text.parse::<StoreUrl>().ok().is_none_or(|read| read.kind != url.kind) {
+        return Err(StoreError::Unavailable {
+            place: pin.place(),
+            reason: "a directory that the store would be in has a name that is not UTF-8".into(),
+            advice: "name a store, instead of letting one be chosen".into(),
+        });
+    }
     let slot = pin.clone();
-    let line = Zeroizing::new(format!("{}\n", url.to_text()).into_bytes());
+    let line = Zeroizing::new(format!("{text}\n").into_bytes());
     blocking::run(&pin.place(), move || {
         match slot.replace(&Expect::Absent, |_| Ok(()), |_| Ok(line)) {
             Err(StoreError::Conflict { .. }) => Ok(false),

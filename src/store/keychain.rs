@@ -47,11 +47,12 @@ impl KeychainStore {
         Ok(Self::of(&path, Item::new(service, account, Kind::OwnKey)?))
     }
 
-    /// Lets the keychain ask the user: to unlock it, to make one, or on macOS to let this program
-    /// at the item.
+    /// Lets the keychain ask the user: to unlock it, or on macOS to let this program at the item.
     ///
-    /// A call then takes up to 120 seconds, the time that a person may take. For programs with a
-    /// person in front of them; anywhere else a prompt is a hang.
+    /// A call then takes up to 120 seconds, the time that a person may take, and a runtime that is
+    /// dropped meanwhile waits for it. For programs with a person in front of them; anywhere else a
+    /// prompt is a hang. On macOS a prompt may appear without this too, and is given up after 3
+    /// seconds.
     #[must_use]
     pub fn allow_prompts(self) -> Self {
         Self::of(self.file.path(), self.item.with_prompts())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use zeroize::Zeroizing;
 
-use super::{Expect, Lease, Revision, Stored, TokenStore};
+use super::{Expect, Intent, Lease, Revision, Stored, TokenStore};
 use crate::blocking;
 use crate::codec::{self, Bytes};
 use crate::error::StoreError;
@@ -50,7 +50,7 @@ impl KeychainItemStore {
         Self { item: self.item.with_prompts(), ..self }
     }
 
-    fn decode(&self, bytes: &Bytes) -> Result<AuthTokens, StoreError> {
+    fn decode(&self, bytes: &[u8]) -> Result<AuthTokens, StoreError> {
         let place = self.to_string();
         match utf8_of_utf16(bytes) {
             Some(text) => codec::decode_text(&text, &place),
@@ -100,33 +100,72 @@ impl TokenStore for KeychainItemStore {
     }
 
     async fn save(&self, _tokens: &AuthTokens, _expect: Expect) -> Result<Revision, StoreError> {
-        Err(StoreError::ReadOnly {
-            place: self.to_string(),
-            reason: "the item is another program's, and a keychain cannot compare before it \
-                     replaces; move the tokens to a store of ours with `migrate`"
-                .into(),
-        })
+        Err(read_only(self.to_string()))
     }
 
     async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
         self.run(move |store| {
-            let held = store.item.lock()?;
-            let current = store.item.read_under(&held)?.map(|bytes| file::revision(&bytes));
-            let as_expected = match &expect {
-                Expect::Anything => true,
-                Expect::Absent => current.is_none(),
-                Expect::Unchanged(revision) => current.as_ref() == Some(revision),
-            };
-            if !as_expected {
-                return Err(StoreError::Conflict { place: store.to_string() });
-            }
-            store.item.delete_under(&held)
+            let place = store.to_string();
+            let store_again = store.clone();
+            let deleted = store.item.delete_under(&store.item.lock()?, move |secret| {
+                // What is no token, such as a key of ours, is not a login that can be ended.
+                secret.map(|secret| store_again.decode(secret)).transpose()?;
+                let current = secret.map(file::revision);
+                let as_expected = match &expect {
+                    Expect::Anything => true,
+                    Expect::Absent => current.is_none(),
+                    Expect::Unchanged(revision) => current.as_ref() == Some(revision),
+                };
+                if as_expected {
+                    Ok(())
+                } else {
+                    Err(StoreError::Conflict { place: place.clone() })
+                }
+            });
+            deleted?
         })
         .await
     }
 
     async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
-        self.run(|store| store.slot.try_lease()).await
+        let lease = self.run(|store| store.slot.try_lease()).await?;
+        Ok(lease.map(|lease| Box::new(ItemLease { lease, place: self.to_string() }) as _))
+    }
+}
+
+/// The right to move the tokens away. None of them is spent here, because no successor could be
+/// saved.
+#[derive(Debug)]
+struct ItemLease {
+    lease: Box<dyn Lease>,
+    place: String,
+}
+
+#[async_trait]
+impl Lease for ItemLease {
+    async fn intent(&self) -> Result<Option<Intent>, StoreError> {
+        self.lease.intent().await
+    }
+
+    async fn write_intent(&mut self, _intent: &Intent) -> Result<(), StoreError> {
+        Err(read_only(self.place.clone()))
+    }
+
+    async fn remove_intent(&mut self) -> Result<(), StoreError> {
+        self.lease.remove_intent().await
+    }
+
+    async fn release(self: Box<Self>) -> Result<(), StoreError> {
+        self.lease.release().await
+    }
+}
+
+fn read_only(place: String) -> StoreError {
+    StoreError::ReadOnly {
+        place,
+        reason: "the item is another program's, and a keychain cannot compare before it replaces; \
+                 move the tokens to a store of ours with `migrate`"
+            .into(),
     }
 }
 

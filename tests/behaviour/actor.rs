@@ -165,6 +165,12 @@ impl Actor {
                 self.store = opened.store;
                 Ok(format!("{} {}", opened.url, opened.chosen))
             }
+            ["open-default-of", service, account] => {
+                let (account, allow) = (account.replace("%20", " "), tokenkeep::Allow::default());
+                let opened = tokenkeep::open_default(service, &account, allow).await?;
+                self.store = opened.store;
+                Ok(format!("{} {}", opened.url, opened.chosen))
+            }
             ["conformance"] => {
                 let url = self.url.clone();
                 conformance::check(move || open(&url)).await;

@@ -73,7 +73,7 @@ fn a_locked_or_silent_keychain_is_an_error_and_nothing_is_pinned() {
     // With a person to unlock it, it is the store.
     assert!(!session.state().join("tokenkeep/program/alice.url").exists());
     let pinned = program(&session).ask("open-default key-file prompts");
-    assert_eq!(pinned, "ok keychain:program/alice because the keychain works");
+    assert_eq!(pinned, "ok keychain:program/alice because there is a keychain, though locked");
 
     let session = Session::with_keychain();
     session.suspend_keychain();
@@ -145,4 +145,20 @@ fn a_pinned_choice_that_cannot_be_read_is_an_error_that_names_its_file() {
     assert!(answer.starts_with(&format!("error Unavailable: {}", pin.display())), "{answer}");
     assert!(answer.contains("remove it to choose anew") && !answer.contains("canary"), "{answer}");
     assert_eq!(fs::read_to_string(&pin).unwrap(), "vault:canary\n");
+}
+
+#[test]
+fn names_with_slashes_and_blanks_are_pinned_as_they_are() {
+    if !parts("names_with_slashes_and_blanks_are_pinned_as_they_are") {
+        return;
+    }
+    let session = Session::with_keychain();
+    let order = "open-default-of https://issuer.example/app alice%20";
+    let url = "keychain:https:%2F%2Fissuer.example%2Fapp/alice ";
+    let mut actor = program(&session);
+    assert_eq!(actor.ask(order), format!("ok {url} because the keychain works"));
+    assert_eq!(actor.ask("save mine absent"), "ok saved");
+    let mut again = program(&session);
+    assert_eq!(again.ask(order), format!("ok {url} because it was chosen before"));
+    assert_eq!(again.ask("load"), "ok mine");
 }

@@ -28,7 +28,10 @@ fn parts(test: &str) -> bool {
 
 /// A Secret Service with an empty collection that never gets an item made: it tells when that is
 /// asked for, and leaves it at that.
-struct Service;
+struct Service {
+    /// Told when something is searched for.
+    searched: Mutex<Sender<()>>,
+}
 
 #[zbus::interface(name = "org.freedesktop.Secret.Service")]
 #[allow(clippy::unused_self, reason = "as D-Bus has it")]
@@ -37,7 +40,13 @@ impl Service {
         &self,
         _attributes: HashMap<String, String>,
     ) -> (Vec<OwnedObjectPath>, Vec<OwnedObjectPath>) {
+        self.searched.lock().unwrap().send(()).unwrap();
         Default::default()
+    }
+
+    #[zbus(property)]
+    fn collections(&self) -> Vec<OwnedObjectPath> {
+        vec![OwnedObjectPath::try_from(COLLECTION).unwrap()]
     }
 
     fn read_alias(&self, _name: &str) -> OwnedObjectPath {
@@ -51,7 +60,11 @@ impl Service {
     }
 }
 
-struct Collection(Mutex<Sender<()>>);
+struct Collection {
+    /// Told when an item is to be made.
+    making: Mutex<Sender<()>>,
+    locked: bool,
+}
 
 /// The session, the parameters of the cipher, the value, and its type.
 type Secret = (OwnedObjectPath, Vec<u8>, Vec<u8>, String);
@@ -65,30 +78,42 @@ impl Collection {
         _secret: Secret,
         _replace: bool,
     ) -> (OwnedObjectPath, OwnedObjectPath) {
-        self.0.lock().unwrap().send(()).unwrap();
+        self.making.lock().unwrap().send(()).unwrap();
         std::future::pending().await
     }
 
     #[zbus(property)]
     fn locked(&self) -> bool {
-        false
+        self.locked
     }
 }
 
-/// Puts a silent provider on the session's bus. It is there until it is closed.
-fn silent_provider(session: &Session) -> (zbus::blocking::Connection, Receiver<()>) {
-    let (called, calls) = mpsc::channel();
-    let connection = zbus::blocking::connection::Builder::address(session.address())
-        .unwrap()
-        .serve_at("/org/freedesktop/secrets", Service)
-        .unwrap()
-        .serve_at(COLLECTION, Collection(Mutex::new(called)))
-        .unwrap()
-        .name("org.freedesktop.secrets")
-        .unwrap()
-        .build()
-        .unwrap();
-    (connection, calls)
+/// A provider of the test's own on the session's bus.
+struct Provider {
+    connection: zbus::blocking::Connection,
+    making: Receiver<()>,
+    searched: Receiver<()>,
+}
+
+impl Provider {
+    fn start(session: &Session, locked: bool) -> Self {
+        let ((made, making), (found, searched)) = (mpsc::channel(), mpsc::channel());
+        let connection = zbus::blocking::connection::Builder::address(session.address())
+            .unwrap()
+            .serve_at("/org/freedesktop/secrets", Service { searched: Mutex::new(found) })
+            .unwrap()
+            .serve_at(COLLECTION, Collection { making: Mutex::new(made), locked })
+            .unwrap()
+            .name("org.freedesktop.secrets")
+            .unwrap()
+            .build()
+            .unwrap();
+        Self { connection, making, searched }
+    }
+
+    fn die(self) {
+        self.connection.close().unwrap();
+    }
 }
 
 /// Asks for the state of the session's keychain. The process itself checks that the answer took
@@ -123,12 +148,11 @@ fn a_keychain_without_a_default_collection_is_an_error_and_none_is_made() {
     }
     let mut session = Session::without_keychain();
     session.start_empty_keychain();
-    let making = session.watch("org.freedesktop.Secret.Service", "CreateCollection");
     let answer = session.actor(STORE).ask("save mine absent");
     assert!(answer.starts_with(&format!("error Unavailable: {ITEM}")), "{answer}");
     assert!(answer.contains("no default collection"), "{answer}");
     assert!(answer.contains("make a default keyring"), "{answer}");
-    assert_eq!(making.calls(&session), 0, "making one raises a prompt");
+    assert_eq!(probe(&session), "ok no default collection");
     assert!(!session.state().join("tokenkeep/axiomtrade/alice.age").exists());
 }
 
@@ -193,16 +217,16 @@ fn a_provider_that_stops_answering_in_mid_call_costs_one_deadline_and_keeps_its_
         return;
     }
     let mut session = Session::without_keychain();
-    let (provider, calls) = silent_provider(&session);
+    let provider = Provider::start(&session, false);
     let mut actor = session.actor(STORE);
     let answer = actor.ask("save mine absent");
     assert!(answer.contains("did not answer within 3s"), "{answer}");
-    calls.recv().unwrap();
+    provider.making.recv().unwrap();
     // The call may still take effect, so nobody else makes a key meanwhile.
     let lock = File::open(session.state().join("tokenkeep/axiomtrade/alice.key.lock")).unwrap();
     assert!(lock.try_lock().is_err(), "the abandoned call has let go of its lock");
     // The provider dies, and with it the call.
-    provider.close().unwrap();
+    provider.die();
     lock.lock().unwrap();
     lock.unlock().unwrap();
     session.start_keychain();
@@ -217,11 +241,11 @@ fn a_provider_killed_in_mid_call_is_an_error_and_a_new_one_is_found_by_itself() 
         return;
     }
     let mut session = Session::without_keychain();
-    let (provider, calls) = silent_provider(&session);
+    let provider = Provider::start(&session, false);
     let mut actor = session.actor(STORE);
     actor.send("save mine absent");
-    calls.recv().unwrap();
-    provider.close().unwrap();
+    provider.making.recv().unwrap();
+    provider.die();
     let answer = actor.answer().unwrap();
     assert!(answer.starts_with(&format!("error Unavailable: {ITEM}")), "{answer}");
     session.start_keychain();
@@ -244,12 +268,89 @@ fn a_locked_keychain_is_asked_to_unlock_only_if_prompts_are_allowed() {
     assert_eq!(unlocking.calls(&session), 0, "nobody asked for a prompt");
 
     let unlocking = session.watch("org.freedesktop.Secret.Service", "Unlock");
-    let mut command = session.command(example("test-actor"));
-    let mut actor = Actor::spawn(command.args(["--allow-prompts", STORE]));
+    let mut actor = session.actor_with_prompts(STORE);
     // There is nobody to ask here, so it stays locked.
     let answer = actor.ask("load");
     assert!(answer.starts_with(&format!("error Locked: {ITEM}")), "{answer}");
+    assert!(answer.contains("it was not unlocked when it asked"), "{answer}");
     assert_eq!(unlocking.calls(&session), 1);
+}
+
+#[test]
+fn a_locked_keychain_that_finds_nothing_is_locked_and_is_not_even_searched() {
+    if !parts("a_locked_keychain_that_finds_nothing_is_locked_and_is_not_even_searched") {
+        return;
+    }
+    let mut session = Session::with_keychain();
+    assert_eq!(session.actor(STORE).ask("save mine absent"), "ok saved");
+    session.stop_keychain();
+    // Some providers find nothing while they are locked, and some raise a prompt when asked to.
+    let provider = Provider::start(&session, true);
+    let answer = session.actor(STORE).ask("load");
+    assert!(answer.starts_with(&format!("error Locked: {ITEM}")), "{answer}");
+    let answer = session.actor("keychain-item:theirs/alice").ask("load");
+    assert!(answer.starts_with("error Locked: keychain item theirs/alice"), "{answer}");
+    assert!(provider.searched.try_recv().is_err(), "it was searched");
+    provider.die();
+    session.start_keychain();
+    assert_eq!(session.actor(STORE).ask("load"), "ok mine");
+}
+
+#[test]
+fn a_record_whose_keychain_has_no_collection_is_not_said_to_have_lost_its_key() {
+    if !parts("a_record_whose_keychain_has_no_collection_is_not_said_to_have_lost_its_key") {
+        return;
+    }
+    let mut session = Session::with_keychain();
+    assert_eq!(session.actor(STORE).ask("save mine absent"), "ok saved");
+    session.forget_keychain();
+    session.start_empty_keychain();
+    for mut actor in [session.actor(STORE), session.actor_with_prompts(STORE)] {
+        let answer = actor.ask("load");
+        assert!(answer.starts_with(&format!("error Unavailable: {ITEM}")), "{answer}");
+        assert!(answer.contains("no default collection"), "{answer}");
+    }
+}
+
+#[test]
+fn what_cannot_be_moved_out_of_a_locked_keychain_stays_as_it_was() {
+    if !parts("what_cannot_be_moved_out_of_a_locked_keychain_stays_as_it_was") {
+        return;
+    }
+    let mut session = Session::with_keychain();
+    let to = format!("plaintext:{}", session.state().join("tokens.json").display());
+    let mut actor = session.actor(STORE);
+    assert_eq!(actor.ask("save mine absent"), "ok saved");
+    session.lock_keychain();
+    // The record can be read, because the key was; the key cannot be removed.
+    let answer = actor.ask(&format!("migrate {to}"));
+    assert!(answer.contains("unlock the keychain"), "{answer}");
+    assert_eq!(actor.ask("load"), "ok mine");
+    session.start_keychain();
+    assert_eq!(actor.ask(&format!("migrate {to}")), "ok moved");
+    assert_eq!(session.actor(STORE).ask("load"), "ok none");
+    let key = ["lookup", "service", "tokenkeep:axiomtrade", "username", "alice"];
+    assert_eq!(session.output("secret-tool", &key), "");
+}
+
+#[test]
+fn an_age_key_is_not_taken_for_a_token() {
+    if !parts("an_age_key_is_not_taken_for_a_token") {
+        return;
+    }
+    let session = Session::with_keychain();
+    let sealed = session.state().join("tokens.age");
+    let sealed = format!("age:{}?identity=keychain:axiomtrade/shared", sealed.display());
+    assert_eq!(session.actor(&sealed).ask("save mine absent"), "ok saved");
+    // The key itself, mistaken for the record.
+    let item = "keychain-item:axiomtrade/shared";
+    let to = format!("plaintext:{}", session.state().join("tokens.json").display());
+    for order in [&format!("migrate {to}"), "clear", "load"] {
+        let answer = session.actor(item).ask(order);
+        assert!(answer.contains("it is an age identity, not a token"), "{order}: {answer}");
+        assert!(!answer.contains("AGE-SECRET"), "{answer}");
+    }
+    assert_eq!(session.actor(&sealed).ask("load"), "ok mine");
 }
 
 #[test]

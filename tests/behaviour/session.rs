@@ -153,6 +153,16 @@ impl Session {
         Actor::spawn(self.command(example("test-actor")).arg(store))
     }
 
+    pub(crate) fn actor_with_prompts(&self, store: &str) -> Actor {
+        Actor::spawn(self.command(example("test-actor")).args(["--allow-prompts", store]))
+    }
+
+    /// Stops the keychain, and throws away what it kept.
+    pub(crate) fn forget_keychain(&mut self) {
+        self.stop_keychain();
+        std::fs::remove_dir_all(self.home.path().join("data")).unwrap();
+    }
+
     /// Where stores of this session keep their files.
     pub(crate) fn state(&self) -> PathBuf {
         self.home.path().join("state")

@@ -1,10 +1,11 @@
 use std::collections::HashMap;
+use std::io;
 use std::time::Duration;
 
 use zbus::blocking::connection::Builder;
 use zbus::blocking::fdo::DBusProxy;
 use zbus::blocking::{Connection, Proxy};
-use zbus::zvariant::OwnedObjectPath;
+use zbus::zvariant::{ObjectPath, OwnedObjectPath};
 
 use super::KeychainState;
 
@@ -13,15 +14,32 @@ const PATH: &str = "/org/freedesktop/secrets";
 const SERVICE: &str = "org.freedesktop.Secret.Service";
 const COLLECTION: &str = "org.freedesktop.Secret.Collection";
 
-/// For each call. The first one may start the provider; the others take a millisecond.
-const TIMEOUT: Duration = Duration::from_millis(1200);
+/// Some providers keep what is forgotten at logout in a collection of this name; it is never locked.
+const FORGETFUL: &str = "/org/freedesktop/secrets/collection/session";
 
-pub(super) fn probe() -> KeychainState {
-    ask(default_collection)
+pub(super) fn probe(timeout: Duration) -> KeychainState {
+    ask(timeout, default_collection)
 }
 
-pub(super) fn state_of(service: &str, account: &str, making: bool) -> KeychainState {
-    ask(|connection| {
+pub(super) fn state_of(
+    service: &str,
+    account: &str,
+    prompts: bool,
+    timeout: Duration,
+) -> KeychainState {
+    ask(timeout, |connection| {
+        if prompts {
+            // The client unlocks what it needs; but it makes no default collection.
+            return match default_collection(connection)? {
+                KeychainState::Locked => Ok(KeychainState::Available),
+                state => Ok(state),
+            };
+        }
+        // First, because some providers raise their prompt when they are searched while locked.
+        match unlocked_collection(connection)? {
+            KeychainState::Available => {}
+            state => return Ok(state),
+        }
         let wanted = HashMap::from([("service", service), ("username", account)]);
         let proxy = Proxy::new(connection, NAME, PATH, SERVICE)?;
         let (unlocked, locked): (Vec<OwnedObjectPath>, Vec<OwnedObjectPath>) =
@@ -29,30 +47,52 @@ pub(super) fn state_of(service: &str, account: &str, making: bool) -> KeychainSt
         if !locked.is_empty() {
             return Ok(KeychainState::Locked);
         }
-        if making && unlocked.is_empty() {
+        if unlocked.is_empty() {
+            // Some providers do not find what is locked, so it may be there.
             return default_collection(connection);
         }
         Ok(KeychainState::Available)
     })
 }
 
-fn ask(question: impl FnOnce(&Connection) -> zbus::Result<KeychainState>) -> KeychainState {
-    let connection = match Builder::session().and_then(|bus| bus.method_timeout(TIMEOUT).build()) {
+fn ask(
+    timeout: Duration,
+    question: impl FnOnce(&Connection) -> zbus::Result<KeychainState>,
+) -> KeychainState {
+    let connection = match Builder::session().and_then(|bus| bus.method_timeout(timeout).build()) {
         Ok(connection) => connection,
-        // Anything but having no address, or nobody at it, is a bus that is not well.
-        Err(
-            zbus::Error::Address(_)
-            | zbus::Error::Connection(..)
-            | zbus::Error::InputOutput(_)
-            | zbus::Error::Unsupported,
-        ) => return KeychainState::NoBus,
+        Err(error) if is_nobody_there(&error) => return KeychainState::NoBus,
         Err(_) => return KeychainState::NotAnswering,
     };
-    match has_provider(&connection) {
-        Ok(true) => question(&connection).unwrap_or(KeychainState::NotAnswering),
-        Ok(false) => KeychainState::NoProvider,
+    match has_provider(&connection)
+        .and_then(|has| if has { question(&connection) } else { Ok(KeychainState::NoProvider) })
+    {
+        Ok(state) => state,
+        Err(error) if is_not_started(&error) => KeychainState::NoProvider,
         Err(_) => KeychainState::NotAnswering,
     }
+}
+
+/// Having no address, or nobody at it, is to have no bus. Anything else is a bus that is not well.
+fn is_nobody_there(error: &zbus::Error) -> bool {
+    let is_nobody = |error: &io::Error| {
+        matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+    };
+    match error {
+        zbus::Error::Address(_) | zbus::Error::Unsupported => true,
+        zbus::Error::Connection(error, _) | zbus::Error::InputOutput(error) => is_nobody(error),
+        _ => false,
+    }
+}
+
+/// The bus knows how to start a provider, and could not.
+fn is_not_started(error: &zbus::Error) -> bool {
+    let name = match error {
+        zbus::Error::MethodError(name, ..) => name.as_str(),
+        _ => return false,
+    };
+    name == "org.freedesktop.DBus.Error.ServiceUnknown"
+        || name.starts_with("org.freedesktop.DBus.Error.Spawn.")
 }
 
 /// Somebody has the name, or would be started to take it.
@@ -62,13 +102,30 @@ fn has_provider(connection: &Connection) -> zbus::Result<bool> {
         || bus.list_activatable_names()?.iter().any(|name| name.as_str() == NAME))
 }
 
+/// Whether anything is unlocked that an item could be in.
+fn unlocked_collection(connection: &Connection) -> zbus::Result<KeychainState> {
+    let service = Proxy::new(connection, NAME, PATH, SERVICE)?;
+    let collections: Vec<OwnedObjectPath> = service.get_property("Collections")?;
+    let mut state = KeychainState::NoDefaultCollection;
+    for collection in collections.iter().filter(|path| path.as_str() != FORGETFUL) {
+        if !is_locked(connection, collection)? {
+            return Ok(KeychainState::Available);
+        }
+        state = KeychainState::Locked;
+    }
+    Ok(state)
+}
+
 fn default_collection(connection: &Connection) -> zbus::Result<KeychainState> {
     let service = Proxy::new(connection, NAME, PATH, SERVICE)?;
     let default: OwnedObjectPath = service.call("ReadAlias", &"default")?;
     if default.as_str() == "/" {
         return Ok(KeychainState::NoDefaultCollection);
     }
-    let collection = Proxy::new(connection, NAME, default, COLLECTION)?;
-    let locked: bool = collection.get_property("Locked")?;
-    Ok(if locked { KeychainState::Locked } else { KeychainState::Available })
+    let is_locked = is_locked(connection, &default)?;
+    Ok(if is_locked { KeychainState::Locked } else { KeychainState::Available })
+}
+
+fn is_locked(connection: &Connection, collection: &ObjectPath<'_>) -> zbus::Result<bool> {
+    Proxy::new(connection, NAME, collection, COLLECTION)?.get_property("Locked")
 }
