@@ -10,6 +10,7 @@
 mod age_tool;
 mod broken_slots;
 mod cancellation;
+mod clock;
 mod command;
 mod conformance;
 mod default_store;
@@ -22,7 +23,9 @@ mod keys;
 mod kill_points;
 mod manager;
 mod processes;
+mod provider;
 mod readme;
+mod refresh;
 mod session;
 mod support;
 mod terminal;

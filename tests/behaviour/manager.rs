@@ -1,50 +1,16 @@
 //! The manager: what it hands out, and when it looks again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokenkeep::chrono::{DateTime, Utc};
 use tokenkeep::{
     AuthError, AuthTokens, Expect, Lease, MemoryStore, PlaintextStore, Revision, StoreError,
     Stored, TokenManager, TokenStore, async_trait,
 };
 
+use crate::clock::Clock;
 use crate::conformance::block_on;
 use crate::support::scratch;
-
-/// A clock that stands still until it is turned.
-#[derive(Clone, Default)]
-struct Clock(Arc<AtomicU64>);
-
-impl Clock {
-    fn new() -> Self {
-        let clock = Self::default();
-        clock.forward(1_800_000_000);
-        clock
-    }
-
-    fn forward(&self, seconds: u64) {
-        self.0.fetch_add(seconds, Ordering::SeqCst);
-    }
-
-    fn back(&self, seconds: u64) {
-        self.0.fetch_sub(seconds, Ordering::SeqCst);
-    }
-
-    fn now(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(self.0.load(Ordering::SeqCst))
-    }
-
-    fn in_minutes(&self, minutes: u64) -> DateTime<Utc> {
-        (self.now() + Duration::from_secs(60 * minutes)).into()
-    }
-
-    fn manager(&self, store: impl TokenStore) -> TokenManager {
-        let clock = self.clone();
-        TokenManager::builder().store(store).clock(move || clock.now()).build()
-    }
-}
 
 /// A store that counts its loads, and can fail or answer late.
 #[derive(Clone, Debug, Default)]

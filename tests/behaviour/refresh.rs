@@ -1,0 +1,921 @@
+//! Refreshing, in one process: once, whatever happens.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokenkeep::{
+    AuthError, AuthTokens, Events, Expect, Intent, Lease, MemoryStore, RefreshFailure,
+    RefreshPolicy, Revision, SpentBy, StoreError, Stored, TokenManager, TokenStore, async_trait,
+};
+
+use crate::clock::Clock;
+use crate::provider::{Provider, Step, minutes};
+
+/// A manager, its provider and its clock, with a session that is good for an hour.
+struct World {
+    clock: Clock,
+    provider: Provider,
+    store: Faulty,
+    manager: TokenManager,
+}
+
+impl World {
+    async fn new() -> Self {
+        Self::with_policy(RefreshPolicy::default()).await
+    }
+
+    async fn with_policy(policy: RefreshPolicy) -> Self {
+        let (clock, provider, store) = (Clock::new(), Provider::default(), Faulty::default());
+        let manager =
+            clock.builder().store(store.clone()).refresher(provider.clone()).policy(policy).build();
+        manager.set_tokens(provider.sign_in(clock.in_minutes(60))).await.unwrap();
+        provider.issue_until(minutes(clock.date(), 600));
+        Self { clock, provider, store, manager }
+    }
+
+    /// Another process, with a manager of its own on the same slot.
+    fn other(&self) -> TokenManager {
+        self.clock.builder().store(self.store.clone()).refresher(self.provider.clone()).build()
+    }
+
+    async fn stored(&self) -> Option<AuthTokens> {
+        self.store.inner.load().await.unwrap().map(|stored| stored.tokens)
+    }
+
+    async fn access(&self) -> Result<String, AuthError> {
+        access(&self.manager).await
+    }
+}
+
+async fn access(manager: &TokenManager) -> Result<String, AuthError> {
+    manager.get_access_token().await.map(|token| token.expose_secret().to_owned())
+}
+
+/// Lets all tasks run until none can go on.
+async fn settle() {
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Everything that happened until now.
+async fn drain(events: &mut Events) -> Vec<String> {
+    let mut names = Vec::new();
+    loop {
+        tokio::select! {
+            biased;
+            event = events.next() => {
+                let name = format!("{:?}", event.expect("the manager lives"));
+                names.push(name.split([' ', '{']).next().unwrap().to_owned());
+            }
+            () = std::future::ready(()) => return names,
+        }
+    }
+}
+
+/// A memory store in which writing fails as long as that is set, and answers get lost.
+#[derive(Clone, Debug, Default)]
+struct Faulty {
+    inner: MemoryStore,
+    faults: Arc<std::sync::Mutex<Faults>>,
+    loads: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, Default)]
+struct Faults {
+    save: Option<StoreError>,
+    intent: Option<StoreError>,
+    load: Option<StoreError>,
+    /// The next save happens, and its answer is lost.
+    lose_answer: bool,
+}
+
+impl Faulty {
+    fn set(&self, change: impl FnOnce(&mut Faults)) {
+        change(&mut self.faults.lock().unwrap());
+    }
+
+    fn full_disk() -> StoreError {
+        let source = Arc::new(std::io::Error::from(std::io::ErrorKind::StorageFull));
+        StoreError::Io { action: "write", place: "faulty".into(), source }
+    }
+
+    fn read_only() -> StoreError {
+        StoreError::ReadOnly { place: "faulty".into(), reason: "for the test".into() }
+    }
+}
+
+impl std::fmt::Display for Faulty {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("faulty")
+    }
+}
+
+#[async_trait]
+impl TokenStore for Faulty {
+    async fn load(&self) -> Result<Option<Stored>, StoreError> {
+        self.loads.fetch_add(1, Ordering::SeqCst);
+        tokio::task::yield_now().await;
+        let fault = self.faults.lock().unwrap().load.clone();
+        fault.map_or(Ok(()), Err)?;
+        self.inner.load().await
+    }
+
+    async fn save(&self, tokens: &AuthTokens, expect: Expect) -> Result<Revision, StoreError> {
+        tokio::task::yield_now().await;
+        let fault = self.faults.lock().unwrap().save.clone();
+        fault.map_or(Ok(()), Err)?;
+        let saved = self.inner.save(tokens, expect).await;
+        if std::mem::take(&mut self.faults.lock().unwrap().lose_answer) {
+            // As an object store's client that tries again by itself: it conflicts with itself.
+            return Err(StoreError::Conflict { place: "faulty".into() });
+        }
+        saved
+    }
+
+    async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
+        self.inner.clear(expect).await
+    }
+
+    async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
+        tokio::task::yield_now().await;
+        let lease = self.inner.try_lease().await?;
+        Ok(lease.map(|lease| Box::new(FaultyLease { lease, store: self.clone() }) as _))
+    }
+}
+
+#[derive(Debug)]
+struct FaultyLease {
+    lease: Box<dyn Lease>,
+    store: Faulty,
+}
+
+#[async_trait]
+impl Lease for FaultyLease {
+    async fn intent(&self) -> Result<Option<Intent>, StoreError> {
+        self.lease.intent().await
+    }
+
+    async fn write_intent(&mut self, intent: &Intent) -> Result<(), StoreError> {
+        let fault = self.store.faults.lock().unwrap().intent.clone();
+        fault.map_or(Ok(()), Err)?;
+        self.lease.write_intent(intent).await
+    }
+
+    async fn remove_intent(&mut self) -> Result<(), StoreError> {
+        self.lease.remove_intent().await
+    }
+
+    async fn release(self: Box<Self>) -> Result<(), StoreError> {
+        self.lease.release().await
+    }
+}
+
+fn transient() -> Step {
+    Step::Fail(RefreshFailure::transient("503"))
+}
+
+#[tokio::test]
+async fn a_fresh_token_is_served_and_one_that_is_due_is_refreshed_first() {
+    let world = World::new().await;
+    world.clock.forward(44 * 60);
+    assert_eq!(world.access().await.unwrap(), "access-1");
+    assert_eq!(world.provider.calls(), 0);
+    world.clock.forward(60);
+    assert_eq!(world.access().await.unwrap(), "access-2");
+    assert_eq!(world.access().await.unwrap(), "access-2");
+    assert_eq!(world.provider.calls(), 1);
+    // Both are what the server has, in memory and in the store.
+    assert!(world.provider.accepts(&world.stored().await.unwrap()));
+    assert!(world.provider.accepts(&world.manager.get_tokens().await.unwrap().unwrap()));
+    assert_eq!(world.stored().await.unwrap().obtained_at, Some(world.clock.date()));
+}
+
+#[tokio::test]
+async fn ten_thousand_tasks_that_ask_at_once_make_one_call() {
+    let world = World::new().await;
+    world.clock.forward(61 * 60);
+    world.provider.hold();
+    let tasks: Vec<_> = (0..10_000)
+        .map(|_| {
+            let manager = world.manager.clone();
+            tokio::spawn(async move { access(&manager).await })
+        })
+        .collect();
+    while world.provider.calls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // Let all of them come as far as they get.
+    for _ in 0..10 {
+        settle().await;
+    }
+    world.provider.let_through();
+    for task in tasks {
+        assert_eq!(task.await.unwrap().unwrap(), "access-2");
+    }
+    assert_eq!((world.provider.calls(), world.provider.replays()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_cancelled_caller_does_not_lose_the_rotated_token() {
+    // Dropped at each point at which it can be dropped.
+    for polls in 0.. {
+        let world = World::new().await;
+        world.clock.forward(61 * 60);
+        let manager = world.manager.clone();
+        let mut call = Box::pin(async move { access(&manager).await.unwrap() });
+        let mut done = false;
+        for _ in 0..polls {
+            done = std::future::poll_fn(|context| {
+                std::task::Poll::Ready(call.as_mut().poll(context).is_ready())
+            })
+            .await;
+            if done {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(call);
+        settle().await;
+        // It was not begun, or it is done and saved; nothing is in between.
+        let stored = world.stored().await.unwrap();
+        assert!(world.provider.accepts(&stored), "dropped after {polls} polls");
+        assert_eq!(world.access().await.unwrap(), "access-2");
+        assert_eq!(world.provider.calls(), 1, "dropped after {polls} polls");
+        if done {
+            assert!(polls > 2, "it was dropped at {polls} points");
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_good_token_is_served_when_an_early_refresh_fails_in_passing() {
+    let world = World::new().await;
+    let mut events = world.manager.subscribe();
+    for (minute, step) in [
+        (45, transient()),
+        (48, Step::Fail(RefreshFailure::misconfigured("404"))),
+        (59, transient()),
+    ] {
+        world.clock.forward_to_minute(minute);
+        world.provider.script([step]);
+        assert_eq!(world.access().await.unwrap(), "access-1", "minute {minute}");
+        assert_eq!(drain(&mut events).await, ["RefreshFailed"]);
+    }
+    // From the true expiry on there is nothing to serve.
+    world.clock.forward(60);
+    world.provider.script([transient()]);
+    assert!(matches!(world.access().await, Err(AuthError::Refresh(_))));
+    assert!(world.provider.accepts(&world.stored().await.unwrap()), "nothing was deleted");
+    world.clock.forward(60);
+    assert_eq!(world.access().await.unwrap(), "access-2");
+}
+
+impl Clock {
+    /// Minutes since the world began, which are counted from the last call.
+    fn forward_to_minute(&self, minute: u64) {
+        let begin = 1_800_000_000 + minute * 60;
+        let now = self.now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        self.forward(begin - now);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_failed_is_left_alone_for_a_while() {
+    let world = World::new().await;
+    world.clock.forward(61 * 60);
+    world.provider.script([
+        transient(),
+        transient(),
+        Step::Fail(RefreshFailure::Transient {
+            reason: "429".into(),
+            retry_after: Some(Duration::from_secs(90)),
+        }),
+    ]);
+    // One call, then a second of quiet, a call, two seconds, and as long as the server wants.
+    for (pause, calls) in [(0, 1), (0, 1), (1, 2), (1, 2), (1, 3), (89, 3)] {
+        world.clock.forward(pause);
+        assert!(matches!(world.access().await, Err(AuthError::Refresh(_))));
+        assert_eq!(world.provider.calls(), calls);
+    }
+    world.clock.forward(1);
+    assert_eq!(world.access().await.unwrap(), "access-2");
+}
+
+#[tokio::test]
+async fn refreshes_that_nobody_demanded_are_thirty_seconds_apart() {
+    let world = World::new().await;
+    world.clock.forward(61 * 60);
+    // What the server issues is already expired by our clock.
+    world.provider.issue_until(minutes(world.clock.date(), -60));
+    let first = world.access().await;
+    assert_eq!(first.unwrap(), "access-2", "whoever waited gets what came");
+    for _ in 0..100 {
+        assert!(matches!(world.access().await, Err(AuthError::TokenExpired)));
+    }
+    assert_eq!(world.provider.calls(), 1);
+    world.clock.forward(30);
+    let _ = world.access().await;
+    assert_eq!(world.provider.calls(), 2);
+    // Demanded ones are not.
+    world.manager.refresh().await.unwrap();
+    assert_eq!(world.provider.calls(), 3);
+}
+
+#[tokio::test]
+async fn a_demanded_refresh_replaces_even_a_fresh_token() {
+    let world = World::new().await;
+    let refreshed = world.manager.refresh().await.unwrap();
+    assert_eq!(refreshed.access_token.expose_secret(), "access-2");
+    assert!(world.provider.accepts(&refreshed));
+}
+
+#[tokio::test]
+async fn many_who_saw_a_401_make_one_refresh() {
+    let world = World::new().await;
+    let refused = world.manager.get_access_token().await.unwrap();
+    let tasks: Vec<_> = (0..50)
+        .map(|_| {
+            let (manager, refused) = (world.manager.clone(), refused.clone());
+            tokio::spawn(async move {
+                manager.invalidate(&refused);
+                access(&manager).await
+            })
+        })
+        .collect();
+    for task in tasks {
+        assert_eq!(task.await.unwrap().unwrap(), "access-2");
+    }
+    // Late ones, about a token that is no longer the current one.
+    world.manager.invalidate(&refused);
+    assert_eq!(world.access().await.unwrap(), "access-2");
+    assert_eq!((world.provider.calls(), world.provider.replays()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_refused_token_is_not_served_even_if_the_refresh_fails() {
+    let world = World::new().await;
+    let refused = world.manager.get_access_token().await.unwrap();
+    world.manager.invalidate(&refused);
+    assert_eq!(world.manager.cached_access_token().map(|_| ()), None);
+    world.provider.script([transient()]);
+    assert!(matches!(world.access().await, Err(AuthError::Refresh(_))));
+    // A look at the store in between does not make it good again.
+    world.clock.forward(31);
+    assert_eq!(world.access().await.unwrap(), "access-2");
+}
+
+#[tokio::test]
+async fn a_rejected_refresh_token_fails_fast_for_all_until_new_tokens_arrive() {
+    let world = World::new().await;
+    let mut events = world.manager.subscribe();
+    world.clock.forward(61 * 60);
+    world.provider.script([Step::Fail(RefreshFailure::rejected("invalid_grant"))]);
+    for _ in 0..100 {
+        let error = world.access().await.unwrap_err();
+        assert!(matches!(&error, AuthError::LoginRequired { .. }), "{error}");
+        assert!(error.to_string().contains("sign in again"), "{error}");
+    }
+    world.clock.forward(24 * 3600);
+    assert!(matches!(world.access().await, Err(AuthError::LoginRequired { .. })));
+    assert_eq!(world.provider.calls(), 1);
+    assert_eq!(drain(&mut events).await, ["LoginRequired"]);
+    assert!(world.stored().await.is_some(), "nothing is deleted because a refresh failed");
+    // A login in another process, which this one was not told of.
+    world.other().set_tokens(world.provider.sign_in(world.clock.in_minutes(60))).await.unwrap();
+    assert_eq!(world.access().await.unwrap(), "access-2");
+    assert_eq!(world.provider.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_token_that_another_process_refreshed_is_adopted() {
+    let world = World::new().await;
+    let other = world.other();
+    world.clock.forward(50 * 60);
+    // Both have seen that it is due.
+    assert!(world.manager.needs_refresh().await.unwrap() && other.needs_refresh().await.unwrap());
+    assert_eq!(access(&other).await.unwrap(), "access-2");
+    assert_eq!(world.access().await.unwrap(), "access-2");
+    assert_eq!((world.provider.calls(), world.provider.replays()), (1, 0));
+}
+
+#[tokio::test]
+async fn whoever_waits_for_anothers_refresh_takes_what_it_brings() {
+    let world = World::new().await;
+    let other = world.other();
+    world.clock.forward(61 * 60);
+    world.provider.hold();
+    let first = tokio::spawn({
+        let manager = world.manager.clone();
+        async move { access(&manager).await }
+    });
+    settle().await;
+    let second = tokio::spawn(async move { access(&other).await });
+    settle().await;
+    world.provider.let_through();
+    assert_eq!(first.await.unwrap().unwrap(), "access-2");
+    // It looks again once its pause is over.
+    settle().await;
+    while !second.is_finished() {
+        world.clock.forward(1);
+        settle().await;
+    }
+    assert_eq!(second.await.unwrap().unwrap(), "access-2");
+    assert_eq!((world.provider.calls(), world.provider.replays()), (1, 0));
+}
+
+#[tokio::test]
+async fn nobody_waits_for_ever_for_a_holder_that_is_stuck() {
+    let world = World::new().await;
+    let _stuck = world.store.inner.try_lease().await.unwrap().unwrap();
+    world.clock.forward(61 * 60);
+    let waiting = tokio::spawn({
+        let manager = world.manager.clone();
+        async move { access(&manager).await }
+    });
+    let begin = world.clock.now();
+    while !waiting.is_finished() {
+        settle().await;
+        world.clock.forward_by(Duration::from_millis(250));
+    }
+    let error = waiting.await.unwrap().unwrap_err();
+    assert!(matches!(error, AuthError::Store(StoreError::Timeout { .. })), "{error}");
+    let waited = world.clock.now().duration_since(begin).unwrap();
+    assert!((75..=160).contains(&waited.as_secs()), "{waited:?}");
+    assert_eq!(world.provider.calls(), 0);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_rotate_keeps_its_refresh_token() {
+    let world = World::new().await;
+    world.provider.script([Step::KeepRefreshToken]);
+    let refreshed = world.manager.refresh().await.unwrap();
+    assert_eq!(refreshed.access_token.expose_secret(), "access-2");
+    assert_eq!(refreshed.refresh_token.unwrap().expose_secret(), "refresh-1");
+    assert_eq!(world.manager.refresh().await.unwrap().access_token.expose_secret(), "access-3");
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_asked_for_once_more_and_then_said() {
+    let world = World::new().await;
+    world.clock.forward(61 * 60);
+    // Lost on the way there.
+    world.provider.script([Step::Fail(RefreshFailure::ambiguous("the connection broke"))]);
+    assert_eq!(world.access().await.unwrap(), "access-2");
+    assert_eq!(world.provider.calls(), 2);
+    // Lost on the way back: the second try is a replay, and says so.
+    world.provider.script([Step::LoseAnswer]);
+    let error = world.manager.refresh().await.unwrap_err();
+    let at = world.clock.date();
+    assert!(
+        matches!(error, AuthError::RefreshTokenSpent { by: SpentBy::LostAnswer { at: when } } if when == at),
+        "{error}"
+    );
+    assert!(error.to_string().contains("a request whose answer was lost"), "{error}");
+    assert_eq!(world.provider.calls(), 4);
+}
+
+#[tokio::test]
+async fn an_answer_lost_twice_is_still_known_to_be_lost_when_the_token_is_rejected_later() {
+    let world = World::new().await;
+    world.clock.forward(61 * 60);
+    let lost = || Step::Fail(RefreshFailure::ambiguous("the connection broke"));
+    world.provider.script([lost(), lost()]);
+    let at = world.clock.date();
+    assert!(matches!(world.access().await, Err(AuthError::Refresh(_))));
+    world.clock.forward(10);
+    world.provider.script([Step::Fail(RefreshFailure::rejected("invalid_grant"))]);
+    let error = world.access().await.unwrap_err();
+    assert!(
+        matches!(error, AuthError::RefreshTokenSpent { by: SpentBy::LostAnswer { at: when } } if when == at),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_refresher_that_hangs_or_panics_is_an_error_for_all_who_wait() {
+    let world = World::new().await;
+    world.clock.forward(61 * 60);
+    world.provider.script([Step::Panic, Step::Panic]);
+    let error = world.access().await.unwrap_err();
+    assert!(error.to_string().contains("the refresher panicked"), "{error}");
+
+    world.clock.forward(60);
+    world.provider.script([Step::Hang, Step::Hang]);
+    let waiting = tokio::spawn({
+        let manager = world.manager.clone();
+        async move { access(&manager).await }
+    });
+    for calls in [3, 4] {
+        settle().await;
+        assert_eq!(world.provider.calls(), calls);
+        world.clock.forward(30);
+    }
+    let error = waiting.await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("no answer within 30s"), "{error}");
+    world.clock.forward(60);
+    assert_eq!(world.access().await.unwrap(), "access-2");
+}
+
+#[tokio::test]
+async fn an_answer_without_a_token_is_a_misconfiguration_and_changes_nothing() {
+    let world = World::new().await;
+    world.provider.script([Step::Answer(AuthTokens::new(""))]);
+    let error = world.manager.refresh().await.unwrap_err();
+    assert!(matches!(error, AuthError::Refresh(RefreshFailure::Misconfigured { .. })), "{error}");
+    assert_eq!(world.access().await.unwrap(), "access-1");
+}
+
+#[tokio::test]
+async fn a_logout_during_a_refresh_wins() {
+    // In the same process, and in another one.
+    for elsewhere in [false, true] {
+        let world = World::new().await;
+        world.clock.forward(61 * 60);
+        world.provider.hold();
+        let waiting = tokio::spawn({
+            let manager = world.manager.clone();
+            async move { access(&manager).await }
+        });
+        settle().await;
+        let who = if elsewhere { world.other() } else { world.manager.clone() };
+        who.clear().await.unwrap();
+        world.provider.let_through();
+        let error = waiting.await.unwrap().unwrap_err();
+        assert!(matches!(error, AuthError::TokenNotFound), "{error}");
+        assert_eq!(world.stored().await, None);
+        assert!(matches!(world.access().await, Err(AuthError::TokenNotFound)));
+    }
+}
+
+#[tokio::test]
+async fn a_login_during_a_refresh_wins() {
+    for elsewhere in [false, true] {
+        let world = World::new().await;
+        world.clock.forward(61 * 60);
+        world.provider.hold();
+        let waiting = tokio::spawn({
+            let manager = world.manager.clone();
+            async move { access(&manager).await }
+        });
+        settle().await;
+        let login = AuthTokens::new("somebody else").with_refresh_token("theirs");
+        let who = if elsewhere { world.other() } else { world.manager.clone() };
+        who.set_tokens(login.clone()).await.unwrap();
+        world.provider.let_through();
+        assert_eq!(waiting.await.unwrap().unwrap(), "somebody else");
+        assert_eq!(world.stored().await.unwrap().refresh_token, login.refresh_token);
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_was_touched_during_a_refresh_is_saved_over_if_its_tokens_are_the_same() {
+    let world = World::new().await;
+    world.clock.forward(61 * 60);
+    world.provider.hold();
+    let waiting = tokio::spawn({
+        let manager = world.manager.clone();
+        async move { access(&manager).await }
+    });
+    settle().await;
+    // As a rekey does.
+    let there = world.store.inner.load().await.unwrap().unwrap();
+    world.store.inner.save(&there.tokens, Expect::Anything).await.unwrap();
+    world.provider.let_through();
+    assert_eq!(waiting.await.unwrap().unwrap(), "access-2");
+    assert!(world.provider.accepts(&world.stored().await.unwrap()));
+}
+
+#[tokio::test]
+async fn a_save_whose_answer_was_lost_is_recognised() {
+    let world = World::new().await;
+    world.store.set(|faults| faults.lose_answer = true);
+    let refreshed = world.manager.refresh().await.unwrap();
+    assert_eq!(world.stored().await.unwrap(), refreshed);
+    assert!(world.provider.accepts(&refreshed));
+    assert_eq!(world.manager.refresh().await.unwrap().access_token.expose_secret(), "access-3");
+}
+
+#[tokio::test]
+async fn a_program_that_knows_no_lease_and_was_faster_is_adopted() {
+    let world = World::new().await;
+    world.clock.forward(61 * 60);
+    world.provider.hold();
+    let waiting = tokio::spawn({
+        let manager = world.manager.clone();
+        async move { access(&manager).await }
+    });
+    settle().await;
+    // It spends the token and saves what it got, while ours is on its way.
+    let winners = AuthTokens::new("winner")
+        .with_refresh_token("winner-refresh")
+        .with_expires_at(world.clock.in_minutes(60));
+    world.store.inner.save(&winners, Expect::Anything).await.unwrap();
+    world.provider.revoke();
+    world.provider.let_through();
+    assert_eq!(waiting.await.unwrap().unwrap(), "winner");
+    assert_eq!(world.stored().await.unwrap().access_token.expose_secret(), "winner");
+}
+
+#[tokio::test]
+async fn a_slot_that_cannot_be_written_is_found_out_before_the_token_is_spent() {
+    let world = World::new().await;
+    world.store.set(|faults| faults.intent = Some(Faulty::read_only()));
+    world.clock.forward(50 * 60);
+    // As long as the server accepts the old one, it serves.
+    assert_eq!(world.access().await.unwrap(), "access-1");
+    world.clock.forward(10 * 60);
+    let error = world.access().await.unwrap_err();
+    assert!(matches!(error, AuthError::Store(StoreError::ReadOnly { .. })), "{error}");
+    assert_eq!(world.provider.calls(), 0);
+    world.store.set(|faults| faults.intent = None);
+    assert_eq!(world.access().await.unwrap(), "access-2");
+}
+
+#[tokio::test]
+async fn tokens_that_cannot_be_saved_serve_from_memory_and_are_saved_later_under_the_same_lease() {
+    let world = World::new().await;
+    let mut events = world.manager.subscribe();
+    world.store.set(|faults| faults.save = Some(Faulty::full_disk()));
+    world.clock.forward(61 * 60);
+    assert_eq!(world.access().await.unwrap(), "access-2");
+    assert_eq!(drain(&mut events).await, ["SaveFailed", "Refreshed"]);
+    // Also after another look at the store, which still holds the old ones.
+    world.clock.forward_by(Duration::from_millis(400));
+    settle().await;
+    assert_eq!(world.access().await.unwrap(), "access-2");
+    assert_eq!(world.manager.get_refresh_token().await.unwrap().expose_secret(), "refresh-2");
+    assert_eq!(world.stored().await.unwrap().access_token.expose_secret(), "access-1");
+    // Nobody else can spend the old refresh token meanwhile.
+    assert!(world.store.inner.try_lease().await.unwrap().is_none());
+    let error = world.manager.shutdown(Duration::ZERO).await.unwrap_err();
+    assert!(matches!(error, AuthError::NotSaved(StoreError::Io { .. })), "{error}");
+
+    world.store.set(|faults| faults.save = None);
+    world.clock.forward(60);
+    settle().await;
+    assert_eq!(drain(&mut events).await, ["Saved"]);
+    assert!(world.provider.accepts(&world.stored().await.unwrap()));
+    let mut lease = world.store.inner.try_lease().await.unwrap().expect("it was released");
+    assert_eq!(lease.intent().await.unwrap(), None, "nothing is in doubt any more");
+    lease.remove_intent().await.unwrap();
+    drop(lease);
+    world.manager.shutdown(Duration::ZERO).await.unwrap();
+    assert_eq!(world.access().await.unwrap(), "access-2");
+}
+
+#[tokio::test]
+async fn the_next_refresh_starts_from_the_unsaved_tokens() {
+    let world = World::new().await;
+    world.store.set(|faults| faults.save = Some(Faulty::full_disk()));
+    world.manager.refresh().await.unwrap();
+    let again = world.manager.refresh().await.unwrap();
+    assert_eq!(again.access_token.expose_secret(), "access-3");
+    assert_eq!(world.provider.replays(), 0);
+    world.store.set(|faults| faults.save = None);
+    world.manager.shutdown(Duration::from_secs(1)).await.unwrap();
+    assert_eq!(world.stored().await.unwrap(), again);
+}
+
+#[tokio::test]
+async fn a_login_or_a_logout_ends_the_attempts_to_save() {
+    for logout in [false, true] {
+        for elsewhere in [false, true] {
+            let world = World::new().await;
+            world.store.set(|faults| faults.save = Some(Faulty::full_disk()));
+            world.manager.refresh().await.unwrap();
+            world.store.set(|faults| faults.save = None);
+            let who = if elsewhere { world.other() } else { world.manager.clone() };
+            if logout {
+                who.clear().await.unwrap();
+            } else {
+                who.set_tokens(AuthTokens::new("new").with_refresh_token("new")).await.unwrap();
+            }
+            for _ in 0..10 {
+                world.clock.forward(60);
+                settle().await;
+            }
+            let stored = world.stored().await;
+            assert_eq!(stored.is_none(), logout, "elsewhere: {elsewhere}");
+            let ours = world.access().await;
+            assert_eq!(ours.ok(), stored.map(|it| it.access_token.expose_secret().to_owned()));
+            assert!(world.store.inner.try_lease().await.unwrap().is_some());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lease_whose_holder_died_says_that_the_token_may_be_spent() {
+    let world = World::new().await;
+    let token = world.manager.get_refresh_token().await.unwrap();
+    let at = world.clock.date();
+    let mut lease = world.store.inner.try_lease().await.unwrap().unwrap();
+    lease.write_intent(&Intent::new(&token, at)).await.unwrap();
+    drop(lease);
+    world.clock.forward(61 * 60);
+    // It had not been sent after all: nothing is lost.
+    assert_eq!(world.access().await.unwrap(), "access-2");
+
+    let token = world.manager.get_refresh_token().await.unwrap();
+    let mut lease = world.store.inner.try_lease().await.unwrap().unwrap();
+    lease.write_intent(&Intent::new(&token, at)).await.unwrap();
+    drop(lease);
+    world.provider.revoke();
+    let error = world.manager.refresh().await.unwrap_err();
+    assert!(
+        matches!(error, AuthError::RefreshTokenSpent { by: SpentBy::DeadProcess { at: when } } if when == at),
+        "{error}"
+    );
+    let text = "the refresh token may have been spent by a process that died at ";
+    assert!(error.to_string().starts_with(text), "{error}");
+    // A new process is told the same.
+    let error = world.other().refresh().await.unwrap_err();
+    assert!(error.to_string().starts_with(text), "{error}");
+}
+
+#[tokio::test]
+async fn a_backup_is_never_refreshed() {
+    let world = World::new().await;
+    let copy = MemoryStore::new();
+    tokenkeep::backup(world.manager.store(), &copy).await.unwrap();
+    let manager = world.clock.builder().store(copy).refresher(world.provider.clone()).build();
+    world.clock.forward(61 * 60);
+    for error in [access(&manager).await.unwrap_err(), manager.refresh().await.unwrap_err()] {
+        assert!(matches!(error, AuthError::IsBackup), "{error}");
+    }
+    assert_eq!(world.provider.calls(), 0);
+}
+
+#[tokio::test]
+async fn without_a_refresher_nothing_is_refreshed_and_that_is_said() {
+    let clock = Clock::new();
+    let manager = clock.manager(MemoryStore::new());
+    manager.set_tokens(AuthTokens::new("a")).await.unwrap();
+    assert!(matches!(manager.refresh().await, Err(AuthError::NoRefresher)));
+    let token = manager.get_access_token().await.unwrap();
+    manager.invalidate(&token);
+    assert!(matches!(manager.get_access_token().await, Err(AuthError::TokenExpired)));
+}
+
+#[tokio::test]
+async fn refreshing_behind_the_caller_hands_out_the_old_token_at_once() {
+    let world = World::with_policy(RefreshPolicy::default().refresh_behind_the_caller()).await;
+    world.clock.forward(46 * 60);
+    world.provider.hold();
+    assert_eq!(world.access().await.unwrap(), "access-1");
+    assert_eq!(world.access().await.unwrap(), "access-1");
+    settle().await;
+    world.provider.let_through();
+    world.manager.shutdown(Duration::from_secs(1)).await.unwrap();
+    assert_eq!(world.access().await.unwrap(), "access-2");
+    assert_eq!(world.provider.calls(), 1);
+    assert!(world.provider.accepts(&world.stored().await.unwrap()));
+    // One that counts as expired is waited for.
+    world.clock.forward(1000 * 60);
+    world.provider.issue_until(minutes(world.clock.date(), 60));
+    assert_eq!(world.access().await.unwrap(), "access-3");
+}
+
+#[tokio::test]
+async fn shutdown_waits_for_a_refresh_up_to_its_limit() {
+    let world = World::new().await;
+    world.provider.hold();
+    let refreshing = tokio::spawn({
+        let manager = world.manager.clone();
+        async move { manager.refresh().await }
+    });
+    settle().await;
+    let stopping = tokio::spawn({
+        let manager = world.manager.clone();
+        async move { manager.shutdown(Duration::from_secs(5)).await }
+    });
+    settle().await;
+    assert!(!stopping.is_finished());
+    world.clock.forward(5);
+    assert!(matches!(stopping.await.unwrap(), Err(AuthError::Refresh(_))));
+    world.provider.let_through();
+    refreshing.await.unwrap().unwrap();
+    world.manager.shutdown(Duration::ZERO).await.unwrap();
+}
+
+#[test]
+fn a_refresh_whose_runtime_died_is_started_again_by_who_waits_for_it() {
+    let (world, starter) = {
+        let starter = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        (starter.block_on(World::new()), starter)
+    };
+    world.clock.forward(61 * 60);
+    world.provider.hold();
+    // A runtime on which the refresh is started, and which ends in the middle of it.
+    starter.block_on(async {
+        let manager = world.manager.clone();
+        tokio::spawn(async move { access(&manager).await });
+        settle().await;
+    });
+    assert_eq!(world.provider.calls(), 1);
+    let waiter = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let manager = world.manager.clone();
+    let waiting = waiter.spawn(async move { access(&manager).await });
+    waiter.block_on(settle());
+    drop(starter);
+    world.provider.let_through();
+    assert_eq!(waiter.block_on(waiting).unwrap().unwrap(), "access-2");
+    assert_eq!((world.provider.calls(), world.provider.replays()), (2, 0));
+}
+
+#[test]
+fn it_refreshes_outside_a_runtime_too() {
+    let world = crate::conformance::block_on(World::new());
+    world.clock.forward(61 * 60);
+    assert_eq!(crate::conformance::block_on(world.access()).unwrap(), "access-2");
+    assert_eq!(world.provider.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_suspended_laptop_wakes_up_with_its_token_expired_and_a_clock_set_back_loses_nothing() {
+    let world = World::new().await;
+    assert_eq!(world.access().await.unwrap(), "access-1");
+    world.clock.forward(8 * 3600);
+    assert_eq!(world.access().await.unwrap(), "access-2");
+    world.clock.back(9 * 3600);
+    assert_eq!(world.access().await.unwrap(), "access-2");
+    assert_eq!(world.provider.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_costs_nobody_a_good_token() {
+    let world = World::new().await;
+    assert_eq!(world.access().await.unwrap(), "access-1");
+    let away = StoreError::Unavailable {
+        place: "faulty".into(),
+        reason: "away".into(),
+        advice: "wait".into(),
+    };
+    world.store.set(|faults| faults.load = Some(away));
+    world.clock.forward(50 * 60);
+    assert_eq!(world.access().await.unwrap(), "access-1");
+    world.clock.forward(10 * 60);
+    assert!(matches!(world.access().await, Err(AuthError::Store(_))));
+    assert_eq!(world.provider.calls(), 0);
+}
+
+#[tokio::test]
+async fn events_and_errors_hold_no_secret() {
+    let world = World::new().await;
+    let mut events = world.manager.subscribe();
+    let lost = || Step::Fail(RefreshFailure::ambiguous("broken"));
+    world.provider.script([lost(), lost(), Step::Fail(RefreshFailure::rejected("invalid_grant"))]);
+    let first = world.manager.refresh().await.unwrap_err();
+    let second = world.manager.refresh().await.unwrap_err();
+    world.manager.clear().await.unwrap();
+    let mut shown = format!("{first} {first:?} {second} {second:?} {:?}", world.manager);
+    for _ in 0..3 {
+        shown += &format!("{:?}", events.next().await.unwrap());
+    }
+    assert!(shown.contains("LoginRequired") && shown.contains("Cleared"), "{shown}");
+    assert!(!shown.contains("access-") && !shown.contains("refresh-"), "{shown}");
+    let other = world.manager.clone();
+    drop(world);
+    drop(other);
+    assert!(events.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_policy_of_ones_own_is_exact() {
+    let policy = RefreshPolicy::default()
+        .refresh_before_expiry(Duration::from_secs(120))
+        .expired_before_expiry(Duration::from_secs(60))
+        .deadline(Duration::from_secs(2));
+    let world = World::with_policy(policy).await;
+    world.clock.forward(58 * 60 - 1);
+    assert_eq!(world.access().await.unwrap(), "access-1");
+    assert_eq!(world.provider.calls(), 0);
+    world.clock.forward(1);
+    world.provider.script([Step::Hang]);
+    let waiting = tokio::spawn({
+        let manager = world.manager.clone();
+        async move { access(&manager).await }
+    });
+    settle().await;
+    world.clock.forward(2);
+    assert_eq!(waiting.await.unwrap().unwrap(), "access-2");
+    assert_eq!(world.provider.calls(), 2);
+}
+
+#[tokio::test]
+async fn jitter_refreshes_a_little_early_and_never_late() {
+    let policy = RefreshPolicy::default().jitter(Duration::from_secs(600));
+    let mut early = 0;
+    for _ in 0..20 {
+        let world = World::with_policy(policy).await;
+        world.clock.forward(35 * 60 - 1);
+        assert_eq!(world.access().await.unwrap(), "access-1", "not before its time");
+        world.clock.forward(5 * 60);
+        early += usize::from(world.access().await.unwrap() == "access-2");
+        world.clock.forward(5 * 60 + 1);
+        assert_eq!(world.access().await.unwrap(), "access-2", "not later than without");
+    }
+    assert!((1..20).contains(&early), "{early} of 20 were early by 5 minutes or more");
+}
