@@ -13,6 +13,7 @@
 
 use std::fmt;
 use std::io::{self, BufRead, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::task::{Context, Wake};
@@ -20,8 +21,8 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use tokenkeep::{
-    AuthTokens, Expect, Lease, Overwrite, Revision, StoreError, StoreUrl, Stored, TokenStore,
-    async_trait, backup, chrono, conformance, migrate, restore,
+    AuthTokens, Expect, Intent, Lease, Overwrite, RefreshFailure, Revision, StoreError, StoreUrl,
+    Stored, TokenManager, TokenStore, async_trait, backup, chrono, conformance, migrate, restore,
 };
 
 type Store = Arc<dyn TokenStore>;
@@ -66,7 +67,13 @@ async fn run(arguments: Vec<String>) {
     let kill_at: i64 = arguments.next().map_or(-1, |number| number.parse().unwrap());
     KILL_AT.store(kill_at, Ordering::SeqCst);
 
-    let mut actor = Actor { store: open(&url), url, lease: None, last: None };
+    let mut actor = Actor {
+        store: open(&url),
+        url,
+        manager: std::cell::OnceCell::new(),
+        lease: None,
+        last: None,
+    };
     for line in io::stdin().lock().lines() {
         let line = line.unwrap();
         let words: Vec<&str> = line.split(' ').collect();
@@ -91,11 +98,29 @@ async fn run(arguments: Vec<String>) {
 struct Actor {
     url: String,
     store: Store,
+    manager: std::cell::OnceCell<TokenManager>,
     lease: Option<Box<dyn Lease>>,
     last: Option<Revision>,
 }
 
 impl Actor {
+    /// A manager that refreshes at the test's own server, in which the process dies as told.
+    fn manager(&self) -> &TokenManager {
+        self.manager.get_or_init(|| {
+            let server = std::env::var("TEST_SERVER").expect("a server");
+            let ask = move |current: AuthTokens| {
+                let server = server.clone();
+                async move {
+                    live_on();
+                    let asked = tokio::task::spawn_blocking(move || ask(&server, &current)).await;
+                    live_on();
+                    asked.unwrap()
+                }
+            };
+            TokenManager::builder().store(killing(&self.store)).refresh_with(ask).build()
+        })
+    }
+
     async fn act(&mut self, words: &[&str]) -> Answer {
         match words {
             ["load"] => {
@@ -119,6 +144,14 @@ impl Actor {
                 self.store.save(&tokens, Expect::Anything).await?;
                 Ok("saved".into())
             }
+            ["access"] => {
+                let token = self.manager().get_access_token().await?;
+                Ok(token.expose_secret().to_owned())
+            }
+            ["refresh"] => {
+                let tokens = self.manager().refresh().await?;
+                Ok(tokens.access_token.expose_secret().to_owned())
+            }
             ["clear", "last"] => {
                 let last = self.last.clone().expect("a revision");
                 self.store.clear(Expect::Unchanged(last)).await?;
@@ -134,7 +167,7 @@ impl Actor {
             }
             ["intent"] => {
                 let token = tokens("any").refresh_token.unwrap();
-                let intent = tokenkeep::Intent::new(&token, chrono::Utc::now());
+                let intent = Intent::new(&token, chrono::Utc::now());
                 self.lease.as_mut().expect("a lease").write_intent(&intent).await?;
                 Ok("written".into())
             }
@@ -191,6 +224,28 @@ impl Actor {
             }
             _ => panic!("unknown command {words:?}"),
         }
+    }
+}
+
+/// Trades a refresh token, a line for a line.
+fn ask(server: &str, current: &AuthTokens) -> Result<AuthTokens, RefreshFailure> {
+    let lost = |error: io::Error| RefreshFailure::ambiguous(error.to_string());
+    let connection = TcpStream::connect(server);
+    let mut connection =
+        connection.map_err(|error| RefreshFailure::transient(error.to_string()))?;
+    let token = current.refresh_token.as_ref().expect("a refresh token").expose_secret();
+    connection.write_all(format!("{token}\n").as_bytes()).map_err(lost)?;
+    let mut answer = String::new();
+    io::BufReader::new(connection).read_line(&mut answer).map_err(lost)?;
+    match *answer.trim_end().split(' ').collect::<Vec<_>>() {
+        ["ok", access, refresh, expires] => {
+            Ok(AuthTokens::new(access).with_refresh_token(refresh).with_expires_at(
+                chrono::DateTime::from_timestamp(expires.parse().unwrap(), 0).unwrap(),
+            ))
+        }
+        [""] => Err(RefreshFailure::ambiguous("no answer")),
+        _ if answer.contains("rejected") => Err(RefreshFailure::rejected("invalid_grant")),
+        _ => Err(RefreshFailure::transient(answer)),
     }
 }
 
@@ -279,7 +334,9 @@ impl TokenStore for Killing {
 
     async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
         live_on();
-        self.0.try_lease().await
+        let lease = self.0.try_lease().await?;
+        live_on();
+        Ok(lease.map(|lease| Box::new(KillingLease(lease)) as _))
     }
 
     async fn load_exposed(&self) -> Result<Option<Stored>, StoreError> {
@@ -288,5 +345,36 @@ impl TokenStore for Killing {
 
     fn slot(&self) -> String {
         self.0.slot()
+    }
+}
+
+#[derive(Debug)]
+struct KillingLease(Box<dyn Lease>);
+
+#[async_trait]
+impl Lease for KillingLease {
+    async fn intent(&self) -> Result<Option<Intent>, StoreError> {
+        self.0.intent().await
+    }
+
+    async fn write_intent(&mut self, intent: &Intent) -> Result<(), StoreError> {
+        live_on();
+        let written = self.0.write_intent(intent).await;
+        live_on();
+        written
+    }
+
+    async fn remove_intent(&mut self) -> Result<(), StoreError> {
+        live_on();
+        let removed = self.0.remove_intent().await;
+        live_on();
+        removed
+    }
+
+    async fn release(self: Box<Self>) -> Result<(), StoreError> {
+        live_on();
+        let released = self.0.release().await;
+        live_on();
+        released
     }
 }

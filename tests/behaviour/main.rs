@@ -26,6 +26,8 @@ mod processes;
 mod provider;
 mod readme;
 mod refresh;
+mod refresh_model;
+mod refresh_processes;
 mod session;
 mod support;
 mod terminal;

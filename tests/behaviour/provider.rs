@@ -2,7 +2,10 @@
 //! token on every refresh, and ends the session when one is used twice.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
 
 use tokenkeep::chrono::{DateTime, TimeDelta, Utc};
 use tokenkeep::{AuthTokens, RefreshFailure, TokenRefresher, async_trait};
@@ -14,6 +17,7 @@ pub(crate) struct Provider(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     state: Mutex<State>,
+    called: Condvar,
     /// How many calls may go on, if they are to wait.
     gate: Mutex<Option<Arc<Semaphore>>>,
 }
@@ -80,6 +84,19 @@ impl Provider {
         self.state().live = None;
     }
 
+    /// Waits until it was called so often.
+    pub(crate) fn wait_for_calls(&self, calls: usize) {
+        let mut state = self.state();
+        while state.calls.len() < calls {
+            state = self.0.called.wait(state).unwrap();
+        }
+    }
+
+    /// Counts replays anew.
+    pub(crate) fn forget_replays(&self) {
+        self.state().replays = 0;
+    }
+
     /// How often it was called.
     pub(crate) fn calls(&self) -> usize {
         self.state().calls.len()
@@ -94,6 +111,41 @@ impl Provider {
     pub(crate) fn accepts(&self, tokens: &AuthTokens) -> bool {
         let refresh = tokens.refresh_token.as_ref().map(|token| token.expose_secret().to_owned());
         refresh.is_some() && refresh == self.state().live
+    }
+
+    /// Serves other processes, a line for a line: the refresh token, and what came of it. Returns
+    /// where.
+    pub(crate) fn listen(&self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let provider = self.clone();
+        thread::spawn(move || {
+            for connection in listener.incoming() {
+                let (connection, provider) = (connection.unwrap(), provider.clone());
+                thread::spawn(move || provider.serve(connection));
+            }
+        });
+        address
+    }
+
+    fn serve(&self, mut connection: TcpStream) {
+        let mut token = String::new();
+        BufReader::new(connection.try_clone().unwrap()).read_line(&mut token).unwrap();
+        // Who was killed before it sent anything.
+        let Some(token) = token.strip_suffix('\n') else { return };
+        let current = AuthTokens::new("any").with_refresh_token(token);
+        let answer = match crate::conformance::block_on(self.refresh(current)) {
+            Ok(tokens) => {
+                let refresh = tokens.refresh_token.expect("it rotates");
+                let expires = tokens.expires_at.expect("it expires").timestamp();
+                let (access, refresh) =
+                    (tokens.access_token.expose_secret(), refresh.expose_secret());
+                format!("ok {access} {refresh} {expires}\n")
+            }
+            Err(failure) => format!("{failure}\n"),
+        };
+        // Who asked may have been killed.
+        let _ = connection.write_all(answer.as_bytes());
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -119,6 +171,7 @@ impl TokenRefresher for Provider {
         let step = {
             let mut state = self.state();
             state.calls.push(token.clone());
+            self.0.called.notify_all();
             state.script.pop_front()
         };
         let gate = self.0.gate.lock().unwrap().clone();
