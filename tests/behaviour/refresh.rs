@@ -707,6 +707,19 @@ async fn a_login_or_a_logout_ends_the_attempts_to_save() {
 }
 
 #[tokio::test]
+async fn a_logout_elsewhere_is_noticed_while_the_disk_is_still_full() {
+    let world = World::new().await;
+    world.store.set(|faults| faults.save = Some(Faulty::full_disk()));
+    world.manager.refresh().await.unwrap();
+    world.other().clear().await.unwrap();
+    world.clock.forward(31);
+    settle().await;
+    assert!(matches!(world.access().await, Err(AuthError::TokenNotFound)));
+    world.manager.shutdown(Duration::ZERO).await.unwrap();
+    assert_eq!(world.stored().await, None);
+}
+
+#[tokio::test]
 async fn a_lease_whose_holder_died_says_that_the_token_may_be_spent() {
     let world = World::new().await;
     let token = world.manager.get_refresh_token().await.unwrap();
