@@ -6,9 +6,11 @@
 //! `tokens.age.tmp`. The lock files are never removed: whoever still has an unlinked one open
 //! would hold a lock that nobody else sees.
 
+#[cfg(windows)]
+mod acl;
 mod lease;
 #[cfg_attr(unix, path = "file/unix.rs")]
-#[cfg_attr(not(unix), path = "file/portable.rs")]
+#[cfg_attr(windows, path = "file/windows.rs")]
 mod platform;
 
 use std::ffi::{OsStr, OsString};
@@ -34,6 +36,8 @@ const LOCK_WAIT: Duration = Duration::from_secs(10);
 
 /// How often a waiting writer looks again. The kernel's waiting lock has no deadline.
 const LOCK_POLL: Duration = Duration::from_millis(2);
+
+const ERROR_LOCK_VIOLATION: i32 = 33;
 
 /// The most bytes of a file that holds keys; a line of one takes some 75.
 #[cfg(feature = "age")]
@@ -134,6 +138,7 @@ impl FileSlot {
         };
         if afterwards.is_none() && !names.iter().any(is_there) {
             // An empty slot needs no lock, which may not even be possible here.
+            refuse_missing_root(parent)?;
             return self.compare(expect, None, inspect);
         }
         let dir = open_or_create(parent)?;
@@ -205,14 +210,16 @@ impl FileSlot {
             created => created,
         }
         .map_err(failed)?;
-        let written = file
-            .write_all(bytes)
-            .and_then(|()| file.sync_all())
-            .and_then(|()| dir.rename(&temporary, name));
+        let written = dir
+            .make_private(&mut file, &temporary)
+            .and_then(|()| file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed));
+        // On Windows it cannot be renamed, or removed, while it is open for this process alone.
+        drop(file);
+        let written = written.and_then(|()| dir.rename(&temporary, name).map_err(failed));
         if let Err(error) = written {
             // What failed is the write; that its remains could not be removed adds nothing.
             let _ = dir.remove(&temporary);
-            return Err(failed(error));
+            return Err(error);
         }
         dir.sync().map_err(failed)
     }
@@ -270,12 +277,26 @@ impl Locked {
     }
 }
 
+impl Locked {
+    /// Gives it up now.
+    fn unlock(&self) -> io::Result<()> {
+        match self.0.unlock() {
+            // The standard library unlocks twice, because there could be two locks, and Wine 8 has
+            // another word than Windows for there being none.
+            Err(error) if cfg!(windows) && error.raw_os_error() == Some(ERROR_LOCK_VIOLATION) => {
+                Ok(())
+            }
+            unlocked => unlocked,
+        }
+    }
+}
+
 impl Drop for Locked {
     /// Closing the file is not enough: a child process that is just being started has it too, for
     /// a moment.
     fn drop(&mut self) {
         // If this fails, the process's end gives it up.
-        let _ = self.0.unlock();
+        let _ = self.unlock();
     }
 }
 
@@ -333,6 +354,30 @@ fn split(path: &Path) -> Result<(&Path, &OsStr), StoreError> {
         place: format!("{path:?}"),
         source: Arc::new(io::Error::new(io::ErrorKind::InvalidInput, "the path names no file")),
     })
+}
+
+/// A link to a directory that is not there, such as a volume that is not mounted, says nothing
+/// about what would be in it, and neither does a drive that is missing.
+fn refuse_missing_root(path: &Path) -> Result<(), StoreError> {
+    let unavailable = |reason: String| {
+        let advice = "mount or mend it".into();
+        Err(StoreError::Unavailable { place: path.display().to_string(), reason, advice })
+    };
+    for above in path.ancestors() {
+        let failed =
+            |error| StoreError::io("open the directory", above.display().to_string(), error);
+        match above.symlink_metadata() {
+            Ok(metadata) if metadata.is_symlink() && !above.exists() => {
+                let above = above.display();
+                return unavailable(format!("{above} is a link to something that is not there"));
+            }
+            Ok(_) if above.is_dir() => return Ok(()),
+            Ok(_) => return Err(failed(io::ErrorKind::NotADirectory.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    unavailable("its drive is not there".into())
 }
 
 /// The digest of the content: it differs whenever the content does, whoever wrote it.

@@ -89,7 +89,7 @@ impl Lease for FileLease {
 
     async fn release(self: Box<Self>) -> Result<(), StoreError> {
         let _turn = self.order.lock().await;
-        self.lock.0.unlock().map_err(|error| StoreError::io("unlock", self.slot.place(), error))
+        self.lock.unlock().map_err(|error| StoreError::io("unlock", self.slot.place(), error))
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::process::geteuid;
 
-use super::Exposure;
+use super::{Exposure, refuse_missing_root};
 use crate::error::StoreError;
 
 const ROOT: u32 = 0;
@@ -100,6 +100,12 @@ impl Dir {
         self.open_at(name, flags, Mode::RUSR | Mode::WUSR)
     }
 
+    /// Makes sure that a file that was just created is this user's alone: it is, by its mode.
+    #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "as on other platforms")]
+    pub(super) fn make_private(&self, _file: &mut File, _name: &OsStr) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Opens a lock file, creating it if need be.
     pub(super) fn open_lock(&self, name: &OsStr) -> Result<File, StoreError> {
         let path = self.path.join(name);
@@ -138,7 +144,7 @@ impl Dir {
         match opened {
             Ok(file) => Ok(Some(Self { file, path: path.to_owned() })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                refuse_dangling_link(path)?;
+                refuse_missing_root(path)?;
                 Ok(None)
             }
             Err(error) => Err(failed("open the directory", path, error)),
@@ -192,26 +198,6 @@ pub(super) fn open_key_file(path: &Path, exposure: Exposure) -> Result<Option<Fi
         reason: format!("others can write to it (mode {:04o})", metadata.mode() & 0o7777),
         advice: format!("look through it, and run `chmod go-w {}`", path.display()),
     })
-}
-
-/// A link to a directory that is not there, such as a volume that is not mounted, says nothing
-/// about what would be in it.
-fn refuse_dangling_link(path: &Path) -> Result<(), StoreError> {
-    for above in path.ancestors() {
-        match fs::symlink_metadata(above) {
-            Ok(metadata) if metadata.is_symlink() => {
-                return Err(StoreError::Unavailable {
-                    place: path.display().to_string(),
-                    reason: format!("{} is a link to something that is not there", above.display()),
-                    advice: "mount or mend what it leads to".into(),
-                });
-            }
-            Ok(_) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed("open the directory", above, error)),
-        }
-    }
-    Ok(())
 }
 
 fn check_writers(path: &Path, metadata: &fs::Metadata, who: u32) -> Result<(), StoreError> {

@@ -150,10 +150,24 @@ async fn a_directory_that_is_a_link_to_nothing_is_no_empty_slot() {
         for result in [
             store.load().await.map(drop),
             store.save(&AuthTokens::new("a"), Expect::Absent).await.map(drop),
+            store.clear(Expect::Anything).await,
         ] {
             assert!(matches!(result, Err(StoreError::Unavailable { .. })), "{result:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn behind_a_link_to_a_directory_a_slot_may_be_empty() {
+    let dir = scratch();
+    fs::create_dir(dir.path().join("real")).unwrap();
+    chmod(&dir.path().join("real"), 0o700);
+    symlink(dir.path().join("real"), dir.path().join("link")).unwrap();
+    let store = PlaintextStore::new(dir.path().join("link/new/tokens.json"));
+    assert!(store.load().await.unwrap().is_none());
+    store.clear(Expect::Anything).await.unwrap();
+    store.save(&AuthTokens::new("a"), Expect::Absent).await.unwrap();
+    assert!(dir.path().join("real/new/tokens.json").exists());
 }
 
 #[tokio::test]

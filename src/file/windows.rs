@@ -1,0 +1,343 @@
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::windows::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::acl::{self, Access, right};
+use super::{Exposure, refuse_missing_root};
+use crate::error::StoreError;
+
+const FILE_FLAG_BACKUP_SEMANTICS: u32 = 0x0200_0000;
+const FILE_FLAG_OPEN_REPARSE_POINT: u32 = 0x0020_0000;
+const FILE_ATTRIBUTE_REPARSE_POINT: u32 = 0x400;
+const ERROR_ACCESS_DENIED: i32 = 5;
+const ERROR_SHARING_VIOLATION: i32 = 32;
+
+/// How long to wait for whoever has a file open. Virus scanners and indexers look at what was just
+/// written, and are done in far less.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often to try meanwhile; nothing tells when a file was closed.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// What tells nothing about a file's content and changes nothing in it.
+const HARMLESS: u32 =
+    right::READ_EA | right::READ_ATTRIBUTES | right::READ_CONTROL | right::SYNCHRONIZE;
+
+const READ: u32 = right::READ_DATA | right::GENERIC_READ | right::GENERIC_ALL;
+
+const WRITE: u32 = right::WRITE_DATA
+    | right::APPEND_DATA
+    | right::DELETE
+    | right::WRITE_DAC
+    | right::WRITE_OWNER
+    | right::GENERIC_WRITE
+    | right::GENERIC_ALL;
+
+/// What lets others put something else in the place of a private file.
+const REPLACE: u32 =
+    right::DELETE_CHILD | right::WRITE_DAC | right::WRITE_OWNER | right::GENERIC_ALL;
+
+const ADD_FILE: u32 = right::WRITE_DATA | right::GENERIC_WRITE | right::GENERIC_ALL;
+
+/// A directory that was found to be safe. Whatever is opened in it is checked on its own handle.
+pub(super) struct Dir {
+    path: PathBuf,
+    /// Whose files count, where others can put theirs beside them.
+    only_of: Option<String>,
+}
+
+impl Dir {
+    /// Opens a directory, or returns `None` if it does not exist.
+    pub(super) fn open(path: &Path, exposure: Exposure) -> Result<Option<Self>, StoreError> {
+        let Some(file) = open_directory(path, right::READ_CONTROL)? else { return Ok(None) };
+        let access = access(path, &file)?;
+        if exposure == Exposure::Refused {
+            let others = access.others_who_may(REPLACE);
+            if !others.is_empty() {
+                return Err(exposed(path, "replace what is in this directory", &others));
+            }
+        }
+        let is_shared = !access.others_who_may(ADD_FILE).is_empty();
+        let only_of = is_shared.then(|| access.owner().unwrap_or_default().to_owned());
+        Ok(Some(Self { path: path.to_owned(), only_of }))
+    }
+
+    /// Opens a directory, and creates it and those above it, for this user alone, if need be.
+    pub(super) fn create(path: &Path) -> Result<Self, StoreError> {
+        if let Some(dir) = Self::open(path, Exposure::Refused)? {
+            return Ok(dir);
+        }
+        let create = |error| failed("create", path, error);
+        let above = path.parent().ok_or_else(|| create(io::ErrorKind::InvalidInput.into()))?;
+        Self::create(above)?;
+        match fs::create_dir(path) {
+            Ok(()) => {
+                let rights = right::READ_CONTROL | right::WRITE_DAC;
+                let file = open_directory(path, rights)?;
+                let mut file = file.ok_or_else(|| create(io::ErrorKind::NotFound.into()))?;
+                if let Err(error) = make_private(path, &mut file) {
+                    drop(file);
+                    // It is empty. That it could not be removed adds nothing.
+                    let _ = fs::remove_dir(path);
+                    return Err(error);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(create(error)),
+        }
+        let dir = Self::open(path, Exposure::Refused)?;
+        dir.ok_or_else(|| create(io::ErrorKind::NotFound.into()))
+    }
+
+    /// Opens a file for reading, or returns `None` if it does not exist.
+    pub(super) fn open_file(
+        &self,
+        name: &OsStr,
+        exposure: Exposure,
+    ) -> Result<Option<File>, StoreError> {
+        let path = self.path.join(name);
+        let Some(file) = open(OpenOptions::new().read(true), &path)? else { return Ok(None) };
+        let access = access(&path, &file)?;
+        self.check_owner(&path, &access)?;
+        if exposure == Exposure::Refused {
+            check_private(&path, &access)?;
+        }
+        Ok(Some(file))
+    }
+
+    /// Creates a file that nobody else can open before it is closed.
+    pub(super) fn create_new(&self, name: &OsStr) -> io::Result<File> {
+        let path = self.path.join(name);
+        patiently(ERROR_ACCESS_DENIED, || {
+            OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .access_mode(right::GENERIC_WRITE | right::READ_CONTROL | right::WRITE_DAC)
+                .share_mode(0)
+                .open(&path)
+        })
+    }
+
+    /// Makes sure that a file that was just created is this user's alone.
+    pub(super) fn make_private(&self, file: &mut File, name: &OsStr) -> Result<(), StoreError> {
+        let path = self.path.join(name);
+        make_private(&path, file)?;
+        self.check_owner(&path, &access(&path, file)?)
+    }
+
+    /// Opens a lock file, creating it if need be.
+    pub(super) fn open_lock(&self, name: &OsStr) -> Result<File, StoreError> {
+        let path = self.path.join(name);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        let file = match open(&options, &path)? {
+            Some(file) => file,
+            None => {
+                match self.create_new(name) {
+                    Ok(mut file) => {
+                        let made = self.make_private(&mut file, name);
+                        drop(file);
+                        if let Err(error) = made {
+                            // Nothing is written here, so nobody needs it.
+                            let _ = self.remove(name);
+                            return Err(error);
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    Err(error) => return Err(failed("lock", &path, error)),
+                }
+                let file = open(&options, &path)?;
+                file.ok_or_else(|| failed("lock", &path, io::ErrorKind::NotFound.into()))?
+            }
+        };
+        self.check_owner(&path, &access(&path, &file)?)?;
+        Ok(file)
+    }
+
+    pub(super) fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        let (from, to) = (self.path.join(from), self.path.join(to));
+        patiently(ERROR_ACCESS_DENIED, || fs::rename(&from, &to))
+    }
+
+    pub(super) fn remove(&self, name: &OsStr) -> io::Result<()> {
+        let path = self.path.join(name);
+        patiently(ERROR_ACCESS_DENIED, || fs::remove_file(&path))
+    }
+
+    /// A rename is made durable with its file system's journal; there is nothing to call.
+    #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "as on other platforms")]
+    pub(super) fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Where others can add files, somebody else's file could lie where ours is missing.
+    fn check_owner(&self, path: &Path, access: &Access) -> Result<(), StoreError> {
+        let Some(expected) = &self.only_of else { return Ok(()) };
+        match access.owner() {
+            Some(owner) if owner == expected || acl::rules_the_system(owner) => Ok(()),
+            owner => Err(StoreError::Exposed {
+                place: path.display().to_string(),
+                reason: format!(
+                    "others can add files to its directory, and it belongs to {}, not to {expected}",
+                    owner.unwrap_or("nobody")
+                ),
+                advice: "use a directory of your own, such as one in your profile".into(),
+            }),
+        }
+    }
+}
+
+/// Opens a file that holds keys, or returns `None` if it does not exist. A link is followed.
+#[cfg(feature = "age")]
+pub(super) fn open_key_file(path: &Path, exposure: Exposure) -> Result<Option<File>, StoreError> {
+    let opened = patiently(ERROR_SHARING_VIOLATION, || {
+        OpenOptions::new().read(true).custom_flags(FILE_FLAG_BACKUP_SEMANTICS).open(path)
+    });
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("open", path, error)),
+    };
+    check_kind(path, &file)?;
+    let access = access(path, &file)?;
+    if exposure == Exposure::Refused {
+        check_private(path, &access)?;
+    }
+    let others = access.others_who_may(WRITE);
+    if others.is_empty() { Ok(Some(file)) } else { Err(exposed(path, "write to it", &others)) }
+}
+
+/// Opens a file that must not be a link.
+fn open(options: &OpenOptions, path: &Path) -> Result<Option<File>, StoreError> {
+    let mut options = options.clone();
+    // A directory can then be opened too, and called what it is.
+    options.custom_flags(FILE_FLAG_OPEN_REPARSE_POINT | FILE_FLAG_BACKUP_SEMANTICS);
+    let file = match patiently(ERROR_SHARING_VIOLATION, || options.open(path)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("open", path, error)),
+    };
+    let metadata = file.metadata().map_err(|error| failed("open", path, error))?;
+    if metadata.file_attributes() & FILE_ATTRIBUTE_REPARSE_POINT != 0 {
+        return Err(StoreError::Exposed {
+            place: path.display().to_string(),
+            reason: "it is a link".into(),
+            advice: "name the file itself".into(),
+        });
+    }
+    check_kind(path, &file)?;
+    Ok(Some(file))
+}
+
+fn open_directory(path: &Path, rights: u32) -> Result<Option<File>, StoreError> {
+    let failed = |error| failed("open the directory", path, error);
+    let opened =
+        OpenOptions::new().access_mode(rights).custom_flags(FILE_FLAG_BACKUP_SEMANTICS).open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            refuse_missing_root(path)?;
+            return Ok(None);
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    if !file.metadata().map_err(failed)?.is_dir() {
+        return Err(failed(io::ErrorKind::NotADirectory.into()));
+    }
+    Ok(Some(file))
+}
+
+fn check_kind(path: &Path, file: &File) -> Result<(), StoreError> {
+    let metadata = file.metadata().map_err(|error| failed("open", path, error))?;
+    let found = if metadata.is_file() {
+        return Ok(());
+    } else if metadata.is_dir() {
+        "directory"
+    } else {
+        "link or device"
+    };
+    Err(StoreError::NotAFile { place: path.display().to_string(), found })
+}
+
+/// Takes what was just created away from others, if what it inherited lets them in, and looks
+/// again: not every file system does as it is told. What is private by inheritance, as in a
+/// profile, is left as it is; so what an elevated process made stays its user's.
+fn make_private(path: &Path, file: &mut File) -> Result<(), StoreError> {
+    if access(path, file)?.others_who_may(!HARMLESS).is_empty() {
+        return Ok(());
+    }
+    acl::make_private(file).map_err(|error| failed("make private", path, error))?;
+    let access = access(path, file)?;
+    let others = access.others_who_may(!HARMLESS);
+    if others.is_empty() {
+        return Ok(());
+    }
+    Err(StoreError::Exposed {
+        place: path.display().to_string(),
+        reason: format!("it cannot be taken away from {}", names(&others)),
+        advice: "use a directory of your own, such as one in your profile".into(),
+    })
+}
+
+fn check_private(path: &Path, access: &Access) -> Result<(), StoreError> {
+    let others = access.others_who_may(!HARMLESS);
+    if others.is_empty() {
+        return Ok(());
+    }
+    let readers = access.others_who_may(READ);
+    let verb = if readers.is_empty() { "use it" } else { "read it" };
+    Err(exposed(path, verb, &others))
+}
+
+fn access(path: &Path, file: &File) -> Result<Access, StoreError> {
+    Access::of(file).map_err(|error| failed("read the permissions of", path, error))
+}
+
+fn exposed(path: &Path, may: &str, others: &[&str]) -> StoreError {
+    let place = path.display();
+    let remove: String = others.iter().map(|who| format!(" *{who}")).collect();
+    StoreError::Exposed {
+        place: place.to_string(),
+        reason: format!("{} can {may}", names(others)),
+        advice: format!(
+            "run `icacls \"{place}\" /inheritance:d` and `icacls \"{place}\" /remove:g{remove}`, \
+             and replace the secrets in it, or keep it in your profile"
+        ),
+    }
+}
+
+/// Names that people know for those that they meet most. The system would have to ask a server for
+/// some of the others.
+fn names(others: &[&str]) -> String {
+    let name = |who: &&str| match *who {
+        "S-1-1-0" => "Everyone".to_owned(),
+        "S-1-5-11" => "Authenticated Users".to_owned(),
+        "S-1-5-32-545" => "Users".to_owned(),
+        other => other.to_owned(),
+    };
+    others.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
+/// Tries again, for a while, what fails because somebody else has the file open.
+fn patiently<T>(or: i32, attempt: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match attempt() {
+            Err(error)
+                if [Some(ERROR_SHARING_VIOLATION), Some(or)].contains(&error.raw_os_error())
+                    && Instant::now() < deadline =>
+            {
+                thread::sleep(PAUSE);
+            }
+            done => return done,
+        }
+    }
+}
+
+fn failed(action: &'static str, path: &Path, error: io::Error) -> StoreError {
+    StoreError::io(action, path.display().to_string(), error)
+}
