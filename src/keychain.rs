@@ -169,14 +169,13 @@ impl Item {
     }
 
     fn entry(&self, keychain: &CredentialStore) -> keyring_core::Result<Entry> {
-        let label = self.label();
+        let (label, target) = (self.label(), self.target());
         let modifiers: HashMap<&str, &str> = if self.kind == Kind::Foreign {
             // Found under the names that the `keyring` crate and others give it.
             HashMap::new()
         } else if cfg!(windows) {
-            // The target is named, because the default one joins user and service with a dot;
-            // persistence is local, because the default one roams.
-            HashMap::from([("target", label.as_str()), ("persistence", "Local")])
+            // Persistence is local, because the default one roams.
+            HashMap::from([("target", target.as_str()), ("persistence", "Local")])
         } else if cfg!(target_os = "macos") {
             HashMap::new()
         } else {
@@ -190,12 +189,20 @@ impl Item {
         format!("{}{}", if self.kind == Kind::OwnKey { OWN } else { "" }, self.service)
     }
 
-    /// What people see in the system's own tool. No two items have the same one, because in
-    /// Credential Manager it is all that tells them apart.
+    /// What people see in the system's own tool.
     fn label(&self) -> String {
-        let kind = if self.kind == Kind::OwnKey { "key" } else { "shared key" };
-        let escaped = |name: &str| name.replace('%', "%25").replace('/', "%2F");
-        format!("tokenkeep: {kind} of {}/{}", escaped(&self.service), escaped(&self.account))
+        format!("tokenkeep: {} of {}/{}", self.what(), self.service, self.account)
+    }
+
+    /// The name of a Windows credential. It is all that tells credentials apart, and knows no case;
+    /// the default one joins user and service with a dot.
+    fn target(&self) -> String {
+        let (service, account) = (file_name(&self.service), file_name(&self.account));
+        format!("tokenkeep: {} of {service}/{account}", self.what())
+    }
+
+    fn what(&self) -> &'static str {
+        if self.kind == Kind::OwnKey { "key" } else { "shared key" }
     }
 
     /// Which of several items of this name is to be kept.
@@ -298,15 +305,16 @@ mod tests {
     }
 
     #[test]
-    fn no_two_items_have_the_same_label() {
-        let labels: std::collections::HashSet<String> =
-            [("a/b", "c"), ("a", "b/c"), ("a%2Fb", "c")]
-                .into_iter()
-                .flat_map(|(service, account)| {
-                    [Kind::OwnKey, Kind::SharedKey]
-                        .map(|kind| Item::new(service, account, kind).unwrap().label())
+    fn no_two_items_have_the_same_windows_credential() {
+        let names = [("a/b", "c"), ("a", "b/c"), ("a%2fb", "c"), ("A", "b/c")];
+        let targets: std::collections::HashSet<String> = names
+            .into_iter()
+            .flat_map(|(service, account)| {
+                [Kind::OwnKey, Kind::SharedKey].map(|kind| {
+                    Item::new(service, account, kind).unwrap().target().to_lowercase()
                 })
-                .collect();
-        assert_eq!(labels.len(), 6, "{labels:?}");
+            })
+            .collect();
+        assert_eq!(targets.len(), 2 * names.len(), "{targets:?}");
     }
 }
