@@ -41,10 +41,8 @@ impl Limits {
     }
 
     /// Tells whether programs that are started from here leave core dumps.
+    #[cfg(unix)]
     pub(crate) fn dumps_core(self) -> bool {
-        #[cfg(unix)]
-        return self.core.current != Some(0);
-        #[cfg(not(unix))]
-        return false;
+        self.core.current != Some(0)
     }
 }

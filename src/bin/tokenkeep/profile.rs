@@ -212,7 +212,10 @@ pub(crate) fn state_directory() -> Result<PathBuf, Failure> {
 
     let strategy = etcetera::base_strategy::choose_native_strategy()
         .map_err(|_| Failure::usage("this user has no home directory; name a --store"))?;
-    let directory = strategy.state_dir().unwrap_or_else(|| strategy.data_dir());
+    let directory = strategy.state_dir().unwrap_or_else(|| {
+        // On Windows this is the part of the profile that does not roam.
+        if cfg!(windows) { strategy.cache_dir() } else { strategy.data_dir() }
+    });
     Ok(directory.join("tokenkeep"))
 }
 

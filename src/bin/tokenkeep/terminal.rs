@@ -12,6 +12,9 @@ use tokenkeep::secrecy::SecretString;
 /// For those who have no terminal to type a passphrase on.
 pub(crate) const PASSPHRASE_VARIABLE: &str = "TOKENKEEP_PASSPHRASE";
 
+/// The most bytes that are typed or pasted at a prompt.
+const LONGEST: usize = 64 * 1024;
+
 static SPINNER: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// What was typed, for what: nobody should type the same thing twice.
@@ -134,7 +137,6 @@ pub(crate) fn ask_hidden(prompt: &str) -> io::Result<SecretString> {
     use signal_hook::low_level::emulate_default_handler;
     use zeroize::Zeroizing;
 
-    const LONGEST: usize = 64 * 1024;
     const CTRL_D: u8 = 4;
     const BACKSPACE: u8 = 8;
     const CTRL_U: u8 = 21;
@@ -206,13 +208,45 @@ pub(crate) fn ask_hidden(prompt: &str) -> io::Result<SecretString> {
     }
     drop(restore);
     let text = str::from_utf8(&typed).map_err(|_| io::Error::other("that is not UTF-8 text"))?;
-    if text.is_empty() {
-        return Err(io::Error::other("nothing was typed"));
-    }
-    Ok(SecretString::from(Box::<str>::from(text)))
+    secret(text)
 }
 
-#[cfg(not(unix))]
-pub(crate) fn ask_hidden(_prompt: &str) -> io::Result<SecretString> {
-    Err(io::ErrorKind::NotFound.into())
+/// Reads a line that is not shown, from the console. Keys that are read one by one never are, so
+/// when Ctrl-C ends the process there is nothing to put back.
+#[cfg(windows)]
+pub(crate) fn ask_hidden(prompt: &str) -> io::Result<SecretString> {
+    use console::{Key, Term};
+    use zeroize::Zeroizing;
+
+    const CTRL_U: char = '\u{15}';
+
+    stop_working();
+    let terminal = Term::stderr();
+    let none = || io::Error::from(io::ErrorKind::NotFound);
+    if !terminal.is_term() || !io::stdin().is_terminal() {
+        return Err(none());
+    }
+    terminal.write_str(prompt)?;
+    // Of its full size, so that it does not grow and leave copies behind.
+    let mut typed = Zeroizing::new(String::with_capacity(LONGEST));
+    loop {
+        // Some programs show a console that is none, and has no keys.
+        match terminal.read_key().map_err(|_| none())? {
+            Key::Enter => break,
+            Key::Char(CTRL_U) => typed.clear(),
+            Key::Backspace => drop(typed.pop()),
+            Key::Char(other) if typed.len() + other.len_utf8() <= LONGEST => typed.push(other),
+            Key::Char(_) => return Err(io::Error::other("that is too long")),
+            _ => {}
+        }
+    }
+    terminal.write_line("")?;
+    secret(&typed)
+}
+
+fn secret(typed: &str) -> io::Result<SecretString> {
+    if typed.is_empty() {
+        return Err(io::Error::other("nothing was typed"));
+    }
+    Ok(SecretString::from(Box::<str>::from(typed)))
 }

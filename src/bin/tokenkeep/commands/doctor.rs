@@ -183,6 +183,7 @@ fn written(path: &Path, now: DateTime<Utc>) -> Option<String> {
     Some(span(now - modified))
 }
 
+#[cfg(unix)]
 fn core_finding(limits: Limits) -> Finding {
     let (state, mend) = if limits.dumps_core() {
         ("on", Some("`ulimit -c 0`, for programs that hold tokens in memory"))
@@ -197,6 +198,17 @@ fn core_finding(limits: Limits) -> Finding {
     }
 }
 
+/// Windows has no such limit: administrators choose which crashes are written to a file.
+#[cfg(windows)]
+fn core_finding(_limits: Limits) -> Finding {
+    Finding {
+        name: "crash dumps".into(),
+        state: "not known".into(),
+        how: "only Windows Error Reporting's settings tell, and they are not read here".into(),
+        mend: None,
+    }
+}
+
 fn swap_finding() -> Finding {
     let (state, mend) = match std::fs::read_to_string("/proc/swaps") {
         Err(_) => ("not known", None),
@@ -208,7 +220,12 @@ fn swap_finding() -> Finding {
     Finding {
         name: "swap".into(),
         state: state.into(),
-        how: "read /proc/swaps".into(),
+        how: if cfg!(target_os = "linux") {
+            "read /proc/swaps"
+        } else {
+            "this system does not say"
+        }
+        .into(),
         mend: mend.map(str::to_owned),
     }
 }
