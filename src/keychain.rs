@@ -310,9 +310,8 @@ mod tests {
         let targets: std::collections::HashSet<String> = names
             .into_iter()
             .flat_map(|(service, account)| {
-                [Kind::OwnKey, Kind::SharedKey].map(|kind| {
-                    Item::new(service, account, kind).unwrap().target().to_lowercase()
-                })
+                [Kind::OwnKey, Kind::SharedKey]
+                    .map(|kind| Item::new(service, account, kind).unwrap().target().to_lowercase())
             })
             .collect();
         assert_eq!(targets.len(), 2 * names.len(), "{targets:?}");

@@ -377,6 +377,7 @@ mod tests {
         text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
+    #[cfg(unix)]
     #[test]
     fn each_form_is_read_and_written_again() {
         for text in [
@@ -395,6 +396,7 @@ mod tests {
         }
     }
 
+    #[cfg(unix)]
     #[test]
     fn printing_leaves_the_query_out() {
         let url = parsed("age:/a?identity=/secret/place");

@@ -49,7 +49,7 @@ fn scratch() -> tempfile::TempDir {
     let mut scratch = tempfile::Builder::new();
     #[cfg(unix)]
     scratch.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
-    scratch.tempdir().unwrap()
+    scratch.prefix("tokenkeep-document").tempdir().unwrap()
 }
 
 #[tokio::test]

@@ -290,9 +290,20 @@ static KILL_AT: AtomicI64 = AtomicI64::new(-1);
 
 fn live_on() {
     if KILL_AT.fetch_sub(1, Ordering::SeqCst) == 0 {
-        let this = rustix::process::getpid();
-        rustix::process::kill_process(this, rustix::process::Signal::KILL).unwrap();
+        die();
     }
+}
+
+#[cfg(unix)]
+fn die() {
+    let this = rustix::process::getpid();
+    rustix::process::kill_process(this, rustix::process::Signal::KILL).unwrap();
+}
+
+/// No destructor runs here either.
+#[cfg(windows)]
+fn die() {
+    std::process::abort();
 }
 
 fn killing(store: &Store) -> Killing {

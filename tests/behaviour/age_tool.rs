@@ -1,4 +1,5 @@
 //! The stock `age` opens what is written here, and what it writes is read here.
+#![cfg(unix)]
 
 use std::fs;
 use std::io::Write;

@@ -1,16 +1,15 @@
 //! Transfers that are killed, at every store operation and at every system call that touches a
 //! file, and run again.
-#![cfg(target_os = "linux")]
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use tokenkeep::{AgeKey, AuthTokens, Expect, PlaintextStore, TokenStore};
 
-use crate::session::Session;
-use crate::support::{Actor, available, can_trace, example, scratch};
+#[cfg(target_os = "linux")]
+use crate::support::can_trace;
+use crate::support::{Actor, example, scratch};
 
 struct Slots {
     dir: tempfile::TempDir,
@@ -45,7 +44,10 @@ impl Slots {
             assert!(["ok none", "ok mine"].contains(&side.as_str()), "{at}: {sides:?}");
         }
         assert!(sides.contains(&"ok mine".to_owned()), "{at}: the tokens are nowhere");
+        #[cfg(unix)]
         for directory in ["from", "to"] {
+            use std::os::unix::fs::MetadataExt;
+
             let Ok(entries) = fs::read_dir(self.dir.path().join(directory)) else { continue };
             for entry in entries {
                 let metadata = entry.unwrap().metadata().unwrap();
@@ -120,6 +122,7 @@ async fn a_backup_or_restore_killed_at_any_store_operation_completes_when_run_ag
 
 /// Runs a migration under `strace`, which kills it at the nth call of that name. Tells whether the
 /// migration lived long enough to complete.
+#[cfg(target_os = "linux")]
 fn migrate_killed_at(slots: &Slots, call: &str, nth: u32) -> bool {
     let order = slots.dir.path().join("order");
     fs::write(&order, format!("migrate {}\n", slots.age)).unwrap();
@@ -129,12 +132,13 @@ fn migrate_killed_at(slots: &Slots, call: &str, nth: u32) -> bool {
         .arg(example("test-actor"))
         .arg(&slots.plaintext)
         .stdin(fs::File::open(&order).unwrap())
-        .stderr(Stdio::null())
+        .stderr(std::process::Stdio::null())
         .output()
         .unwrap();
     String::from_utf8(output.stdout).unwrap().starts_with("ok moved")
 }
 
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_migration_killed_at_any_system_call_completes_when_run_again() {
     if !can_trace("kill_points::a_migration_killed_at_any_system_call_completes_when_run_again") {
@@ -155,87 +159,5 @@ async fn a_migration_killed_at_any_system_call_completes_when_run_again() {
     }
     for call in ["openat", "fsync", "flock", "renameat", "unlinkat", "mkdirat"] {
         assert!(killed.contains(&call), "{killed:?}");
-    }
-}
-
-/// Makes the slot's first save, or its last clear, and dies at the nth call of that name. Tells
-/// whether it lived long enough to complete.
-fn keychain_killed_at(session: &Session, order: &str, call: &str, nth: u32) -> bool {
-    let input = session.state().with_file_name("order");
-    fs::write(&input, format!("{order}\n")).unwrap();
-    let output = session
-        .command("strace")
-        .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")])
-        .args(["-e", &format!("inject={call}:signal=SIGKILL:when={nth}")])
-        .arg(example("test-actor"))
-        .arg(KEYCHAIN)
-        .stdin(fs::File::open(&input).unwrap())
-        .stderr(Stdio::null())
-        .output()
-        .unwrap();
-    String::from_utf8(output.stdout).unwrap().starts_with("ok ")
-}
-
-const KEYCHAIN: &str = "keychain:axiomtrade/alice";
-
-/// Kills the first save, or the last clear, of a keychain slot at every message to the keychain and
-/// every change to a file.
-fn kill_everywhere(order: &str) {
-    let session = Session::with_keychain();
-    let record = session.state().join("tokenkeep/axiomtrade/alice.age");
-    let key = || {
-        let names = ["lookup", "service", "tokenkeep:axiomtrade", "username", "alice"];
-        session.output("secret-tool", &names)
-    };
-    let mut killed = Vec::new();
-    for call in ["sendmsg", "flock", "fsync", "renameat", "unlinkat", "mkdirat"] {
-        for nth in 1.. {
-            // From nothing, directories included.
-            session.actor(KEYCHAIN).ask("clear");
-            let _ = fs::remove_dir_all(session.state());
-            if order == "clear" {
-                assert_eq!(session.actor(KEYCHAIN).ask("save mine absent"), "ok saved");
-            }
-            let completed = keychain_killed_at(&session, order, call, nth);
-            let at = format!("{order} killed at {call} {nth}");
-
-            // A file is never sealed to a key that no keychain holds.
-            let mut actor = session.actor(KEYCHAIN);
-            let found = actor.ask("load");
-            assert!(["ok none", "ok mine"].contains(&found.as_str()), "{at}: {found}");
-            assert!(!record.exists() || !key().is_empty(), "{at}");
-            // What was begun can be done again, and undone without a trace.
-            if found == "ok none" {
-                assert_eq!(actor.ask("save mine absent"), "ok saved", "{at}");
-            }
-            assert_eq!(session.actor(KEYCHAIN).ask("load"), "ok mine", "{at}");
-            assert_eq!(session.actor(KEYCHAIN).ask("clear"), "ok cleared", "{at}");
-            assert!(!record.exists() && key().is_empty(), "{at}: something was left behind");
-            if completed {
-                break;
-            }
-            killed.push(call);
-        }
-    }
-    let points = |call| killed.iter().filter(|&&killed| killed == call).count();
-    // Connect, look, make, read back; the locks; the record or its removal.
-    assert!(points("sendmsg") > 10 && points("flock") > 1 && points("fsync") > 0, "{killed:?}");
-}
-
-#[test]
-fn the_first_use_of_a_keychain_slot_killed_anywhere_leaves_no_file_without_its_key() {
-    let test = "kill_points::the_first_use_of_a_keychain_slot_killed_anywhere_leaves_no_file_without_its_key";
-    let parts = ["dbus-daemon", "gnome-keyring-daemon", "gdbus", "secret-tool"];
-    if parts.iter().all(|program| available(test, program)) && can_trace(test) {
-        kill_everywhere("save mine absent");
-    }
-}
-
-#[test]
-fn the_last_use_of_a_keychain_slot_killed_anywhere_can_be_completed() {
-    let test = "kill_points::the_last_use_of_a_keychain_slot_killed_anywhere_can_be_completed";
-    let parts = ["dbus-daemon", "gnome-keyring-daemon", "gdbus", "secret-tool"];
-    if parts.iter().all(|program| available(test, program)) && can_trace(test) {
-        kill_everywhere("clear");
     }
 }

@@ -7,17 +7,20 @@
     reason = "these are tests, and their tokens are made up"
 )]
 
+mod access_lists;
 mod age_tool;
 mod broken_slots;
 mod cancellation;
 mod clock;
 mod command;
 mod conformance;
+mod credential_manager;
 mod default_store;
 mod faults;
 mod file_privacy;
 mod keychain;
 mod keychain_items;
+mod keychain_kills;
 mod keychain_states;
 mod keys;
 mod kill_points;

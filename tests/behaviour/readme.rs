@@ -1,12 +1,14 @@
 //! What README and the examples show is what happens.
 
 use std::fs;
+#[cfg(unix)]
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::support::{example, scratch};
 
 /// The fenced block of README.md that begins with this line, without that line.
+#[cfg(unix)]
 fn readme_block(first: &str) -> String {
     let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     let block = readme.split("```").find_map(|block| block.split_once(&format!("{first}\n")));
@@ -15,6 +17,7 @@ fn readme_block(first: &str) -> String {
 
 /// The text without what differs from run to run: the random part of a scratch directory's name,
 /// and the years until an expiry.
+#[cfg(unix)]
 pub(crate) fn without_chance(text: &str) -> String {
     let mut plain = text.to_owned();
     for (before, chance) in [
@@ -36,6 +39,7 @@ pub(crate) fn without_chance(text: &str) -> String {
     plain
 }
 
+#[cfg(unix)]
 #[test]
 fn the_readme_shows_what_the_tour_prints() {
     let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/tour"))
@@ -47,6 +51,7 @@ fn the_readme_shows_what_the_tour_prints() {
     assert_eq!(printed.trim_end(), without_chance(&readme_block("$ scripts/tour")).trim_end());
 }
 
+#[cfg(unix)]
 #[test]
 fn the_readme_shows_what_the_quickstart_prints() {
     // The plaintext file has the permissions that the umask leaves it.

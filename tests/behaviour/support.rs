@@ -1,7 +1,10 @@
 //! What the tests stand on: processes and real programs.
 
+use std::env::consts::EXE_SUFFIX;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+#[cfg(unix)]
+use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use tempfile::TempDir;
@@ -10,6 +13,7 @@ use tempfile::TempDir;
 ///
 /// In CI a missing program is a failure. Elsewhere the test is skipped by name, so that nobody
 /// takes it for done.
+#[cfg(unix)]
 pub(crate) fn available(test: &str, program: &str) -> bool {
     let found = std::env::var_os("PATH").is_some_and(|path| {
         std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
@@ -21,6 +25,7 @@ pub(crate) fn available(test: &str, program: &str) -> bool {
 }
 
 /// Says that a test was skipped; in CI, fails it.
+#[cfg(unix)]
 pub(crate) fn skip(test: &str, reason: &str) {
     assert!(std::env::var_os("CI").is_none(), "{test}: {reason}, and CI must run this test");
     // The test harness captures what the print macros print, and no more than that.
@@ -28,6 +33,7 @@ pub(crate) fn skip(test: &str, reason: &str) {
 }
 
 /// Whether `strace` is there and may trace.
+#[cfg(unix)]
 pub(crate) fn can_trace(test: &str) -> bool {
     if !available(test, "strace") {
         return false;
@@ -42,7 +48,8 @@ pub(crate) fn can_trace(test: &str) -> bool {
 /// The example of that name, built by `cargo test` along with the tests.
 pub(crate) fn example(name: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap();
-    let path = this.ancestors().nth(2).unwrap().join("examples").join(name);
+    let path =
+        this.ancestors().nth(2).unwrap().join("examples").join(format!("{name}{EXE_SUFFIX}"));
     assert!(path.exists(), "{} is missing: run all of `cargo test --all-features`", path.display());
     path
 }

@@ -1,5 +1,6 @@
 //! Moving and copying tokens between stores.
 
+#[cfg(unix)]
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
