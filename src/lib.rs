@@ -36,7 +36,8 @@
 //! # Features
 //!
 //! `keychain` and `age` are on by default; without them plaintext, memory and the environment
-//! remain. `conformance` adds the store contract as tests.
+//! remain. `conformance` adds the store contract as tests, `tracing` spans and counters of
+//! refreshes.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod blocking;
@@ -60,6 +61,8 @@ mod refresh;
 mod seal;
 mod store;
 mod tokens;
+#[cfg(feature = "tracing")]
+mod trace;
 mod transfer;
 
 pub use async_trait::async_trait;

@@ -141,7 +141,7 @@ impl TokenManager {
         self.0.cached.store(None);
         let revision = self.0.store.save(&tokens, Expect::Anything).await?;
         self.0.remember(Some(Stored { tokens, revision }), now);
-        self.0.events.publish(Event::Saved);
+        self.0.publish(Event::Saved);
         if let Some(unsaved) = turn.unsaved.take() {
             unsaved.end().await;
         }
@@ -302,7 +302,7 @@ impl TokenManager {
         self.0.cached.store(None);
         self.0.store.clear(Expect::Anything).await?;
         self.0.remember(None, self.0.clock.now());
-        self.0.events.publish(Event::Cleared);
+        self.0.publish(Event::Cleared);
         if let Some(unsaved) = turn.unsaved.take() {
             unsaved.end().await;
         }
@@ -438,7 +438,7 @@ impl Inner {
         let previous = self.cached.load_full();
         let is_logout = stored.is_none() && previous.as_ref().is_some_and(|it| it.stored.is_some());
         if is_logout {
-            self.events.publish(Event::Cleared);
+            self.publish(Event::Cleared);
         }
         let snapshot =
             Snapshot::new(stored, previous.as_deref(), now, self.recheck, &self.policy, random);

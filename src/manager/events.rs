@@ -2,6 +2,7 @@ use std::time::SystemTime;
 
 use tokio::sync::broadcast::{self, error::RecvError};
 
+use super::Inner;
 use crate::error::{AuthError, StoreError};
 
 /// How many events wait for a listener that is slow; then the oldest are dropped.
@@ -71,9 +72,13 @@ impl Publisher {
     pub(super) fn subscribe(&self) -> Events {
         Events(self.0.subscribe())
     }
+}
 
+impl Inner {
     pub(super) fn publish(&self, event: Event) {
+        #[cfg(feature = "tracing")]
+        crate::trace::event(&self.store, &event);
         // If nobody listens, nobody is told.
-        let _ = self.0.send(event);
+        let _ = self.events.0.send(event);
     }
 }

@@ -108,7 +108,10 @@ impl Inner {
         drop(flights);
         let (inner, basis) = (self.clone(), basis.clone());
         spawn(async move {
-            let result = inner.fly(&basis).await;
+            let flight = inner.fly(&basis);
+            #[cfg(feature = "tracing")]
+            let flight = crate::trace::refresh(&inner.store, flight);
+            let result = flight.await;
             // If nobody waits any more, it is done all the same.
             let _ = landing.send(Some(result));
             inner.keep_saving().await;
@@ -121,7 +124,7 @@ impl Inner {
         match &result {
             Ok(_) => {
                 self.flights().pace.refreshed(self.clock.now());
-                self.events.publish(Event::Refreshed);
+                self.publish(Event::Refreshed);
             }
             // These were told where they happened.
             Err(
@@ -131,7 +134,7 @@ impl Inner {
             ) => {}
             Err(error) => {
                 let error = error.clone();
-                self.events.publish(Event::RefreshFailed { error, retry_at: None });
+                self.publish(Event::RefreshFailed { error, retry_at: None });
             }
         }
         result

@@ -209,7 +209,7 @@ impl Inner {
         match self.save_over(base.clone(), &spent, &tokens).await {
             Kept::Saved(stored) => {
                 let snapshot = self.remember(Some(stored), self.clock.now());
-                self.events.publish(Event::Saved);
+                self.publish(Event::Saved);
                 give_up(lease).await;
                 Ok(snapshot)
             }
@@ -221,7 +221,7 @@ impl Inner {
                 let unsaved = Unsaved::new(tokens, base, spent, lease, error.clone());
                 let snapshot = self.remember(Some(unsaved.stored.clone()), self.clock.now());
                 turn.unsaved = Some(unsaved);
-                self.events.publish(Event::SaveFailed { error });
+                self.publish(Event::SaveFailed { error });
                 Ok(snapshot)
             }
         }
@@ -283,7 +283,7 @@ impl Inner {
                 self.flights().pace.failed(&held.stored.revision, &failure, self.clock.now());
             let error = AuthError::Refresh(failure);
             let retry_at = Some(until);
-            self.events.publish(Event::RefreshFailed { error: error.clone(), retry_at });
+            self.publish(Event::RefreshFailed { error: error.clone(), retry_at });
             return Err(error);
         };
         // A program that knows nothing of our lease may have been faster.
@@ -309,7 +309,7 @@ impl Inner {
             if may_be_spent { release(lease).await } else { give_up(lease).await }
         }
         self.flights().pace.rejected(&held.stored.revision, error.clone());
-        self.events.publish(Event::LoginRequired { error: error.clone() });
+        self.publish(Event::LoginRequired { error: error.clone() });
         Err(error)
     }
 

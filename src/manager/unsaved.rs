@@ -59,7 +59,7 @@ impl Inner {
         match self.save_over(unsaved.base.clone(), &unsaved.spent, tokens).await {
             Kept::Saved(stored) => {
                 self.remember(Some(stored), self.clock.now());
-                self.events.publish(Event::Saved);
+                self.publish(Event::Saved);
             }
             // What is there instead is found by the next look.
             Kept::Overtaken => self.cached.store(None),

@@ -8,7 +8,9 @@ use tokenkeep::{
     TokenStore,
 };
 
-use crate::support::{make_pipe, scratch};
+#[cfg(unix)]
+use crate::support::make_pipe;
+use crate::support::scratch;
 
 const SOUND: &str =
     r#"{"access_token":"canary-a","refresh_token":"canary-r","expires_at":"2030-01-01T00:00:00Z"}"#;

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokenkeep::secrecy::SecretString;
 use tokenkeep::{AgeFileStore, AgeKey, AuthTokens, Expect, StoreError, TokenStore};
 
-use crate::support::{make_pipe, scratch};
+#[cfg(unix)]
+use crate::support::make_pipe;
+use crate::support::scratch;
 
 const IDENTITY: &str = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";
 const OTHER_IDENTITY: &str =

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
+use std::time::Duration;
 
 use tokenkeep::chrono::{DateTime, TimeDelta, Utc};
 use tokenkeep::{AuthTokens, RefreshFailure, TokenRefresher, async_trait};
@@ -88,7 +89,10 @@ impl Provider {
     pub(crate) fn wait_for_calls(&self, calls: usize) {
         let mut state = self.state();
         while state.calls.len() < calls {
-            state = self.0.called.wait(state).unwrap();
+            let (waited, timed_out) =
+                self.0.called.wait_timeout(state, Duration::from_secs(60)).unwrap();
+            assert!(!timed_out.timed_out(), "it was not called");
+            state = waited;
         }
     }
 

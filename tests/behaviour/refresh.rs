@@ -932,3 +932,49 @@ async fn jitter_refreshes_a_little_early_and_never_late() {
     }
     assert!((1..20).contains(&early), "{early} of 20 were early by 5 minutes or more");
 }
+
+/// Keeps what `tracing` is told, as text.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn tracing_tells_what_happened_and_where_and_no_secret() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+    let world = World::new().await;
+    world.manager.refresh().await.unwrap();
+    world.provider.script([transient(), Step::Fail(RefreshFailure::rejected("invalid_grant"))]);
+    world.manager.refresh().await.unwrap_err();
+    world.manager.refresh().await.unwrap_err();
+    world.manager.clear().await.unwrap();
+    drop(guard);
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for expected in [
+        "tokenkeep.refresh{store=faulty}",
+        "monotonic_counter.tokenkeep_refreshed=1",
+        "monotonic_counter.tokenkeep_refresh_failed=1",
+        "monotonic_counter.tokenkeep_login_required=1",
+        "monotonic_counter.tokenkeep_saved=1",
+        "monotonic_counter.tokenkeep_cleared=1",
+    ] {
+        assert!(log.contains(expected), "{expected}: {log}");
+    }
+    assert!(!log.contains("access-") && !log.contains("refresh-"), "{log}");
+}
