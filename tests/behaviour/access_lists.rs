@@ -16,7 +16,7 @@ use windows_permissions::constants::{SeObjectType, SecurityInformation};
 use windows_permissions::wrappers::{GetSecurityInfo, SetSecurityInfo};
 use windows_permissions::{LocalBox, SecurityDescriptor};
 
-use crate::support::{Actor, scratch};
+use crate::support::{Actor, output, scratch};
 
 const SOUND: &str = r#"{"access_token":"canary-a"}"#;
 const IDENTITY: &str = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";
@@ -89,7 +89,7 @@ fn the_command_prints_nothing_of_a_file_that_everyone_can_read() {
     let store = format!("plaintext:{}", text(&path));
     for (order, code) in [("get", 5), ("get --field json", 5), ("status", 0)] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tokenkeep"));
-        let output = command.args(order.split(' ')).args(["--store", &store]).output().unwrap();
+        let output = output(command.args(order.split(' ')).args(["--store", &store]));
         assert_eq!(output.status.code(), Some(code), "{order}: {output:?}");
         let printed = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         assert!(printed.contains("Everyone can read it"), "{order}: {printed}");

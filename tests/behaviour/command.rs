@@ -7,9 +7,9 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::support::scratch;
 #[cfg(unix)]
 use crate::support::{available, can_trace};
+use crate::support::{scratch, start};
 
 const SEED: &str =
     r#"{"access_token":"canary-a","refresh_token":"canary-r","expires_at":"2099-01-01T00:00:00Z"}"#;
@@ -101,12 +101,8 @@ impl Home {
 }
 
 fn done(command: &mut Command, input: &str) -> Done {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = start(command);
     // It may end without reading all of it.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
@@ -302,7 +298,7 @@ fn of_many_inits_one_wins() {
         .map(|n| {
             let store = format!("plaintext:{n}.json");
             let mut command = home.command();
-            command.args(["init", "--store", &store]).stderr(Stdio::null()).spawn().unwrap()
+            start(command.args(["init", "--store", &store]).stderr(Stdio::null()))
         })
         .collect();
     let codes: Vec<i32> =

@@ -3,9 +3,9 @@
 use std::fs;
 #[cfg(unix)]
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use crate::support::{example, scratch};
+use crate::support::{example, output, scratch};
 
 /// The fenced block of README.md that begins with this line, without that line.
 #[cfg(unix)]
@@ -69,7 +69,7 @@ fn the_quickstart_takes_a_file_of_the_users_and_leaves_it_alone() {
     let path = dir.path().join("mine.json");
     let json = r#"{"access_token":"canary","refresh_token":"canary","expires_at":null}"#;
     fs::write(&path, json).unwrap();
-    let output = Command::new(example("quickstart")).arg(&path).output().unwrap();
+    let output = output(Command::new(example("quickstart")).arg(&path));
     let printed = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && printed.contains("Fresh, and has no expiry"), "{printed}");
     assert!(!printed.contains("canary"));
@@ -82,13 +82,12 @@ fn the_headless_example_runs_on_a_credentials_directory() {
     let credentials = dir.path().join("credentials");
     let run = |input: &str| {
         fs::write(dir.path().join("input"), input).unwrap();
-        let output = Command::new(example("headless"))
+        let mut command = Command::new(example("headless"));
+        command
             .env("CREDENTIALS_DIRECTORY", &credentials)
             .env("STATE_DIRECTORY", dir.path().join("state"))
-            .stdin(fs::File::open(dir.path().join("input")).unwrap())
-            .stderr(Stdio::piped())
-            .output()
-            .unwrap();
+            .stdin(fs::File::open(dir.path().join("input")).unwrap());
+        let output = output(&mut command);
         String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
     };
     let record = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/tokens.json"));

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 #[cfg(unix)]
 use std::path::Path;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
 use tempfile::TempDir;
 
@@ -68,6 +68,24 @@ pub(crate) fn make_pipe(path: &Path) {
     assert!(Command::new("mkfifo").args(["-m", "600"]).arg(path).status().unwrap().success());
 }
 
+/// Starts a process. Wine fails at that now and then, under load and before any of it has run.
+pub(crate) fn start(command: &mut Command) -> Child {
+    const ERROR_INTERNAL_ERROR: i32 = 1359;
+    const TRIES: usize = 5;
+    for _ in 1..TRIES {
+        match command.spawn() {
+            Err(error) if cfg!(windows) && error.raw_os_error() == Some(ERROR_INTERNAL_ERROR) => {}
+            started => return started.expect("it starts"),
+        }
+    }
+    command.spawn().expect("it starts")
+}
+
+/// Runs a process to its end, and returns what it printed.
+pub(crate) fn output(command: &mut Command) -> Output {
+    start(command.stdout(Stdio::piped()).stderr(Stdio::piped())).wait_with_output().unwrap()
+}
+
 /// A process that works on one store as it is told.
 pub(crate) struct Actor {
     child: Child,
@@ -81,8 +99,7 @@ impl Actor {
     }
 
     pub(crate) fn spawn(command: &mut Command) -> Self {
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut child = start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().unwrap());
         Self { child, input, output }
