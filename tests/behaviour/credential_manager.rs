@@ -257,7 +257,8 @@ fn the_command_pins_the_keychain_and_moves_tokens_into_it_and_out_of_it() {
     ok("set --profile walk", "canary-a");
     assert_eq!(ok("get --profile walk", ""), "canary-a");
     assert!(ok("status --profile walk", "").contains("keychain item tokenkeep:tokenkeep/walk"));
-    assert!(ok("doctor", "").contains("keychain\tworks"));
+    let doctor = ok("doctor", "");
+    assert!(doctor.contains("keychain\tworks") && doctor.contains("swap\tnot known"), "{doctor}");
     ok("clear --profile walk", "");
     assert_eq!(profile.run("get --profile walk", "").0, 3);
     assert!(!profile.exists(0));

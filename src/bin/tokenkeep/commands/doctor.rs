@@ -209,6 +209,7 @@ fn core_finding(_limits: Limits) -> Finding {
     }
 }
 
+#[cfg(target_os = "linux")]
 fn swap_finding() -> Finding {
     let (state, mend) = match std::fs::read_to_string("/proc/swaps") {
         Err(_) => ("not known", None),
@@ -220,14 +221,15 @@ fn swap_finding() -> Finding {
     Finding {
         name: "swap".into(),
         state: state.into(),
-        how: if cfg!(target_os = "linux") {
-            "read /proc/swaps"
-        } else {
-            "this system does not say"
-        }
-        .into(),
+        how: "read /proc/swaps".into(),
         mend: mend.map(str::to_owned),
     }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn swap_finding() -> Finding {
+    let (state, how) = ("not known".into(), "this system does not say".into());
+    Finding { name: "swap".into(), state, how, mend: None }
 }
 
 impl Finding {
