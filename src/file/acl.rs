@@ -15,10 +15,12 @@ pub(super) mod right {
     /// For a directory: to add a file.
     pub(crate) const WRITE_DATA: u32 = 0x2;
     /// For a directory: to add a directory.
+    #[cfg(any(feature = "age", test))]
     pub(crate) const APPEND_DATA: u32 = 0x4;
     pub(crate) const READ_EA: u32 = 0x8;
     pub(crate) const DELETE_CHILD: u32 = 0x40;
     pub(crate) const READ_ATTRIBUTES: u32 = 0x80;
+    #[cfg(any(feature = "age", test))]
     pub(crate) const DELETE: u32 = 0x1_0000;
     pub(crate) const READ_CONTROL: u32 = 0x2_0000;
     pub(crate) const WRITE_DAC: u32 = 0x4_0000;

@@ -29,6 +29,7 @@ const HARMLESS: u32 =
 
 const READ: u32 = right::READ_DATA | right::GENERIC_READ | right::GENERIC_ALL;
 
+#[cfg(feature = "age")]
 const WRITE: u32 = right::WRITE_DATA
     | right::APPEND_DATA
     | right::DELETE
