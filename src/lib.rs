@@ -54,7 +54,11 @@ mod key;
 #[cfg(feature = "keychain")]
 mod keychain;
 mod location;
+#[cfg(feature = "oauth2")]
+mod loopback;
 mod manager;
+#[cfg(feature = "oauth2")]
+mod oauth2;
 mod record_file;
 mod refresh;
 #[cfg(feature = "age")]
@@ -76,6 +80,8 @@ pub use keychain::{KeychainState, probe_keychain};
 pub use location::{Allow, Chosen, Opened, open_default};
 pub use location::{InvalidStoreUrl, StoreUrl};
 pub use manager::{Event, Events, TokenManager, TokenManagerBuilder};
+#[cfg(feature = "oauth2")]
+pub use oauth2::{BrowserSignIn, DeviceSignIn, OAuth2Client, OAuth2Error};
 pub use refresh::{RefreshPolicy, TokenRefresher};
 pub use secrecy;
 #[cfg(feature = "age")]

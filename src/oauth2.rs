@@ -1,0 +1,293 @@
+//! Any provider that speaks OAuth 2.0: refreshing, signing in, revoking.
+
+mod answer;
+mod browser;
+mod device;
+mod endpoint;
+mod failure;
+mod http;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use oauth2::basic::{
+    BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse,
+};
+use oauth2::url::Url;
+use oauth2::{
+    AsyncHttpClient, AuthType, ClientId, ClientSecret, ErrorResponse, HttpRequest,
+    RequestTokenError, RevocationUrl, Scope, StandardRevocableToken, TokenUrl,
+};
+use secrecy::{ExposeSecret, SecretString};
+
+use self::answer::Answer;
+pub use self::browser::BrowserSignIn;
+pub use self::device::DeviceSignIn;
+use self::endpoint::endpoint;
+use self::failure::Failed;
+pub use self::failure::OAuth2Error;
+use self::http::Http;
+use crate::clock::Clock;
+use crate::error::RefreshFailure;
+use crate::refresh::TokenRefresher;
+use crate::tokens::AuthTokens;
+
+/// A client as it is registered at an OAuth 2.0 provider (RFC 6749).
+///
+/// It is a [`TokenRefresher`] for tokens of that provider, signs in with a code on another device
+/// ([`sign_in_by_device`](Self::sign_in_by_device)) or in a browser on this one
+/// ([`sign_in_by_browser`](Self::sign_in_by_browser)), and [revokes](Self::revoke) tokens.
+///
+/// ```
+/// use tokenkeep::{OAuth2Client, OAuth2Error, TokenManager};
+///
+/// fn manager() -> Result<TokenManager, OAuth2Error> {
+///     let client = OAuth2Client::new("https://issuer.example/token", "app")?;
+///     Ok(TokenManager::builder().refresher(client).build())
+/// }
+/// ```
+///
+/// It runs on tokio, with I/O and time enabled, and makes a connection for each request, without a
+/// proxy. Trusted are the root certificates of the system.
+///
+/// # Security
+///
+/// Each URL has to be `https`. Plain `http` is for an address of this machine's own (127.0.0.0/8,
+/// `[::1]`) and not for `localhost`, which is a name that something has to resolve. No redirect is
+/// followed: 307 and 308 would send the refresh token again, to wherever they point. An answer has at
+/// most [`MAX_RECORD`](crate::MAX_RECORD) bytes and 15 seconds after a connection that took at most 10.
+/// Errors carry the host, the status and a registered error code, and nothing else that was sent or
+/// received.
+///
+/// What this crate holds of secrets is wiped. The `oauth2` crate, hyper and rustls make copies of
+/// requests and answers on the way, which they do not wipe.
+#[derive(Clone)]
+pub struct OAuth2Client {
+    token_url: TokenUrl,
+    client_id: ClientId,
+    secret: Option<SecretString>,
+    auth_type: AuthType,
+    scopes: Vec<Scope>,
+    authorization_url: Option<Url>,
+    device_authorization_url: Option<Url>,
+    revocation_url: Option<Url>,
+    clock: Arc<Clock>,
+    http: Http,
+}
+
+/// The `oauth2` crate's client, with answers that are read here.
+type Client<Token> = oauth2::Client<
+    BasicErrorResponse,
+    Answer,
+    BasicTokenIntrospectionResponse,
+    StandardRevocableToken,
+    BasicRevocationErrorResponse,
+    oauth2::EndpointNotSet,
+    oauth2::EndpointNotSet,
+    oauth2::EndpointNotSet,
+    oauth2::EndpointNotSet,
+    Token,
+>;
+
+impl OAuth2Client {
+    /// Names the provider's token endpoint, and this client as it is registered there.
+    ///
+    /// # Errors
+    ///
+    /// [`OAuth2Error::InvalidSetting`] for a URL that secrets must not be sent to.
+    pub fn new(token_url: &str, client_id: impl Into<String>) -> Result<Self, OAuth2Error> {
+        Ok(Self {
+            token_url: TokenUrl::from_url(endpoint("token_url", token_url)?),
+            client_id: ClientId::new(client_id.into()),
+            secret: None,
+            auth_type: AuthType::BasicAuth,
+            scopes: Vec::new(),
+            authorization_url: None,
+            device_authorization_url: None,
+            revocation_url: None,
+            clock: Arc::default(),
+            http: Http::new(),
+        })
+    }
+
+    /// Adds the client's secret, for a client that can keep one. It is sent by HTTP Basic.
+    #[must_use]
+    pub fn with_secret(mut self, secret: SecretString) -> Self {
+        self.secret = Some(secret);
+        self
+    }
+
+    /// Sends the client's secret in the request's body, to a provider that does not take HTTP Basic.
+    #[must_use]
+    pub fn with_secret_in_body(mut self) -> Self {
+        self.auth_type = AuthType::RequestBody;
+        self
+    }
+
+    /// Asks for these scopes when signing in. A refresh asks for none, and so keeps those that were
+    /// granted.
+    #[must_use]
+    pub fn with_scopes<S: Into<String>>(mut self, scopes: impl IntoIterator<Item = S>) -> Self {
+        self.scopes = scopes.into_iter().map(|scope| Scope::new(scope.into())).collect();
+        self
+    }
+
+    /// Sets where [`sign_in_by_browser`](Self::sign_in_by_browser) sends a person. A query in it
+    /// stays, for what a provider wants beyond the standard: `?access_type=offline`.
+    ///
+    /// # Errors
+    ///
+    /// [`OAuth2Error::InvalidSetting`], as for [`new`](Self::new).
+    pub fn with_authorization_url(mut self, url: &str) -> Result<Self, OAuth2Error> {
+        self.authorization_url = Some(endpoint("authorization_url", url)?);
+        Ok(self)
+    }
+
+    /// Sets where [`sign_in_by_device`](Self::sign_in_by_device) begins.
+    ///
+    /// # Errors
+    ///
+    /// [`OAuth2Error::InvalidSetting`], as for [`new`](Self::new).
+    pub fn with_device_authorization_url(mut self, url: &str) -> Result<Self, OAuth2Error> {
+        self.device_authorization_url = Some(endpoint("device_authorization_url", url)?);
+        Ok(self)
+    }
+
+    /// Sets where [`revoke`](Self::revoke) sends tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`OAuth2Error::InvalidSetting`], as for [`new`](Self::new).
+    pub fn with_revocation_url(mut self, url: &str) -> Result<Self, OAuth2Error> {
+        self.revocation_url = Some(endpoint("revocation_url", url)?);
+        Ok(self)
+    }
+
+    /// Asks `now` for the time, instead of the system's wall clock.
+    #[must_use]
+    pub fn with_clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        self.clock = Arc::new(Clock::new(now));
+        self
+    }
+
+    /// Tells the provider that these tokens are no longer used (RFC 7009): the refresh token, and then
+    /// the access token, which some providers cannot revoke. Tokens that it does not know count as
+    /// revoked. The store is not touched.
+    ///
+    /// # Errors
+    ///
+    /// [`OAuth2Error::InvalidSetting`] without a revocation URL, else how the exchange failed.
+    ///
+    /// # Cancellation
+    ///
+    /// The tokens may have been revoked or not; calling it again does no harm.
+    pub async fn revoke(&self, tokens: &AuthTokens) -> Result<(), OAuth2Error> {
+        let url = self.revocation_url.as_ref().ok_or_else(|| not_set("revocation_url"))?;
+        if let Some(token) = &tokens.refresh_token {
+            #[expect(clippy::disallowed_methods, reason = "sent to the server that issued it")]
+            let token = oauth2::RefreshToken::new(token.expose_secret().to_owned());
+            self.revoke_one(url, token.into()).await?;
+        }
+        #[expect(clippy::disallowed_methods, reason = "sent to the server that issued it")]
+        let token = oauth2::AccessToken::new(tokens.access_token.expose_secret().to_owned());
+        match self.revoke_one(url, token.into()).await {
+            // It ends by itself soon, now that the refresh token is worth nothing.
+            Err(Failed::Refused { code, .. })
+                if code == "unsupported_token_type" && tokens.refresh_token.is_some() =>
+            {
+                Ok(())
+            }
+            done => Ok(done?),
+        }
+    }
+
+    async fn revoke_one(&self, url: &Url, token: StandardRevocableToken) -> Result<(), Failed> {
+        // The `oauth2` crate takes https alone. What this URL may be was checked when it was set.
+        let mut checked = url.clone();
+        if url.scheme() == "http" {
+            checked = format!("https{}", &url.as_str()[4..]).parse().map_err(|_| unsendable())?;
+        }
+        let uri: ::http::Uri = url.as_str().parse().map_err(|_| unsendable())?;
+        let to_url = move |mut request: HttpRequest| {
+            *request.uri_mut() = uri.clone();
+            self.http.call(request)
+        };
+        let client = self.client().set_revocation_url(RevocationUrl::from_url(checked));
+        let request = client.revoke_token(token).map_err(|_| unsendable())?;
+        request.request_async(&to_url).await.map_err(|error| failed(error, url))
+    }
+
+    /// What the `oauth2` crate knows of this client.
+    fn client(&self) -> Client<oauth2::EndpointSet> {
+        let client = Client::new(self.client_id.clone())
+            .set_token_uri(self.token_url.clone())
+            .set_auth_type(self.auth_type.clone());
+        match &self.secret {
+            None => client,
+            Some(secret) => {
+                #[expect(clippy::disallowed_methods, reason = "sent to the provider it is for")]
+                let secret = ClientSecret::new(secret.expose_secret().to_owned());
+                client.set_client_secret(secret)
+            }
+        }
+    }
+}
+
+/// Shows where, and no secret.
+impl fmt::Debug for OAuth2Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OAuth2Client")
+            .field("token_url", &self.token_url.as_str())
+            .field("client_id", &self.client_id.as_str())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Sends the refresh token to the token endpoint, and nowhere else.
+///
+/// A refresh token in the answer is passed on, and `expires_in` becomes `expires_at`; everything else
+/// in it becomes `extra`.
+///
+/// | what happens | failure |
+/// |---|---|
+/// | no connection, no trusted certificate; 408, 429, 5xx, with `Retry-After` up to an hour | transient |
+/// | sent, or part of it, and no whole answer | ambiguous |
+/// | `invalid_grant`; no refresh token to send | rejected |
+/// | any other error code, a redirect, 404, an answer that cannot be read or is too long | misconfigured |
+///
+/// A server that answers 200 with something unreadable has probably spent the token all the same. That
+/// is misconfigured and not ambiguous, because sending the token again would be no better.
+#[async_trait]
+impl TokenRefresher for OAuth2Client {
+    async fn refresh(&self, current: AuthTokens) -> Result<AuthTokens, RefreshFailure> {
+        let Some(token) = &current.refresh_token else {
+            return Err(RefreshFailure::rejected("there is no refresh token"));
+        };
+        #[expect(clippy::disallowed_methods, reason = "sent to the server that issued it")]
+        let token = oauth2::RefreshToken::new(token.expose_secret().to_owned());
+        let (client, sent) = (self.client(), self.clock.now());
+        let answer = client.exchange_refresh_token(&token).request_async(&self.http).await;
+        Ok(answer.map_err(|error| failed(error, self.token_url.url()))?.into_tokens(sent))
+    }
+}
+
+fn not_set(setting: &'static str) -> OAuth2Error {
+    OAuth2Error::InvalidSetting { setting, reason: "is not set" }
+}
+
+fn unsendable() -> Failed {
+    Failed::Wrong { reason: "the URL cannot be put into a request; check it".into() }
+}
+
+/// Takes over what the exchange says. The errors of the `oauth2` crate hold what the server sent.
+fn failed<T: ErrorResponse + 'static>(error: RequestTokenError<Failed, T>, url: &Url) -> Failed {
+    match error {
+        RequestTokenError::Request(failed) => failed,
+        _ => {
+            let reason = format!("{} answered 200 with what cannot be read", url.authority());
+            Failed::Wrong { reason }
+        }
+    }
+}

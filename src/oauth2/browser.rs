@@ -1,0 +1,270 @@
+//! Signing in in a browser on this machine (RFC 8252), with PKCE (RFC 7636).
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oauth2::url::Url;
+use oauth2::{
+    AuthUrl, AuthorizationCode, CsrfToken, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl,
+};
+use subtle::ConstantTimeEq;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::failure::{Failed, error_code};
+use super::{OAuth2Client, OAuth2Error, failed, not_set};
+use crate::tokens::AuthTokens;
+
+const PATH: &str = "/callback";
+
+/// Long enough to find a second factor.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// A browser says what it wants at once; one that opens a connection ahead of time says nothing.
+const VISIT: Duration = Duration::from_secs(10);
+
+/// Browsers open two or three connections. What else knocks has to wait.
+const VISITS: usize = 16;
+
+const LONGEST_REQUEST: usize = 16 * 1024;
+
+impl OAuth2Client {
+    /// Begins to sign in by a browser on this machine: the authorization code flow with PKCE (S256),
+    /// answered on a port of 127.0.0.1 (RFC 8252, 7.3).
+    ///
+    /// `port` is for providers that insist on the one that was registered; 0 takes any that is free.
+    /// Register `http://127.0.0.1/callback`. Send the person to [`url`](BrowserSignIn::url), then wait
+    /// for the [`tokens`](BrowserSignIn::tokens).
+    ///
+    /// # Errors
+    ///
+    /// [`OAuth2Error::InvalidSetting`] without an authorization URL, and
+    /// [`OAuth2Error::Unavailable`] if the port is taken.
+    pub async fn sign_in_by_browser(&self, port: u16) -> Result<BrowserSignIn, OAuth2Error> {
+        let url = self.authorization_url.clone().ok_or_else(|| not_set("authorization_url"))?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
+        let (listener, port) = listener
+            .and_then(|listener| listener.local_addr().map(|address| (listener, address.port())))
+            .map_err(|error| OAuth2Error::Unavailable {
+                reason: format!("port {port} of 127.0.0.1 cannot be had ({})", error.kind()),
+            })?;
+        let redirect = RedirectUrl::new(format!("http://127.0.0.1:{port}{PATH}"))
+            .expect("an address, a port and a path are a URL");
+        let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
+        let client = self.client().set_auth_uri(AuthUrl::from_url(url));
+        let (url, state) = client
+            .authorize_url(CsrfToken::new_random)
+            .add_scopes(self.scopes.clone())
+            .set_redirect_uri(std::borrow::Cow::Borrowed(&redirect))
+            .set_pkce_challenge(challenge)
+            .url();
+        Ok(BrowserSignIn {
+            client: self.clone(),
+            listener,
+            redirect,
+            url: url.into(),
+            state,
+            verifier,
+            deadline: DEADLINE,
+        })
+    }
+}
+
+/// A sign-in that waits for a person at this machine's browser.
+pub struct BrowserSignIn {
+    client: OAuth2Client,
+    listener: TcpListener,
+    redirect: RedirectUrl,
+    url: String,
+    state: CsrfToken,
+    verifier: PkceCodeVerifier,
+    deadline: Duration,
+}
+
+impl BrowserSignIn {
+    /// Returns the URL at which the person signs in. It is for their browser alone.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Waits this long for the person, instead of 5 minutes.
+    #[must_use]
+    pub fn deadline(mut self, time: Duration) -> Self {
+        self.deadline = time;
+        self
+    }
+
+    /// Waits until the browser comes back, and trades what it brings for tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`OAuth2Error::Declined`], [`OAuth2Error::TimedOut`], or how the exchange failed.
+    ///
+    /// # Security
+    ///
+    /// What comes to the port without the `state` of this sign-in is turned away, and does not end the
+    /// wait. Nothing of what it says but a registered error code is ever shown.
+    ///
+    /// # Cancellation
+    ///
+    /// Ends the sign-in and closes the port.
+    pub async fn tokens(self) -> Result<AuthTokens, OAuth2Error> {
+        let brought = timeout(self.deadline, answered(self.listener, self.state)).await;
+        let code = brought.map_err(|_| OAuth2Error::TimedOut)??;
+        let sent = self.client.clock.now();
+        let answer = self
+            .client
+            .client()
+            .exchange_code(code)
+            .set_pkce_verifier(self.verifier)
+            .set_redirect_uri(std::borrow::Cow::Owned(self.redirect))
+            .request_async(&self.client.http)
+            .await;
+        Ok(answer.map_err(|error| failed(error, self.client.token_url.url()))?.into_tokens(sent))
+    }
+}
+
+/// Shows where, and neither the state nor the verifier.
+impl fmt::Debug for BrowserSignIn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BrowserSignIn")
+            .field("redirect", &self.redirect.as_str())
+            .finish_non_exhaustive()
+    }
+}
+
+type Brought = Result<AuthorizationCode, Failed>;
+
+/// Waits for the one visit that brings an answer.
+async fn answered(listener: TcpListener, state: CsrfToken) -> Brought {
+    let (bring, mut brought) = mpsc::channel(1);
+    let state = Arc::new(state);
+    // Both sets end what they hold when they are dropped.
+    let mut port = JoinSet::new();
+    port.spawn(async move {
+        let mut visits = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            // A browser opens connections that it may never use, and nobody should wait for those.
+            let (state, bring) = (state.clone(), bring.clone());
+            visits.spawn(async move {
+                if let Ok(Some(answer)) = timeout(VISIT, visit(stream, &state)).await {
+                    // Of two answers the first counts.
+                    let _ = bring.try_send(answer);
+                }
+            });
+            while visits.try_join_next().is_some() {}
+            if visits.len() >= VISITS {
+                visits.join_next().await;
+            }
+        }
+    });
+    brought.recv().await.unwrap_or_else(|| {
+        Err(Failed::NotSent { reason: "the port that the browser comes back to was lost".into() })
+    })
+}
+
+/// Reads one request and answers it. Returns what it brings, if it belongs to this sign-in.
+async fn visit(mut stream: TcpStream, state: &CsrfToken) -> Option<Brought> {
+    let mut request = Vec::new();
+    while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+        if request.len() >= LONGEST_REQUEST || stream.read_buf(&mut request).await.ok()? == 0 {
+            return None;
+        }
+    }
+    let brought = read(&request, state);
+    let (status, says) = match &brought {
+        Some(Ok(_)) => ("200 OK", "Thank you. Close this window, and go back to the program."),
+        Some(Err(_)) => ("200 OK", "You are not signed in. Go back to the program; it says why."),
+        None => ("404 Not Found", "This is not part of a sign-in."),
+    };
+    let answer = format!(
+        "HTTP/1.1 {status}\r\n\
+         Content-Type: text/html; charset=utf-8\r\n\
+         Content-Length: {}\r\n\
+         Cache-Control: no-store\r\n\
+         Content-Security-Policy: default-src 'none'\r\n\
+         Referrer-Policy: no-referrer\r\n\
+         Connection: close\r\n\r\n{says}",
+        says.len()
+    );
+    // A browser that has left has brought its answer all the same.
+    let _ = stream.write_all(answer.as_bytes()).await;
+    let _ = stream.shutdown().await;
+    brought
+}
+
+/// Finds the answer in a request.
+fn read(request: &[u8], state: &CsrfToken) -> Option<Brought> {
+    let line = str::from_utf8(request.split(|&byte| byte == b'\r').next()?).ok()?;
+    let target = line.strip_prefix("GET ")?.strip_suffix(" HTTP/1.1")?;
+    // Not joined to the address: `//elsewhere` would then be another host.
+    let url = Url::parse(&format!("http://127.0.0.1{}", target.strip_prefix('/').map(|_| target)?));
+    let url = url.ok().filter(|url| url.path() == PATH)?;
+    let parameter = |wanted: &str| {
+        let (_, value) = url.query_pairs().find(|(name, _)| name == wanted)?;
+        Some(value)
+    };
+    let ours = state.secret().as_bytes();
+    let is_ours: bool = parameter("state")?.as_bytes().ct_eq(ours).into();
+    if !is_ours {
+        return None;
+    }
+    if let Some(code) = parameter("code") {
+        return Some(Ok(AuthorizationCode::new(code.into_owned())));
+    }
+    let error = parameter("error")?;
+    let code = error_code(&error).unwrap_or_default().to_owned();
+    let said = if code.is_empty() { "an error code that is not registered" } else { &code };
+    let reason = format!("the provider answered the sign-in with {said}");
+    Some(Err(Failed::Refused { code, reason }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn brought(request: &str) -> Option<Result<String, String>> {
+        let brought = read(request.as_bytes(), &CsrfToken::new("right".into()))?;
+        Some(brought.map(AuthorizationCode::into_secret).map_err(|failed| failed.to_string()))
+    }
+
+    #[test]
+    fn only_this_sign_ins_answer_is_taken() {
+        let code = Some(Ok("a+b".to_owned()));
+        assert_eq!(brought("GET /callback?code=a%2Bb&state=right HTTP/1.1\r\n\r\n"), code);
+        assert_eq!(brought("GET /callback?state=right&x=&code=a%2Bb HTTP/1.1\r\nHost: x"), code);
+        for request in [
+            "GET /callback?code=a&state=wrong HTTP/1.1\r\n",
+            "GET /callback?code=a&state= HTTP/1.1\r\n",
+            "GET /callback?code=a HTTP/1.1\r\n",
+            "GET /callback?state=right HTTP/1.1\r\n",
+            "GET /callback/?code=a&state=right HTTP/1.1\r\n",
+            "GET /favicon.ico HTTP/1.1\r\n",
+            "GET //callback?code=a&state=right HTTP/1.1\r\n",
+            "GET @elsewhere/callback?code=a&state=right HTTP/1.1\r\n",
+            "GET http://elsewhere/callback?code=a&state=right HTTP/1.1\r\n",
+            "POST /callback?code=a&state=right HTTP/1.1\r\n",
+            "",
+        ] {
+            assert_eq!(brought(request), None, "{request}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_told_by_its_code_alone() {
+        let failed = |query: &str| {
+            let request = format!("GET /callback?state=right&{query} HTTP/1.1\r\n\r\n");
+            brought(&request).unwrap().unwrap_err()
+        };
+        let denied = failed("error=access_denied&error_description=canary");
+        assert!(denied.ends_with("with access_denied"), "{denied}");
+        let other = failed("error=canary-1%1b%5b2J");
+        assert!(other.ends_with("that is not registered"), "{other}");
+    }
+}

@@ -1,0 +1,193 @@
+//! Signing in on another device (RFC 8628).
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use http::{Response, StatusCode};
+use oauth2::{
+    AsyncHttpClient, DeviceAuthorizationUrl, DeviceCodeErrorResponseType, HttpRequest,
+    HttpResponse, RequestTokenError, StandardDeviceAuthorizationResponse,
+};
+
+use super::endpoint::endpoint;
+use super::failure::Failed;
+use super::{OAuth2Client, OAuth2Error, failed, not_set};
+use crate::clock;
+use crate::tokens::AuthTokens;
+
+/// Nobody waits longer between two questions.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(300);
+
+/// Longer than anyone would type.
+const LONGEST_CODE: usize = 64;
+
+impl OAuth2Client {
+    /// Begins to sign in by a code that a person types on any device (RFC 8628).
+    ///
+    /// Show them [`verification_url`](DeviceSignIn::verification_url) and
+    /// [`user_code`](DeviceSignIn::user_code), then wait for the [`tokens`](DeviceSignIn::tokens).
+    ///
+    /// # Errors
+    ///
+    /// [`OAuth2Error::InvalidSetting`] without a device authorization URL, else how the exchange
+    /// failed.
+    pub async fn sign_in_by_device(&self) -> Result<DeviceSignIn, OAuth2Error> {
+        let url = self.device_authorization_url.as_ref();
+        let url = url.ok_or_else(|| not_set("device_authorization_url"))?;
+        let client = self
+            .client()
+            .set_device_authorization_url(DeviceAuthorizationUrl::from_url(url.clone()));
+        let request = client.exchange_device_code().add_scopes(self.scopes.clone());
+        let answer: StandardDeviceAuthorizationResponse =
+            request.request_async(&self.http).await.map_err(|error| failed(error, url))?;
+        // A terminal obeys what is printed on it, so this may be nothing but a code and a URL.
+        let code = answer.user_code().secret();
+        let is_code = !code.is_empty()
+            && code.len() <= LONGEST_CODE
+            && code.chars().all(|character| {
+                character == ' ' || character.is_alphanumeric() || "-_.".contains(character)
+            });
+        let verification_url = endpoint("verification_uri", answer.verification_uri()).ok();
+        let Some(verification_url) =
+            verification_url.filter(|_| is_code && answer.interval() <= LONGEST_INTERVAL)
+        else {
+            let reason = format!("{} answered 200 with what cannot be used", url.authority());
+            return Err(OAuth2Error::Misconfigured { reason });
+        };
+        Ok(DeviceSignIn { client: self.clone(), answer, verification_url: verification_url.into() })
+    }
+}
+
+/// A sign-in that waits for a person at another device.
+pub struct DeviceSignIn {
+    client: OAuth2Client,
+    answer: StandardDeviceAuthorizationResponse,
+    verification_url: String,
+}
+
+impl DeviceSignIn {
+    /// Returns the URL at which the person types the code.
+    #[must_use]
+    pub fn verification_url(&self) -> &str {
+        &self.verification_url
+    }
+
+    /// Returns the code that the person types there: at most 64 letters, digits and marks.
+    #[must_use]
+    pub fn user_code(&self) -> &str {
+        self.answer.user_code().secret()
+    }
+
+    /// Returns how long the code is good for.
+    #[must_use]
+    pub fn expires_in(&self) -> Duration {
+        self.answer.expires_in()
+    }
+
+    /// Asks again and again, as often as the provider allows, until the person has signed in.
+    ///
+    /// Connections that fail in between are tried again.
+    ///
+    /// # Errors
+    ///
+    /// [`OAuth2Error::Declined`], [`OAuth2Error::TimedOut`], or how the exchange failed.
+    ///
+    /// # Cancellation
+    ///
+    /// Ends the sign-in. Tokens that were issued in that moment are lost, and end by themselves.
+    pub async fn tokens(self) -> Result<AuthTokens, OAuth2Error> {
+        self.tokens_with_sleep(tokio::time::sleep).await
+    }
+
+    /// The same, with `sleep` to wait between two questions.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`tokens`](Self::tokens).
+    pub async fn tokens_with_sleep<F: Future<Output = ()> + Send>(
+        self,
+        sleep: impl Fn(Duration) -> F + Send + Sync,
+    ) -> Result<AuthTokens, OAuth2Error> {
+        let poll = Poll { client: &self.client, last: Mutex::default() };
+        let client = self.client.client();
+        let now = || clock::date(self.client.clock.now());
+        let answer = client
+            .exchange_device_access_token(&self.answer)
+            .set_time_fn(now)
+            .request_async(&poll, sleep, None)
+            .await;
+        let last = poll.last.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match (answer, last.ended) {
+            (Ok(answer), _) => {
+                let sent = last.sent.unwrap_or_else(|| self.client.clock.now());
+                Ok(answer.into_tokens(sent))
+            }
+            (Err(_), Some(failed)) => Err(failed.into()),
+            (Err(RequestTokenError::ServerResponse(response)), None)
+                if *response.error() == DeviceCodeErrorResponseType::ExpiredToken =>
+            {
+                Err(OAuth2Error::TimedOut)
+            }
+            (Err(error), None) => Err(failed(error, self.client.token_url.url()).into()),
+        }
+    }
+}
+
+/// Shows no code: whoever has it can sign this program in to an account of theirs.
+impl fmt::Debug for DeviceSignIn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeviceSignIn")
+            .field("verification_url", &self.verification_url)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Asks the `oauth2` crate's way: there, what is no answer means that one asks again, and an answer
+/// without a known code that it is over.
+struct Poll<'a> {
+    client: &'a OAuth2Client,
+    last: Mutex<Last>,
+}
+
+/// The last question.
+#[derive(Default)]
+struct Last {
+    sent: Option<SystemTime>,
+    /// Why there will be no other.
+    ended: Option<Failed>,
+}
+
+impl Poll<'_> {
+    fn last(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<'c> AsyncHttpClient<'c> for Poll<'_> {
+    type Error = Failed;
+    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, Failed>> + Send + 'c>>;
+
+    fn call(&'c self, request: HttpRequest) -> Self::Future {
+        Box::pin(async {
+            self.last().sent = Some(self.client.clock.now());
+            let code = match self.client.http.exchange(request).await {
+                Err(Failed::Refused { code, .. })
+                    if code == "authorization_pending" || code == "slow_down" =>
+                {
+                    code
+                }
+                Err(failed @ (Failed::Refused { .. } | Failed::Wrong { .. })) => {
+                    self.last().ended = Some(failed);
+                    String::new()
+                }
+                done => return done,
+            };
+            let mut response = Response::new(format!(r#"{{"error":"{code}"}}"#).into_bytes());
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+            Ok(response)
+        })
+    }
+}

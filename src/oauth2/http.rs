@@ -1,0 +1,343 @@
+//! One request, one answer: no redirects, no retries, no cookies, and a connection for each.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
+use http::{Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper_rustls::{HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
+use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
+use secrecy::ExposeSecret;
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+use tower_service::Service;
+use zeroize::Zeroizing;
+
+use super::failure::{Failed, error_code};
+use crate::json;
+use crate::store::MAX_RECORD;
+
+const USER: &str = concat!("tokenkeep/", env!("CARGO_PKG_VERSION"));
+
+/// For the name, the connection and the TLS handshake together. With [`ANSWER`] it stays below the 30
+/// seconds that a refresh has by default, so that this is what tells the two apart.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// From the first byte that is sent to the last that comes back.
+const ANSWER: Duration = Duration::from_secs(15);
+
+/// No server is obeyed for longer than this: an hour.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+/// Sends the requests that the `oauth2` crate makes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Http {
+    answer: Duration,
+}
+
+/// What came back, as far as it is of use.
+struct Reply {
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    body: Zeroizing<Vec<u8>>,
+}
+
+type Connection = MaybeHttpsStream<TokioIo<TcpStream>>;
+
+impl Http {
+    pub(super) const fn new() -> Self {
+        Self { answer: ANSWER }
+    }
+
+    /// Returns what came with a success.
+    pub(super) async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, Failed> {
+        let place = request.uri().authority().map_or_else(String::new, ToString::to_string);
+        let reply = self.send(request, &place).await?;
+        let body = reply.judge(&place)?;
+        // Without a Content-Type: tokens that came with the wrong one are still the only ones.
+        Ok(Response::new(body))
+    }
+
+    async fn send(&self, request: HttpRequest, place: &str) -> Result<Reply, Failed> {
+        if Handle::try_current().is_err() {
+            let reason = "it runs outside a tokio runtime, which its connections need";
+            return Err(Failed::Wrong { reason: reason.to_owned() });
+        }
+        let (connection, request) = (connect(request.uri().clone(), place), prepared(request));
+        let connection = timeout(CONNECT, connection).await.unwrap_or_else(|_| {
+            let seconds = CONNECT.as_secs();
+            Err(not_sent(place, &format!("took no connection within {seconds} seconds")))
+        })?;
+        let (mut sender, connection) = http1::handshake(connection)
+            .await
+            .map_err(|_| not_sent(place, "closed the connection at once"))?;
+        let answer = async move {
+            let response = sender.send_request(request).await;
+            let response = response.map_err(|error| failed_to_answer(place, &error))?;
+            read(response, place).await
+        };
+        // The connection does the work; it belongs to this future and ends with it.
+        let (mut connection, mut answer) = (pin!(connection), pin!(answer));
+        let mut is_open = true;
+        let both = poll_fn(|context| {
+            is_open = is_open && connection.as_mut().poll(context).is_pending();
+            answer.as_mut().poll(context)
+        });
+        timeout(self.answer, both).await.unwrap_or_else(|_| {
+            let seconds = self.answer.as_secs();
+            Err(Failed::NoAnswer {
+                reason: format!("{place} did not answer within {seconds} seconds"),
+            })
+        })
+    }
+}
+
+impl<'c> AsyncHttpClient<'c> for Http {
+    type Error = Failed;
+    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, Failed>> + Send + 'c>>;
+
+    fn call(&'c self, request: HttpRequest) -> Self::Future {
+        Box::pin(self.exchange(request))
+    }
+}
+
+/// The same request as HTTP/1.1 has it, with a body that is wiped.
+fn prepared(request: HttpRequest) -> http::Request<Full<Bytes>> {
+    let (mut parts, body) = request.into_parts();
+    if let Some(host) = parts.uri.authority().and_then(|it| HeaderValue::from_str(it.as_str()).ok())
+    {
+        parts.headers.insert(HOST, host);
+    }
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    parts.uri = target.parse().unwrap_or_default();
+    parts.headers.insert(USER_AGENT, HeaderValue::from_static(USER));
+    if let Some(secret) = parts.headers.get_mut(AUTHORIZATION) {
+        secret.set_sensitive(true);
+    }
+    http::Request::from_parts(parts, Full::new(Bytes::from_owner(Zeroizing::new(body))))
+}
+
+async fn connect(uri: Uri, place: &str) -> Result<Connection, Failed> {
+    let cannot = |error: &(dyn std::error::Error + 'static)| not_sent(place, reason_of(error));
+    let is_plain = uri.scheme_str() == Some("http");
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(is_plain);
+    tcp.set_nodelay(true);
+    if is_plain {
+        let stream = tcp.call(uri).await.map_err(|error| cannot(&error))?;
+        return Ok(MaybeHttpsStream::Http(stream));
+    }
+    // The system's roots are files on some systems, so this is no work for the runtime's threads.
+    // They are read each time: a program runs for months, and roots come and go.
+    let builder = tokio::task::spawn_blocking(|| {
+        let provider = rustls::crypto::ring::default_provider();
+        HttpsConnectorBuilder::new().with_provider_and_platform_verifier(provider)
+    });
+    let builder = builder.await.ok().and_then(Result::ok).ok_or_else(|| Failed::NotSent {
+        reason: "this machine has no root certificates; install them (often the package \
+                 ca-certificates)"
+            .into(),
+    })?;
+    let mut tls = builder.https_only().enable_http1().wrap_connector(tcp);
+    tls.call(uri).await.map_err(|error| cannot(&*error))
+}
+
+fn not_sent(place: &str, what: &str) -> Failed {
+    Failed::NotSent { reason: format!("{place} {what}") }
+}
+
+/// Says what a connection failed of, in words of this crate: those of others may quote the server.
+fn reason_of(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    let mut cause = Some(error);
+    let mut reason = "cannot be reached; check the network and the host's name";
+    while let Some(error) = cause {
+        if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+            return "has a certificate that is not trusted; check the clock, and the root \
+                    certificates of this machine";
+        }
+        if error.is::<rustls::Error>() {
+            return "does not agree on TLS; check the URL";
+        }
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            if error.kind() == std::io::ErrorKind::ConnectionRefused {
+                reason = "refused the connection";
+            }
+            // An I/O error's source leaves out what it wraps itself.
+            if let Some(inner) = error.get_ref() {
+                cause = Some(inner);
+                continue;
+            }
+        }
+        cause = error.source();
+    }
+    reason
+}
+
+fn failed_to_answer(place: &str, error: &hyper::Error) -> Failed {
+    if error.is_parse() {
+        return Failed::Wrong { reason: format!("{place} does not speak HTTP/1.1; check the URL") };
+    }
+    if error.is_canceled() {
+        return not_sent(place, "closed the connection before anything was sent");
+    }
+    Failed::NoAnswer { reason: format!("{place} broke the connection") }
+}
+
+async fn read(response: Response<Incoming>, place: &str) -> Result<Reply, Failed> {
+    let status = response.status();
+    let retry_after = retry_after(response.headers(), Utc::now());
+    // Of its full size, so that it does not grow and leave copies behind.
+    let mut body = Zeroizing::new(Vec::with_capacity(MAX_RECORD));
+    let mut incoming = response.into_body();
+    while let Some(frame) = incoming.frame().await {
+        let frame = frame.map_err(|error| failed_to_answer(place, &error))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if data.len() > MAX_RECORD - body.len() {
+            return Err(Failed::Wrong {
+                reason: format!("{place} answered {} at too great length", status.as_u16()),
+            });
+        }
+        body.extend_from_slice(&data);
+    }
+    Ok(Reply { status, retry_after, body })
+}
+
+/// Reads `Retry-After` (RFC 9110, 10.2.3): seconds, or a date.
+fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let date = DateTime::parse_from_rfc2822(text).ok()?;
+            // A date that has passed asks for no wait.
+            (date.to_utc() - now).to_std().unwrap_or_default()
+        }
+    };
+    Some(wait.min(LONGEST_RETRY_AFTER))
+}
+
+impl Reply {
+    /// Returns the body of a success.
+    fn judge(mut self, place: &str) -> Result<Vec<u8>, Failed> {
+        let status = self.status.as_u16();
+        let said = format!("{place} answered {status}");
+        match status {
+            408 | 429 | 500..=599 => {
+                return Err(Failed::Busy { reason: said, retry_after: self.retry_after });
+            }
+            300..=399 => {
+                let advice = "a redirect, which is not followed; set the URL that it leads to";
+                return Err(Failed::Wrong { reason: format!("{said}, {advice}") });
+            }
+            404 => return Err(Failed::Wrong { reason: format!("{said}; check the URL") }),
+            _ => {}
+        }
+        let fields = json::object(&self.body).unwrap_or_default();
+        let has = |wanted: &str| fields.iter().any(|(name, _)| name == wanted);
+        let code = fields.iter().find(|(name, _)| name == "error").map(|(_, value)| {
+            let text = json::secret(value);
+            #[expect(clippy::disallowed_methods, reason = "only what looks like a code is kept")]
+            let code = text.as_ref().and_then(|text| error_code(text.expose_secret()));
+            code.unwrap_or_default().to_owned()
+        });
+        match code {
+            // Some providers, GitHub among them, say no with a 200.
+            Some(code) if !self.status.is_success() || !has("access_token") => {
+                let reason = match code.as_str() {
+                    "" => format!("{said} and an error code that is not registered"),
+                    "invalid_client" | "unauthorized_client" => {
+                        format!("{said} {code}; check the client's id and secret")
+                    }
+                    _ => format!("{said} {code}"),
+                };
+                Err(Failed::Refused { code, reason })
+            }
+            _ if self.status.is_success() => Ok(std::mem::take(&mut *self.body)),
+            _ => Err(Failed::Wrong { reason: format!("{said} and no error code; check the URL") }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn header(text: &str) -> Option<Duration> {
+        let headers = [(RETRY_AFTER, HeaderValue::from_str(text).unwrap())].into_iter().collect();
+        retry_after(&headers, DateTime::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn a_wait_is_seconds_or_a_date_and_an_hour_at_most() {
+        let seconds = |count| Some(Duration::from_secs(count));
+        assert_eq!(header("120"), seconds(120));
+        assert_eq!(header("Thu, 01 Jan 1970 00:01:30 GMT"), seconds(90));
+        assert_eq!(header("Wed, 31 Dec 1969 23:59:59 GMT"), seconds(0));
+        assert_eq!(header("86400"), seconds(3600));
+        assert_eq!(header("18446744073709551615"), seconds(3600));
+        assert_eq!(header("Fri, 31 Dec 9999 23:59:59 GMT"), seconds(3600));
+        for text in ["-1", "soon", "", "18446744073709551616", "01-01-1970"] {
+            assert_eq!(header(text), None, "{text}");
+        }
+    }
+
+    /// Sends one request to a server that answers with `answer`, and then says nothing more.
+    fn exchange(answer: &'static str) -> Result<HttpResponse, Failed> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let uri = format!("http://{}/token", listener.local_addr().unwrap());
+        let (done, until) = std::sync::mpsc::channel::<()>();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut [0; 4]).unwrap();
+            stream.write_all(answer.as_bytes()).unwrap();
+            let _ = until.recv();
+        });
+        let request = http::Request::post(uri).body(b"a=b".to_vec()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let http = Http { answer: Duration::from_millis(20) };
+        let done_with = runtime.block_on(http.exchange(request));
+        drop(done);
+        server.join().unwrap();
+        done_with
+    }
+
+    #[test]
+    fn an_answer_that_does_not_come_or_does_not_end_is_no_answer() {
+        for answer in ["", "HTTP/1.1 200", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"] {
+            let failed = exchange(answer).unwrap_err();
+            assert!(matches!(failed, Failed::NoAnswer { .. }), "{answer}: {failed}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_http_is_a_wrong_answer() {
+        let failed = exchange("220 canary ESMTP\r\n\r\n").unwrap_err();
+        assert!(matches!(failed, Failed::Wrong { .. }), "{failed:?}");
+        assert!(!failed.to_string().contains("canary"), "{failed}");
+    }
+
+    #[test]
+    fn outside_a_runtime_it_says_so() {
+        let request = http::Request::post("http://127.0.0.1:9/").body(Vec::new()).unwrap();
+        let http = Http::new();
+        let mut exchange = pin!(http.send(request, "127.0.0.1:9"));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let std::task::Poll::Ready(Err(Failed::Wrong { reason })) =
+            exchange.as_mut().poll(&mut context)
+        else {
+            panic!("it fails at once");
+        };
+        assert!(reason.contains("runtime"));
+    }
+}

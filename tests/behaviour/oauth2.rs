@@ -1,0 +1,511 @@
+//! Refreshing, signing in and revoking at a provider.
+
+use std::io::Read;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use tokenkeep::chrono::{DateTime, TimeDelta, Utc};
+use tokenkeep::secrecy::{ExposeSecret, SecretString};
+use tokenkeep::{AuthTokens, OAuth2Client, OAuth2Error, RefreshFailure, TokenRefresher};
+
+use crate::token_server::{Act, LIFETIME, TokenServer, fetch};
+
+/// Where the clients' clocks stand: long ago, so that nobody can take another clock for it.
+const NOW: i64 = 1_000_000_000;
+
+fn client(server: &TokenServer) -> OAuth2Client {
+    OAuth2Client::new(&server.token_url(), "app")
+        .unwrap()
+        .with_clock(|| SystemTime::UNIX_EPOCH + Duration::from_secs(NOW as u64))
+}
+
+fn session(server: &TokenServer) -> AuthTokens {
+    let (access, refresh) = server.issue();
+    AuthTokens::new(access).with_refresh_token(refresh)
+}
+
+/// How the next refresh fails after `acts`; that the failure shows no secret.
+async fn failure(server: &TokenServer, act: Act) -> RefreshFailure {
+    server.script([act]);
+    let failure = client(server).refresh(session(server)).await.unwrap_err();
+    let shown = format!("{failure} {failure:?}");
+    assert!(!shown.contains("canary"), "{shown}");
+    failure
+}
+
+#[tokio::test]
+async fn a_refresh_brings_the_rotated_token_the_expiry_and_everything_else() {
+    let server = TokenServer::start();
+    let before = session(&server);
+    let after = client(&server).refresh(before.clone()).await.unwrap();
+    assert_ne!(after.access_token, before.access_token);
+    assert!(after.refresh_token.is_some() && after.refresh_token != before.refresh_token);
+    assert_eq!(after.expires_at, DateTime::from_timestamp(NOW + LIFETIME, 0));
+    assert_eq!(after.obtained_at, DateTime::from_timestamp(NOW, 0));
+    let extra: Vec<_> = after.extras().map(|(name, value)| (name, value.expose_secret())).collect();
+    assert_eq!(
+        extra,
+        [("id_token", "id-canary"), ("scope", "read offline_access"), ("token_type", "Bearer")]
+    );
+    // And that one is good for the next.
+    client(&server).refresh(after).await.unwrap();
+    assert!(!server.has_ended_a_session());
+
+    let request = server.requests().remove(0);
+    let user_agent = concat!("tokenkeep/", env!("CARGO_PKG_VERSION"));
+    assert_eq!(request.headers["user-agent"], user_agent);
+    assert_eq!(request.headers["accept"], "application/json");
+    // No scope: that would narrow what was granted, or be refused.
+    let fields: Vec<_> = request.form.keys().map(String::as_str).collect();
+    assert_eq!(fields, ["client_id", "grant_type", "refresh_token"]);
+}
+
+#[tokio::test]
+async fn an_answer_without_a_refresh_token_brings_none() {
+    let server = TokenServer::start();
+    server.script([Act::Change(|mut body| {
+        body.as_object_mut().unwrap().remove("refresh_token");
+        body
+    })]);
+    let after = client(&server).refresh(session(&server)).await.unwrap();
+    assert_eq!(after.refresh_token, None);
+}
+
+#[tokio::test]
+async fn a_rotated_token_is_not_lost_to_a_sloppy_answer() {
+    let server = TokenServer::start();
+    server.script([
+        Act::Change(|mut body| {
+            body.as_object_mut().unwrap().remove("token_type");
+            body["expires_in"] = "3600".into();
+            body["nested"] = serde_json::json!({ "a": [1, 2] });
+            body
+        }),
+        Act::answer(200, r#"{"access_token":"a","refresh_token":"r"}"#)
+            .header("Content-Type", "text/html"),
+        Act::answer(201, r#"{"access_token":"a","refresh_token":"r"}"#),
+    ]);
+    let first = client(&server).refresh(session(&server)).await.unwrap();
+    assert!(first.refresh_token.is_some());
+    assert_eq!(first.expires_at, DateTime::from_timestamp(NOW + 3600, 0));
+    assert_eq!(first.extra("nested").unwrap().expose_secret(), r#"{"a":[1,2]}"#);
+    for _ in 0..2 {
+        let next = client(&server).refresh(session(&server)).await.unwrap();
+        assert_eq!(next.refresh_token.unwrap().expose_secret(), "r");
+    }
+}
+
+#[tokio::test]
+async fn the_secret_goes_by_basic_or_in_the_body() {
+    let server = TokenServer::start();
+    server.require_client("app", "secret-canary", true);
+    let with_secret = |secret: &str| client(&server).with_secret(SecretString::from(secret));
+    with_secret("secret-canary").refresh(session(&server)).await.unwrap();
+    let wrong = with_secret("wrong-canary").refresh(session(&server)).await.unwrap_err();
+    assert!(matches!(&wrong, RefreshFailure::Misconfigured { reason }
+        if reason.ends_with("answered 401 invalid_client; check the client's id and secret")));
+
+    server.require_client("app", "secret-canary", false);
+    let in_body = with_secret("secret-canary").with_secret_in_body();
+    assert!(!format!("{in_body:?}").contains("canary"));
+    in_body.refresh(session(&server)).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_refresh_token_nothing_is_sent() {
+    let server = TokenServer::start();
+    let failure = client(&server).refresh(AuthTokens::new("access")).await.unwrap_err();
+    assert_eq!(failure, RefreshFailure::rejected("there is no refresh token"));
+    assert_eq!(server.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn a_token_that_comes_twice_is_rejected_and_so_is_its_successor() {
+    let server = TokenServer::start();
+    let first = session(&server);
+    let second = client(&server).refresh(first.clone()).await.unwrap();
+    for tokens in [first, second] {
+        let failure = client(&server).refresh(tokens).await.unwrap_err();
+        assert!(matches!(failure, RefreshFailure::Rejected { .. }), "{failure:?}");
+    }
+    assert!(server.has_ended_a_session());
+    assert_eq!(server.received(), ["refresh-canary-1", "refresh-canary-1", "refresh-canary-2"]);
+}
+
+#[tokio::test]
+async fn what_the_server_cannot_do_now_is_transient() {
+    let server = TokenServer::start();
+    for (act, wait) in [
+        (Act::answer(429, "canary").header("Retry-After", "120"), Some(120)),
+        (Act::answer(503, "canary").header("Retry-After", "86400"), Some(3600)),
+        (
+            Act::answer(500, "canary").header("Retry-After", "Fri, 31 Dec 9999 23:59:59 GMT"),
+            Some(3600),
+        ),
+        (Act::answer(502, "canary").header("Retry-After", "canary"), None),
+        (Act::answer(408, ""), None),
+        (Act::error(400, "temporarily_unavailable"), None),
+        (Act::error(400, "server_error"), None),
+    ] {
+        let failure = failure(&server, act).await;
+        let RefreshFailure::Transient { retry_after, .. } = failure else { panic!("{failure:?}") };
+        assert_eq!(retry_after.map(|wait| wait.as_secs()), wait);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_transient() {
+    // The port was free a moment ago.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let client = OAuth2Client::new(&format!("http://{free}/token"), "app").unwrap();
+    let tokens = AuthTokens::new("a").with_refresh_token("canary");
+    let failure = client.refresh(tokens).await.unwrap_err();
+    assert_eq!(failure, RefreshFailure::transient(format!("{free} refused the connection")));
+}
+
+#[tokio::test]
+async fn an_answer_that_was_lost_is_ambiguous() {
+    let server = TokenServer::start();
+    for act in [Act::DropRequest, Act::DropAnswer, Act::BreakOff] {
+        let failure = failure(&server, act).await;
+        assert!(matches!(failure, RefreshFailure::Ambiguous { .. }), "{failure:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_no_other_try_would_mend_is_misconfigured() {
+    let server = TokenServer::start();
+    for (act, words) in [
+        (Act::error(401, "invalid_client"), "401 invalid_client"),
+        (Act::error(400, "unauthorized_client"), "400 unauthorized_client"),
+        (Act::error(400, "invalid_scope"), "400 invalid_scope"),
+        (Act::error(400, "unsupported_grant_type"), "400 unsupported_grant_type"),
+        (Act::error(404, "invalid_grant"), "404"),
+        (Act::answer(403, "<html>canary"), "403"),
+        (Act::answer(400, ""), "400"),
+        (Act::answer(200, ""), "200"),
+        (Act::answer(200, "<html>canary"), "200"),
+        (Act::answer(200, r#"{"access_token":"#), "200"),
+        (Act::answer(200, r#"{"token_type":"canary"}"#), "200"),
+        (Act::answer(200, r#"["canary"]"#), "200"),
+        (Act::error(400, "refresh-canary-1"), "400 and an error code that is not registered"),
+        (Act::error(200, "incorrect_client_credentials"), "200 incorrect_client_credentials"),
+    ] {
+        let failure = failure(&server, act).await;
+        let RefreshFailure::Misconfigured { reason } = &failure else { panic!("{failure:?}") };
+        assert!(reason.contains(&format!(" answered {words}")), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_no_that_comes_with_a_200_is_a_no() {
+    let server = TokenServer::start();
+    for code in ["bad_refresh_token", "invalid_grant"] {
+        let failure = failure(&server, Act::error(200, code)).await;
+        assert!(matches!(failure, RefreshFailure::Rejected { .. }), "{failure:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_redirect_is_followed() {
+    let (server, elsewhere) = (TokenServer::start(), TokenServer::start());
+    for status in [301, 302, 303, 307, 308] {
+        let act = Act::answer(status, "").header("Location", &elsewhere.url("/token?canary"));
+        let failure = failure(&server, act).await;
+        assert!(matches!(failure, RefreshFailure::Misconfigured { .. }), "{failure:?}");
+        assert!(failure.to_string().contains(&format!("answered {status}, a redirect")));
+    }
+    assert_eq!(elsewhere.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn an_answer_is_read_up_to_64_kib() {
+    let server = TokenServer::start();
+    let body = |length: usize| {
+        let empty = r#"{"access_token":"","refresh_token":"r"}"#.len();
+        format!(r#"{{"access_token":"{}","refresh_token":"r"}}"#, "c".repeat(length - empty))
+    };
+    server.script([Act::answer(200, &body(64 * 1024))]);
+    client(&server).refresh(session(&server)).await.unwrap();
+    let failure = failure(&server, Act::answer(200, &body(64 * 1024 + 1))).await;
+    assert!(matches!(&failure, RefreshFailure::Misconfigured { reason }
+        if reason.ends_with("answered 200 at too great length")));
+}
+
+#[tokio::test]
+async fn a_cancelled_refresh_ends_its_connection() {
+    let server = TokenServer::start();
+    let held = server.hold();
+    let refresh = tokio::spawn({
+        let (client, tokens) = (client(&server), session(&server));
+        async move { client.refresh(tokens).await }
+    });
+    let waiting = tokio::task::spawn_blocking(move || (held.wait(), held));
+    let (mut connection, held) = waiting.await.unwrap();
+    refresh.abort();
+    assert!(refresh.await.unwrap_err().is_cancelled());
+    // Only so that a failure is one, and not a test that hangs.
+    connection.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    assert_eq!(connection.read(&mut [0]).unwrap(), 0);
+    held.release();
+}
+
+#[test]
+fn a_token_goes_to_https_or_to_a_loopback_address() {
+    for url in ["http://issuer.example/token", "http://localhost/token", "http://10.0.0.1/token"] {
+        let error = OAuth2Client::new(url, "app").unwrap_err();
+        assert!(matches!(error, OAuth2Error::InvalidSetting { setting: "token_url", .. }), "{url}");
+    }
+    let client = || OAuth2Client::new("https://issuer.example/token", "app").unwrap();
+    client().with_revocation_url("http://issuer.example/revoke").unwrap_err();
+    client().with_authorization_url("http://issuer.example/authorize").unwrap_err();
+    client().with_device_authorization_url("http://issuer.example/device").unwrap_err();
+}
+
+/// Signs in by device, and says how long it waited in between.
+async fn by_device(server: &TokenServer) -> (Result<AuthTokens, OAuth2Error>, Vec<u64>) {
+    let client = client(server).with_scopes(["read", "offline_access"]);
+    let client = client.with_device_authorization_url(&server.url("/device")).unwrap();
+    let sign_in = client.sign_in_by_device().await.unwrap();
+    assert_eq!(sign_in.user_code(), "WDJB-MJHT");
+    assert_eq!(sign_in.verification_url(), server.url("/device"));
+    assert_eq!(sign_in.expires_in(), Duration::from_secs(600));
+    let shown = format!("{sign_in:?}");
+    assert!(!shown.contains("canary") && !shown.contains("WDJB"), "{shown}");
+    let waits = Arc::new(Mutex::new(Vec::new()));
+    let waited = waits.clone();
+    let tokens = sign_in.tokens_with_sleep(move |time| {
+        waited.lock().unwrap().push(time.as_secs());
+        async {}
+    });
+    let tokens = tokens.await;
+    let waits = waits.lock().unwrap().clone();
+    (tokens, waits)
+}
+
+#[tokio::test]
+async fn a_device_asks_as_often_as_it_may_until_there_are_tokens() {
+    let server = TokenServer::start();
+    server.device_hears(["authorization_pending", "slow_down", "authorization_pending"]);
+    let (tokens, waits) = by_device(&server).await;
+    assert_eq!(waits, [5, 10, 10]);
+    let tokens = tokens.unwrap();
+    assert_eq!(tokens.expires_at, DateTime::from_timestamp(NOW + LIFETIME, 0));
+    client(&server).refresh(tokens).await.unwrap();
+    assert_eq!(server.requests()[0].form["scope"], "read offline_access");
+}
+
+#[tokio::test]
+async fn a_device_goes_on_past_a_connection_that_fails() {
+    let server = TokenServer::start();
+    server.device_hears(["authorization_pending"]);
+    server.script([Act::DropRequest, Act::answer(503, "")]);
+    let (tokens, waits) = by_device(&server).await;
+    tokens.unwrap();
+    assert_eq!(waits, [10, 10, 10]);
+}
+
+#[tokio::test]
+async fn a_device_stops_asking_when_it_is_over() {
+    let server = TokenServer::start();
+    for (act, expected) in [
+        (Act::error(400, "access_denied"), OAuth2Error::Declined),
+        (Act::error(400, "expired_token"), OAuth2Error::TimedOut),
+    ] {
+        server.script([act]);
+        assert_eq!(by_device(&server).await.0, Err(expected));
+    }
+    for act in [
+        Act::error(401, "invalid_client"),
+        Act::answer(307, "").header("Location", "https://elsewhere.example/"),
+        Act::answer(404, ""),
+        Act::answer(200, "canary"),
+    ] {
+        server.script([act]);
+        let (ended, waits) = by_device(&server).await;
+        let ended = ended.unwrap_err();
+        assert!(matches!(&ended, OAuth2Error::Misconfigured { .. }), "{ended:?}");
+        assert!(waits.is_empty() && !format!("{ended} {ended:?}").contains("canary"), "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_device_stops_asking_when_its_code_is_too_old() {
+    let server = TokenServer::start();
+    server.device_hears(["authorization_pending"; 9]);
+    let minutes = Arc::new(Mutex::new(0));
+    let clock = minutes.clone();
+    let client = OAuth2Client::new(&server.token_url(), "app")
+        .unwrap()
+        .with_device_authorization_url(&server.url("/device"))
+        .unwrap()
+        .with_clock(move || {
+            SystemTime::UNIX_EPOCH + Duration::from_secs(60 * *clock.lock().unwrap())
+        });
+    let sign_in = client.sign_in_by_device().await.unwrap();
+    let tokens = sign_in.tokens_with_sleep(|_| {
+        *minutes.lock().unwrap() += 4;
+        async {}
+    });
+    assert_eq!(tokens.await, Err(OAuth2Error::TimedOut));
+    assert_eq!(server.calls(), 3);
+}
+
+#[tokio::test]
+async fn what_a_provider_says_cannot_take_over_a_terminal() {
+    // Any server of text will do for the device endpoint.
+    let server = TokenServer::start();
+    for (code, url, interval) in [
+        ("\\u001b[2J", "https://issuer.example/", 5),
+        ("", "https://issuer.example/", 5),
+        ("WDJB", "https://issuer.example/\\u001b[2J", 5_000_000_000),
+        ("WDJB", "javascript:alert(1)", 5),
+        ("WDJB", "http://issuer.example/", 5),
+        ("WDJB", "https://issuer.example/", u64::MAX),
+    ] {
+        server.script([Act::answer(
+            200,
+            &format!(
+                r#"{{"device_code":"canary","user_code":"{code}","verification_uri":"{url}",
+                    "expires_in":600,"interval":{interval}}}"#
+            ),
+        )]);
+        let client = client(&server).with_device_authorization_url(&server.token_url()).unwrap();
+        let error = client.sign_in_by_device().await.unwrap_err();
+        assert!(matches!(error, OAuth2Error::Misconfigured { .. }), "{error:?}");
+    }
+}
+
+fn with_browser(server: &TokenServer) -> OAuth2Client {
+    client(server)
+        .with_scopes(["read"])
+        .with_authorization_url(&server.url("/authorize?access_type=offline"))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_browser_brings_tokens_and_proves_who_asked() {
+    let server = TokenServer::start();
+    let sign_in = with_browser(&server).sign_in_by_browser(0).await.unwrap();
+    assert!(!format!("{sign_in:?}").contains("state"), "{sign_in:?}");
+    let url = sign_in.url().to_owned();
+    let browser = tokio::task::spawn_blocking(move || {
+        let (status, location, _) = fetch(&url);
+        assert_eq!(status, 302);
+        let back = location.unwrap();
+        let port = back.split('/').nth(2).unwrap().to_owned();
+        // A connection that says nothing, and what is not part of the sign-in, are in nobody's way.
+        let idle = std::net::TcpStream::connect(&port).unwrap();
+        assert_eq!(fetch(&format!("http://{port}/favicon.ico")).0, 404);
+        assert_eq!(fetch(&format!("http://{port}/callback?code=canary&state=canary")).0, 404);
+        let (status, _, page) = fetch(&back);
+        assert_eq!(status, 200);
+        assert!(page.starts_with("Thank you.") && !page.contains("canary"), "{page}");
+        drop(idle);
+    });
+    let tokens = sign_in.tokens().await.unwrap();
+    browser.await.unwrap();
+    assert_eq!(tokens.expires_at, DateTime::from_timestamp(NOW + LIFETIME, 0));
+    client(&server).refresh(tokens).await.unwrap();
+    let asked = &server.requests()[0].query;
+    assert_eq!(asked["access_type"], "offline");
+    assert_eq!(asked["scope"], "read");
+    assert_eq!(asked["client_id"], "app");
+}
+
+#[tokio::test]
+async fn two_sign_ins_share_neither_state_nor_challenge() {
+    let server = TokenServer::start();
+    let one = with_browser(&server).sign_in_by_browser(0).await.unwrap();
+    let other = with_browser(&server).sign_in_by_browser(0).await.unwrap();
+    let parts = |url: &str| -> Vec<String> { url.split('&').map(str::to_owned).collect() };
+    for part in parts(one.url()) {
+        let is_random = part.starts_with("state=") || part.starts_with("code_challenge=");
+        assert_eq!(
+            is_random,
+            part.len() > 20 && !parts(other.url()).contains(&part) && !part.contains("redirect"),
+            "{part}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn who_says_no_in_the_browser_ends_the_sign_in() {
+    let server = TokenServer::start();
+    server.deny();
+    let sign_in = with_browser(&server).sign_in_by_browser(0).await.unwrap();
+    let url = sign_in.url().to_owned();
+    let browser = tokio::task::spawn_blocking(move || {
+        let (_, location, _) = fetch(&url);
+        fetch(&location.unwrap())
+    });
+    assert_eq!(sign_in.tokens().await, Err(OAuth2Error::Declined));
+    let (_, _, page) = browser.await.unwrap();
+    assert!(page.starts_with("You are not signed in.") && !page.contains("canary"), "{page}");
+    assert_eq!(server.calls(), 0);
+}
+
+#[tokio::test]
+async fn nobody_is_waited_for_for_ever() {
+    let server = TokenServer::start();
+    let sign_in = with_browser(&server).sign_in_by_browser(0).await.unwrap();
+    let tokens = sign_in.deadline(Duration::from_millis(1)).tokens().await;
+    assert_eq!(tokens, Err(OAuth2Error::TimedOut));
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_said() {
+    let server = TokenServer::start();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let error = with_browser(&server).sign_in_by_browser(port).await.unwrap_err();
+    assert!(error.to_string().contains(&format!("port {port} of 127.0.0.1")), "{error}");
+}
+
+#[tokio::test]
+async fn revoking_ends_the_session_at_the_provider() {
+    let server = TokenServer::start();
+    let revoker = client(&server).with_revocation_url(&server.url("/revoke")).unwrap();
+    let (access, refresh) = server.issue();
+    let tokens = AuthTokens::new(access.as_str()).with_refresh_token(refresh.as_str());
+    revoker.revoke(&tokens).await.unwrap();
+    assert!(server.is_revoked(&access) && server.is_revoked(&refresh));
+    let hints: Vec<_> =
+        server.requests().iter().map(|request| request.form["token_type_hint"].clone()).collect();
+    assert_eq!(hints, ["refresh_token", "access_token"]);
+    let failure = client(&server).refresh(tokens.clone()).await.unwrap_err();
+    assert!(matches!(failure, RefreshFailure::Rejected { .. }), "{failure:?}");
+    // What is revoked already is no error.
+    revoker.revoke(&tokens).await.unwrap();
+    let unset = client(&server).revoke(&tokens).await.unwrap_err();
+    assert_eq!(unset.to_string(), "revocation_url is not set");
+}
+
+#[tokio::test]
+async fn a_revocation_that_fails_says_so_and_shows_no_token() {
+    let server = TokenServer::start();
+    // The token endpoint can be scripted.
+    let revoker = client(&server).with_revocation_url(&server.token_url()).unwrap();
+    let tokens = session(&server);
+    server.script([Act::answer(503, "canary")]);
+    let failed = revoker.revoke(&tokens).await.unwrap_err();
+    assert!(matches!(failed, OAuth2Error::Unavailable { .. }), "{failed:?}");
+    server.script([Act::answer(200, ""), Act::error(400, "unsupported_token_type")]);
+    revoker.revoke(&tokens).await.unwrap();
+    server.script([Act::error(400, "unsupported_token_type")]);
+    let failed = revoker.revoke(&AuthTokens::new("canary")).await.unwrap_err();
+    assert!(failed.to_string().ends_with("answered 400 unsupported_token_type"), "{failed}");
+    server.script([Act::answer(307, "").header("Location", "https://elsewhere.example/canary")]);
+    let failed = revoker.revoke(&tokens).await.unwrap_err();
+    assert!(!format!("{failed} {failed:?}").contains("canary"), "{failed:?}");
+}
+
+#[tokio::test]
+async fn a_lifetime_beyond_the_end_of_time_is_none() {
+    let server = TokenServer::start();
+    let far = DateTime::<Utc>::MAX_UTC - TimeDelta::seconds(5);
+    let client = OAuth2Client::new(&server.token_url(), "app").unwrap().with_clock(move || {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(far.timestamp().unsigned_abs())
+    });
+    assert_eq!(client.refresh(session(&server)).await.unwrap().expires_at, None);
+}
