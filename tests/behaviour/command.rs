@@ -15,25 +15,25 @@ const SEED: &str =
     r#"{"access_token":"canary-a","refresh_token":"canary-r","expires_at":"2099-01-01T00:00:00Z"}"#;
 
 /// A home of its own, without a bus.
-struct Home(TempDir);
+pub(crate) struct Home(TempDir);
 
 /// What a command did.
 #[derive(Debug)]
-struct Done {
-    code: i32,
-    out: String,
-    err: String,
+pub(crate) struct Done {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Done {
     /// That it went well; its output.
-    fn ok(self) -> String {
+    pub(crate) fn ok(self) -> String {
         assert_eq!(self.code, 0, "{self:?}");
         self.out
     }
 
     /// That it failed with this code and in at most two lines, and that neither shows a secret.
-    fn failed(self, code: i32) -> String {
+    pub(crate) fn failed(self, code: i32) -> String {
         assert_eq!(self.code, code, "{self:?}");
         assert!(self.err.starts_with("tokenkeep: ") && self.err.lines().count() <= 2, "{self:?}");
         assert!(!self.err.contains("canary") && !self.out.contains("canary"), "{self:?}");
@@ -42,7 +42,7 @@ impl Done {
 }
 
 impl Home {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(scratch())
     }
 
@@ -61,7 +61,7 @@ impl Home {
         home
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
@@ -69,7 +69,7 @@ impl Home {
         self.path("state/tokenkeep/default.age")
     }
 
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         self.wrapped(env!("CARGO_BIN_EXE_tokenkeep"))
     }
 
@@ -91,16 +91,16 @@ impl Home {
     }
 
     /// Runs a command line, split at blanks, without a terminal.
-    fn run(&self, line: &str) -> Done {
+    pub(crate) fn run(&self, line: &str) -> Done {
         self.feed(line, "")
     }
 
-    fn feed(&self, line: &str, input: &str) -> Done {
+    pub(crate) fn feed(&self, line: &str, input: &str) -> Done {
         done(self.command().args(line.split(' ')), input)
     }
 }
 
-fn done(command: &mut Command, input: &str) -> Done {
+pub(crate) fn done(command: &mut Command, input: &str) -> Done {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = start(command);
     // It may end without reading all of it.

@@ -24,6 +24,7 @@ mod keychain_kills;
 mod keychain_states;
 mod keys;
 mod kill_points;
+mod login;
 mod manager;
 mod oauth2;
 mod processes;

@@ -5,19 +5,20 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use rustls::pki_types::PrivatePkcs8KeyDer;
 use sha2::{Digest, Sha256};
 
 /// The server. It ends with the process.
 #[derive(Clone)]
 pub(crate) struct TokenServer {
-    address: String,
+    origin: String,
     state: Arc<Mutex<State>>,
 }
 
@@ -117,14 +118,47 @@ pub(crate) const LIFETIME: i64 = 3600;
 
 impl TokenServer {
     pub(crate) fn start() -> Self {
+        Self::listen(
+            |address| format!("http://{address}"),
+            |server, stream| {
+                server.serve(&mut &stream, &stream);
+            },
+        )
+    }
+
+    /// A server that speaks TLS, and its certificate, which nobody trusts unless told to.
+    pub(crate) fn start_with_tls() -> (Self, String) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key.into())
+            .unwrap();
+        let config = Arc::new(config);
+        let origin = |address: SocketAddr| format!("https://localhost:{}", address.port());
+        let server = Self::listen(origin, move |server, stream| {
+            let tls = rustls::ServerConnection::new(config.clone()).unwrap();
+            let tcp = stream.try_clone().unwrap();
+            server.serve(&mut rustls::StreamOwned::new(tls, stream), &tcp);
+        });
+        (server, made.cert.pem())
+    }
+
+    fn listen(
+        origin: impl Fn(SocketAddr) -> String,
+        serve: impl Fn(&Self, TcpStream) + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let server = Self { address, state: Arc::default() };
-        let serving = server.clone();
+        let origin = origin(listener.local_addr().unwrap());
+        let server = Self { origin, state: Arc::default() };
+        let (serving, serve) = (server.clone(), Arc::new(serve));
         thread::spawn(move || {
             for stream in listener.incoming() {
-                let server = serving.clone();
-                thread::spawn(move || server.serve(stream.unwrap()));
+                let (server, serve) = (serving.clone(), serve.clone());
+                thread::spawn(move || serve(&server, stream.unwrap()));
             }
         });
         server
@@ -132,7 +166,7 @@ impl TokenServer {
 
     /// A URL of this server: `url("/token")`.
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("{}{path}", self.origin)
     }
 
     pub(crate) fn token_url(&self) -> String {
@@ -207,8 +241,8 @@ impl TokenServer {
     }
 
     /// Answers one request; the connection ends with it.
-    fn serve(&self, mut stream: TcpStream) {
-        let Some(request) = Request::read(&stream) else { return };
+    fn serve(&self, stream: &mut (impl Read + Write), tcp: &TcpStream) {
+        let Some(request) = Request::read(&mut BufReader::new(&mut *stream)) else { return };
         self.state().requests.push(request.clone());
         let act = if request.path == "/token" { self.state().acts.pop_front() } else { None };
         let mut answer = match &act {
@@ -219,11 +253,11 @@ impl TokenServer {
             }
             Some(Act::DropRequest) => return,
             Some(Act::Hold(arrive, release)) => {
-                arrive.send(stream.try_clone().unwrap()).unwrap();
+                arrive.send(tcp.try_clone().unwrap()).unwrap();
                 let _ = release.recv();
-                self.state().answer(&request)
+                self.state().answer(&request, &self.origin)
             }
-            _ => self.state().answer(&request),
+            _ => self.state().answer(&request, &self.origin),
         };
         match act {
             Some(Act::DropAnswer) => return,
@@ -254,10 +288,10 @@ impl State {
         (access, refresh)
     }
 
-    fn answer(&mut self, request: &Request) -> Answer {
+    fn answer(&mut self, request: &Request, origin: &str) -> Answer {
         match (request.method.as_str(), request.path.as_str()) {
             ("POST", "/token") => self.token(request),
-            ("POST", "/device") => self.device(request),
+            ("POST", "/device") => self.device(request, origin),
             ("GET", "/authorize") => self.authorize(request),
             ("POST", "/revoke") => self.revoke(request),
             _ => Answer::json(404, String::new()),
@@ -341,7 +375,7 @@ impl State {
         }
     }
 
-    fn device(&mut self, request: &Request) -> Answer {
+    fn device(&mut self, request: &Request, origin: &str) -> Answer {
         if !self.knows_client(request) {
             return Answer::error_with(401, "invalid_client");
         }
@@ -353,7 +387,7 @@ impl State {
             "expires_in": 600,
             "interval": 5,
             "user_code": "WDJB-MJHT",
-            "verification_uri": format!("http://{}/device", request.headers["host"]),
+            "verification_uri": format!("{origin}/device"),
         });
         Answer::json(200, body.to_string())
     }
@@ -430,8 +464,7 @@ impl Answer {
 
 impl Request {
     /// Reads a request; nothing if the connection was only tried.
-    fn read(stream: &TcpStream) -> Option<Self> {
-        let mut stream = BufReader::new(stream);
+    fn read(stream: &mut impl BufRead) -> Option<Self> {
         let mut line = String::new();
         stream.read_line(&mut line).ok()?;
         let mut words = line.split(' ');

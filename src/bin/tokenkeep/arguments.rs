@@ -49,6 +49,11 @@ pub(crate) struct Slot {
 pub(crate) enum Command {
     /// Probe, choose and pin a store for a profile; say which and why
     Init,
+    /// Sign in at the provider that the profile's `[oauth2]` names
+    ///
+    /// Without an option, by device if the profile has a `device_authorization_url`, and else by
+    /// browser. No browser is opened: open the URL that is printed.
+    Login(Login),
     /// Store tokens from standard input: the JSON of a record, or a bare access token
     Set,
     /// Print a valid access token
@@ -60,7 +65,7 @@ pub(crate) enum Command {
     /// Refresh the tokens
     Refresh,
     /// Remove the tokens: a logout
-    Clear,
+    Clear(Clear),
     /// Move tokens to another store
     Migrate(Migrate),
     /// Copy tokens; the copy is marked as one, and never refreshed
@@ -94,6 +99,23 @@ pub(crate) struct Json {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Login {
+    /// With a code, on any device
+    #[arg(long, conflicts_with = "browser")]
+    pub(crate) device: bool,
+    /// In a browser on this machine
+    #[arg(long)]
+    pub(crate) browser: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Clear {
+    /// Tell the provider first that they are no longer used; if that fails, nothing is removed
+    #[arg(long)]
+    pub(crate) revoke: bool,
 }
 
 #[derive(Args)]

@@ -4,6 +4,7 @@ mod doctor;
 mod exec;
 mod init;
 mod keys;
+mod login;
 mod tokens;
 mod transfer;
 
@@ -19,6 +20,7 @@ use crate::arguments::{Cli, Command, Slot};
 use crate::failure::Failure;
 use crate::harden::Limits;
 use crate::profile::Profile;
+use crate::provider::refresher_of;
 use crate::slot::Named;
 use crate::terminal;
 
@@ -33,12 +35,13 @@ pub(crate) async fn run(cli: Cli, limits: Limits) -> Outcome {
     }
     match cli.command {
         Command::Init => init::init(slot).await,
+        Command::Login(login) => login::login(slot, &login).await,
         Command::Set => tokens::set(slot).await,
         Command::Get(get) => tokens::get(slot, &get).await,
         Command::Status(json) => tokens::status(slot, json.json).await,
         Command::List(json) => tokens::list(json.json),
         Command::Refresh => tokens::refresh(slot).await,
-        Command::Clear => tokens::clear(slot).await,
+        Command::Clear(clear) => login::clear(slot, &clear).await,
         Command::Migrate(migrate) => transfer::migrate(slot, &migrate).await,
         Command::Backup(backup) => transfer::backup(slot, &backup).await,
         Command::Restore(restore) => transfer::restore(slot, &restore).await,
@@ -81,7 +84,12 @@ impl Target {
     }
 
     fn manager(&self) -> Result<TokenManager, Failure> {
-        Ok(TokenManager::builder().store(self.open()?).build())
+        let builder = TokenManager::builder().store(self.open()?);
+        let refresher = self.profile.as_ref().and_then(refresher_of);
+        Ok(match refresher {
+            Some(refresher) => builder.refresher(refresher).build(),
+            None => builder.build(),
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use tokenkeep::{AuthError, InvalidStoreUrl, StoreError, TransferError};
+use tokenkeep::{AuthError, InvalidStoreUrl, OAuth2Error, StoreError, TransferError};
 
 /// The exit codes that scripts can rely on. Success is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +101,17 @@ impl From<AuthError> for Failure {
             AuthError::LoginRequired { .. } | AuthError::TokenExpired => Code::Expired,
             AuthError::RefreshTokenSpent { .. } => Code::Spent,
             AuthError::TokenNotFound => Code::NoTokens,
+            _ => Code::Other,
+        };
+        Self::of(code, &error)
+    }
+}
+
+impl From<OAuth2Error> for Failure {
+    fn from(error: OAuth2Error) -> Self {
+        let code = match &error {
+            OAuth2Error::Declined | OAuth2Error::TimedOut => Code::Expired,
+            OAuth2Error::InvalidSetting { .. } => Code::Usage,
             _ => Code::Other,
         };
         Self::of(code, &error)

@@ -5,6 +5,7 @@ mod commands;
 mod failure;
 mod harden;
 mod profile;
+mod provider;
 mod slot;
 mod terminal;
 
@@ -21,7 +22,7 @@ fn main() -> ExitCode {
         Err(error) => return arguments::report(&error),
     };
     // One thread: what blocks has the runtime's pool, and nothing here needs more.
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {
         Ok(runtime) => runtime.block_on(commands::run(cli, limits)),
         Err(error) => Err(error.into()),

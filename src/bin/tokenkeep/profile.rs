@@ -9,13 +9,11 @@ use tokenkeep::StoreUrl;
 use toml::de::{DeTable, DeValue};
 
 use crate::failure::{Code, Failure};
+use crate::provider::Provider;
 
 const DIRECTORY_VARIABLE: &str = "TOKENKEEP_CONFIG_DIR";
 const LONGEST_NAME: usize = 64;
 const MOVING_TO: &str = "moving_to";
-
-/// What a profile's file may hold below its `[oauth2]`; a sign-in uses them.
-const OAUTH2: [&str; 4] = ["client_id", "client_secret_env", "scopes", "token_url"];
 
 #[derive(Debug)]
 pub(crate) struct Profile {
@@ -24,8 +22,8 @@ pub(crate) struct Profile {
     pub(crate) store: StoreUrl,
     /// Where a `migrate` that did not get to its end was moving the tokens.
     pub(crate) moving_to: Option<StoreUrl>,
-    /// The variable that holds the client's secret.
-    pub(crate) client_secret_env: Option<String>,
+    /// Who issues its tokens.
+    pub(crate) provider: Option<Provider>,
     /// The file's text, so that what is not about the store stays when the store changes.
     text: String,
     /// Where in it the store's value stands.
@@ -129,7 +127,7 @@ impl Profile {
             let message = format!("{}, line {line}: {what}", path.display());
             Failure::usage(message)
         };
-        let (mut store, mut moving_to, mut client_secret_env) = (None, None, None);
+        let (mut store, mut moving_to, mut provider) = (None, None, None);
         {
             let table = DeTable::parse(&text).map_err(|error| {
                 wrong(error.span().map_or(0, |span| span.end), "this is not TOML")
@@ -147,27 +145,10 @@ impl Profile {
                         moving_to = Some(url.map_err(|error| wrong(at, &error.to_string()))?);
                     }
                     ("oauth2", DeValue::Table(oauth2)) => {
-                        for (key, value) in oauth2 {
-                            let at = key.span().end;
-                            match (key.get_ref().as_ref(), value.get_ref()) {
-                                ("client_secret_env", DeValue::String(variable)) => {
-                                    client_secret_env = Some(variable.to_string());
-                                }
-                                ("client_id" | "token_url", DeValue::String(_))
-                                | ("scopes", DeValue::Array(_)) => {}
-                                (known, _) if OAUTH2.contains(&known) => {
-                                    return Err(wrong(
-                                        at,
-                                        "this setting has a value of the wrong type",
-                                    ));
-                                }
-                                _ => {
-                                    let known = OAUTH2.join(", ");
-                                    let what = format!("unknown setting; oauth2 has {known}");
-                                    return Err(wrong(at, &what));
-                                }
-                            }
-                        }
+                        provider = Some(
+                            Provider::parse(oauth2)
+                                .map_err(|error| wrong(error.at, &error.what))?,
+                        );
                     }
                     ("store" | "oauth2" | MOVING_TO, _) => {
                         return Err(wrong(at, "this setting has a value of the wrong type"));
@@ -181,15 +162,7 @@ impl Profile {
         let Some((store, store_span)) = store else {
             return Err(wrong(0, "there is no `store`"));
         };
-        Ok(Self {
-            name: name.to_owned(),
-            path,
-            store,
-            moving_to,
-            client_secret_env,
-            text,
-            store_span,
-        })
+        Ok(Self { name: name.to_owned(), path, store, moving_to, provider, text, store_span })
     }
 }
 

@@ -29,7 +29,8 @@ pub(super) async fn exec(slot: &Slot, exec: arguments::Exec, limits: Limits) -> 
     command.args(words);
     // What this program was given to open the store is nobody else's business.
     command.env_remove(PASSPHRASE_VARIABLE);
-    if let Some(variable) = target.profile.as_ref().and_then(|it| it.client_secret_env.as_ref()) {
+    let provider = target.profile.as_ref().and_then(|profile| profile.provider.as_ref());
+    if let Some(variable) = provider.and_then(|provider| provider.client_secret_env.as_ref()) {
         command.env_remove(variable);
     }
     if let Some(prefix) = target.url.env_prefix() {

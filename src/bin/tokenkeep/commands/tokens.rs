@@ -1,4 +1,4 @@
-//! set, get, status, list, refresh, clear: what is done with the tokens of one slot.
+//! set, get, status, list, refresh: what is done with the tokens of one slot.
 
 use std::io::{IsTerminal, Read};
 use std::process::ExitCode;
@@ -216,9 +216,4 @@ pub(super) async fn refresh(slot: &Slot) -> Outcome {
         "this version cannot refresh by itself; sign in again, and give the new tokens to \
          `tokenkeep set`",
     ))
-}
-
-pub(super) async fn clear(slot: &Slot) -> Outcome {
-    Target::of(slot)?.manager()?.clear().await?;
-    DONE
 }
