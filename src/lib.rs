@@ -54,7 +54,7 @@ mod key;
 #[cfg(feature = "keychain")]
 mod keychain;
 mod location;
-#[cfg(feature = "oauth2")]
+#[cfg(any(feature = "oauth2", feature = "tower"))]
 mod loopback;
 mod manager;
 #[cfg(feature = "oauth2")]
@@ -65,6 +65,8 @@ mod refresh;
 mod seal;
 mod store;
 mod tokens;
+#[cfg(feature = "tower")]
+mod tower;
 #[cfg(feature = "tracing")]
 mod trace;
 mod transfer;
@@ -95,6 +97,8 @@ pub use store::memory::MemoryStore;
 pub use store::plaintext::PlaintextStore;
 pub use store::{Expect, Intent, InvalidIntent, Lease, MAX_RECORD, Revision, Stored, TokenStore};
 pub use tokens::{AccessToken, AuthTokens, EXPIRY_BUFFER, Freshness, REFRESH_BUFFER, RefreshToken};
+#[cfg(feature = "tower")]
+pub use tower::{Bearer, BearerLayer, InvalidOrigin};
 pub use transfer::{Migration, Overwrite, TransferError, backup, migrate, restore};
 
 /// The code in README.md compiles and runs.

@@ -128,6 +128,25 @@ fn the_clients_secret_comes_from_the_variable_that_the_profile_names() {
 }
 
 #[test]
+fn an_expired_token_is_refreshed_at_the_provider_that_the_profile_names() {
+    let server = TokenServer::start();
+    server.require_client("app", "secret-canary", true);
+    let home = home(&server, "client_secret_env = \"APP_SECRET\"\n");
+    let (access, refresh) = server.issue();
+    let expired = format!(
+        r#"{{"access_token":"{access}","refresh_token":"{refresh}","expires_at":"2020-01-01T00:00:00Z"}}"#
+    );
+    home.feed("set", &expired).ok();
+    assert!(home.run("get").failed(1).contains("APP_SECRET, which the profile names"));
+    assert_eq!(server.calls(), 0);
+    let mut get = home.command();
+    get.arg("get").env("APP_SECRET", "secret-canary");
+    assert_eq!(done(&mut get, "").ok(), "access-canary-2");
+    assert_eq!(home.run("get --field refresh").ok(), "refresh-canary-2");
+    assert_eq!(server.received(), [refresh]);
+}
+
+#[test]
 fn a_logout_tells_the_provider_first_if_it_is_asked_to() {
     let server = TokenServer::start();
     let home = by_device(&server);

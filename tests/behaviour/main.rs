@@ -37,4 +37,5 @@ mod session;
 mod support;
 mod terminal;
 mod token_server;
+mod tower;
 mod transfer;

@@ -96,6 +96,8 @@ struct State {
     /// By refresh token: the session that it belongs to.
     refresh_tokens: BTreeMap<String, usize>,
     sessions: Vec<Session>,
+    /// The access tokens that `/api` takes.
+    accepted: BTreeSet<String>,
     revoked: BTreeSet<String>,
     /// The client's id and secret, and whether the secret comes by HTTP Basic.
     client: Option<(String, String, bool)>,
@@ -209,6 +211,11 @@ impl TokenServer {
         self.state().denies = true;
     }
 
+    /// From now on `/api` takes none of the access tokens that were issued.
+    pub(crate) fn forget_access_tokens(&self) {
+        self.state().accepted.clear();
+    }
+
     /// How many requests came to the token endpoint.
     pub(crate) fn calls(&self) -> usize {
         self.requests().iter().filter(|request| request.path == "/token").count()
@@ -284,6 +291,7 @@ impl State {
         let access = format!("access-canary-{}", self.issued);
         let refresh = format!("refresh-canary-{}", self.issued);
         self.refresh_tokens.insert(refresh.clone(), session);
+        self.accepted.insert(access.clone());
         self.sessions[session].current.clone_from(&refresh);
         (access, refresh)
     }
@@ -294,6 +302,7 @@ impl State {
             ("POST", "/device") => self.device(request, origin),
             ("GET", "/authorize") => self.authorize(request),
             ("POST", "/revoke") => self.revoke(request),
+            (_, "/api") => self.api(request),
             _ => Answer::json(404, String::new()),
         }
     }
@@ -417,6 +426,14 @@ impl State {
             .headers
             .push(("Location".into(), format!("{redirect}?{answer}&state={}", field("state"))));
         found
+    }
+
+    /// What the tokens are for.
+    fn api(&self, request: &Request) -> Answer {
+        let authorization = request.headers.get("authorization");
+        let token = authorization.and_then(|it| it.strip_prefix("Bearer "));
+        let is_known = token.is_some_and(|token| self.accepted.contains(token));
+        Answer::json(if is_known { 200 } else { 401 }, "{}".to_owned())
     }
 
     fn revoke(&mut self, request: &Request) -> Answer {
