@@ -47,7 +47,7 @@ impl Home {
     }
 
     /// One with a profile on an age file and tokens in it.
-    fn signed_in() -> Self {
+    pub(crate) fn signed_in() -> Self {
         let home = Self::new();
         if cfg!(windows) {
             // There is always a keychain, which `init` would pin.

@@ -9,7 +9,7 @@ use crate::command::{Home, done};
 use crate::token_server::{Act, TokenServer, fetch};
 
 /// A home with a profile that names this server, and more settings.
-fn home(server: &TokenServer, more: &str) -> Home {
+pub(crate) fn home(server: &TokenServer, more: &str) -> Home {
     let home = Home::new();
     home.run("init").ok();
     let path = home.path("config/profiles/default.toml");

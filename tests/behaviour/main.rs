@@ -31,6 +31,7 @@ mod processes;
 mod provider;
 mod readme;
 mod refresh;
+mod refresh_command;
 mod refresh_model;
 mod refresh_processes;
 mod session;

@@ -97,6 +97,7 @@ impl Provider {
     }
 
     /// Counts replays anew.
+    #[cfg(unix)]
     pub(crate) fn forget_replays(&self) {
         self.state().replays = 0;
     }

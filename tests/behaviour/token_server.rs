@@ -221,6 +221,15 @@ impl TokenServer {
         self.requests().iter().filter(|request| request.path == "/token").count()
     }
 
+    /// Waits until it has issued so often.
+    pub(crate) fn wait_for_issued(&self, count: usize) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while self.state().issued < count {
+            assert!(std::time::Instant::now() < deadline, "nothing was issued");
+            thread::yield_now();
+        }
+    }
+
     /// Every request, in the order in which they came.
     pub(crate) fn requests(&self) -> Vec<Request> {
         self.state().requests.clone()

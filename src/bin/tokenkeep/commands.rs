@@ -10,6 +10,7 @@ mod transfer;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::CommandFactory;
 use serde_json::{Value, json};
@@ -91,6 +92,14 @@ impl Target {
             None => builder.build(),
         })
     }
+}
+
+/// How long a command that refreshed waits for what it could not save at once.
+const SAVING: Duration = Duration::from_secs(10);
+
+/// The end of a command that may have refreshed: says if the new tokens are about to be lost.
+async fn finish(manager: &TokenManager) -> Result<(), Failure> {
+    Ok(manager.shutdown(SAVING).await?)
 }
 
 fn open(url: &StoreUrl) -> Result<Arc<dyn TokenStore>, Failure> {

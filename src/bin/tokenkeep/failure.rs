@@ -97,7 +97,7 @@ impl From<StoreError> for Failure {
 impl From<AuthError> for Failure {
     fn from(error: AuthError) -> Self {
         let code = match &error {
-            AuthError::Store(error) => code_of(error),
+            AuthError::NotSaved(error) | AuthError::Store(error) => code_of(error),
             AuthError::LoginRequired { .. } | AuthError::TokenExpired => Code::Expired,
             AuthError::RefreshTokenSpent { .. } => Code::Spent,
             AuthError::TokenNotFound => Code::NoTokens,

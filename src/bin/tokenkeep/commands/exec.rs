@@ -1,6 +1,6 @@
 use std::process::Command;
 
-use super::{Outcome, Target};
+use super::{Outcome, Target, finish};
 use crate::arguments::{self, Slot};
 use crate::failure::{Code, Failure};
 use crate::harden::Limits;
@@ -47,6 +47,8 @@ pub(super) async fn exec(slot: &Slot, exec: arguments::Exec, limits: Limits) -> 
     } else {
         command.env_remove(refresh_variable);
     }
+    // From then on nobody could save anything any more.
+    finish(&manager).await?;
     crate::terminal::stop_working();
     run(command, limits).map_err(|error| {
         let program = program.to_string_lossy();

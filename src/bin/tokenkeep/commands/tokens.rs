@@ -9,7 +9,7 @@ use tokenkeep::secrecy::{ExposeSecret, SecretString};
 use tokenkeep::{AuthError, AuthTokens, Freshness, MAX_RECORD, StoreError, StoreUrl};
 use zeroize::Zeroizing;
 
-use super::{DONE, Outcome, Target, describe, span};
+use super::{DONE, Outcome, Target, describe, finish, span};
 use crate::arguments::{Field, Get, Slot};
 use crate::failure::{Code, Failure};
 use crate::profile::Profile;
@@ -58,7 +58,7 @@ pub(super) async fn get(slot: &Slot, get: &Get) -> Outcome {
             let token = manager.get_access_token().await?;
             if !get.header {
                 terminal::print_secret(token.expose_secret())?;
-                return DONE;
+                return finish(&manager).await.and(DONE);
             }
             if !token.expose_secret().bytes().all(|byte| byte.is_ascii_graphic()) {
                 let reason = "the access token has characters that no header may have";
@@ -66,6 +66,7 @@ pub(super) async fn get(slot: &Slot, get: &Get) -> Outcome {
             }
             let header = Zeroizing::new(["Authorization: Bearer ", token.expose_secret()].concat());
             terminal::print_secret(&header)?;
+            finish(&manager).await?;
         }
         Field::Refresh => {
             let tokens = manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?;
@@ -208,12 +209,15 @@ pub(super) fn list(json: bool) -> Outcome {
 
 pub(super) async fn refresh(slot: &Slot) -> Outcome {
     let target = Target::of(slot)?;
-    if target.manager()?.get_tokens().await?.is_none() {
-        return Err(AuthError::TokenNotFound.into());
-    }
-    Err(Failure::new(
-        Code::Other,
-        "this version cannot refresh by itself; sign in again, and give the new tokens to \
-         `tokenkeep set`",
-    ))
+    let manager = target.manager()?;
+    let refreshed = manager.refresh().await.map_err(|error| match error {
+        AuthError::NoRefresher => Failure::usage(
+            "this profile has no [oauth2] to refresh with; add token_url and client_id to its file, \
+             or sign in again and give the new tokens to `tokenkeep set`",
+        ),
+        error => error.into(),
+    })?;
+    finish(&manager).await?;
+    terminal::say(&format!("refreshed: {}", sentence(Some(&refreshed))));
+    DONE
 }

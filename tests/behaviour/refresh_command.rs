@@ -1,0 +1,109 @@
+//! Refreshing with the command, from many processes and from ones that are killed.
+#![cfg(unix)]
+
+use std::process::Stdio;
+
+use crate::command::{Home, done};
+use crate::login::home;
+use crate::token_server::{Act, TokenServer};
+
+/// A home whose access token has expired.
+fn expired(server: &TokenServer) -> Home {
+    let home = home(server, "");
+    expire(server, &home);
+    home
+}
+
+fn expire(server: &TokenServer, home: &Home) {
+    let (access, refresh) = server.issue();
+    let record = format!(
+        r#"{{"access_token":"{access}","refresh_token":"{refresh}","expires_at":"2020-01-01T00:00:00Z"}}"#
+    );
+    home.feed("set", &record).ok();
+}
+
+#[test]
+fn refresh_replaces_the_tokens_and_says_how_long_they_are_good_for() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let refreshed = home.run("refresh");
+    assert!(refreshed.err.starts_with("refreshed: fresh; due in 44 minutes"), "{refreshed:?}");
+    assert!(!refreshed.err.contains("canary"), "{refreshed:?}");
+    assert_eq!(refreshed.ok(), "");
+    assert_eq!(home.run("get").ok(), "access-canary-2");
+    // It does so even if they are fresh.
+    home.run("refresh").ok();
+    assert_eq!(home.run("get").ok(), "access-canary-3");
+    assert_eq!(server.calls(), 2);
+}
+
+#[test]
+fn exec_hands_over_a_refreshed_token() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let mut exec = home.command();
+    exec.args(["exec", "--prefix", "APP", "--", "sh", "-c", "printf %s $APP_ACCESS_TOKEN"]);
+    assert_eq!(done(&mut exec, "").ok(), "access-canary-2");
+    assert_eq!(home.run("get").ok(), "access-canary-2");
+    assert_eq!(server.calls(), 1);
+}
+
+#[test]
+fn sixteen_commands_with_an_expired_token_make_one_call() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let children: Vec<_> = (0..16)
+        .map(|_| home.command().arg("get").stdout(Stdio::piped()).spawn().unwrap())
+        .collect();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "access-canary-2");
+    }
+    assert_eq!(server.calls(), 1);
+    assert!(!server.has_ended_a_session());
+}
+
+#[test]
+fn a_command_killed_with_its_answer_on_the_way_is_told_of_by_the_next_one() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let held = server.hold();
+    let mut killed = home.command().arg("get").stdout(Stdio::null()).spawn().unwrap();
+    held.wait();
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    // The request was carried out all the same.
+    held.release();
+    server.wait_for_issued(2);
+    let said = home.run("get").failed(8);
+    assert!(
+        said.contains("the refresh token may have been spent by a process that died at 20"),
+        "{said}"
+    );
+    assert!(said.contains("sign in again"), "{said}");
+    // Nothing was deleted, and a new sign-in mends it.
+    assert!(home.run("get --field refresh").ok().starts_with("refresh-canary-"));
+    expire(&server, &home);
+    home.run("get").ok();
+}
+
+#[test]
+fn what_the_server_says_decides_about_the_exit_code() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    server.script([Act::error(503, "temporarily_unavailable")]);
+    assert!(home.run("get").failed(1).contains("try again later"));
+    server.script([Act::error(400, "invalid_grant")]);
+    assert!(home.run("get").failed(4).contains("sign in again"));
+    // No server is asked for what is no longer there.
+    home.run("clear").ok();
+    home.run("get").failed(3);
+    home.run("refresh").failed(3);
+    assert_eq!(server.calls(), 2);
+}
+
+#[test]
+fn without_a_provider_refresh_says_what_is_missing() {
+    let home = Home::signed_in();
+    assert!(home.run("refresh").failed(2).contains("add token_url and client_id"));
+}
