@@ -36,8 +36,9 @@
 //! # Features
 //!
 //! `keychain` and `age` are on by default; without them plaintext, memory and the environment
-//! remain. `conformance` adds the store contract as tests, `tracing` spans and counters of
-//! refreshes.
+//! remain. `oauth2` adds a refresher and a sign-in for any OAuth 2.0 provider, `tower` a layer that
+//! puts the token into requests, `tracing` spans and counters of refreshes, and `conformance` the
+//! store contract as tests.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod blocking;
@@ -102,6 +103,6 @@ pub use tower::{Bearer, BearerLayer, InvalidOrigin};
 pub use transfer::{Migration, Overwrite, TransferError, backup, migrate, restore};
 
 /// The code in README.md compiles and runs.
-#[cfg(all(doctest, feature = "age"))]
+#[cfg(all(doctest, feature = "keychain", feature = "oauth2", feature = "tower"))]
 #[doc = include_str!("../README.md")]
 mod readme {}

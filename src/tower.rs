@@ -31,20 +31,23 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// `String` are, because it may be sent twice.
 ///
 /// ```
-/// # fn manager() -> tokenkeep::TokenManager { tokenkeep::TokenManager::builder().build() }
-/// use tokenkeep::BearerLayer;
-/// use tower::ServiceBuilder;
+/// use bytes::Bytes;
+/// use http::{Request, Response};
+/// use tokenkeep::{BearerLayer, InvalidOrigin, TokenManager};
+/// use tower::{Service, ServiceBuilder};
 ///
-/// let layer = BearerLayer::new(manager()).with_origin("https://api.example")?;
-/// let client = ServiceBuilder::new()
-///     .layer(layer)
-///     .map_request(|request: http::Request<bytes::Bytes>| {
-///         reqwest::Request::try_from(request).expect("it has an absolute URL")
-///     })
-///     .map_response(http::Response::<reqwest::Body>::from)
-///     .service(reqwest::Client::new());
-/// # drop(client);
-/// # Ok::<(), tokenkeep::InvalidOrigin>(())
+/// fn client(
+///     manager: TokenManager,
+/// ) -> Result<impl Service<Request<Bytes>, Response = Response<reqwest::Body>>, InvalidOrigin> {
+///     let layer = BearerLayer::new(manager).with_origin("https://api.example")?;
+///     Ok(ServiceBuilder::new()
+///         .layer(layer)
+///         .map_request(|request: Request<Bytes>| {
+///             reqwest::Request::try_from(request).expect("it has an absolute URL")
+///         })
+///         .map_response(|response: reqwest::Response| response.into())
+///         .service(reqwest::Client::new()))
+/// }
 /// ```
 ///
 /// # Errors
