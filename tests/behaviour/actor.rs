@@ -138,6 +138,12 @@ impl Actor {
                 self.last = Some(self.store.save(&tokens(name), expect).await?);
                 Ok("saved".into())
             }
+            // Tokens whose access token has expired.
+            ["save-expired", name] => {
+                let tokens = tokens(name).with_expires_at(chrono::DateTime::UNIX_EPOCH);
+                self.store.save(&tokens, Expect::Anything).await?;
+                Ok("saved".into())
+            }
             // A record of about that many bytes.
             ["fill", bytes] => {
                 let tokens = AuthTokens::new("x".repeat(bytes.parse()?));

@@ -180,3 +180,40 @@ async fn a_login_in_another_process_during_a_refresh_wins() {
     assert_eq!(refreshing.answer().unwrap(), "ok login");
     assert_eq!(world.stored().await.access_token.expose_secret(), "login");
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn processes_that_share_a_keychain_slot_make_one_call_even_if_it_locks_meanwhile() {
+    use crate::session::Session;
+    use crate::support::available;
+
+    let test = "refresh_processes::processes_that_share_a_keychain_slot_make_one_call_even_if_it_locks_meanwhile";
+    let parts = ["dbus-daemon", "gnome-keyring-daemon", "gdbus"];
+    if !parts.iter().all(|program| available(test, program)) {
+        return;
+    }
+    let session = Session::with_keychain();
+    let provider = Provider::default();
+    let server = provider.listen();
+    let start = || {
+        let mut command = session.command(example("test-actor"));
+        Actor::spawn(command.arg("keychain:axiomtrade/alice").env("TEST_SERVER", &server))
+    };
+    provider.sign_in(minutes(Utc::now(), 60));
+    let mut actors: Vec<Actor> = (0..16).map(|_| start()).collect();
+    assert_eq!(actors[0].ask("save-expired 1"), "ok saved");
+    for actor in &mut actors {
+        assert_eq!(actor.ask("load"), "ok 1");
+    }
+    provider.hold();
+    for actor in &mut actors {
+        actor.send("access");
+    }
+    provider.wait_for_calls(1);
+    session.lock_keychain();
+    provider.let_through();
+    for actor in &mut actors {
+        assert_eq!(actor.answer().unwrap(), "ok access-2");
+    }
+    assert_eq!((provider.calls(), provider.replays()), (1, 0));
+}
