@@ -209,8 +209,8 @@ pub enum AuthError {
     NoRefresher,
     /// Tokens were refreshed and could not be saved. They are served from memory meanwhile, and
     /// lost with this process: the stored refresh token is spent.
-    #[error("refreshed tokens could not be saved yet ({0}); mend that before this program ends")]
-    NotSaved(StoreError),
+    #[error("refreshed tokens could not be saved yet; mend that before this program ends")]
+    NotSaved(#[source] StoreError),
     /// The refresh failed, and it is not the refresh token's fault.
     #[error("{0}; try again later")]
     Refresh(RefreshFailure),

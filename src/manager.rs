@@ -9,7 +9,7 @@ mod unsaved;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -21,10 +21,10 @@ pub use self::events::{Event, Events};
 use self::flight::Flights;
 use self::protocol::Basis;
 use self::snapshot::Snapshot;
-use self::unsaved::Unsaved;
+use self::unsaved::{There, Unsaved};
 use crate::clock::{self, Clock, Timer};
 use crate::error::{AuthError, RefreshFailure, StoreError};
-use crate::refresh::pace::random;
+use crate::refresh::pace::{Pace, random};
 use crate::refresh::{RefreshPolicy, TokenRefresher};
 use crate::store::env::EnvStore;
 use crate::store::plaintext::PlaintextStore;
@@ -74,15 +74,16 @@ struct Inner {
     /// Held around every access to the store, so that memory changes in the order in which the
     /// store does.
     turn: Mutex<Turn>,
+    unsaved: std::sync::Mutex<Option<Unsaved>>,
+    /// The access token that a server refused, as long as it is the current one.
+    refused: std::sync::Mutex<Option<AccessToken>>,
     flights: std::sync::Mutex<Flights>,
     events: Publisher,
 }
 
-/// What belongs to whoever has the turn.
+/// What its holder has: the store to itself, as far as this manager is concerned.
 #[derive(Default)]
-struct Turn {
-    unsaved: Option<Unsaved>,
-}
+struct Turn;
 
 impl TokenManager {
     /// Keeps tokens in memory, or as **plaintext** JSON in a file.
@@ -134,17 +135,16 @@ impl TokenManager {
     /// [`AuthError::Store`] if they could not be stored, or if the slot holds something that cannot
     /// be read; it is then unchanged.
     pub async fn set_tokens(&self, mut tokens: AuthTokens) -> Result<(), AuthError> {
-        let mut turn = self.0.turn.lock().await;
+        let _turn = self.0.turn.lock().await;
         let now = self.0.clock.now();
         tokens.obtained_at.get_or_insert_with(|| clock::date(now));
         // If this is cancelled from here on, what the store holds is not known.
         self.0.cached.store(None);
         let revision = self.0.store.save(&tokens, Expect::Anything).await?;
         self.0.remember(Some(Stored { tokens, revision }), now);
+        self.0.flights().pace = Pace::default();
         self.0.publish(Event::Saved);
-        if let Some(unsaved) = turn.unsaved.take() {
-            unsaved.end().await;
-        }
+        self.0.end_unsaved().await;
         Ok(())
     }
 
@@ -194,18 +194,32 @@ impl TokenManager {
                 Err(AuthError::TokenExpired)
             };
         }
-        let basis = Basis { snapshot: inner.after_rejection(snapshot).await?, forced: false };
+        let snapshot = inner.look_again(snapshot).await?;
+        if !snapshot.wants_refresh(now) {
+            return token(&snapshot);
+        }
+        let basis = Basis { snapshot, forced: false };
         if inner.policy.behind && basis.snapshot.is_good(now) {
             inner.refresh_behind(&basis);
             return token(&basis.snapshot);
         }
-        match inner.refresh(&basis).await {
-            Ok(refreshed) => token(&refreshed),
-            Err(error) if error.is_passing() && basis.snapshot.is_accepted(inner.clock.now()) => {
-                token(&basis.snapshot)
-            }
-            Err(error) => Err(error),
+        let error = match inner.refresh(&basis).await {
+            Ok(refreshed) => return token(&refreshed),
+            Err(error) if error.is_passing() => error,
+            Err(error) => return Err(error),
+        };
+        // Somebody may have signed in or out meanwhile, or have said that the token was refused.
+        let current = inner.snapshot().await?;
+        let now = inner.clock.now();
+        // One that was just refreshed is as good as they come, even if a server refuses it.
+        let is_just_refreshed = matches!(error, AuthError::TokenExpired);
+        if current.stored.is_none()
+            || current.is_accepted(now)
+            || (is_just_refreshed && current.freshness(now) < Freshness::Expired)
+        {
+            return token(&current);
         }
+        Err(error)
     }
 
     /// Returns the access token that is in memory, if it does not count as expired. For places that
@@ -223,6 +237,11 @@ impl TokenManager {
     /// Refreshes that follow from this are at least 30 seconds apart, so that a server which refuses
     /// everything is not asked each time.
     pub fn invalidate(&self, token: &AccessToken) {
+        let mut refused = self.0.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.0.cached.load().as_ref().is_some_and(|snapshot| !snapshot.holds(token)) {
+            return; // it is no longer the current one
+        }
+        *refused = Some(token.clone());
         self.0.cached.rcu(|cached| {
             cached.as_ref().map(|snapshot| match snapshot.refused(token) {
                 Some(refused) => Arc::new(refused),
@@ -250,7 +269,8 @@ impl TokenManager {
     ///
     /// The refresh goes on without its caller, and its result is saved.
     pub async fn refresh(&self) -> Result<AuthTokens, AuthError> {
-        let basis = Basis { snapshot: self.0.snapshot().await?, forced: true };
+        let snapshot = self.0.snapshot().await?;
+        let basis = Basis { snapshot: self.0.look_again(snapshot).await?, forced: true };
         let refreshed = self.0.refresh(&basis).await?;
         refreshed
             .stored
@@ -298,14 +318,12 @@ impl TokenManager {
     ///
     /// [`AuthError::Store`] if it could not be emptied.
     pub async fn clear(&self) -> Result<(), AuthError> {
-        let mut turn = self.0.turn.lock().await;
+        let _turn = self.0.turn.lock().await;
         self.0.cached.store(None);
         self.0.store.clear(Expect::Anything).await?;
         self.0.remember(None, self.0.clock.now());
         self.0.publish(Event::Cleared);
-        if let Some(unsaved) = turn.unsaved.take() {
-            unsaved.end().await;
-        }
+        self.0.end_unsaved().await;
         Ok(())
     }
 
@@ -343,15 +361,24 @@ impl TokenManager {
     /// [`AuthError::Refresh`] if a refresh was still under way.
     pub async fn shutdown(&self, limit: Duration) -> Result<(), AuthError> {
         let inner = &self.0;
-        if inner.timer.within(limit, inner.landed()).await.is_none() {
+        let done = async {
+            inner.landed().await;
+            inner.save_now().await;
+        };
+        let is_done = inner.timer.within(limit, done).await.is_some();
+        if let Some(unsaved) = &*inner.unsaved() {
+            let busy = || StoreError::Timeout {
+                place: inner.store.to_string(),
+                reason: format!("it could not be written within {limit:?}"),
+                advice: "see who keeps it busy".into(),
+            };
+            return Err(AuthError::NotSaved(unsaved.error.clone().unwrap_or_else(busy)));
+        }
+        if !is_done {
             let failure = RefreshFailure::ambiguous("a refresh was still under way");
             return Err(AuthError::Refresh(failure));
         }
-        inner.timer.within(limit, inner.save_now()).await;
-        match &inner.turn.lock().await.unsaved {
-            Some(unsaved) => Err(AuthError::NotSaved(unsaved.error.clone())),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Returns the store, for [`migrate`](crate::migrate), [`backup`](crate::backup) and the like.
@@ -391,11 +418,13 @@ impl Inner {
             return Ok(snapshot);
         }
         let now = self.clock.now();
+        // Whoever was to save them may have ended with its runtime.
+        self.save_unsaved(&mut turn).await;
         match self.look(&mut turn).await {
             Ok(snapshot) => Ok(snapshot),
             Err(error) => match self.cached.load_full() {
                 // A good token in memory is as good as it was.
-                Some(snapshot) if error.is_passing() && snapshot.is_good(now) => {
+                Some(snapshot) if error.is_passing() && self.is_good_enough(&snapshot, now) => {
                     Ok(self.remember(snapshot.stored.clone(), now))
                 }
                 _ => Err(error.into()),
@@ -403,29 +432,55 @@ impl Inner {
         }
     }
 
-    /// Asks the store what it holds now.
-    async fn look(&self, turn: &mut Turn) -> Result<Arc<Snapshot>, StoreError> {
-        let stored = self.store.load().await?;
-        if let Some(unsaved) = turn.unsaved.take() {
-            if stored.as_ref().is_some_and(|stored| stored.revision == unsaved.base) {
-                let ours = unsaved.stored.clone();
-                turn.unsaved = Some(unsaved);
-                return Ok(self.remember(Some(ours), self.clock.now()));
-            }
-            // Somebody signed in or out elsewhere.
-            unsaved.end().await;
+    fn is_good_enough(&self, snapshot: &Snapshot, now: SystemTime) -> bool {
+        match self.refresher {
+            Some(_) => snapshot.is_accepted(now),
+            None => snapshot.is_good(now),
         }
-        Ok(self.remember(stored, self.clock.now()))
     }
 
-    /// Once the server rejected a refresh token, the store is asked each time whether it holds
-    /// others, and the server is not.
-    async fn after_rejection(&self, snapshot: Arc<Snapshot>) -> Result<Arc<Snapshot>, AuthError> {
+    /// Asks the store what it holds now. Tokens that could not be saved yet count as in it.
+    async fn look(&self, _turn: &mut Turn) -> Result<Arc<Snapshot>, StoreError> {
+        let loaded = self.store.load().await;
+        let now = self.clock.now();
+        let unsaved = match &mut *self.unsaved() {
+            None => None,
+            Some(unsaved) => match &loaded {
+                // They are good whatever became of the store.
+                Err(_) => Some(unsaved.stored.clone()),
+                Ok(there) => match (unsaved.see(there.as_ref()), there) {
+                    (There::Spent, Some(there)) => {
+                        unsaved.base = there.revision.clone();
+                        Some(unsaved.stored.clone())
+                    }
+                    _ => None,
+                },
+            },
+        };
+        if let Some(stored) = unsaved {
+            return Ok(self.remember(Some(stored), now));
+        }
+        let stored = loaded?;
+        // They are saved after all, or somebody signed in or out elsewhere.
+        self.end_unsaved().await;
+        Ok(self.remember(stored, now))
+    }
+
+    /// Looks again where a refresh is not simply the next step: once the server rejected a refresh
+    /// token, the store is asked each time whether it holds others, and the server is not; and
+    /// tokens that wait to be saved may do so because the runtime that was to save them has ended.
+    async fn look_again(&self, snapshot: Arc<Snapshot>) -> Result<Arc<Snapshot>, AuthError> {
         let is_rejected = snapshot
             .stored
             .as_ref()
-            .is_some_and(|stored| self.flights().pace.is_rejected(&stored.revision));
-        if is_rejected { Ok(self.look(&mut *self.turn.lock().await).await?) } else { Ok(snapshot) }
+            .is_some_and(|stored| self.flights().pace.rejection(&stored.revision).is_some());
+        let is_unsaved = self.unsaved().is_some();
+        if !is_rejected && !is_unsaved {
+            return Ok(snapshot);
+        }
+        let mut turn = self.turn.lock().await;
+        self.save_unsaved(&mut turn).await;
+        Ok(self.look(&mut turn).await?)
     }
 
     fn recent(&self) -> Option<Arc<Snapshot>> {
@@ -435,13 +490,26 @@ impl Inner {
 
     fn remember(&self, stored: Option<Stored>, now: SystemTime) -> Arc<Snapshot> {
         let random = if self.policy.jitter.is_zero() { 0.0 } else { random() };
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let previous = self.cached.load_full();
         let is_logout = stored.is_none() && previous.as_ref().is_some_and(|it| it.stored.is_some());
         if is_logout {
             self.publish(Event::Cleared);
         }
-        let snapshot =
-            Snapshot::new(stored, previous.as_deref(), now, self.recheck, &self.policy, random);
+        let access = stored.as_ref().map(|stored| &stored.tokens.access_token);
+        let is_refused = refused.as_ref().is_some_and(|refused| access == Some(refused));
+        if !is_refused {
+            *refused = None;
+        }
+        let snapshot = Snapshot::new(
+            stored,
+            previous.as_deref(),
+            is_refused,
+            now,
+            self.recheck,
+            &self.policy,
+            random,
+        );
         let snapshot = Arc::new(snapshot);
         self.cached.store(Some(snapshot.clone()));
         snapshot

@@ -101,6 +101,8 @@ impl TokenManagerBuilder {
             recheck: self.recheck,
             cached: ArcSwapOption::empty(),
             turn: Mutex::default(),
+            unsaved: std::sync::Mutex::default(),
+            refused: std::sync::Mutex::default(),
             flights: std::sync::Mutex::default(),
             events: Publisher::new(),
         }))

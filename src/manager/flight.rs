@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::runtime::{Builder, Handle};
@@ -12,11 +13,14 @@ use super::Inner;
 use super::events::Event;
 use super::protocol::Basis;
 use super::snapshot::Snapshot;
-use crate::error::{AuthError, StoreError};
+use crate::error::{AuthError, RefreshFailure, StoreError};
 use crate::refresh::pace::Pace;
 
 /// How often a refresh is started again because the runtime that did it had ended.
 const ATTEMPTS: usize = 3;
+
+/// For waiting for the lease, and for a slow disk.
+const LONGEST_SAVE: Duration = Duration::from_secs(60);
 
 /// The refresh that is under way, and what became of earlier ones.
 #[derive(Default)]
@@ -49,8 +53,15 @@ impl Inner {
                 Boarding::Flying(flying) => flying,
                 Boarding::Met(snapshot) => return Ok(snapshot),
             };
-            if let Ok(landing) = flying.wait_for(Option::is_some).await {
-                return landing.clone().expect("it has landed");
+            // It ends long before, unless its runtime is there and nobody drives it.
+            let limit = self.policy.deadline.saturating_mul(4).saturating_add(LONGEST_SAVE);
+            match self.timer.within(limit, flying.wait_for(Option::is_some)).await {
+                Some(Ok(landing)) => return landing.clone().expect("it has landed"),
+                Some(Err(_)) => {}
+                None => {
+                    let reason = "the runtime that it was started on does not run";
+                    return Err(AuthError::Refresh(RefreshFailure::ambiguous(reason)));
+                }
             }
         }
         Err(AuthError::Store(StoreError::Unavailable {
@@ -97,9 +108,14 @@ impl Inner {
         {
             return Ok(Boarding::Met(current));
         }
-        if let Some(stored) = basis.snapshot.stored.as_ref().filter(|_| !basis.forced) {
-            let lifetime = basis.snapshot.lifetime();
-            if let Some(error) = flights.pace.hold(&stored.revision, lifetime, now) {
+        if let Some(stored) = &basis.snapshot.stored {
+            let held = if basis.forced {
+                // Not even on demand is a server asked again that said no.
+                flights.pace.rejection(&stored.revision)
+            } else {
+                flights.pace.hold(&stored.revision, basis.snapshot.lifetime(), now)
+            };
+            if let Some(error) = held {
                 return Err(error);
             }
         }
@@ -112,6 +128,8 @@ impl Inner {
             #[cfg(feature = "tracing")]
             let flight = crate::trace::refresh(&inner.store, flight);
             let result = flight.await;
+            // What it brought must not outlive a logout here.
+            inner.flights().current = None;
             // If nobody waits any more, it is done all the same.
             let _ = landing.send(Some(result));
             inner.keep_saving().await;
@@ -122,10 +140,7 @@ impl Inner {
     async fn fly(&self, basis: &Basis) -> Result<Arc<Snapshot>, AuthError> {
         let result = self.protocol(basis).await;
         match &result {
-            Ok(_) => {
-                self.flights().pace.refreshed(self.clock.now());
-                self.publish(Event::Refreshed);
-            }
+            Ok(_) => self.publish(Event::Refreshed),
             // These were told where they happened.
             Err(
                 AuthError::LoginRequired { .. }
@@ -133,8 +148,14 @@ impl Inner {
                 | AuthError::RefreshTokenSpent { .. },
             ) => {}
             Err(error) => {
-                let error = error.clone();
-                self.publish(Event::RefreshFailed { error, retry_at: None });
+                let mut retry_at = None;
+                if let (AuthError::Store(_), Some(stored)) = (error, &basis.snapshot.stored) {
+                    let now = self.clock.now();
+                    let until =
+                        self.flights().pace.store_failed(&stored.revision, error.clone(), now);
+                    retry_at = Some(until);
+                }
+                self.publish(Event::RefreshFailed { error: error.clone(), retry_at });
             }
         }
         result

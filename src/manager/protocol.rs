@@ -16,14 +16,14 @@ use chrono::{DateTime, Utc};
 use super::Inner;
 use super::events::Event;
 use super::snapshot::Snapshot;
-use super::unsaved::Unsaved;
+use super::unsaved::{Unsaved, give_up, is_of_one_refresh, release};
 use crate::clock;
 use crate::codec;
 use crate::error::{AuthError, RefreshFailure, SpentBy, StoreError};
 use crate::refresh::TokenRefresher;
 use crate::refresh::pace::{Backoff, random};
-use crate::store::{Expect, Intent, Lease, Revision, Stored};
-use crate::tokens::{AuthTokens, RefreshToken};
+use crate::store::{Intent, Lease, Stored};
+use crate::tokens::AuthTokens;
 
 /// How often one who waits for the lease looks whether it is free, or no longer needed.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
@@ -32,8 +32,8 @@ const SLOWEST_LOOK: Duration = Duration::from_millis(250);
 /// How much longer than two answers of the server a holder may take: to save, with a slow disk.
 const MARGIN: Duration = Duration::from_secs(15);
 
-/// How often a save begins anew because somebody touched the record without changing its tokens.
-const ATTEMPTS: usize = 5;
+/// How long one waits for another process whose own token is still accepted.
+const BRIEFLY: Duration = Duration::from_secs(5);
 
 /// Why there is a refresh: what was found wanting.
 #[derive(Clone)]
@@ -56,20 +56,17 @@ impl Basis {
 /// Tokens whose refresh token is about to be sent, and the right to send it.
 struct Held {
     stored: Stored,
-    /// None if the slot's unsaved tokens hold it: these then are the tokens.
-    lease: Option<Box<dyn Lease>>,
+    right: Right,
     /// When an earlier holder was about to send this very token.
     earlier: Option<DateTime<Utc>>,
     /// When we noted that we are about to.
     noted: DateTime<Utc>,
 }
 
-/// What a save came to.
-pub(super) enum Kept {
-    Saved(Stored),
-    /// Somebody signed in or out meanwhile.
-    Overtaken,
-    Failed(StoreError),
+enum Right {
+    Lease(Box<dyn Lease>),
+    /// The tokens are unsaved ones, and the lease is kept with them; this keeps them in use.
+    Unsaved(#[expect(dead_code, reason = "it is there as long as this is")] Arc<()>),
 }
 
 impl Inner {
@@ -90,19 +87,26 @@ impl Inner {
 
     /// Takes the lease and reads the tokens under it, or finds that there is nothing left to do.
     async fn hold(&self, basis: &Basis) -> Result<Result<Held, Arc<Snapshot>>, AuthError> {
-        let patience = self.policy.deadline.saturating_mul(2).saturating_add(MARGIN);
+        let mut patience = self.policy.deadline.saturating_mul(2).saturating_add(MARGIN);
+        if !basis.forced && basis.snapshot.is_accepted(self.clock.now()) {
+            patience = patience.min(BRIEFLY);
+        }
         let mut waited = Duration::ZERO;
         let mut backoff = Backoff::new(FIRST_LOOK, SLOWEST_LOOK);
         loop {
             let mut turn = self.turn.lock().await;
             // With unsaved tokens the lease is ours already, and they are what is to be refreshed.
-            let lease = if self.save_unsaved(&mut turn).await {
-                self.store.try_lease().await?
+            let leased = if self.save_unsaved(&mut turn).await {
+                self.store.try_lease().await
             } else {
-                None
+                Ok(None)
             };
             let current = self.look(&mut turn).await?;
-            let is_unsaved = turn.unsaved.is_some();
+            let unsaved = self.unsaved().as_mut().map(|unsaved| {
+                let in_use = Arc::new(());
+                unsaved.in_use = Arc::downgrade(&in_use);
+                in_use
+            });
             drop(turn);
             let Some(stored) = current.stored.clone() else { return Err(AuthError::TokenNotFound) };
             if stored.tokens.is_backup() {
@@ -112,9 +116,13 @@ impl Inner {
             if basis.is_met_by(&current, now) {
                 return Ok(Err(current));
             }
-            let noted = clock::date(now);
-            if lease.is_some() || is_unsaved {
-                return Ok(Ok(Held { stored, lease, earlier: None, noted }));
+            let right = match (leased?, unsaved) {
+                (_, Some(in_use)) => Some(Right::Unsaved(in_use)),
+                (lease, None) => lease.map(Right::Lease),
+            };
+            if let Some(right) = right {
+                let noted = clock::date(now);
+                return Ok(Ok(Held { stored, right, earlier: None, noted }));
             }
             // Another process is refreshing; it may be done soon.
             if waited >= patience {
@@ -134,7 +142,7 @@ impl Inner {
     /// can be written.
     async fn note(&self, held: &mut Held) -> Result<(), AuthError> {
         // The slot of unsaved tokens cannot be written, and has a note already.
-        let Some(lease) = &mut held.lease else { return Ok(()) };
+        let Right::Lease(lease) = &mut held.right else { return Ok(()) };
         // Without a refresh token nothing is spent.
         let Some(token) = &held.stored.tokens.refresh_token else { return Ok(()) };
         let found = match lease.intent().await {
@@ -185,78 +193,45 @@ impl Inner {
     }
 
     /// Puts the new tokens in the place of the old ones.
+    ///
+    /// They are parked before anything is waited for: if the runtime ends here, whoever uses the
+    /// manager next saves them.
     async fn keep(&self, held: Held, new: AuthTokens) -> Result<Arc<Snapshot>, AuthError> {
-        let old = &held.stored.tokens;
+        let old = held.stored;
         let mut tokens = new.with_backup(false);
         if tokens.refresh_token.is_none() {
-            tokens.refresh_token.clone_from(&old.refresh_token);
+            tokens.refresh_token.clone_from(&old.tokens.refresh_token);
         }
         tokens.obtained_at.get_or_insert_with(|| clock::date(self.clock.now()));
-
-        let mut turn = self.turn.lock().await;
-        let earlier = turn.unsaved.take();
-        let (lease, base, spent) = match (held.lease, earlier) {
-            (Some(lease), _) => (lease, held.stored.revision.clone(), old.clone()),
-            (None, Some(unsaved)) if unsaved.stored.revision == held.stored.revision => {
-                (unsaved.lease, unsaved.base, unsaved.spent)
-            }
-            // A login or a logout ended them meanwhile, and wins.
-            (None, other) => {
-                turn.unsaved = other;
-                return self.present(self.look(&mut turn).await?);
+        self.flights().pace.refreshed(self.clock.now());
+        let parked = {
+            let mut unsaved = self.unsaved();
+            match held.right {
+                Right::Lease(lease) => {
+                    *unsaved = Some(Unsaved::new(tokens, old.revision, vec![old.tokens], lease));
+                    true
+                }
+                // A login or a logout may have ended them meanwhile, and wins.
+                Right::Unsaved(_) => match unsaved.take() {
+                    Some(earlier) if earlier.stored.revision == old.revision => {
+                        let mut spent = earlier.spent;
+                        spent.push(old.tokens);
+                        *unsaved = Some(Unsaved::new(tokens, earlier.base, spent, earlier.lease));
+                        true
+                    }
+                    other => {
+                        *unsaved = other;
+                        false
+                    }
+                },
             }
         };
-        match self.save_over(base.clone(), &spent, &tokens).await {
-            Kept::Saved(stored) => {
-                let snapshot = self.remember(Some(stored), self.clock.now());
-                self.publish(Event::Saved);
-                give_up(lease).await;
-                Ok(snapshot)
-            }
-            Kept::Overtaken => {
-                give_up(lease).await;
-                self.present(self.look(&mut turn).await?)
-            }
-            Kept::Failed(error) => {
-                let unsaved = Unsaved::new(tokens, base, spent, lease, error.clone());
-                let snapshot = self.remember(Some(unsaved.stored.clone()), self.clock.now());
-                turn.unsaved = Some(unsaved);
-                self.publish(Event::SaveFailed { error });
-                Ok(snapshot)
-            }
+        let mut turn = self.turn.lock().await;
+        if parked && !self.save_unsaved(&mut turn).await {
+            let stored = self.unsaved().as_ref().map(|unsaved| unsaved.stored.clone());
+            return self.present(self.remember(stored, self.clock.now()));
         }
-    }
-
-    /// Saves over the record whose refresh token was spent, and over no other.
-    pub(super) async fn save_over(
-        &self,
-        mut base: Revision,
-        spent: &AuthTokens,
-        tokens: &AuthTokens,
-    ) -> Kept {
-        for _ in 0..ATTEMPTS {
-            let error = match self.store.save(tokens, Expect::Unchanged(base)).await {
-                Ok(revision) => {
-                    return Kept::Saved(Stored { tokens: tokens.clone(), revision });
-                }
-                Err(error) => error,
-            };
-            let there = match error {
-                StoreError::Conflict { .. } => self.store.load().await,
-                error => Err(error),
-            };
-            match there {
-                // It was saved, and the answer was lost.
-                Ok(Some(there)) if is_of_one_refresh(&there.tokens, tokens) => {
-                    return Kept::Saved(there);
-                }
-                // It was sealed to another key, or touched by another program.
-                Ok(Some(there)) if is_of_one_refresh(&there.tokens, spent) => base = there.revision,
-                Ok(_) => return Kept::Overtaken,
-                Err(error) => return Kept::Failed(error),
-            }
-        }
-        Kept::Failed(StoreError::Conflict { place: self.store.to_string() })
+        self.present(self.look(&mut turn).await?)
     }
 
     /// Says how it failed, and leaves the slot as it is.
@@ -266,38 +241,32 @@ impl Inner {
         failure: RefreshFailure,
         lost: bool,
     ) -> Result<Arc<Snapshot>, AuthError> {
-        let may_be_spent = held.earlier.is_some() || lost;
-        let RefreshFailure::Rejected { reason } = failure else {
-            let maybe_sent = matches!(failure, RefreshFailure::Ambiguous { .. });
-            if let Some(lease) = held.lease {
-                if may_be_spent || maybe_sent {
-                    if held.earlier.is_none() {
-                        self.flights().lost_at = Some(held.noted);
-                    }
-                    release(lease).await;
-                } else {
-                    give_up(lease).await;
-                }
+        let may_be_spent =
+            held.earlier.is_some() || lost || matches!(failure, RefreshFailure::Ambiguous { .. });
+        let revision = &held.stored.revision;
+        let ours = {
+            let mut flights = self.flights();
+            let ours = flights.lost_at;
+            if may_be_spent && held.earlier.is_none() {
+                flights.lost_at = Some(held.noted);
             }
-            let until =
-                self.flights().pace.failed(&held.stored.revision, &failure, self.clock.now());
-            let error = AuthError::Refresh(failure);
-            let retry_at = Some(until);
+            ours
+        };
+        let RefreshFailure::Rejected { reason } = failure else {
+            let until = self.flights().pace.failed(revision, &failure, self.clock.now());
+            end(held.right, may_be_spent).await;
+            let (error, retry_at) = (AuthError::Refresh(failure), Some(until));
             self.publish(Event::RefreshFailed { error: error.clone(), retry_at });
             return Err(error);
         };
         // A program that knows nothing of our lease may have been faster.
-        let current = self.look(&mut *self.turn.lock().await).await?;
-        match &current.stored {
-            Some(there) if is_of_one_refresh(&there.tokens, &held.stored.tokens) => {}
-            _ => {
-                if let Some(lease) = held.lease {
-                    give_up(lease).await;
-                }
+        if let Ok(current) = self.look(&mut *self.turn.lock().await).await {
+            let is_same = |there: &Stored| is_of_one_refresh(&there.tokens, &held.stored.tokens);
+            if !current.stored.as_ref().is_some_and(is_same) {
+                end(held.right, false).await;
                 return self.present(current);
             }
         }
-        let ours = self.flights().lost_at;
         let by = match held.earlier {
             Some(at) if ours == Some(at) => Some(SpentBy::LostAnswer { at }),
             Some(at) => Some(SpentBy::DeadProcess { at }),
@@ -305,10 +274,8 @@ impl Inner {
         };
         let error = by
             .map_or(AuthError::LoginRequired { reason }, |by| AuthError::RefreshTokenSpent { by });
-        if let Some(lease) = held.lease {
-            if may_be_spent { release(lease).await } else { give_up(lease).await }
-        }
-        self.flights().pace.rejected(&held.stored.revision, error.clone());
+        self.flights().pace.rejected(revision, error.clone());
+        end(held.right, may_be_spent).await;
         self.publish(Event::LoginRequired { error: error.clone() });
         Err(error)
     }
@@ -319,26 +286,11 @@ impl Inner {
     }
 }
 
-/// Tells whether two records came out of one answer of the server: it gives each token once. One
-/// that does not rotate gives a refresh token again and again, and then it does not matter.
-fn is_of_one_refresh(one: &AuthTokens, other: &AuthTokens) -> bool {
-    let refresh = |tokens: &AuthTokens| -> Option<RefreshToken> { tokens.refresh_token.clone() };
-    one.is_backup() == other.is_backup()
-        && match (refresh(one), refresh(other)) {
-            (Some(one), Some(other)) => one == other,
-            (None, None) => one.access_token == other.access_token,
-            _ => false,
-        }
-}
-
-/// Ends a refresh that left no token in doubt.
-pub(super) async fn give_up(mut lease: Box<dyn Lease>) {
-    // A note that stays is about a token that is no longer in the slot, or not in doubt.
-    let _ = lease.remove_intent().await;
-    release(lease).await;
-}
-
-async fn release(lease: Box<dyn Lease>) {
-    // If that fails, the end of the process gives it up.
-    let _ = lease.release().await;
+/// Gives the right to spend up; the note stays if the token may have been spent.
+async fn end(right: Right, may_be_spent: bool) {
+    match right {
+        Right::Lease(lease) if may_be_spent => release(lease).await,
+        Right::Lease(lease) => give_up(lease).await,
+        Right::Unsaved(_) => {}
+    }
 }

@@ -7,6 +7,9 @@ use crate::refresh::RefreshPolicy;
 use crate::store::Stored;
 use crate::tokens::{AccessToken, Freshness, Schedule};
 
+/// Stands for any longer time: some thirty years.
+const LONGEST_RECHECK: Duration = Duration::from_secs(1_000_000_000);
+
 /// The store at one moment.
 #[derive(Clone)]
 pub(super) struct Snapshot {
@@ -26,10 +29,12 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// `previous` is what was known before, and `random` from 0 up to 1.
+    /// `previous` is what was known before, `invalid` whether a server refused this access token, and
+    /// `random` from 0 up to 1.
     pub(super) fn new(
         stored: Option<Stored>,
         previous: Option<&Self>,
+        invalid: bool,
         now: SystemTime,
         recheck: Duration,
         policy: &RefreshPolicy,
@@ -38,17 +43,19 @@ impl Snapshot {
         let same = previous.filter(|previous| previous.has_token_of(stored.as_ref()));
         let schedule =
             stored.as_ref().and_then(|stored| Schedule::with(&stored.tokens, policy.buffers));
-        let recheck = now.checked_add(recheck).unwrap_or(now);
+        let recheck = now.checked_add(recheck).unwrap_or(now + LONGEST_RECHECK);
         let refresh_at = same.map_or_else(
             || {
-                let early = policy.jitter.mul_f64(random);
-                let due = clock::system_time(schedule?.due);
+                let schedule = schedule?;
+                // No token is due as soon as it was obtained.
+                let third = schedule.lifetime.and_then(|lifetime| (lifetime / 3).to_std().ok());
+                let jitter = third.map_or(policy.jitter, |third| policy.jitter.min(third));
+                let (early, due) = (jitter.mul_f64(random), clock::system_time(schedule.due));
                 Some(due.checked_sub(early).unwrap_or(due))
             },
             // Each token has one random part, not one for each look.
             |same| same.refresh_at,
         );
-        let invalid = same.is_some_and(|same| same.invalid);
         let hand_out_until = match refresh_at {
             _ if invalid => now,
             Some(refresh_at) => refresh_at.min(recheck),
@@ -64,10 +71,14 @@ impl Snapshot {
         }
     }
 
+    /// Tells whether this is the access token in it.
+    pub(super) fn holds(&self, token: &AccessToken) -> bool {
+        self.stored.as_ref().is_some_and(|stored| stored.tokens.access_token == *token)
+    }
+
     /// The same, once a server refused this token; `None` if it is another one's.
     pub(super) fn refused(&self, token: &AccessToken) -> Option<Self> {
-        let stored = self.stored.as_ref()?;
-        (stored.tokens.access_token == *token).then(|| Self {
+        self.holds(token).then(|| Self {
             invalid: true,
             hand_out_until: self.checked,
             ..self.clone()

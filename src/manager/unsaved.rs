@@ -1,20 +1,22 @@
-//! Refreshed tokens that could not be saved: the store still holds the spent ones.
+//! Refreshed tokens on their way into the store: until they are there, the store holds the spent ones.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::events::Event;
-use super::protocol::{Kept, give_up};
 use super::{Inner, Turn};
 use crate::error::StoreError;
 use crate::refresh::pace::{Backoff, random};
-use crate::store::{Lease, Revision, Stored};
+use crate::store::{Expect, Lease, Revision, Stored};
 use crate::tokens::AuthTokens;
 
 /// How soon, and how often at last, saving is tried again.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const SLOWEST_RETRY: Duration = Duration::from_secs(60);
+
+/// How often a save begins anew because somebody touched the record without changing its tokens.
+const ATTEMPTS: usize = 5;
 
 /// New tokens that exist in this process only, and the lease that keeps others from spending the
 /// old refresh token a second time.
@@ -23,58 +25,135 @@ pub(super) struct Unsaved {
     pub(super) stored: Stored,
     /// The state of the store that they are to replace.
     pub(super) base: Revision,
-    /// What that state holds.
-    pub(super) spent: AuthTokens,
+    /// What that state may hold: the tokens that were spent for these, the last ones last.
+    pub(super) spent: Vec<AuthTokens>,
     pub(super) lease: Box<dyn Lease>,
     /// Why they are not saved yet.
-    pub(super) error: StoreError,
+    pub(super) error: Option<StoreError>,
+    /// Alive while a refresh that starts from these is under way: they are about to be spent, so
+    /// their lease must not be given up.
+    pub(super) in_use: Weak<()>,
+}
+
+/// What a save came to.
+enum Kept {
+    Saved(Stored),
+    /// Somebody signed in or out meanwhile.
+    Overtaken,
+    Failed(StoreError),
+}
+
+/// What is in the slot now, seen from tokens that are to be saved there.
+pub(super) enum There {
+    /// These very tokens: an earlier save got through, and its answer was lost.
+    Ours,
+    /// Tokens that were spent for these, maybe sealed to another key or touched by another program.
+    Spent,
+    /// Something else, or nothing: somebody signed in or out.
+    Others,
 }
 
 impl Unsaved {
     pub(super) fn new(
         tokens: AuthTokens,
         base: Revision,
-        spent: AuthTokens,
+        spent: Vec<AuthTokens>,
         lease: Box<dyn Lease>,
-        error: StoreError,
     ) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
 
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let revision = Revision::new(format!("unsaved {count}").into_bytes());
-        Self { stored: Stored { tokens, revision }, base, spent, lease, error }
+        let stored = Stored { tokens, revision };
+        Self { stored, base, spent, lease, error: None, in_use: Weak::new() }
     }
 
-    /// Lets go of them: somebody signed in or out.
-    pub(super) async fn end(self) {
-        give_up(self.lease).await;
+    pub(super) fn see(&self, there: Option<&Stored>) -> There {
+        let Some(there) = there.map(|there| &there.tokens) else { return There::Others };
+        if is_one_answer(there, &self.stored.tokens) {
+            There::Ours
+        } else if self.spent.iter().any(|spent| is_of_one_refresh(there, spent)) {
+            There::Spent
+        } else {
+            There::Others
+        }
     }
 }
 
 impl Inner {
-    /// Tries to save them. Tells whether there are none any more.
-    pub(super) async fn save_unsaved(&self, turn: &mut Turn) -> bool {
-        let Some(unsaved) = &turn.unsaved else { return true };
-        let tokens = &unsaved.stored.tokens;
-        match self.save_over(unsaved.base.clone(), &unsaved.spent, tokens).await {
+    /// Sees and changes what is unsaved. Whoever changes what is there already has the turn.
+    pub(super) fn unsaved(&self) -> MutexGuard<'_, Option<Unsaved>> {
+        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tries to save what is unsaved. Tells whether there is nothing any more.
+    pub(super) async fn save_unsaved(&self, _turn: &mut Turn) -> bool {
+        let (tokens, mut base) = match &*self.unsaved() {
+            None => return true,
+            Some(unsaved) if unsaved.in_use.strong_count() > 0 => return false,
+            Some(unsaved) => (unsaved.stored.tokens.clone(), unsaved.base.clone()),
+        };
+        let mut kept = Kept::Failed(StoreError::Conflict { place: self.store.to_string() });
+        for _ in 0..ATTEMPTS {
+            let error = match self.store.save(&tokens, Expect::Unchanged(base.clone())).await {
+                Ok(revision) => {
+                    kept = Kept::Saved(Stored { tokens: tokens.clone(), revision });
+                    break;
+                }
+                Err(error) => error,
+            };
+            let there = match error {
+                StoreError::Conflict { .. } => self.store.load().await,
+                error => Err(error),
+            };
+            let seen = there.map(|there| {
+                let unsaved = self.unsaved();
+                let seen = unsaved.as_ref().map(|unsaved| unsaved.see(there.as_ref()));
+                (seen.unwrap_or(There::Others), there)
+            });
+            kept = match seen {
+                Ok((There::Spent, Some(there))) => {
+                    base = there.revision;
+                    continue;
+                }
+                Ok((There::Ours, Some(there))) => Kept::Saved(there),
+                Ok(_) => Kept::Overtaken,
+                Err(error) => Kept::Failed(error),
+            };
+            break;
+        }
+        match kept {
             Kept::Saved(stored) => {
                 self.remember(Some(stored), self.clock.now());
                 self.publish(Event::Saved);
             }
-            // What is there instead is found by the next look.
-            Kept::Overtaken => self.cached.store(None),
+            Kept::Overtaken => {
+                // What is there instead, the next look finds.
+            }
             Kept::Failed(error) => {
-                turn.unsaved.as_mut().expect("they are there").error = error;
+                let first = self.unsaved().as_mut().is_some_and(|unsaved| {
+                    unsaved.base = base;
+                    unsaved.error.replace(error.clone()).is_none()
+                });
+                if first {
+                    self.publish(Event::SaveFailed { error });
+                }
                 return false;
             }
         }
-        if let Some(unsaved) = turn.unsaved.take() {
-            unsaved.end().await;
-        }
+        self.end_unsaved().await;
         true
     }
 
-    /// Tries until there are none any more.
+    /// Lets go of what is unsaved: it is saved, or somebody signed in or out.
+    pub(super) async fn end_unsaved(&self) {
+        let unsaved = self.unsaved().take();
+        if let Some(unsaved) = unsaved {
+            give_up(unsaved.lease).await;
+        }
+    }
+
+    /// Tries until nothing is unsaved any more.
     pub(super) async fn save_now(&self) {
         let mut backoff = Backoff::new(FIRST_RETRY, SLOWEST_RETRY);
         while !self.save_unsaved(&mut *self.turn.lock().await).await {
@@ -82,24 +161,49 @@ impl Inner {
         }
     }
 
-    /// Goes on trying until they are saved, or until somebody signs in or out.
+    /// Goes on trying until these are saved, or until somebody signs in or out.
     pub(super) async fn keep_saving(self: &Arc<Self>) {
-        let ours = match &self.turn.lock().await.unsaved {
+        let ours = match &*self.unsaved() {
             Some(unsaved) => unsaved.stored.revision.clone(),
             None => return,
         };
         let mut backoff = Backoff::new(FIRST_RETRY, SLOWEST_RETRY);
         loop {
             self.timer.sleep(backoff.next(random())).await;
-            let mut turn = self.turn.lock().await;
-            match &turn.unsaved {
-                Some(unsaved) if unsaved.stored.revision == ours => {}
-                // Others are kept by the refresh that they came from.
-                _ => return,
-            }
-            if self.save_unsaved(&mut turn).await {
+            // Others are kept by the refresh that they came from.
+            let is_ours =
+                self.unsaved().as_ref().is_some_and(|unsaved| unsaved.stored.revision == ours);
+            if !is_ours || self.save_unsaved(&mut *self.turn.lock().await).await {
                 return;
             }
         }
     }
+}
+
+/// Tells whether two records are the same answer of the server.
+fn is_one_answer(one: &AuthTokens, other: &AuthTokens) -> bool {
+    one.access_token == other.access_token && is_of_one_refresh(one, other)
+}
+
+/// Tells whether two records hold the same refresh token; without any, the same access token.
+pub(super) fn is_of_one_refresh(one: &AuthTokens, other: &AuthTokens) -> bool {
+    one.is_backup() == other.is_backup()
+        && match (&one.refresh_token, &other.refresh_token) {
+            (Some(one), Some(other)) => one == other,
+            (None, None) => one.access_token == other.access_token,
+            _ => false,
+        }
+}
+
+/// Ends a refresh that left no token in doubt.
+pub(super) async fn give_up(mut lease: Box<dyn Lease>) {
+    // A note that stays is about a token that is no longer in the slot, or not in doubt.
+    let _ = lease.remove_intent().await;
+    release(lease).await;
+}
+
+/// Ends a refresh whose note is to stay.
+pub(super) async fn release(lease: Box<dyn Lease>) {
+    // If that fails, the end of the process gives it up.
+    let _ = lease.release().await;
 }

@@ -65,9 +65,9 @@ impl Pace {
         since.is_some_and(|since| since < interval(lifetime)).then_some(AuthError::TokenExpired)
     }
 
-    /// Tells whether the server rejected what is in this state of the slot.
-    pub(crate) fn is_rejected(&self, revision: &Revision) -> bool {
-        self.revision.as_ref() == Some(revision) && self.rejected.is_some()
+    /// How the server rejected what is in this state of the slot, if it did.
+    pub(crate) fn rejection(&self, revision: &Revision) -> Option<AuthError> {
+        self.rejected.clone().filter(|_| self.revision.as_ref() == Some(revision))
     }
 
     pub(crate) fn refreshed(&mut self, now: SystemTime) {
@@ -90,6 +90,28 @@ impl Pace {
         failure: &RefreshFailure,
         now: SystemTime,
     ) -> SystemTime {
+        self.pause(revision, AuthError::Refresh(failure.clone()), now, |earlier| {
+            pause(failure, earlier)
+        })
+    }
+
+    /// The same for a store that could not be used.
+    pub(crate) fn store_failed(
+        &mut self,
+        revision: &Revision,
+        error: AuthError,
+        now: SystemTime,
+    ) -> SystemTime {
+        self.pause(revision, error, now, doubled)
+    }
+
+    fn pause(
+        &mut self,
+        revision: &Revision,
+        error: AuthError,
+        now: SystemTime,
+        pause: impl FnOnce(u32) -> Duration,
+    ) -> SystemTime {
         if self.revision.as_ref() != Some(revision) {
             *self = Self {
                 revision: Some(revision.clone()),
@@ -97,18 +119,21 @@ impl Pace {
                 ..Self::default()
             };
         }
-        let until = now.checked_add(pause(failure, self.failures)).unwrap_or(now);
+        let until = now.checked_add(pause(self.failures)).unwrap_or(now);
         self.failures = self.failures.saturating_add(1);
-        let error = AuthError::Refresh(failure.clone());
         self.pause = Some(Pause { from: now, until, error });
         until
     }
 }
 
+fn doubled(earlier: u32) -> Duration {
+    let doubled = FIRST_PAUSE.saturating_mul(1_u32.checked_shl(earlier).unwrap_or(u32::MAX));
+    doubled.min(LONGEST_PAUSE)
+}
+
 /// How long to wait after a failure that followed so many others.
 fn pause(failure: &RefreshFailure, earlier: u32) -> Duration {
-    let doubled = FIRST_PAUSE.saturating_mul(1_u32.checked_shl(earlier).unwrap_or(u32::MAX));
-    let doubled = doubled.min(LONGEST_PAUSE);
+    let doubled = doubled(earlier);
     match failure {
         RefreshFailure::Misconfigured { .. } => PAUSE_IF_MISCONFIGURED,
         RefreshFailure::Transient { retry_after: Some(time), .. } => {
@@ -212,7 +237,7 @@ mod tests {
     fn a_rejection_holds_for_good_until_the_slot_changes() {
         let mut pace = Pace::default();
         pace.rejected(&revision(1), AuthError::TokenNotFound);
-        assert!(pace.is_rejected(&revision(1)) && !pace.is_rejected(&revision(2)));
+        assert!(pace.rejection(&revision(1)).is_some() && pace.rejection(&revision(2)).is_none());
         assert!(pace.hold(&revision(1), None, at(1_000_000)).is_some());
         assert!(pace.hold(&revision(2), None, at(0)).is_none());
     }

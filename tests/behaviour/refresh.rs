@@ -89,6 +89,8 @@ struct Faults {
     load: Option<StoreError>,
     /// The next save happens, and its answer is lost.
     lose_answer: bool,
+    /// Saves do not come to an end.
+    hang: bool,
 }
 
 impl Faulty {
@@ -126,6 +128,10 @@ impl TokenStore for Faulty {
         tokio::task::yield_now().await;
         let fault = self.faults.lock().unwrap().save.clone();
         fault.map_or(Ok(()), Err)?;
+        let hangs = self.faults.lock().unwrap().hang;
+        if hangs {
+            std::future::pending::<()>().await;
+        }
         let saved = self.inner.save(tokens, expect).await;
         if std::mem::take(&mut self.faults.lock().unwrap().lose_answer) {
             // As an object store's client that tries again by itself: it conflicts with itself.
@@ -631,6 +637,7 @@ async fn a_slot_that_cannot_be_written_is_found_out_before_the_token_is_spent() 
     assert!(matches!(error, AuthError::Store(StoreError::ReadOnly { .. })), "{error}");
     assert_eq!(world.provider.calls(), 0);
     world.store.set(|faults| faults.intent = None);
+    world.clock.forward(60);
     assert_eq!(world.access().await.unwrap(), "access-2");
 }
 
@@ -717,6 +724,154 @@ async fn a_logout_elsewhere_is_noticed_while_the_disk_is_still_full() {
     assert!(matches!(world.access().await, Err(AuthError::TokenNotFound)));
     world.manager.shutdown(Duration::ZERO).await.unwrap();
     assert_eq!(world.stored().await, None);
+}
+
+#[tokio::test]
+async fn unsaved_tokens_are_not_saved_and_let_go_while_they_are_being_refreshed() {
+    let world = World::new().await;
+    world.store.set(|faults| faults.save = Some(Faulty::full_disk()));
+    world.manager.refresh().await.unwrap();
+    world.provider.hold();
+    let refreshing = tokio::spawn({
+        let manager = world.manager.clone();
+        async move { manager.refresh().await }
+    });
+    settle().await;
+    // Now the disk has room again, and whoever saves wakes up.
+    world.store.set(|faults| faults.save = None);
+    world.clock.forward(20);
+    settle().await;
+    assert!(world.store.inner.try_lease().await.unwrap().is_none(), "the lease was given up");
+    world.provider.let_through();
+    assert_eq!(refreshing.await.unwrap().unwrap().access_token.expose_secret(), "access-3");
+    assert!(world.provider.accepts(&world.stored().await.unwrap()));
+    world.manager.refresh().await.unwrap();
+    assert_eq!(world.provider.replays(), 0);
+}
+
+#[tokio::test]
+async fn a_record_that_is_touched_while_its_successor_is_unsaved_does_not_end_the_session() {
+    let world = World::new().await;
+    world.store.set(|faults| faults.save = Some(Faulty::full_disk()));
+    world.manager.refresh().await.unwrap();
+    // As a rekey does.
+    let there = world.store.inner.load().await.unwrap().unwrap();
+    world.store.inner.save(&there.tokens, Expect::Anything).await.unwrap();
+    world.clock.forward(31);
+    settle().await;
+    assert_eq!(world.access().await.unwrap(), "access-2");
+    world.store.set(|faults| faults.save = None);
+    world.manager.shutdown(Duration::from_secs(1)).await.unwrap();
+    assert!(world.provider.accepts(&world.stored().await.unwrap()));
+}
+
+#[test]
+fn tokens_whose_runtime_died_before_they_were_saved_are_saved_by_whoever_comes_next() {
+    let starter = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let world = starter.block_on(World::new());
+    world.clock.forward(61 * 60);
+    world.store.set(|faults| faults.hang = true);
+    starter.block_on(async {
+        let manager = world.manager.clone();
+        tokio::spawn(async move { access(&manager).await });
+        settle().await;
+    });
+    assert_eq!(world.provider.calls(), 1);
+    drop(starter);
+    world.store.set(|faults| faults.hang = false);
+    let next = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    assert_eq!(next.block_on(world.access()).unwrap(), "access-2");
+    assert!(world.provider.accepts(&next.block_on(world.stored()).unwrap()));
+    assert_eq!((world.provider.calls(), world.provider.replays()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_every_token_does_not_take_the_tokens_from_the_others() {
+    let world = World::new().await;
+    for expected in ["access-1", "access-2", "access-2", "access-2"] {
+        let token = world.manager.get_access_token().await.unwrap();
+        assert_eq!(token.expose_secret(), expected);
+        world.manager.invalidate(&token);
+    }
+    assert_eq!(world.provider.calls(), 1);
+    world.clock.forward(30);
+    assert_eq!(world.access().await.unwrap(), "access-3");
+}
+
+#[tokio::test]
+async fn a_token_is_not_served_after_a_logout_even_if_the_refresh_fails() {
+    let world = World::new().await;
+    world.clock.forward(50 * 60);
+    world.provider.hold();
+    world.provider.script([transient()]);
+    let waiting = tokio::spawn({
+        let manager = world.manager.clone();
+        async move { access(&manager).await }
+    });
+    settle().await;
+    world.manager.clear().await.unwrap();
+    world.provider.let_through();
+    assert!(matches!(waiting.await.unwrap(), Err(AuthError::TokenNotFound)));
+}
+
+#[tokio::test]
+async fn a_touched_record_is_not_taken_for_the_answer_of_a_server_that_does_not_rotate() {
+    let world = World::new().await;
+    world.clock.forward(61 * 60);
+    world.provider.hold();
+    world.provider.script([Step::KeepRefreshToken]);
+    let waiting = tokio::spawn({
+        let manager = world.manager.clone();
+        async move { access(&manager).await }
+    });
+    settle().await;
+    let there = world.store.inner.load().await.unwrap().unwrap();
+    world.store.inner.save(&there.tokens, Expect::Anything).await.unwrap();
+    world.provider.let_through();
+    assert_eq!(waiting.await.unwrap().unwrap(), "access-2");
+    assert_eq!(world.stored().await.unwrap().access_token.expose_secret(), "access-2");
+}
+
+#[tokio::test]
+async fn a_slot_that_cannot_be_used_is_left_alone_for_a_while() {
+    let world = World::new().await;
+    let mut events = world.manager.subscribe();
+    world.store.set(|faults| faults.intent = Some(Faulty::read_only()));
+    world.clock.forward(50 * 60);
+    for _ in 0..20 {
+        assert_eq!(world.access().await.unwrap(), "access-1");
+    }
+    assert_eq!(drain(&mut events).await, ["RefreshFailed"]);
+}
+
+#[tokio::test]
+async fn one_whose_token_is_still_accepted_waits_only_briefly_for_another_process() {
+    let world = World::new().await;
+    let _busy = world.store.inner.try_lease().await.unwrap().unwrap();
+    world.clock.forward(50 * 60);
+    let begin = world.clock.now();
+    let waiting = tokio::spawn({
+        let manager = world.manager.clone();
+        async move { access(&manager).await }
+    });
+    while !waiting.is_finished() {
+        settle().await;
+        world.clock.forward_by(Duration::from_millis(250));
+    }
+    assert_eq!(waiting.await.unwrap().unwrap(), "access-1");
+    let waited = world.clock.now().duration_since(begin).unwrap();
+    assert!(waited < Duration::from_secs(15), "{waited:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_rejected_a_token_is_not_asked_again_on_demand_either() {
+    let world = World::new().await;
+    world.provider.script([Step::Fail(RefreshFailure::rejected("invalid_grant"))]);
+    for _ in 0..3 {
+        let error = world.manager.refresh().await.unwrap_err();
+        assert!(matches!(error, AuthError::LoginRequired { .. }), "{error}");
+    }
+    assert_eq!(world.provider.calls(), 1);
 }
 
 #[tokio::test]
@@ -867,9 +1022,11 @@ async fn a_store_that_is_away_costs_nobody_a_good_token() {
         advice: "wait".into(),
     };
     world.store.set(|faults| faults.load = Some(away));
-    world.clock.forward(50 * 60);
-    assert_eq!(world.access().await.unwrap(), "access-1");
-    world.clock.forward(10 * 60);
+    for minutes in [50, 7] {
+        world.clock.forward(minutes * 60);
+        assert_eq!(world.access().await.unwrap(), "access-1");
+    }
+    world.clock.forward(3 * 60);
     assert!(matches!(world.access().await, Err(AuthError::Store(_))));
     assert_eq!(world.provider.calls(), 0);
 }

@@ -264,6 +264,15 @@ fn play(seed: u64) -> u32 {
                     manager.invalidate(&token);
                 }
             }
+            // As a rekey does.
+            11 => {
+                let slot = slot.clone();
+                process.run(async move {
+                    if let Ok(Some(there)) = slot.load().await {
+                        let _ = slot.save(&there.tokens, Expect::Unchanged(there.revision)).await;
+                    }
+                });
+            }
             8 => shared.clock.forward(below(40)),
             9 => shared.clock.forward(61 * 60),
             10 => {

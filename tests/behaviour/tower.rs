@@ -43,6 +43,8 @@ fn bearer(number: u32) -> Option<String> {
 #[tokio::test]
 async fn with_reqwest_a_refused_token_is_refreshed_and_the_request_sent_again_once() {
     let server = TokenServer::start();
+    // It takes whichever was installed, and only the first one can be.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().build().unwrap();
     let mut service = ServiceBuilder::new()
         .layer(layer(&server).await)
