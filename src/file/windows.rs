@@ -325,17 +325,18 @@ fn names(others: &[&str]) -> String {
 
 /// Tries again, for a while, what fails because somebody else has the file open.
 fn patiently<T>(or: i32, attempt: impl Fn() -> io::Result<T>) -> io::Result<T> {
-    let deadline = Instant::now() + PATIENCE;
+    let begin = Instant::now();
     loop {
-        match attempt() {
-            Err(error)
-                if [Some(ERROR_SHARING_VIOLATION), Some(or)].contains(&error.raw_os_error())
-                    && Instant::now() < deadline =>
-            {
-                thread::sleep(PAUSE);
-            }
-            done => return done,
+        let done = attempt();
+        let patience = match done.as_ref().err().and_then(io::Error::raw_os_error) {
+            Some(ERROR_SHARING_VIOLATION) => LOCK_WAIT,
+            Some(error) if error == or => PATIENCE,
+            _ => return done,
+        };
+        if begin.elapsed() >= patience {
+            return done;
         }
+        thread::sleep(PAUSE);
     }
 }
 

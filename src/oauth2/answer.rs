@@ -73,9 +73,10 @@ impl<'de> Deserialize<'de> for Answer {
                             false
                         }
                         _ => {
-                            let is_again = extra.iter().any(|(other, _)| *other == name);
+                            // Nothing depends on it, and tokens must not get lost for it.
+                            extra.retain(|(other, _)| *other != name);
                             extra.push((name, value));
-                            is_again
+                            false
                         }
                     };
                     // Which of the two counts differs from reader to reader, so neither does.
@@ -230,9 +231,15 @@ mod tests {
             r#"{"access_token":null}"#,
             r#"{"access_token":"a","access_token":"b"}"#,
             r#"{"access_token":"a","refresh_token":"r","refresh_token":"s"}"#,
-            r#"{"access_token":"a","x":1,"x":2}"#,
         ] {
             assert!(read(json).is_none(), "{json}");
         }
+    }
+
+    #[test]
+    fn what_comes_twice_and_is_no_token_costs_none() {
+        let tokens = read(r#"{"access_token":"a","refresh_token":"r","x":"1","x":"2"}"#).unwrap();
+        assert_eq!(tokens.refresh_token.as_ref().unwrap().expose_secret(), "r");
+        assert_eq!(tokens.extra("x").unwrap().expose_secret(), "2");
     }
 }

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::failure::{Failed, error_code};
 use super::{OAuth2Client, OAuth2Error, failed, not_set};
@@ -139,6 +139,9 @@ impl fmt::Debug for BrowserSignIn {
     }
 }
 
+/// After a connection that could not be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
+
 type Brought = Result<AuthorizationCode, Failed>;
 
 /// Waits for the one visit that brings an answer.
@@ -149,7 +152,12 @@ async fn answered(listener: TcpListener, state: CsrfToken) -> Brought {
     let mut port = JoinSet::new();
     port.spawn(async move {
         let mut visits = JoinSet::new();
-        while let Ok((stream, _)) = listener.accept().await {
+        loop {
+            let Ok((stream, _)) = listener.accept().await else {
+                // A connection that broke, or no descriptor to spare: the next one may do.
+                sleep(PAUSE).await;
+                continue;
+            };
             // A browser opens connections that it may never use, and nobody should wait for those.
             let (state, bring) = (state.clone(), bring.clone());
             visits.spawn(async move {

@@ -61,6 +61,11 @@ impl OAuth2Client {
     }
 }
 
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+
+/// After connections that failed; what RFC 8628 (3.5) calls exponential backoff ends here.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+
 /// A sign-in that waits for a person at another device.
 pub struct DeviceSignIn {
     client: OAuth2Client,
@@ -114,8 +119,12 @@ impl DeviceSignIn {
         let poll = Poll { client: &self.client, last: Mutex::default() };
         let client = self.client.client();
         let now = || clock::date(self.client.clock.now());
+        // A provider that names no time to wait must not be asked without a pause.
+        let sleep = |time: Duration| sleep(time.max(SHORTEST_INTERVAL));
         let answer = client
             .exchange_device_access_token(&self.answer)
+            // After a connection that failed, too, it is asked no more often than it allows.
+            .set_max_backoff_interval(self.answer.interval().max(LONGEST_BACKOFF))
             .set_time_fn(now)
             .request_async(&poll, sleep, None)
             .await;

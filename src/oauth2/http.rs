@@ -292,8 +292,9 @@ mod tests {
         }
     }
 
-    /// Sends one request to a server that answers with `answer`, and then says nothing more.
-    fn exchange(answer: &'static str) -> Result<HttpResponse, Failed> {
+    /// Sends one request to a server that answers with `answer`, and then says nothing more, and waits
+    /// up to the limit.
+    fn exchange(answer: &'static str, limit: Duration) -> Result<HttpResponse, Failed> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let uri = format!("http://{}/token", listener.local_addr().unwrap());
         let (done, until) = std::sync::mpsc::channel::<()>();
@@ -305,7 +306,7 @@ mod tests {
         });
         let request = http::Request::post(uri).body(b"a=b".to_vec()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let http = Http { answer: Duration::from_millis(20) };
+        let http = Http { answer: limit };
         let done_with = runtime.block_on(http.exchange(request));
         drop(done);
         server.join().unwrap();
@@ -315,14 +316,14 @@ mod tests {
     #[test]
     fn an_answer_that_does_not_come_or_does_not_end_is_no_answer() {
         for answer in ["", "HTTP/1.1 200", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"] {
-            let failed = exchange(answer).unwrap_err();
+            let failed = exchange(answer, Duration::from_millis(20)).unwrap_err();
             assert!(matches!(failed, Failed::NoAnswer { .. }), "{answer}: {failed}");
         }
     }
 
     #[test]
     fn what_is_no_http_is_a_wrong_answer() {
-        let failed = exchange("220 canary ESMTP\r\n\r\n").unwrap_err();
+        let failed = exchange("220 canary ESMTP\r\n\r\n", Duration::from_secs(60)).unwrap_err();
         assert!(matches!(failed, Failed::Wrong { .. }), "{failed:?}");
         assert!(!failed.to_string().contains("canary"), "{failed}");
     }

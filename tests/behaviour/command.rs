@@ -238,7 +238,7 @@ fn exit_codes_tell_what_is_wrong() {
     home.run("get").failed(5);
     home.run("refresh").failed(5);
     fs::rename(home.path("elsewhere"), home.path("config/keys/default.txt")).unwrap();
-    assert!(home.run("refresh").failed(1).contains("cannot refresh"));
+    assert!(home.run("refresh").failed(2).contains("no [oauth2]"));
 }
 
 #[cfg(unix)]

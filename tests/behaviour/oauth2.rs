@@ -500,6 +500,8 @@ async fn a_revocation_that_fails_says_so_and_shows_no_token() {
     assert!(!format!("{failed} {failed:?}").contains("canary"), "{failed:?}");
 }
 
+/// Windows has no such time.
+#[cfg(unix)]
 #[tokio::test]
 async fn a_lifetime_beyond_the_end_of_time_is_none() {
     let server = TokenServer::start();

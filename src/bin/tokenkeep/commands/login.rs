@@ -14,6 +14,7 @@ pub(super) async fn login(slot: &Slot, login: &Login) -> Outcome {
     let manager = target.manager()?;
     // A store that cannot be used is better found before somebody signs in than after.
     manager.get_tokens().await?;
+    drop(manager.store().try_lease().await?);
     let tokens = if login.device || (!login.browser && provider.has_device_url) {
         let sign_in = client.sign_in_by_device().await?;
         terminal::say(&format!(
