@@ -307,10 +307,14 @@ mod tests {
         let request = http::Request::post(uri).body(b"a=b".to_vec()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let http = Http { answer: limit };
-        let done_with = runtime.block_on(http.exchange(request));
+        // Only so that a failure is one, and not a test that hangs.
+        let exchanged = runtime.block_on(async {
+            let patience = Duration::from_secs(80);
+            timeout(patience, http.exchange(request)).await.expect("it gives up by itself")
+        });
         drop(done);
         server.join().unwrap();
-        done_with
+        exchanged
     }
 
     #[test]

@@ -306,6 +306,10 @@ impl State {
     }
 
     fn answer(&mut self, request: &Request, origin: &str) -> Answer {
+        let host = origin.split_once("://").map(|(_, host)| host);
+        if request.headers.get("host").map(String::as_str) != host {
+            return Answer::json(421, String::new());
+        }
         match (request.method.as_str(), request.path.as_str()) {
             ("POST", "/token") => self.token(request),
             ("POST", "/device") => self.device(request, origin),
