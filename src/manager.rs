@@ -36,8 +36,9 @@ const ENV_PREFIX: &str = "AXIOM";
 
 /// Hands out the tokens of one slot, from any number of tasks and threads.
 ///
-/// Clones share everything. It may be built and used outside a runtime; nothing is spawned, and
-/// nothing is read before it is first needed.
+/// Clones share everything. It may be built and used outside a runtime. Building it reads and spawns
+/// nothing; a refresh is a task of its own, on the runtime of who asked for it, or on a thread where
+/// there is none.
 ///
 /// ```
 /// use tokenkeep::{AuthError, AuthTokens, TokenManager};
@@ -58,7 +59,7 @@ const ENV_PREFIX: &str = "AXIOM";
 /// # Cancellation
 ///
 /// Every future may be dropped at any point. A dropped write has happened or has not, and the next
-/// call finds out which.
+/// call finds out which. A refresh goes on without its caller.
 #[derive(Clone)]
 pub struct TokenManager(Arc<Inner>);
 
@@ -82,7 +83,7 @@ struct Inner {
 }
 
 /// What its holder has: the store to itself, as far as this manager is concerned.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Turn;
 
 impl TokenManager {
