@@ -1,6 +1,7 @@
 //! The tokens of one slot, kept at hand.
 
 mod builder;
+mod cache;
 mod events;
 mod flight;
 mod protocol;
@@ -10,7 +11,7 @@ mod unsaved;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::Mutex;
@@ -21,10 +22,10 @@ pub use self::events::{Event, Events};
 use self::flight::Flights;
 use self::protocol::Basis;
 use self::snapshot::Snapshot;
-use self::unsaved::{There, Unsaved};
+use self::unsaved::Unsaved;
 use crate::clock::{self, Clock, Timer};
 use crate::error::{AuthError, RefreshFailure, StoreError};
-use crate::refresh::pace::{Pace, random};
+use crate::refresh::pace::Pace;
 use crate::refresh::{RefreshPolicy, TokenRefresher};
 use crate::store::env::EnvStore;
 use crate::store::plaintext::PlaintextStore;
@@ -400,119 +401,5 @@ impl TokenManager {
 impl fmt::Debug for TokenManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TokenManager({})", self.0.store)
-    }
-}
-
-impl Inner {
-    /// The quick way: no lock, no allocation, no await.
-    fn at_hand(&self, now: SystemTime) -> Option<AccessToken> {
-        self.cached.load().as_ref()?.at_hand(now).cloned()
-    }
-
-    async fn snapshot(&self) -> Result<Arc<Snapshot>, AuthError> {
-        if let Some(snapshot) = self.recent() {
-            return Ok(snapshot);
-        }
-        let mut turn = self.turn.lock().await;
-        // Whoever had the turn before may have asked.
-        if let Some(snapshot) = self.recent() {
-            return Ok(snapshot);
-        }
-        let now = self.clock.now();
-        // Whoever was to save them may have ended with its runtime.
-        self.save_unsaved(&mut turn).await;
-        match self.look(&mut turn).await {
-            Ok(snapshot) => Ok(snapshot),
-            Err(error) => match self.cached.load_full() {
-                // A good token in memory is as good as it was.
-                Some(snapshot) if error.is_passing() && self.is_good_enough(&snapshot, now) => {
-                    Ok(self.remember(snapshot.stored.clone(), now))
-                }
-                _ => Err(error.into()),
-            },
-        }
-    }
-
-    fn is_good_enough(&self, snapshot: &Snapshot, now: SystemTime) -> bool {
-        match self.refresher {
-            Some(_) => snapshot.is_accepted(now),
-            None => snapshot.is_good(now),
-        }
-    }
-
-    /// Asks the store what it holds now. Tokens that could not be saved yet count as in it.
-    async fn look(&self, _turn: &mut Turn) -> Result<Arc<Snapshot>, StoreError> {
-        let loaded = self.store.load().await;
-        let now = self.clock.now();
-        let unsaved = match &mut *self.unsaved() {
-            None => None,
-            Some(unsaved) => match &loaded {
-                // They are good whatever became of the store.
-                Err(_) => Some(unsaved.stored.clone()),
-                Ok(there) => match (unsaved.see(there.as_ref()), there) {
-                    (There::Spent, Some(there)) => {
-                        unsaved.base = there.revision.clone();
-                        Some(unsaved.stored.clone())
-                    }
-                    _ => None,
-                },
-            },
-        };
-        if let Some(stored) = unsaved {
-            return Ok(self.remember(Some(stored), now));
-        }
-        let stored = loaded?;
-        // They are saved after all, or somebody signed in or out elsewhere.
-        self.end_unsaved().await;
-        Ok(self.remember(stored, now))
-    }
-
-    /// Looks again where a refresh is not simply the next step: once the server rejected a refresh
-    /// token, the store is asked each time whether it holds others, and the server is not; and
-    /// tokens that wait to be saved may do so because the runtime that was to save them has ended.
-    async fn look_again(&self, snapshot: Arc<Snapshot>) -> Result<Arc<Snapshot>, AuthError> {
-        let is_rejected = snapshot
-            .stored
-            .as_ref()
-            .is_some_and(|stored| self.flights().pace.rejection(&stored.revision).is_some());
-        let is_unsaved = self.unsaved().is_some();
-        if !is_rejected && !is_unsaved {
-            return Ok(snapshot);
-        }
-        let mut turn = self.turn.lock().await;
-        self.save_unsaved(&mut turn).await;
-        Ok(self.look(&mut turn).await?)
-    }
-
-    fn recent(&self) -> Option<Arc<Snapshot>> {
-        let now = self.clock.now();
-        self.cached.load_full().filter(|snapshot| snapshot.is_recent(now))
-    }
-
-    fn remember(&self, stored: Option<Stored>, now: SystemTime) -> Arc<Snapshot> {
-        let random = if self.policy.jitter.is_zero() { 0.0 } else { random() };
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let previous = self.cached.load_full();
-        let is_logout = stored.is_none() && previous.as_ref().is_some_and(|it| it.stored.is_some());
-        if is_logout {
-            self.publish(Event::Cleared);
-        }
-        let access = stored.as_ref().map(|stored| &stored.tokens.access_token);
-        let is_refused = refused.as_ref().is_some_and(|refused| access == Some(refused));
-        if !is_refused {
-            *refused = None;
-        }
-        let snapshot = Snapshot::new(
-            stored,
-            previous.as_deref(),
-            is_refused,
-            now,
-            self.recheck,
-            &self.policy,
-            random,
-        );
-        let snapshot = Arc::new(snapshot);
-        self.cached.store(Some(snapshot.clone()));
-        snapshot
     }
 }
