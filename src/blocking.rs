@@ -2,7 +2,6 @@
 
 use std::panic;
 use std::thread;
-use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -44,13 +43,4 @@ pub(crate) async fn run<T: Send + 'static>(
             "finish with the store before the runtime ends",
         )),
     }
-}
-
-/// Waits, without asking for a runtime with a timer.
-pub(crate) async fn pause(place: &str, time: Duration) -> Result<(), StoreError> {
-    run(place, move || {
-        thread::sleep(time);
-        Ok(())
-    })
-    .await
 }

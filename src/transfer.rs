@@ -1,8 +1,8 @@
 //! Tokens on their way from one store to another.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::blocking;
+use crate::clock::Timer;
 use crate::error::StoreError;
 use crate::store::{Expect, Lease, Revision, Stored, TokenStore};
 use crate::tokens::AuthTokens;
@@ -126,11 +126,11 @@ pub async fn migrate(
     // other.
     let (mut from_lease, mut to_lease);
     if from.slot() < to.slot() {
-        from_lease = lease(from, LEASE_WAIT).await?;
-        to_lease = lease(to, LEASE_WAIT).await?;
+        from_lease = lease(from, &Timer::default()).await?;
+        to_lease = lease(to, &Timer::default()).await?;
     } else {
-        to_lease = lease(to, LEASE_WAIT).await?;
-        from_lease = lease(from, LEASE_WAIT).await?;
+        to_lease = lease(to, &Timer::default()).await?;
+        from_lease = lease(from, &Timer::default()).await?;
     }
     let migration = migrate_leased(from, to, &mut *from_lease, &mut *to_lease).await?;
     // The tokens have moved, and dropping a lease gives it up as well.
@@ -277,17 +277,17 @@ async fn save_verified(
     }
 }
 
-async fn lease(store: &dyn TokenStore, wait: Duration) -> Result<Box<dyn Lease>, TransferError> {
-    let place = store.to_string();
-    let deadline = Instant::now() + wait;
+async fn lease(store: &dyn TokenStore, timer: &Timer) -> Result<Box<dyn Lease>, TransferError> {
+    let mut waited = Duration::ZERO;
     loop {
         if let Some(lease) = store.try_lease().await? {
             return Ok(lease);
         }
-        if Instant::now() >= deadline {
-            return Err(TransferError::Busy { place });
+        if waited >= LEASE_WAIT {
+            return Err(TransferError::Busy { place: store.to_string() });
         }
-        blocking::pause(&place, LEASE_POLL).await?;
+        timer.sleep(LEASE_POLL).await;
+        waited += LEASE_POLL;
     }
 }
 
@@ -300,10 +300,11 @@ mod tests {
     async fn a_slot_under_refresh_is_waited_for_and_no_longer_than_the_deadline() {
         let store = MemoryStore::new();
         let held = store.try_lease().await.unwrap().unwrap();
-        let busy = lease(&store, Duration::from_millis(50)).await;
+        // Time passes at each turn of the other tasks.
+        let timer = Timer::new(|_| tokio::task::yield_now());
+        let busy = lease(&store, &timer).await;
         assert!(matches!(busy, Err(TransferError::Busy { .. })));
-        let waiting = lease(&store, LEASE_WAIT);
-        let (lease, _) = tokio::join!(waiting, held.release());
+        let (lease, _) = tokio::join!(lease(&store, &timer), held.release());
         lease.unwrap();
     }
 }

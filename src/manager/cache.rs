@@ -58,21 +58,13 @@ impl Inner {
             Some(unsaved) => match &loaded {
                 // They are good whatever became of the store.
                 Err(_) => Some(unsaved.stored.clone()),
-                Ok(there) => {
-                    let is_in_use = unsaved.in_use.strong_count() > 0;
-                    match (unsaved.see(there.as_ref()), there) {
-                        (There::Spent, Some(there)) => {
-                            unsaved.base = there.revision.clone();
-                            Some(unsaved.stored.clone())
-                        }
-                        // An earlier save got through; the lease is still needed for the next one.
-                        (There::Ours, Some(there)) if is_in_use => {
-                            unsaved.base = there.revision.clone();
-                            Some(unsaved.stored.clone())
-                        }
-                        _ => None,
+                Ok(there) => match (unsaved.see(there.as_ref()), there) {
+                    (There::Spent, Some(there)) => {
+                        unsaved.base = there.revision.clone();
+                        Some(unsaved.stored.clone())
                     }
-                }
+                    _ => None,
+                },
             },
         };
         if let Some(stored) = unsaved {

@@ -9,6 +9,8 @@ use tokenkeep::{
     RefreshPolicy, Revision, SpentBy, StoreError, Stored, TokenManager, TokenStore, async_trait,
 };
 
+use tokio::task::JoinHandle;
+
 use crate::clock::Clock;
 use crate::provider::{Provider, Step, minutes};
 
@@ -45,6 +47,12 @@ impl World {
 
     async fn access(&self) -> Result<String, AuthError> {
         access(&self.manager).await
+    }
+
+    /// Asks for a token in a task of its own.
+    fn ask(&self) -> JoinHandle<Result<String, AuthError>> {
+        let manager = self.manager.clone();
+        tokio::spawn(async move { access(&manager).await })
     }
 }
 
@@ -413,10 +421,7 @@ async fn whoever_waits_for_anothers_refresh_takes_what_it_brings() {
     let other = world.other();
     world.clock.forward(61 * 60);
     world.provider.hold();
-    let first = tokio::spawn({
-        let manager = world.manager.clone();
-        async move { access(&manager).await }
-    });
+    let first = world.ask();
     settle().await;
     let second = tokio::spawn(async move { access(&other).await });
     settle().await;
@@ -437,10 +442,7 @@ async fn nobody_waits_for_ever_for_a_holder_that_is_stuck() {
     let world = World::new().await;
     let _stuck = world.store.inner.try_lease().await.unwrap().unwrap();
     world.clock.forward(61 * 60);
-    let waiting = tokio::spawn({
-        let manager = world.manager.clone();
-        async move { access(&manager).await }
-    });
+    let waiting = world.ask();
     let begin = world.clock.now();
     while !waiting.is_finished() {
         settle().await;
@@ -510,10 +512,7 @@ async fn a_refresher_that_hangs_or_panics_is_an_error_for_all_who_wait() {
 
     world.clock.forward(60);
     world.provider.script([Step::Hang, Step::Hang]);
-    let waiting = tokio::spawn({
-        let manager = world.manager.clone();
-        async move { access(&manager).await }
-    });
+    let waiting = world.ask();
     for calls in [3, 4] {
         settle().await;
         assert_eq!(world.provider.calls(), calls);
@@ -541,10 +540,7 @@ async fn a_logout_during_a_refresh_wins() {
         let world = World::new().await;
         world.clock.forward(61 * 60);
         world.provider.hold();
-        let waiting = tokio::spawn({
-            let manager = world.manager.clone();
-            async move { access(&manager).await }
-        });
+        let waiting = world.ask();
         settle().await;
         let who = if elsewhere { world.other() } else { world.manager.clone() };
         who.clear().await.unwrap();
@@ -562,10 +558,7 @@ async fn a_login_during_a_refresh_wins() {
         let world = World::new().await;
         world.clock.forward(61 * 60);
         world.provider.hold();
-        let waiting = tokio::spawn({
-            let manager = world.manager.clone();
-            async move { access(&manager).await }
-        });
+        let waiting = world.ask();
         settle().await;
         let login = AuthTokens::new("somebody else").with_refresh_token("theirs");
         let who = if elsewhere { world.other() } else { world.manager.clone() };
@@ -581,10 +574,7 @@ async fn a_record_that_was_touched_during_a_refresh_is_saved_over_if_its_tokens_
     let world = World::new().await;
     world.clock.forward(61 * 60);
     world.provider.hold();
-    let waiting = tokio::spawn({
-        let manager = world.manager.clone();
-        async move { access(&manager).await }
-    });
+    let waiting = world.ask();
     settle().await;
     // As a rekey does.
     let there = world.store.inner.load().await.unwrap().unwrap();
@@ -609,10 +599,7 @@ async fn a_program_that_knows_no_lease_and_was_faster_is_adopted() {
     let world = World::new().await;
     world.clock.forward(61 * 60);
     world.provider.hold();
-    let waiting = tokio::spawn({
-        let manager = world.manager.clone();
-        async move { access(&manager).await }
-    });
+    let waiting = world.ask();
     settle().await;
     // It spends the token and saves what it got, while ours is on its way.
     let winners = AuthTokens::new("winner")
@@ -804,10 +791,7 @@ async fn a_token_is_not_served_after_a_logout_even_if_the_refresh_fails() {
     world.clock.forward(50 * 60);
     world.provider.hold();
     world.provider.script([transient()]);
-    let waiting = tokio::spawn({
-        let manager = world.manager.clone();
-        async move { access(&manager).await }
-    });
+    let waiting = world.ask();
     settle().await;
     world.manager.clear().await.unwrap();
     world.provider.let_through();
@@ -820,10 +804,7 @@ async fn a_touched_record_is_not_taken_for_the_answer_of_a_server_that_does_not_
     world.clock.forward(61 * 60);
     world.provider.hold();
     world.provider.script([Step::KeepRefreshToken]);
-    let waiting = tokio::spawn({
-        let manager = world.manager.clone();
-        async move { access(&manager).await }
-    });
+    let waiting = world.ask();
     settle().await;
     let there = world.store.inner.load().await.unwrap().unwrap();
     world.store.inner.save(&there.tokens, Expect::Anything).await.unwrap();
@@ -850,10 +831,7 @@ async fn one_whose_token_is_still_accepted_waits_only_briefly_for_another_proces
     let _busy = world.store.inner.try_lease().await.unwrap().unwrap();
     world.clock.forward(50 * 60);
     let begin = world.clock.now();
-    let waiting = tokio::spawn({
-        let manager = world.manager.clone();
-        async move { access(&manager).await }
-    });
+    let waiting = world.ask();
     while !waiting.is_finished() {
         settle().await;
         world.clock.forward_by(Duration::from_millis(250));
@@ -1064,10 +1042,7 @@ async fn a_policy_of_ones_own_is_exact() {
     assert_eq!(world.provider.calls(), 0);
     world.clock.forward(1);
     world.provider.script([Step::Hang]);
-    let waiting = tokio::spawn({
-        let manager = world.manager.clone();
-        async move { access(&manager).await }
-    });
+    let waiting = world.ask();
     settle().await;
     world.clock.forward(2);
     assert_eq!(waiting.await.unwrap().unwrap(), "access-2");
