@@ -21,9 +21,10 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return arguments::report(&error),
     };
-    // One thread: what blocks has the runtime's pool, and nothing here needs more.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let done = match runtime {
+    // Two threads, one for what blocks: nothing here is done at once with anything else, and so each
+    // run makes its system calls in the same order.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let done = match runtime.enable_all().max_blocking_threads(1).build() {
         Ok(runtime) => runtime.block_on(commands::run(cli, limits)),
         Err(error) => Err(error.into()),
     };

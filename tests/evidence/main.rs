@@ -1,0 +1,13 @@
+//! Every promise of README and SECURITY.md, tried where it would break: processes killed and system
+//! calls failed one by one, power cut at every write, memory read, secrets looked for.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "these are tests, and their tokens are made up"
+)]
+
+mod figures;
+#[allow(dead_code, reason = "it is shared with the other tests")]
+#[path = "../behaviour/support.rs"]
+mod support;
