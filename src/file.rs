@@ -3,7 +3,7 @@
 //!
 //! Beside a slot `tokens.age` lie `tokens.age.lock` (the write lock), `tokens.age.lease` (the
 //! lease), for the time of a refresh `tokens.age.intent`, and for the time of a write
-//! `tokens.age.tmp`. The lock files are never removed: whoever still has an unlinked one open
+//! `tokens.age.tmp` or `tokens.age.intent.tmp`. The lock files are never removed: whoever still has an unlinked one open
 //! would hold a lock that nobody else sees.
 
 #[cfg(windows)]
@@ -131,12 +131,13 @@ impl FileSlot {
     ) -> Result<(), StoreError> {
         let (parent, name) = self.split()?;
         let names = [name.to_owned(), temporary(name), intent(name)];
+        let note = temporary(&intent(name));
         // Whatever cannot be looked at may be there.
         let is_there = |name: &OsString| {
             let found = parent.join(name).symlink_metadata();
             !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
         };
-        if afterwards.is_none() && !names.iter().any(is_there) {
+        if afterwards.is_none() && !names.iter().chain([&note]).any(is_there) {
             // An empty slot needs no lock, which may not even be possible here.
             refuse_missing_root(parent)?;
             return self.compare(expect, None, inspect);
@@ -150,8 +151,11 @@ impl FileSlot {
             let current = self.read_in(&dir, Exposure::Accepted)?;
             self.compare(expect, current.as_ref(), inspect)?;
         }
+        // Whoever has the lease may be about to write it; if nobody has, it was left behind. Either
+        // way the record goes.
+        let lease = if is_there(&note) { self.lease_in(&dir, name).ok().flatten() } else { None };
         let mut removed = false;
-        for name in &names {
+        for name in names.iter().chain(lease.is_some().then_some(&note)) {
             match dir.remove(name) {
                 Ok(()) => removed = true,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -167,10 +171,13 @@ impl FileSlot {
     /// Takes the lease, or returns `None` while another holder has it, here or elsewhere.
     pub(crate) fn try_lease(self: &Arc<Self>) -> Result<Option<Box<dyn Lease>>, StoreError> {
         let (parent, name) = self.split()?;
-        let dir = open_or_create(parent)?;
-        let file = dir.open_lock(&suffixed(name, ".lease"))?;
-        let locked = Locked::try_new(file, &self.path)?.ok();
+        let locked = self.lease_in(&open_or_create(parent)?, name)?;
         Ok(locked.map(|locked| Box::new(FileLease::new(self.clone(), locked)) as _))
+    }
+
+    fn lease_in(&self, dir: &Dir, name: &OsStr) -> Result<Option<Locked>, StoreError> {
+        let file = dir.open_lock(&suffixed(name, ".lease"))?;
+        Ok(Locked::try_new(file, &self.path)?.ok())
     }
 
     fn read_in(&self, dir: &Dir, exposure: Exposure) -> Result<Option<Content>, StoreError> {

@@ -96,8 +96,21 @@ impl<F: Format> RecordFile<F> {
     pub(crate) async fn load(&self, exposure: Exposure) -> Result<Option<Stored>, StoreError> {
         drop(self.inner.order.lock().await);
         self.run(move |inner| {
-            let Some(content) = inner.slot.read(exposure)? else { return Ok(None) };
-            inner.decode(content).map(Some)
+            let mut found = inner.slot.read(exposure)?;
+            loop {
+                let Some(content) = found else { return Ok(None) };
+                let revision = content.revision.clone();
+                let error = match inner.decode(content) {
+                    Ok(stored) => return Ok(Some(stored)),
+                    Err(error) => error,
+                };
+                // Nothing is locked here. A logout takes the key along, and a login after it makes
+                // another one: then this says nothing about what is there now.
+                found = inner.slot.read(exposure)?;
+                if found.as_ref().is_some_and(|found| found.revision == revision) {
+                    return Err(error);
+                }
+            }
         })
         .await
     }
@@ -171,5 +184,60 @@ impl<F: Format> Inner<F> {
 
     fn remember(&self, revision: &Revision) {
         *self.sound.lock().unwrap_or_else(PoisonError::into_inner) = Some(revision.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::{self, Bytes};
+
+    /// A format in which somebody signs out, and maybe in again, between a look at the record and one
+    /// at its key.
+    #[derive(Debug)]
+    struct Interrupted {
+        path: std::path::PathBuf,
+        /// What is in the slot afterwards.
+        login: Mutex<Option<Option<AuthTokens>>>,
+    }
+
+    impl Format for Interrupted {
+        fn encode(&self, tokens: &AuthTokens, place: &str, _: bool) -> Result<Bytes, StoreError> {
+            codec::encode(tokens, place)
+        }
+
+        fn decode(&self, bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError> {
+            let Some(login) = self.login.lock().unwrap().take() else {
+                return codec::decode(bytes, place);
+            };
+            match login {
+                Some(tokens) => std::fs::write(&self.path, &*codec::encode(&tokens, place)?),
+                None => std::fs::remove_file(&self.path),
+            }
+            .unwrap();
+            let (reason, advice) = ("it was taken along".into(), "none".into());
+            Err(StoreError::KeyMissing { place: place.to_owned(), reason, advice })
+        }
+
+        fn limit(&self) -> usize {
+            crate::store::MAX_RECORD
+        }
+    }
+
+    #[tokio::test]
+    async fn a_logout_that_takes_the_key_along_while_somebody_reads_is_no_missing_key() {
+        let mut private = tempfile::Builder::new();
+        #[cfg(unix)]
+        private.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+        let dir = private.tempdir().unwrap();
+        for login in [None, Some(AuthTokens::new("the next login's"))] {
+            let path = dir.path().join("tokens.json");
+            let format = Interrupted { path: path.clone(), login: Mutex::new(None) };
+            let file = RecordFile::new(&path, format);
+            file.save(&AuthTokens::new("the first login's"), Expect::Anything).await.unwrap();
+            *file.inner.format.login.lock().unwrap() = Some(login.clone());
+            let loaded = file.load(Exposure::Refused).await.unwrap();
+            assert_eq!(loaded.map(|stored| stored.tokens), login);
+        }
     }
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 use super::platform::Dir;
-use super::{Exposure, FileSlot, Locked, intent, read_whole};
+use super::{Exposure, FileSlot, Locked, intent, read_whole, temporary};
 use crate::blocking;
 use crate::error::StoreError;
 use crate::store::{Intent, Lease};
@@ -77,12 +77,16 @@ impl Lease for FileLease {
         self.run(|slot| {
             let (parent, name) = slot.split()?;
             let Some(dir) = Dir::open(parent, Exposure::Accepted)? else { return Ok(()) };
-            match dir.remove(&intent(name)).and_then(|()| dir.sync()) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(StoreError::io("remove the intent of", slot.place(), error))
+            // The second one is what a process leaves that is killed while it writes the first.
+            for name in [intent(name), temporary(&intent(name))] {
+                match dir.remove(&name).and_then(|()| dir.sync()) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(StoreError::io("remove the intent of", slot.place(), error));
+                    }
+                    _ => {}
                 }
-                _ => Ok(()),
             }
+            Ok(())
         })
         .await
     }

@@ -1,6 +1,6 @@
 //! Several processes on one slot.
 
-use tokenkeep::{AgeKey, PlaintextStore, TokenStore};
+use tokenkeep::{AgeKey, AuthTokens, Expect, PlaintextStore, TokenStore, migrate};
 
 use crate::support::{Actor, scratch};
 
@@ -47,6 +47,33 @@ fn one_of_eight_processes_fills_an_empty_slot() {
     let losers = answers.iter().filter(|answer| answer.starts_with("error Conflict")).count();
     assert_eq!((winners.len(), losers), (1, 7), "{answers:?}");
     assert_eq!(actors[0].ask("load"), format!("ok {}", winners[0]));
+}
+
+#[tokio::test]
+async fn half_a_note_that_a_killed_holder_left_goes_with_the_tokens_or_with_the_next_note() {
+    let dir = scratch();
+    let path = dir.path().join("tokens.json");
+    let half = dir.path().join("tokens.json.intent.tmp");
+    let store = PlaintextStore::new(&path);
+    let leave_half = || std::fs::write(&half, "half a").unwrap();
+    // A logout and a migration take it away, even from a slot that is empty already.
+    let elsewhere = PlaintextStore::new(dir.path().join("elsewhere.json"));
+    let tokens = AuthTokens::new("access").with_refresh_token("refresh");
+    store.save(&tokens, Expect::Absent).await.unwrap();
+    leave_half();
+    migrate(&store, &elsewhere).await.unwrap();
+    assert!(!half.exists(), "it was left behind by a migration");
+    leave_half();
+    store.clear(Expect::Anything).await.unwrap();
+    assert!(!half.exists(), "it was left behind by a logout");
+    // So does whoever ends a refresh. Until then it may be what the lease's holder is writing.
+    store.save(&tokens, Expect::Absent).await.unwrap();
+    let mut lease = store.try_lease().await.unwrap().unwrap();
+    leave_half();
+    store.clear(Expect::Anything).await.unwrap();
+    assert!(half.exists(), "it was taken from under the holder's hands");
+    lease.remove_intent().await.unwrap();
+    assert!(!half.exists(), "it was left behind by a refresh");
 }
 
 #[test]

@@ -9,5 +9,9 @@
 
 mod figures;
 #[allow(dead_code, reason = "it is shared with the other tests")]
+#[path = "../behaviour/session.rs"]
+mod session;
+mod soak;
+#[allow(dead_code, reason = "it is shared with the other tests")]
 #[path = "../behaviour/support.rs"]
 mod support;

@@ -1,0 +1,236 @@
+//! Those who move the tokens from place to place, and back them up and restore them.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::client::{Asked, is_slow_keychain};
+use super::{LONG_LIVING, PATIENCE, PROCESSES, Random, Soak, USERS};
+
+pub(super) fn run(soak: &Soak, mut random: Random) {
+    while !soak.is_over() {
+        thread::sleep(Duration::from_millis(random.below(100)));
+        let (first, kind) = (random.index(USERS), random.below(3));
+        let mut world = soak.world();
+        let free = |&user: &usize| !world.users[user].moving && !world.users[user].taken;
+        let Some(user) = (0..USERS).map(|add| (first + add) % USERS).find(free) else { continue };
+        if kind == 0 {
+            world.users[user].taken = true;
+            drop(world);
+            restore(soak, user, &mut random);
+        } else {
+            world.users[user].start_moving();
+            drop(world);
+            migrate(soak, user, &mut random);
+        }
+        soak.world().users[user].taken = false;
+        soak.changed.notify_all();
+    }
+}
+
+/// Has some process carry out an order, and another one if that is killed or the keychain slow: the
+/// answer, and whether one was.
+pub(super) fn have(
+    soak: &Soak,
+    user: usize,
+    random: &mut Random,
+    order: &str,
+) -> Option<(String, bool)> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut died = false;
+    while Instant::now() < deadline && !soak.world().ended {
+        let process = random.index(PROCESSES);
+        match ask(soak, user, process, order) {
+            Some(answer) if !is_late(user, &answer) => return Some((answer, died)),
+            _ => died = true,
+        }
+    }
+    None
+}
+
+/// Has this process carry it out.
+fn ask(soak: &Soak, user: usize, process: usize, order: &str) -> Option<String> {
+    {
+        let mut world = soak.world();
+        while world.processes[process].1 && !world.ended {
+            world = soak.changed.wait_timeout(world, PATIENCE).unwrap().0;
+        }
+        world.processes[process].0 += 1;
+    }
+    let answer = soak.ask(process, Some(user), order);
+    let event = format!("process {process} {order}: {}", answer.as_deref().unwrap_or("died"));
+    soak.log(&event);
+    let mut world = soak.world();
+    world.users[user].note(soak.now(), &event);
+    world.processes[process].0 -= 1;
+    world.operations += 1;
+    drop(world);
+    soak.changed.notify_all();
+    answer
+}
+
+/// Moves the tokens to the other place, by one process or two, while everybody goes on; then sees
+/// to it that they are there.
+fn migrate(soak: &Soak, user: usize, random: &mut Random) {
+    let from = soak.world().users[user].at;
+    let (here, there) = (USERS * from + user, USERS * (1 - from) + user);
+    let order = format!("migrate {here} {there}");
+    let first = random.index(PROCESSES);
+    let second =
+        (random.below(4) == 0).then(|| (first + 1 + random.index(PROCESSES - 1)) % PROCESSES);
+    let kill = (first >= LONG_LIVING && random.below(3) == 0).then(|| random.below(30_000));
+    let mut answers = Vec::new();
+    thread::scope(|scope| {
+        let runs: Vec<_> = [Some(first), second].into_iter().flatten().collect();
+        let runs: Vec<_> = runs
+            .into_iter()
+            .map(|process| {
+                scope.spawn({
+                    let order = &order;
+                    move || ask(soak, user, process, order)
+                })
+            })
+            .collect();
+        if let Some(after) = kill {
+            thread::sleep(Duration::from_micros(after));
+            soak.kill(first, None);
+        }
+        answers.extend(runs.into_iter().map(|run| run.join().unwrap()));
+    });
+    let is_undone = |answer: &Option<String>| answer.as_ref().is_none_or(|it| is_late(user, it));
+    let mut died = answers.iter().any(is_undone);
+    for answer in answers.into_iter().flatten() {
+        accept(soak, user, &answer, died);
+    }
+    if !take(soak, user) {
+        return;
+    }
+    // Whoever began it and died, and whoever signed in too late for it, is followed by another one.
+    loop {
+        let Some((answer, killed)) = have(soak, user, random, &order) else { return };
+        died |= killed;
+        match accept(soak, user, &answer, died) {
+            Some(Migrated::Done) => break,
+            Some(Migrated::Occupied) => {
+                // Everybody still uses the first place, so that is where the live ones are.
+                if have(soak, user, random, &format!("logout {there} 0")).is_none() {
+                    return;
+                }
+            }
+            None => return,
+        }
+    }
+    let Some((left, _)) = have(soak, user, random, &format!("load {here}")) else { return };
+    if left != "ok none" {
+        return soak.fail(Some(user), &format!("{left} was left where it was moved away from"));
+    }
+    left_behind(soak, user, &soak.files[user][from]);
+    let Some((found, _)) = have(soak, user, random, &format!("load {there}")) else { return };
+    let now = soak.now();
+    let mut world = soak.world();
+    let asked = Asked { user, from: now, to: now, by: None, moved: false, good_at: None };
+    asked.judge(&mut world, &found);
+    let session = found.split('-').nth(1).map(|session| session.parse().unwrap());
+    world.users[user].settle(soak.number(), session, now);
+    world.users[user].at = 1 - from;
+    world.users[user].moving = false;
+    world.users[user].arrived = soak.now();
+    world.migrations += 1;
+    world.interrupted_migrations += u64::from(died);
+}
+
+enum Migrated {
+    Done,
+    Occupied,
+}
+
+fn accept(soak: &Soak, user: usize, answer: &str, died: bool) -> Option<Migrated> {
+    let is_disturbed = died || soak.world().users[user].login_while_moving;
+    if is_late(user, answer) {
+        // It is done once more later.
+        return Some(Migrated::Done);
+    }
+    if let Some(error) = answer.strip_prefix("error ") {
+        let kind = format!("migrate: {}", error.split(':').next().unwrap());
+        *soak.world().errors.entry(kind).or_default() += 1;
+    }
+    if answer == "ok moved" || answer == "ok nothing to move" || answer.starts_with("error Empty") {
+        return Some(Migrated::Done);
+    }
+    if is_disturbed
+        && (answer.starts_with("error Occupied") || answer.starts_with("error Changing"))
+    {
+        return Some(Migrated::Occupied);
+    }
+    soak.fail(Some(user), &format!("nobody expects of a migration: {answer}"));
+    None
+}
+
+fn is_late(user: usize, answer: &str) -> bool {
+    let error = answer.strip_prefix("error ").and_then(|error| error.split(':').next());
+    error.is_some_and(|kind| is_slow_keychain(user, kind))
+}
+
+/// Waits until nobody uses this user's tokens, and keeps it so.
+fn take(soak: &Soak, user: usize) -> bool {
+    let deadline = Instant::now() + PATIENCE + PATIENCE;
+    let mut world = soak.world();
+    world.users[user].taken = true;
+    while !world.users[user].is_quiet() && !world.ended {
+        world = soak.changed.wait_timeout(world, Duration::from_secs(1)).unwrap().0;
+        assert!(Instant::now() < deadline, "{}", world.users[user].describe());
+    }
+    !world.ended
+}
+
+/// Takes the tokens away, and brings them back from a backup.
+fn restore(soak: &Soak, user: usize, random: &mut Random) {
+    if !take(soak, user) {
+        return;
+    }
+    let at = soak.world().users[user].at;
+    let (place, backup) = (USERS * at + user, USERS * 2 + user);
+    // A backup of tokens that may be spent would be one too.
+    let Some((fresh, died)) = have(soak, user, random, &format!("refresh {place} 0")) else {
+        return;
+    };
+    let judge = |answer: &str| {
+        let now = soak.now();
+        let asked = Asked { user, from: now, to: now, by: None, moved: false, good_at: None };
+        asked.judge(&mut soak.world(), answer);
+    };
+    judge(&fresh);
+    if died || !fresh.starts_with("ok ") {
+        return;
+    }
+    let orders = [
+        (format!("backup {place} {backup}"), "ok copied"),
+        (format!("logout {place} 0"), "ok signed out"),
+        (format!("load {place}"), "ok none"),
+        (format!("restore {backup} {place}"), "ok restored"),
+        (format!("load {place}"), &*fresh),
+    ];
+    for (order, expected) in orders {
+        let Some((answer, _)) = have(soak, user, random, &order) else { return };
+        if answer != expected {
+            return soak.fail(Some(user), &format!("{order}: {answer}, not {expected}"));
+        }
+        if order.starts_with("logout") {
+            left_behind(soak, user, &soak.files[user][at]);
+        }
+    }
+    soak.world().restores += 1;
+}
+
+/// What lies beside a slot that was emptied: locks, and nothing that says anything of tokens.
+pub(super) fn left_behind(soak: &Soak, user: usize, file: &Path) {
+    let name = file.file_name().unwrap().to_str().unwrap();
+    let Ok(entries) = file.parent().unwrap().read_dir() else { return };
+    for entry in entries {
+        let entry = entry.unwrap().file_name().into_string().unwrap();
+        let is_lock = [".lock", ".lease"].iter().any(|lock| entry == format!("{name}{lock}"));
+        if entry.starts_with(name) && !is_lock {
+            soak.fail(Some(user), &format!("{entry} was left behind"));
+        }
+    }
+}

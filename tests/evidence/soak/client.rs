@@ -1,0 +1,157 @@
+//! Those who use the tokens: one order after the other to one process.
+
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use super::model::{Time, World};
+use super::{LAZINESS, PATIENCE, Random, Soak, USERS, server};
+
+/// Of a thousand orders, those from this one on change what is there.
+const LOGIN: u64 = 986;
+
+/// A login that takes longer stores a token that has half its life behind it, or all of it.
+const SLOW: Time = 1_000_000;
+
+/// What was asked for, and when.
+pub(super) struct Asked {
+    pub(super) user: usize,
+    pub(super) from: Time,
+    pub(super) to: Time,
+    /// Who asked, if it may have known more than the store.
+    pub(super) by: Option<usize>,
+    /// Whether the tokens were on their way elsewhere meanwhile.
+    pub(super) moved: bool,
+    /// Since when a token has to be good, by the clock on the wall.
+    pub(super) good_at: Option<SystemTime>,
+}
+
+pub(super) fn run(soak: &Soak, process: usize, mut random: Random) {
+    // Whom this one has seen without tokens that are good for anything, and may sign in.
+    let mut signed_out = None;
+    while !soak.is_over() {
+        thread::sleep(Duration::from_millis(random.below(30)));
+        let (user, manager) = (random.index(USERS), random.index(3));
+        let (kind, amount) = (random.below(1000), random.below(8) + 1);
+        let signs_in = random.below(3) == 0;
+        let (user, kind) = match signed_out.take() {
+            Some(user) if signs_in => (user, LOGIN),
+            _ => (user, kind),
+        };
+        let mut world = soak.world();
+        // Somebody who is not being looked after just now.
+        let user = loop {
+            let mut users = (0..USERS).map(|add| (user + add) % USERS);
+            match users.find(|&user| !world.users[user].taken) {
+                Some(user) if !world.processes[process].1 => break user,
+                _ if world.ended => return,
+                _ => world = soak.changed.wait_timeout(world, PATIENCE).unwrap().0,
+            }
+        };
+        let (number, place) = (soak.number(), USERS * world.users[user].at + user);
+        let begin = soak.now();
+        let mut session = None;
+        let order = match kind {
+            0..500 => format!("access {place} {manager} {amount}"),
+            500..580 => format!("give-up {place} {manager} {}", amount * 2),
+            580..800 => format!("refresh {place} {manager}"),
+            800..880 => format!("invalidate {place} {manager}"),
+            880..LOGIN => format!("load {place}"),
+            LOGIN..996 => {
+                let new = world.sign_in(user);
+                world.users[user].login_while_moving |= world.users[user].moving;
+                world.users[user].write(number, Some(new), begin);
+                session = Some(new);
+                format!("login {place} {manager} {}", server::tokens(new, 0))
+            }
+            _ => {
+                world.logouts += 1;
+                world.users[user].write(number, None, begin);
+                format!("logout {place} {manager}")
+            }
+        };
+        let writes = kind >= LOGIN;
+        world.users[user].begin(number, begin, &order);
+        world.processes[process].0 += 1;
+        drop(world);
+        let good_at = (!order.starts_with("load")).then(SystemTime::now);
+        let answer = soak.ask(process, Some(user), &order);
+
+        let mut world = soak.world();
+        let to = soak.now();
+        let (_, moved) = world.users[user].end(number);
+        let answered = answer.as_deref().unwrap_or("died");
+        let event = format!("process {process} {order} since {begin}: {answered}");
+        world.users[user].note(to, &event);
+        world.processes[process].0 -= 1;
+        world.operations += 1;
+        if writes {
+            soak.log(&event);
+            let is_done = answer.as_ref().is_some_and(|answer| answer.starts_with("ok "));
+            world.users[user].written(number, to, is_done && !moved);
+            if let Some(session) = session {
+                world.sessions[session].born_late = to - begin > SLOW;
+            }
+        }
+        let from = begin.saturating_sub(if manager == 2 { LAZINESS } else { 0 });
+        let moved = moved || from < world.users[user].arrived;
+        let by = good_at.map(|_| process);
+        let asked = Asked { user, from, to, by, moved, good_at };
+        if let Some(answer) = &answer {
+            // One of many tasks each, or of one.
+            let answers = answer.strip_prefix("ok ").filter(|_| kind < 500).unwrap_or(answer);
+            for answer in answers.split('\t') {
+                asked.judge(&mut world, answer);
+                let is_out = ["error TokenNotFound", "error RefreshTokenSpent"];
+                if is_out.iter().any(|out| answer.starts_with(out)) {
+                    signed_out = Some(user);
+                }
+            }
+        }
+        drop(world);
+        soak.changed.notify_all();
+    }
+}
+
+impl Asked {
+    /// Judges one answer.
+    pub(super) fn judge(&self, world: &mut World, answer: &str) {
+        let &Self { user, from, to, .. } = self;
+        if let Some(error) = answer.strip_prefix("error ") {
+            let kind = error.split(':').next().unwrap();
+            *world.errors.entry(kind.to_owned()).or_default() += 1;
+            match kind {
+                "Refresh.Transient" => {}
+                _ if is_slow_keychain(user, kind) => {}
+                "RefreshTokenSpent" => world.judge_spent(user, from, to),
+                "TokenExpired" => world.judge_expired(user, from, to),
+                "TokenNotFound" => self.judge_nothing(world),
+                _ => world.fail(Some(user), &format!("nobody expects {error}")),
+            }
+            return;
+        }
+        match answer.strip_prefix("ok ") {
+            Some("gave up" | "signed in" | "signed out") => {}
+            Some("none") => self.judge_nothing(world),
+            Some(token) => {
+                world.judge_token(user, token, from, to, self.by);
+                let is_bad = self.good_at.is_some_and(|at| server::expiry(token) < at);
+                if is_bad && !world.is_born_late(token) {
+                    world.fail(Some(user), &format!("{token} had expired when it was asked for"));
+                }
+            }
+            None => world.fail(Some(user), &format!("nobody expects {answer}")),
+        }
+    }
+
+    fn judge_nothing(&self, world: &mut World) {
+        // Where one looks they may be gone already, or not be yet.
+        if !self.moved {
+            world.judge_nothing(self.user, self.from, self.to);
+        }
+    }
+}
+
+/// Whether the keychain did not answer in time, which it need not on a machine that has a lot to do.
+pub(super) fn is_slow_keychain(user: usize, kind: &str) -> bool {
+    user == 0 && ["Timeout", "Store.Timeout"].contains(&kind)
+}
