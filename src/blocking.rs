@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::error::StoreError;
+use crate::stack;
 
 /// Runs `work` on the runtime's blocking pool, or on a thread of its own where there is no tokio.
 ///
@@ -21,6 +22,7 @@ pub(crate) async fn run<T: Send + 'static>(
         reason: reason.to_owned(),
         advice: advice.to_owned(),
     };
+    let work = || stack::wiped(work);
     let joined = if let Ok(runtime) = Handle::try_current() {
         runtime.spawn_blocking(work).await.map_err(|error| error.try_into_panic().ok())
     } else {

@@ -64,6 +64,7 @@ mod record_file;
 mod refresh;
 #[cfg(feature = "age")]
 mod seal;
+mod stack;
 mod store;
 mod tokens;
 #[cfg(feature = "tower")]

@@ -13,6 +13,7 @@ use std::time::Duration;
 use keyring_core::{CredentialStore, Error};
 
 use super::failure::Failure;
+use crate::stack;
 
 struct Job {
     work: Box<dyn FnOnce(&mut Keychain) + Send>,
@@ -113,7 +114,7 @@ impl Worker {
                 *lock(&running) = Some(job.abandoned.clone());
                 let _end = End(&running);
                 if !job.abandoned.load(Ordering::SeqCst) {
-                    (job.work)(&mut keychain);
+                    stack::wiped(|| (job.work)(&mut keychain));
                 }
             }
         };

@@ -7,6 +7,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use crate::stack;
 use crate::tokens::RefreshToken;
 
 const FORMAT: &str = "tokenkeep-intent/1";
@@ -84,7 +85,7 @@ pub struct InvalidIntent(());
 fn digest(salt: &[u8], token: &RefreshToken) -> [u8; 32] {
     #[expect(clippy::disallowed_methods, reason = "only the salted digest is kept")]
     let token = token.expose_secret();
-    Sha256::new().chain_update(salt).chain_update(token).finalize().into()
+    stack::wiped(|| Sha256::new().chain_update(salt).chain_update(token).finalize().into())
 }
 
 fn bytes<const N: usize>(base64: &str) -> Result<[u8; N], InvalidIntent> {

@@ -1,0 +1,30 @@
+//! Stacks: what calls leave there, no destructor wipes.
+
+use zeroize::Zeroize;
+
+/// How deep below the caller it is wiped. What `age`, SHA-256 and serde take is a fraction of it, and
+/// the smallest stack of a thread in use is several times as large.
+const DEPTH: usize = 24 * 1024;
+
+/// Does something with secrets, and then overwrites the part of this thread's stack that it had.
+///
+/// Ciphers and digests keep blocks of what they work on in local variables. A thread of a pool may
+/// wait for hours after that, with the tokens on its stack.
+pub(crate) fn wiped<T>(work: impl FnOnce() -> T) -> T {
+    let done = apart(work);
+    wipe();
+    done
+}
+
+/// Not inlined, so that its frame, and all below it, lies where [`wipe`]'s does.
+#[inline(never)]
+fn apart<T>(work: impl FnOnce() -> T) -> T {
+    work()
+}
+
+#[inline(never)]
+fn wipe() {
+    let mut frame = [0_u8; DEPTH];
+    // The compiler may not leave this out, as it may a plain write to what nobody reads.
+    frame.zeroize();
+}
