@@ -21,6 +21,7 @@ use oauth2::{
     RequestTokenError, RevocationUrl, Scope, StandardRevocableToken, TokenUrl,
 };
 use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroize;
 
 use self::answer::Answer;
 pub use self::browser::BrowserSignIn;
@@ -269,6 +270,7 @@ impl TokenRefresher for OAuth2Client {
         let token = oauth2::RefreshToken::new(token.expose_secret().to_owned());
         let (client, sent) = (self.client(), self.clock.now());
         let answer = client.exchange_refresh_token(&token).request_async(&self.http).await;
+        token.into_secret().zeroize();
         Ok(answer.map_err(|error| failed(error, self.token_url.url()))?.into_tokens(sent))
     }
 }
