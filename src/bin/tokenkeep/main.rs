@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Err(error) => Err(error.into()),
     };
     terminal::stop_working();
+    terminal::forget_passphrases();
     match done {
         Ok(code) => code,
         Err(failure) => failure.report(),

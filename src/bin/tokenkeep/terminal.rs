@@ -43,6 +43,11 @@ pub(crate) fn ask_passphrase(of: &str) -> io::Result<SecretString> {
     Ok(passphrase)
 }
 
+/// Wipes what was typed: nothing else does that for what is static.
+pub(crate) fn forget_passphrases() {
+    TYPED.lock().unwrap_or_else(PoisonError::into_inner).clear();
+}
+
 /// Asks for a new passphrase, twice.
 pub(crate) fn ask_new_passphrase() -> io::Result<SecretString> {
     let first = passphrase("New passphrase: ")?;

@@ -1,5 +1,6 @@
 //! set, get, status, list, refresh: what is done with the tokens of one slot.
 
+use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::process::ExitCode;
 
@@ -34,7 +35,7 @@ fn read_tokens() -> Result<AuthTokens, Failure> {
     // One byte more than fits, to see that it is too long; and no growing, which leaves copies.
     let mut input = Zeroizing::new(vec![0; MAX_RECORD + 1]);
     let mut filled = 0;
-    let mut stdin = std::io::stdin().lock();
+    let mut stdin = unbuffered_input()?;
     while filled < input.len() {
         match stdin.read(&mut input[filled..])? {
             0 => break,
@@ -48,6 +49,16 @@ fn read_tokens() -> Result<AuthTokens, Failure> {
         }
         error => error.into(),
     })
+}
+
+/// Standard input, past the standard library's buffer, which is never wiped.
+fn unbuffered_input() -> std::io::Result<File> {
+    let stdin = std::io::stdin();
+    #[cfg(unix)]
+    let input = std::os::fd::AsFd::as_fd(&stdin).try_clone_to_owned();
+    #[cfg(windows)]
+    let input = std::os::windows::io::AsHandle::as_handle(&stdin).try_clone_to_owned();
+    input.map(File::from)
 }
 
 #[expect(clippy::disallowed_methods, reason = "printing them is what it is for")]
