@@ -106,6 +106,8 @@ struct State {
     /// By authorization code: its PKCE challenge and where it leads back to.
     codes: BTreeMap<String, (String, String)>,
     denies: bool,
+    /// What it adds to every secret of a kind that it issues.
+    mark: Option<fn(&'static str) -> String>,
 }
 
 #[derive(Default)]
@@ -206,6 +208,12 @@ impl TokenServer {
         self.state().device_answers.extend(codes.into_iter().map(str::to_owned));
     }
 
+    /// From now on every secret that it issues ends in what this returns for its kind.
+    #[allow(dead_code, reason = "only tests that look for secrets everywhere use it")]
+    pub(crate) fn mark(&self, mark: fn(&'static str) -> String) {
+        self.state().mark = Some(mark);
+    }
+
     /// From now on the person at the browser says no.
     pub(crate) fn deny(&self) {
         self.state().denies = true;
@@ -294,11 +302,15 @@ impl TokenServer {
 }
 
 impl State {
+    fn marked(&self, kind: &'static str) -> String {
+        let mark = self.mark.map_or_else(String::new, |mark| mark(kind));
+        format!("{kind}-canary-{}{mark}", self.issued)
+    }
+
     /// Issues the next tokens of a session.
     fn rotate(&mut self, session: usize) -> (String, String) {
         self.issued += 1;
-        let access = format!("access-canary-{}", self.issued);
-        let refresh = format!("refresh-canary-{}", self.issued);
+        let (access, refresh) = (self.marked("access"), self.marked("refresh"));
         self.refresh_tokens.insert(refresh.clone(), session);
         self.accepted.insert(access.clone());
         self.sessions[session].current.clone_from(&refresh);
@@ -371,7 +383,7 @@ impl State {
         let body = serde_json::json!({
             "access_token": access,
             "expires_in": LIFETIME,
-            "id_token": "id-canary",
+            "id_token": self.mark.map_or_else(|| "id-canary".to_owned(), |mark| mark("id")),
             "refresh_token": refresh,
             "scope": "read offline_access",
             "token_type": "Bearer",
@@ -402,7 +414,7 @@ impl State {
             return Answer::error_with(401, "invalid_client");
         }
         self.issued += 1;
-        let code = format!("device-canary-{}", self.issued);
+        let code = self.marked("device");
         self.device_codes.insert(code.clone());
         let body = serde_json::json!({
             "device_code": code,
@@ -427,7 +439,7 @@ impl State {
             return Answer::error("invalid_request");
         }
         self.issued += 1;
-        let code = format!("code-canary-{}", self.issued);
+        let code = self.marked("code");
         let answer = if self.denies {
             "error=access_denied&error_description=canary".to_owned()
         } else {

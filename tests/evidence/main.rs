@@ -7,7 +7,14 @@
     reason = "these are tests, and their tokens are made up"
 )]
 
+mod canaries;
+mod cli_home;
 mod figures;
+mod leaks;
+mod memory;
+#[allow(dead_code, reason = "it is shared with the other tests")]
+#[path = "../behaviour/session.rs"]
+mod session;
 #[allow(dead_code, reason = "it is shared with the other tests")]
 #[path = "../behaviour/session.rs"]
 mod session;
@@ -15,3 +22,6 @@ mod soak;
 #[allow(dead_code, reason = "it is shared with the other tests")]
 #[path = "../behaviour/support.rs"]
 mod support;
+#[allow(dead_code, reason = "it is shared with the other tests")]
+#[path = "../behaviour/token_server.rs"]
+mod token_server;

@@ -1,0 +1,189 @@
+//! The library: everything that it can be made to log, and to print of itself.
+
+use std::process::Stdio;
+
+use tokenkeep::{
+    AgeFileStore, AgeKey, AuthTokens, BearerLayer, EnvStore, Expect, Intent, KeychainStore,
+    MemoryStore, OAuth2Client, PlaintextStore, RefreshFailure, StoreUrl, Stored, TokenManager,
+    TokenStore, chrono,
+};
+
+use super::{Scene, text};
+use crate::canaries::hex;
+use crate::figures::figure;
+use crate::session::Session;
+use crate::support::{available, example};
+
+fn tokens() -> AuthTokens {
+    AuthTokens::new(text("mine"))
+        .with_refresh_token(text("my refresh"))
+        .with_extra("id_token", text("extra").as_str().into())
+}
+
+#[tokio::test]
+async fn no_public_type_shows_a_secret_when_it_is_printed() {
+    let scene = Scene::new();
+    let path = |name: &str| scene.home.path(name);
+    let key = AgeKey::create_protected_identity_file(path("own.txt"), text("PASSPHRASE").into());
+    let key = key.await.unwrap();
+    let (sealed, memory) = (AgeFileStore::new(path("own.age"), key.clone()), MemoryStore::new());
+    sealed.save(&tokens(), Expect::Absent).await.unwrap();
+    memory.save(&tokens(), Expect::Absent).await.unwrap();
+    let stored: Stored = sealed.load().await.unwrap().unwrap();
+    let client = OAuth2Client::new(&scene.server.token_url(), "app").unwrap();
+    let client = client.with_secret(text("CLIENT").into());
+    let client = client.with_device_authorization_url(&scene.server.url("/device")).unwrap();
+    let client = client.with_authorization_url(&scene.server.url("/authorize")).unwrap();
+    let (device, browser) =
+        (client.sign_in_by_device().await.unwrap(), client.sign_in_by_browser(0).await.unwrap());
+    let failing = |_: AuthTokens| async { Err(RefreshFailure::rejected("no")) };
+    let manager = TokenManager::builder().store(memory.clone()).refresh_with(failing).build();
+    let mut events = manager.subscribe();
+    let failed = manager.refresh().await.unwrap_err();
+    let event = events.next().await;
+    let refreshing = TokenManager::builder()
+        .store(AgeFileStore::new(path("own.age"), key.clone()))
+        .refresher(client.clone())
+        .build();
+    scene.server.script([crate::token_server::Act::answer(400, &text("echo"))]);
+    let failed_too = refreshing.refresh().await.unwrap_err();
+    let token = &stored.tokens.refresh_token.clone().unwrap();
+    let intent = Intent::new(token, chrono::Utc::now());
+    let url: StoreUrl = scene.age("tokens").parse().unwrap();
+    let layer = BearerLayer::new(manager.clone()).with_origin("https://api.example").unwrap();
+    let wrong = format!("https://me:{}@x.example", text("stray"));
+    let (bad_url, bad_origin, bad_endpoint) = (
+        wrong.parse::<StoreUrl>().unwrap_err(),
+        BearerLayer::new(manager.clone()).with_origin(&wrong).unwrap_err(),
+        OAuth2Client::new(&wrong, "app").unwrap_err(),
+    );
+    let damaged = AuthTokens::from_record(format!("{{\"{}", text("mine")).as_bytes(), "here");
+    let damaged = damaged.unwrap_err();
+    let conflict = memory.save(&tokens(), Expect::Absent).await.unwrap_err();
+    let record = tokens().to_record("here").unwrap();
+    let not_a_recipient = key_without_clones().with_recovery_recipient(&scene.keys[0]).unwrap_err();
+    let keychain = KeychainStore::new("a", "b").unwrap();
+    let (plain, env) = (PlaintextStore::new(path("x.json")), EnvStore::new("X"));
+
+    macro_rules! assert_shows_nothing {
+        ($($value:expr),* $(,)?) => {
+            [$((stringify!($value), format!("{:?} {:#?}", $value, $value))),*]
+        };
+    }
+    let debug = assert_shows_nothing![
+        stored,
+        stored.tokens,
+        stored.tokens.access_token,
+        token,
+        stored.revision,
+        sealed,
+        memory,
+        key,
+        client,
+        device,
+        browser,
+        manager,
+        failed,
+        event,
+        failed_too,
+        intent,
+        url,
+        layer,
+        bad_url,
+        bad_origin,
+        bad_endpoint,
+        damaged,
+        conflict,
+        record,
+        not_a_recipient,
+        keychain,
+        plain,
+        env,
+        Expect::Unchanged(stored.revision.clone()),
+        TokenManager::builder(),
+        refreshing,
+    ];
+    let display = [
+        sealed.to_string(),
+        memory.to_string(),
+        key.to_string(),
+        failed.to_string(),
+        failed_too.to_string(),
+        intent.to_string(),
+        url.to_string(),
+        bad_url.to_string(),
+        bad_origin.to_string(),
+        bad_endpoint.to_string(),
+        damaged.to_string(),
+        conflict.to_string(),
+        not_a_recipient.to_string(),
+        keychain.to_string(),
+        plain.to_string(),
+        env.to_string(),
+    ];
+    for (what, shown) in &debug {
+        scene.assert_shows_nothing(what, shown.as_bytes());
+    }
+    for shown in &display {
+        scene.assert_shows_nothing("what is displayed", shown.as_bytes());
+    }
+    figure("leaks in Debug and Display", debug.len() + display.len(), "0 secrets shown");
+}
+
+fn key_without_clones() -> AgeKey {
+    AgeKey::identity_file("key.txt")
+}
+
+#[test]
+fn nothing_in_the_process_logs_a_secret_at_any_level() {
+    let scene = Scene::new();
+    let masked = |name: &'static str| {
+        let bytes: Vec<u8> = text(name).bytes().map(|byte| !byte).collect();
+        hex(&bytes)
+    };
+    let mut lines = 0;
+    let mut run = |subject: &mut std::process::Command, orders: &[&str]| {
+        let names = [
+            ("ACCESS", "mine"),
+            ("ACCESS_2", "access"),
+            ("CLIENT", "CLIENT"),
+            ("ID", "extra"),
+            ("PASSPHRASE", "PASSPHRASE"),
+            ("REFRESH", "my refresh"),
+            ("REFRESH_2", "refresh"),
+        ];
+        subject.envs(names.map(|(variable, name)| (format!("MASKED_{variable}"), masked(name))));
+        subject.args(orders).env("LOG_EVERYTHING", "1").env("RUST_BACKTRACE", "full");
+        let done = subject.stdin(Stdio::null()).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        scene.assert_shows_nothing(&format!("the log of {orders:?}"), &done.stderr);
+        scene.assert_shows_nothing(&format!("the output of {orders:?}"), &done.stdout);
+        lines += done.stderr.split(|&byte| byte == b'\n').count();
+        String::from_utf8(done.stderr).unwrap()
+    };
+    let subject = || scene.home.command(example("memory-subject").to_str().unwrap());
+    let (age, plain) = (scene.age("logged"), scene.plaintext("logged"));
+    let orders = ["save", "load", "get", "refresh", "load", "panic"];
+    for url in ["memory:", &age, &plain] {
+        let log = run(subject().arg(url), &orders);
+        assert!(log.contains("refresh"), "there is a log: {log}");
+        assert!(log.contains("stack backtrace"), "there is a panic: {log}");
+    }
+    run(subject().arg(&plain), &[&format!("migrate={}", scene.age("logged-too"))]);
+    scene.server.script([crate::token_server::Act::answer(
+        200,
+        &format!(
+            r#"{{"access_token":"{}","refresh_token":"{}"}}"#,
+            text("access"),
+            text("refresh")
+        ),
+    )]);
+    run(subject().arg("memory:"), &["save", &format!("oauth2={}", scene.server.token_url())]);
+    if available("nothing_in_the_process_logs_a_secret_at_any_level", "gnome-keyring-daemon") {
+        let session = Session::with_keychain();
+        let mut subject = session.command(example("memory-subject"));
+        let log = run(subject.arg("keychain:program/alice"), &["save", "load", "refresh"]);
+        assert!(log.contains("zbus"), "there is a log of other crates: {log}");
+    }
+    figure("leaks in logs", format!("{lines} lines at TRACE, of all crates"), "0 secrets shown");
+}
