@@ -8,7 +8,6 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::{Expect, Lease, Revision, Stored, TokenStore};
 use crate::error::StoreError;
-use crate::stack;
 use crate::tokens::{AccessToken, AuthTokens, RefreshToken};
 
 /// Reads tokens from two environment variables, `PREFIX_ACCESS_TOKEN` and
@@ -89,14 +88,11 @@ impl TokenStore for EnvStore {
             tokens.access_token.expose_secret(),
             tokens.refresh_token.as_ref().map_or("", RefreshToken::expose_secret),
         ];
-        let digest = stack::wiped(|| {
-            let mut digest = Sha256::new();
-            for text in texts {
-                digest.update(Sha256::digest(text));
-            }
-            digest.finalize()
-        });
-        Ok(Some(Stored { tokens, revision: Revision::new(digest.as_slice()) }))
+        let mut digest = Sha256::new();
+        for text in texts {
+            digest.update(Sha256::digest(text));
+        }
+        Ok(Some(Stored { tokens, revision: Revision::new(digest.finalize().as_slice()) }))
     }
 
     async fn save(&self, _tokens: &AuthTokens, _expect: Expect) -> Result<Revision, StoreError> {

@@ -1,4 +1,5 @@
 //! Made-up secrets that nothing else looks like, and the search for any part of them.
+#![cfg(target_os = "linux")]
 
 use std::collections::HashMap;
 use std::fmt::Write;
