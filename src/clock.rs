@@ -96,14 +96,17 @@ pub(crate) fn date(time: SystemTime) -> DateTime<Utc> {
     DateTime::from_timestamp(seconds, nanos).unwrap_or(end)
 }
 
-/// The same moment as a system time; before 1970, and beyond what the system can name, the epoch:
-/// a deadline that has passed.
-pub(crate) fn system_time(date: DateTime<Utc>) -> SystemTime {
-    u64::try_from(date.timestamp())
-        .ok()
-        .map(|seconds| Duration::new(seconds, date.timestamp_subsec_nanos().min(999_999_999)))
-        .and_then(|since| SystemTime::UNIX_EPOCH.checked_add(since))
-        .unwrap_or(SystemTime::UNIX_EPOCH)
+/// The same moment as a system time; `None` if it is later than the system can name. What is too early
+/// for that becomes the epoch, which has passed as well.
+pub(crate) fn system_time(date: DateTime<Utc>) -> Option<SystemTime> {
+    let (seconds, epoch) = (date.timestamp(), SystemTime::UNIX_EPOCH);
+    let nanos = Duration::from_nanos(date.timestamp_subsec_nanos().min(999_999_999).into());
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    if seconds >= 0 {
+        return epoch.checked_add(whole)?.checked_add(nanos);
+    }
+    let before = epoch.checked_sub(whole).and_then(|whole| whole.checked_add(nanos));
+    Some(before.unwrap_or(epoch))
 }
 
 #[cfg(test)]
@@ -112,15 +115,16 @@ mod tests {
 
     use super::*;
 
-    /// Windows counts up to the year 30828, in steps of 100 ns.
+    /// Windows counts from the year 1601 to 30828, in steps of 100 ns.
+    const BEGINNING: i64 = if cfg!(windows) { -11_000_000_000 } else { -8_000_000_000_000 };
     const END: i64 = if cfg!(windows) { 900_000_000_000 } else { 8_000_000_000_000 };
     const STEP: u32 = if cfg!(windows) { 100 } else { 1 };
 
     proptest! {
         #[test]
-        fn both_ways_name_one_moment(seconds in 0..END, nanos in 0..1_000_000_000 / STEP) {
+        fn both_ways_name_one_moment(seconds in BEGINNING..END, nanos in 0..1_000_000_000 / STEP) {
             let date_in = DateTime::from_timestamp(seconds, nanos * STEP).unwrap();
-            prop_assert_eq!(date(system_time(date_in)), date_in);
+            prop_assert_eq!(system_time(date_in).map(date), Some(date_in));
         }
 
         #[test]

@@ -43,14 +43,17 @@ impl Snapshot {
         let same = previous.filter(|previous| previous.has_token_of(stored.as_ref()));
         let schedule =
             stored.as_ref().and_then(|stored| Schedule::with(&stored.tokens, policy.buffers));
-        let recheck = now.checked_add(recheck).unwrap_or(now + LONGEST_RECHECK);
+        let recheck = now.checked_add(recheck).or_else(|| now.checked_add(LONGEST_RECHECK));
+        // A clock at its end may be a program's way to see what it does with expired tokens.
+        let recheck = recheck.unwrap_or(now);
         let refresh_at = same.map_or_else(
             || {
                 let schedule = schedule?;
                 // No token is due as soon as it was obtained.
                 let third = schedule.lifetime.and_then(|lifetime| (lifetime / 3).to_std().ok());
                 let jitter = third.map_or(policy.jitter, |third| policy.jitter.min(third));
-                let (early, due) = (jitter.mul_f64(random), clock::system_time(schedule.due));
+                // Never, if that is later than any time that there will be.
+                let (early, due) = (jitter.mul_f64(random), clock::system_time(schedule.due)?);
                 Some(due.checked_sub(early).unwrap_or(due))
             },
             // Each token has one random part, not one for each look.
@@ -117,5 +120,65 @@ impl Snapshot {
 
     pub(super) fn lifetime(&self) -> Option<chrono::TimeDelta> {
         self.schedule.and_then(|schedule| schedule.lifetime)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::Revision;
+    use crate::tokens::AuthTokens;
+
+    /// The ends of what the system can name among them.
+    fn any_moment() -> impl Strategy<Value = SystemTime> {
+        let end = i64::MAX.unsigned_abs();
+        let spans = prop_oneof![Just(0), Just(end), 0..end, any::<u32>().prop_map(u64::from)];
+        (spans, 0..1_000_000_000_u32, any::<bool>()).prop_map(|(seconds, nanos, before)| {
+            let (mut span, epoch) =
+                (Duration::new(seconds, nanos / 100 * 100), SystemTime::UNIX_EPOCH);
+            loop {
+                let moment = if before { epoch.checked_sub(span) } else { epoch.checked_add(span) };
+                match moment {
+                    Some(moment) => return moment,
+                    None => span /= 2,
+                }
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn at_no_time_and_under_no_policy_does_it_panic_or_hand_out_what_has_expired(
+            expires in proptest::option::of(any_moment()),
+            obtained in proptest::option::of(any_moment()),
+            refresh: Duration,
+            expired: Duration,
+            jitter: Duration,
+            recheck: Duration,
+            random in 0.0..1.0,
+            now in any_moment(),
+            later in any_moment(),
+        ) {
+            let policy = RefreshPolicy::default()
+                .refresh_before_expiry(refresh)
+                .expired_before_expiry(expired)
+                .jitter(jitter);
+            let mut tokens = AuthTokens::new("opaque");
+            tokens.expires_at = expires.map(clock::date);
+            tokens.obtained_at = obtained.map(clock::date);
+            let expiry = tokens.expiry();
+            let stored = Stored { tokens, revision: Revision::new([1]) };
+            let snapshot = Snapshot::new(Some(stored), None, false, now, recheck, &policy, random);
+            let (first, second) = (now.min(later), now.max(later));
+            prop_assert!(snapshot.freshness(first) <= snapshot.freshness(second));
+            prop_assert!(snapshot.wants_refresh(first) <= snapshot.wants_refresh(second));
+            let is_over = expiry.is_some_and(|expiry| clock::date(later) >= expiry);
+            prop_assert_eq!(snapshot.is_accepted(later), !is_over);
+            // Beyond the dates, all moments have one name.
+            let has_date = clock::system_time(clock::date(later)) == Some(later);
+            prop_assert!(!has_date || !is_over || snapshot.at_hand(later).is_none());
+        }
     }
 }
