@@ -272,8 +272,11 @@ fn is_blank(text: &SecretString) -> bool {
 mod tests {
     #![allow(clippy::disallowed_methods, reason = "tests look at what they made")]
 
+    use std::collections::BTreeMap;
+
     use chrono::TimeDelta;
     use proptest::prelude::*;
+    use serde_json::Value;
 
     use super::*;
 
@@ -427,7 +430,46 @@ mod tests {
         ]
     }
 
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".*".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 12, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map(".{0,4}", inner, 0..4)
+                    .prop_map(|fields| Value::from_iter(fields)),
+            ]
+        })
+    }
+
     proptest! {
+        #[test]
+        fn what_other_programs_put_into_a_record_survives(
+            // With another first letter than any field of ours.
+            beside in prop::collection::btree_map("[^abeorv].{0,6}|", any_json(), 0..4),
+            nested in prop::collection::btree_map("[^abeorv].{0,6}|.{0,8}", any_json(), 0..4),
+        ) {
+            let nested: BTreeMap<_, _> =
+                nested.into_iter().filter(|(name, _)| !beside.contains_key(name)).collect();
+            let mut record = serde_json::json!({"access_token": "a", "extra": nested});
+            let fields = record.as_object_mut().unwrap();
+            fields.extend(beside.iter().map(|(name, value)| (name.clone(), value.clone())));
+            let tokens = decode(&serde_json::to_vec(&record).unwrap(), "here").unwrap();
+            prop_assert_eq!(tokens.extras().count(), beside.len() + nested.len());
+            for (name, value) in beside.iter().chain(&nested) {
+                let kept = tokens.extra(name).unwrap().expose_secret();
+                let expected = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                prop_assert_eq!(kept, expected);
+            }
+            let again = decode(&encode(&tokens, "here").unwrap(), "here").unwrap();
+            prop_assert_eq!(again, tokens);
+        }
+
         #[test]
         fn every_record_survives_the_round_trip(
             access in ".+",

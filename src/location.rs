@@ -385,6 +385,27 @@ mod tests {
             }
         }
 
+        #[cfg(unix)]
+        #[test]
+        fn any_paths_of_an_age_file_survive_being_written_down(
+            path in "/{1,3}[^\0]{1,20}",
+            identity in "/{0,3}[^\0]{1,20}",
+            recipients in proptest::collection::vec(".{0,10}", 0..3),
+        ) {
+            let url = StoreUrl::age_file(Path::new(&path), Path::new(&identity));
+            let url = url.with_identity(Path::new(&identity), recipients).unwrap();
+            match url.to_text().parse::<StoreUrl>() {
+                Ok(read) => prop_assert_eq!(read, url),
+                Err(error) => {
+                    let error = error.to_string();
+                    prop_assert!(
+                        error.ends_with("the same file") || error.contains("a password"),
+                        "{}: {}", url.to_text(), error
+                    );
+                }
+            }
+        }
+
         #[test]
         fn no_text_makes_it_panic_and_what_is_read_is_written_alike(text in ".{0,60}") {
             for scheme in ["", "age:", "age:/x?identity=", "keychain:", "plaintext:", "env:"] {

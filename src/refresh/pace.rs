@@ -181,6 +181,8 @@ pub(crate) fn random() -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn at(seconds: u64) -> SystemTime {
@@ -264,6 +266,69 @@ mod tests {
         assert_eq!(pauses, [10, 10, 35, 26, 35]);
         for _ in 0..100 {
             assert!((0.0..1.0).contains(&random()));
+        }
+    }
+
+    /// The ends of what the system can name among them.
+    fn any_moment() -> impl Strategy<Value = SystemTime> {
+        let end = i64::MAX.unsigned_abs();
+        let spans = prop_oneof![Just(0), Just(end), 0..end, any::<u32>().prop_map(u64::from)];
+        (spans, 0..1_000_000_000_u32, any::<bool>()).prop_map(|(seconds, nanos, before)| {
+            let (span, epoch) = (Duration::new(seconds, nanos / 100 * 100), SystemTime::UNIX_EPOCH);
+            let moment = if before { epoch.checked_sub(span) } else { epoch.checked_add(span) };
+            moment.unwrap_or(epoch)
+        })
+    }
+
+    fn any_failure() -> impl Strategy<Value = RefreshFailure> {
+        prop_oneof![
+            Just(RefreshFailure::ambiguous("x")),
+            Just(RefreshFailure::misconfigured("x")),
+            proptest::option::of(any::<Duration>()).prop_map(|retry_after| {
+                RefreshFailure::Transient { reason: "x".into(), retry_after }
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_failure_holds_for_longer_than_an_hour_or_is_forgotten_before_its_pause_is_over(
+            failures in proptest::collection::vec(any_failure(), 1..8),
+            start in any_moment(),
+            lifetime in proptest::option::of(any::<i64>()),
+            between: Duration,
+        ) {
+            let (mut pace, mut now) = (Pace::default(), start);
+            let lifetime = lifetime.map(TimeDelta::nanoseconds);
+            for failure in &failures {
+                let until = pace.failed(&revision(1), failure, now);
+                let pause = until.duration_since(now).unwrap();
+                prop_assert!(pause <= LONGEST_RETRY_AFTER);
+                prop_assert_eq!(pace.hold(&revision(1), lifetime, now).is_some(), until > now);
+                prop_assert!(pace.hold(&revision(1), lifetime, until).is_none());
+                prop_assert!(pace.hold(&revision(2), lifetime, now).is_none());
+                now = until.checked_add(between).unwrap_or(until);
+            }
+            pace.refreshed(now);
+            if let Some(later) = now.checked_add(INTERVAL) {
+                prop_assert!(pace.hold(&revision(1), lifetime, later).is_none());
+            }
+        }
+
+        #[test]
+        fn a_wait_never_passes_its_longest_and_never_shrinks_to_nothing(
+            first in 1..100_000_u64,
+            longest in 1..100_000_u64,
+            randoms in proptest::collection::vec(any::<f64>(), 1..40),
+        ) {
+            let (first, longest) = (Duration::from_micros(first), Duration::from_micros(longest.max(first)));
+            let mut backoff = Backoff::new(first, longest);
+            let mut whole = first;
+            for random in randoms.into_iter().filter(|random| !random.is_nan()) {
+                let pause = backoff.next(random);
+                prop_assert!(pause <= whole && pause >= whole / 2 - Duration::from_nanos(1));
+                whole = (whole * 2).min(longest);
+            }
         }
     }
 }

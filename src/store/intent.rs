@@ -95,6 +95,8 @@ fn bytes<const N: usize>(base64: &str) -> Result<[u8; N], InvalidIntent> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -126,5 +128,44 @@ mod tests {
         }
         assert!(format!("{text} more").parse::<Intent>().is_err());
         assert!(text.replacen("/1", "/2", 1).parse::<Intent>().is_err());
+    }
+
+    fn any_time() -> impl Strategy<Value = DateTime<Utc>> {
+        let (first, last) = (DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC);
+        prop_oneof![
+            Just(first),
+            Just(last),
+            // A leap second counts up to two billion nanoseconds.
+            (first.timestamp()..=last.timestamp(), 0..1_000_000_000_u32)
+                .prop_map(|(secs, nanos)| DateTime::from_timestamp(secs, nanos).unwrap()),
+            Just("2016-12-31T23:59:60.5Z".parse().unwrap()),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_note_survives_being_written_down_and_knows_its_token_alone(
+            token in ".*",
+            other in ".*",
+            at in any_time(),
+        ) {
+            let (token, other) = (RefreshToken::from(token), RefreshToken::from(other));
+            let text = Intent::new(&token, at).to_string();
+            prop_assert!(text.len() < 1024 && text.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+            let read: Intent = format!("{text}\n").parse().unwrap();
+            prop_assert_eq!(read.at(), at);
+            prop_assert_eq!(&read.to_string(), &text);
+            prop_assert!(read.is_for(&token));
+            prop_assert_eq!(read.is_for(&other), other == token);
+        }
+
+        #[test]
+        fn no_text_makes_it_panic_and_what_is_read_is_written_alike(
+            text in ".{0,40}|tokenkeep-intent/1 .{0,40}|tokenkeep-intent/1 [0-9TZ:.+-]{20} .{0,60}",
+        ) {
+            if let Ok(intent) = text.parse::<Intent>() {
+                prop_assert_eq!(intent.to_string().parse::<Intent>().unwrap(), intent);
+            }
+        }
     }
 }

@@ -247,6 +247,39 @@ mod tests {
         }
 
         #[test]
+        fn under_any_policy_a_token_only_grows_older(
+            expires in any_time(),
+            obtained in proptest::option::of(any_time()),
+            // Often one that is given out expired, or that lives for a moment.
+            lifetime in proptest::option::of(-1..3_i64),
+            expiry: std::time::Duration,
+            refresh: std::time::Duration,
+            now in any_time(),
+        ) {
+            let mut tokens = AuthTokens::new("opaque").with_expires_at(expires);
+            tokens.obtained_at = match lifetime {
+                Some(lifetime) => expires.checked_sub_signed(TimeDelta::nanoseconds(lifetime)),
+                None => obtained,
+            };
+            let buffers =
+                Buffers { expiry: Buffers::delta(expiry), refresh: Buffers::delta(refresh) };
+            let schedule = Schedule::with(&tokens, buffers).unwrap();
+            prop_assert!(schedule.due <= schedule.expiring && schedule.expiring <= expires);
+            prop_assert_eq!(schedule.expiry, expires);
+            // A known lifetime is never spent waiting for a refresh that is due at once.
+            if let Some(obtained) = tokens.obtained_at.filter(|obtained| *obtained < expires) {
+                prop_assert_eq!(schedule.lifetime, Some(expires - obtained));
+                prop_assert!(schedule.freshness(obtained) == Freshness::Fresh);
+            }
+            let mut moments = [schedule.due, schedule.expiring, expires, now].map(|moment| {
+                let step = TimeDelta::nanoseconds(1);
+                [moment.checked_sub_signed(step), Some(moment), moment.checked_add_signed(step)]
+            }).into_iter().flatten().flatten().collect::<Vec<_>>();
+            moments.sort_unstable();
+            prop_assert!(moments.is_sorted_by_key(|moment| schedule.freshness(*moment)));
+        }
+
+        #[test]
         fn no_claims_make_it_panic(exp in any::<f64>(), iat in any::<i64>(), obtained in any_time()) {
             let claims = format!(r#"{{"exp":{exp:e},"iat":{iat}}}"#);
             let tokens = AuthTokens::new(jwt(&claims)).with_obtained_at(obtained);
