@@ -355,6 +355,8 @@ mod tests {
             ("age:/a?passphrase=canary", "an option is unknown"),
             ("age:/a?identity=AGE-SECRET-KEY-1CANARY", "a secret key is given"),
             ("plaintext:age-secret-key-1canary", "a secret key is given"),
+            ("age:/a?identity=/b&recipient=AGE-SECRET-KEY-1CANARY", "a secret key is given"),
+            ("keychain:canary/AGE-SECRET-KEY-1CANARY", "a secret key is given"),
             ("plaintext:/canary?identity=/b", "only age: takes options"),
             ("plaintext:", "a path is missing"),
             ("plaintext:/canary%2", "two hexadecimal digits"),
@@ -370,6 +372,23 @@ mod tests {
             let shown = format!("{error} {error:?}");
             assert!(shown.contains(expected), "{text}: {shown}");
             assert!(!shown.to_lowercase().contains("canary"), "{shown}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_password_behind_an_escaped_slash_is_refused_and_not_printed() {
+        for text in [
+            "plaintext:%2F/me:canary@host/db",
+            "plaintext:~///me:canary@host/db",
+            "age:/a?identity=//me:canary@host/db",
+            "age:/a?identity=/b&recipients=/%2fme:canary@host/db",
+        ] {
+            let error = text.parse::<StoreUrl>().map(|url| url.to_text()).unwrap_err().to_string();
+            assert!(
+                error.contains("it carries a password") && !error.contains("canary"),
+                "{error}"
+            );
         }
     }
 

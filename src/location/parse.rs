@@ -94,15 +94,14 @@ fn parse_path(text: &str) -> Result<PathBuf, InvalidStoreUrl> {
     if text.is_empty() {
         return Err(invalid("a path is missing"));
     }
-    if text.to_ascii_uppercase().contains("AGE-SECRET-KEY-") {
-        return Err(invalid("a secret key is given where the path of its file belongs"));
-    }
     let path = match text.strip_prefix("~/") {
         Some(rest) => std::env::home_dir()
             .ok_or_else(|| invalid("~/ is used, and this user has no home directory"))?
             .join(rest),
         None => PathBuf::from(text),
     };
+    // An escaped slash, or one after `~/`, makes it look like a URL with a password all the same.
+    path.to_str().map_or(Ok(()), refuse_password)?;
     std::path::absolute(path).map_err(|_| invalid("a path cannot be resolved"))
 }
 
@@ -137,5 +136,10 @@ fn unescaped(text: &str) -> Result<String, InvalidStoreUrl> {
             || rest.next().and_then(|digit| char::from(digit).to_digit(16)).ok_or_else(wrong);
         bytes.push((digit()? * 16 + digit()?).try_into().map_err(|_| wrong())?);
     }
-    String::from_utf8(bytes).map_err(|_| invalid("it is not UTF-8 text once its % are resolved"))
+    let text = String::from_utf8(bytes)
+        .map_err(|_| invalid("it is not UTF-8 text once its % are resolved"))?;
+    if text.to_ascii_uppercase().contains("AGE-SECRET-KEY-") {
+        return Err(invalid("a secret key is given where a name or the path of its file belongs"));
+    }
+    Ok(text)
 }
