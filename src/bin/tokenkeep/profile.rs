@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -14,6 +15,7 @@ use crate::provider::Provider;
 const DIRECTORY_VARIABLE: &str = "TOKENKEEP_CONFIG_DIR";
 const LONGEST_NAME: usize = 64;
 const MOVING_TO: &str = "moving_to";
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 #[derive(Debug)]
 pub(crate) struct Profile {
@@ -27,7 +29,9 @@ pub(crate) struct Profile {
     /// The file's text, so that what is not about the store stays when the store changes.
     text: String,
     /// Where in it the store's value stands.
-    store_span: std::ops::Range<usize>,
+    store_span: Range<usize>,
+    /// Where in it the note of a move stands, with the end of its line if nothing follows on that.
+    move_span: Option<Range<usize>>,
 }
 
 /// A profile as it was found.
@@ -75,20 +79,49 @@ impl Profile {
 
     /// Points the profile to another store.
     pub(crate) fn set_store(&mut self, store: &StoreUrl) -> Result<(), Failure> {
-        let mut text = self.text.clone();
-        text.replace_range(self.store_span.clone(), &quoted(&store.to_text()));
-        self.replace(without_move(&text))
+        self.replace(self.with_store(store))
     }
 
     /// Notes where the tokens are about to be moved, so that a later run knows where they are.
     pub(crate) fn begin_move(&mut self, to: &StoreUrl) -> Result<(), Failure> {
-        let line = format!("{MOVING_TO} = {}\n", quoted(&to.to_text()));
-        self.replace(line + &without_move(&self.text))
+        self.replace(self.with_move(to))
     }
 
     /// Takes that note back.
     pub(crate) fn end_move(&mut self) -> Result<(), Failure> {
-        self.replace(without_move(&self.text))
+        self.replace(self.without_move())
+    }
+
+    /// The text with another store, and no note of a move.
+    pub(crate) fn with_store(&self, store: &StoreUrl) -> String {
+        self.edited(Some(store))
+    }
+
+    /// The text with the note of a move.
+    pub(crate) fn with_move(&self, to: &StoreUrl) -> String {
+        let mut text = self.without_move();
+        // Before any table; but nothing may come before the mark that some editors put there.
+        let start = if text.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len_utf8() } else { 0 };
+        text.insert_str(start, &format!("{MOVING_TO} = {}\n", quoted(&to.to_text())));
+        text
+    }
+
+    /// The text without that note.
+    pub(crate) fn without_move(&self) -> String {
+        self.edited(None)
+    }
+
+    /// The text without that note, and with another store if one is given.
+    fn edited(&self, store: Option<&StoreUrl>) -> String {
+        let store = store.map(|store| (self.store_span.clone(), quoted(&store.to_text())));
+        let note = self.move_span.clone().map(|span| (span, String::new()));
+        let mut edits: Vec<_> = store.into_iter().chain(note).collect();
+        // From the end, so that what stands before keeps its place.
+        edits.sort_unstable_by_key(|(span, _)| std::cmp::Reverse(span.start));
+        edits.into_iter().fold(self.text.clone(), |mut text, (span, new)| {
+            text.replace_range(span, &new);
+            text
+        })
     }
 
     fn replace(&mut self, text: String) -> Result<(), Failure> {
@@ -121,13 +154,13 @@ impl Profile {
     }
 
     /// Reads the text. No error repeats any of it: somebody may have put a secret there.
-    fn parse(name: &str, path: PathBuf, text: String) -> Result<Self, Failure> {
+    pub(crate) fn parse(name: &str, path: PathBuf, text: String) -> Result<Self, Failure> {
         let wrong = |position: usize, what: &str| {
             let line = text[..position.min(text.len())].lines().count().max(1);
             let message = format!("{}, line {line}: {what}", path.display());
             Failure::usage(message)
         };
-        let (mut store, mut moving_to, mut provider) = (None, None, None);
+        let (mut store, mut moving_to, mut move_span, mut provider) = (None, None, None, None);
         {
             let table = DeTable::parse(&text).map_err(|error| {
                 wrong(error.span().map_or(0, |span| span.end), "this is not TOML")
@@ -143,6 +176,11 @@ impl Profile {
                     (MOVING_TO, DeValue::String(url)) => {
                         let url = url.parse::<StoreUrl>();
                         moving_to = Some(url.map_err(|error| wrong(at, &error.to_string()))?);
+                        let line_end = ["\n", "\r\n"]
+                            .into_iter()
+                            .find(|end| text[value.span().end..].starts_with(end));
+                        let end = value.span().end + line_end.map_or(0, str::len);
+                        move_span = Some(key.span().start..end);
                     }
                     ("oauth2", DeValue::Table(oauth2)) => {
                         provider = Some(
@@ -162,7 +200,8 @@ impl Profile {
         let Some((store, store_span)) = store else {
             return Err(wrong(0, "there is no `store`"));
         };
-        Ok(Self { name: name.to_owned(), path, store, moving_to, provider, text, store_span })
+        let name = name.to_owned();
+        Ok(Self { name, path, store, moving_to, provider, text, store_span, move_span })
     }
 }
 
@@ -258,12 +297,6 @@ fn sync_directory(_path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The text without the note of a move, which is a line of its own as it is written here.
-fn without_move(text: &str) -> String {
-    let is_other = |line: &&str| !line.starts_with(MOVING_TO);
-    text.split_inclusive('\n').filter(is_other).collect()
-}
-
 /// A TOML basic string.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
@@ -278,4 +311,50 @@ fn quoted(text: &str) -> String {
     }
     quoted.push('"');
     quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Profile {
+        let parsed = Profile::parse("default", "/default.toml".into(), text.to_owned());
+        parsed.unwrap_or_else(|failure| panic!("{text:?}: {}", failure.message()))
+    }
+
+    fn url(text: &str) -> StoreUrl {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_byte_order_mark_stays_first_when_a_move_is_noted() {
+        let profile = parsed("\u{feff}store = \"env:A\"\r\n");
+        let moving = parsed(&profile.with_move(&url("env:B")));
+        assert_eq!(moving.text, "\u{feff}moving_to = \"env:B\"\nstore = \"env:A\"\r\n");
+        assert_eq!(moving.without_move(), profile.text);
+    }
+
+    #[test]
+    fn a_note_of_a_move_is_taken_out_however_it_is_written_and_nothing_else_is() {
+        for (text, without) in [
+            ("  moving_to = 'env:B'\nstore = 'env:A'\n", "  store = 'env:A'\n"),
+            ("store = 'env:A'\n\"moving_to\" = 'env:B' # soon\n", "store = 'env:A'\n # soon\n"),
+            ("store = 'env:A'\r\nmoving_to = 'env:B'\r\n", "store = 'env:A'\r\n"),
+            ("store = 'env:A'\nmoving_to = 'env:B'", "store = 'env:A'\n"),
+        ] {
+            let profile = parsed(text);
+            assert_eq!(profile.without_move(), without);
+            assert!(parsed(without).moving_to.is_none());
+            let moved = profile.with_store(&url("env:C"));
+            assert_eq!(moved, without.replace("'env:A'", "\"env:C\""));
+        }
+        let text = "store = 'env:A'\n[oauth2]\nclient_id = \"\"\"\nmoving_to = mine\"\"\"\n";
+        assert_eq!(parsed(text).without_move(), text);
+    }
+
+    #[test]
+    fn a_port_counts_in_the_base_that_it_is_written_in() {
+        let text = "store = 'env:A'\n[oauth2]\nredirect_port = 0x1F_90\n";
+        assert_eq!(parsed(text).provider.map(|provider| provider.redirect_port), Some(8080));
+    }
 }

@@ -49,7 +49,10 @@ impl Provider {
     pub(crate) fn parse(table: &DeTable<'_>) -> Result<Self, Wrong> {
         let settings = Settings::of(table)?;
         let client_secret_env = settings.text("client_secret_env")?.map(str::to_owned);
-        let port = settings.get("redirect_port", |value| value.as_integer()?.as_str().parse().ok());
+        let port = settings.get("redirect_port", |value| {
+            let port = value.as_integer()?;
+            u16::from_str_radix(port.as_str(), port.radix()).ok()
+        });
         let has_device_url = settings.text("device_authorization_url")?.is_some();
         Ok(Self {
             client: settings.client()?,
