@@ -146,6 +146,8 @@ fn positive(delta: TimeDelta) -> Option<TimeDelta> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use base64::Engine;
     use base64::prelude::BASE64_URL_SAFE_NO_PAD;
     use proptest::prelude::*;
@@ -231,6 +233,11 @@ mod tests {
         ]
     }
 
+    fn any_buffer() -> impl Strategy<Value = TimeDelta> {
+        let delta = |seconds| Buffers::delta(Duration::from_secs(seconds));
+        prop_oneof![0..100_000_u64, any::<u64>()].prop_map(delta)
+    }
+
     proptest! {
         #[test]
         fn arithmetic_holds_to_the_ends_of_time(
@@ -252,8 +259,8 @@ mod tests {
             obtained in proptest::option::of(any_time()),
             // Often one that is given out expired, or that lives for a moment.
             lifetime in proptest::option::of(-1..3_i64),
-            expiry: std::time::Duration,
-            refresh: std::time::Duration,
+            expiry in any_buffer(),
+            refresh in any_buffer(),
             now in any_time(),
         ) {
             let mut tokens = AuthTokens::new("opaque").with_expires_at(expires);
@@ -261,9 +268,7 @@ mod tests {
                 Some(lifetime) => expires.checked_sub_signed(TimeDelta::nanoseconds(lifetime)),
                 None => obtained,
             };
-            let buffers =
-                Buffers { expiry: Buffers::delta(expiry), refresh: Buffers::delta(refresh) };
-            let schedule = Schedule::with(&tokens, buffers).unwrap();
+            let schedule = Schedule::with(&tokens, Buffers { expiry, refresh }).unwrap();
             prop_assert!(schedule.due <= schedule.expiring && schedule.expiring <= expires);
             prop_assert_eq!(schedule.expiry, expires);
             // A known lifetime is never spent waiting for a refresh that is due at once.
