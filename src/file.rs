@@ -113,7 +113,16 @@ impl FileSlot {
         let dir = Dir::create(parent)?;
         let _lock = self.lock(&dir, name)?;
         let current = self.read_in(&dir, Exposure::Refused)?;
-        self.compare(expect, current.as_ref(), inspect)?;
+        let compared = self.compare(expect, current.as_ref(), inspect);
+        if compared.is_err() && current.is_some() {
+            // Whoever is told of a conflict may take what is there for saved, and who saved it may
+            // have been killed before it was durable.
+            dir.sync().map_err(|error| StoreError::io("write", self.place(), error))?;
+        }
+        compared?;
+        if current.is_none() {
+            dir.sync_above()?;
+        }
         let bytes = next(current.is_none())?;
         self.write(&dir, name, &bytes)?;
         Ok(revision(&bytes))
@@ -130,6 +139,7 @@ impl FileSlot {
         afterwards: Option<impl FnOnce() -> Result<(), StoreError>>,
     ) -> Result<(), StoreError> {
         let (parent, name) = self.split()?;
+        let failed = |error| StoreError::io("remove", self.place(), error);
         let names = [name.to_owned(), temporary(name), intent(name)];
         let note = temporary(&intent(name));
         // Whatever cannot be looked at may be there.
@@ -140,7 +150,13 @@ impl FileSlot {
         if afterwards.is_none() && !names.iter().chain([&note]).any(is_there) {
             // An empty slot needs no lock, which may not even be possible here.
             refuse_missing_root(parent)?;
-            return self.compare(expect, None, inspect);
+            self.compare(expect, None, inspect)?;
+            // Whoever emptied it may have been killed before that was durable. Where we may not look,
+            // that was not one of us.
+            return match Dir::open(parent, Exposure::Accepted) {
+                Ok(Some(dir)) => dir.sync().map_err(failed),
+                _ => Ok(()),
+            };
         }
         let dir = open_or_create(parent)?;
         let _lock = self.lock(&dir, name)?;
@@ -154,17 +170,14 @@ impl FileSlot {
         // Whoever has the lease may be about to write it; if nobody has, it was left behind. Either
         // way the record goes.
         let lease = if is_there(&note) { self.lease_in(&dir, name).ok().flatten() } else { None };
-        let mut removed = false;
         for name in names.iter().chain(lease.is_some().then_some(&note)) {
             match dir.remove(name) {
-                Ok(()) => removed = true,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(StoreError::io("remove", self.place(), error)),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+                _ => {}
             }
         }
-        if removed {
-            dir.sync().map_err(|error| StoreError::io("remove", self.place(), error))?;
-        }
+        // Also if there was nothing to remove: see above.
+        dir.sync().map_err(failed)?;
         afterwards.map_or(Ok(()), |afterwards| afterwards())
     }
 

@@ -151,7 +151,11 @@ async fn migrate_leased(
             match saved {
                 // A logout came in between.
                 Some(saved) => to.clear(Expect::Unchanged(saved)).await?,
-                None if to.load().await?.is_some() => {}
+                // The run that cleared the source may have been killed before that was durable.
+                None if to.load().await?.is_some() => match from.clear(Expect::Absent).await {
+                    Err(StoreError::Conflict { .. }) => continue,
+                    cleared => cleared?,
+                },
                 None => return Err(TransferError::Empty { place: from.to_string() }),
             }
             return Ok(Migration { moved: false, warning });
@@ -215,7 +219,8 @@ pub async fn restore(
     let tokens = source.with_backup(false);
     let expect = match to.load().await? {
         None => Expect::Absent,
-        Some(there) if there.tokens == tokens => return Ok(()),
+        // Saved again, because who saved them may have been killed before that was durable.
+        Some(there) if there.tokens == tokens => Expect::Unchanged(there.revision),
         Some(there) if there.tokens.is_backup() => {
             return Err(TransferError::Occupied { place: to.to_string() });
         }

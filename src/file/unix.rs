@@ -37,6 +37,8 @@ impl Dir {
     }
 
     /// Opens a directory, and creates it and those above it, for this user alone, if need be.
+    ///
+    /// [`sync_above`](Self::sync_above) makes that durable, which for a lock it need not be.
     pub(super) fn create(path: &Path) -> Result<Self, StoreError> {
         if let Some(dir) = Self::open(path, Exposure::Refused)? {
             return Ok(dir);
@@ -56,8 +58,7 @@ impl Dir {
             None => Self::create(above)?,
         };
         match rustix::fs::mkdirat(&parent.file, name, Mode::RWXU) {
-            Ok(()) => parent.sync().map_err(failed)?,
-            Err(rustix::io::Errno::EXIST) => {}
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
             Err(error) => return Err(failed(error.into())),
         }
         let dir = Self::open(path, Exposure::Refused)?;
@@ -134,6 +135,30 @@ impl Dir {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
             synced => synced,
         }
+    }
+
+    /// Makes its own name durable, and those of the directories above it.
+    ///
+    /// That they were there already says nothing: who made them may have been killed before.
+    pub(super) fn sync_above(&self) -> Result<(), StoreError> {
+        let us = geteuid().as_raw();
+        let mut below = self.metadata()?;
+        for path in self.path.ancestors().skip(1) {
+            let above = match File::open(path) {
+                Ok(file) => Self { file, path: path.to_owned() },
+                // Nothing is created where we may not look.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+                Err(error) => return Err(failed("open the directory", path, error)),
+            };
+            let metadata = above.metadata()?;
+            // None of us made a directory that belongs to others, or on which a disk is mounted.
+            if below.uid() != us || below.dev() != metadata.dev() {
+                break;
+            }
+            above.sync().map_err(|error| failed("create", &self.path, error))?;
+            below = metadata;
+        }
+        Ok(())
     }
 
     fn open_unchecked(path: &Path) -> Result<Option<Self>, StoreError> {

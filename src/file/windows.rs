@@ -175,6 +175,12 @@ impl Dir {
         Ok(())
     }
 
+    /// Likewise.
+    #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "as on other platforms")]
+    pub(super) fn sync_above(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Where others can add files, somebody else's file could lie where ours is missing.
     fn check_owner(&self, path: &Path, access: &Access) -> Result<(), StoreError> {
         let Some(expected) = &self.only_of else { return Ok(()) };

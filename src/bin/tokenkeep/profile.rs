@@ -73,8 +73,13 @@ impl Profile {
             std::io::ErrorKind::AlreadyExists => exists(&path),
             _ => error.error.into(),
         })?;
-        sync_directory(&path)?;
+        sync_names(&path)?;
         Ok(path)
+    }
+
+    /// Makes what is there durable: who wrote it may have been killed before that.
+    pub(crate) fn sync(&self) -> Result<(), Failure> {
+        Ok(sync_names(&self.path)?)
     }
 
     /// Points the profile to another store.
@@ -126,11 +131,11 @@ impl Profile {
 
     fn replace(&mut self, text: String) -> Result<(), Failure> {
         if text == self.text {
-            return Ok(());
+            return self.sync();
         }
         let file = write(&self.path, &text)?;
         file.persist(&self.path).map_err(|error| error.error)?;
-        sync_directory(&self.path)?;
+        self.sync()?;
         *self = Self::parse(&self.name, self.path.clone(), text)?;
         Ok(())
     }
@@ -287,13 +292,32 @@ fn create_directory(path: &Path) -> std::io::Result<()> {
     builder.create(path)
 }
 
+/// Makes a file's name durable, and those of the directories above it that are this user's.
 #[cfg(unix)]
-fn sync_directory(path: &Path) -> std::io::Result<()> {
-    path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
+fn sync_names(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+
+    let us = rustix::process::geteuid().as_raw();
+    let mut below = path.symlink_metadata()?;
+    for directory in path.ancestors().skip(1) {
+        let above = directory.metadata()?;
+        // Nobody here made a directory that belongs to others, or on which a disk is mounted.
+        if below.is_dir() && (below.uid() != us || below.dev() != above.dev()) {
+            break;
+        }
+        match fs::File::open(directory).and_then(|directory| directory.sync_all()) {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => break,
+            // Some network and user-space file systems know no such thing.
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {}
+            synced => synced?,
+        }
+        below = above;
+    }
+    Ok(())
 }
 
 #[cfg(not(unix))]
-fn sync_directory(_path: &Path) -> std::io::Result<()> {
+fn sync_names(_path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 

@@ -79,9 +79,10 @@ pub(super) async fn rekey(slot: &Slot, rekey: &Rekey) -> Outcome {
             }
             resealed => resealed?,
         }
-        if let Some(profile) = &mut target.profile {
-            profile.set_store(&new)?;
-        }
+    }
+    // Also if an earlier run did: it may have been killed before that was durable.
+    if let Some(profile) = &mut target.profile {
+        profile.set_store(&new)?;
     }
     reseal(&new, &new).await?;
     terminal::say(&format!("{new} is sealed to:"));

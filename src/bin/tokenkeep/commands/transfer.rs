@@ -57,7 +57,7 @@ async fn migrate_all(migrate: &arguments::Migrate) -> Outcome {
             let mut profile = profile?;
             let to = parse_url(&migrate.to.replace(NAME, &name))?;
             if profile.store == to {
-                return Ok(()); // by an earlier run
+                return profile.sync(); // by an earlier run
             }
             let from = profile.store.clone();
             match migrate_one(&from, &to, migrate, Some(&mut profile)).await {
