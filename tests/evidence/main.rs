@@ -12,9 +12,7 @@ mod cli_home;
 mod figures;
 mod leaks;
 mod memory;
-#[allow(dead_code, reason = "it is shared with the other tests")]
-#[path = "../behaviour/session.rs"]
-mod session;
+mod power_loss;
 #[allow(dead_code, reason = "it is shared with the other tests")]
 #[path = "../behaviour/session.rs"]
 mod session;

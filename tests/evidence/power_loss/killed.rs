@@ -1,0 +1,171 @@
+//! A command is killed, somebody runs it again and hears that all is done, and then the power goes.
+//!
+//! What the killed one changed and did not make durable, the second one finds as if it were on the
+//! disk. It must not take that for done.
+
+use std::cell::Cell;
+use std::fs;
+
+use super::record::Stage;
+use super::scene::{Done, Moment, Scene};
+use super::transfers::{self, check_move};
+use super::{block_on, load, open, record, save};
+use crate::support::can_trace;
+
+#[test]
+fn tokens_that_a_killed_migration_had_saved_are_durable_before_the_source_is_cleared() {
+    if !can_trace("power_loss::tokens_that_a_killed_migration_had_saved_are_durable") {
+        return;
+    }
+    let mut home = transfers::home(|home| save(&home.plaintext("from/tokens.json"), "mine"));
+    let from = home.plaintext("from/tokens.json");
+    let to = home.age("new/directory/tokens.age", "one.txt");
+    let order = format!("migrate --from {from} --to {to}");
+    home.record(&home.command(&order), "");
+    home.kill(
+        |home| {
+            home.record(&home.command(&order), "");
+        },
+        |home, moment| check_move(home, &from, &to, moment.1 >= Stage::Said),
+    );
+}
+
+#[test]
+fn a_logout_that_a_killed_one_had_begun_is_for_good() {
+    if !can_trace("power_loss::a_logout_that_a_killed_one_had_begun_is_for_good") {
+        return;
+    }
+    let mut home = Scene::new(|home| save(&home.plaintext("tokens.json"), "mine"));
+    let url = home.plaintext("tokens.json");
+    let order = format!("clear --store {url}");
+    home.record(&home.command(&order), "");
+    home.kill(
+        |home| {
+            home.record(&home.command(&order), "");
+        },
+        |_, moment| {
+            let found = load(&url);
+            assert!(found.is_none() || moment.1 < Stage::Said, "{found:?}");
+        },
+    );
+}
+
+#[test]
+fn a_save_into_directories_that_a_killed_one_had_made_is_for_good() {
+    if !can_trace("power_loss::a_save_into_directories_that_a_killed_one_had_made_is_for_good") {
+        return;
+    }
+    let mut home = Scene::new(|_| {});
+    let url = home.plaintext("several/new/directories/tokens.json");
+    let order = format!("set --store {url}");
+    home.record(&home.command(&order), &record("mine"));
+    home.kill(
+        |home| {
+            home.record(&home.command(&order), &record("mine"));
+        },
+        |_, moment| {
+            let found = load(&url);
+            assert!(found.is_some() || moment.1 < Stage::Said);
+        },
+    );
+}
+
+#[test]
+fn what_a_killed_restore_had_saved_is_there_for_good_when_another_says_so() {
+    if !can_trace("power_loss::what_a_killed_restore_had_saved_is_there_for_good") {
+        return;
+    }
+    let mut home = transfers::home(|home| {
+        let (from, to) = (home.plaintext("tokens.json"), home.age("backup.age", "one.txt"));
+        save(&from, "mine");
+        block_on(tokenkeep::backup(&open(&from), &open(&to))).unwrap();
+        block_on(open(&from).clear(tokenkeep::Expect::Anything)).unwrap();
+    });
+    let (from, to) = (home.age("backup.age", "one.txt"), home.age("new/tokens.age", "two.txt"));
+    let order = format!("restore --store {to} --from {from}");
+    home.record(&home.command(&order), "");
+    home.kill(
+        |home| {
+            home.record(&home.command(&order), "");
+        },
+        |_, moment| {
+            let found = load(&to);
+            assert!(found.is_some() || moment.1 < Stage::Said);
+        },
+    );
+}
+
+/// Otherwise the tokens would be sealed to a key that is lost.
+#[test]
+fn a_key_and_a_profile_that_a_killed_init_had_made_are_there_for_good_once_tokens_are() {
+    if !can_trace("power_loss::a_key_and_a_profile_that_a_killed_init_had_made_are_there") {
+        return;
+    }
+    let mut home = Scene::new(|_| {});
+    home.record(&home.command("init"), "");
+    home.kill(
+        |home| {
+            let again = home.try_record(&home.command("init"), "");
+            assert!([Some(0), Some(7)].contains(&again.code), "{again:?}");
+            home.record(&home.command("set"), &record("mine"));
+        },
+        |home, moment| {
+            if moment >= Moment(3, Stage::Ended) {
+                assert!(home.tokenkeep("get").ok().starts_with("mine."));
+            }
+        },
+    );
+}
+
+#[test]
+fn a_profile_that_a_killed_migration_had_not_yet_changed_finds_the_tokens() {
+    if !can_trace("power_loss::a_profile_that_a_killed_migration_had_not_yet_changed") {
+        return;
+    }
+    let mut home = Scene::new(|home| {
+        home.tokenkeep("keygen -o one.txt").ok();
+        home.tokenkeep("init --store plaintext:tokens.json").ok();
+        save(&home.plaintext("tokens.json"), "mine");
+    });
+    let (from, to) = (home.plaintext("tokens.json"), home.age("new/tokens.age", "one.txt"));
+    let order = format!("migrate --to {to}");
+    home.record(&home.command(&order), "");
+    let refused = |again: &Done| {
+        let refused = again.err.contains("the same slot");
+        assert!(refused || again.code == Some(0), "{again:?}");
+        refused
+    };
+    let promised = Cell::new(true);
+    home.kill(
+        // The profile of one that was killed late names the target already, and nothing is promised.
+        |home| promised.set(!refused(&home.try_record(&home.command(&order), ""))),
+        |home, moment| {
+            let profile =
+                fs::read_to_string(home.path("etc/config/profiles/default.toml")).unwrap();
+            let is_known = load(&from).is_some() || (profile.contains(&to) && load(&to).is_some());
+            assert!(is_known, "nobody can tell where the tokens are: {profile}");
+            if moment.1 == Stage::Ended && promised.get() {
+                assert!(home.tokenkeep("get").ok().starts_with("mine."));
+            }
+        },
+    );
+}
+
+#[test]
+fn a_rekey_that_follows_a_killed_one_leaves_nothing_that_the_profile_cannot_open() {
+    if !can_trace("power_loss::a_rekey_that_follows_a_killed_one_leaves_nothing") {
+        return;
+    }
+    let mut home = Scene::new(|home| {
+        home.tokenkeep("init").ok();
+        home.run(home.command("set"), &record("mine")).ok();
+        home.tokenkeep("keygen -o new.txt").ok();
+    });
+    home.record(&home.command("rekey --identity new.txt"), "");
+    home.kill(
+        |home| {
+            home.record(&home.command("rekey --identity new.txt"), "");
+        },
+        |home, _| assert!(home.tokenkeep("get").ok().starts_with("mine.")),
+    );
+}

@@ -1,0 +1,146 @@
+//! Saving, refreshing and clearing.
+
+use std::fs;
+
+use tokenkeep::chrono::Utc;
+use tokenkeep::{AuthError, Expect, Intent, RefreshFailure, TokenManager};
+
+use super::record::Stage;
+use super::scene::Scene;
+use super::{block_on, goes_on, load, open, record, remains, save, tokens};
+use crate::support::can_trace;
+use crate::token_server::TokenServer;
+
+const RECORD: &str = "var/state/tokenkeep/default.age";
+const KEY: &str = "etc/config/keys/default.txt";
+
+/// A home with a profile on an age file.
+fn home() -> Scene {
+    Scene::new(|home| {
+        home.tokenkeep("init").ok();
+    })
+}
+
+/// Sets tokens, and looks for them after each power cut.
+fn set(mut home: Scene, line: &str, url: &str, old: Option<&str>) {
+    home.record(&home.command(line), &record("new"));
+    home.cut_power(|home, moment| {
+        let found = load(url);
+        if moment.1 >= Stage::Said {
+            assert_eq!(found.as_deref(), Some("new"));
+        } else {
+            assert!(found.as_deref() == old || found.as_deref() == Some("new"), "{found:?}");
+        }
+        goes_on(home, url);
+    });
+}
+
+#[test]
+fn a_first_save_is_there_whole_or_not_at_all_and_for_good_once_the_command_has_ended() {
+    if can_trace("power_loss::a_first_save_is_there_whole_or_not_at_all") {
+        let home = home();
+        let url = home.age(RECORD, KEY);
+        set(home, "set", &url, None);
+        let home = Scene::new(|_| {});
+        let url = home.plaintext("several/new/directories/tokens.json");
+        set(home, &format!("set --store {url}"), &url, None);
+    }
+}
+
+#[test]
+fn a_save_leaves_the_old_record_or_the_new_one() {
+    if can_trace("power_loss::a_save_leaves_the_old_record_or_the_new_one") {
+        let home = Scene::new(|home| {
+            home.tokenkeep("init").ok();
+            save(&home.age(RECORD, KEY), "old");
+            // Another writer died before.
+            fs::write(home.path(&format!("{RECORD}.tmp")), "half of a rec").unwrap();
+        });
+        let url = home.age(RECORD, KEY);
+        set(home, "set", &url, Some("old"));
+        let home = Scene::new(|home| save(&home.plaintext("tokens.json"), "old"));
+        let url = home.plaintext("tokens.json");
+        set(home, &format!("set --store {url}"), &url, Some("old"));
+    }
+}
+
+#[test]
+fn a_logout_is_for_good_once_the_command_has_ended() {
+    if !can_trace("power_loss::a_logout_is_for_good_once_the_command_has_ended") {
+        return;
+    }
+    let mut home = Scene::new(|home| {
+        let url = home.plaintext("tokens.json");
+        save(&url, "old");
+        block_on(async {
+            let intent = Intent::new(&tokens("old").refresh_token.unwrap(), Utc::now());
+            let mut lease = open(&url).try_lease().await.unwrap().unwrap();
+            lease.write_intent(&intent).await.unwrap();
+        });
+        fs::copy(home.path("tokens.json"), home.path("tokens.json.tmp")).unwrap();
+    });
+    let url = home.plaintext("tokens.json");
+    home.record(&home.command(&format!("clear --store {url}")), "");
+    home.cut_power(|home, moment| {
+        let found = load(&url);
+        if moment.1 >= Stage::Said {
+            assert_eq!(found, None);
+            // Tokens lie in the remains of a write, too.
+            assert!(remains(home).is_empty(), "{:?}", remains(home));
+        } else {
+            assert!([None, Some("old")].contains(&found.as_deref()), "{found:?}");
+        }
+        home.tokenkeep(&format!("clear --store {url}")).ok();
+        assert!(load(&url).is_none() && remains(home).is_empty());
+        goes_on(home, &url);
+    });
+}
+
+/// From the moment that the refresh token is sent, the old one may be spent: whoever finds it has
+/// to find the note about that too.
+#[test]
+fn a_refresh_token_that_may_have_been_sent_is_known_as_such_until_its_successor_is_there() {
+    if !can_trace("power_loss::a_refresh_token_that_may_have_been_sent_is_known_as_such") {
+        return;
+    }
+    let server = TokenServer::start();
+    let (access, refresh) = server.issue();
+    let mut home = Scene::new(|home| {
+        home.tokenkeep("init").ok();
+        let profile = home.path("etc/config/profiles/default.toml");
+        let store = fs::read_to_string(&profile).unwrap();
+        let url = server.token_url();
+        let text = format!("{store}[oauth2]\ntoken_url = \"{url}\"\nclient_id = \"app\"\n");
+        fs::write(&profile, text).unwrap();
+        let record = format!(
+            r#"{{"access_token":"{access}","refresh_token":"{refresh}","expires_at":"2020-01-01T00:00:00Z"}}"#
+        );
+        home.run(home.command("set"), &record).ok();
+    });
+    assert_eq!(home.record(&home.command("get"), ""), "access-canary-2");
+    let url = home.age(RECORD, KEY);
+    let (mut spent, mut noted) = (0, 0);
+    home.cut_power(|home, moment| {
+        let found = block_on(open(&url).load()).unwrap().expect("one of the records").tokens;
+        let is_new = found.access_token.expose_secret() == "access-canary-2";
+        assert!(is_new || found.access_token.expose_secret() == access);
+        assert!(is_new || moment.1 < Stage::Said);
+        if moment.1 >= Stage::Asked {
+            // A server that rotates knows the old one no longer.
+            let rejects = |_| async { Err(RefreshFailure::rejected("invalid_grant")) };
+            let manager = TokenManager::builder().store(open(&url)).refresh_with(rejects).build();
+            match block_on(manager.get_access_token()) {
+                Ok(token) => assert!(is_new && token.expose_secret() == "access-canary-2"),
+                Err(AuthError::RefreshTokenSpent { .. }) if !is_new => spent += 1,
+                other => panic!("{other:?}"),
+            }
+        } else {
+            noted += usize::from(!remains(home).is_empty());
+        }
+        block_on(open(&url).save(&tokens("later"), Expect::Anything)).unwrap();
+        assert_eq!(load(&url).as_deref(), Some("later"));
+    });
+    // There were such states.
+    assert!(spent > 0 && noted > 0, "{spent}, {noted}");
+    assert_eq!(server.calls(), 1);
+}
