@@ -35,6 +35,8 @@ pub const MAX_RECORD: usize = 64 * 1024;
 /// - [`save`](Self::save) and [`clear`](Self::clear) compare and change in one atomic step: of any
 ///   number of tasks, processes and machines that save over the same [`Revision`], exactly one
 ///   succeeds and the others get [`StoreError::Conflict`].
+/// - What is reported is durable: also a conflict, and that an emptied slot was empty already, because
+///   whoever made it so may have been killed before it was. [`migrate`](crate::migrate) relies on it.
 /// - A record that cannot be read (damaged, undecryptable, of a newer version) is an error of its
 ///   own kind for `load`. No `save` overwrites it, and only `clear(Expect::Anything)` removes it.
 /// - `Ok(None)` means that the slot is known to be empty, and nothing else does.
