@@ -1,6 +1,6 @@
 //! The dependencies alone, called as their documentation says, with buffers that are wiped.
 
-use std::io::Write;
+use std::io::{Read, Write};
 
 use tokenkeep::secrecy::ExposeSecret;
 use zeroize::Zeroizing;
@@ -10,6 +10,7 @@ use crate::{secret, tokens};
 pub(crate) async fn call(what: &str, object: &str) {
     match what {
         "bare-age-seal" => seal(),
+        "bare-age-open" => open(object),
         "bare-oauth2" => oauth2(object, false).await,
         "bare-oauth2-code" => oauth2(object, true).await,
         "bare-serde-json" => {
@@ -38,6 +39,21 @@ fn seal() {
     let mut writer = encryptor.wrap_output(&mut sealed).unwrap();
     writer.write_all(record.expose_secret().as_bytes()).unwrap();
     writer.finish().unwrap();
+}
+
+fn open(sealed: &str) {
+    let identity: age::x25519::Identity = secret("IDENTITY").expose_secret().parse().unwrap();
+    let sealed = std::fs::read(sealed).unwrap();
+    let decryptor = age::Decryptor::new_buffered(&sealed[..]).unwrap();
+    let mut reader = decryptor.decrypt(std::iter::once(&identity as &dyn age::Identity)).unwrap();
+    let mut plain = Zeroizing::new(vec![0; sealed.len()]);
+    let mut filled = 0;
+    loop {
+        match reader.read(&mut plain[filled..]).unwrap() {
+            0 => break,
+            count => filled += count,
+        }
+    }
 }
 
 /// The `oauth2` crate on hyper, as the documentation of both has it.
@@ -73,7 +89,11 @@ async fn oauth2(token_url: &str, by_code: bool) {
         .set_token_uri(oauth2::TokenUrl::new(token_url.into()).unwrap());
     if by_code {
         let code = oauth2::AuthorizationCode::new(secret_of("code"));
-        client.exchange_code(code).request_async(&send).await.unwrap();
+        let (_, verifier) = oauth2::PkceCodeChallenge::new_random_sha256();
+        let back = oauth2::RedirectUrl::new("http://127.0.0.1:40000/callback".into()).unwrap();
+        let exchange = client.exchange_code(code).set_pkce_verifier(verifier);
+        let exchange = exchange.set_redirect_uri(std::borrow::Cow::Owned(back));
+        exchange.request_async(&send).await.unwrap();
         return;
     }
     let token = oauth2::RefreshToken::new(secret_of("REFRESH"));
