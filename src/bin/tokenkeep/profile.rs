@@ -1,9 +1,10 @@
 //! Profiles: which store belongs to a name. One file each, `profiles/NAME.toml`.
 
-use std::fs;
-use std::io::Write;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use tempfile::NamedTempFile;
 use tokenkeep::StoreUrl;
@@ -16,6 +17,10 @@ const DIRECTORY_VARIABLE: &str = "TOKENKEEP_CONFIG_DIR";
 const LONGEST_NAME: usize = 64;
 const MOVING_TO: &str = "moving_to";
 const BYTE_ORDER_MARK: char = '\u{feff}';
+
+/// How long a writer waits for another one, and how often it looks. A write takes milliseconds.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+const LOCK_POLL: Duration = Duration::from_millis(2);
 
 #[derive(Debug)]
 pub(crate) struct Profile {
@@ -42,17 +47,14 @@ impl Profile {
         let path = path_of(name)?;
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(Failure::usage(format!(
                     "there is no profile {name} ({} does not exist); run `tokenkeep init`, or name a \
                      store with --store",
                     path.display()
                 )));
             }
-            Err(error) => {
-                let message = format!("cannot read {}: {error}", path.display());
-                return Err(Failure::new(Code::Inaccessible, message));
-            }
+            Err(error) => return Err(failed("read", &path, &error)),
         };
         refuse_writable(&path)?;
         Self::parse(name, path, text)
@@ -68,18 +70,18 @@ impl Profile {
         if path.exists() {
             return Err(exists(&path));
         }
-        let file = write(&path, &format!("store = {}\n", quoted(&store.to_text())))?;
-        file.persist_noclobber(&path).map_err(|error| match error.error.kind() {
-            std::io::ErrorKind::AlreadyExists => exists(&path),
-            _ => error.error.into(),
+        let draft = Draft::write(&path, &format!("store = {}\n", quoted(&store.to_text())))?;
+        draft.file.persist_noclobber(&path).map_err(|error| match error.error.kind() {
+            io::ErrorKind::AlreadyExists => exists(&path),
+            _ => failed("write", &path, &error.error),
         })?;
-        sync_names(&path)?;
+        sync_names(&path).map_err(|error| failed("write", &path, &error))?;
         Ok(path)
     }
 
     /// Makes what is there durable: who wrote it may have been killed before that.
     pub(crate) fn sync(&self) -> Result<(), Failure> {
-        Ok(sync_names(&self.path)?)
+        sync_names(&self.path).map_err(|error| failed("write", &self.path, &error))
     }
 
     /// Points the profile to another store.
@@ -133,8 +135,9 @@ impl Profile {
         if text == self.text {
             return self.sync();
         }
-        let file = write(&self.path, &text)?;
-        file.persist(&self.path).map_err(|error| error.error)?;
+        let draft = Draft::write(&self.path, &text)?;
+        let persisted = draft.file.persist(&self.path);
+        persisted.map_err(|error| failed("write", &self.path, &error.error))?;
         self.sync()?;
         *self = Self::parse(&self.name, self.path.clone(), text)?;
         Ok(())
@@ -142,14 +145,20 @@ impl Profile {
 
     /// All profiles, by name. One that cannot be read is a failure in its place.
     pub(crate) fn all() -> Result<Vec<Named>, Failure> {
-        let entries = match fs::read_dir(directory()?.join("profiles")) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error.into()),
+        let directory = directory()?.join("profiles");
+        let unreadable = |error| failed("read", &directory, &error);
+        let entries = loop {
+            match fs::read_dir(&directory) {
+                Ok(entries) => break entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                // By a signal; the standard library tries again with files, and not here.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(unreadable(error)),
+            }
         };
         let mut names = Vec::new();
         for entry in entries {
-            let name = entry?.file_name();
+            let name = entry.map_err(unreadable)?.file_name();
             // What has another name was not made here.
             let name = name.to_str().and_then(|name| name.strip_suffix(".toml"));
             names.extend(name.filter(|name| check_name(name).is_ok()).map(str::to_owned));
@@ -257,7 +266,7 @@ fn check_name(name: &str) -> Result<(), Failure> {
 fn refuse_writable(path: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::MetadataExt;
 
-    let metadata = fs::metadata(path)?;
+    let metadata = fs::metadata(path).map_err(|error| failed("read", path, &error))?;
     let us = rustix::process::geteuid().as_raw();
     let foreign = metadata.uid() != us && metadata.uid() != 0;
     if foreign || metadata.mode() & 0o022 != 0 {
@@ -274,17 +283,86 @@ fn refuse_writable(_path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes a file that only this user can read, beside the path that it is meant for.
-fn write(path: &Path, text: &str) -> Result<NamedTempFile, Failure> {
-    let directory = path.parent().expect("it is in the directory of profiles");
-    create_directory(directory)?;
-    let mut file = NamedTempFile::new_in(directory)?;
-    file.write_all(text.as_bytes())?;
-    file.as_file().sync_all()?;
-    Ok(file)
+/// A profile that is written, and has not taken the place of the old one yet.
+struct Draft {
+    file: NamedTempFile,
+    _lock: Locked,
 }
 
-fn create_directory(path: &Path) -> std::io::Result<()> {
+struct Locked(File);
+
+impl Drop for Locked {
+    /// Closing the file is not enough: a child process that is just being started has it too.
+    fn drop(&mut self) {
+        // If this fails, the process's end gives it up.
+        let _ = self.0.unlock();
+    }
+}
+
+impl Draft {
+    /// Writes a file that only this user can read, beside the path that it is meant for.
+    fn write(path: &Path, text: &str) -> Result<Self, Failure> {
+        let directory = path.parent().expect("it is in the directory of profiles");
+        let name = path.file_name().expect("it is a file");
+        create_directory(directory).map_err(|error| failed("create", directory, &error))?;
+        let lock = lock(directory)?;
+        let write = || {
+            // Always of that name, so that what a killed writer left does not stay: whoever still
+            // lives has the lock.
+            match fs::remove_file(path.with_extension("toml.tmp")) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut temporary = tempfile::Builder::new();
+            temporary.prefix(name).rand_bytes(0).suffix(".tmp");
+            let mut file = temporary.tempfile_in(directory)?;
+            file.write_all(text.as_bytes())?;
+            file.as_file().sync_all()?;
+            Ok(file)
+        };
+        let file = write().map_err(|error| failed("write", path, &error))?;
+        Ok(Self { file, _lock: lock })
+    }
+}
+
+/// Takes the lock of those who write profiles. It goes with the file, which is never removed.
+fn lock(directory: &Path) -> Result<Locked, Failure> {
+    let path = directory.join(".lock");
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(&path).map_err(|error| failed("open", &path, &error))?;
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Locked(file)),
+            Err(TryLockError::Error(error)) if error.kind() != io::ErrorKind::Interrupted => {
+                return Err(failed("lock", &path, &error));
+            }
+            Err(_) if Instant::now() < deadline => std::thread::sleep(LOCK_POLL),
+            Err(_) => {
+                let message = format!(
+                    "{} has been locked by another process for {LOCK_WAIT:?}; see whether that is \
+                     stopped or stuck",
+                    path.display()
+                );
+                return Err(Failure::new(Code::Inaccessible, message));
+            }
+        }
+    }
+}
+
+/// What could not be done to which file.
+fn failed(action: &str, path: &Path, error: &io::Error) -> Failure {
+    let code = match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Code::Inaccessible,
+        _ => Code::Other,
+    };
+    Failure::new(code, format!("cannot {action} {}: {error}", path.display()))
+}
+
+fn create_directory(path: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -294,7 +372,7 @@ fn create_directory(path: &Path) -> std::io::Result<()> {
 
 /// Makes a file's name durable, and those of the directories above it that are this user's.
 #[cfg(unix)]
-fn sync_names(path: &Path) -> std::io::Result<()> {
+fn sync_names(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::MetadataExt;
 
     let us = rustix::process::geteuid().as_raw();
@@ -306,9 +384,9 @@ fn sync_names(path: &Path) -> std::io::Result<()> {
             break;
         }
         match fs::File::open(directory).and_then(|directory| directory.sync_all()) {
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => break,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
             // Some network and user-space file systems know no such thing.
-            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {}
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
             synced => synced?,
         }
         below = above;
@@ -317,7 +395,7 @@ fn sync_names(path: &Path) -> std::io::Result<()> {
 }
 
 #[cfg(not(unix))]
-fn sync_names(_path: &Path) -> std::io::Result<()> {
+fn sync_names(_path: &Path) -> io::Result<()> {
     Ok(())
 }
 
