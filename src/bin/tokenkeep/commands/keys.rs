@@ -46,10 +46,6 @@ pub(super) async fn rekey(slot: &Slot, rekey: &Rekey) -> Outcome {
     })?;
     let identity = rekey.identity.clone().unwrap_or_else(|| old_identity.clone());
     check_path(&identity)?;
-    let is_unknown = |recipient: &&String| !old.recipients().contains(recipient);
-    if rekey.remove_recipient.iter().any(|recipient| is_unknown(&recipient)) {
-        return Err(Failure::usage("a recipient to remove is none of this record's recipients"));
-    }
     let mut recipients = old.recipients().to_vec();
     recipients.retain(|recipient| !rekey.remove_recipient.contains(recipient));
     for recipient in &rekey.recipient {
@@ -61,6 +57,12 @@ pub(super) async fn rekey(slot: &Slot, rekey: &Rekey) -> Outcome {
         old.with_identity(identity, recipients).expect("it is an age file")
     };
     let new = with(&identity, recipients.clone());
+    // An earlier run that was killed may have got as far as to note all of this in the profile.
+    let was_noted = rekey.identity.is_some() && new == old;
+    let is_unknown = |recipient: &String| !old.recipients().contains(recipient);
+    if !was_noted && rekey.remove_recipient.iter().any(is_unknown) {
+        return Err(Failure::usage("a recipient to remove is none of this record's recipients"));
+    }
 
     // Both, so that this fails before anything is changed if either is no key.
     let protected = std::path::absolute(&identity)?.display().to_string();
