@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use tokenkeep::{AuthError, InvalidStoreUrl, OAuth2Error, StoreError, TransferError};
 
+use crate::terminal;
+
 /// The exit codes that scripts can rely on. Success is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Code {
@@ -51,10 +53,9 @@ impl Failure {
         Self { code, message }
     }
 
-    #[expect(clippy::print_stderr, reason = "this is where errors come out")]
     pub(crate) fn report(self) -> ExitCode {
         if !self.message.is_empty() {
-            eprintln!("tokenkeep: {}", self.message);
+            terminal::say(&format!("tokenkeep: {}", self.message));
         }
         self.code.into()
     }

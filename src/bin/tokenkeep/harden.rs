@@ -1,6 +1,8 @@
 //! What a process that holds secrets does for itself.
 
 use std::alloc::System;
+#[cfg(unix)]
+use std::sync::Arc;
 
 use zeroizing_alloc::ZeroAlloc;
 
@@ -15,11 +17,15 @@ pub(crate) struct Limits {
     core: rustix::process::Rlimit,
 }
 
-/// Turns off core dumps, and on Linux also debuggers and other readers of this process's memory.
+/// Turns off core dumps, and on Linux also debuggers and other readers of this process's memory. A file
+/// that may not grow is an error, and not the end.
 #[cfg(unix)]
 pub(crate) fn harden() -> Limits {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+    // What is caught here is not passed on to what `exec` starts, as what is ignored would be. That
+    // it was caught is of no interest: the write fails then.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
     let core = getrlimit(Resource::Core);
     // Where the system refuses, there is nothing else to try.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: core.maximum });

@@ -122,10 +122,10 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 }
 
 /// Says something to the person in front of it.
-#[expect(clippy::print_stderr, reason = "this is where it comes out")]
 pub(crate) fn say(text: &str) {
     stop_working();
-    eprintln!("{text}");
+    // Where it cannot be said, as in a log on a full disk, the exit code still tells.
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Reads a line that is not shown, from the terminal and not from standard input. What ends the
