@@ -140,7 +140,8 @@ impl FileSlot {
     ) -> Result<(), StoreError> {
         let (parent, name) = self.split()?;
         let failed = |error| StoreError::io("remove", self.place(), error);
-        let names = [name.to_owned(), temporary(name), intent(name)];
+        // First what holds tokens that nobody asked for, and last what would be missed beside a record.
+        let names = [temporary(name), name.to_owned(), intent(name)];
         let note = temporary(&intent(name));
         // Whatever cannot be looked at may be there.
         let is_there = |name: &OsString| {
@@ -285,14 +286,20 @@ pub(crate) struct Locked(File);
 impl Locked {
     /// Takes the lock, or gives the file back while somebody else has it.
     fn try_new(file: File, place: &Path) -> Result<Result<Self, File>, StoreError> {
-        match file.try_lock() {
-            Ok(()) => Ok(Ok(Self(file))),
-            Err(TryLockError::WouldBlock) => Ok(Err(file)),
-            Err(TryLockError::Error(error)) => Err(StoreError::Unavailable {
-                place: place.display().to_string(),
-                reason: format!("its file system refuses locks ({error})"),
-                advice: "keep it on a local file system".into(),
-            }),
+        loop {
+            return match file.try_lock() {
+                Ok(()) => Ok(Ok(Self(file))),
+                Err(TryLockError::WouldBlock) => Ok(Err(file)),
+                // By a signal, which a network file system lets through.
+                Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {
+                    continue;
+                }
+                Err(TryLockError::Error(error)) => Err(StoreError::Unavailable {
+                    place: place.display().to_string(),
+                    reason: format!("its file system refuses locks ({error})"),
+                    advice: "keep it on a local file system".into(),
+                }),
+            };
         }
     }
 }
