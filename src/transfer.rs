@@ -151,10 +151,11 @@ async fn migrate_leased(
             match saved {
                 // A logout came in between.
                 Some(saved) => to.clear(Expect::Unchanged(saved)).await?,
-                // The run that cleared the source may have been killed before that was durable.
+                // The run that cleared the source may have been killed before that was whole or durable.
                 None if to.load().await?.is_some() => match from.clear(Expect::Absent).await {
                     Err(StoreError::Conflict { .. }) => continue,
-                    cleared => cleared?,
+                    Ok(()) | Err(StoreError::ReadOnly { .. }) => {}
+                    Err(error) => return Err(error.into()),
                 },
                 None => return Err(TransferError::Empty { place: from.to_string() }),
             }
@@ -263,21 +264,26 @@ async fn load_source(
     }
 }
 
-/// Saves, reads back and compares. That the very same record is there already, from a run that was
-/// interrupted, is as good.
+/// Saves, reads back and compares. The very same record may be there already, from a run that was
+/// interrupted, perhaps before it was durable: then it is saved again.
 async fn save_verified(
     to: &dyn TokenStore,
     tokens: &AuthTokens,
     expect: Expect,
 ) -> Result<Revision, TransferError> {
-    let conflict = match to.save(tokens, expect).await {
-        Ok(_) => false,
-        Err(StoreError::Conflict { .. }) => true,
+    match to.save(tokens, expect).await {
+        Ok(_) => {}
+        Err(error @ StoreError::Conflict { .. }) => match to.load().await? {
+            Some(found) if found.tokens == *tokens => {
+                to.save(tokens, Expect::Unchanged(found.revision)).await?;
+            }
+            Some(_) => return Err(TransferError::Occupied { place: to.to_string() }),
+            None => return Err(error.into()),
+        },
         Err(error) => return Err(error.into()),
-    };
+    }
     match to.load().await? {
         Some(found) if found.tokens == *tokens => Ok(found.revision),
-        Some(_) if conflict => Err(TransferError::Occupied { place: to.to_string() }),
         _ => Err(TransferError::Unverified { place: to.to_string() }),
     }
 }
@@ -300,6 +306,18 @@ async fn lease(store: &dyn TokenStore, timer: &Timer) -> Result<Box<dyn Lease>, 
 mod tests {
     use super::*;
     use crate::store::memory::MemoryStore;
+
+    #[tokio::test]
+    async fn what_an_interrupted_run_left_is_saved_again_because_it_may_not_be_durable() {
+        let (from, to) = (MemoryStore::new(), MemoryStore::new());
+        let tokens = AuthTokens::new("mine");
+        from.save(&tokens, Expect::Absent).await.unwrap();
+        let left = to.save(&tokens, Expect::Absent).await.unwrap();
+        assert!(migrate(&from, &to).await.unwrap().moved);
+        let moved = to.load().await.unwrap().unwrap();
+        assert_eq!(moved.tokens, tokens);
+        assert_ne!(moved.revision, left);
+    }
 
     #[tokio::test]
     async fn a_slot_under_refresh_is_waited_for_and_no_longer_than_the_deadline() {
