@@ -1,5 +1,5 @@
-//! Transfers that are killed, at every store operation and at every system call that touches a
-//! file, and run again.
+//! Transfers that are killed at every store operation, and run again. `tests/evidence/kills.rs` kills
+//! them at system calls.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,8 +7,6 @@ use std::process::Command;
 
 use tokenkeep::{AgeKey, AuthTokens, Expect, PlaintextStore, TokenStore};
 
-#[cfg(target_os = "linux")]
-use crate::support::can_trace;
 use crate::support::{Actor, example, scratch};
 
 struct Slots {
@@ -117,47 +115,5 @@ async fn a_backup_or_restore_killed_at_any_store_operation_completes_when_run_ag
             assert!(kill_at > 4, "it was killed {kill_at} times");
             return;
         }
-    }
-}
-
-/// Runs a migration under `strace`, which kills it at the nth call of that name. Tells whether the
-/// migration lived long enough to complete.
-#[cfg(target_os = "linux")]
-fn migrate_killed_at(slots: &Slots, call: &str, nth: u32) -> bool {
-    let order = slots.dir.path().join("order");
-    fs::write(&order, format!("migrate {}\n", slots.age)).unwrap();
-    let output = Command::new("strace")
-        .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")])
-        .args(["-e", &format!("inject={call}:signal=SIGKILL:when={nth}")])
-        .arg(example("test-actor"))
-        .arg(&slots.plaintext)
-        .stdin(fs::File::open(&order).unwrap())
-        .stderr(std::process::Stdio::null())
-        .output()
-        .unwrap();
-    String::from_utf8(output.stdout).unwrap().starts_with("ok moved")
-}
-
-#[cfg(target_os = "linux")]
-#[tokio::test]
-async fn a_migration_killed_at_any_system_call_completes_when_run_again() {
-    if !can_trace("kill_points::a_migration_killed_at_any_system_call_completes_when_run_again") {
-        return;
-    }
-    let mut killed = Vec::new();
-    for call in ["openat", "write", "fsync", "flock", "renameat", "unlinkat", "mkdirat"] {
-        for nth in 1.. {
-            let slots = Slots::new().await;
-            if migrate_killed_at(&slots, call, nth) {
-                break;
-            }
-            let at = format!("killed at {call} {nth}");
-            slots.check(&at);
-            slots.check_completed(&at);
-            killed.push(call);
-        }
-    }
-    for call in ["openat", "fsync", "flock", "renameat", "unlinkat", "mkdirat"] {
-        assert!(killed.contains(&call), "{killed:?}");
     }
 }

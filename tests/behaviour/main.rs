@@ -20,7 +20,6 @@ mod faults;
 mod file_privacy;
 mod keychain;
 mod keychain_items;
-mod keychain_kills;
 mod keychain_states;
 mod keys;
 mod kill_points;

@@ -9,17 +9,24 @@
 
 mod canaries;
 mod cli_home;
+mod clocks;
+mod faults;
 mod figures;
+mod kills;
 mod leaks;
 mod memory;
 mod power_loss;
+mod scarcity;
+mod scenes;
 #[allow(dead_code, reason = "it is shared with the other tests")]
 #[path = "../behaviour/session.rs"]
 mod session;
 mod soak;
+mod stages;
 #[allow(dead_code, reason = "it is shared with the other tests")]
 #[path = "../behaviour/support.rs"]
 mod support;
 #[allow(dead_code, reason = "it is shared with the other tests")]
 #[path = "../behaviour/token_server.rs"]
 mod token_server;
+mod trace;
