@@ -105,7 +105,9 @@ pub enum TransferError {
 /// cleared only if it is unchanged; a login at that moment is moved too, and a logout wins. While
 /// it runs, nobody refreshes these tokens.
 ///
-/// Killed at any point, it leaves the tokens on one side at least; run again, it completes.
+/// Killed at any point, it leaves the tokens on one side at least, and maybe on both; run again, it
+/// completes. Do that before anybody uses them: a refresh or a logout on one side does nothing to a
+/// copy on the other.
 ///
 /// A source that others can read is moved all the same, and [`Migration::warning`] says so.
 ///

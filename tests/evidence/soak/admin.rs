@@ -124,11 +124,25 @@ fn migrate(soak: &Soak, user: usize, random: &mut Random) {
     if left != "ok none" {
         return soak.fail(Some(user), &format!("{left} was left where it was moved away from"));
     }
+    let (login, logout) = {
+        let user = &soak.world().users[user];
+        (user.login_while_moving, user.logout_while_moving)
+    };
+    if died || login {
+        // Who was killed where the tokens had been moved away from may have left half a record.
+        let Some(_) = have(soak, user, random, &format!("logout {here} 0")) else { return };
+    }
     left_behind(soak, user, &soak.files[user][from]);
+    if logout && (died || login) {
+        // There may be two copies meanwhile, or two sessions, and the logout was of one of them.
+        let Some(_) = have(soak, user, random, &format!("logout {there} 0")) else { return };
+        soak.world().users[user].settle(soak.number(), None, soak.now());
+    }
     let Some((found, _)) = have(soak, user, random, &format!("load {there}")) else { return };
     let now = soak.now();
     let mut world = soak.world();
-    let asked = Asked { user, from: now, to: now, by: None, moved: false, good_at: None };
+    let asked =
+        Asked { user, begin: now, from: now, to: now, by: None, moved: false, good_at: None };
     asked.judge(&mut world, &found);
     let session = found.split('-').nth(1).map(|session| session.parse().unwrap());
     world.users[user].settle(soak.number(), session, now);
@@ -196,7 +210,8 @@ fn restore(soak: &Soak, user: usize, random: &mut Random) {
     };
     let judge = |answer: &str| {
         let now = soak.now();
-        let asked = Asked { user, from: now, to: now, by: None, moved: false, good_at: None };
+        let asked =
+            Asked { user, begin: now, from: now, to: now, by: None, moved: false, good_at: None };
         asked.judge(&mut soak.world(), answer);
     };
     judge(&fresh);

@@ -30,9 +30,6 @@ pub(super) struct Session {
     pub(super) spender: Option<Spender>,
     /// Whether it was lost because its spender was killed.
     pub(super) lost: bool,
-    /// Whether its access token may have expired before it was even stored. What expires so soon is
-    /// not refreshed each time that it is used.
-    pub(super) born_late: bool,
     /// When which generation had been seen.
     seen: VecDeque<(Time, u32)>,
 }
@@ -71,8 +68,9 @@ pub(super) struct User {
     pub(super) moving: bool,
     /// When they had last arrived in another place.
     pub(super) arrived: Time,
-    /// Whether somebody signed in while they were.
+    /// Whether somebody signed in, or out, while they were.
     pub(super) login_while_moving: bool,
+    pub(super) logout_while_moving: bool,
     /// Who has it to themselves.
     pub(super) taken: bool,
     /// Which of its two places is in use.
@@ -104,7 +102,8 @@ impl User {
 
     pub(super) fn start_moving(&mut self) {
         self.moving = true;
-        self.login_while_moving = self.open.values().any(|open| open.order.starts_with("login"));
+        let is_open = |order| self.open.values().any(|open| open.order.starts_with(order));
+        (self.login_while_moving, self.logout_while_moving) = (is_open("login"), is_open("logout"));
         for open in self.open.values_mut() {
             open.moved = true;
         }
@@ -138,6 +137,16 @@ impl User {
                 !self.contents.iter().any(is_over)
             },
         )
+    }
+
+    /// Whether what was there at some time between these took longer than that to be put there: an
+    /// access token may have expired on the way.
+    pub(super) fn may_be_late(&self, from: Time, to: Time, by: Time) -> bool {
+        self.contents.iter().any(|content| {
+            content.what.is_some()
+                && content.end.min(to).saturating_sub(content.begin) > by
+                && self.may_hold(content.what, from, to)
+        })
     }
 
     /// Forgets what nobody will ask about any more.
@@ -174,14 +183,7 @@ impl User {
 
 impl Session {
     pub(super) fn new(user: usize) -> Self {
-        Self {
-            user,
-            live: Some(0),
-            spender: None,
-            lost: false,
-            born_late: false,
-            seen: VecDeque::new(),
-        }
+        Self { user, live: Some(0), spender: None, lost: false, seen: VecDeque::new() }
     }
 
     /// Notes that this generation was in the slot.
@@ -332,12 +334,6 @@ impl World {
         }
     }
 
-    /// Whether this access token was stored so late that nobody can be blamed for handing it out.
-    pub(super) fn is_born_late(&self, token: &str) -> bool {
-        let session = token.split('-').nth(1).and_then(|session| session.parse::<usize>().ok());
-        session.is_some_and(|session| self.sessions[session].born_late)
-    }
-
     /// Judges that somebody found nothing between these times.
     pub(super) fn judge_nothing(&mut self, user: usize, from: Time, to: Time) {
         if !self.users[user].may_hold(None, from, to) {
@@ -347,22 +343,12 @@ impl World {
 
     /// Judges that the refresh token may be spent.
     pub(super) fn judge_spent(&mut self, user: usize, from: Time, to: Time) {
-        if !self.may_hold_such(user, from, to, |session| session.lost) {
+        let is_lost = |(id, session): (usize, &Session)| {
+            session.user == user && session.lost && self.users[user].may_hold(Some(id), from, to)
+        };
+        if !self.sessions.iter().enumerate().rev().any(is_lost) {
             self.fail(Some(user), "a session was given up that no kill has cost");
         }
-    }
-
-    /// Judges that the access token has expired, and was not refreshed.
-    pub(super) fn judge_expired(&mut self, user: usize, from: Time, to: Time) {
-        if !self.may_hold_such(user, from, to, |session| session.born_late) {
-            self.fail(Some(user), "a token had expired, and was not refreshed");
-        }
-    }
-
-    fn may_hold_such(&self, user: usize, from: Time, to: Time, is: fn(&Session) -> bool) -> bool {
-        self.sessions.iter().enumerate().rev().any(|(id, session)| {
-            session.user == user && is(session) && self.users[user].may_hold(Some(id), from, to)
-        })
     }
 }
 

@@ -12,7 +12,7 @@ use super::model::{SessionId, Spender, Verdict};
 use super::{Random, Soak};
 
 /// How long an access token is good for.
-const LIFETIME: Duration = Duration::from_secs(2);
+pub(super) const LIFETIME: Duration = Duration::from_secs(3);
 
 /// The words of new tokens: access token, refresh token, expiry in milliseconds.
 pub(super) fn tokens(session: SessionId, generation: u32) -> String {

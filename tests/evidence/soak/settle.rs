@@ -97,7 +97,8 @@ fn expect(soak: &Soak, user: usize, order: &str, expected: &str) {
 
 fn judge(soak: &Soak, user: usize, answer: &str) {
     let now = soak.now();
-    let asked = Asked { user, from: now, to: now, by: None, moved: false, good_at: None };
+    let asked =
+        Asked { user, begin: now, from: now, to: now, by: None, moved: false, good_at: None };
     asked.judge(&mut soak.world(), answer);
 }
 
