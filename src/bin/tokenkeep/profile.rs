@@ -383,7 +383,7 @@ fn sync_names(path: &Path) -> io::Result<()> {
         if below.is_dir() && (below.uid() != us || below.dev() != above.dev()) {
             break;
         }
-        match fs::File::open(directory).and_then(|directory| directory.sync_all()) {
+        match File::open(directory).and_then(|directory| directory.sync_all()) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
             // Some network and user-space file systems know no such thing.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
