@@ -213,6 +213,10 @@ async fn visit(mut stream: TcpStream, state: &CsrfToken) -> Option<Brought> {
 fn read(request: &[u8], state: &CsrfToken) -> Option<Brought> {
     let line = str::from_utf8(request.split(|&byte| byte == b'\r').next()?).ok()?;
     let target = line.strip_prefix("GET ")?.strip_suffix(" HTTP/1.1")?;
+    // No browser sends these.
+    if target.contains(|character: char| character.is_ascii_control()) {
+        return None;
+    }
     let (path, query) = target.split_once('?')?;
     if path != PATH {
         return None;
@@ -261,6 +265,8 @@ mod tests {
             "GET //callback?code=a&state=right HTTP/1.1\r\n",
             "GET @elsewhere/callback?code=a&state=right HTTP/1.1\r\n",
             "GET http://elsewhere/callback?code=a&state=right HTTP/1.1\r\n",
+            "GET /callback?code=a&state=ri\nght HTTP/1.1\r\n",
+            "GET /call\tback?code=a&state=right HTTP/1.1\r\n",
             "POST /callback?code=a&state=right HTTP/1.1\r\n",
             "",
         ] {
