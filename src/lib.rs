@@ -49,6 +49,9 @@ pub mod conformance;
 mod error;
 mod file;
 mod format;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod json;
 #[cfg(feature = "age")]
 mod key;

@@ -5,6 +5,8 @@ mod browser;
 mod device;
 mod endpoint;
 mod failure;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod http;
 
 use std::fmt;

@@ -143,7 +143,7 @@ impl fmt::Debug for BrowserSignIn {
 /// After a connection that could not be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
 
-type Brought = Result<AuthorizationCode, Failed>;
+pub(super) type Brought = Result<AuthorizationCode, Failed>;
 
 /// Waits for the one visit that brings an answer.
 async fn answered(listener: TcpListener, state: CsrfToken) -> Brought {
@@ -210,7 +210,7 @@ async fn visit(mut stream: TcpStream, state: &CsrfToken) -> Option<Brought> {
 }
 
 /// Finds the answer in a request.
-fn read(request: &[u8], state: &CsrfToken) -> Option<Brought> {
+pub(super) fn read(request: &[u8], state: &CsrfToken) -> Option<Brought> {
     let line = str::from_utf8(request.split(|&byte| byte == b'\r').next()?).ok()?;
     let target = line.strip_prefix("GET ")?.strip_suffix(" HTTP/1.1")?;
     // No browser sends these.

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use http::{Response, StatusCode};
+use oauth2::url::Url;
 use oauth2::{
     AsyncHttpClient, DeviceAuthorizationUrl, DeviceCodeErrorResponseType, HttpRequest,
     HttpResponse, RequestTokenError, StandardDeviceAuthorizationResponse,
@@ -43,21 +44,7 @@ impl OAuth2Client {
         let request = client.exchange_device_code().add_scopes(self.scopes.clone());
         let answer: StandardDeviceAuthorizationResponse =
             request.request_async(&self.http).await.map_err(|error| failed(error, url))?;
-        // A terminal obeys what is printed on it, so this may be nothing but a code and a URL.
-        let code = answer.user_code().secret();
-        let is_code = !code.is_empty()
-            && code.len() <= LONGEST_CODE
-            && code.chars().all(|character| {
-                character == ' ' || character.is_alphanumeric() || "-_.".contains(character)
-            });
-        let verification_url = endpoint("verification_uri", answer.verification_uri()).ok();
-        let Some(verification_url) =
-            verification_url.filter(|_| is_code && answer.interval() <= LONGEST_INTERVAL)
-        else {
-            let reason = format!("{} answered 200 with what cannot be used", url.authority());
-            return Err(OAuth2Error::Misconfigured { reason });
-        };
-        Ok(DeviceSignIn { client: self.clone(), answer, verification_url: verification_url.into() })
+        DeviceSignIn::begin(self, answer, url)
     }
 }
 
@@ -74,6 +61,29 @@ pub struct DeviceSignIn {
 }
 
 impl DeviceSignIn {
+    /// Takes what the provider at `url` answered, if a person can do something with it.
+    pub(super) fn begin(
+        client: &OAuth2Client,
+        answer: StandardDeviceAuthorizationResponse,
+        url: &Url,
+    ) -> Result<Self, OAuth2Error> {
+        // A terminal obeys what is printed on it, so this may be nothing but a code and a URL.
+        let code = answer.user_code().secret();
+        let is_code = !code.is_empty()
+            && code.len() <= LONGEST_CODE
+            && code.chars().all(|character| {
+                character == ' ' || character.is_alphanumeric() || "-_.".contains(character)
+            });
+        let verification_url = endpoint("verification_uri", answer.verification_uri()).ok();
+        let Some(verification_url) =
+            verification_url.filter(|_| is_code && answer.interval() <= LONGEST_INTERVAL)
+        else {
+            let reason = format!("{} answered 200 with what cannot be used", url.authority());
+            return Err(OAuth2Error::Misconfigured { reason });
+        };
+        Ok(Self { client: client.clone(), answer, verification_url: verification_url.into() })
+    }
+
     /// Returns the URL at which the person types the code.
     #[must_use]
     pub fn verification_url(&self) -> &str {
@@ -116,7 +126,19 @@ impl DeviceSignIn {
         self,
         sleep: impl Fn(Duration) -> F + Send + Sync,
     ) -> Result<AuthTokens, OAuth2Error> {
-        let poll = Poll { client: &self.client, last: Mutex::default() };
+        let http = self.client.http;
+        let exchange: &Exchange =
+            &move |request| Box::pin(async move { http.exchange(request).await });
+        self.tokens_from(exchange, sleep).await
+    }
+
+    /// The same, with `exchange` for the way there and back.
+    pub(super) async fn tokens_from<F: Future<Output = ()> + Send>(
+        self,
+        exchange: &Exchange,
+        sleep: impl Fn(Duration) -> F + Send + Sync,
+    ) -> Result<AuthTokens, OAuth2Error> {
+        let poll = Poll { client: &self.client, exchange, last: Mutex::default() };
         let client = self.client.client();
         let now = || clock::date(self.client.clock.now());
         // A provider that names no time to wait must not be asked without a pause.
@@ -154,10 +176,16 @@ impl fmt::Debug for DeviceSignIn {
     }
 }
 
+type Answered = Pin<Box<dyn Future<Output = Result<HttpResponse, Failed>> + Send>>;
+
+/// Sends a request, and returns what came with a success.
+pub(super) type Exchange = dyn Fn(HttpRequest) -> Answered + Send + Sync;
+
 /// Asks the `oauth2` crate's way: there, what is no answer means that one asks again, and an answer
 /// without a known code that it is over.
 struct Poll<'a> {
     client: &'a OAuth2Client,
+    exchange: &'a Exchange,
     last: Mutex<Last>,
 }
 
@@ -182,7 +210,7 @@ impl<'c> AsyncHttpClient<'c> for Poll<'_> {
     fn call(&'c self, request: HttpRequest) -> Self::Future {
         Box::pin(async {
             self.last().sent = Some(self.client.clock.now());
-            let code = match self.client.http.exchange(request).await {
+            let code = match (self.exchange)(request).await {
                 Err(Failed::Refused { code, .. })
                     if code == "authorization_pending" || code == "slow_down" =>
                 {

@@ -44,10 +44,10 @@ pub(super) struct Http {
 }
 
 /// What came back, as far as it is of use.
-struct Reply {
-    status: StatusCode,
-    retry_after: Option<Duration>,
-    body: Zeroizing<Vec<u8>>,
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) retry_after: Option<Duration>,
+    pub(super) body: Zeroizing<Vec<u8>>,
 }
 
 type Connection = MaybeHttpsStream<TokioIo<TcpStream>>;
@@ -211,7 +211,7 @@ async fn read(response: Response<Incoming>, place: &str) -> Result<Reply, Failed
 }
 
 /// Reads `Retry-After` (RFC 9110, 10.2.3): seconds, or a date.
-fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = match text.parse() {
         Ok(seconds) => Duration::from_secs(seconds),
@@ -226,7 +226,7 @@ fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
 
 impl Reply {
     /// Returns the body of a success.
-    fn judge(mut self, place: &str) -> Result<Vec<u8>, Failed> {
+    pub(super) fn judge(mut self, place: &str) -> Result<Vec<u8>, Failed> {
         let status = self.status.as_u16();
         let said = format!("{place} answered {status}");
         match status {

@@ -50,20 +50,20 @@ impl KeychainItemStore {
         Self { item: self.item.with_prompts(), ..self }
     }
 
-    fn decode(&self, bytes: &[u8]) -> Result<AuthTokens, StoreError> {
-        let place = self.to_string();
-        match utf8_of_utf16(bytes) {
-            Some(text) => codec::decode_text(&text, &place),
-            None => codec::decode_text(bytes, &place),
-        }
-    }
-
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let store = self.clone();
         blocking::run(&self.to_string(), move || work(&store)).await
+    }
+}
+
+/// Decodes what an item holds.
+pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError> {
+    match utf8_of_utf16(bytes) {
+        Some(text) => codec::decode_text(&text, place),
+        None => codec::decode_text(bytes, place),
     }
 }
 
@@ -93,7 +93,7 @@ impl TokenStore for KeychainItemStore {
     async fn load(&self) -> Result<Option<Stored>, StoreError> {
         self.run(|store| {
             let Some(bytes) = store.item.read()? else { return Ok(None) };
-            let tokens = store.decode(&bytes)?;
+            let tokens = decode(&bytes, &store.to_string())?;
             Ok(Some(Stored { tokens, revision: file::revision(&bytes) }))
         })
         .await
@@ -106,10 +106,9 @@ impl TokenStore for KeychainItemStore {
     async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
         self.run(move |store| {
             let place = store.to_string();
-            let store_again = store.clone();
             let deleted = store.item.delete_under(&store.item.lock()?, move |secret| {
                 // What is no token, such as a key of ours, is not a login that can be ended.
-                secret.map(|secret| store_again.decode(secret)).transpose()?;
+                secret.map(|secret| decode(secret, &place)).transpose()?;
                 let current = secret.map(file::revision);
                 let as_expected = match &expect {
                     Expect::Anything => true,

@@ -1,0 +1,42 @@
+//! A sealed record, read from its file. What begins with a brace is sealed first, so that the fuzzer
+//! gets behind the encryption; anything else is the file itself.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use libfuzzer_sys::fuzz_target;
+use tokenkeep::{AgeFileStore, AgeKey, AuthTokens, TokenStore};
+use tokenkeep_fuzz::{
+    File, IDENTITY, assert_hidden, assert_redacted, assert_round_trip, passphrase_for, wait,
+};
+
+static FILE: LazyLock<File> = LazyLock::new(|| File::new("tokens.age"));
+
+fuzz_target!(|data: &[u8]| {
+    let is_plain = data.starts_with(b"{");
+    let sealed = if is_plain { seal(data) } else { data.to_vec() };
+    FILE.write(&sealed);
+    let key = AgeKey::custom("the key", || Ok(IDENTITY.to_owned().into()));
+    let key = key.with_passphrase(passphrase_for(&sealed));
+    let loaded = wait(AgeFileStore::new(FILE.path(), key).load());
+    match &loaded {
+        Ok(stored) => {
+            let tokens = &stored.as_ref().expect("there is a file, and so it is not empty").tokens;
+            assert_round_trip(tokens);
+            assert_redacted(tokens);
+        }
+        Err(error) => assert_hidden(&format!("{error} {error:?}"), data),
+    }
+    if is_plain {
+        match (loaded, AuthTokens::from_record(data, "here")) {
+            (Ok(Some(stored)), Ok(tokens)) => assert!(stored.tokens == tokens),
+            (Err(_), Err(_)) => {}
+            (_, alone) => panic!("sealing makes a difference; without, it is read: {}", alone.is_ok()),
+        }
+    }
+});
+
+fn seal(plain: &[u8]) -> Vec<u8> {
+    let identity: age::x25519::Identity = IDENTITY.parse().expect("it is an identity");
+    age::encrypt(&identity.to_public(), plain).expect("there is a recipient")
+}

@@ -1,0 +1,19 @@
+//! A record, or a bare access token: what a plaintext file, standard input or a keychain item holds.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tokenkeep::AuthTokens;
+use tokenkeep_fuzz::{assert_ages, assert_hidden, assert_redacted, assert_round_trip};
+
+fuzz_target!(|data: &[u8]| {
+    for read in [AuthTokens::from_record, AuthTokens::from_text] {
+        match read(data, "here") {
+            Ok(tokens) => {
+                assert_round_trip(&tokens);
+                assert_redacted(&tokens);
+                assert_ages(&tokens);
+            }
+            Err(error) => assert_hidden(&format!("{error} {error:?}"), data),
+        }
+    }
+});

@@ -1,0 +1,56 @@
+//! What a token endpoint answers to a refresh. The first line is the status, the time at which the
+//! request was sent and what `Retry-After` says; the rest is the body.
+#![no_main]
+
+use std::time::{Duration, SystemTime};
+
+use libfuzzer_sys::fuzz_target;
+use tokenkeep::fuzzing::{refresh, retry_after};
+use tokenkeep::{AuthTokens, OAuth2Client, RefreshFailure, RefreshToken};
+use tokenkeep_fuzz::{
+    assert_ages, assert_hidden, assert_redacted, assert_round_trip, now, split_line, words,
+};
+
+fuzz_target!(|data: &[u8]| {
+    let (line, body) = split_line(data);
+    let [status, sent, wait] = words(line);
+    if let Some(wait) = retry_after(wait.as_bytes(), now()) {
+        assert!(wait <= Duration::from_secs(3600));
+    }
+    let status = status.parse().unwrap_or(200);
+    let sent = Duration::from_secs(sent.parse().unwrap_or_default());
+    let sent = SystemTime::UNIX_EPOCH.checked_add(sent).unwrap_or(SystemTime::UNIX_EPOCH);
+    let client = OAuth2Client::new("https://issuer.example/token", "app").expect("it is a URL");
+    let answered = refresh(&client.with_clock(move || sent), (status, body));
+    match &answered {
+        Ok(tokens) => {
+            let obtained = tokens.obtained_at.expect("it is known when that was");
+            assert!(tokens.expires_at.is_none_or(|expiry| expiry >= obtained));
+            assert_round_trip(tokens);
+            assert_redacted(tokens);
+            assert_ages(tokens);
+        }
+        Err(error) => assert_hidden(&format!("{error} {error:?}"), body),
+    }
+    if status == 200 {
+        assert_nothing_is_lost(&answered, body);
+    }
+});
+
+/// By the time the answer is read the old token is spent: whoever can find tokens in it, finds them.
+fn assert_nothing_is_lost(answered: &Result<AuthTokens, RefreshFailure>, body: &[u8]) {
+    let Ok(fields) = serde_json::from_slice::<serde_json::Value>(body) else { return };
+    let token = |name: &str| fields.get(name)?.as_str().filter(|token| !token.is_empty());
+    let Some(access_token) = token("access_token") else { return };
+    // Of two that are given neither is taken, and a name may be spelled in many ways.
+    let times = |name: &[u8]| body.windows(name.len()).filter(|window| *window == name).count();
+    if times(b"\"access_token\"") > 1 || times(b"\"refresh_token\"") > 1 || body.contains(&b'\\') {
+        return;
+    }
+    let tokens = answered.as_ref().unwrap_or_else(|error| panic!("its tokens are lost: {error}"));
+    assert_eq!(tokens.access_token.expose_secret(), access_token);
+    let kept = tokens.refresh_token.as_ref().map(RefreshToken::expose_secret);
+    if fields.get("refresh_token").is_none_or(serde_json::Value::is_string) {
+        assert_eq!(kept, token("refresh_token"));
+    }
+}

@@ -1,0 +1,146 @@
+//! What the targets have in common.
+#![allow(clippy::disallowed_methods, reason = "the secrets are the fuzzer's")]
+
+mod file;
+
+use std::future::Future;
+use std::io;
+
+use tokenkeep::chrono::{DateTime, TimeDelta, Utc};
+use tokenkeep::secrecy::{ExposeSecret, SecretString};
+use tokenkeep::{AuthTokens, Freshness, MAX_RECORD, RefreshToken, StoreError};
+use tokio::runtime::{Builder, Runtime};
+
+pub use self::file::File;
+
+/// A key that nothing else is sealed to.
+pub const IDENTITY: &str = "AGE-SECRET-KEY-1FGFCMPELEDMMMV2UDKWYRFG0WTV6EZMLJT0R72X9XEHG7N7AH9UQRYRAUS";
+
+const PASSPHRASE: &str = "passphrase";
+
+/// The length from which a run of characters counts as a secret.
+const RUN: usize = 8;
+
+/// Asserts that `shown` repeats no secret of `input`: no eight letters and digits in a row, with both
+/// among them. No message has such a run by itself, and hardly any token is without one.
+#[track_caller]
+pub fn assert_hidden(shown: &str, input: &[u8]) {
+    for run in runs(shown) {
+        let is_repeated = input.windows(RUN).any(|window| window == run);
+        assert!(!is_repeated, "{} is repeated: {shown}", String::from_utf8_lossy(run));
+    }
+}
+
+/// Asserts that the `Debug` form of these tokens holds none of their secrets. Dates, and the names of
+/// extra fields, are shown, and a secret may be the same as one of them.
+#[track_caller]
+pub fn assert_redacted(tokens: &AuthTokens) {
+    let mut shown = format!("{tokens:?}");
+    for (name, _) in tokens.extras() {
+        shown = shown.replace(&format!("{name:?}"), "");
+    }
+    for date in [tokens.expires_at, tokens.obtained_at].into_iter().flatten() {
+        shown = shown.replace(&format!("{date:?}"), "");
+    }
+    for secret in secrets(tokens) {
+        assert_hidden(&shown, secret.as_bytes());
+    }
+}
+
+/// Asserts that what was read is written, and then read, as the same, if it is not too large for that.
+#[track_caller]
+pub fn assert_round_trip(tokens: &AuthTokens) {
+    match tokens.to_record("here") {
+        Ok(record) => {
+            let record = record.expose_secret();
+            assert!(record.len() <= MAX_RECORD);
+            let again = AuthTokens::from_record(record.as_bytes(), "here").expect("it was written");
+            assert!(again == *tokens, "another record came back");
+            let twice = again.to_record("here").expect("it was written before");
+            assert!(twice.expose_secret() == record, "it is written in another way");
+        }
+        Err(StoreError::TooLarge { .. }) => {}
+        Err(error) => panic!("what was read cannot be written: {error}"),
+    }
+}
+
+/// Asserts that a token only ever grows older, and expires when it does.
+#[track_caller]
+pub fn assert_ages(tokens: &AuthTokens) {
+    let Some(expiry) = tokens.expiry() else {
+        return assert_eq!(tokens.freshness(DateTime::<Utc>::MAX_UTC), Freshness::Fresh);
+    };
+    let due = tokens.refresh_due().expect("it expires");
+    assert!(due <= expiry);
+    let near = |moment: DateTime<Utc>| {
+        [TimeDelta::nanoseconds(-1), TimeDelta::zero(), TimeDelta::nanoseconds(1)]
+            .into_iter()
+            .filter_map(move |step| moment.checked_add_signed(step))
+    };
+    let mut moments: Vec<DateTime<Utc>> = near(due).chain(near(expiry)).collect();
+    moments.extend([DateTime::<Utc>::MIN_UTC, now(), DateTime::<Utc>::MAX_UTC]);
+    moments.sort_unstable();
+    assert!(moments.is_sorted_by_key(|moment| tokens.freshness(*moment)));
+    for moment in moments {
+        assert_eq!(tokens.freshness(moment) == Freshness::Expired, moment >= expiry);
+        assert_eq!(tokens.needs_refresh(moment), moment >= due);
+    }
+}
+
+/// The passphrase for this file, unless trying it would take more time and memory than a fuzzer has:
+/// up to a work factor of 20 that is for the user to wait for, and what is beyond is refused at once.
+pub fn passphrase_for(
+    sealed: &[u8],
+) -> impl Fn() -> io::Result<SecretString> + Send + Sync + 'static + use<> {
+    let header = String::from_utf8_lossy(&sealed[..sealed.len().min(256)]).into_owned();
+    let stanza = header.lines().find_map(|line| line.strip_prefix("-> scrypt "));
+    let factor = stanza.and_then(|stanza| stanza.split(' ').nth(1)?.parse::<u64>().ok());
+    // In armor it does not show.
+    let is_cheap = factor.is_some_and(|factor| factor <= 8 || factor > 20);
+    move || if is_cheap { Ok(PASSPHRASE.to_owned().into()) } else { Err(io::Error::other("none")) }
+}
+
+/// Runs what needs a runtime, with one thread for what blocks.
+pub fn wait<T>(future: impl Future<Output = T>) -> T {
+    thread_local! {
+        static RUNTIME: Runtime = Builder::new_current_thread()
+            .max_blocking_threads(1)
+            .build()
+            .expect("a thread can be started");
+    }
+    RUNTIME.with(|runtime| runtime.block_on(future))
+}
+
+/// A time that is the same in each run.
+pub fn now() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_800_000_000, 0).expect("it is in range")
+}
+
+/// The first line, if it is text, and the rest.
+pub fn split_line(data: &[u8]) -> (&str, &[u8]) {
+    let end = data.iter().position(|&byte| byte == b'\n').unwrap_or(data.len());
+    let rest = data.get(end + 1..).unwrap_or_default();
+    (str::from_utf8(&data[..end]).unwrap_or_default(), rest)
+}
+
+/// The first words of a line, and in the last one all that remains.
+pub fn words<const N: usize>(line: &str) -> [&str; N] {
+    let mut words = line.splitn(N, ' ');
+    std::array::from_fn(|_| words.next().unwrap_or_default())
+}
+
+fn secrets(tokens: &AuthTokens) -> Vec<&str> {
+    let own = [
+        Some(tokens.access_token.expose_secret()),
+        tokens.refresh_token.as_ref().map(RefreshToken::expose_secret),
+    ];
+    own.into_iter().flatten().chain(tokens.extras().map(|(_, it)| it.expose_secret())).collect()
+}
+
+fn runs(shown: &str) -> impl Iterator<Item = &[u8]> {
+    shown.as_bytes().windows(RUN).filter(|run| {
+        run.iter().all(u8::is_ascii_alphanumeric)
+            && run.iter().any(u8::is_ascii_digit)
+            && run.iter().any(u8::is_ascii_alphabetic)
+    })
+}

@@ -1,0 +1,81 @@
+//! What a server or a browser sends, without the network.
+
+use std::collections::VecDeque;
+use std::future::{self, Future};
+use std::pin::pin;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use ::http::header::{HeaderMap, HeaderValue, RETRY_AFTER};
+use ::http::{Response, StatusCode};
+use chrono::{DateTime, Utc};
+use oauth2::{AuthorizationCode, CsrfToken, HttpRequest, HttpResponse};
+use zeroize::Zeroizing;
+
+use super::device::Exchange;
+use super::failure::Failed;
+use super::http::Reply;
+use super::{DeviceSignIn, OAuth2Client, OAuth2Error, browser, failed};
+use crate::error::RefreshFailure;
+use crate::tokens::AuthTokens;
+
+/// A status and a body.
+pub type Answer<'a> = (u16, &'a [u8]);
+
+/// What becomes of a refresh that is answered so.
+pub fn refresh(client: &OAuth2Client, answer: Answer<'_>) -> Result<AuthTokens, RefreshFailure> {
+    let (token, sent) = (oauth2::RefreshToken::new("spent".into()), client.clock.now());
+    let answer = client.client().exchange_refresh_token(&token).request(&|_| judged(answer));
+    Ok(answer.map_err(|error| failed(error, client.token_url.url()))?.into_tokens(sent))
+}
+
+/// What becomes of a sign-in whose first request and whose questions are answered so; after the last
+/// answer there is none. Also the URL and the code that a person is shown.
+pub fn sign_in_by_device(
+    client: &OAuth2Client,
+    answers: &[Answer<'_>],
+) -> Result<(String, String, Result<AuthTokens, OAuth2Error>), OAuth2Error> {
+    let url = client.token_url.url();
+    let answers = answers.iter().map(|&(status, body)| (status, body.to_vec()));
+    let answers = Mutex::new(answers.collect::<VecDeque<_>>());
+    let answer = move |_: HttpRequest| match answers
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .pop_front()
+    {
+        Some((status, body)) => judged((status, &body)),
+        None => Err(Failed::Wrong { reason: "there is no answer".into() }),
+    };
+    let asking = client
+        .client()
+        .set_device_authorization_url(oauth2::DeviceAuthorizationUrl::from_url(url.clone()));
+    let begun = asking.exchange_device_code().request(&answer);
+    let sign_in = DeviceSignIn::begin(client, begun.map_err(|error| failed(error, url))?, url)?;
+    let (shown, code) = (sign_in.verification_url().to_owned(), sign_in.user_code().to_owned());
+    let exchange: &Exchange = &move |request| Box::pin(future::ready(answer(request)));
+    let mut tokens = pin!(sign_in.tokens_from(exchange, |_| future::ready(())));
+    // Nothing in it waits.
+    match tokens.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(tokens) => Ok((shown, code, tokens)),
+        Poll::Pending => unreachable!("every answer is there at once"),
+    }
+}
+
+/// What a request to the port of a sign-in brings, if it belongs to it: a code, or why there is none.
+pub fn callback(request: &[u8], state: &str) -> Option<Result<String, OAuth2Error>> {
+    let brought = browser::read(request, &CsrfToken::new(state.into()))?;
+    Some(brought.map(AuthorizationCode::into_secret).map_err(Into::into))
+}
+
+/// How long a server asks to be left alone.
+pub fn retry_after(value: &[u8], now: DateTime<Utc>) -> Option<Duration> {
+    let headers = [(RETRY_AFTER, HeaderValue::from_bytes(value).ok()?)];
+    super::http::retry_after(&HeaderMap::from_iter(headers), now)
+}
+
+fn judged((status, body): Answer<'_>) -> Result<HttpResponse, Failed> {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+    let reply = Reply { status, retry_after: None, body: Zeroizing::new(body.to_vec()) };
+    reply.judge("issuer.example").map(Response::new)
+}
