@@ -185,6 +185,43 @@ impl Status {
     }
 }
 
+/// Tells whether the item was found and then deleted by somebody, before anything was done with it.
+#[cfg(all(unix, not(target_vendor = "apple")))]
+pub(super) fn is_gone(error: &Error) -> bool {
+    use zbus::fdo::Error as Standard;
+
+    let Error::PlatformFailure(platform) = error else { return false };
+    let first: &(dyn std::error::Error + 'static) = &**platform;
+    std::iter::successors(Some(first), |error| error.source()).any(|error| {
+        if let Some(zbus::Error::MethodError(name, ..)) = error.downcast_ref() {
+            return GONE.contains(&name.as_str());
+        }
+        matches!(
+            error.downcast_ref(),
+            Some(
+                Standard::UnknownInterface(_)
+                    | Standard::UnknownMethod(_)
+                    | Standard::UnknownObject(_)
+            )
+        )
+    })
+}
+
+/// What D-Bus and the Secret Service say of an object that is no longer there.
+#[cfg(all(unix, not(target_vendor = "apple")))]
+const GONE: [&str; 4] = [
+    "org.freedesktop.DBus.Error.UnknownInterface",
+    "org.freedesktop.DBus.Error.UnknownMethod",
+    "org.freedesktop.DBus.Error.UnknownObject",
+    "org.freedesktop.Secret.Error.NoSuchObject",
+];
+
+/// Elsewhere an item is found and used in one call.
+#[cfg(not(all(unix, not(target_vendor = "apple"))))]
+pub(super) fn is_gone(_error: &Error) -> bool {
+    false
+}
+
 /// The status code that an error of the platform carries.
 #[cfg(target_os = "macos")]
 fn status(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Option<i32> {
@@ -211,6 +248,23 @@ mod tests {
             let error = Failure::Keychain(error).explain("here".into(), "that one", false);
             assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
         }
+    }
+
+    #[cfg(all(unix, not(target_vendor = "apple")))]
+    #[test]
+    fn an_item_that_is_deleted_while_it_is_read_is_gone_and_nothing_else_is() {
+        let said = |name: &str| {
+            let call = zbus::Message::method_call("/item", "GetSecret").unwrap().build(&()).unwrap();
+            let name = zbus::names::OwnedErrorName::try_from(name).unwrap();
+            let error = zbus::Error::MethodError(name, None, call);
+            is_gone(&Error::PlatformFailure(Box::new(error)))
+        };
+        assert!(GONE.iter().all(|name| said(name)));
+        assert!(!said("org.freedesktop.Secret.Error.NoSession"));
+        assert!(!said("org.freedesktop.DBus.Error.ServiceUnknown"));
+        let property = zbus::fdo::Error::UnknownObject("/item".into());
+        assert!(is_gone(&Error::PlatformFailure(Box::new(property))));
+        assert!(!is_gone(&Error::PlatformFailure("another".into())));
     }
 
     #[test]

@@ -12,8 +12,11 @@ use std::time::Duration;
 
 use keyring_core::{CredentialStore, Error};
 
-use super::failure::Failure;
+use super::failure::{self, Failure};
 use crate::stack;
+
+/// How often an item is looked for again that was there, and gone when it was to be used.
+const ATTEMPTS: usize = 5;
 
 struct Job {
     work: Box<dyn FnOnce(&mut Keychain) + Send>,
@@ -140,7 +143,15 @@ impl Keychain {
         abandoned: &Abandoned,
     ) -> Result<T, Failure> {
         let was_connected = self.0.is_some();
-        match self.try_call(check, work, abandoned) {
+        let mut answer = self.try_call(check, work, abandoned);
+        for _ in 1..ATTEMPTS {
+            match &answer {
+                Err(Failure::Keychain(error)) if failure::is_gone(error) => {}
+                _ => break,
+            }
+            answer = self.try_call(check, work, abandoned);
+        }
+        match answer {
             Err(Failure::Keychain(Error::PlatformFailure(_))) if was_connected => {
                 self.0 = None;
                 self.try_call(check, work, abandoned)
@@ -193,4 +204,44 @@ fn platform() -> keyring_core::Result<Arc<CredentialStore>> {
 #[cfg(not(any(all(unix, not(target_vendor = "apple")), target_os = "macos", windows)))]
 fn platform() -> keyring_core::Result<Arc<CredentialStore>> {
     Err(Error::NotSupportedByStore("no keychain is known for this platform".into()))
+}
+
+#[cfg(all(test, unix, not(target_vendor = "apple")))]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// What gnome-keyring says of an item that another process has just removed.
+    fn gone() -> Error {
+        let call = zbus::Message::method_call("/", "GetSecret").unwrap().build(&()).unwrap();
+        let name = "org.freedesktop.DBus.Error.UnknownMethod".try_into().unwrap();
+        Error::PlatformFailure(Box::new(zbus::Error::MethodError(name, None, call)))
+    }
+
+    #[test]
+    fn an_item_that_somebody_removes_after_it_was_found_is_no_failure_of_the_keychain() {
+        let calls = Cell::new(0);
+        let work = |_: &CredentialStore| {
+            calls.set(calls.get() + 1);
+            if calls.get() < 3 { Err(gone()) } else { Ok("looked again") }
+        };
+        let mut keychain = Keychain(Some(keyring_core::mock::Store::new().unwrap()));
+        let answer = keychain.call(&|| Ok(()), &work, &Abandoned::default());
+        assert!(matches!(answer, Ok("looked again")));
+    }
+
+    #[test]
+    fn an_item_that_is_gone_each_time_is_given_up() {
+        let calls = Cell::new(0);
+        let work = |_: &CredentialStore| {
+            calls.set(calls.get() + 1);
+            Err::<(), _>(gone())
+        };
+        let mut keychain = Keychain(Some(keyring_core::mock::Store::new().unwrap()));
+        // The connection may be what is wrong, so that is made again, and there may be a keychain.
+        let answer = keychain.call(&|| Ok(()), &work, &Abandoned::default());
+        assert!(answer.is_err());
+        assert!((ATTEMPTS..=ATTEMPTS + 1).contains(&calls.get()), "{}", calls.get());
+    }
 }
