@@ -2,6 +2,8 @@
 #![no_main]
 #![allow(dead_code, reason = "these are files of the command, which uses the rest")]
 
+#[path = "../../src/bin/tokenkeep/draft.rs"]
+mod draft;
 #[path = "../../src/bin/tokenkeep/failure.rs"]
 mod failure;
 #[path = "../../src/bin/tokenkeep/profile.rs"]

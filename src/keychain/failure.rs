@@ -254,7 +254,8 @@ mod tests {
     #[test]
     fn an_item_that_is_deleted_while_it_is_read_is_gone_and_nothing_else_is() {
         let said = |name: &str| {
-            let call = zbus::Message::method_call("/item", "GetSecret").unwrap().build(&()).unwrap();
+            let call =
+                zbus::Message::method_call("/item", "GetSecret").unwrap().build(&()).unwrap();
             let name = zbus::names::OwnedErrorName::try_from(name).unwrap();
             let error = zbus::Error::MethodError(name, None, call);
             is_gone(&Error::PlatformFailure(Box::new(error)))

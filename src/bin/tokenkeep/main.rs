@@ -2,6 +2,7 @@
 
 mod arguments;
 mod commands;
+mod draft;
 mod failure;
 mod harden;
 mod profile;
