@@ -43,8 +43,8 @@ const ADMINS: usize = 2;
 /// The first one's tokens are in the keychain, if not in a file.
 const USERS: usize = 8;
 
-/// No order takes longer; one that does hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// No order takes longer, even on a machine that has far too much to do; one that does hangs.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// For how long a manager that looks into the store only now and then may be behind.
 const LAZINESS: Time = 1_300_000;
@@ -139,31 +139,25 @@ impl Soak {
             Ok(answer) => Some(answer),
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => {
-                let threads = Command::new("sh")
-                    .arg("-c")
-                    .arg(format!(
-                        "grep . /proc/{}/task/*/comm /proc/{0}/task/*/wchan",
-                        process.pid()
-                    ))
-                    .output()
-                    .map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-                self.fail(
-                    user,
-                    &format!("process {} hangs in `{order}`\n{threads:?}", process.number),
-                );
+                let pid = process.pid();
+                let what = format!("grep . /proc/{pid}/task/*/comm /proc/{pid}/task/*/wchan");
+                let threads = Command::new("sh").args(["-c", &what]).output();
+                let threads = threads.map(|it| String::from_utf8_lossy(&it.stdout).into_owned());
+                let what = format!("process {} hangs in `{order}`\n{threads:?}", process.number);
+                self.fail(user, &what);
                 None
             }
         }
     }
 
-    /// Kills a process, if it may be and if nobody lets it come to its end just now.
-    /// Tells whether it was.
+    /// Kills a process, if it may be and if nobody lets it come to its end just now. Tells whether it
+    /// was.
     fn kill(&self, number: usize, life: Option<u32>) -> bool {
         let process = &self.processes()[number];
         let life = life.unwrap_or_else(|| process.life());
         {
             let mut world = self.world();
-            let may_not_be = number < LONG_LIVING || world.processes[number].1;
+            let may_not_be = number < LONG_LIVING || world.processes[number].closed;
             if may_not_be || !world.killed.insert((number, life)) {
                 return false;
             }
@@ -177,11 +171,11 @@ impl Soak {
     /// Lets a process do what it has to, and come to its end as a program should.
     fn end(&self, number: usize) {
         let mut world = self.world();
-        if world.processes[number].1 {
+        if world.processes[number].closed {
             return;
         }
-        world.processes[number].1 = true;
-        while world.processes[number].0 > 0 {
+        world.processes[number].closed = true;
+        while world.processes[number].at_work > 0 {
             world = self.changed.wait_timeout(world, PATIENCE).unwrap().0;
         }
         world.ends += 1;
@@ -191,7 +185,7 @@ impl Soak {
             Some("ok bye") | None => self.processes()[number].end(false),
             Some(answer) => self.fail(None, &format!("process {number} cannot end: {answer}")),
         }
-        self.world().processes[number].1 = false;
+        self.world().processes[number].closed = false;
         self.changed.notify_all();
     }
 }

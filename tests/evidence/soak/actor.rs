@@ -27,6 +27,9 @@ type Answer = Result<String, Box<dyn std::error::Error + Send + Sync>>;
 /// Managers of one slot in this process, which know nothing of each other.
 const MANAGERS: usize = 3;
 
+/// The server always answers, sooner or later. A machine that has far too much to do is no lost answer.
+const PATIENCE: Duration = Duration::from_secs(200);
+
 /// The last one looks into the store again only after this time, as long as it holds a good token.
 const RECHECK_OF_THE_LAZY: Duration = Duration::from_secs(1);
 
@@ -77,7 +80,8 @@ fn open(who: &str, server: &str, url: &str) -> Place {
             .policy(
                 RefreshPolicy::default()
                     .refresh_before_expiry(Duration::from_millis(700))
-                    .expired_before_expiry(Duration::from_millis(200)),
+                    .expired_before_expiry(Duration::from_millis(200))
+                    .deadline(PATIENCE),
             )
             .recheck_after(if is_lazy { RECHECK_OF_THE_LAZY } else { Duration::ZERO })
             .build()
@@ -132,7 +136,7 @@ async fn act(places: &[Place], words: &[&str]) -> Answer {
                 Ok(got) => Ok(token(got?)),
                 Err(_) => {
                     // The refresh goes on; who gives orders has to know when nothing does.
-                    manager.shutdown(Duration::from_secs(60)).await?;
+                    manager.shutdown(PATIENCE).await?;
                     Ok("gave up".into())
                 }
             }
@@ -171,7 +175,7 @@ async fn act(places: &[Place], words: &[&str]) -> Answer {
         ["report"] => Ok(report().await),
         ["shutdown"] => {
             for manager in places.iter().flat_map(|place| &place.managers) {
-                manager.shutdown(Duration::from_secs(60)).await?;
+                manager.shutdown(PATIENCE).await?;
             }
             Ok("bye".into())
         }

@@ -52,17 +52,17 @@ pub(super) fn have(
 fn ask(soak: &Soak, user: usize, process: usize, order: &str) -> Option<String> {
     {
         let mut world = soak.world();
-        while world.processes[process].1 && !world.ended {
+        while world.processes[process].closed && !world.ended {
             world = soak.changed.wait_timeout(world, PATIENCE).unwrap().0;
         }
-        world.processes[process].0 += 1;
+        world.processes[process].at_work += 1;
     }
     let answer = soak.ask(process, Some(user), order);
     let event = format!("process {process} {order}: {}", answer.as_deref().unwrap_or("died"));
     soak.log(&event);
     let mut world = soak.world();
     world.users[user].note(soak.now(), &event);
-    world.processes[process].0 -= 1;
+    world.processes[process].at_work -= 1;
     world.operations += 1;
     drop(world);
     soak.changed.notify_all();

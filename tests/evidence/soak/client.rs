@@ -9,6 +9,9 @@ use super::{LAZINESS, PATIENCE, Random, Soak, USERS, server};
 /// Of a thousand orders, those from this one on change what is there.
 const LOGIN: u64 = 986;
 
+/// Whoever has waited for so long for another process is told so.
+const BRIEFLY: Time = 5_000_000;
+
 /// On a machine that takes longer for anything, a token has half its life behind it when it arrives.
 const SLOW: Time = 1_500_000;
 
@@ -44,7 +47,7 @@ pub(super) fn run(soak: &Soak, process: usize, mut random: Random) {
         let user = loop {
             let mut users = (0..USERS).map(|add| (user + add) % USERS);
             match users.find(|&user| !world.users[user].taken) {
-                Some(user) if !world.processes[process].1 => break user,
+                Some(user) if !world.processes[process].closed => break user,
                 _ if world.ended => return,
                 _ => world = soak.changed.wait_timeout(world, PATIENCE).unwrap().0,
             }
@@ -52,6 +55,8 @@ pub(super) fn run(soak: &Soak, process: usize, mut random: Random) {
         let (number, place) = (soak.number(), USERS * world.users[user].at + user);
         let begin = soak.now();
         let mut session = None;
+        // Not everybody who finds a user signed out signs in at once.
+        let kind = if kind == LOGIN && world.users[user].is_signing_in() { 0 } else { kind };
         let order = match kind {
             0..500 => format!("access {place} {manager} {amount}"),
             500..580 => format!("give-up {place} {manager} {}", amount * 2),
@@ -74,7 +79,7 @@ pub(super) fn run(soak: &Soak, process: usize, mut random: Random) {
         };
         let writes = kind >= LOGIN;
         world.users[user].begin(number, begin, &order);
-        world.processes[process].0 += 1;
+        world.processes[process].at_work += 1;
         drop(world);
         let good_at = (!order.starts_with("load")).then(SystemTime::now);
         let answer = soak.ask(process, Some(user), &order);
@@ -85,7 +90,7 @@ pub(super) fn run(soak: &Soak, process: usize, mut random: Random) {
         let answered = answer.as_deref().unwrap_or("died");
         let event = format!("process {process} {order} since {begin}: {answered}");
         world.users[user].note(to, &event);
-        world.processes[process].0 -= 1;
+        world.processes[process].at_work -= 1;
         world.operations += 1;
         if writes {
             soak.log(&event);
@@ -129,6 +134,7 @@ impl Asked {
                 _ if is_slow_keychain(user, kind) => {}
                 "RefreshTokenSpent" => world.judge_spent(user, from, to),
                 "TokenExpired" if self.is_slow(world) => {}
+                "Store.Timeout" if self.to - self.begin >= BRIEFLY => {}
                 "TokenNotFound" => self.judge_nothing(world),
                 _ => world.fail(Some(user), &format!("nobody expects {error}")),
             }

@@ -96,14 +96,18 @@ impl User {
         (open.begin, open.moved)
     }
 
+    pub(super) fn is_signing_in(&self) -> bool {
+        self.open.values().any(|open| open.order.starts_with("login"))
+    }
+
     pub(super) fn is_quiet(&self) -> bool {
         self.open.is_empty()
     }
 
     pub(super) fn start_moving(&mut self) {
         self.moving = true;
-        let is_open = |order| self.open.values().any(|open| open.order.starts_with(order));
-        (self.login_while_moving, self.logout_while_moving) = (is_open("login"), is_open("logout"));
+        self.login_while_moving = self.is_signing_in();
+        self.logout_while_moving = self.open.values().any(|open| open.order.starts_with("logout"));
         for open in self.open.values_mut() {
             open.moved = true;
         }
@@ -202,14 +206,22 @@ impl Session {
     }
 }
 
+/// Who lets orders through to a process.
+#[derive(Default)]
+pub(super) struct Gate {
+    /// How many orders it works on.
+    pub(super) at_work: usize,
+    /// Whether it takes no more, because it is about to end.
+    pub(super) closed: bool,
+}
+
 #[derive(Default)]
 pub(super) struct World {
     pub(super) users: Vec<User>,
     pub(super) sessions: Vec<Session>,
     /// Lives that ended by a kill.
     pub(super) killed: std::collections::HashSet<(usize, u32)>,
-    /// Orders that each process works on, and whether it takes no more.
-    pub(super) processes: Vec<(usize, bool)>,
+    pub(super) processes: Vec<Gate>,
     pub(super) failures: Vec<String>,
     pub(super) errors: BTreeMap<String, u64>,
     pub(super) operations: u64,
@@ -237,7 +249,7 @@ impl World {
     pub(super) fn new(users: usize, processes: usize, sealed: usize) -> Self {
         let mut world = Self::default();
         world.users.resize_with(users, User::default);
-        world.processes.resize(processes, (0, false));
+        world.processes.resize_with(processes, Gate::default);
         for (number, user) in world.users.iter_mut().enumerate() {
             user.at = usize::from(number < sealed || number % 2 == 1);
             user.settle(u64::MAX, None, 0);
