@@ -31,7 +31,9 @@ fuzz_target!(|data: &[u8]| {
         match (loaded, AuthTokens::from_record(data, "here")) {
             (Ok(Some(stored)), Ok(tokens)) => assert!(stored.tokens == tokens),
             (Err(_), Err(_)) => {}
-            (_, alone) => panic!("sealing makes a difference; without, it is read: {}", alone.is_ok()),
+            (_, alone) => {
+                panic!("sealing makes a difference; without, it is read: {}", alone.is_ok())
+            }
         }
     }
 });

@@ -18,7 +18,9 @@ fuzz_target!(|data: &[u8]| {
         if !token.is_empty() {
             assert_round_trip(&tokens);
         }
-        for moment in [DateTime::<Utc>::MIN_UTC, DateTime::UNIX_EPOCH, now(), DateTime::<Utc>::MAX_UTC] {
+        for moment in
+            [DateTime::<Utc>::MIN_UTC, DateTime::UNIX_EPOCH, now(), DateTime::<Utc>::MAX_UTC]
+        {
             let obtained = tokens.clone().with_obtained_at(moment);
             assert_ages(&obtained);
             // When it was obtained moves an expiry, and makes and takes none.

@@ -14,7 +14,8 @@ use tokio::runtime::{Builder, Runtime};
 pub use self::file::File;
 
 /// A key that nothing else is sealed to.
-pub const IDENTITY: &str = "AGE-SECRET-KEY-1FGFCMPELEDMMMV2UDKWYRFG0WTV6EZMLJT0R72X9XEHG7N7AH9UQRYRAUS";
+pub const IDENTITY: &str =
+    "AGE-SECRET-KEY-1FGFCMPELEDMMMV2UDKWYRFG0WTV6EZMLJT0R72X9XEHG7N7AH9UQRYRAUS";
 
 const PASSPHRASE: &str = "passphrase";
 
