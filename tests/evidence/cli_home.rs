@@ -1,5 +1,4 @@
 //! A home for the command, with a provider in its profile.
-#![cfg(target_os = "linux")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,5 +1,4 @@
 //! A clock that is wrong, and one that is put right in between.
-#![cfg(target_os = "linux")]
 
 use std::process::Command;
 

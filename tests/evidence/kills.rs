@@ -1,6 +1,5 @@
 //! Commands killed at each system call that touches a file: nothing is lost, torn or shown, and the
 //! same command completes.
-#![cfg(target_os = "linux")]
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,5 +1,4 @@
 //! Secrets in places where nobody expects them: messages, logs, arguments, files, core dumps.
-#![cfg(target_os = "linux")]
 
 mod command;
 mod errors;

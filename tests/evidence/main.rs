@@ -1,6 +1,8 @@
 //! Every promise of README and SECURITY.md, tried where it would break: processes killed and system
-//! calls failed one by one, power cut at every write, memory read, secrets looked for.
+//! calls failed one by one, power cut at every write, memory read, secrets looked for. On Linux, which has
+//! the tools for that.
 
+#![cfg(target_os = "linux")]
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,

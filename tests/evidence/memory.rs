@@ -1,5 +1,4 @@
 //! What is left of secrets in the memory of a process that has dropped them, read from outside.
-#![cfg(target_os = "linux")]
 
 mod command;
 mod reader;

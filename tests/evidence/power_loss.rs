@@ -7,7 +7,6 @@
 //! data. `scene.rs` cuts the power after each operation, and puts each state of the disk that is then
 //! possible in front of the checks: what was there is there, or what came after it, whole; what a
 //! command has promised is so; and from wherever it was cut, work goes on.
-#![cfg(target_os = "linux")]
 
 mod disk;
 mod keys;

@@ -1,5 +1,4 @@
 //! Commands and what they meet: each can be set up afresh, run, cut short, run again, and looked at.
-#![cfg(target_os = "linux")]
 
 use std::fs;
 use std::io::Write;

@@ -3,7 +3,6 @@
 //!
 //! `TOKENKEEP_SOAK_SECONDS` says for how long, `TOKENKEEP_SOAK_SEED` with which random decisions. What
 //! happened, and when, is in `target/tmp/soak.log`.
-#![cfg(target_os = "linux")]
 
 mod admin;
 mod client;

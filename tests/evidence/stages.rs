@@ -1,5 +1,4 @@
 //! Every command that changes what is kept, each in the states that it meets.
-#![cfg(target_os = "linux")]
 
 use crate::scenes::{NEW, OLD, Scene};
 

@@ -1,5 +1,4 @@
 //! The system calls of a command that touch its files: listing them, and meddling with one of them.
-#![cfg(target_os = "linux")]
 
 use std::collections::BTreeMap;
 use std::fs;
