@@ -23,7 +23,11 @@ fuzz_target!(|text: &str| {
         let authority = part.strip_prefix("//").and_then(|rest| rest.split('/').next());
         assert!(!authority.is_some_and(|it| it.contains('@') && it.contains(':')), "{printed}");
     }
-    assert!(!printed.to_ascii_uppercase().contains("AGE-SECRET-KEY-"), "{printed}");
+    // Without the escapes, whose digits may stand where a key begins: `%1AGE-SECRET-KEY-`.
+    let mut parts = printed.split('%');
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    text.extend(parts.map(|part| format!("%{}", part.get(2..).expect("two digits follow"))));
+    assert!(!text.to_ascii_uppercase().contains("AGE-SECRET-KEY-"), "{printed}");
     if let Err(error @ StoreError::InvalidKey { .. }) = url.open() {
         assert_hidden(&format!("{error} {error:?}"), text.as_bytes());
     }
