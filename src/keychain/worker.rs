@@ -206,7 +206,8 @@ fn platform() -> keyring_core::Result<Arc<CredentialStore>> {
     Err(Error::NotSupportedByStore("no keychain is known for this platform".into()))
 }
 
-#[cfg(all(test, unix, not(target_vendor = "apple")))]
+#[cfg(test)]
+#[cfg(all(unix, not(target_vendor = "apple")))]
 mod tests {
     use std::cell::Cell;
 
