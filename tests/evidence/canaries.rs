@@ -18,6 +18,22 @@ pub(crate) struct Canary {
     pub(crate) text: String,
 }
 
+/// The secret of that name.
+pub(crate) fn text(name: &'static str) -> String {
+    Canary::new(name).text
+}
+
+/// A record of such secrets, as the command reads it.
+pub(crate) fn record() -> String {
+    serde_json::json!({
+        "access_token": text("mine"),
+        "refresh_token": text("my refresh"),
+        "expires_at": "2099-01-01T00:00:00Z",
+        "id_token": text("extra"),
+    })
+    .to_string()
+}
+
 impl Canary {
     /// The secret of that name: 60 characters, the same in each run.
     pub(crate) fn new(name: &'static str) -> Self {

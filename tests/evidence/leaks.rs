@@ -11,7 +11,7 @@ use std::process::Command;
 
 use secrecy::ExposeSecret;
 
-use crate::canaries::{Canary, Search};
+use crate::canaries::{Canary, Search, text};
 use crate::cli_home::CliHome;
 use crate::support::output;
 use crate::token_server::TokenServer;
@@ -48,10 +48,6 @@ const SECRETS: [&str; 12] = [
     "refresh",
     "stray",
 ];
-
-fn text(name: &'static str) -> String {
-    Canary::new(name).text
-}
 
 impl Scene {
     fn new() -> Self {

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use super::{Scene, text};
-use crate::canaries::{Canary, Search};
+use crate::canaries::{Canary, Search, record};
 use crate::figures::figure;
 use crate::support::{can_trace, skip};
 use crate::token_server::fetch;
@@ -38,13 +38,7 @@ fn a_canary_is_found_in_every_form() {
 #[test]
 fn no_command_shows_a_secret_that_it_was_not_asked_for() {
     let scene = Scene::new();
-    let record = serde_json::json!({
-        "access_token": text("mine"),
-        "refresh_token": text("my refresh"),
-        "expires_at": "2099-01-01T00:00:00Z",
-        "id_token": text("extra"),
-    })
-    .to_string();
+    let record = record();
     let (copy, plain, moved) = (scene.age("copy"), scene.plaintext("plain"), scene.age("moved"));
     let other: age::x25519::Identity = scene.keys[1].parse().unwrap();
     let recipient = other.to_public().to_string();

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::reader::{Left, scan};
-use crate::canaries::{Canary, Search};
+use crate::canaries::{Canary, Search, record, text};
 use crate::cli_home::CliHome;
 use crate::figures::figure;
 use crate::support::{can_trace, skip};
@@ -37,13 +37,7 @@ fn the_command_leaves_no_secret_in_its_memory() {
         return;
     }
     let scene = Scene::new();
-    let record = serde_json::json!({
-        "access_token": text("mine"),
-        "refresh_token": text("my refresh"),
-        "expires_at": "2099-01-01T00:00:00Z",
-        "id_token": text("extra"),
-    })
-    .to_string();
+    let record = record();
     let plain = format!("plaintext:{}", scene.home.path("tokens.json").display());
     let copy =
         format!("age:{}?identity=config/keys/key.txt", scene.home.path("copy.age").display());
@@ -112,10 +106,6 @@ fn can_read(test: &str) -> bool {
         return false;
     }
     can_trace(test)
-}
-
-fn text(name: &'static str) -> String {
-    Canary::new(name).text
 }
 
 struct Scene {

@@ -8,7 +8,7 @@ use std::fs;
 
 use super::record::Stage;
 use super::scene::{Done, Moment, Scene};
-use super::transfers::{self, check_move};
+use super::transfers::{self, a_moved_profile, check_move};
 use super::{block_on, load, open, record, save};
 use crate::support::can_trace;
 
@@ -122,14 +122,7 @@ fn a_profile_that_a_killed_migration_had_not_yet_changed_finds_the_tokens() {
     if !can_trace("power_loss::a_profile_that_a_killed_migration_had_not_yet_changed") {
         return;
     }
-    let mut home = Scene::new(|home| {
-        home.tokenkeep("keygen -o one.txt").ok();
-        home.tokenkeep("init --store plaintext:tokens.json").ok();
-        save(&home.plaintext("tokens.json"), "mine");
-    });
-    let (from, to) = (home.plaintext("tokens.json"), home.age("new/tokens.age", "one.txt"));
-    let order = format!("migrate --to {to}");
-    home.record(&home.command(&order), "");
+    let (home, [from, to], order) = a_moved_profile();
     let refused = |again: &Done| {
         let refused = again.err.contains("the same slot");
         assert!(refused || again.code == Some(0), "{again:?}");

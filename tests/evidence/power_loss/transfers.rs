@@ -51,11 +51,8 @@ fn moved_tokens_are_on_one_side_at_least_and_the_move_completes() {
     }
 }
 
-#[test]
-fn a_profile_names_the_tokens_that_were_moved_or_the_move_completes() {
-    if !can_trace("power_loss::a_profile_names_the_tokens_that_were_moved") {
-        return;
-    }
+/// A profile whose tokens are moved, from where to where, and with which order.
+pub(super) fn a_moved_profile() -> (Scene, [String; 2], String) {
     let mut home = Scene::new(|home| {
         home.tokenkeep("keygen -o one.txt").ok();
         home.tokenkeep("init --store plaintext:tokens.json").ok();
@@ -64,6 +61,15 @@ fn a_profile_names_the_tokens_that_were_moved_or_the_move_completes() {
     let (from, to) = (home.plaintext("tokens.json"), home.age("new/tokens.age", "one.txt"));
     let order = format!("migrate --to {to}");
     home.record(&home.command(&order), "");
+    (home, [from, to], order)
+}
+
+#[test]
+fn a_profile_names_the_tokens_that_were_moved_or_the_move_completes() {
+    if !can_trace("power_loss::a_profile_names_the_tokens_that_were_moved") {
+        return;
+    }
+    let (home, [from, to], order) = a_moved_profile();
     home.cut_power(|home, moment| {
         if moment.1 < Stage::Ended {
             let again = home.tokenkeep(&order);
