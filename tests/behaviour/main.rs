@@ -25,6 +25,7 @@ mod keys;
 mod kill_points;
 mod login;
 mod manager;
+mod migrate_all;
 mod oauth2;
 mod processes;
 mod provider;

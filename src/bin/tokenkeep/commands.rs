@@ -1,12 +1,13 @@
 //! One file for each command, or for a few that belong together.
 
+mod backup;
 mod doctor;
 mod exec;
 mod init;
 mod keys;
 mod login;
+mod migrate;
 mod tokens;
-mod transfer;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -43,9 +44,9 @@ pub(crate) async fn run(cli: Cli, limits: Limits) -> Outcome {
         Command::List(json) => tokens::list(json.json),
         Command::Refresh => tokens::refresh(slot).await,
         Command::Clear(clear) => login::clear(slot, &clear).await,
-        Command::Migrate(migrate) => transfer::migrate(slot, &migrate).await,
-        Command::Backup(backup) => transfer::backup(slot, &backup).await,
-        Command::Restore(restore) => transfer::restore(slot, &restore).await,
+        Command::Migrate(migrate) => migrate::migrate(slot, &migrate).await,
+        Command::Backup(backup) => backup::backup(slot, &backup).await,
+        Command::Restore(restore) => backup::restore(slot, &restore).await,
         Command::Keygen(keygen) => keys::keygen(&keygen).await,
         Command::Rekey(rekey) => keys::rekey(slot, &rekey).await,
         Command::Doctor(json) => doctor::doctor(limits, json.json).await,

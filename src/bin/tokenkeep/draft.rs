@@ -13,29 +13,21 @@ use crate::failure::{Code, Failure};
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 const LOCK_POLL: Duration = Duration::from_millis(2);
 
-/// A profile that is written, and has not taken the place of the old one yet.
-pub(crate) struct Draft {
-    pub(crate) file: NamedTempFile,
-    _lock: Locked,
-}
+/// The right to write profiles, which one process has at a time. It goes with a lock on a file that is
+/// never removed.
+pub(crate) struct Writer(File);
 
-struct Locked(File);
-
-impl Drop for Locked {
-    /// Closing the file is not enough: a child process that is just being started has it too.
-    fn drop(&mut self) {
-        // If this fails, the process's end gives it up.
-        let _ = self.0.unlock();
+impl Writer {
+    /// Waits for that right, in a directory that is made if need be.
+    pub(crate) fn of(directory: &Path) -> Result<Self, Failure> {
+        create_directory(directory).map_err(|error| failed("create", directory, &error))?;
+        lock(directory).map(Self)
     }
-}
 
-impl Draft {
     /// Writes a file that only this user can read, beside the path that it is meant for.
-    pub(crate) fn write(path: &Path, text: &str) -> Result<Self, Failure> {
+    pub(crate) fn draft(&self, path: &Path, text: &str) -> Result<NamedTempFile, Failure> {
         let directory = path.parent().expect("it is in the directory of profiles");
         let name = path.file_name().expect("it is a file");
-        create_directory(directory).map_err(|error| failed("create", directory, &error))?;
-        let lock = lock(directory)?;
         let write = || {
             // Always of that name, so that what a killed writer left does not stay: whoever still
             // lives has the lock.
@@ -50,13 +42,19 @@ impl Draft {
             file.as_file().sync_all()?;
             Ok(file)
         };
-        let file = write().map_err(|error| failed("write", path, &error))?;
-        Ok(Self { file, _lock: lock })
+        write().map_err(|error| failed("write", path, &error))
     }
 }
 
-/// Takes the lock of those who write profiles. It goes with the file, which is never removed.
-fn lock(directory: &Path) -> Result<Locked, Failure> {
+impl Drop for Writer {
+    /// Closing the file is not enough: a child process that is just being started has it too.
+    fn drop(&mut self) {
+        // If this fails, the process's end gives it up.
+        let _ = self.0.unlock();
+    }
+}
+
+fn lock(directory: &Path) -> Result<File, Failure> {
     let path = directory.join(".lock");
     let mut options = fs::OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
@@ -66,7 +64,7 @@ fn lock(directory: &Path) -> Result<Locked, Failure> {
     let deadline = Instant::now() + LOCK_WAIT;
     loop {
         match file.try_lock() {
-            Ok(()) => return Ok(Locked(file)),
+            Ok(()) => return Ok(file),
             Err(TryLockError::Error(error)) if error.kind() != io::ErrorKind::Interrupted => {
                 return Err(failed("lock", &path, &error));
             }

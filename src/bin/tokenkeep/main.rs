@@ -7,12 +7,14 @@ mod failure;
 mod harden;
 mod profile;
 mod provider;
+mod side_by_side;
 mod slot;
 mod terminal;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use tokio::runtime::{Builder, Runtime};
 
 use crate::arguments::Cli;
 
@@ -22,10 +24,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return arguments::report(&error),
     };
-    // Two threads, one for what blocks: nothing here is done at once with anything else, and so each
-    // run makes its system calls in the same order.
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let done = match runtime.enable_all().max_blocking_threads(1).build() {
+    let done = match runtime() {
         Ok(runtime) => runtime.block_on(commands::run(cli, limits)),
         Err(error) => Err(error.into()),
     };
@@ -35,4 +34,10 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => failure.report(),
     }
+}
+
+/// Two threads, one for what blocks: nothing is done at once with anything else, and so each run
+/// makes its system calls in the same order.
+fn runtime() -> std::io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().max_blocking_threads(1).build()
 }

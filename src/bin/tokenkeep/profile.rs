@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use tokenkeep::StoreUrl;
 use toml::de::{DeTable, DeValue};
 
-use crate::draft::{Draft, failed, sync_names};
+use crate::draft::{Writer, failed, sync_names};
 use crate::failure::{Code, Failure};
 use crate::provider::Provider;
+use crate::side_by_side;
 
 const DIRECTORY_VARIABLE: &str = "TOKENKEEP_CONFIG_DIR";
 const LONGEST_NAME: usize = 64;
@@ -32,6 +33,13 @@ pub(crate) struct Profile {
     store_span: Range<usize>,
     /// Where in it the note of a move stands, with the end of its line if nothing follows on that.
     move_span: Option<Range<usize>>,
+}
+
+/// A profile, the text that it is to have, and why it does not have it.
+pub(crate) struct Rewrite<'a> {
+    pub(crate) profile: &'a mut Profile,
+    pub(crate) text: String,
+    pub(crate) done: &'a mut Result<(), Failure>,
 }
 
 /// A profile as it was found.
@@ -65,8 +73,9 @@ impl Profile {
         if path.exists() {
             return Err(exists(&path));
         }
-        let draft = Draft::write(&path, &format!("store = {}\n", quoted(&store.to_text())))?;
-        draft.file.persist_noclobber(&path).map_err(|error| match error.error.kind() {
+        let writer = Writer::of(directory_of(&path))?;
+        let draft = writer.draft(&path, &format!("store = {}\n", quoted(&store.to_text())))?;
+        draft.persist_noclobber(&path).map_err(|error| match error.error.kind() {
             io::ErrorKind::AlreadyExists => exists(&path),
             _ => failed("write", &path, &error.error),
         })?;
@@ -74,24 +83,44 @@ impl Profile {
         Ok(path)
     }
 
-    /// Makes what is there durable: who wrote it may have been killed before that.
+    /// Points the profile to another store.
+    pub(crate) async fn set_store(&mut self, store: &StoreUrl) -> Result<(), Failure> {
+        let mut done = Ok(());
+        let text = self.with_store(store);
+        Self::rewrite(&mut [Rewrite { profile: self, text, done: &mut done }]).await?;
+        done
+    }
+
+    /// Gives profiles other texts, each whole and for good. One that cannot be written is as it was.
+    ///
+    /// What is there is made durable in any case: who wrote it may have been killed before that.
+    pub(crate) async fn rewrite(all: &mut [Rewrite<'_>]) -> Result<(), Failure> {
+        let Some(first) = all.first() else { return Ok(()) };
+        if all.iter().any(|one| one.text != one.profile.text) {
+            let writer = Writer::of(directory_of(&first.profile.path))?;
+            side_by_side::each(all, async |one| {
+                if let Err(failure) = one.profile.write(&writer, &one.text) {
+                    *one.done = Err(failure);
+                }
+            })
+            .await?;
+        }
+        all[0].profile.sync()
+    }
+
+    /// Makes durable what is in the directory of the profiles.
     pub(crate) fn sync(&self) -> Result<(), Failure> {
         sync_names(&self.path).map_err(|error| failed("write", &self.path, &error))
     }
 
-    /// Points the profile to another store.
-    pub(crate) fn set_store(&mut self, store: &StoreUrl) -> Result<(), Failure> {
-        self.replace(self.with_store(store))
-    }
-
-    /// Notes where the tokens are about to be moved, so that a later run knows where they are.
-    pub(crate) fn begin_move(&mut self, to: &StoreUrl) -> Result<(), Failure> {
-        self.replace(self.with_move(to))
-    }
-
-    /// Takes that note back.
-    pub(crate) fn end_move(&mut self) -> Result<(), Failure> {
-        self.replace(self.without_move())
+    fn write(&mut self, writer: &Writer, text: &str) -> Result<(), Failure> {
+        if text == self.text {
+            return Ok(());
+        }
+        let persisted = writer.draft(&self.path, text)?.persist(&self.path);
+        persisted.map_err(|error| failed("write", &self.path, &error.error))?;
+        *self = Self::parse(&self.name, self.path.clone(), text.to_owned())?;
+        Ok(())
     }
 
     /// The text with another store, and no note of a move.
@@ -124,18 +153,6 @@ impl Profile {
             text.replace_range(span, &new);
             text
         })
-    }
-
-    fn replace(&mut self, text: String) -> Result<(), Failure> {
-        if text == self.text {
-            return self.sync();
-        }
-        let draft = Draft::write(&self.path, &text)?;
-        let persisted = draft.file.persist(&self.path);
-        persisted.map_err(|error| failed("write", &self.path, &error.error))?;
-        self.sync()?;
-        *self = Self::parse(&self.name, self.path.clone(), text)?;
-        Ok(())
     }
 
     /// All profiles, by name. One that cannot be read is a failure in its place.
@@ -243,6 +260,10 @@ pub(crate) fn state_directory() -> Result<PathBuf, Failure> {
 fn path_of(name: &str) -> Result<PathBuf, Failure> {
     check_name(name)?;
     Ok(directory()?.join("profiles").join(format!("{name}.toml")))
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().expect("it is in the directory of profiles")
 }
 
 fn check_name(name: &str) -> Result<(), Failure> {

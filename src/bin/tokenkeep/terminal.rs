@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 use tokenkeep::secrecy::SecretString;
 
 /// For those who have no terminal to type a passphrase on.
@@ -15,7 +15,8 @@ pub(crate) const PASSPHRASE_VARIABLE: &str = "TOKENKEEP_PASSPHRASE";
 /// The most bytes that are typed or pasted at a prompt.
 const LONGEST: usize = 64 * 1024;
 
-static SPINNER: Mutex<Option<ProgressBar>> = Mutex::new(None);
+/// What shows that something is going on: a spinner, or a bar that has a length.
+static PROGRESS: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// What was typed, for what: nobody should type the same thing twice.
 static TYPED: Mutex<BTreeMap<String, SecretString>> = Mutex::new(BTreeMap::new());
@@ -85,18 +86,41 @@ fn passphrase(prompt: &str) -> io::Result<SecretString> {
 
 /// Shows that something takes its time, if somebody is looking.
 pub(crate) fn start_working(on: &'static str) {
-    let mut spinner = SPINNER.lock().unwrap_or_else(PoisonError::into_inner);
-    if spinner.is_none() && io::stderr().is_terminal() {
+    let mut progress = progress();
+    if progress.is_none() && io::stderr().is_terminal() {
         let fresh = ProgressBar::new_spinner().with_message(on);
         fresh.enable_steady_tick(Duration::from_millis(100));
-        *spinner = Some(fresh);
+        *progress = Some(fresh);
+    }
+}
+
+/// Shows how many of so many are done, if somebody is looking.
+pub(crate) fn start_counting(all: usize) {
+    stop_working();
+    if io::stderr().is_terminal() {
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}");
+        let style = style.expect("it is a template");
+        *progress() = Some(ProgressBar::new(all as u64).with_style(style));
+    }
+}
+
+/// Shows that one more is done.
+pub(crate) fn count(name: &str) {
+    if let Some(bar) = &*progress() {
+        bar.set_message(name.to_owned());
+        bar.inc(1);
+        bar.tick();
     }
 }
 
 pub(crate) fn stop_working() {
-    if let Some(spinner) = SPINNER.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        spinner.finish_and_clear();
+    if let Some(progress) = progress().take() {
+        progress.finish_and_clear();
     }
+}
+
+fn progress() -> MutexGuard<'static, Option<ProgressBar>> {
+    PROGRESS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Prints a secret to standard output: alone, and with a newline only where a person looks.
@@ -123,9 +147,15 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 
 /// Says something to the person in front of it.
 pub(crate) fn say(text: &str) {
-    stop_working();
     // Where it cannot be said, as in a log on a full disk, the exit code still tells.
-    let _ = writeln!(io::stderr(), "{text}");
+    let line = || drop(writeln!(io::stderr(), "{text}"));
+    match &*progress() {
+        // Above the bar, which goes on.
+        Some(bar) if bar.length().is_some() => return bar.suspend(line),
+        _ => {}
+    }
+    stop_working();
+    line();
 }
 
 /// Reads a line that is not shown, from the terminal and not from standard input. What ends the

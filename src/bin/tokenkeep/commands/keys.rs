@@ -84,7 +84,7 @@ pub(super) async fn rekey(slot: &Slot, rekey: &Rekey) -> Outcome {
     }
     // Also if an earlier run did: it may have been killed before that was durable.
     if let Some(profile) = &mut target.profile {
-        profile.set_store(&new)?;
+        profile.set_store(&new).await?;
     }
     reseal(&new, &new).await?;
     terminal::say(&format!("{new} is sealed to:"));

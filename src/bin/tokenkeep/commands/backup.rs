@@ -1,0 +1,84 @@
+//! backup and restore: copies of tokens.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokenkeep::secrecy::SecretString;
+use tokenkeep::{AgeFileStore, AgeKey, AuthError, Expect, Overwrite, TokenStore};
+
+use super::{DONE, Outcome, Target, open};
+use crate::arguments::{self, Slot};
+use crate::failure::{Code, Failure};
+use crate::slot::{check_path, parse_url_or_path};
+use crate::terminal;
+
+pub(super) async fn backup(slot: &Slot, backup: &arguments::Backup) -> Outcome {
+    let from = Target::of(slot)?.open()?;
+    let url = parse_url_or_path(&backup.to)?;
+    let is_sealed_here = backup.passphrase || !backup.recipient.is_empty();
+    let to: Arc<dyn TokenStore> = match url {
+        Some(_) if is_sealed_here => return Err(says_itself()),
+        Some(url) => open(&url)?,
+        None if backup.passphrase => {
+            let passphrase = terminal::ask_new_passphrase()?;
+            let key = AgeKey::passphrase(move || Ok(passphrase.clone()));
+            Arc::new(AgeFileStore::new(&backup.to, key))
+        }
+        None if is_sealed_here => {
+            Arc::new(AgeFileStore::new(&backup.to, for_recipients(&backup.recipient)?))
+        }
+        None => {
+            return Err(Failure::usage(
+                "say who can open the backup: --recipient AGE1…, --passphrase, or a store URL as its \
+                 target (plaintext:PATH if you mean that)",
+            ));
+        }
+    };
+    if backup.overwrite {
+        from.load().await?.ok_or(AuthError::TokenNotFound)?;
+        to.clear(Expect::Anything).await?;
+    } else if is_sealed_here && Path::new(&backup.to).exists() {
+        // It can be opened by others and not by us, so what it is cannot be told.
+        let message = format!("{} exists; --overwrite replaces it", backup.to);
+        return Err(Failure::new(Code::Conflict, message));
+    }
+    tokenkeep::backup(&from, &to).await?;
+    terminal::say(&format!("copied to {to}"));
+    DONE
+}
+
+fn says_itself() -> Failure {
+    Failure::usage("a store URL says itself how it is sealed; give a file's path")
+}
+
+/// A key that seals to these recipients. What it seals is read back with an identity that exists in
+/// this process only, and is forgotten with it.
+fn for_recipients(recipients: &[String]) -> Result<AgeKey, Failure> {
+    let identity: SecretString = age::x25519::Identity::generate().to_string();
+    let mut key = AgeKey::custom("the recipients' key", move || Ok(identity.clone()));
+    for recipient in recipients {
+        key = key.with_recovery_recipient(recipient)?;
+    }
+    Ok(key)
+}
+
+pub(super) async fn restore(slot: &Slot, restore: &arguments::Restore) -> Outcome {
+    let to = Target::of(slot)?.open()?;
+    let protected = restore.identity.as_deref().unwrap_or(Path::new(&restore.from));
+    check_path(protected)?;
+    let protected = protected.display().to_string();
+    let ask = move || terminal::ask_passphrase(&protected);
+    let from: Arc<dyn TokenStore> = match (parse_url_or_path(&restore.from)?, &restore.identity) {
+        (Some(_), Some(_)) => return Err(says_itself()),
+        (Some(url), None) => open(&url)?,
+        (None, Some(identity)) => {
+            let key = AgeKey::identity_file(identity).with_passphrase(ask);
+            Arc::new(AgeFileStore::new(&restore.from, key))
+        }
+        (None, None) => Arc::new(AgeFileStore::new(&restore.from, AgeKey::passphrase(ask))),
+    };
+    let overwrite = if restore.overwrite { Overwrite::Always } else { Overwrite::IfOlder };
+    tokenkeep::restore(&from, &to, overwrite).await?;
+    terminal::say(&format!("restored to {to}"));
+    DONE
+}

@@ -1,0 +1,237 @@
+//! migrate: tokens on their way from one store to another, and the profiles that name them.
+
+use std::sync::Arc;
+
+use tokenkeep::{AuthError, AuthTokens, Expect, StoreUrl, TokenStore, TransferError};
+
+use super::{DONE, Outcome, Target, open};
+use crate::arguments::{self, Slot};
+use crate::failure::{Code, Failure};
+use crate::profile::{Profile, Rewrite};
+use crate::side_by_side;
+use crate::slot::parse_url;
+use crate::terminal;
+
+/// Stands for a profile's name in the target of `migrate --all`.
+const NAME: &str = "{profile}";
+
+/// How many profiles are noted as on their way at once: each note costs the disk the same, and a
+/// thousand of them little more than one.
+const BATCH: usize = 256;
+
+pub(super) async fn migrate(slot: &Slot, migrate: &arguments::Migrate) -> Outcome {
+    if migrate.all {
+        return migrate_all(migrate).await;
+    }
+    let (from, profile) = match &migrate.from {
+        Some(url) => (parse_url(url)?, None),
+        None => {
+            let target = Target::of(slot)?;
+            (target.url, target.profile)
+        }
+    };
+    let mut moves = [Move::new(&from, parse_url(&migrate.to)?, profile)?];
+    run(&mut moves, migrate).await?;
+    let [one] = moves;
+    one.outcome?;
+    DONE
+}
+
+/// Moves every profile, goes on past those that fail, and says which they were.
+async fn migrate_all(migrate: &arguments::Migrate) -> Outcome {
+    // Not in an option: each needs a slot of its own.
+    if !migrate.to.split('?').next().is_some_and(|slot| slot.contains(NAME)) {
+        return Err(Failure::usage(format!("with --all, the path in --to needs a {NAME} in it")));
+    }
+    let mut profiles = Profile::all()?.into_iter();
+    let mut failed = Vec::new();
+    let mut fail = |name: String, failure: &Failure| {
+        terminal::say(&format!("{name}: {}", failure.message()));
+        failed.push(name);
+    };
+    if !migrate.dry_run {
+        terminal::start_counting(profiles.len());
+    }
+    let mut moved_before = None;
+    while profiles.len() > 0 {
+        let mut moves = Vec::new();
+        for (name, profile) in profiles.by_ref().take(BATCH) {
+            let plan = || {
+                let (to, profile) = (parse_url(&migrate.to.replace(NAME, &name))?, profile?);
+                if profile.store == to {
+                    moved_before = Some(profile);
+                    return Ok(None);
+                }
+                Move::new(&profile.store.clone(), to, Some(profile)).map(Some)
+            };
+            match plan() {
+                Ok(planned) => moves.extend(planned),
+                Err(failure) => fail(name, &failure),
+            }
+        }
+        run(&mut moves, migrate).await?;
+        for Move { profile, outcome, .. } in moves {
+            if let (Some(profile), Err(failure)) = (profile, outcome) {
+                fail(profile.name, &failure);
+            }
+        }
+    }
+    if let Some(profile) = moved_before.filter(|_| !migrate.dry_run) {
+        profile.sync()?; // and all of them with it
+    }
+    terminal::stop_working();
+    if failed.is_empty() {
+        return DONE;
+    }
+    let message = format!("{} of the profiles did not move: {}", failed.len(), failed.join(", "));
+    Err(Failure::new(Code::Other, message))
+}
+
+/// The tokens of one slot on their way to another.
+struct Move {
+    to: StoreUrl,
+    source: Arc<dyn TokenStore>,
+    target: Arc<dyn TokenStore>,
+    /// What is to name the target afterwards.
+    profile: Option<Profile>,
+    /// The text that the profile is to have next.
+    text: Option<String>,
+    /// Whether an earlier run noted that it was moving them: what is at the target was then moved
+    /// there by that, and is not somebody else's.
+    was_begun: bool,
+    /// What became of it so far.
+    outcome: Result<(), Failure>,
+}
+
+impl Move {
+    fn new(from: &StoreUrl, to: StoreUrl, profile: Option<Profile>) -> Result<Self, Failure> {
+        let (source, target) = (open(from)?, open(&to)?);
+        let was_begun =
+            profile.as_ref().is_none_or(|profile| profile.moving_to.as_ref() == Some(&to));
+        Ok(Self { to, source, target, profile, text: None, was_begun, outcome: Ok(()) })
+    }
+
+    fn refuse_same_slot(&self) -> Result<(), Failure> {
+        if self.source.slot() == self.target.slot() {
+            let (from, to) = (self.source.to_string(), self.target.to_string());
+            return Err(TransferError::SameSlot { from, to }.into());
+        }
+        Ok(())
+    }
+
+    fn occupied(&self) -> Failure {
+        TransferError::Occupied { place: self.target.to_string() }.into()
+    }
+
+    async fn tokens(&self) -> Result<AuthTokens, Failure> {
+        let stored = self.source.load_exposed().await?;
+        Ok(stored.ok_or(AuthError::TokenNotFound)?.tokens)
+    }
+
+    async fn show(&self) -> Result<(), Failure> {
+        self.refuse_same_slot()?;
+        let tokens = self.tokens().await?;
+        if self.target.load().await?.is_some_and(|there| there.tokens != tokens) {
+            return Err(self.occupied());
+        }
+        terminal::say(&format!("would move from {}\nto {}", self.source, self.target));
+        Ok(())
+    }
+
+    async fn copy(&self) -> Result<(), Failure> {
+        self.refuse_same_slot()?;
+        let tokens = self.tokens().await?;
+        self.target.save(&tokens, Expect::Absent).await?;
+        if self.target.load().await?.is_none_or(|there| there.tokens != tokens) {
+            return Err(TransferError::Unverified { place: self.target.to_string() }.into());
+        }
+        terminal::say(
+            "both have the tokens now; once one of them refreshes, the other's are worth nothing",
+        );
+        Ok(())
+    }
+
+    /// Notes in the profile where its tokens are about to be moved, for a later run.
+    async fn begin(&mut self) -> Result<(), Failure> {
+        self.refuse_same_slot()?;
+        if let Some(profile) = &self.profile
+            && self.source.load_exposed().await?.is_some()
+        {
+            self.text = Some(profile.with_move(&self.to));
+        }
+        Ok(())
+    }
+
+    /// Moves the tokens.
+    async fn carry(&mut self) -> Result<(), Failure> {
+        let migration = match tokenkeep::migrate(&self.source, &self.target).await {
+            Err(error @ TransferError::Occupied { .. }) => {
+                self.text = self.profile.as_ref().map(Profile::without_move);
+                return Err(error.into());
+            }
+            migrated => migrated?,
+        };
+        if !migration.moved && !self.was_begun {
+            return Err(AuthError::TokenNotFound.into());
+        }
+        if let Some(warning) = migration.warning {
+            terminal::say(&format!("warning: {warning}"));
+        }
+        let done = if migration.moved { "moved to" } else { "an earlier run had moved them to" };
+        terminal::say(&format!("{done} {}", self.target));
+        self.follow();
+        Ok(())
+    }
+
+    /// Nothing to move is no reason to leave one of all profiles behind.
+    async fn follow_if_empty(&mut self) -> Result<(), Failure> {
+        if self.target.load().await?.is_some() {
+            return Err(self.occupied());
+        }
+        self.follow();
+        Ok(())
+    }
+
+    fn follow(&mut self) {
+        self.text = self.profile.as_ref().map(|profile| profile.with_store(&self.to));
+    }
+}
+
+/// Does what was asked for. It takes the same steps for one as for many, because each of them takes
+/// the disk little longer for many than for one.
+async fn run(moves: &mut [Move], migrate: &arguments::Migrate) -> Result<(), Failure> {
+    if migrate.dry_run || migrate.keep_source {
+        for one in moves {
+            one.outcome = if migrate.dry_run { one.show().await } else { one.copy().await };
+        }
+        return Ok(());
+    }
+    side_by_side::each(moves, async |one| one.outcome = one.begin().await).await?;
+    rewrite(moves).await?;
+    side_by_side::each(moves, async |one| {
+        if one.outcome.is_ok() {
+            one.outcome = match one.carry().await {
+                Err(failure) if migrate.all && failure.is(Code::NoTokens) => {
+                    one.follow_if_empty().await
+                }
+                carried => carried,
+            };
+        }
+        if let Some(profile) = &one.profile {
+            terminal::count(&profile.name);
+        }
+    })
+    .await?;
+    rewrite(moves).await
+}
+
+async fn rewrite(moves: &mut [Move]) -> Result<(), Failure> {
+    let mut all: Vec<_> = moves
+        .iter_mut()
+        .filter_map(|one| {
+            let (profile, text) = one.profile.as_mut().zip(one.text.take())?;
+            Some(Rewrite { profile, text, done: &mut one.outcome })
+        })
+        .collect();
+    Profile::rewrite(&mut all).await
+}
