@@ -228,9 +228,10 @@ impl TokenManager {
     /// cannot wait, such as interceptors; nothing is read or refreshed.
     #[must_use]
     pub fn cached_access_token(&self) -> Option<AccessToken> {
-        let cached = self.0.cached.load();
-        let snapshot = cached.as_ref().filter(|snapshot| snapshot.is_good(self.0.clock.now()))?;
-        snapshot.stored.as_ref().map(|stored| stored.tokens.access_token.clone())
+        let (cached, now) = (self.0.cached.load(), self.0.clock.now());
+        let snapshot = cached.as_ref()?;
+        let at_hand = snapshot.at_hand(now);
+        at_hand.or_else(|| snapshot.access().filter(|_| snapshot.is_good(now))).cloned()
     }
 
     /// Says that a server refused this access token: a 401 came back. If it is still the current

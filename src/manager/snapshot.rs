@@ -1,5 +1,8 @@
 //! What is known of a slot, and what may be handed out of it.
 
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crate::clock;
@@ -10,10 +13,31 @@ use crate::tokens::{AccessToken, Freshness, Schedule};
 /// Stands for any longer time: some thirty years.
 const LONGEST_RECHECK: Duration = Duration::from_secs(1_000_000_000);
 
+thread_local! {
+    /// Counts the threads, in the order in which they first asked for a token.
+    static THREAD: usize = {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    };
+}
+
+/// How many handles an access token has: a power of two.
+static HANDLES: LazyLock<usize> = LazyLock::new(|| {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    threads.next_power_of_two().min(MOST_HANDLES)
+});
+
+/// The most handles of an access token: more would cost a program with many managers some memory,
+/// and spare others little.
+const MOST_HANDLES: usize = 16;
+
 /// The store at one moment.
 #[derive(Clone)]
 pub(super) struct Snapshot {
     pub(super) stored: Option<Stored>,
+    /// The access token, once for each thread that may run at the same time: if all took it from one
+    /// place, they would hand its count from processor to processor.
+    access: Box<[AccessToken]>,
     schedule: Option<Schedule>,
     /// When a refresh is started, which is when it is due but for the jitter; never, if the token
     /// never expires.
@@ -64,7 +88,19 @@ impl Snapshot {
             Some(refresh_at) => refresh_at.min(recheck),
             None => recheck,
         };
-        Self { stored, schedule, refresh_at, invalid, checked: now, recheck, hand_out_until }
+        let access = stored.as_ref().map_or_else(Box::default, |stored| {
+            (0..*HANDLES).map(|_| stored.tokens.access_token.apart()).collect()
+        });
+        Self {
+            stored,
+            access,
+            schedule,
+            refresh_at,
+            invalid,
+            checked: now,
+            recheck,
+            hand_out_until,
+        }
     }
 
     fn has_token_of(&self, other: Option<&Stored>) -> bool {
@@ -92,7 +128,13 @@ impl Snapshot {
     pub(super) fn at_hand(&self, now: SystemTime) -> Option<&AccessToken> {
         // A clock that was set back says nothing about how long ago the store was asked.
         let in_time = self.checked <= now && now < self.hand_out_until;
-        self.stored.as_ref().filter(|_| in_time).map(|stored| &stored.tokens.access_token)
+        if in_time { self.access() } else { None }
+    }
+
+    /// The access token, from this thread's handle.
+    pub(super) fn access(&self) -> Option<&AccessToken> {
+        // There is a power of two of them, or none.
+        self.access.get(THREAD.with(|number| *number) & self.access.len().wrapping_sub(1))
     }
 
     pub(super) fn is_recent(&self, now: SystemTime) -> bool {
