@@ -6,6 +6,7 @@
 
 mod admin;
 mod client;
+mod keychain;
 mod model;
 mod process;
 mod server;
@@ -23,10 +24,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokenkeep::AgeKey;
 
+use self::keychain::Keychain;
 use self::model::{Time, World};
 use self::process::Process;
 use crate::figures::figure;
-use crate::session::Session;
 use crate::support::{available, example, scratch};
 
 const PROCESSES: usize = 16;
@@ -198,7 +199,7 @@ struct Places {
 }
 
 impl Places {
-    fn new(keychain: Option<&Session>) -> Self {
+    fn new(keychain: Option<&Keychain>) -> Self {
         let dir = scratch();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut urls = [const { Vec::new() }; 3];
@@ -214,9 +215,9 @@ impl Places {
             let plain = home.join("plain/tokens.json");
             urls[0].push(format!("plaintext:{}", plain.display()));
             let (url, file) = match keychain {
-                Some(session) if user == 0 => (
+                Some(keychain) if user == 0 => (
                     "keychain:soak/alice".to_owned(),
-                    session.state().join("tokenkeep/soak/alice.age"),
+                    keychain.state().join("tokenkeep/soak/alice.age"),
                 ),
                 _ => sealed("sealed"),
             };
@@ -238,7 +239,7 @@ fn nothing_is_lost_brought_back_or_left_behind_when_everything_happens_at_once()
     let test = "soak::nothing_is_lost_brought_back_or_left_behind_when_everything_happens_at_once";
     let parts = ["dbus-daemon", "gnome-keyring-daemon", "gdbus"];
     let has_keychain = parts.iter().all(|program| available(test, program));
-    let session = has_keychain.then(Session::with_keychain);
+    let keychain = has_keychain.then(|| Arc::new(Keychain::start()));
     let seconds = setting("TOKENKEEP_SOAK_SECONDS", 20);
     let random = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
     let seed = setting("TOKENKEEP_SOAK_SEED", u64::from(random));
@@ -248,11 +249,12 @@ fn nothing_is_lost_brought_back_or_left_behind_when_everything_happens_at_once()
     let complaints = tmp.join("soak-stderr.log");
     File::create(&complaints).unwrap();
 
-    let Places { dir, files, urls } = Places::new(session.as_ref());
-    let world = World::new(USERS, PROCESSES, usize::from(has_keychain));
+    let Places { dir, files, urls } = Places::new(keychain.as_deref());
+    let began = Instant::now();
+    let world = World::new(USERS, PROCESSES, keychain.clone(), began);
     let soak = Arc::new(Soak {
         seed,
-        began: Instant::now(),
+        began,
         seconds,
         ends: OnceLock::new(),
         files,
@@ -266,13 +268,12 @@ fn nothing_is_lost_brought_back_or_left_behind_when_everything_happens_at_once()
     soak.log(&format!("seed {seed}, {seconds} seconds"));
     let server = server::listen(&soak);
     let line = format!("{server}\t{}", urls.join("\t"));
-    let session = Arc::new(session);
     let processes = (0..PROCESSES).map(|number| {
-        let (session, complaints, failing) = (session.clone(), complaints.clone(), soak.clone());
+        let (keychain, complaints, failing) = (keychain.clone(), complaints.clone(), soak.clone());
         let command = move || {
             let program = example("soak-actor");
-            let mut command = match &*session {
-                Some(session) => session.command(program),
+            let mut command = match &keychain {
+                Some(keychain) => keychain.command(&program),
                 None => Command::new(program),
             };
             command.stderr(Stdio::from(File::options().append(true).open(&complaints).unwrap()));
@@ -316,8 +317,12 @@ fn nothing_is_lost_brought_back_or_left_behind_when_everything_happens_at_once()
     figure(
         "soak",
         format!(
-            "{seconds} s, {PROCESSES} processes, {} operations, {} refreshes, {} kills, {} migrations",
-            world.operations, world.refreshes, world.kills, world.migrations
+            "{seconds} s, {PROCESSES} processes, {} operations, {} refreshes, {} kills, {} migrations, {} crashes of gnome-keyring",
+            world.operations,
+            world.refreshes,
+            world.kills,
+            world.migrations,
+            world.crashes()
         ),
         "0 sessions lost, 0 tokens resurrected, 0 files left, 0 descriptors or threads leaked",
     );

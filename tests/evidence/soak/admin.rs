@@ -4,7 +4,8 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::client::{Asked, is_slow_keychain};
+use super::client::Asked;
+use super::model::Time;
 use super::{LONG_LIVING, PATIENCE, PROCESSES, Random, Soak, USERS};
 
 pub(super) fn run(soak: &Soak, mut random: Random) {
@@ -39,9 +40,11 @@ pub(super) fn have(
     let deadline = Instant::now() + PATIENCE;
     let mut died = false;
     while Instant::now() < deadline && !soak.world().ended {
-        let process = random.index(PROCESSES);
+        let (process, since) = (random.index(PROCESSES), soak.now());
         match ask(soak, user, process, order) {
-            Some(answer) if !is_late(user, &answer) => return Some((answer, died)),
+            Some(answer) if !is_keychains_fault(soak, user, &answer, since) => {
+                return Some((answer, died));
+            }
             _ => died = true,
         }
     }
@@ -79,7 +82,7 @@ fn migrate(soak: &Soak, user: usize, random: &mut Random) {
     let second =
         (random.below(4) == 0).then(|| (first + 1 + random.index(PROCESSES - 1)) % PROCESSES);
     let kill = (first >= LONG_LIVING && random.below(3) == 0).then(|| random.below(30_000));
-    let mut answers = Vec::new();
+    let (mut answers, since) = (Vec::new(), soak.now());
     thread::scope(|scope| {
         let runs: Vec<_> = [Some(first), second].into_iter().flatten().collect();
         let runs: Vec<_> = runs
@@ -97,19 +100,22 @@ fn migrate(soak: &Soak, user: usize, random: &mut Random) {
         }
         answers.extend(runs.into_iter().map(|run| run.join().unwrap()));
     });
-    let is_undone = |answer: &Option<String>| answer.as_ref().is_none_or(|it| is_late(user, it));
+    let is_undone = |answer: &Option<String>| {
+        answer.as_ref().is_none_or(|answer| is_keychains_fault(soak, user, answer, since))
+    };
     let mut died = answers.iter().any(is_undone);
     for answer in answers.into_iter().flatten() {
-        accept(soak, user, &answer, died);
+        accept(soak, user, &answer, since, died);
     }
     if !take(soak, user) {
         return;
     }
     // Whoever began it and died, and whoever signed in too late for it, is followed by another one.
     loop {
+        let since = soak.now();
         let Some((answer, killed)) = have(soak, user, random, &order) else { return };
         died |= killed;
-        match accept(soak, user, &answer, died) {
+        match accept(soak, user, &answer, since, died) {
             Some(Migrated::Done) => break,
             Some(Migrated::Occupied) => {
                 // Everybody still uses the first place, so that is where the live ones are.
@@ -158,9 +164,9 @@ enum Migrated {
     Occupied,
 }
 
-fn accept(soak: &Soak, user: usize, answer: &str, died: bool) -> Option<Migrated> {
+fn accept(soak: &Soak, user: usize, answer: &str, since: Time, died: bool) -> Option<Migrated> {
     let is_disturbed = died || soak.world().users[user].login_while_moving;
-    if is_late(user, answer) {
+    if is_keychains_fault(soak, user, answer, since) {
         // It is done once more later.
         return Some(Migrated::Done);
     }
@@ -180,9 +186,9 @@ fn accept(soak: &Soak, user: usize, answer: &str, died: bool) -> Option<Migrated
     None
 }
 
-fn is_late(user: usize, answer: &str) -> bool {
+fn is_keychains_fault(soak: &Soak, user: usize, answer: &str, since: Time) -> bool {
     let error = answer.strip_prefix("error ").and_then(|error| error.split(':').next());
-    error.is_some_and(|kind| is_slow_keychain(user, kind))
+    error.is_some_and(|kind| soak.world().is_keychains_fault(user, kind, since))
 }
 
 /// Waits until nobody uses this user's tokens, and keeps it so.

@@ -131,7 +131,7 @@ impl Asked {
             *world.errors.entry(kind.to_owned()).or_default() += 1;
             match kind {
                 "Refresh.Transient" => {}
-                _ if is_slow_keychain(user, kind) => {}
+                _ if world.is_keychains_fault(user, kind, self.begin) => {}
                 "RefreshTokenSpent" => world.judge_spent(user, from, to),
                 "TokenExpired" if self.is_slow(world) => {}
                 "Store.Timeout" if self.to - self.begin >= BRIEFLY => {}
@@ -165,9 +165,4 @@ impl Asked {
             world.judge_nothing(self.user, self.from, self.to);
         }
     }
-}
-
-/// Whether the keychain did not answer in time, which it need not on a machine that has a lot to do.
-pub(super) fn is_slow_keychain(user: usize, kind: &str) -> bool {
-    user == 0 && ["Timeout", "Store.Timeout"].contains(&kind)
 }
