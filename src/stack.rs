@@ -24,7 +24,8 @@ fn apart<T>(work: impl FnOnce() -> T) -> T {
 
 #[inline(never)]
 fn wipe() {
-    let mut frame = [0_u8; DEPTH];
-    // The compiler may not leave this out, as it may a plain write to what nobody reads.
+    // In words: the compiler may not leave a write out, as it may a plain one to what nobody reads,
+    // and so may not join two of them either.
+    let mut frame = [0_u64; DEPTH / size_of::<u64>()];
     frame.zeroize();
 }

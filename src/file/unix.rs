@@ -1,8 +1,11 @@
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::process::geteuid;
@@ -16,6 +19,25 @@ const READ_BY_OTHERS: u32 = 0o044;
 const ANY_BY_OTHERS: u32 = 0o077;
 const WRITE_BY_OTHERS: u32 = 0o022;
 const WRITE_BY_ALL: u32 = 0o002;
+
+/// Directories whose names, and those of all above them, this process made durable.
+static DURABLE: Mutex<BTreeSet<Birth>> = Mutex::new(BTreeSet::new());
+
+/// Tells a directory from one that was made later and got its number.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Birth {
+    device: u64,
+    number: u64,
+    at: SystemTime,
+}
+
+impl Birth {
+    /// `None` where the file system does not know.
+    fn of(directory: &fs::Metadata) -> Option<Self> {
+        let (device, number) = (directory.dev(), directory.ino());
+        Some(Self { device, number, at: directory.created().ok()? })
+    }
+}
 
 /// A directory that was found to be safe. Everything in it is reached through its descriptor, so
 /// what was checked is what is used, whatever happens to the path.
@@ -139,11 +161,18 @@ impl Dir {
 
     /// Makes its own name durable, and those of the directories above it.
     ///
-    /// That they were there already says nothing: who made them may have been killed before.
+    /// That they were there already says nothing: who made them may have been killed before. Once in a
+    /// process is enough.
     pub(super) fn sync_above(&self) -> Result<(), StoreError> {
         let us = geteuid().as_raw();
         let mut below = self.metadata()?;
+        let mut durable = DURABLE.lock().unwrap_or_else(PoisonError::into_inner);
         for path in self.path.ancestors().skip(1) {
+            // None of us made a directory that belongs to others.
+            if below.uid() != us || Birth::of(&below).is_some_and(|birth| durable.contains(&birth))
+            {
+                break;
+            }
             let above = match File::open(path) {
                 Ok(file) => Self { file, path: path.to_owned() },
                 // Nothing is created where we may not look.
@@ -151,13 +180,14 @@ impl Dir {
                 Err(error) => return Err(failed("open the directory", path, error)),
             };
             let metadata = above.metadata()?;
-            // None of us made a directory that belongs to others, or on which a disk is mounted.
-            if below.uid() != us || below.dev() != metadata.dev() {
+            // Nor one on which a disk is mounted.
+            if below.dev() != metadata.dev() {
                 break;
             }
             above.sync().map_err(|error| failed("create", &self.path, error))?;
             below = metadata;
         }
+        durable.extend(Birth::of(&self.metadata()?));
         Ok(())
     }
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use zbus::blocking::connection::Builder;
 use zbus::blocking::fdo::DBusProxy;
-use zbus::blocking::{Connection, Proxy};
+use zbus::blocking::{Connection, Proxy, proxy};
+use zbus::proxy::CacheProperties;
 use zbus::zvariant::{ObjectPath, OwnedObjectPath};
 
 use super::KeychainState;
@@ -41,7 +42,7 @@ pub(super) fn state_of(
             state => return Ok(state),
         }
         let wanted = HashMap::from([("service", service), ("username", account)]);
-        let proxy = Proxy::new(connection, NAME, PATH, SERVICE)?;
+        let proxy = proxy(connection, PATH, SERVICE)?;
         let (unlocked, locked): (Vec<OwnedObjectPath>, Vec<OwnedObjectPath>) =
             proxy.call("SearchItems", &wanted)?;
         if !locked.is_empty() {
@@ -104,7 +105,7 @@ fn has_provider(connection: &Connection) -> zbus::Result<bool> {
 
 /// Whether anything is unlocked that an item could be in.
 fn unlocked_collection(connection: &Connection) -> zbus::Result<KeychainState> {
-    let service = Proxy::new(connection, NAME, PATH, SERVICE)?;
+    let service = proxy(connection, PATH, SERVICE)?;
     let collections: Vec<OwnedObjectPath> = service.get_property("Collections")?;
     let mut state = KeychainState::NoDefaultCollection;
     for collection in collections.iter().filter(|path| path.as_str() != FORGETFUL) {
@@ -117,7 +118,7 @@ fn unlocked_collection(connection: &Connection) -> zbus::Result<KeychainState> {
 }
 
 fn default_collection(connection: &Connection) -> zbus::Result<KeychainState> {
-    let service = Proxy::new(connection, NAME, PATH, SERVICE)?;
+    let service = proxy(connection, PATH, SERVICE)?;
     let default: OwnedObjectPath = service.call("ReadAlias", &"default")?;
     if default.as_str() == "/" {
         return Ok(KeychainState::NoDefaultCollection);
@@ -127,5 +128,20 @@ fn default_collection(connection: &Connection) -> zbus::Result<KeychainState> {
 }
 
 fn is_locked(connection: &Connection, collection: &ObjectPath<'_>) -> zbus::Result<bool> {
-    Proxy::new(connection, NAME, collection, COLLECTION)?.get_property("Locked")
+    proxy(connection, collection.as_str(), COLLECTION)?.get_property("Locked")
+}
+
+/// Asks only what it is asked: a proxy that keeps properties reads all of them first, and subscribes
+/// to their changes.
+fn proxy<'a>(
+    connection: &Connection,
+    path: &'a str,
+    interface: &'static str,
+) -> zbus::Result<Proxy<'a>> {
+    proxy::Builder::new(connection)
+        .destination(NAME)?
+        .path(path)?
+        .interface(interface)?
+        .cache_properties(CacheProperties::No)
+        .build()
 }
