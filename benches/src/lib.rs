@@ -1,0 +1,162 @@
+//! What the benches share: a server, homes for the command, and numbers that are not times.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use tempfile::TempDir;
+use wait4::Wait4;
+
+/// As long as a JWT with a few claims.
+pub const TOKEN: &str = concat!(
+    "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9lIiwiYWRt",
+    "aW4iOnRydWUsImlhdCI6MTUxNjIzOTAyMn0.NHVaYe26MbtOYhSKkoKYdFVomg4i8ZJd8_-RU8VNbftc4TSMb4bXP3l3Y",
+    "lNWACwyXPGffz5aXHc6lty1Y2t4SWRqGteragsVdZufDn5BlnJl9pdR_kdVFUsra2rWKEofkZeIC4yWytE58sMIihvo9H"
+);
+
+/// Notes a number that is not a time, for the report.
+pub fn note(name: &str, value: f64) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/numbers");
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join(name), value.to_string()).unwrap();
+}
+
+/// A private directory on a real disk: there is nothing to sync in memory.
+pub fn scratch() -> TempDir {
+    let private = fs::Permissions::from_mode(0o700);
+    let parent = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/disk");
+    fs::create_dir_all(&parent).unwrap();
+    tempfile::Builder::new().permissions(private).tempdir_in(parent).unwrap()
+}
+
+/// A temporary file, its fsync, a rename, and the fsync of the directory.
+pub fn durable_replace(path: &Path, bytes: &[u8]) {
+    let temporary = path.with_extension("tmp");
+    let mut file = fs::File::create_new(&temporary).unwrap();
+    file.write_all(bytes).unwrap();
+    file.sync_all().unwrap();
+    fs::rename(&temporary, path).unwrap();
+    fs::File::open(path.parent().unwrap()).unwrap().sync_all().unwrap();
+}
+
+/// A token endpoint that answers everybody, with tokens for an hour.
+pub struct TokenServer {
+    pub url: String,
+    calls: Arc<AtomicUsize>,
+}
+
+impl TokenServer {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/token", listener.local_addr().unwrap());
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = calls.clone();
+        thread::spawn(move || {
+            for connection in listener.incoming() {
+                let number = counted.fetch_add(1, Ordering::SeqCst);
+                let mut connection = connection.unwrap();
+                let mut reader = BufReader::new(connection.try_clone().unwrap());
+                let mut length = 0;
+                loop {
+                    let mut line = String::new();
+                    reader.read_line(&mut line).unwrap();
+                    if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                        length = value.trim().parse().unwrap();
+                    }
+                    if line.trim().is_empty() {
+                        break;
+                    }
+                }
+                reader.read_exact(&mut vec![0; length]).unwrap();
+                let body = format!(
+                    r#"{{"access_token":"{TOKEN}","token_type":"Bearer","expires_in":3600,"refresh_token":"refresh-{number}"}}"#
+                );
+                write!(
+                    connection,
+                    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+                     connection: close\r\n\r\n{body}",
+                    body.len()
+                )
+                .unwrap();
+            }
+        });
+        Self { url, calls }
+    }
+
+    pub fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+}
+
+/// A home for the command, without a bus and with nothing in it.
+pub struct Home(TempDir);
+
+impl Home {
+    pub fn new() -> Self {
+        Self(scratch())
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The command as it is shipped.
+    pub fn tokenkeep(&self, arguments: &[&str]) -> Command {
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/tokenkeep");
+        let mut command = self.command(program.to_str().unwrap());
+        command.args(arguments);
+        command
+    }
+
+    /// Any program in this home.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .current_dir(self.0.path())
+            .env_remove("DBUS_SESSION_BUS_ADDRESS")
+            .env("HOME", self.0.path())
+            .env("TOKENKEEP_CONFIG_DIR", self.path("config"))
+            .env("XDG_STATE_HOME", self.path("state"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    }
+
+    /// Stores tokens under a profile that was made before.
+    pub fn sign_in(&self, profile: &str, expires_at: &str) {
+        let record = format!(
+            r#"{{"access_token":"{TOKEN}","refresh_token":"refresh","expires_at":"{expires_at}"}}"#
+        );
+        fill(&mut self.tokenkeep(&["set", "--profile", profile]), &record);
+    }
+}
+
+impl Default for Home {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Runs a command on that input.
+pub fn fill(command: &mut Command, input: &str) {
+    let mut child = command.stdin(Stdio::piped()).spawn().expect("scripts/bench makes it");
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "{command:?}");
+}
+
+/// Notes the most memory that a command has, in bytes.
+pub fn note_memory(name: &str, command: impl Fn() -> Command) {
+    let peak = |mut command: Command| command.spawn().unwrap().wait4().unwrap().rusage.maxrss;
+    note(&format!("memory of {name}"), (0..5).map(|_| peak(command())).min().unwrap() as f64);
+}
+
+/// Runs a command to its end, which must be a good one.
+pub fn run(command: &mut Command) {
+    assert!(command.status().unwrap().success(), "{command:?}");
+}
