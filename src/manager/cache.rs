@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::events::Event;
 use super::snapshot::Snapshot;
-use super::unsaved::There;
+use super::unsaved::{There, give_up};
 use super::{Inner, Turn};
 use crate::error::{AuthError, StoreError};
 use crate::refresh::pace::random;
@@ -53,26 +53,31 @@ impl Inner {
     pub(super) async fn look(&self, _turn: &mut Turn) -> Result<Arc<Snapshot>, StoreError> {
         let loaded = self.store.load().await;
         let now = self.clock.now();
-        let unsaved = match &mut *self.unsaved() {
-            None => None,
-            Some(unsaved) => match &loaded {
+        let (kept, ended) = {
+            // Seen and taken in one go: a refresh on another thread may put new ones here at any
+            // moment, and what was loaded before says nothing about those.
+            let mut unsaved = self.unsaved();
+            match (&mut *unsaved, &loaded) {
+                (None, _) => (None, None),
                 // They are good whatever became of the store.
-                Err(_) => Some(unsaved.stored.clone()),
-                Ok(there) => match (unsaved.see(there.as_ref()), there) {
+                (Some(unsaved), Err(_)) => (Some(unsaved.stored.clone()), None),
+                (Some(waiting), Ok(there)) => match (waiting.see(there.as_ref()), there) {
                     (There::Spent, Some(there)) => {
-                        unsaved.base = there.revision.clone();
-                        Some(unsaved.stored.clone())
+                        waiting.base = there.revision.clone();
+                        (Some(waiting.stored.clone()), None)
                     }
-                    _ => None,
+                    // They are saved after all, or somebody signed in or out elsewhere.
+                    _ => (None, unsaved.take()),
                 },
-            },
+            }
         };
-        if let Some(stored) = unsaved {
-            return Ok(self.remember(Some(stored), now));
+        if let Some(kept) = kept {
+            return Ok(self.remember(Some(kept), now));
         }
         let stored = loaded?;
-        // They are saved after all, or somebody signed in or out elsewhere.
-        self.end_unsaved().await;
+        if let Some(ended) = ended {
+            give_up(ended.lease).await;
+        }
         Ok(self.remember(stored, now))
     }
 

@@ -34,6 +34,7 @@ mod refresh;
 mod refresh_command;
 mod refresh_model;
 mod refresh_processes;
+mod refresh_races;
 mod session;
 mod support;
 mod terminal;
