@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::iter;
+use std::sync::{Mutex, PoisonError};
 
 use age::armor::ArmoredReader;
 use age::{DecryptError, Decryptor, Encryptor, Identity, Recipient};
@@ -89,6 +90,9 @@ pub(crate) fn open_with_passphrase(
     passphrase: SecretString,
     sealed: &[u8],
 ) -> Result<Bytes, OpenError> {
+    // One at a time, because each takes up to 1 GiB.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut identity = age::scrypt::Identity::new(passphrase);
     identity.set_max_work_factor(MAX_WORK_FACTOR);
     open(iter::once(&identity as &dyn Identity), sealed)

@@ -5,6 +5,8 @@ use std::fs;
 use crate::command::Home;
 #[cfg(unix)]
 use crate::command::done;
+#[cfg(target_os = "linux")]
+use crate::support::available;
 #[cfg(unix)]
 use crate::support::can_trace;
 
@@ -124,4 +126,28 @@ fn killed_in_the_middle_of_many_every_profile_has_its_tokens_and_the_next_run_co
         }
     }
     assert_eq!(killed, 5);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_key_with_a_passphrase_takes_its_memory_once_however_many_profiles_move() {
+    let test =
+        "migrate_all::a_key_with_a_passphrase_takes_its_memory_once_however_many_profiles_move";
+    if !available(test, "python3") {
+        return;
+    }
+    let home = profiles(16);
+    let passphrase = ("TOKENKEEP_PASSPHRASE", "canary");
+    let mut keygen = home.command();
+    keygen.args(["keygen", "--passphrase", "-o", "protected.txt"]);
+    done(keygen.env(passphrase.0, passphrase.1), "").ok();
+    let measure = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); \
+                   print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)";
+    let order = ORDER.replace("key.txt", "protected.txt");
+    let mut measured = home.wrapped("python3");
+    measured.args(["-c", measure, env!("CARGO_BIN_EXE_tokenkeep")]).args(order.split(' '));
+    let kib = done(measured.env(passphrase.0, passphrase.1), "").ok();
+    let kib: u64 = kib.lines().last().unwrap().parse().unwrap();
+    // scrypt takes 128 MiB of it.
+    assert!((128 * 1024..240 * 1024).contains(&kib), "{kib} KiB");
 }
