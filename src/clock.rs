@@ -97,7 +97,7 @@ pub(crate) fn date(time: SystemTime) -> DateTime<Utc> {
 }
 
 /// The same moment as a system time; `None` if it is later than the system can name. What is too early
-/// for that becomes the epoch, which has passed as well.
+/// for that becomes the earliest moment that it can name: Windows begins in 1601.
 pub(crate) fn system_time(date: DateTime<Utc>) -> Option<SystemTime> {
     let (seconds, epoch) = (date.timestamp(), SystemTime::UNIX_EPOCH);
     let nanos = Duration::from_nanos(date.timestamp_subsec_nanos().min(999_999_999).into());
@@ -106,7 +106,17 @@ pub(crate) fn system_time(date: DateTime<Utc>) -> Option<SystemTime> {
         return epoch.checked_add(whole)?.checked_add(nanos);
     }
     let before = epoch.checked_sub(whole).and_then(|whole| whole.checked_add(nanos));
-    Some(before.unwrap_or(epoch))
+    Some(before.unwrap_or_else(earliest))
+}
+
+/// Goes back in ever smaller steps for as long as there is time.
+fn earliest() -> SystemTime {
+    let (mut time, mut step) = (SystemTime::UNIX_EPOCH, Duration::MAX);
+    while !step.is_zero() {
+        time = time.checked_sub(step).unwrap_or(time);
+        step /= 2;
+    }
+    time
 }
 
 #[cfg(test)]
@@ -119,6 +129,14 @@ mod tests {
     const BEGINNING: i64 = if cfg!(windows) { -11_000_000_000 } else { -8_000_000_000_000 };
     const END: i64 = if cfg!(windows) { 900_000_000_000 } else { 8_000_000_000_000 };
     const STEP: u32 = if cfg!(windows) { 100 } else { 1 };
+
+    #[test]
+    fn what_is_too_early_for_the_system_is_before_all_that_it_can_name() {
+        let early = system_time(DateTime::<Utc>::MIN_UTC).unwrap();
+        let named = SystemTime::UNIX_EPOCH.checked_sub(Duration::from_secs(11_600_000_000));
+        assert!(early < named.expect("the year 1602 has a name"));
+        assert!(earliest() <= early && earliest().checked_sub(Duration::from_secs(1)).is_none());
+    }
 
     proptest! {
         #[test]
