@@ -10,6 +10,8 @@ mod failure;
 mod profile;
 #[path = "../../src/bin/tokenkeep/provider.rs"]
 mod provider;
+#[path = "../../src/bin/tokenkeep/side_by_side.rs"]
+mod side_by_side;
 /// What a failure would be shown on.
 mod terminal {
     pub(crate) fn say(_: &str) {}
@@ -20,8 +22,14 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use tokenkeep::StoreUrl;
 use tokenkeep_fuzz::assert_hidden;
+use tokio::runtime::{Builder, Runtime};
 
 use self::profile::Profile;
+
+/// What many profiles would be written on.
+fn runtime() -> std::io::Result<Runtime> {
+    Builder::new_current_thread().build()
+}
 
 /// With all that has to be escaped, in the URL or in TOML.
 static ELSEWHERE: LazyLock<StoreUrl> = LazyLock::new(|| {
