@@ -380,6 +380,7 @@ mod tests {
     fn a_password_behind_an_escaped_slash_is_refused_and_not_printed() {
         for text in [
             "plaintext:%2F/me:canary@host/db",
+            "plaintext:%2F/me:canary%3F@host/db",
             "plaintext:~///me:canary@host/db",
             "age:/a?identity=//me:canary@host/db",
             "age:/a?identity=/b&recipients=/%2fme:canary@host/db",

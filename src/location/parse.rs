@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::{InvalidStoreUrl, Item, Key, Kind, StoreUrl};
+use super::{InvalidStoreUrl, Item, Key, Kind, StoreUrl, escaped};
 
 impl FromStr for StoreUrl {
     type Err = InvalidStoreUrl;
@@ -100,8 +100,9 @@ fn parse_path(text: &str) -> Result<PathBuf, InvalidStoreUrl> {
             .join(rest),
         None => PathBuf::from(text),
     };
-    // An escaped slash, or one after `~/`, makes it look like a URL with a password all the same.
-    path.to_str().map_or(Ok(()), refuse_password)?;
+    // An escaped slash, or one after `~/`, makes it look like a URL with a password all the same, as
+    // it is printed.
+    path.to_str().map_or(Ok(()), |path| refuse_password(&escaped(path)))?;
     std::path::absolute(path).map_err(|_| invalid("a path cannot be resolved"))
 }
 
