@@ -66,7 +66,10 @@ async fn migrate_all(migrate: &arguments::Migrate) -> Outcome {
             };
             match plan() {
                 Ok(planned) => moves.extend(planned),
-                Err(failure) => fail(name, &failure),
+                Err(failure) => {
+                    terminal::count(&name);
+                    fail(name, &failure);
+                }
             }
         }
         run(&mut moves, migrate).await?;
@@ -192,6 +195,13 @@ impl Move {
         Ok(())
     }
 
+    /// Shows that this one is through, if that is being shown.
+    fn count(&self) {
+        if let Some(profile) = &self.profile {
+            terminal::count(&profile.name);
+        }
+    }
+
     fn follow(&mut self) {
         self.text = self.profile.as_ref().map(|profile| profile.with_store(&self.to));
     }
@@ -203,6 +213,7 @@ async fn run(moves: &mut [Move], migrate: &arguments::Migrate) -> Result<(), Fai
     if migrate.dry_run || migrate.keep_source {
         for one in moves {
             one.outcome = if migrate.dry_run { one.show().await } else { one.copy().await };
+            one.count();
         }
         return Ok(());
     }
@@ -217,9 +228,7 @@ async fn run(moves: &mut [Move], migrate: &arguments::Migrate) -> Result<(), Fai
                 carried => carried,
             };
         }
-        if let Some(profile) = &one.profile {
-            terminal::count(&profile.name);
-        }
+        one.count();
     })
     .await?;
     rewrite(moves).await
