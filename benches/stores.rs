@@ -19,6 +19,7 @@ use tokio::runtime::Runtime;
 use crate::floor::{open, tokens};
 
 /// The bytes that a store writes for them.
+#[expect(clippy::disallowed_methods, reason = "the floors are measured with the bytes of a record")]
 fn record() -> Vec<u8> {
     use age::secrecy::ExposeSecret;
 
@@ -81,8 +82,8 @@ fn load(criterion: &mut Criterion) {
         bencher.iter(|| open(&identity, &fs::read(&file).unwrap()));
     });
     // No store may block the threads that run tasks.
+    let (identity, file) = (Arc::new(identity), Arc::new(file));
     criterion.bench_function("load/floor: the same on the blocking pool", |bencher| {
-        let (identity, file) = (Arc::new(identity), Arc::new(file));
         bencher.to_async(&runtime).iter(|| {
             let (identity, file) = (identity.clone(), file.clone());
             async move {
