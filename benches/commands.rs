@@ -36,7 +36,7 @@ fn get(criterion: &mut Criterion) {
     note("limit of memory", 12e6);
     let mut measure = |name: &str, command: &dyn Fn() -> Command| {
         group.bench_function(name, |bencher| bencher.iter(|| run(&mut command())));
-        note_memory(name, command);
+        note_memory(env!("CARGO_BIN_EXE_peak"), name, &command());
     };
     measure("tokenkeep get", &|| home.tokenkeep(&["get"]));
     measure("age -d -i", &|| {

@@ -123,7 +123,7 @@ fn commands(criterion: &mut Criterion) {
         group.sample_size(30).bench_function(name, |bencher| {
             bencher.iter(|| run(&mut on_the_bus(program())));
         });
-        note_memory(name, || on_the_bus(program()));
+        note_memory(env!("CARGO_BIN_EXE_peak"), name, &on_the_bus(program()));
     }
 }
 

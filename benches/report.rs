@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use plotters::prelude::*;
+use tokenkeep_benches::between;
 
 /// One comparison: what was measured, against what, and how much of it we allow ourselves.
 struct Row {
@@ -294,14 +295,6 @@ fn plot(to: &Path) -> Result<(), Box<dyn std::error::Error>> {
     }
     area.present()?;
     Ok(())
-}
-
-/// Puts a text between two marks.
-fn between(text: &str, name: &str, new: &str) -> String {
-    let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
-    let (before, rest) = text.split_once(&begin).expect("there is a place for it");
-    let (_, after) = rest.split_once(&end).expect("it ends");
-    format!("{before}{begin}{new}{end}{after}")
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use tempfile::TempDir;
-use wait4::Wait4;
 
 /// As long as a JWT with a few claims.
 pub const TOKEN: &str = concat!(
@@ -25,6 +24,14 @@ pub fn note(name: &str, value: f64) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/numbers");
     fs::create_dir_all(&directory).unwrap();
     fs::write(directory.join(name), value.to_string()).unwrap();
+}
+
+/// Puts a text between two marks.
+pub fn between(text: &str, name: &str, new: &str) -> String {
+    let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
+    let (before, rest) = text.split_once(&begin).expect("there is a place for it");
+    let (_, after) = rest.split_once(&end).expect("it ends");
+    format!("{before}{begin}{new}{end}{after}")
 }
 
 /// A private directory on a real disk: there is nothing to sync in memory.
@@ -150,10 +157,24 @@ pub fn fill(command: &mut Command, input: &str) {
     assert!(child.wait().unwrap().success(), "{command:?}");
 }
 
-/// Notes the most memory that a command has, in bytes.
-pub fn note_memory(name: &str, command: impl Fn() -> Command) {
-    let peak = |mut command: Command| command.spawn().unwrap().wait4().unwrap().rusage.maxrss;
-    note(&format!("memory of {name}"), (0..5).map(|_| peak(command())).min().unwrap() as f64);
+/// Notes the most memory that a command has, in bytes; `peak` is the program that measures it.
+pub fn note_memory(peak: &str, name: &str, command: &Command) {
+    let measured = || -> f64 {
+        let mut measuring = Command::new(peak);
+        measuring.arg(command.get_program()).args(command.get_args());
+        for (variable, value) in command.get_envs() {
+            match value {
+                Some(value) => measuring.env(variable, value),
+                None => measuring.env_remove(variable),
+            };
+        }
+        if let Some(directory) = command.get_current_dir() {
+            measuring.current_dir(directory);
+        }
+        let printed = String::from_utf8(measuring.output().unwrap().stdout).unwrap();
+        printed.trim().parse().expect("it ran")
+    };
+    note(&format!("memory of {name}"), (0..5).map(|_| measured()).fold(f64::MAX, f64::min));
 }
 
 /// Runs a command to its end, which must be a good one.

@@ -1,0 +1,301 @@
+//! A fleet in virtual time: how many of its replicas ask the server for the lease, and how late they
+//! notice a refresh. The managers are real; the server is one that takes as long as a real one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use plotters::prelude::*;
+use tokenkeep::chrono::{DateTime, Utc};
+use tokenkeep::{
+    AuthTokens, Expect, Lease, MemoryStore, RefreshPolicy, Revision, StoreError, Stored,
+    TokenManager, TokenStore, async_trait,
+};
+use tokio::time::{Instant, sleep};
+
+/// How long the token of a refresh is good for.
+const LIFETIME: Duration = Duration::from_secs(3600);
+
+/// What a provider takes for a refresh.
+const PROVIDER: Duration = Duration::from_millis(500);
+
+/// How often each replica needs the token.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// Over what time the replicas start, one after the other: as long as each leaves the server alone.
+const START: Duration = Duration::from_secs(30);
+
+/// Over what time they come back, after all of them were away.
+const RESTART: Duration = Duration::from_secs(1);
+
+/// A server, by how long it takes to read and to write.
+#[derive(Clone, Copy)]
+struct Server {
+    name: &'static str,
+    read: Duration,
+    write: Duration,
+}
+
+const SERVERS: [Server; 2] = [
+    Server { name: "PostgreSQL", read: Duration::from_millis(1), write: Duration::from_millis(3) },
+    Server { name: "S3", read: Duration::from_millis(25), write: Duration::from_millis(60) },
+];
+
+/// What comes for the whole fleet at the same time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    /// The token is due while all of them run, and is refreshed up to so much earlier.
+    Due { jitter: Duration },
+    /// All of them start, and the token has expired.
+    Expired,
+}
+
+const MOMENTS: [Moment; 3] = [
+    Moment::Due { jitter: Duration::ZERO },
+    Moment::Due { jitter: Duration::from_secs(300) },
+    Moment::Expired,
+];
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Due { jitter } => write!(f, "due, jitter {} s", jitter.as_secs()),
+            Self::Expired => f.write_str("expired, all start within 1 s"),
+        }
+    }
+}
+
+/// What happened in one run.
+#[derive(Default)]
+struct Record {
+    refreshes: usize,
+    /// Requests of each second since the beginning: for the lease, and all of them.
+    asked: BTreeMap<u64, (usize, usize)>,
+    refreshed_at: Option<Duration>,
+    /// When each replica first had the new token, after it was there.
+    noticed: Vec<Duration>,
+}
+
+/// One replica's way to the slot.
+struct Replica {
+    slot: Arc<MemoryStore>,
+    server: Server,
+    record: Arc<Mutex<Record>>,
+    begun: Instant,
+}
+
+impl Replica {
+    async fn ask(&self, takes: Duration, is_for_lease: bool) {
+        let second = self.begun.elapsed().as_secs();
+        {
+            let mut record = self.record.lock().unwrap();
+            let (lease, all) = record.asked.entry(second).or_default();
+            *lease += usize::from(is_for_lease);
+            *all += 1;
+        }
+        sleep(takes).await;
+    }
+}
+
+impl fmt::Debug for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Replica")
+    }
+}
+
+impl fmt::Display for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a slot")
+    }
+}
+
+#[async_trait]
+impl TokenStore for Replica {
+    async fn load(&self) -> Result<Option<Stored>, StoreError> {
+        self.ask(self.server.read, false).await;
+        self.slot.load().await
+    }
+
+    async fn save(&self, tokens: &AuthTokens, expect: Expect) -> Result<Revision, StoreError> {
+        self.ask(self.server.write, false).await;
+        self.slot.save(tokens, expect).await
+    }
+
+    async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
+        self.ask(self.server.write, false).await;
+        self.slot.clear(expect).await
+    }
+
+    async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
+        self.ask(self.server.read, true).await;
+        let lease = self.slot.try_lease().await?;
+        if lease.is_some() {
+            self.ask(self.server.write, false).await;
+        }
+        Ok(lease)
+    }
+
+    fn slot(&self) -> String {
+        self.slot.slot()
+    }
+}
+
+fn tokens(name: &str, from: SystemTime) -> AuthTokens {
+    AuthTokens::new(name)
+        .with_refresh_token(format!("refresh {name}"))
+        .with_obtained_at(DateTime::<Utc>::from(from))
+        .with_expires_at(DateTime::<Utc>::from(from + LIFETIME))
+}
+
+/// From a login, or from a restart long after it, until everybody has what the refresh brought.
+#[expect(clippy::disallowed_methods, reason = "the tokens are names of their own")]
+async fn simulate(replicas: usize, server: Server, moment: Moment) -> Record {
+    let (begun, wall) = (Instant::now(), SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 30));
+    let slot = Arc::new(MemoryStore::new());
+    let (signed_in, start, jitter) = match moment {
+        Moment::Due { jitter } => (wall, START, jitter),
+        Moment::Expired => (wall - 2 * LIFETIME, RESTART, Duration::ZERO),
+    };
+    slot.save(&tokens("first", signed_in), Expect::Absent).await.unwrap();
+    let record = Arc::new(Mutex::new(Record::default()));
+    let tasks: Vec<_> = (0..replicas)
+        .map(|number| {
+            let store = Replica { slot: slot.clone(), server, record: record.clone(), begun };
+            let refreshed = record.clone();
+            let manager = TokenManager::builder()
+                .store(store)
+                .policy(RefreshPolicy::default().refresh_behind_the_caller().jitter(jitter))
+                .clock(move || wall + begun.elapsed())
+                .timer(sleep)
+                .refresh_with(move |_| {
+                    let refreshed = refreshed.clone();
+                    async move {
+                        sleep(PROVIDER).await;
+                        let mut record = refreshed.lock().unwrap();
+                        record.refreshes += 1;
+                        record.refreshed_at = Some(begun.elapsed());
+                        Ok(tokens("second", wall + begun.elapsed()))
+                    }
+                })
+                .build();
+            let record = record.clone();
+            tokio::spawn(async move {
+                sleep(start.mul_f64(number as f64 / replicas as f64)).await;
+                while begun.elapsed() < LIFETIME {
+                    let token = manager.get_access_token().await.expect("it is good all the time");
+                    if token.expose_secret() == "second" {
+                        let mut record = record.lock().unwrap();
+                        let at = record.refreshed_at.expect("it was refreshed");
+                        record.noticed.push(begun.elapsed() - at);
+                        break;
+                    }
+                    sleep(EVERY).await;
+                }
+                manager
+            })
+        })
+        .collect();
+    let mut managers = Vec::new();
+    for task in tasks {
+        managers.push(task.await.unwrap());
+    }
+    for manager in managers {
+        manager.shutdown(Duration::from_secs(60)).await.unwrap();
+    }
+    std::mem::take(&mut *record.lock().unwrap())
+}
+
+fn main() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut rows = String::from(
+        "| server | replicas | the token is | refreshes | asked for the lease, busiest second | all requests, \
+         busiest second | all requests, each second on average | noticed by half | by all |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
+    );
+    let mut curves = Vec::new();
+    for server in SERVERS {
+        for replicas in [1_000, 10_000] {
+            for moment in MOMENTS {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .start_paused(true)
+                    .build()
+                    .unwrap();
+                let mut record = runtime.block_on(simulate(replicas, server, moment));
+                record.noticed.sort();
+                assert_eq!(record.noticed.len(), replicas, "all of them have it in the end");
+                let most = |of: fn(&(usize, usize)) -> usize| {
+                    record.asked.values().map(of).max().unwrap_or_default()
+                };
+                let seconds = record.asked.keys().max().map_or(1, |last| last + 1);
+                let all: usize = record.asked.values().map(|(_, all)| all).sum();
+                rows += &format!(
+                    "| {} | {replicas} | {moment} | {} | {} | {} | {:.0} | {:.1} s | {:.1} s |\n",
+                    server.name,
+                    record.refreshes,
+                    most(|(lease, _)| *lease),
+                    most(|(_, all)| *all),
+                    all as f64 / seconds as f64,
+                    record.noticed[replicas / 2].as_secs_f64(),
+                    record.noticed[replicas - 1].as_secs_f64(),
+                );
+                if replicas == 10_000 && moment != Moment::Expired {
+                    curves.push((server, moment, record));
+                }
+            }
+        }
+    }
+    print!("{rows}");
+    plot(&here.join("fleet.svg"), &curves).unwrap();
+    let readme = here.join("README.md");
+    let text = std::fs::read_to_string(&readme).unwrap();
+    std::fs::write(&readme, tokenkeep_benches::between(&text, "fleet", &rows)).unwrap();
+}
+
+/// What share of the replicas has the new token, by the seconds since it is there.
+fn plot(to: &Path, curves: &[(Server, Moment, Record)]) -> Result<(), Box<dyn std::error::Error>> {
+    const COLORS: [RGBColor; 4] = [
+        RGBColor(190, 80, 60),
+        RGBColor(60, 130, 90),
+        RGBColor(230, 160, 60),
+        RGBColor(60, 100, 190),
+    ];
+
+    let area = SVGBackend::new(to, (900, 420)).into_drawing_area();
+    area.fill(&WHITE)?;
+    let last = curves.iter().filter_map(|(.., record)| record.noticed.last()).max();
+    let last = last.map_or(1.0, Duration::as_secs_f64).max(1.0);
+    let mut chart = ChartBuilder::on(&area)
+        .caption(
+            "10,000 replicas: seconds since the refresh, and how many have it",
+            ("sans-serif", 18),
+        )
+        .margin(12)
+        .x_label_area_size(30)
+        .y_label_area_size(50)
+        .build_cartesian_2d(0.0..last, 0.0..1.0)?;
+    chart.configure_mesh().y_label_formatter(&|share| format!("{:.0} %", share * 100.0)).draw()?;
+    for ((server, moment, record), color) in curves.iter().zip(COLORS) {
+        let count = record.noticed.len() as f64;
+        let points = record
+            .noticed
+            .iter()
+            .enumerate()
+            .step_by(20)
+            .map(|(index, time)| (time.as_secs_f64(), index as f64 / count));
+        chart
+            .draw_series(LineSeries::new(points, color.stroke_width(2)))?
+            .label(format!("{}, {moment}", server.name))
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(2)));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerRight)
+        .background_style(WHITE)
+        .border_style(BLACK)
+        .draw()?;
+    area.present()?;
+    Ok(())
+}
