@@ -120,6 +120,16 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
+    /// What a server holds is older than what this process has seen there, or is gone: a backup of it
+    /// was put back, or somebody tampers with it. A refresh token in it may have been spent long ago.
+    #[error(
+        "{place} went back to an earlier state than this process has seen; find out who did that, then \
+         clear it and sign in again"
+    )]
+    RolledBack {
+        /// The slot.
+        place: String,
+    },
     /// Somebody else did not let go, or did not answer, in time.
     #[error("{place}: {reason}; {advice}")]
     Timeout {
@@ -185,7 +195,11 @@ impl StoreError {
     pub(crate) fn is_passing(&self) -> bool {
         matches!(
             self,
-            Self::Io { .. } | Self::Locked { .. } | Self::Timeout { .. } | Self::Unavailable { .. }
+            Self::Io { .. }
+                | Self::Locked { .. }
+                | Self::RolledBack { .. }
+                | Self::Timeout { .. }
+                | Self::Unavailable { .. }
         )
     }
 }

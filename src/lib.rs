@@ -48,17 +48,21 @@ mod codec;
 pub mod conformance;
 mod error;
 mod file;
+#[cfg(any(feature = "object-store", feature = "postgres"))]
+mod fleet;
 mod format;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(any(feature = "oauth2", feature = "object-store"))]
+mod https;
 mod json;
 #[cfg(feature = "age")]
 mod key;
 #[cfg(feature = "keychain")]
 mod keychain;
 mod location;
-#[cfg(any(feature = "oauth2", feature = "tower"))]
+#[cfg(any(feature = "oauth2", feature = "object-store", feature = "postgres", feature = "tower"))]
 mod loopback;
 mod manager;
 #[cfg(feature = "oauth2")]
@@ -93,6 +97,8 @@ pub use refresh::{RefreshPolicy, TokenRefresher};
 pub use secrecy;
 #[cfg(feature = "age")]
 pub use store::age_file::AgeFileStore;
+#[cfg(feature = "object-store")]
+pub use store::bucket::BucketStore;
 pub use store::env::EnvStore;
 #[cfg(feature = "keychain")]
 pub use store::keychain::KeychainStore;
@@ -100,6 +106,8 @@ pub use store::keychain::KeychainStore;
 pub use store::keychain_item::KeychainItemStore;
 pub use store::memory::MemoryStore;
 pub use store::plaintext::PlaintextStore;
+#[cfg(feature = "postgres")]
+pub use store::postgres::PostgresStore;
 pub use store::{Expect, Intent, InvalidIntent, Lease, MAX_RECORD, Revision, Stored, TokenStore};
 pub use tokens::{AccessToken, AuthTokens, EXPIRY_BUFFER, Freshness, REFRESH_BUFFER, RefreshToken};
 #[cfg(feature = "tower")]

@@ -29,10 +29,13 @@ use crate::store::keychain::KeychainStore;
 /// | `plaintext:PATH` | [`PlaintextStore`](crate::PlaintextStore) |
 /// | `memory:` | [`MemoryStore`](crate::MemoryStore) |
 /// | `env:PREFIX` | [`EnvStore`](crate::EnvStore) |
+/// | `postgres://USER@HOST:PORT/DATABASE?slot=NAME&identity=KEY` | `PostgresStore` (feature `postgres`) |
+/// | `s3://BUCKET/OBJECT?identity=KEY`, and the same with `gs:` and `az:` | `BucketStore` (feature `object-store`) |
 ///
 /// `KEY` is the path of an identity file, `credential:NAME` for one in `$CREDENTIALS_DIRECTORY`,
 /// or `keychain:SERVICE/NAME`. `&recipient=age1…` adds a recovery recipient, as often as need be,
-/// and `&recipients=PATH` a file of them.
+/// and `&recipients=PATH` a file of them. With `&sslrootcert=PATH` a PostgreSQL server is known by the
+/// certificates in that file; with `&endpoint=URL` a bucket is at a server that is not the provider's.
 ///
 /// A path that begins with `~/` is in the home directory; any other relative path is resolved
 /// when the URL is parsed. `%`, `?`, `&` and `#` in a path are written `%25`, `%3F`, `%26`, `%23`.
@@ -59,12 +62,43 @@ pub struct StoreUrl {
 
 #[derive(Clone, PartialEq, Eq)]
 enum Kind {
-    Age { path: PathBuf, key: Key, recipients: Vec<String>, recipients_file: Option<PathBuf> },
+    Age { path: PathBuf, seal: Seal },
+    Bucket(Bucket),
     Env { prefix: String },
     Keychain(Item),
     KeychainItem(Item),
     Memory,
     Plaintext { path: PathBuf },
+    Postgres(Database),
+}
+
+/// Who can open what is sealed.
+#[derive(Clone, PartialEq, Eq)]
+struct Seal {
+    key: Key,
+    recipients: Vec<String>,
+    recipients_file: Option<PathBuf>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Bucket {
+    scheme: &'static str,
+    name: String,
+    /// The object's.
+    key: String,
+    endpoint: Option<String>,
+    seal: Seal,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Database {
+    user: String,
+    /// Hosts, with their ports.
+    hosts: String,
+    name: String,
+    slot: String,
+    roots: Option<PathBuf>,
+    seal: Seal,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -158,19 +192,20 @@ impl StoreUrl {
     /// Returns the file of recovery recipients that the URL names.
     #[must_use]
     pub fn recipients_file(&self) -> Option<&Path> {
-        match &self.kind {
-            Kind::Age { recipients_file, .. } => recipients_file.as_deref(),
-            _ => None,
-        }
+        self.seal().and_then(|seal| seal.recipients_file.as_deref())
     }
 
     /// Tells whether the keychain is needed to open this store.
     #[must_use]
     pub fn uses_keychain(&self) -> bool {
-        matches!(
-            &self.kind,
-            Kind::Keychain(_) | Kind::KeychainItem(_) | Kind::Age { key: Key::Keychain(_), .. }
-        )
+        matches!(&self.kind, Kind::Keychain(_) | Kind::KeychainItem(_))
+            || self.seal().is_some_and(|seal| matches!(seal.key, Key::Keychain(_)))
+    }
+
+    /// Tells whether other machines can have this very slot.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(&self.kind, Kind::Bucket(_) | Kind::Postgres(_))
     }
 
     /// Names an age file and the identity file with its key.
@@ -179,9 +214,11 @@ impl StoreUrl {
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         Self::of(Kind::Age {
             path: absolute(path),
-            key: Key::File(absolute(identity)),
-            recipients: Vec::new(),
-            recipients_file: None,
+            seal: Seal {
+                key: Key::File(absolute(identity)),
+                recipients: Vec::new(),
+                recipients_file: None,
+            },
         })
     }
 
@@ -197,33 +234,28 @@ impl StoreUrl {
         Ok(Self::of(Kind::Keychain(item)))
     }
 
-    /// Returns the URL of the same age file with another identity file and other recovery
-    /// recipients, or `None` if this is no age file.
+    /// Returns the URL of the same slot with another identity file and other recovery recipients, or
+    /// `None` if no identity file seals it.
     #[must_use]
     pub fn with_identity(&self, identity: &Path, recipients: Vec<String>) -> Option<Self> {
-        let Kind::Age { path, recipients_file, .. } = &self.kind else { return None };
-        Some(Self::of(Kind::Age {
-            path: path.clone(),
-            key: Key::File(std::path::absolute(identity).unwrap_or_else(|_| identity.to_owned())),
-            recipients,
-            recipients_file: recipients_file.clone(),
-        }))
+        let mut kind = self.kind.clone();
+        let seal = kind.seal_mut()?;
+        seal.key = Key::File(std::path::absolute(identity).unwrap_or_else(|_| identity.to_owned()));
+        seal.recipients = recipients;
+        Some(Self::of(kind))
     }
 
     /// Returns the recovery recipients that the URL itself names.
     #[must_use]
     pub fn recipients(&self) -> &[String] {
-        match &self.kind {
-            Kind::Age { recipients, .. } => recipients,
-            _ => &[],
-        }
+        self.seal().map_or(&[], |seal| &seal.recipients)
     }
 
     /// Returns the identity file that holds the key, if the URL names one.
     #[must_use]
     pub fn identity_path(&self) -> Option<&Path> {
-        match &self.kind {
-            Kind::Age { key: Key::File(path), .. } => Some(path),
+        match &self.seal()?.key {
+            Key::File(path) => Some(path),
             _ => None,
         }
     }
@@ -231,27 +263,56 @@ impl StoreUrl {
     /// Returns the whole URL, query included, with absolute paths.
     #[must_use]
     pub fn to_text(&self) -> String {
-        let mut text = self.to_string();
-        if let Kind::Age { key, recipients, recipients_file, .. } = &self.kind {
-            text += &match key {
-                Key::Credential(name) => format!("?identity=credential:{}", escaped(name)),
-                Key::File(path) => format!("?identity={}", escaped(&path.to_string_lossy())),
-                Key::Keychain(item) => format!("?identity=keychain:{item}"),
+        let path = |path: &Path| escaped(&path.to_string_lossy());
+        let (mut text, mut options) = (self.to_string(), Vec::new());
+        if let Kind::Postgres(database) = &self.kind {
+            let Database { user, hosts, name, slot, roots, .. } = database;
+            text = format!("postgres://{}@{hosts}/{}", encoded(user), encoded(name));
+            options.push(("slot", escaped(slot)));
+            options.extend(roots.as_ref().map(|roots| ("sslrootcert", path(roots))));
+        }
+        if let Kind::Bucket(Bucket { endpoint: Some(endpoint), .. }) = &self.kind {
+            options.push(("endpoint", escaped(endpoint)));
+        }
+        if let Some(Seal { key, recipients, recipients_file }) = self.seal() {
+            let key = match key {
+                Key::Credential(name) => format!("credential:{}", escaped(name)),
+                Key::File(file) => path(file),
+                Key::Keychain(item) => format!("keychain:{item}"),
             };
-            for recipient in recipients {
-                text += "&recipient=";
-                text += &escaped(recipient);
-            }
-            if let Some(path) = recipients_file {
-                text += "&recipients=";
-                text += &escaped(&path.to_string_lossy());
-            }
+            options.push(("identity", key));
+            options.extend(recipients.iter().map(|recipient| ("recipient", escaped(recipient))));
+            options.extend(recipients_file.as_ref().map(|file| ("recipients", path(file))));
+        }
+        for (index, (name, value)) in options.iter().enumerate() {
+            let separator = if index == 0 { '?' } else { '&' };
+            write!(text, "{separator}{name}={value}").expect("a String takes everything");
         }
         text
     }
 
+    fn seal(&self) -> Option<&Seal> {
+        match &self.kind {
+            Kind::Age { seal, .. }
+            | Kind::Bucket(Bucket { seal, .. })
+            | Kind::Postgres(Database { seal, .. }) => Some(seal),
+            _ => None,
+        }
+    }
+
     fn of(kind: Kind) -> Self {
         Self { kind, prompts: false }
+    }
+}
+
+impl Kind {
+    fn seal_mut(&mut self) -> Option<&mut Seal> {
+        match self {
+            Self::Age { seal, .. }
+            | Self::Bucket(Bucket { seal, .. })
+            | Self::Postgres(Database { seal, .. }) => Some(seal),
+            _ => None,
+        }
     }
 }
 
@@ -265,12 +326,18 @@ impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             Kind::Age { path, .. } => write!(f, "age:{}", escaped(&path.to_string_lossy())),
+            Kind::Bucket(Bucket { scheme, name, key, .. }) => {
+                write!(f, "{scheme}://{name}/{}", escaped(key))
+            }
             Kind::Env { prefix } => write!(f, "env:{prefix}"),
             Kind::Keychain(item) => write!(f, "keychain:{item}"),
             Kind::KeychainItem(item) => write!(f, "keychain-item:{item}"),
             Kind::Memory => f.write_str("memory:"),
             Kind::Plaintext { path } => {
                 write!(f, "plaintext:{}", escaped(&path.to_string_lossy()))
+            }
+            Kind::Postgres(Database { hosts, name, .. }) => {
+                write!(f, "postgres://{hosts}/{}", encoded(name))
             }
         }
     }
@@ -294,6 +361,19 @@ fn escaped(text: &str) -> String {
         }
     }
     escaped
+}
+
+/// Within the first part of a URL with an authority, much more ends a part.
+fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            write!(encoded, "%{byte:02X}").expect("a String takes everything");
+        }
+    }
+    encoded
 }
 
 #[cfg(test)]
@@ -320,6 +400,13 @@ mod tests {
             "plaintext:/tmp/tokens.json",
             "memory:",
             "env:AXIOM",
+            "postgres://app@db.example:5432/app?slot=axiom/alice&identity=/etc/app/key.txt",
+            "postgres://a%40b@10.0.0.1,10.0.0.2:6432/d%2Fb?slot=1&sslrootcert=/ca.pem&identity=/k",
+            "postgres://me@%2Frun%2Fpostgresql/db?slot=a&identity=credential:key&recipient=age1",
+            "s3://tokens/axiom/alice.age?identity=/etc/app/key.txt",
+            "s3://a.b/c%3Fd?endpoint=http://127.0.0.1:9000&identity=credential:key",
+            "gs://a_b/c?identity=/k&recipient=age1",
+            "az://tokens/a b?identity=/k",
         ] {
             assert_eq!(parsed(text).to_text(), text);
         }
@@ -347,7 +434,15 @@ mod tests {
             ("canary", "it begins with keychain:"),
             ("canary:x", "its scheme is unknown"),
             ("postgres://me:canary@host/db", "it carries a password"),
-            ("age:/canary", "needs ?identity=PATH"),
+            ("s3://canary?identity=/k", "it needs BUCKET/OBJECT"),
+            ("s3://ca@nary/a?identity=/k", "it needs BUCKET/OBJECT"),
+            ("s3://canary/a//b?identity=/k", "it needs BUCKET/OBJECT"),
+            ("s3://canary/../b?identity=/k", "it needs BUCKET/OBJECT"),
+            ("s3://canary/a", "needs identity=PATH"),
+            ("s3://canary/a?identity=/k&slot=b", "an option is unknown"),
+            ("s3://canary/a?identity=/k&endpoint=ftp://a", "an endpoint begins with https://"),
+            ("s3://canary/a?identity=/k&endpoint=https://a:b@c", "it carries a password"),
+            ("age:/canary", "needs identity=PATH"),
             ("age:/canary?identity=/canary", "the same file"),
             ("age:?identity=/canary", "a path is missing"),
             ("age:/a?identity=/b&canary=1", "an option is unknown"),
@@ -357,7 +452,17 @@ mod tests {
             ("plaintext:age-secret-key-1canary", "a secret key is given"),
             ("age:/a?identity=/b&recipient=AGE-SECRET-KEY-1CANARY", "a secret key is given"),
             ("keychain:canary/AGE-SECRET-KEY-1CANARY", "a secret key is given"),
-            ("plaintext:/canary?identity=/b", "only age: takes options"),
+            ("plaintext:/canary?identity=/b", "it takes no options"),
+            ("age:/a?identity=/b&slot=canary", "an option is unknown"),
+            ("postgres:canary", "needs USER@HOST"),
+            ("postgres://canary/db?slot=a&identity=/b", "needs USER@HOST"),
+            ("postgres://canary@host?slot=a&identity=/b", "needs USER@HOST"),
+            ("postgres://canary@host/a/b?slot=a&identity=/b", "needs USER@HOST"),
+            ("postgres://canary@host/db?identity=/b", "needs slot=NAME"),
+            ("postgres://canary@host/db?slot=a", "needs identity=PATH"),
+            ("postgres://canary@host:port/db?slot=a&identity=/b", "needs USER@HOST"),
+            ("postgres://me%3Acanary@host/db?slot=a&identity=/b", "it carries a password"),
+            ("postgres://me@host/db?slot=a%0Acanary&identity=/b", "a slot's name"),
             ("plaintext:", "a path is missing"),
             ("plaintext:/canary%2", "two hexadecimal digits"),
             ("plaintext:/canary%ff", "not UTF-8"),

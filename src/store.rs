@@ -2,6 +2,8 @@
 
 #[cfg(feature = "age")]
 pub(crate) mod age_file;
+#[cfg(feature = "object-store")]
+pub(crate) mod bucket;
 pub(crate) mod env;
 #[cfg(feature = "keychain")]
 pub(crate) mod keychain;
@@ -9,11 +11,14 @@ pub(crate) mod keychain;
 pub(crate) mod keychain_item;
 pub(crate) mod memory;
 pub(crate) mod plaintext;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
 
 mod intent;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -189,6 +194,20 @@ pub trait Lease: fmt::Debug + Send + Sync {
     ///
     /// Any [`StoreError`] that tells why it could not be removed.
     async fn remove_intent(&mut self) -> Result<(), StoreError>;
+
+    /// Makes sure that the lease lasts for this long from now, and tells whether it is still this
+    /// holder's. Leases that last until they are given up keep the default.
+    ///
+    /// A manager asks before it sends a refresh token: nobody else may send it until the answer has come
+    /// and is saved.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`] that tells why it could not be renewed. It may have passed on meanwhile.
+    async fn renew(&mut self, time: Duration) -> Result<bool, StoreError> {
+        let _ = time;
+        Ok(true)
+    }
 
     /// Gives the lease up.
     ///

@@ -1,18 +1,29 @@
 //! From a URL to the store that it names.
 
-#[cfg(not(all(feature = "age", feature = "keychain")))]
+#[cfg(not(all(
+    feature = "age",
+    feature = "keychain",
+    feature = "object-store",
+    feature = "postgres"
+)))]
 use std::fmt;
 use std::sync::Arc;
 
-#[cfg(feature = "age")]
-use super::Key;
+#[cfg(feature = "object-store")]
+use super::Bucket;
 use super::{Ask, Kind, StoreUrl};
+#[cfg(feature = "postgres")]
+use super::{Database, encoded};
+#[cfg(feature = "age")]
+use super::{Key, Seal};
 use crate::error::StoreError;
 #[cfg(feature = "age")]
 use crate::key::AgeKey;
 use crate::store::TokenStore;
 #[cfg(feature = "age")]
 use crate::store::age_file::AgeFileStore;
+#[cfg(feature = "object-store")]
+use crate::store::bucket::BucketStore;
 use crate::store::env::EnvStore;
 #[cfg(feature = "keychain")]
 use crate::store::keychain::KeychainStore;
@@ -20,6 +31,8 @@ use crate::store::keychain::KeychainStore;
 use crate::store::keychain_item::KeychainItemStore;
 use crate::store::memory::MemoryStore;
 use crate::store::plaintext::PlaintextStore;
+#[cfg(feature = "postgres")]
+use crate::store::postgres::PostgresStore;
 
 impl StoreUrl {
     pub(super) fn open_asking(
@@ -30,19 +43,11 @@ impl StoreUrl {
         let _ = ask;
         match &self.kind {
             #[cfg(feature = "age")]
-            Kind::Age { path, key, recipients, recipients_file } => {
-                let mut key = key.open(self.prompts)?;
-                for recipient in recipients {
-                    key = key.with_recovery_recipient(recipient)?;
-                }
-                if let Some(path) = recipients_file {
-                    key = key.with_recovery_recipients_file(path);
-                }
-                if let Some(ask) = ask.cloned() {
-                    key = key.with_passphrase(move || ask());
-                }
-                Ok(Arc::new(AgeFileStore::new(path, key)))
+            Kind::Age { path, seal } => {
+                Ok(Arc::new(AgeFileStore::new(path, seal.key(self.prompts, ask)?)))
             }
+            #[cfg(feature = "object-store")]
+            Kind::Bucket(bucket) => Ok(Arc::new(bucket.open(self.prompts, ask)?)),
             Kind::Env { prefix } => Ok(Arc::new(EnvStore::new(prefix))),
             #[cfg(feature = "keychain")]
             Kind::Keychain(item) => {
@@ -56,9 +61,75 @@ impl StoreUrl {
             }
             Kind::Memory => Ok(Arc::new(MemoryStore::new())),
             Kind::Plaintext { path } => Ok(Arc::new(PlaintextStore::new(path))),
-            #[cfg(not(all(feature = "age", feature = "keychain")))]
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(database) => Ok(Arc::new(database.open(self.prompts, ask)?)),
+            #[cfg(not(all(
+                feature = "age",
+                feature = "keychain",
+                feature = "object-store",
+                feature = "postgres"
+            )))]
             _ => Err(not_built(self)),
         }
+    }
+
+    /// Makes a server ready for this slot: makes the table of a database, and tries whether a bucket keeps
+    /// conditional writes. For any other slot there is nothing to do.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open), of `PostgresStore::create_table` and of
+    /// `BucketStore::try_conditional_writes`.
+    pub async fn prepare_server(&self) -> Result<(), StoreError> {
+        match &self.kind {
+            #[cfg(feature = "object-store")]
+            Kind::Bucket(bucket) => bucket.open(self.prompts, None)?.try_conditional_writes().await,
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(database) => database.open(self.prompts, None)?.create_table().await,
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(feature = "object-store")]
+impl Bucket {
+    fn open(&self, prompts: bool, ask: Option<&Arc<Ask>>) -> Result<BucketStore, StoreError> {
+        let Self { scheme, name, key, endpoint, seal } = self;
+        let store = BucketStore::new(&format!("{scheme}://{name}/{key}"), seal.key(prompts, ask)?)?;
+        Ok(match endpoint {
+            Some(endpoint) => store.with_endpoint(endpoint),
+            None => store,
+        })
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl Database {
+    fn open(&self, prompts: bool, ask: Option<&Arc<Ask>>) -> Result<PostgresStore, StoreError> {
+        let Self { user, hosts, name, slot, roots, seal } = self;
+        let url = format!("postgres://{}@{hosts}/{}", encoded(user), encoded(name));
+        let store = PostgresStore::new(&url, slot, seal.key(prompts, ask)?)?;
+        Ok(match roots {
+            Some(roots) => store.with_root_certificates(roots),
+            None => store,
+        })
+    }
+}
+
+#[cfg(feature = "age")]
+impl Seal {
+    fn key(&self, prompts: bool, ask: Option<&Arc<Ask>>) -> Result<AgeKey, StoreError> {
+        let mut key = self.key.open(prompts)?;
+        for recipient in &self.recipients {
+            key = key.with_recovery_recipient(recipient)?;
+        }
+        if let Some(path) = &self.recipients_file {
+            key = key.with_recovery_recipients_file(path);
+        }
+        if let Some(ask) = ask.cloned() {
+            key = key.with_passphrase(move || ask());
+        }
+        Ok(key)
     }
 }
 
@@ -80,11 +151,18 @@ impl Key {
     }
 }
 
-#[cfg(not(all(feature = "age", feature = "keychain")))]
+#[cfg(not(all(
+    feature = "age",
+    feature = "keychain",
+    feature = "object-store",
+    feature = "postgres"
+)))]
 fn not_built(place: &impl fmt::Display) -> StoreError {
     StoreError::Unavailable {
         place: place.to_string(),
         reason: "this program was built without it".into(),
-        advice: "build it with the features `age` and `keychain`".into(),
+        advice: "build it with the feature that has it: `age`, `keychain`, `object-store` or \
+                 `postgres`"
+            .into(),
     }
 }

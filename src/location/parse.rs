@@ -1,25 +1,25 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::{InvalidStoreUrl, Item, Key, Kind, StoreUrl, escaped};
+use super::{Bucket, Database, InvalidStoreUrl, Item, Key, Kind, Seal, StoreUrl, escaped};
 
 impl FromStr for StoreUrl {
     type Err = InvalidStoreUrl;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (scheme, rest) = text.split_once(':').ok_or_else(|| {
-            invalid("it begins with keychain:, age:, plaintext:, memory: or env:")
+            invalid(
+                "it begins with keychain:, age:, plaintext:, env:, postgres: or s3:, for example",
+            )
         })?;
         refuse_password(rest)?;
-        let (body, query) = match rest.split_once('?') {
-            Some((body, query)) => (body, Some(query)),
-            None => (rest, None),
-        };
-        if scheme != "age" && query.is_some() {
-            return Err(invalid("only age: takes options after a question mark"));
-        }
+        let (body, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let mut options = Options::parse(query, known_options(scheme))?;
         let kind = match scheme {
-            "age" => parse_age(body, query.unwrap_or_default())?,
+            "age" => parse_age(body, &mut options)?,
+            "az" => parse_bucket("az", body, &mut options)?,
+            "gs" => parse_bucket("gs", body, &mut options)?,
+            "s3" => parse_bucket("s3", body, &mut options)?,
             "env" if is_name(body) => Kind::Env { prefix: body.to_owned() },
             "env" => return Err(invalid("env: takes a prefix of letters, digits and underscores")),
             "keychain" => Kind::Keychain(parse_item(body)?),
@@ -27,10 +27,11 @@ impl FromStr for StoreUrl {
             "memory" if body.is_empty() => Kind::Memory,
             "memory" => return Err(invalid("memory: takes nothing")),
             "plaintext" => Kind::Plaintext { path: parse_path(body)? },
+            "postgres" | "postgresql" => parse_database(body, &mut options)?,
             _ => {
                 return Err(invalid(
-                    "its scheme is unknown; keychain, keychain-item, age, plaintext, memory and \
-                     env are known",
+                    "its scheme is unknown; keychain, keychain-item, age, plaintext, memory, env, \
+                     postgres, s3, gs and az are known",
                 ));
             }
         };
@@ -38,33 +39,134 @@ impl FromStr for StoreUrl {
     }
 }
 
-fn parse_age(body: &str, query: &str) -> Result<Kind, InvalidStoreUrl> {
-    let path = parse_path(body)?;
-    let (mut key, mut recipients, mut recipients_file) = (None, Vec::new(), None);
-    for option in query.split('&').filter(|option| !option.is_empty()) {
-        let (name, value) = option.split_once('=').unwrap_or((option, ""));
-        let twice = match name {
-            "identity" => key.replace(parse_key(value)?).is_some(),
-            "recipient" => {
-                recipients.push(unescaped(value)?);
-                false
-            }
-            "recipients" => recipients_file.replace(parse_path(value)?).is_some(),
-            _ => {
-                return Err(invalid(
-                    "an option is unknown; identity, recipient and recipients are known",
-                ));
-            }
+/// What stands after the question mark.
+struct Options<'a>(Vec<(&'a str, &'a str)>);
+
+impl<'a> Options<'a> {
+    fn parse(query: &'a str, known: &[&str]) -> Result<Self, InvalidStoreUrl> {
+        let options = query.split('&').filter(|option| !option.is_empty());
+        let options: Vec<_> =
+            options.map(|option| option.split_once('=').unwrap_or((option, ""))).collect();
+        let twice = |(index, (name, _)): (usize, &(&str, &str))| {
+            *name != "recipient" && options[..index].iter().any(|(earlier, _)| earlier == name)
         };
-        if twice {
+        if options.iter().enumerate().any(twice) {
             return Err(invalid("an option is given twice"));
         }
+        if !options.is_empty() && known.is_empty() {
+            return Err(invalid("it takes no options after a question mark"));
+        }
+        if options.iter().any(|(name, _)| !known.contains(name)) {
+            return Err(invalid(&format!(
+                "an option is unknown; these are known: {}",
+                known.join(", ")
+            )));
+        }
+        Ok(Self(options))
     }
-    let key = key.ok_or_else(|| invalid("age: needs ?identity=PATH, the file with its key"))?;
-    if matches!(&key, Key::File(key) if *key == path) {
+
+    fn take(&mut self, name: &str) -> Option<&'a str> {
+        let index = self.0.iter().position(|(given, _)| *given == name)?;
+        Some(self.0.remove(index).1)
+    }
+
+    fn path(&mut self, name: &str) -> Result<Option<PathBuf>, InvalidStoreUrl> {
+        self.take(name).map(parse_path).transpose()
+    }
+
+    fn seal(&mut self) -> Result<Seal, InvalidStoreUrl> {
+        let key = self
+            .take("identity")
+            .ok_or_else(|| invalid("it needs identity=PATH, the file with its key"))?;
+        let mut recipients = Vec::new();
+        while let Some(recipient) = self.take("recipient") {
+            recipients.push(unescaped(recipient)?);
+        }
+        Ok(Seal { key: parse_key(key)?, recipients, recipients_file: self.path("recipients")? })
+    }
+}
+
+/// What may stand after the question mark, of each scheme.
+fn known_options(scheme: &str) -> &'static [&'static str] {
+    match scheme {
+        "age" => &["identity", "recipient", "recipients"],
+        "az" | "gs" | "s3" => &["identity", "recipient", "recipients", "endpoint"],
+        "postgres" | "postgresql" => {
+            &["slot", "identity", "recipient", "recipients", "sslrootcert"]
+        }
+        _ => &[],
+    }
+}
+
+fn parse_age(body: &str, options: &mut Options<'_>) -> Result<Kind, InvalidStoreUrl> {
+    let path = parse_path(body)?;
+    let seal = options.seal()?;
+    if matches!(&seal.key, Key::File(key) if *key == path) {
         return Err(invalid("the tokens and their key are the same file"));
     }
-    Ok(Kind::Age { path, key, recipients, recipients_file })
+    Ok(Kind::Age { path, seal })
+}
+
+fn parse_bucket(
+    scheme: &'static str,
+    body: &str,
+    options: &mut Options<'_>,
+) -> Result<Kind, InvalidStoreUrl> {
+    let wrong = || invalid("it needs BUCKET/OBJECT after two slashes");
+    let (name, key) =
+        body.strip_prefix("//").and_then(|rest| rest.split_once('/')).ok_or_else(wrong)?;
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let key = unescaped(key)?;
+    let is_part = |part: &str| !["", ".", ".."].contains(&part);
+    if name.is_empty()
+        || !name.bytes().all(known)
+        || !key.split('/').all(is_part)
+        || key.chars().any(char::is_control)
+    {
+        return Err(wrong());
+    }
+    let endpoint = options.take("endpoint").map(unescaped).transpose()?;
+    if let Some(endpoint) = &endpoint {
+        let (_, rest) = endpoint
+            .split_once(':')
+            .filter(|(scheme, rest)| ["http", "https"].contains(scheme) && rest.starts_with("//"))
+            .ok_or_else(|| invalid("an endpoint begins with https://, or with http://127.0.0.1"))?;
+        refuse_password(rest)?;
+    }
+    let (name, seal) = (name.to_owned(), options.seal()?);
+    Ok(Kind::Bucket(Bucket { scheme, name, key, endpoint, seal }))
+}
+
+fn parse_database(body: &str, options: &mut Options<'_>) -> Result<Kind, InvalidStoreUrl> {
+    let wrong = || invalid("it needs USER@HOST:PORT/DATABASE after postgres://");
+    let (authority, name) =
+        body.strip_prefix("//").and_then(|rest| rest.split_once('/')).ok_or_else(wrong)?;
+    let (user, hosts) = authority.rsplit_once('@').ok_or_else(wrong)?;
+    let is_host = |host: &str| {
+        let (host, port) = match host.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse::<u16>().is_ok()),
+            _ => (host, true),
+        };
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-._%[]:".contains(&byte);
+        port && !host.is_empty() && host.bytes().all(known)
+    };
+    if user.is_empty() || name.is_empty() || name.contains('/') || !hosts.split(',').all(is_host) {
+        return Err(wrong());
+    }
+    let (user, name) = (unescaped(user)?, unescaped(name)?);
+    if user.contains(':') {
+        return Err(invalid(PASSWORD));
+    }
+    let slot =
+        options.take("slot").ok_or_else(|| invalid("it needs slot=NAME, one for each login"))?;
+    let slot = unescaped(slot)?;
+    if slot.is_empty() || slot.chars().any(char::is_control) {
+        return Err(invalid(
+            "a slot's name is of one character at least, and of no control characters",
+        ));
+    }
+    let (hosts, roots) = (hosts.to_owned(), options.path("sslrootcert")?);
+    Ok(Kind::Postgres(Database { user, hosts, name, slot, roots, seal: options.seal()? }))
 }
 
 fn parse_key(value: &str) -> Result<Key, InvalidStoreUrl> {
@@ -77,6 +179,8 @@ fn parse_key(value: &str) -> Result<Key, InvalidStoreUrl> {
         None => parse_path(value).map(Key::File),
     }
 }
+
+const PASSWORD: &str = "it carries a password, which would show wherever it is used";
 
 fn parse_item(text: &str) -> Result<Item, InvalidStoreUrl> {
     match text.split_once('/') {
@@ -111,7 +215,7 @@ fn refuse_password(rest: &str) -> Result<(), InvalidStoreUrl> {
     let authority = rest.strip_prefix("//").and_then(|rest| rest.split(['/', '?']).next());
     let credentials = authority.and_then(|authority| authority.rsplit_once('@'));
     if credentials.is_some_and(|(user, _)| user.contains(':')) {
-        return Err(invalid("it carries a password, which would show wherever it is used"));
+        return Err(invalid(PASSWORD));
     }
     Ok(())
 }

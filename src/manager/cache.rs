@@ -75,8 +75,8 @@ impl Inner {
             return Ok(self.remember(Some(kept), now));
         }
         let stored = loaded?;
-        if let Some(ended) = ended {
-            give_up(ended.lease).await;
+        if let Some(lease) = ended.and_then(|ended| ended.lease) {
+            give_up(lease).await;
         }
         Ok(self.remember(stored, now))
     }

@@ -29,8 +29,12 @@ use crate::tokens::AuthTokens;
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 const SLOWEST_LOOK: Duration = Duration::from_millis(250);
 
-/// How much longer than two answers of the server a holder may take: to save, with a slow disk.
-const MARGIN: Duration = Duration::from_secs(15);
+/// How much longer than the answers of the server a holder may take: to save, on a slow disk or a server
+/// of its own.
+pub(super) const MARGIN: Duration = Duration::from_secs(30);
+
+/// How often a lease may pass to somebody else before it was used: this process was stopped each time.
+const LAPSES: usize = 3;
 
 /// How long one waits for another process whose own token is still accepted.
 const BRIEFLY: Duration = Duration::from_secs(5);
@@ -73,16 +77,31 @@ impl Inner {
     /// Does all of it.
     pub(super) async fn protocol(&self, basis: &Basis) -> Result<Arc<Snapshot>, AuthError> {
         let refresher = self.refresher.as_ref().ok_or(AuthError::NoRefresher)?;
-        let mut held = match self.hold(basis).await? {
-            Ok(held) => held,
-            Err(met) => return Ok(met),
-        };
-        self.note(&mut held).await?;
-        let (answer, lost) = self.ask(&**refresher, &held.stored.tokens).await;
-        match answer {
-            Ok(new) => self.keep(held, new).await,
-            Err(failure) => self.fail(held, failure, lost).await,
+        for _ in 0..LAPSES {
+            let mut held = match self.hold(basis).await? {
+                Ok(held) => held,
+                Err(met) => return Ok(met),
+            };
+            self.note(&mut held).await?;
+            match self.may_send(&mut held).await {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) => {
+                    end(held.right, false).await;
+                    return Err(error.into());
+                }
+            }
+            let (answer, lost) = self.ask(&**refresher, &mut held).await;
+            return match answer {
+                Ok(new) => self.keep(held, new).await,
+                Err(failure) => self.fail(held, failure, lost).await,
+            };
         }
+        Err(AuthError::Store(StoreError::Timeout {
+            place: self.store.to_string(),
+            reason: "its lease passed to others before it could be used".into(),
+            advice: "see why this process is stopped so often".into(),
+        }))
     }
 
     /// Takes the lease and reads the tokens under it, or finds that there is nothing left to do.
@@ -155,16 +174,29 @@ impl Inner {
         Ok(lease.write_intent(&intent).await?)
     }
 
+    /// Makes sure that nobody else sends the token until its answer has come and is saved.
+    async fn may_send(&self, held: &mut Held) -> Result<bool, StoreError> {
+        match &mut held.right {
+            Right::Lease(lease) => lease.renew(self.policy.deadline.saturating_add(MARGIN)).await,
+            // Nobody else knows these.
+            Right::Unsaved(_) => Ok(true),
+        }
+    }
+
     /// Asks the refresher, and once more if its answer was lost. Tells whether one was.
     async fn ask(
         &self,
         refresher: &dyn TokenRefresher,
-        tokens: &AuthTokens,
+        held: &mut Held,
     ) -> (Result<AuthTokens, RefreshFailure>, bool) {
-        match self.ask_once(refresher, tokens).await {
-            Err(RefreshFailure::Ambiguous { .. }) => (self.ask_once(refresher, tokens).await, true),
-            answer => (answer, false),
+        let answer = self.ask_once(refresher, &held.stored.tokens).await;
+        if !matches!(answer, Err(RefreshFailure::Ambiguous { .. })) {
+            return (answer, false);
         }
+        if !matches!(self.may_send(held).await, Ok(true)) {
+            return (answer, true);
+        }
+        (self.ask_once(refresher, &held.stored.tokens).await, true)
     }
 
     async fn ask_once(
@@ -208,7 +240,8 @@ impl Inner {
             let mut unsaved = self.unsaved();
             match held.right {
                 Right::Lease(lease) => {
-                    *unsaved = Some(Unsaved::new(tokens, old.revision, vec![old.tokens], lease));
+                    *unsaved =
+                        Some(Unsaved::new(tokens, old.revision, vec![old.tokens], Some(lease)));
                     true
                 }
                 // A login or a logout may have ended them meanwhile, and wins.

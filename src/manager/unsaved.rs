@@ -5,6 +5,7 @@ use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::events::Event;
+use super::protocol::MARGIN;
 use super::{Inner, Turn};
 use crate::error::StoreError;
 use crate::refresh::pace::{Backoff, random};
@@ -27,7 +28,8 @@ pub(super) struct Unsaved {
     pub(super) base: Revision,
     /// What that state may hold: the tokens that were spent for these, the last ones last.
     pub(super) spent: Vec<AuthTokens>,
-    pub(super) lease: Box<dyn Lease>,
+    /// Nothing while it is being renewed.
+    pub(super) lease: Option<Box<dyn Lease>>,
     /// Why they are not saved yet.
     pub(super) error: Option<StoreError>,
     /// Alive while a refresh that starts from these is under way: they are about to be spent, so
@@ -58,7 +60,7 @@ impl Unsaved {
         tokens: AuthTokens,
         base: Revision,
         spent: Vec<AuthTokens>,
-        lease: Box<dyn Lease>,
+        lease: Option<Box<dyn Lease>>,
     ) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
 
@@ -148,8 +150,8 @@ impl Inner {
     /// Lets go of what is unsaved: it is saved, or somebody signed in or out.
     pub(super) async fn end_unsaved(&self) {
         let unsaved = self.unsaved().take();
-        if let Some(unsaved) = unsaved {
-            give_up(unsaved.lease).await;
+        if let Some(lease) = unsaved.and_then(|unsaved| unsaved.lease) {
+            give_up(lease).await;
         }
     }
 
@@ -173,9 +175,26 @@ impl Inner {
             // Others are kept by the refresh that they came from.
             let is_ours =
                 self.unsaved().as_ref().is_some_and(|unsaved| unsaved.stored.revision == ours);
-            if !is_ours || self.save_unsaved(&mut *self.turn.lock().await).await {
+            let mut turn = self.turn.lock().await;
+            if !is_ours || self.save_unsaved(&mut turn).await {
                 return;
             }
+            self.keep_lease(&mut turn).await;
+        }
+    }
+
+    /// Keeps others from sending the token that was spent, until saving is tried again.
+    async fn keep_lease(&self, _turn: &mut Turn) {
+        let lease = self.unsaved().as_mut().and_then(|unsaved| unsaved.lease.take());
+        let Some(mut lease) = lease else { return };
+        // If it has passed on, or cannot be renewed, nothing else can be done about it.
+        let _ = lease.renew(SLOWEST_RETRY.saturating_add(MARGIN)).await;
+        let ended = match &mut *self.unsaved() {
+            Some(unsaved) if unsaved.lease.is_none() => unsaved.lease.replace(lease),
+            _ => Some(lease),
+        };
+        if let Some(lease) = ended {
+            give_up(lease).await;
         }
     }
 }

@@ -10,7 +10,7 @@ use http::{Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper_rustls::{HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_rustls::MaybeHttpsStream;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
@@ -22,10 +22,9 @@ use tower_service::Service;
 use zeroize::Zeroizing;
 
 use super::failure::{Failed, error_code};
+use crate::https::{NO_ROOTS, USER, reason_of, trusting_the_system};
 use crate::json;
 use crate::store::MAX_RECORD;
-
-const USER: &str = concat!("tokenkeep/", env!("CARGO_PKG_VERSION"));
 
 /// For the name, the connection and the TLS handshake together. With [`ANSWER`] it stays below the 30
 /// seconds that a refresh has by default, so that this is what tells the two apart.
@@ -135,50 +134,15 @@ async fn connect(uri: Uri, place: &str) -> Result<Connection, Failed> {
         let stream = tcp.call(uri).await.map_err(|error| cannot(&error))?;
         return Ok(MaybeHttpsStream::Http(stream));
     }
-    // The system's roots are files on some systems, so this is no work for the runtime's threads.
-    // They are read each time: a program runs for months, and roots come and go.
-    let builder = tokio::task::spawn_blocking(|| {
-        let provider = rustls::crypto::ring::default_provider();
-        HttpsConnectorBuilder::new().with_provider_and_platform_verifier(provider)
-    });
-    let builder = builder.await.ok().and_then(Result::ok).ok_or_else(|| Failed::NotSent {
-        reason: "this machine has no root certificates; install them (often the package \
-                 ca-certificates)"
-            .into(),
-    })?;
+    // Its roots are read each time: a program runs for months, and roots come and go.
+    let builder = trusting_the_system().await;
+    let builder = builder.ok_or_else(|| Failed::NotSent { reason: NO_ROOTS.to_owned() })?;
     let mut tls = builder.https_only().enable_http1().wrap_connector(tcp);
     tls.call(uri).await.map_err(|error| cannot(&*error))
 }
 
 fn not_sent(place: &str, what: &str) -> Failed {
     Failed::NotSent { reason: format!("{place} {what}") }
-}
-
-/// Says what a connection failed of, in words of this crate: those of others may quote the server.
-fn reason_of(error: &(dyn std::error::Error + 'static)) -> &'static str {
-    let mut cause = Some(error);
-    let mut reason = "cannot be reached; check the network and the host's name";
-    while let Some(error) = cause {
-        if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
-            return "has a certificate that is not trusted; check the clock, and the root \
-                    certificates of this machine";
-        }
-        if error.is::<rustls::Error>() {
-            return "does not agree on TLS; check the URL";
-        }
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            if error.kind() == std::io::ErrorKind::ConnectionRefused {
-                reason = "refused the connection";
-            }
-            // An I/O error's source leaves out what it wraps itself.
-            if let Some(inner) = error.get_ref() {
-                cause = Some(inner);
-                continue;
-            }
-        }
-        cause = error.source();
-    }
-    reason
 }
 
 fn failed_to_answer(place: &str, error: &hyper::Error) -> Failed {

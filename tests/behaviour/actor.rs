@@ -1,8 +1,8 @@
 //! A process of its own for the tests: it does to one store what standard input says, line by
 //! line, and answers each line with one.
 //!
-//! `test-actor [--allow-prompts] [--without-runtime] STORE_URL [KILL_AT]`: with a number, it kills
-//! itself at that store operation of its last command.
+//! `test-actor [--allow-prompts] [--with-network] [--without-runtime] STORE_URL [KILL_AT]`: with a
+//! number, it kills itself at that store operation of its last command.
 
 #![allow(
     clippy::disallowed_methods,
@@ -24,6 +24,7 @@ use tokenkeep::{
     AuthTokens, Expect, Intent, Lease, Overwrite, RefreshFailure, Revision, StoreError, StoreUrl,
     Stored, TokenManager, TokenStore, async_trait, backup, chrono, conformance, migrate, restore,
 };
+use tokio::sync::mpsc::UnboundedReceiver;
 
 type Store = Arc<dyn TokenStore>;
 type Answer = Result<String, Box<dyn std::error::Error>>;
@@ -36,12 +37,21 @@ fn main() {
         arguments.len() < count
     };
     ALLOW_PROMPTS.store(given("--allow-prompts"), Ordering::SeqCst);
+    let with_network = given("--with-network");
     if given("--without-runtime") {
-        return block_on(run(arguments));
+        return block_on(run(arguments, None));
     }
     // One thread blocks at a time, so that the same system call is the nth one each time.
-    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build();
-    runtime.unwrap().block_on(run(arguments));
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let mut lines = None;
+    if with_network {
+        runtime.enable_all();
+        // Between two lines, whatever goes on behind them goes on.
+        let (send, receive) = tokio::sync::mpsc::unbounded_channel();
+        thread::spawn(move || io::stdin().lines().all(|line| send.send(line.unwrap()).is_ok()));
+        lines = Some(receive);
+    }
+    runtime.max_blocking_threads(1).build().unwrap().block_on(run(arguments, lines));
 }
 
 /// The least executor that there can be.
@@ -61,7 +71,8 @@ fn block_on(future: impl Future<Output = ()>) {
     }
 }
 
-async fn run(arguments: Vec<String>) {
+/// Without other lines, the thread reads them itself.
+async fn run(arguments: Vec<String>, mut lines: Option<UnboundedReceiver<String>>) {
     let mut arguments = arguments.into_iter();
     let url = arguments.next().expect("a store");
     let kill_at: i64 = arguments.next().map_or(-1, |number| number.parse().unwrap());
@@ -74,8 +85,12 @@ async fn run(arguments: Vec<String>) {
         lease: None,
         last: None,
     };
-    for line in io::stdin().lock().lines() {
-        let line = line.unwrap();
+    loop {
+        let line = match &mut lines {
+            Some(lines) => lines.recv().await,
+            None => io::stdin().lines().next().map(Result::unwrap),
+        };
+        let Some(line) = line else { break };
         let words: Vec<&str> = line.split(' ').collect();
         let answer = match actor.act(&words).await {
             Ok(done) => format!("ok {done}"),
@@ -386,6 +401,13 @@ impl Lease for KillingLease {
         let removed = self.0.remove_intent().await;
         live_on();
         removed
+    }
+
+    async fn renew(&mut self, time: Duration) -> Result<bool, StoreError> {
+        live_on();
+        let renewed = self.0.renew(time).await;
+        live_on();
+        renewed
     }
 
     async fn release(self: Box<Self>) -> Result<(), StoreError> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokenkeep::{AgeFileStore, AgeKey, MemoryStore, PlaintextStore, TokenStore, conformance};
 
-use crate::support::scratch;
+use crate::support::{block_on, scratch};
 
 #[tokio::test]
 async fn the_memory_store_conforms() {
@@ -45,25 +45,4 @@ fn a_file_store_works_without_any_runtime() {
     let dir = scratch();
     let check = conformance::check(|| PlaintextStore::new(dir.path().join("tokens.json")));
     block_on(check);
-}
-
-/// The smallest executor there is; it knows nothing of tokio.
-pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
-    use std::task::{Context, Poll, Wake, Waker};
-
-    struct Unpark(std::thread::Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut future = std::pin::pin!(future);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return output;
-        }
-        std::thread::park();
-    }
 }

@@ -9,7 +9,7 @@ use tokenkeep::{
 };
 
 use crate::clock::Clock;
-use crate::conformance::block_on;
+use crate::support::block_on;
 use crate::support::scratch;
 
 /// A store that counts its loads, and can fail or answer late.

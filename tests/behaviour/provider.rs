@@ -139,7 +139,7 @@ impl Provider {
         // Who was killed before it sent anything.
         let Some(token) = token.strip_suffix('\n') else { return };
         let current = AuthTokens::new("any").with_refresh_token(token);
-        let answer = match crate::conformance::block_on(self.refresh(current)) {
+        let answer = match crate::support::block_on(self.refresh(current)) {
             Ok(tokens) => {
                 let refresh = tokens.refresh_token.expect("it rotates");
                 let expires = tokens.expires_at.expect("it expires").timestamp();

@@ -95,7 +95,7 @@ fn the_headless_example_runs_on_a_credentials_directory() {
     assert!(missing.contains("LoadCredential=tokens.key:/path/to/key.txt"), "{missing}");
 
     let make = tokenkeep::AgeKey::create_identity_file(credentials.join("tokens.key"));
-    crate::conformance::block_on(make).unwrap();
+    crate::support::block_on(make).unwrap();
     let broken = run("{");
     assert!(broken.contains("standard input is damaged: it ends too early"), "{broken}");
     let first = run(r#"{"access_token":"canary"}"#);

@@ -973,9 +973,9 @@ fn a_refresh_whose_runtime_died_is_started_again_by_who_waits_for_it() {
 
 #[test]
 fn it_refreshes_outside_a_runtime_too() {
-    let world = crate::conformance::block_on(World::new());
+    let world = crate::support::block_on(World::new());
     world.clock.forward(61 * 60);
-    assert_eq!(crate::conformance::block_on(world.access()).unwrap(), "access-2");
+    assert_eq!(crate::support::block_on(world.access()).unwrap(), "access-2");
     assert_eq!(world.provider.calls(), 1);
 }
 

@@ -298,7 +298,7 @@ fn settle(shared: &Arc<Shared>, slot: &MemoryStore, processes: &[Process]) {
         processes.iter().for_each(Process::step);
     }
     shared.clock.forward(3600);
-    let stored = crate::conformance::block_on(slot.load()).unwrap();
+    let stored = crate::support::block_on(slot.load()).unwrap();
     let Some(stored) = stored else {
         for process in processes {
             let manager = process.manager.clone();

@@ -129,6 +129,15 @@ impl Actor {
         self.child.wait().unwrap()
     }
 
+    /// Stops it where it stands, or lets it go on.
+    #[cfg(unix)]
+    #[allow(dead_code, reason = "not all of the tests stop a process")]
+    pub(crate) fn signal(&self, name: &str) {
+        let sent =
+            Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(sent.unwrap().success());
+    }
+
     /// Kills it as the system would: no destructor runs.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
@@ -141,5 +150,27 @@ impl Drop for Actor {
         // It may have ended long ago.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// The smallest executor there is; it knows nothing of tokio.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    use std::sync::Arc;
+    use std::task::{Context, Poll, Wake, Waker};
+
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = std::pin::pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        std::thread::park();
     }
 }

@@ -76,6 +76,7 @@ fn code_of(error: &StoreError) -> Code {
         | StoreError::InvalidKey { .. }
         | StoreError::NewerVersion { .. }
         | StoreError::NotAFile { .. }
+        | StoreError::RolledBack { .. }
         | StoreError::TooLarge { .. }
         | StoreError::Undecryptable { .. } => Code::Unreadable,
         StoreError::Denied { .. }

@@ -18,7 +18,7 @@ pub(super) async fn init(slot: &Slot) -> Outcome {
         return Err(Failure::new(Code::Conflict, message));
     }
     let (store, why, protects) = match &slot.store {
-        Some(url) => named(parse_url(url)?),
+        Some(url) => named(parse_url(url)?).await?,
         None => choose(name).await?,
     };
     let path = Profile::create(name, &store)?;
@@ -27,14 +27,18 @@ pub(super) async fn init(slot: &Slot) -> Outcome {
     DONE
 }
 
-fn named(store: StoreUrl) -> (StoreUrl, String, String) {
+async fn named(store: StoreUrl) -> Result<(StoreUrl, String, String), Failure> {
+    store.prepare_server().await?;
     let protects = if store.is_plaintext() {
         "WARNING: plaintext. Any program of this user, every backup and whoever gets the disk can \
          read the tokens."
+    } else if store.is_shared() {
+        "Protects against whoever runs the server or gets its backups: without the key they can delete \
+         a record or put an earlier one back, and not read it."
     } else {
         "Protected as that store protects it; `tokenkeep doctor` checks it."
     };
-    (store, "because you named it".into(), protects.into())
+    Ok((store, "because you named it".into(), protects.into()))
 }
 
 /// The keychain if it can be used, else an age file.

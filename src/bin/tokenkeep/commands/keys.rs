@@ -42,7 +42,7 @@ pub(super) async fn rekey(slot: &Slot, rekey: &Rekey) -> Outcome {
     let mut target = Target::of(slot)?;
     let old = target.url.clone();
     let old_identity = old.identity_path().map(Path::to_owned).ok_or_else(|| {
-        Failure::usage("only an age file with an identity file can be sealed to other keys")
+        Failure::usage("only what an identity file seals can be sealed to other keys")
     })?;
     let identity = rekey.identity.clone().unwrap_or_else(|| old_identity.clone());
     check_path(&identity)?;
@@ -54,7 +54,7 @@ pub(super) async fn rekey(slot: &Slot, rekey: &Rekey) -> Outcome {
         }
     }
     let with = |identity: &Path, recipients| {
-        old.with_identity(identity, recipients).expect("it is an age file")
+        old.with_identity(identity, recipients).expect("an identity file seals it")
     };
     let new = with(&identity, recipients.clone());
     // An earlier run that was killed may have got as far as to note all of this in the profile.

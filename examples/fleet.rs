@@ -1,0 +1,64 @@
+//! Eight replicas that share one expired token: one of them refreshes it, and all of them have it.
+//!
+//! `cargo run --features postgres --example fleet -- STORE_URL`, with a store that machines share:
+//! `postgres://app@db.example/app?slot=demo&identity=key.txt` (feature `postgres`), or
+//! `s3://BUCKET/demo?identity=key.txt` (feature `object-store`). Without one, the replicas share this
+//! process's memory.
+
+#![allow(clippy::print_stdout, reason = "it is there to show something")]
+
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokenkeep::chrono::Utc;
+use tokenkeep::{AuthTokens, Expect, RefreshPolicy, StoreUrl, TokenManager, TokenStore};
+
+const REPLICAS: usize = 8;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let url = std::env::args().nth(1).unwrap_or_else(|| "memory:".to_owned());
+    let url: StoreUrl = url.parse()?;
+    url.prepare_server().await?;
+    let store = url.open()?;
+    let expired = AuthTokens::new("expired")
+        .with_refresh_token("refresh 0")
+        .with_expires_at(Utc::now() - Duration::from_secs(60));
+    store.save(&expired, Expect::Anything).await?;
+
+    let refreshes = Arc::new(AtomicUsize::new(0));
+    let replicas: Vec<_> = (0..REPLICAS)
+        .map(|_| {
+            // Elsewhere each is on a machine of its own, and opens the slot itself.
+            let store = if url.is_shared() { url.open() } else { Ok(store.clone()) };
+            let refreshes = refreshes.clone();
+            tokio::spawn(async move {
+                let manager = TokenManager::builder()
+                    .store(store?)
+                    // So that they do not all find it due at the same moment.
+                    .policy(RefreshPolicy::default().jitter(Duration::from_secs(300)))
+                    .refresh_with(move |_| {
+                        let number = refreshes.fetch_add(1, Ordering::SeqCst) + 1;
+                        async move {
+                            Ok(AuthTokens::new(format!("access {number}"))
+                                .with_refresh_token(format!("refresh {number}"))
+                                .with_expires_at(Utc::now() + Duration::from_secs(3600)))
+                        }
+                    })
+                    .build();
+                Ok::<_, Box<dyn Error + Send + Sync>>(manager.get_access_token().await?)
+            })
+        })
+        .collect();
+    let mut tokens = Vec::new();
+    for replica in replicas {
+        tokens.push(replica.await?.map_err(|error| error as Box<dyn Error>)?);
+    }
+    let have_the_same = tokens.iter().all(|token| *token == tokens[0]);
+    println!("{REPLICAS} replicas on {url}: {} refresh", refreshes.load(Ordering::SeqCst));
+    println!("all of them have the same token: {have_the_same}");
+    store.clear(Expect::Anything).await?;
+    Ok(())
+}

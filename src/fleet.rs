@@ -1,0 +1,395 @@
+//! One slot that many machines share: what the backends on a server have in common.
+//!
+//! A server keeps one row for a slot: age ciphertext, who has the lease, and the note of a refresh.
+//! Every change replaces the whole row by one compare-and-swap, so a holder whose lease has passed to
+//! somebody else cannot save over its successor, however long it was stopped in between.
+//!
+//! Inside the ciphertext, before the record, stand the slot's name and a generation that counts its
+//! changes. So whoever runs the server can delete a record or put an earlier one back, and can neither
+//! read one nor pass one slot's for another's; and a process that has seen a generation takes no earlier
+//! one for the present.
+
+mod content;
+mod lease;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use tokio::runtime::Handle;
+
+use self::content::Content;
+use self::lease::FleetLease;
+use crate::blocking;
+use crate::clock::Clock;
+use crate::error::StoreError;
+use crate::file::revision;
+use crate::key::AgeKey;
+use crate::store::{Expect, Lease, Revision, Stored};
+use crate::tokens::AuthTokens;
+
+/// Implements [`TokenStore`](crate::TokenStore) for a store that is a [`FleetSlot`].
+macro_rules! keep_in_fleet_slot {
+    ($store:ty) => {
+        const _: () = {
+            use crate::store::{Expect, Lease, Revision, Stored, TokenStore};
+            use crate::tokens::AuthTokens;
+
+            #[async_trait]
+            impl TokenStore for $store {
+                async fn load(&self) -> Result<Option<Stored>, StoreError> {
+                    self.0.load().await
+                }
+
+                async fn save(
+                    &self,
+                    tokens: &AuthTokens,
+                    expect: Expect,
+                ) -> Result<Revision, StoreError> {
+                    self.0.save(tokens, expect).await
+                }
+
+                async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
+                    self.0.clear(expect).await
+                }
+
+                async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
+                    self.0.try_lease().await
+                }
+
+                fn slot(&self) -> String {
+                    self.0.engine().slot()
+                }
+            }
+        };
+    };
+}
+pub(crate) use keep_in_fleet_slot;
+
+/// How often a change begins again because somebody else was faster.
+const ATTEMPTS: usize = 20;
+
+/// What a server keeps for a slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Row {
+    /// A name for this state of the row that no other state has.
+    pub(crate) revision: String,
+    /// Ciphertext; nothing before the first save.
+    pub(crate) record: Vec<u8>,
+    /// Counts the holders of the lease, so that a late request of an earlier one is told apart.
+    pub(crate) fence: u64,
+    pub(crate) hold: Option<Hold>,
+    /// The note of a refresh, as its holder wrote it.
+    pub(crate) intent: Option<String>,
+}
+
+/// Who has the lease of a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hold {
+    /// A process, by a name that no other one has.
+    pub(crate) holder: String,
+    /// In a row that is written: how long it lasts from then on; `None` leaves its end as it is. A server
+    /// without a clock of its own gives back what was written last.
+    pub(crate) lasts: Option<Duration>,
+    /// In a row that was read: whether that time is over, by a clock that does not depend on who looks.
+    pub(crate) is_over: bool,
+}
+
+/// A row, and by what the server tells it from any other state.
+#[derive(Clone, Debug)]
+pub(crate) struct Found<V> {
+    pub(crate) row: Row,
+    pub(crate) version: V,
+}
+
+/// A server that keeps a row for a slot. `Display` names both.
+#[async_trait]
+pub(crate) trait Engine: fmt::Debug + fmt::Display + Send + Sync + 'static {
+    /// By what the server tells one state of a row from any other, in its own terms.
+    type Version: Clone + fmt::Debug + Send + Sync;
+
+    /// Reads the row: `None` if nothing was ever written.
+    async fn read(&self) -> Result<Option<Found<Self::Version>>, StoreError>;
+
+    /// Puts a row in the place of that version, or where there is none, in one atomic and durable step:
+    /// `false` if something else is there.
+    async fn replace(&self, over: Option<&Self::Version>, row: &Row) -> Result<bool, StoreError>;
+
+    /// Names the row such that two spellings of one give the same name.
+    fn slot(&self) -> String;
+}
+
+/// A slot on a server.
+#[derive(Debug)]
+pub(crate) struct FleetSlot<E>(Arc<Inner<E>>);
+
+#[derive(Debug)]
+struct Inner<E> {
+    engine: E,
+    key: AgeKey,
+    /// What the record says that it is of.
+    name: String,
+    /// Held by a write until it is over, even if its caller gave up.
+    order: Arc<tokio::sync::Mutex<()>>,
+    seen: Mutex<Option<Seen>>,
+    /// The number of the lease that was given out and not given up, whether it still lasts or not.
+    leased: Mutex<Option<u64>>,
+    clock: Clock,
+}
+
+/// The latest state that this process knows of.
+#[derive(Clone, Debug)]
+struct Seen {
+    generation: u64,
+    revision: Revision,
+}
+
+impl<E: Engine> FleetSlot<E> {
+    pub(crate) fn new(engine: E, key: AgeKey, name: &str) -> Self {
+        Self(Arc::new(Inner {
+            engine,
+            key,
+            name: name.to_owned(),
+            order: Arc::default(),
+            seen: Mutex::default(),
+            leased: Mutex::default(),
+            clock: Clock::default(),
+        }))
+    }
+
+    pub(crate) fn engine(&self) -> &E {
+        &self.0.engine
+    }
+
+    /// # Panics
+    ///
+    /// If the slot was used before.
+    pub(crate) fn configure(&mut self) -> &mut E {
+        let inner = Arc::get_mut(&mut self.0).expect("a store is set up before it is used");
+        &mut inner.engine
+    }
+
+    pub(crate) async fn load(&self) -> Result<Option<Stored>, StoreError> {
+        self.0.runtime()?;
+        drop(self.0.order.lock().await);
+        let found = self.0.engine.read().await?;
+        let Some(opened) = self.0.open(found.as_ref()).await? else { return Ok(None) };
+        let revision = opened.revision;
+        Ok(opened.content.tokens.map(|tokens| Stored { tokens, revision }))
+    }
+
+    pub(crate) async fn save(
+        &self,
+        tokens: &AuthTokens,
+        expect: Expect,
+    ) -> Result<Revision, StoreError> {
+        let (inner, tokens) = (self.0.clone(), tokens.clone());
+        self.0.in_turn(async move { inner.write(Some(tokens), &expect).await }).await
+    }
+
+    pub(crate) async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
+        let inner = self.0.clone();
+        self.0.in_turn(async move { inner.write(None, &expect).await.map(drop) }).await
+    }
+
+    pub(crate) async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
+        let inner = self.0.clone();
+        let lease = self.0.in_turn(async move { FleetLease::take(inner).await }).await?;
+        Ok(lease.map(|lease| Box::new(lease) as Box<dyn Lease>))
+    }
+}
+
+/// What a row holds, and the state of the slot that it is.
+struct Opened {
+    content: Content,
+    revision: Revision,
+}
+
+impl<E: Engine> Inner<E> {
+    fn runtime(&self) -> Result<Handle, StoreError> {
+        Handle::try_current().map_err(|_| {
+            self.unavailable("it is used outside a tokio runtime", "call it from within one")
+        })
+    }
+
+    fn unavailable(&self, reason: &str, advice: &str) -> StoreError {
+        StoreError::Unavailable {
+            place: self.engine.to_string(),
+            reason: reason.to_owned(),
+            advice: advice.to_owned(),
+        }
+    }
+
+    /// Lets a change go on to its end if its caller gives up: the next one waits for it.
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let runtime = self.runtime()?;
+        let turn = self.order.clone().lock_owned().await;
+        let joined = runtime.spawn(async move {
+            let _turn = turn;
+            work.await
+        });
+        joined.await.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panicked) => std::panic::resume_unwind(panicked),
+            Err(_) => Err(self.unavailable(
+                "the runtime is shutting down",
+                "finish with the store before the runtime ends",
+            )),
+        })
+    }
+
+    /// Opens what the server holds: `None` if nothing was ever saved.
+    async fn open(
+        self: &Arc<Self>,
+        found: Option<&Found<E::Version>>,
+    ) -> Result<Option<Opened>, StoreError> {
+        let Some(Found { row, .. }) = found.filter(|found| !found.row.record.is_empty()) else {
+            // An emptied slot says so; one that is gone was taken away.
+            return if self.seen().is_some() { Err(self.rolled_back()) } else { Ok(None) };
+        };
+        let (inner, record) = (self.clone(), row.record.clone());
+        blocking::run(&self.engine.to_string(), move || {
+            let place = inner.engine.to_string();
+            let content = content::open(&inner.key, &record, &inner.name, &place)?;
+            let revision = revision(&record);
+            inner.see(content.generation, &revision)?;
+            Ok(Some(Opened { content, revision }))
+        })
+        .await
+    }
+
+    /// Takes note of a state, and refuses one that is earlier than the last.
+    fn see(&self, generation: u64, revision: &Revision) -> Result<(), StoreError> {
+        let mut seen = self.seen();
+        let is_earlier = seen.as_ref().is_some_and(|seen| {
+            // Two of one generation: after a step back, somebody went on from there.
+            generation < seen.generation
+                || (generation == seen.generation && *revision != seen.revision)
+        });
+        if is_earlier {
+            return Err(self.rolled_back());
+        }
+        *seen = Some(Seen { generation, revision: revision.clone() });
+        Ok(())
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Option<Seen>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leased(&self) -> MutexGuard<'_, Option<u64>> {
+        self.leased.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rolled_back(&self) -> StoreError {
+        StoreError::RolledBack { place: self.engine.to_string() }
+    }
+
+    /// The generation after this one, and after all that this process has seen. It is the time in
+    /// milliseconds if that is later: so a login after the server lost everything is later than what
+    /// other processes remember, too.
+    fn next_generation(&self, found: u64) -> u64 {
+        let known = self.seen().as_ref().map_or(0, |seen| seen.generation).max(found);
+        let now = self.clock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(known.saturating_add(1))
+    }
+
+    /// Fills or empties the slot if it is as `expect` says.
+    async fn write(
+        self: &Arc<Self>,
+        tokens: Option<AuthTokens>,
+        expect: &Expect,
+    ) -> Result<Revision, StoreError> {
+        for _ in 0..ATTEMPTS {
+            let found = self.engine.read().await?;
+            let row = found.as_ref().map(|found| found.row.clone()).unwrap_or_default();
+            let (opened, is_known) = match self.open(found.as_ref()).await {
+                // Only a logout takes away what cannot be read.
+                Err(_) if tokens.is_none() && *expect == Expect::Anything => (None, false),
+                opened => (opened?, true),
+            };
+            let generation = opened.as_ref().map_or(0, |opened| opened.content.generation);
+            let there = opened.filter(|opened| opened.content.tokens.is_some());
+            let as_expected = match expect {
+                Expect::Absent => there.is_none(),
+                Expect::Anything => true,
+                Expect::Unchanged(expected) => {
+                    there.as_ref().is_some_and(|there| there.revision == *expected)
+                        && !(tokens.is_some() && self.is_overtaken(&row))
+                }
+            };
+            if !as_expected {
+                break;
+            }
+            let is_empty = is_known && there.is_none() && row.intent.is_none();
+            if is_empty && tokens.is_none() {
+                return Ok(revision(&row.record));
+            }
+            let content =
+                Content { generation: self.next_generation(generation), tokens: tokens.clone() };
+            let (generation, inner) = (content.generation, self.clone());
+            let record = blocking::run(&self.engine.to_string(), move || {
+                content::seal(&inner.key, &content, &inner.name, &inner.engine.to_string())
+            })
+            .await?;
+            // What was noted of a refresh is about what a logout takes away.
+            let intent = row.intent.clone().filter(|_| tokens.is_some());
+            let written = Row { record, intent, ..row };
+            let revision = revision(&written.record);
+            if self.put(found.as_ref(), written).await? {
+                self.see(generation, &revision)?;
+                return Ok(revision);
+            }
+        }
+        Err(StoreError::Conflict { place: self.engine.to_string() })
+    }
+
+    /// Tells whether this process had the lease, let it pass, and somebody else has it now. Its successor
+    /// may be spending the same token, and what comes of that is the later one.
+    fn is_overtaken(&self, row: &Row) -> bool {
+        let leased = *self.leased();
+        leased.is_some_and(|fence| {
+            row.hold.as_ref().is_some_and(|hold| !hold.is_over) && !lease::is_of(row, fence)
+        })
+    }
+
+    /// Puts a row in the place of the one that was found. `false` if there is something else by now.
+    async fn put(
+        &self,
+        found: Option<&Found<E::Version>>,
+        mut row: Row,
+    ) -> Result<bool, StoreError> {
+        row.revision = lease::new_name();
+        let over = found.map(|found| &found.version);
+        let replaced = self.engine.replace(over, &row).await;
+        if matches!(replaced, Ok(true)) {
+            return replaced;
+        }
+        // It may have been done, and only its answer lost.
+        match self.engine.read().await {
+            Ok(Some(there)) if there.row.revision == row.revision => Ok(true),
+            _ => replaced,
+        }
+    }
+
+    /// Changes the row, again if others are faster. `false` if `edit` finds that it is not to be changed.
+    async fn change(&self, edit: impl Fn(&mut Row) -> bool) -> Result<bool, StoreError> {
+        for _ in 0..ATTEMPTS {
+            let found = self.engine.read().await?;
+            let mut row = found.as_ref().map(|found| found.row.clone()).unwrap_or_default();
+            if !edit(&mut row) {
+                return Ok(false);
+            }
+            if self.put(found.as_ref(), row).await? {
+                return Ok(true);
+            }
+        }
+        Err(StoreError::Conflict { place: self.engine.to_string() })
+    }
+}

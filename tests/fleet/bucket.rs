@@ -1,0 +1,142 @@
+//! What is a bucket's own: whether it keeps conditions, how it is reached, what its operator can do.
+
+use tokenkeep::{
+    AgeKey, AuthTokens, BucketStore, Expect, StoreError, StoreUrl, TokenStore, conformance,
+};
+
+use crate::bucket_server::{AzureServer, can_serve_azure, can_serve_s3};
+use crate::proxy::Way;
+use crate::support::scratch;
+use crate::world::{Engine, World};
+
+fn tokens() -> AuthTokens {
+    AuthTokens::new("canary").with_refresh_token("canary refresh")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_azure_store_conforms() {
+    if !can_serve_azure("bucket::the_azure_store_conforms") {
+        return;
+    }
+    let dir = scratch();
+    let identity = dir.path().join("key.txt");
+    AgeKey::create_identity_file(&identity).await.unwrap();
+    let server = AzureServer::start(dir.path());
+    let url = server.url("tokens/fleet/alice.age", &identity).parse::<StoreUrl>().unwrap();
+    let missing = url.open().unwrap().save(&tokens(), Expect::Anything).await.unwrap_err();
+    assert!(missing.to_string().contains("there is no bucket tokens"), "{missing}");
+    let missing = url.open().unwrap().load().await.unwrap_err();
+    assert!(missing.to_string().contains("there is no bucket tokens"), "{missing}");
+
+    server.make_container("tokens");
+    url.prepare_server().await.unwrap();
+    conformance::check(|| url.open().unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_keep_conditions_is_refused_at_the_first_write() {
+    let test = "bucket::a_store_that_does_not_keep_conditions_is_refused_at_the_first_write";
+    if !can_serve_s3(test) {
+        return;
+    }
+    let world = World::on_s3().await;
+    let Engine::S3(server) = &world.engine else { unreachable!("it is S3") };
+    server.proxy.set(Way::WithoutConditions);
+    let store = world.open();
+    let url = world.url.parse::<StoreUrl>().unwrap();
+    for refused in [
+        store.save(&tokens(), Expect::Anything).await.unwrap_err(),
+        store.try_lease().await.unwrap_err(),
+        url.prepare_server().await.unwrap_err(),
+    ] {
+        assert!(refused.to_string().contains("does not keep conditional writes"), "{refused}");
+    }
+    assert_eq!(server.request("GET", "/tokens/fleet", b"").0, 404, "nothing was written");
+    // Once they are kept, all is well.
+    server.proxy.set(Way::Open);
+    url.prepare_server().await.unwrap();
+    store.save(&tokens(), Expect::Absent).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_write_whose_answer_was_lost_is_found_to_be_done() {
+    if !can_serve_s3("bucket::a_write_whose_answer_was_lost_is_found_to_be_done") {
+        return;
+    }
+    let world = World::on_s3().await;
+    let Engine::S3(server) = &world.engine else { unreachable!("it is S3") };
+    let store = world.open();
+    store.save(&tokens(), Expect::Absent).await.unwrap();
+    server.proxy.set(Way::LosesAnswers);
+    let revision = store.save(&AuthTokens::new("later"), Expect::Anything).await.unwrap();
+    store.clear(Expect::Unchanged(revision)).await.unwrap();
+    assert!(world.open().load().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn what_the_operator_of_a_bucket_puts_into_it_is_not_taken_for_the_slots_own() {
+    let test = "bucket::what_the_operator_of_a_bucket_puts_into_it_is_not_taken_for_the_slots_own";
+    if !can_serve_s3(test) {
+        return;
+    }
+    let world = World::on_s3().await;
+    let Engine::S3(server) = &world.engine else { unreachable!("it is S3") };
+    world.open_other().save(&tokens(), Expect::Anything).await.unwrap();
+    let other = server.object("other");
+    for (object, expected) in [
+        (other.clone(), "it is another slot's record"),
+        (b"canary".to_vec(), "it is not of a format"),
+        (b"tokenkeep-object/1\n{}\ncanary".to_vec(), "its revision or its fence is missing"),
+        (other[..other.len() - 1].to_vec(), "is damaged"),
+        (vec![b'a'; 2_000_000], "is too large"),
+    ] {
+        world.delete();
+        // As a process that has just started.
+        let store = world.open();
+        store.save(&tokens(), Expect::Anything).await.unwrap();
+        let held = server.object("fleet");
+        assert!(!held.windows(6).any(|bytes| bytes == b"canary"), "it is ciphertext");
+        server.put_object("fleet", &object);
+        for error in [
+            store.load().await.unwrap_err(),
+            world.open().load().await.unwrap_err(),
+            world.open().save(&tokens(), Expect::Anything).await.unwrap_err(),
+        ] {
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains(expected) && !shown.contains("canary"), "{expected}: {shown}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_elsewhere_is_not_spoken_to_without_tls() {
+    let dir = scratch();
+    let key = AgeKey::create_identity_file(dir.path().join("key.txt")).await.unwrap();
+    if !can_serve_s3("bucket::a_bucket_elsewhere_is_not_spoken_to_without_tls") {
+        return;
+    }
+    let store = BucketStore::new("s3://tokens/fleet", key).unwrap();
+    let store = store.with_endpoint("http://localhost:9");
+    let error = store.load().await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+    assert!(error.to_string().contains("use https:"), "{error}");
+}
+
+#[tokio::test]
+async fn a_url_that_names_no_object_is_refused() {
+    let dir = scratch();
+    let key = AgeKey::create_identity_file(dir.path().join("key.txt")).await.unwrap();
+    for url in [
+        "",
+        "canary",
+        "s3://canary",
+        "s3:///canary",
+        "ftp://canary/a",
+        "s3://canary/",
+        "s3://a:canary@b/c",
+    ] {
+        let error = BucketStore::new(url, key.clone()).unwrap_err();
+        assert!(!error.to_string().contains("canary"), "{error}");
+        assert!(error.to_string().contains("s3://BUCKET/KEY"), "{error}");
+    }
+}

@@ -1,0 +1,110 @@
+//! What every store of a fleet does like any other store.
+
+use tokenkeep::{
+    AgeFileStore, AgeKey, AuthTokens, Expect, PlaintextStore, StoreUrl, TokenStore, conformance,
+    migrate,
+};
+
+use crate::session::Session;
+use crate::support::{Actor, available, example};
+use crate::world::{World, on_each_engine};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_store_conforms() {
+    let test = "contract::each_store_conforms";
+    on_each_engine(test, async |world: World| {
+        conformance::check(|| world.open()).await;
+        // And in a process of its own.
+        assert_eq!(world.actor().ask("conformance"), "ok conforms");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn tokens_move_to_a_server_and_back_from_every_kind_of_file() {
+    let test = "contract::tokens_move_to_a_server_and_back_from_every_kind_of_file";
+    on_each_engine(test, async |world: World| {
+        let key = AgeKey::create_identity_file(world.dir.path().join("own.txt")).await.unwrap();
+        let files: [Box<dyn TokenStore>; 2] = [
+            Box::new(PlaintextStore::new(world.dir.path().join("a/tokens.json"))),
+            Box::new(AgeFileStore::new(world.dir.path().join("b/tokens.age"), key)),
+        ];
+        let (shared, other) = (world.open(), world.open_other());
+        for file in files {
+            let tokens = AuthTokens::new("access").with_refresh_token("refresh");
+            file.save(&tokens, Expect::Absent).await.unwrap();
+            assert!(migrate(&file, &shared).await.unwrap().moved);
+            assert!(file.load().await.unwrap().is_none());
+            assert!(migrate(&shared, &other).await.unwrap().moved);
+            assert!(migrate(&other, &file).await.unwrap().moved);
+            assert!(other.load().await.unwrap().is_none());
+            assert!(shared.load().await.unwrap().is_none());
+            assert_eq!(file.load().await.unwrap().unwrap().tokens, tokens);
+        }
+        assert!(migrate(&shared, &world.open()).await.is_err(), "they are one slot");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn tokens_move_from_the_keychain_to_a_server_and_back() {
+    let test = "contract::tokens_move_from_the_keychain_to_a_server_and_back";
+    if !available(test, "gnome-keyring-daemon") || !available(test, "dbus-daemon") {
+        return;
+    }
+    on_each_engine(test, async |world: World| {
+        let session = Session::with_keychain();
+        let keychain = "keychain:tokenkeep-test/alice";
+        let actor = |url: &str| {
+            Actor::spawn(session.command(example("test-actor")).args(["--with-network", url]))
+        };
+        let mut local = actor(keychain);
+        assert_eq!(local.ask("save one anything"), "ok saved");
+        assert_eq!(local.ask(&format!("migrate {}", world.url)), "ok moved");
+        assert_eq!(local.ask("load"), "ok none");
+        assert_eq!(world.stored().await.access_token.expose_secret(), "one");
+        let mut shared = actor(&world.url);
+        assert_eq!(shared.ask(&format!("migrate {keychain}")), "ok moved");
+        assert_eq!(shared.ask("load"), "ok none");
+        assert_eq!(local.ask("load"), "ok one");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn tokens_move_from_one_kind_of_server_to_another() {
+    let test = "contract::tokens_move_from_one_kind_of_server_to_another";
+    // In the environment of the one, the other one is not tried.
+    if !crate::bucket_server::can_serve_s3(test) || !crate::postgres_server::can_serve(test) {
+        return;
+    }
+    let (database, bucket) = (World::on_postgres().await, World::on_s3().await);
+    let tokens = AuthTokens::new("access").with_refresh_token("refresh");
+    database.open().save(&tokens, Expect::Absent).await.unwrap();
+    assert!(migrate(&database.open(), &bucket.open()).await.unwrap().moved);
+    assert!(database.open().load().await.unwrap().is_none());
+    assert!(migrate(&bucket.open(), &database.open()).await.unwrap().moved);
+    assert_eq!(database.stored().await, tokens);
+}
+
+#[tokio::test]
+async fn a_slot_with_the_wrong_key_says_so_and_keeps_what_it_has() {
+    let test = "contract::a_slot_with_the_wrong_key_says_so_and_keeps_what_it_has";
+    on_each_engine(test, async |world: World| {
+        world.sign_in(60).await;
+        let before = world.stored().await;
+        let identity = world.dir.path().join("other.txt");
+        AgeKey::create_identity_file(&identity).await.unwrap();
+        let url = world.url.replace("key.txt", "other.txt").parse::<StoreUrl>().unwrap();
+        let wrong = url.open().unwrap();
+        let tokens = AuthTokens::new("access");
+        for error in [
+            wrong.load().await.unwrap_err(),
+            wrong.save(&tokens, Expect::Anything).await.unwrap_err(),
+        ] {
+            assert!(error.to_string().contains("other.txt"), "{error}");
+        }
+        assert_eq!(world.stored().await, before);
+    })
+    .await;
+}

@@ -1,0 +1,173 @@
+//! What goes wrong between a fleet and its server, and what an operator does to it.
+
+use std::time::Duration;
+
+use crate::proxy::Way;
+use crate::world::{World, on_each_engine};
+
+#[tokio::test]
+async fn a_holder_that_was_stopped_past_its_lease_does_not_save_over_its_successor() {
+    let test = "faults::a_holder_that_was_stopped_past_its_lease_does_not_save_over_its_successor";
+    on_each_engine(test, async |world: World| {
+        let mut stopped = world.stopped_in_mid_refresh().await;
+        let mut successor = world.actor();
+        let told = successor.ask("access");
+        assert!(
+            told.starts_with("error RefreshTokenSpent: the refresh token may have been"),
+            "{told}"
+        );
+        // So somebody signs in again.
+        let login = world.sign_in(60).await;
+
+        stopped.signal("CONT");
+        let answer = stopped.answer().unwrap();
+        assert_eq!(answer, format!("ok {}", login.access_token.expose_secret()));
+        assert_eq!(world.stored().await, login, "the login stays");
+        assert!(successor.ask("access").starts_with("ok access-"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_holder_that_was_stopped_waits_while_its_successor_refreshes() {
+    let test = "faults::a_holder_that_was_stopped_waits_while_its_successor_refreshes";
+    on_each_engine(test, async |world: World| {
+        let mut stopped = world.stopped_in_mid_refresh().await;
+        let store = world.open();
+        let lease = store.try_lease().await.unwrap().expect("its time is over");
+        assert!(lease.intent().await.unwrap().is_some(), "the token may be spent");
+        let before = world.stored().await;
+        stopped.signal("CONT");
+        let answer = stopped.answer().unwrap();
+        assert!(answer.starts_with("ok access-"), "what it has is good: {answer}");
+        assert_eq!(world.stored().await, before, "it did not save");
+        assert!(!world.provider.accepts(&before));
+
+        // The other one gives up, and what the first one has is not lost.
+        lease.release().await.unwrap();
+        while world.stored().await == before {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(world.provider.accepts(&world.stored().await));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn while_the_server_is_away_a_good_token_is_served_and_nothing_is_refreshed() {
+    let test = "faults::while_the_server_is_away_a_good_token_is_served_and_nothing_is_refreshed";
+    on_each_engine(test, async |mut world: World| {
+        let (mut good, mut expired) = (world.actor(), world.actor());
+        // Due, and accepted for ten more minutes.
+        world.sign_in(10).await;
+        world
+            .provider
+            .script([crate::provider::Step::Fail(tokenkeep::RefreshFailure::transient("x"))]);
+        let token = good.ask("access");
+        assert!(token.starts_with("ok access-"), "{token}");
+        let calls = world.provider.calls();
+
+        world.stop();
+        assert_eq!(good.ask("access"), token);
+        let answer = expired.ask("access");
+        let names = [
+            "error Unavailable: PostgreSQL database fleet",
+            "error Unavailable: s3://tokens/fleet",
+        ];
+        assert!(names.iter().any(|name| answer.starts_with(name)), "{answer}");
+        assert_eq!(world.provider.calls(), calls, "nothing is refreshed without the lease");
+
+        world.go_on();
+        assert!(expired.ask("access").starts_with("ok access-"));
+        assert!(good.ask("load").starts_with("ok access-"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_restarts_in_the_middle_of_a_refresh_costs_nothing() {
+    let test = "faults::a_server_that_restarts_in_the_middle_of_a_refresh_costs_nothing";
+    on_each_engine(test, async |mut world: World| {
+        world.sign_in(-1).await;
+        world.provider.hold();
+        let mut host = world.actor();
+        host.send("access");
+        world.provider.wait_for_calls(1);
+        world.stop();
+        world.provider.let_through();
+        let answer = host.answer().unwrap();
+        assert!(answer.starts_with("ok access-"), "it is served from memory: {answer}");
+        world.go_on();
+        while !world.provider.accepts(&world.stored().await) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(world.actor().ask("access"), answer);
+        assert_eq!((world.provider.calls(), world.provider.replays()), (1, 0));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_backup_that_was_put_back_is_refused_by_whoever_has_seen_more() {
+    let test = "faults::a_backup_that_was_put_back_is_refused_by_whoever_has_seen_more";
+    on_each_engine(test, async |world: World| {
+        world.sign_in(-1).await;
+        let backup = world.back_up();
+        let mut running = world.actor();
+        let token = running.ask("access");
+        assert!(token.starts_with("ok access-"), "{token}");
+        let calls = world.provider.calls();
+        world.restore(&backup);
+
+        let answer = running.ask("load");
+        assert!(answer.starts_with("error RolledBack: "), "{answer}");
+        assert_eq!(running.ask("access"), token, "what it has is good");
+        assert_eq!(world.provider.calls(), calls, "and a spent token is not sent again");
+        // It may have been deleted as well.
+        world.delete();
+        assert!(running.ask("load").starts_with("error RolledBack"));
+        assert!(running.ask("save new anything").starts_with("error RolledBack"));
+
+        // A logout and a login mend it, for all.
+        let mut other = world.actor();
+        assert_eq!(other.ask("load"), "ok none");
+        assert_eq!(running.ask("clear"), "ok cleared");
+        assert_eq!(running.ask("load"), "ok none");
+        assert_eq!(other.ask("save new anything"), "ok saved");
+        assert_eq!(running.ask("load"), "ok new");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_host_that_is_cut_off_in_mid_refresh_keeps_what_it_has_until_it_can_save() {
+    let test = "faults::a_host_that_is_cut_off_in_mid_refresh_keeps_what_it_has_until_it_can_save";
+    on_each_engine(test, async |world: World| {
+        world.sign_in(-1).await;
+        let before = world.stored().await;
+        world.provider.hold();
+        let (mut cut_off, way) = world.actor_behind_a_proxy();
+        cut_off.send("access");
+        world.provider.wait_for_calls(1);
+        way.set(Way::Closed);
+        world.provider.let_through();
+        let answer = cut_off.answer().unwrap();
+        assert!(answer.starts_with("ok access-"), "it is served from memory: {answer}");
+        assert_eq!(cut_off.ask("access"), answer);
+
+        // The others know that somebody has the lease, and do not send the token again.
+        let mut other = world.actor();
+        assert_eq!(other.ask("lease"), "ok taken");
+        assert_eq!(world.stored().await, before);
+        assert_eq!(world.provider.calls(), 1);
+
+        way.set(Way::Open);
+        while world.stored().await == before {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(world.provider.accepts(&world.stored().await));
+        assert_eq!(other.ask("access"), answer);
+        assert_eq!((world.provider.calls(), world.provider.replays()), (1, 0));
+    })
+    .await;
+}

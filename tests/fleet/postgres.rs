@@ -1,0 +1,226 @@
+//! What is PostgreSQL's own: who may do what, how it is reached, what its operator can do.
+
+use std::path::Path;
+use std::process::Command;
+
+use tokenkeep::{
+    AgeKey, AuthTokens, Expect, PostgresStore, StoreError, StoreUrl, TokenStore, conformance,
+};
+
+use crate::postgres_server::{PostgresServer, can_serve};
+use crate::support::{Actor, example, scratch};
+use crate::world::{Engine, World};
+
+#[tokio::test]
+async fn a_user_needs_no_more_than_the_documented_rights_and_is_told_what_is_missing() {
+    if !can_serve("a_user_needs_no_more_than_the_documented_rights_and_is_told_what_is_missing") {
+        return;
+    }
+    let world = World::on_postgres().await;
+    let Engine::Postgres(_, database) = &world.engine else { unreachable!("it is PostgreSQL") };
+    database.sql("CREATE ROLE app LOGIN");
+    let key = AgeKey::identity_file(world.dir.path().join("key.txt"));
+    let address = database.address("app", "127.0.0.1");
+    let store = || PostgresStore::new(&address, "fleet", key.clone()).unwrap();
+
+    let denied = store().load().await.unwrap_err();
+    assert!(matches!(denied, StoreError::Denied { .. }), "{denied}");
+    assert!(denied.to_string().contains("grant SELECT, INSERT and UPDATE"), "{denied}");
+    store().create_table().await.expect("it is there");
+
+    database.sql("GRANT SELECT, INSERT, UPDATE ON tokenkeep TO app");
+    conformance::check(store).await;
+
+    database.sql("ALTER ROLE app SET default_transaction_read_only = on");
+    let tokens = AuthTokens::new("access");
+    let read_only = store().save(&tokens, Expect::Anything).await.unwrap_err();
+    assert!(matches!(read_only, StoreError::ReadOnly { .. }), "{read_only}");
+    assert!(matches!(store().try_lease().await, Err(StoreError::ReadOnly { .. })));
+    assert!(store().load().await.unwrap().is_none());
+
+    database.sql("DROP TABLE tokenkeep");
+    let missing = store().load().await.unwrap_err();
+    assert!(missing.to_string().contains("make it with `tokenkeep init`"), "{missing}");
+    database.sql("ALTER ROLE app RESET default_transaction_read_only");
+    assert!(matches!(store().create_table().await, Err(StoreError::Denied { .. })));
+}
+
+#[tokio::test]
+async fn the_password_comes_from_the_file_of_passwords_and_a_wrong_one_is_named_as_such() {
+    if !can_serve("the_password_comes_from_the_file_of_passwords_and_a_wrong_one_is_named_as_such")
+    {
+        return;
+    }
+    let world = World::on_postgres().await;
+    let Engine::Postgres(server, database) = &world.engine else {
+        unreachable!("it is PostgreSQL")
+    };
+    database.sql("CREATE ROLE app LOGIN PASSWORD 'canary:\\'");
+    database.sql("GRANT SELECT, INSERT, UPDATE ON tokenkeep TO app");
+    server.write("pg_hba.conf", "host all postgres all trust\nhost all all all scram-sha-256\n");
+    database.sql("SELECT pg_reload_conf()");
+    let url = world.url.replace("postgres@", "app@");
+    let ask = |passwords: &Path| {
+        let mut command = Command::new(example("test-actor"));
+        Actor::spawn(command.args(["--with-network", &url]).env("PGPASSFILE", passwords))
+            .ask("load")
+    };
+    let passwords = world.dir.path().join("passwords");
+    let write = |text: &str, mode: u32| {
+        std::fs::write(&passwords, text).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(&passwords, mode).unwrap();
+    };
+    let port = server.port();
+    write(&format!("# ours\n*:{port}:*:app:canary\\:\\\\\n"), 0o600);
+    assert_eq!(ask(&passwords), "ok none");
+    for (text, mode, expected) in [
+        ("*:*:*:app:another canary", 0o600, "$PGPASSFILE"),
+        ("*:*:*:other:canary", 0o600, "see whether it is up"),
+        ("*:*:*:app:canary\\:\\\\", 0o644, "chmod"),
+    ] {
+        write(text, mode);
+        let answer = ask(&passwords);
+        assert!(answer.starts_with("error ") && answer.contains(expected), "{answer}");
+        assert!(!answer.contains("canary"), "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_works_behind_a_pooler_that_lends_connections_for_one_transaction() {
+    let test = "it_works_behind_a_pooler_that_lends_connections_for_one_transaction";
+    if !can_serve(test) {
+        return;
+    }
+    let mut world = World::on_postgres().await;
+    let Engine::Postgres(server, _) = &world.engine else { unreachable!("it is PostgreSQL") };
+    let pooler = server.start_pooler();
+    let pooled = pooler.url(server, &world.url);
+    let url = pooled.parse::<StoreUrl>().unwrap();
+    conformance::check(|| url.open().unwrap()).await;
+
+    world.url = pooled;
+    world.sign_in(-1).await;
+    let hosts: Vec<Actor> = (0..16).map(|_| world.actor()).collect();
+    world.one_refreshes(hosts);
+}
+
+#[tokio::test]
+async fn a_server_elsewhere_must_prove_its_name() {
+    if !can_serve("a_server_elsewhere_must_prove_its_name") {
+        return;
+    }
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let (certificate, key) = authority.sign("localhost");
+    let mut server = PostgresServer::start();
+    let database = server.database().await;
+    let dir = scratch();
+    let age = AgeKey::create_identity_file(dir.path().join("key.txt")).await.unwrap();
+    let trusted = dir.path().join("trusted.pem");
+    std::fs::write(&trusted, &authority.certificate).unwrap();
+    // `localhost` is a name: what it leads to is up to a resolver.
+    let store = |host: &str| {
+        let address = database.address("postgres", host);
+        let store = PostgresStore::new(&address, "fleet", age.clone()).unwrap();
+        store.with_root_certificates(&trusted)
+    };
+
+    // A server without TLS gets nothing.
+    assert!(matches!(store("localhost").load().await, Err(StoreError::Unavailable { .. })));
+
+    server.stop();
+    server.write("server.crt", &certificate);
+    server.write("server.key", &key);
+    server.write("postgresql.auto.conf", "fsync = off\nssl = on\nunix_socket_directories = ''\n");
+    server.go_on();
+    conformance::check(|| store("localhost")).await;
+    // By that certificate it is `localhost`, and nothing else that leads there.
+    let name = Command::new("hostname").output().unwrap();
+    let name = String::from_utf8(name.stdout).unwrap();
+    let wrong = store(name.trim()).load().await.unwrap_err();
+    assert!(wrong.to_string().contains("certificate"), "{wrong}");
+    // Signed by somebody else.
+    std::fs::write(&trusted, &stranger.certificate).unwrap();
+    let wrong = store("localhost").load().await.unwrap_err();
+    assert!(wrong.to_string().contains("certificate"), "{wrong}");
+    // Nor is it one that the system trusts.
+    let address = database.address("postgres", "localhost");
+    let wrong = PostgresStore::new(&address, "fleet", age.clone()).unwrap().load().await;
+    assert!(matches!(wrong, Err(StoreError::Unavailable { .. })), "{wrong:?}");
+    std::fs::write(&trusted, "canary").unwrap();
+    let wrong = store("localhost").load().await.unwrap_err().to_string();
+    assert!(wrong.contains("holds no certificates") && !wrong.contains("canary"), "{wrong}");
+}
+
+#[tokio::test]
+async fn what_an_operator_puts_into_the_table_is_not_taken_for_the_slots_own() {
+    if !can_serve("what_an_operator_puts_into_the_table_is_not_taken_for_the_slots_own") {
+        return;
+    }
+    let world = World::on_postgres().await;
+    let Engine::Postgres(_, database) = &world.engine else { unreachable!("it is PostgreSQL") };
+    let store = world.open();
+    let tokens = AuthTokens::new("canary").with_refresh_token("canary refresh");
+    store.save(&tokens, Expect::Anything).await.unwrap();
+    let held = database.sql("SELECT encode(record, 'escape') || holder || intent FROM tokenkeep");
+    assert!(!held.contains("canary"), "{held}");
+    world.open_other().save(&tokens, Expect::Anything).await.unwrap();
+
+    let put = |record: &str| {
+        database.sql(&format!("UPDATE tokenkeep SET record = {record} WHERE slot = 'fleet'"));
+    };
+    for (record, expected) in [
+        ("(SELECT record FROM tokenkeep WHERE slot = 'other')", "it is another slot's record"),
+        ("'canary'", "it is sealed to something else than age keys"),
+        ("substr(record, 1, 300)", "is damaged"),
+        ("set_byte(record, 250, 7)", "is damaged"),
+        (
+            "'age-encryption.org/v1\n-> scrypt rF0/NwblUHHTpgQgRpe5CQ 30\n\
+             gUjEymFKMVXQEKdMMHL24oYexjE3TIC0O0zGSqJ2aUY\n--- canary'",
+            "it is sealed to something else than age keys",
+        ),
+        ("decode(repeat('00', 200000), 'hex')", "is too large"),
+    ] {
+        database.sql("DELETE FROM tokenkeep WHERE slot = 'fleet'");
+        // As a process that has just started.
+        let store = world.open();
+        store.save(&tokens, Expect::Anything).await.unwrap();
+        put(record);
+        for error in [
+            store.load().await.unwrap_err(),
+            world.open().load().await.unwrap_err(),
+            world.open().save(&tokens, Expect::Anything).await.unwrap_err(),
+        ] {
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains(expected) && !shown.contains("canary"), "{record}: {shown}");
+        }
+        store.clear(Expect::Anything).await.unwrap();
+        assert!(world.open().load().await.unwrap().is_none());
+    }
+    database.sql("ALTER TABLE tokenkeep DROP COLUMN intent");
+    assert!(matches!(store.load().await, Err(StoreError::Unavailable { .. })));
+}
+
+/// Who signs the certificates of servers.
+struct Authority {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    certificate: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut parameters = rcgen::CertificateParams::default();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = parameters.self_signed(&key).unwrap().pem();
+        Self { issuer: rcgen::Issuer::new(parameters, key), certificate }
+    }
+
+    /// A certificate for a name, and its key.
+    fn sign(&self, name: &str) -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let parameters = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let certificate = parameters.signed_by(&key, &self.issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+}

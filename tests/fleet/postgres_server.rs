@@ -1,0 +1,263 @@
+//! A PostgreSQL server of the test's own.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tempfile::TempDir;
+use tokenkeep::StoreUrl;
+
+use crate::support::{available, skip};
+
+pub(crate) struct PostgresServer {
+    dir: TempDir,
+    port: u16,
+    process: Option<Child>,
+    /// Whoever the server runs as: it refuses to be root.
+    user: Option<(u32, u32)>,
+}
+
+/// A database on a server, with the table in it.
+pub(crate) struct Database {
+    name: String,
+    port: u16,
+}
+
+/// Where Debian puts the programs of a server.
+fn program(name: &str) -> PathBuf {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
+    let mut found: Vec<PathBuf> = versions
+        .filter_map(|version| Some(version.ok()?.path().join("bin").join(name)))
+        .filter(|path| path.exists())
+        .collect();
+    found.sort();
+    found.pop().unwrap_or_else(|| match name {
+        "pgbouncer" => "/usr/sbin/pgbouncer".into(),
+        name => name.into(),
+    })
+}
+
+/// Tells whether there is a PostgreSQL server to be started.
+pub(crate) fn can_serve(test: &str) -> bool {
+    let found = program("initdb").is_absolute();
+    if !found {
+        skip(test, "there is no PostgreSQL on this machine");
+    }
+    found && available(test, "psql")
+}
+
+impl PostgresServer {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts one with these lines in its configuration.
+    pub(crate) fn start_with(settings: &[&str]) -> Self {
+        let dir = tempfile::Builder::new().prefix("tokenkeep-pg").tempdir().unwrap();
+        let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
+        let user = is_root.then(|| (id("-u"), id("-g")));
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        if let Some((uid, gid)) = user {
+            chown(dir.path(), Some(uid), Some(gid)).unwrap();
+        }
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut server = Self { dir, port, process: None, user };
+        let made = server
+            .command("initdb")
+            .args(["--username=postgres", "--auth=trust", "--no-sync", "-D"])
+            .arg(server.data())
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let defaults = ["fsync = off", "max_connections = 200", "unix_socket_directories = ''"];
+        let settings = [&defaults[..], settings].concat().join("\n");
+        server.write("postgresql.auto.conf", &settings);
+        server.go_on();
+        server
+    }
+
+    /// Writes a file into the server's directory, as its own.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        let path = self.data().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        if let Some((uid, gid)) = self.user {
+            chown(&path, Some(uid), Some(gid)).unwrap();
+        }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(program(name));
+        if let Some((uid, gid)) = self.user {
+            command.uid(uid).gid(gid);
+        }
+        command.current_dir(self.dir.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// Starts it again, at the same port, and waits until it answers.
+    pub(crate) fn go_on(&mut self) {
+        let log = fs::File::create(self.dir.path().join("log")).unwrap();
+        let process = self
+            .command("postgres")
+            .arg("-D")
+            .arg(self.data())
+            .args(["-p", &self.port.to_string(), "-c", "listen_addresses=*"])
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.process = Some(process);
+        let ready = || {
+            let mut asked = self.command("pg_isready");
+            asked.args(["-h", "127.0.0.1", "-t", "1", "-p", &self.port.to_string()]);
+            asked.output().unwrap().status.success()
+        };
+        for _ in 0..600 {
+            if ready() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        panic!("the server did not come up: {log}");
+    }
+
+    /// Stops it at once, as a crash would.
+    pub(crate) fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let quit = ["-QUIT", &process.id().to_string()];
+            assert!(Command::new("kill").args(quit).status().unwrap().success());
+            process.wait().unwrap();
+        }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Starts a pooler that hands out two connections, for one transaction at a time.
+    pub(crate) fn start_pooler(&self) -> Pooler {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        self.write("users.txt", "\"postgres\" \"\"\n");
+        let users = self.data().join("users.txt");
+        let settings = format!(
+            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\nunix_socket_dir =\nauth_type = trust\nauth_file = {}\n\
+             pool_mode = transaction\ndefault_pool_size = 2\n",
+            self.port,
+            users.display()
+        );
+        self.write("pooler.ini", &settings);
+        let process = self
+            .command("pgbouncer")
+            .args(["-q".into(), self.data().join("pooler.ini")])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let pooler = Pooler { port, process };
+        for _ in 0..600 {
+            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                return pooler;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        panic!("the pooler did not come up");
+    }
+
+    /// Makes a database with the table in it.
+    pub(crate) async fn database(&self) -> Database {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+
+        let name = format!("fleet{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let database = Database { name: "postgres".into(), port: self.port };
+        database.sql(&format!("CREATE DATABASE {name}"));
+        let database = Database { name, port: self.port };
+        let url = database.url("any", Path::new("/nowhere"));
+        url.parse::<StoreUrl>().unwrap().prepare_server().await.unwrap();
+        database
+    }
+
+    /// All of what is in a database, as a backup.
+    pub(crate) fn dump(&self, database: &Database) -> String {
+        let dumped = self
+            .command("pg_dump")
+            .args(["-h", "127.0.0.1", "-U", "postgres", "--clean", "-p"])
+            .args([&self.port.to_string(), &database.name])
+            .output()
+            .unwrap();
+        assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
+        String::from_utf8(dumped.stdout).unwrap()
+    }
+}
+
+/// Stands between a server and those who ask it.
+pub(crate) struct Pooler {
+    port: u16,
+    process: Child,
+}
+
+impl Pooler {
+    /// The same URL, by way of the pooler.
+    pub(crate) fn url(&self, server: &PostgresServer, url: &str) -> String {
+        let [direct, pooled] = [server.port, self.port].map(|port| format!(":{port}/"));
+        assert!(url.contains(&direct));
+        url.replace(&direct, &pooled)
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Drop for PostgresServer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Database {
+    pub(crate) fn address(&self, user: &str, host: &str) -> String {
+        format!("postgres://{user}@{host}:{}/{}", self.port, self.name)
+    }
+
+    /// The URL of a slot, for the server's own administrator.
+    pub(crate) fn url(&self, slot: &str, identity: &Path) -> String {
+        let address = self.address("postgres", "127.0.0.1");
+        format!("{address}?slot={slot}&identity={}", identity.display())
+    }
+
+    /// Does what an operator would do, and returns what comes of it.
+    pub(crate) fn sql(&self, sql: &str) -> String {
+        let mut psql = Command::new("psql")
+            .args(["-h", "127.0.0.1", "-U", "postgres", "-qtAX", "-v", "ON_ERROR_STOP=1", "-p"])
+            .args([&self.port.to_string(), &self.name])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut psql.stdin.take().unwrap(), sql.as_bytes()).unwrap();
+        let done = psql.wait_with_output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).unwrap().trim_end().to_owned()
+    }
+}
+
+fn id(what: &str) -> u32 {
+    let found = Command::new("id").args([what, "postgres"]).output().unwrap();
+    String::from_utf8(found.stdout).unwrap().trim().parse().expect("there is a user postgres")
+}

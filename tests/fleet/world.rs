@@ -1,0 +1,211 @@
+//! A slot that several hosts share, and the provider of what is in it.
+
+use std::process::Command;
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use tokenkeep::chrono::Utc;
+use tokenkeep::{AgeKey, AuthTokens, Expect, StoreUrl, TokenStore};
+
+use crate::bucket_server::{S3Server, can_serve_s3, is_in_environment};
+use crate::postgres_server::{Database, PostgresServer, can_serve};
+use crate::provider::{Provider, minutes};
+use crate::proxy::{Proxy, Way};
+use crate::support::{Actor, example, scratch};
+
+pub(crate) struct World {
+    pub(crate) engine: Engine,
+    pub(crate) provider: Provider,
+    /// Where other processes find the provider.
+    issuer: String,
+    pub(crate) url: String,
+    pub(crate) dir: TempDir,
+}
+
+/// The server with the slot, which is named `fleet`.
+pub(crate) enum Engine {
+    Postgres(PostgresServer, Database),
+    S3(S3Server),
+}
+
+/// Runs a test on each engine that is here.
+pub(crate) async fn on_each_engine(test: &str, check: impl AsyncFn(World)) {
+    if !is_in_environment() && can_serve(test) {
+        check(World::on_postgres().await).await;
+    }
+    if can_serve_s3(test) {
+        check(World::on_s3().await).await;
+    }
+}
+
+impl World {
+    pub(crate) async fn on_postgres() -> Self {
+        let server = PostgresServer::start();
+        let database = server.database().await;
+        Self::new(Engine::Postgres(server, database)).await
+    }
+
+    pub(crate) async fn on_s3() -> Self {
+        Self::new(Engine::S3(S3Server::start())).await
+    }
+
+    async fn new(engine: Engine) -> Self {
+        let dir = scratch();
+        let identity = dir.path().join("key.txt");
+        AgeKey::create_identity_file(&identity).await.unwrap();
+        let provider = Provider::default();
+        let url = match &engine {
+            Engine::Postgres(_, database) => database.url("fleet", &identity),
+            Engine::S3(server) => server.url("fleet", &identity),
+        };
+        Self { engine, issuer: provider.listen(), provider, url, dir }
+    }
+
+    /// Opens the slot, as another process would.
+    pub(crate) fn open(&self) -> Arc<dyn TokenStore> {
+        self.url.parse::<StoreUrl>().unwrap().open().unwrap()
+    }
+
+    /// Opens another slot on the same server, with the same key.
+    pub(crate) fn open_other(&self) -> Arc<dyn TokenStore> {
+        let url = self.url.replace("slot=fleet", "slot=other").replace("/fleet?", "/other?");
+        assert_ne!(url, self.url);
+        url.parse::<StoreUrl>().unwrap().open().unwrap()
+    }
+
+    /// A login whose access token is good for so many minutes; the next ones are good for an hour.
+    pub(crate) async fn sign_in(&self, good_for: i64) -> AuthTokens {
+        let tokens = self.provider.sign_in(minutes(Utc::now(), good_for));
+        self.open().save(&tokens, Expect::Anything).await.unwrap();
+        self.provider.issue_until(minutes(Utc::now(), 60));
+        tokens
+    }
+
+    pub(crate) async fn stored(&self) -> AuthTokens {
+        self.open().load().await.unwrap().expect("tokens").tokens
+    }
+
+    /// A host of the fleet.
+    pub(crate) fn actor(&self) -> Actor {
+        Actor::spawn(&mut self.command(-1))
+    }
+
+    pub(crate) fn killed_at(&self, kill_at: i64) -> Actor {
+        Actor::spawn(&mut self.command(kill_at))
+    }
+
+    /// A host whose clock is wrong by that.
+    pub(crate) fn actor_at(&self, offset: &str) -> Actor {
+        let command = self.command(-1);
+        let mut skewed = Command::new("faketime");
+        skewed.args(["-f", offset]).arg(command.get_program()).args(command.get_args());
+        // The other clock is the one that timers go by.
+        skewed.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("TEST_SERVER", &self.issuer);
+        Actor::spawn(&mut skewed)
+    }
+
+    /// A host whose way to the server can be cut.
+    pub(crate) fn actor_behind_a_proxy(&self) -> (Actor, Proxy) {
+        let (proxy, port) = match &self.engine {
+            Engine::Postgres(server, _) => {
+                (Proxy::of_bytes(([127, 0, 0, 1], server.port()).into()), server.port())
+            }
+            Engine::S3(server) => (Proxy::to(server.address()), server.proxy.address().port()),
+        };
+        let (direct, by_proxy) = (format!(":{port}"), format!(":{}", proxy.address().port()));
+        let url = self.url.replace(&direct, &by_proxy);
+        assert_ne!(url, self.url);
+        let mut command = Command::new(example("test-actor"));
+        command.args(["--with-network", &url]).env("TEST_SERVER", &self.issuer);
+        (Actor::spawn(&mut command), proxy)
+    }
+
+    fn command(&self, kill_at: i64) -> Command {
+        let mut command = Command::new(example("test-actor"));
+        command
+            .args(["--with-network", &self.url, &kill_at.to_string()])
+            .env("TEST_SERVER", &self.issuer);
+        command
+    }
+
+    /// Lets all of these hosts ask for the token at once: one of them refreshes it.
+    pub(crate) fn one_refreshes(&self, mut hosts: Vec<Actor>) {
+        for host in &mut hosts {
+            host.send("access");
+        }
+        let first = hosts[0].answer().unwrap();
+        assert!(first.starts_with("ok access-"), "{first}");
+        for host in &mut hosts[1..] {
+            assert_eq!(host.answer().unwrap(), first, "all of them have the same token");
+        }
+        assert_eq!((self.provider.calls(), self.provider.replays()), (1, 0));
+    }
+
+    /// A host that was stopped while it refreshed. Its lease is over by now, the token is spent, and it
+    /// alone has what came of that.
+    pub(crate) async fn stopped_in_mid_refresh(&self) -> Actor {
+        self.sign_in(-1).await;
+        self.provider.hold();
+        let mut stopped = self.actor();
+        stopped.send("access");
+        self.provider.wait_for_calls(1);
+        stopped.signal("STOP");
+        self.provider.let_through();
+        self.end_lease();
+        stopped
+    }
+
+    /// Lets the time of the lease be over, for whoever looks.
+    pub(crate) fn end_lease(&self) {
+        match &self.engine {
+            Engine::Postgres(_, database) => {
+                database.sql("UPDATE tokenkeep SET lease_until = clock_timestamp()");
+            }
+            Engine::S3(server) => server.end_lease("fleet"),
+        }
+    }
+
+    /// Takes the server away.
+    pub(crate) fn stop(&mut self) {
+        match &mut self.engine {
+            Engine::Postgres(server, _) => server.stop(),
+            Engine::S3(server) => server.proxy.set(Way::Closed),
+        }
+    }
+
+    pub(crate) fn go_on(&mut self) {
+        match &mut self.engine {
+            Engine::Postgres(server, _) => server.go_on(),
+            Engine::S3(server) => server.proxy.set(Way::Open),
+        }
+    }
+
+    /// Makes a backup of all that the server has.
+    pub(crate) fn back_up(&self) -> Vec<u8> {
+        match &self.engine {
+            Engine::Postgres(server, database) => server.dump(database).into_bytes(),
+            Engine::S3(server) => server.object("fleet"),
+        }
+    }
+
+    pub(crate) fn restore(&self, backup: &[u8]) {
+        match &self.engine {
+            Engine::Postgres(_, database) => {
+                database.sql(std::str::from_utf8(backup).unwrap());
+            }
+            Engine::S3(server) => server.put_object("fleet", backup),
+        }
+    }
+
+    /// Deletes the slot as an operator can.
+    pub(crate) fn delete(&self) {
+        match &self.engine {
+            Engine::Postgres(_, database) => {
+                database.sql("DELETE FROM tokenkeep WHERE slot = 'fleet'");
+            }
+            Engine::S3(server) => {
+                assert_eq!(server.request("DELETE", "/tokens/fleet", b"").0, 204);
+            }
+        }
+    }
+}
