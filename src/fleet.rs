@@ -90,7 +90,7 @@ pub(crate) struct Row {
 /// Who has the lease of a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hold {
-    /// A process, by a name that no other one has.
+    /// A process and its way to the slot, by a name that nothing else has.
     pub(crate) holder: String,
     /// In a row that is written: how long it lasts from then on; `None` leaves its end as it is. A server
     /// without a clock of its own gives back what was written last.
@@ -355,7 +355,7 @@ impl<E: Engine> Inner<E> {
     fn is_overtaken(&self, row: &Row) -> bool {
         let leased = *self.leased();
         leased.is_some_and(|fence| {
-            row.hold.as_ref().is_some_and(|hold| !hold.is_over) && !lease::is_of(row, fence)
+            row.hold.as_ref().is_some_and(|hold| !hold.is_over) && !self.has_lease(row, fence)
         })
     }
 

@@ -52,7 +52,7 @@ use crate::store::keychain::KeychainStore;
 /// # Security
 ///
 /// A store URL holds no secret: one that carries a password is refused. `Display` leaves out the
-/// query; [`to_text`](Self::to_text) has all of it.
+/// query but for a slot's name; [`to_text`](Self::to_text) has all of it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoreUrl {
     kind: Kind,
@@ -336,8 +336,8 @@ impl fmt::Display for StoreUrl {
             Kind::Plaintext { path } => {
                 write!(f, "plaintext:{}", escaped(&path.to_string_lossy()))
             }
-            Kind::Postgres(Database { hosts, name, .. }) => {
-                write!(f, "postgres://{hosts}/{}", encoded(name))
+            Kind::Postgres(Database { hosts, name, slot, .. }) => {
+                write!(f, "postgres://{hosts}/{}?slot={}", encoded(name), escaped(slot))
             }
         }
     }
@@ -418,6 +418,8 @@ mod tests {
         let url = parsed("age:/a?identity=/secret/place");
         assert_eq!(format!("{url} {url:?}"), "age:/a StoreUrl(age:/a)");
         assert_eq!(url.identity_path(), Some(Path::new("/secret/place")));
+        let url = parsed("postgres://me@host/db?slot=a/b&identity=/secret/place&sslrootcert=/ca");
+        assert_eq!(url.to_string(), "postgres://host/db?slot=a/b");
     }
 
     #[test]

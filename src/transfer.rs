@@ -7,8 +7,9 @@ use crate::error::StoreError;
 use crate::store::{Expect, Lease, Revision, Stored, TokenStore};
 use crate::tokens::AuthTokens;
 
-/// How long a transfer waits for a refresh to end, which takes seconds.
-const LEASE_WAIT: Duration = Duration::from_secs(30);
+/// How long a transfer waits for a refresh to end, which takes seconds. It is longer than a lease on a
+/// server lasts whose holder was killed.
+const LEASE_WAIT: Duration = Duration::from_secs(45);
 const LEASE_POLL: Duration = Duration::from_millis(20);
 
 /// How often a migration begins again because the source changed under it. Each time means that

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::process;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -76,12 +77,13 @@ impl<E: Engine> FleetLease<E> {
         let Some(claim) = Claim::new(slot.engine.slot()) else { return Ok(None) };
         let found = slot.engine.read().await?;
         let mut row = found.as_ref().map(|found| found.row.clone()).unwrap_or_default();
-        let is_taken = |hold: &Hold| !hold.is_over && hold.holder != holder();
+        let holder = slot.holder();
+        let is_taken = |hold: &Hold| !hold.is_over && hold.holder != holder;
         if row.hold.as_ref().is_some_and(is_taken) {
             return Ok(None);
         }
         row.fence = row.fence.saturating_add(1);
-        row.hold = Some(Hold { holder: holder(), lasts: Some(LEASE), is_over: false });
+        row.hold = Some(Hold { holder, lasts: Some(LEASE), is_over: false });
         let (fence, intent) = (row.fence, row.intent.clone());
         let term = Term::begin(slot.clock.now(), LEASE);
         if !slot.put(found.as_ref(), row).await? {
@@ -100,7 +102,7 @@ impl<E: Engine> FleetLease<E> {
         let (slot, fence) = (self.slot.clone(), self.fence);
         let work = async move {
             slot.change(|row| {
-                let is_ours = is_of(row, fence);
+                let is_ours = slot.has_lease(row, fence);
                 if let Some(hold) = row.hold.as_mut().filter(|_| is_ours) {
                     hold.lasts = lasts.or(hold.lasts);
                     edit(row);
@@ -174,17 +176,23 @@ impl<E: Engine> Drop for FleetLease<E> {
     }
 }
 
-/// Tells whether the lease in a row is the one of this process with that number.
-pub(super) fn is_of(row: &Row, fence: u64) -> bool {
-    row.fence == fence && row.hold.as_ref().is_some_and(|hold| hold.holder == holder())
-}
+impl<E: Engine> Inner<E> {
+    /// Tells whether the lease in a row is the one of this process with that number.
+    pub(super) fn has_lease(&self, row: &Row, fence: u64) -> bool {
+        row.fence == fence && row.hold.as_ref().is_some_and(|hold| hold.holder == self.holder())
+    }
 
-/// Names this process, as no other one is named.
-fn holder() -> String {
-    static NAME: LazyLock<String> = LazyLock::new(new_name);
+    /// Names this process and its way to the slot, as nothing else is named. Another way to the same
+    /// slot, by another name of its server, is somebody else's: so nothing is moved from a slot onto
+    /// itself.
+    fn holder(&self) -> String {
+        static NAME: LazyLock<String> = LazyLock::new(new_name);
 
-    // A process that was forked has the same memory.
-    format!("{}-{}", process::id(), *NAME)
+        let mut way = DefaultHasher::new();
+        self.engine.slot().hash(&mut way);
+        // A process that was forked has the same memory.
+        format!("{}-{}-{:x}", process::id(), *NAME, way.finish())
+    }
 }
 
 /// Makes a name that nothing else has.

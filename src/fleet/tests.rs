@@ -139,6 +139,20 @@ async fn a_lease_that_passed_to_another_can_do_nothing_more() {
 }
 
 #[tokio::test]
+async fn a_lease_that_was_dropped_is_had_again_by_the_same_way_alone() {
+    let table = Table::new();
+    let (one, same, other) = (slot(&table), slot(&table), slot(&table.elsewhere()));
+    let held = lease(&one).await;
+    for taken in [&one, &same, &other] {
+        assert!(taken.try_lease().await.unwrap().is_none());
+    }
+    drop(held);
+    assert!(other.try_lease().await.unwrap().is_none(), "it cannot know, and waits");
+    lease(&same).await.release().await.unwrap();
+    lease(&other).await.release().await.unwrap();
+}
+
+#[tokio::test]
 async fn what_was_overtaken_is_not_saved_until_the_successor_is_done() {
     let table = Table::new();
     let [(first, _earlier), (second, later)] = taken_over(&table).await;

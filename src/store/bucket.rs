@@ -34,6 +34,10 @@ const HEAD: usize = 8192;
 /// The condition that a trial asks for, which no object meets.
 const NO_VERSION: &str = "\"00000000000000000000000000000000\"";
 
+/// Where the machines of a cloud get their credentials.
+const METADATA: [&str; 4] =
+    ["169.254.169.254", "169.254.170.2", "fd00:ec2::254", "metadata.google.internal"];
+
 /// Keeps the tokens of a whole fleet in one object: in S3 and what speaks its protocol, in Google Cloud
 /// Storage, or in Azure Blob Storage.
 ///
@@ -275,6 +279,12 @@ impl Bucket {
                     self.key
                 ),
             },
+            // Where nothing is set, the cloud's own service is asked who this machine is.
+            error if METADATA.iter().any(|host| error.to_string().contains(host)) => {
+                let advice = "the environment has no credentials for it, and the service that gives \
+                              them to the machines of a cloud has none either";
+                StoreError::Denied { place, advice: advice.into() }
+            }
             error => {
                 let mut cause = error.source();
                 while let Some(error) = cause {

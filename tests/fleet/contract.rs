@@ -1,8 +1,8 @@
 //! What every store of a fleet does like any other store.
 
 use tokenkeep::{
-    AgeFileStore, AgeKey, AuthTokens, Expect, PlaintextStore, StoreUrl, TokenStore, conformance,
-    migrate,
+    AgeFileStore, AgeKey, AuthTokens, Expect, PlaintextStore, StoreUrl, TokenStore, TransferError,
+    conformance, migrate,
 };
 
 use crate::session::Session;
@@ -42,6 +42,49 @@ async fn tokens_move_to_a_server_and_back_from_every_kind_of_file() {
             assert_eq!(file.load().await.unwrap().unwrap().tokens, tokens);
         }
         assert!(migrate(&shared, &world.open()).await.is_err(), "they are one slot");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_migration_killed_at_any_step_is_completed_by_the_next_one() {
+    let test = "contract::a_migration_killed_at_any_step_is_completed_by_the_next_one";
+    on_each_engine(test, async |world: World| {
+        let file = world.dir.path().join("tokens.json");
+        let plaintext = PlaintextStore::new(&file);
+        let tokens = AuthTokens::new("access").with_refresh_token("refresh");
+        let at_server = || async { world.open().load().await.unwrap().map(|found| found.tokens) };
+        let at_home = || async { plaintext.load().await.unwrap().map(|found| found.tokens) };
+        let urls = [format!("plaintext:{}", file.display()), world.url.clone()];
+        let mut killed = 0;
+        for (from, to) in [(0, 1), (1, 0)] {
+            for kill_at in 0.. {
+                plaintext.clear(Expect::Anything).await.unwrap();
+                world.open().clear(Expect::Anything).await.unwrap();
+                let server = world.open();
+                let source = [&plaintext as &dyn TokenStore, &server][from];
+                source.save(&tokens, Expect::Absent).await.unwrap();
+                let command = format!("migrate {}", urls[to]);
+                let mut actor = world.actor_on(&urls[from], kill_at);
+                actor.send(&command);
+                let survived = actor.answer().is_some();
+                let found = [at_home().await, at_server().await];
+                assert!(found.contains(&Some(tokens.clone())), "killed at {kill_at}");
+
+                // The lease of a machine that is lost ends by itself.
+                world.end_lease();
+                let answer = world.actor_on(&urls[from], -1).ask(&command);
+                assert!(answer.starts_with("ok ") || survived, "killed at {kill_at}: {answer}");
+                let mut found = [at_home().await, at_server().await];
+                found.rotate_left(from);
+                assert_eq!(found, [None, Some(tokens.clone())], "killed at {kill_at}");
+                if survived {
+                    break;
+                }
+                killed += 1;
+            }
+        }
+        assert!(killed > 20, "{killed}");
     })
     .await;
 }
@@ -105,6 +148,26 @@ async fn a_slot_with_the_wrong_key_says_so_and_keeps_what_it_has() {
             assert!(error.to_string().contains("other.txt"), "{error}");
         }
         assert_eq!(world.stored().await, before);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_moves_from_a_slot_onto_itself_by_another_way() {
+    let test = "contract::nothing_moves_from_a_slot_onto_itself_by_another_way";
+    on_each_engine(test, async |world: World| {
+        let tokens = world.sign_in(60).await;
+        let (url, _proxy) = world.url_by_a_proxy();
+        let (one, other) = (world.open(), url.parse::<StoreUrl>().unwrap().open().unwrap());
+        assert_ne!(one.slot(), other.slot());
+        assert_eq!(other.load().await.unwrap().unwrap().tokens, tokens);
+        // The lease by the one way is taken by the other only once its time is over.
+        let refused = migrate(&one, &other).await.unwrap_err();
+        assert!(
+            matches!(refused, TransferError::Busy { .. } | TransferError::Changing { .. }),
+            "{refused}"
+        );
+        assert_eq!(world.stored().await, tokens, "nothing is lost");
     })
     .await;
 }

@@ -104,8 +104,8 @@ impl World {
         Actor::spawn(&mut skewed)
     }
 
-    /// A host whose way to the server can be cut.
-    pub(crate) fn actor_behind_a_proxy(&self) -> (Actor, Proxy) {
+    /// Another way to the slot, which can be cut.
+    pub(crate) fn url_by_a_proxy(&self) -> (String, Proxy) {
         let (proxy, port) = match &self.engine {
             Engine::Postgres(server, _) => {
                 (Proxy::of_bytes(([127, 0, 0, 1], server.port()).into()), server.port())
@@ -115,16 +115,28 @@ impl World {
         let (direct, by_proxy) = (format!(":{port}"), format!(":{}", proxy.address().port()));
         let url = self.url.replace(&direct, &by_proxy);
         assert_ne!(url, self.url);
-        let mut command = Command::new(example("test-actor"));
-        command.args(["--with-network", &url]).env("TEST_SERVER", &self.issuer);
-        (Actor::spawn(&mut command), proxy)
+        (url, proxy)
+    }
+
+    /// A host whose way to the server can be cut.
+    pub(crate) fn actor_behind_a_proxy(&self) -> (Actor, Proxy) {
+        let (url, proxy) = self.url_by_a_proxy();
+        (self.actor_on(&url, -1), proxy)
+    }
+
+    /// A host that works on another store.
+    pub(crate) fn actor_on(&self, url: &str, kill_at: i64) -> Actor {
+        Actor::spawn(&mut self.command_on(url, kill_at))
     }
 
     fn command(&self, kill_at: i64) -> Command {
+        self.command_on(&self.url, kill_at)
+    }
+
+    fn command_on(&self, url: &str, kill_at: i64) -> Command {
         let mut command = Command::new(example("test-actor"));
-        command
-            .args(["--with-network", &self.url, &kill_at.to_string()])
-            .env("TEST_SERVER", &self.issuer);
+        command.args(["--with-network", url, &kill_at.to_string()]);
+        command.env("TEST_SERVER", &self.issuer);
         command
     }
 
