@@ -38,8 +38,9 @@ struct Server {
     write: Duration,
 }
 
-/// PostgreSQL as measured beside it, with a millisecond for the way; S3 as its documentation has it ("Best
-/// practices design patterns: optimizing Amazon S3 performance": 100 to 200 ms for small objects).
+/// PostgreSQL took 0.03 ms to read and 0.2 ms to write on the same machine; the rest is the way there, and a
+/// disk that takes its time. S3 is as its documentation has it ("Best practices design patterns: optimizing
+/// Amazon S3 performance": 100 to 200 ms for small objects).
 const SERVERS: [Server; 2] = [
     Server { name: "PostgreSQL", read: Duration::from_millis(1), write: Duration::from_millis(3) },
     Server { name: "S3", read: Duration::from_millis(100), write: Duration::from_millis(150) },
