@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::{self, Future};
 use std::pin::{Pin, pin};
 use std::task::Poll;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, Utc};
 
@@ -80,6 +80,71 @@ impl fmt::Debug for Timer {
     }
 }
 
+/// Waits for something that takes seconds: soon at first, and less and less often. The random part
+/// keeps those who wait for the same thing from asking in step.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    next: Duration,
+    longest: Duration,
+}
+
+impl Backoff {
+    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
+        Self { next: first, longest }
+    }
+
+    /// The next pause; `random` is from 0 up to 1.
+    pub(crate) fn next(&mut self, random: f64) -> Duration {
+        let pause = self.next;
+        self.next = (pause * 2).min(self.longest);
+        // Between a half and the whole.
+        pause.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
+    }
+}
+
+/// How soon, and how often at last, one who waits for a lease looks whether it is free.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+const SLOWEST_LOOK: Duration = Duration::from_millis(250);
+
+/// Waits, up to a limit, for something that somebody else has.
+pub(crate) struct Patience {
+    limit: Duration,
+    backoff: Backoff,
+    slept: Duration,
+    began: Instant,
+}
+
+impl Patience {
+    pub(crate) fn new(limit: Duration) -> Self {
+        let backoff = Backoff::new(FIRST_LOOK, SLOWEST_LOOK);
+        Self { limit, backoff, slept: Duration::ZERO, began: Instant::now() }
+    }
+
+    /// Waits a little, and then it is time for another look: `false` once the limit is reached.
+    pub(crate) async fn wait(&mut self, timer: &Timer) -> bool {
+        if self.waited() >= self.limit {
+            return false;
+        }
+        let pause = self.backoff.next(random());
+        self.slept += pause;
+        timer.sleep(pause).await;
+        true
+    }
+
+    /// For how long so far, the looks included: at a server far away they take longer than the pauses.
+    pub(crate) fn waited(&self) -> Duration {
+        // A timer of the program's own may know nothing of real time.
+        self.slept.max(self.began.elapsed())
+    }
+}
+
+/// A number from 0 up to 1; 0 where the system has no randomness to give, which costs only evenness.
+pub(crate) fn random() -> f64 {
+    let mut bytes = [0; 4];
+    let _ = getrandom::fill(&mut bytes);
+    f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
+}
+
 /// The same moment as a date; what no date can name becomes the nearest one that can be named.
 pub(crate) fn date(time: SystemTime) -> DateTime<Utc> {
     let (seconds, nanos) = match time.duration_since(SystemTime::UNIX_EPOCH) {
@@ -138,6 +203,19 @@ mod tests {
         assert!(earliest() <= early && earliest().checked_sub(Duration::from_secs(1)).is_none());
     }
 
+    #[test]
+    fn a_wait_gets_longer_and_its_random_part_is_up_to_a_half() {
+        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(35));
+        let pauses: Vec<u128> = [1.0, 0.0, 1.0, 0.5, 1.0]
+            .into_iter()
+            .map(|random| backoff.next(random).as_millis())
+            .collect();
+        assert_eq!(pauses, [10, 10, 35, 26, 35]);
+        for _ in 0..100 {
+            assert!((0.0..1.0).contains(&random()));
+        }
+    }
+
     proptest! {
         #[test]
         fn both_ways_name_one_moment(seconds in BEGINNING..END, nanos in 0..1_000_000_000 / STEP) {
@@ -153,6 +231,22 @@ mod tests {
             if let Some(time) = time {
                 let named = date(time);
                 prop_assert_eq!(named < DateTime::UNIX_EPOCH, before && span > Duration::ZERO);
+            }
+        }
+
+        #[test]
+        fn a_wait_never_passes_its_longest_and_never_shrinks_to_nothing(
+            first in 1..100_000_u64,
+            longest in 1..100_000_u64,
+            randoms in proptest::collection::vec(any::<f64>(), 1..40),
+        ) {
+            let (first, longest) = (Duration::from_micros(first), Duration::from_micros(longest.max(first)));
+            let mut backoff = Backoff::new(first, longest);
+            let mut whole = first;
+            for random in randoms.into_iter().filter(|random| !random.is_nan()) {
+                let pause = backoff.next(random);
+                prop_assert!(pause <= whole && pause >= whole / 2 - Duration::from_nanos(1));
+                whole = (whole * 2).min(longest);
             }
         }
     }

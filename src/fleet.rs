@@ -321,7 +321,7 @@ impl<E: Engine> Inner<E> {
                 Expect::Anything => true,
                 Expect::Unchanged(expected) => {
                     there.as_ref().is_some_and(|there| there.revision == *expected)
-                        && !(tokens.is_some() && self.is_overtaken(&row))
+                        && !self.is_overtaken(&row)
                 }
             };
             if !as_expected {

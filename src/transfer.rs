@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use crate::clock::Timer;
+use crate::clock::{Patience, Timer};
 use crate::error::StoreError;
 use crate::store::{Expect, Lease, Revision, Stored, TokenStore};
 use crate::tokens::AuthTokens;
 
 /// How long a transfer waits for a refresh to end, which takes seconds. It is longer than a lease on a
-/// server lasts whose holder was killed.
-const LEASE_WAIT: Duration = Duration::from_secs(45);
-const LEASE_POLL: Duration = Duration::from_millis(20);
+/// server lasts whose holder was killed in the middle of one.
+const LEASE_WAIT: Duration = Duration::from_secs(75);
+
+/// For how long a lease is to last from each step on. A step takes milliseconds, and at worst what a
+/// server has for its answer.
+const STEP: Duration = Duration::from_secs(20);
 
 /// How often a migration begins again because the source changed under it. Each time means that
 /// somebody signed in at that very moment.
@@ -124,16 +127,22 @@ pub async fn migrate(
     from: &dyn TokenStore,
     to: &dyn TokenStore,
 ) -> Result<Migration, TransferError> {
+    migrate_by(from, to, &Timer::default()).await
+}
+
+async fn migrate_by(
+    from: &dyn TokenStore,
+    to: &dyn TokenStore,
+    timer: &Timer,
+) -> Result<Migration, TransferError> {
     refuse_same_slot(from, to)?;
     // In the same order whichever way the tokens go, so that two migrations do not wait for each
     // other.
     let (mut from_lease, mut to_lease);
     if from.slot() < to.slot() {
-        from_lease = lease(from, &Timer::default()).await?;
-        to_lease = lease(to, &Timer::default()).await?;
+        (from_lease, to_lease) = lease_both(from, to, timer).await?;
     } else {
-        to_lease = lease(to, &Timer::default()).await?;
-        from_lease = lease(from, &Timer::default()).await?;
+        (to_lease, from_lease) = lease_both(to, from, timer).await?;
     }
     let migration = migrate_leased(from, to, &mut *from_lease, &mut *to_lease).await?;
     // The tokens have moved, and dropping a lease gives it up as well.
@@ -291,23 +300,53 @@ async fn save_verified(
     }
 }
 
+/// Takes one lease and then the other, and holds on to the first one meanwhile: a lease on a server ends
+/// by itself. So if both are of one slot, by two ways to it, the second one is never had.
+async fn lease_both(
+    one: &dyn TokenStore,
+    other: &dyn TokenStore,
+    timer: &Timer,
+) -> Result<(Box<dyn Lease>, Box<dyn Lease>), TransferError> {
+    let mut first = lease(one, timer).await?;
+    let mut patience = Patience::new(LEASE_WAIT);
+    loop {
+        let second = other.try_lease().await?;
+        if !first.renew(STEP).await? {
+            return Err(busy(one));
+        }
+        match second {
+            Some(second) => return Ok((first, second)),
+            None if patience.wait(timer).await => {}
+            None => return Err(busy(other)),
+        }
+    }
+}
+
 async fn lease(store: &dyn TokenStore, timer: &Timer) -> Result<Box<dyn Lease>, TransferError> {
-    let mut waited = Duration::ZERO;
+    let mut patience = Patience::new(LEASE_WAIT);
     loop {
         if let Some(lease) = store.try_lease().await? {
             return Ok(lease);
         }
-        if waited >= LEASE_WAIT {
-            return Err(TransferError::Busy { place: store.to_string() });
+        if !patience.wait(timer).await {
+            return Err(busy(store));
         }
-        timer.sleep(LEASE_POLL).await;
-        waited += LEASE_POLL;
     }
+}
+
+fn busy(store: &dyn TokenStore) -> TransferError {
+    TransferError::Busy { place: store.to_string() }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fmt;
+    use std::sync::{Arc, Mutex};
+
+    use async_trait::async_trait;
+
     use super::*;
+    use crate::store::Intent;
     use crate::store::memory::MemoryStore;
 
     #[tokio::test]
@@ -332,5 +371,130 @@ mod tests {
         assert!(matches!(busy, Err(TransferError::Busy { .. })));
         let (lease, _) = tokio::join!(lease(&store, &timer), held.release());
         lease.unwrap();
+    }
+
+    /// One of several ways to a slot whose lease ends by itself.
+    #[derive(Clone, Debug)]
+    struct Way {
+        name: &'static str,
+        slot: MemoryStore,
+        /// Who has the lease, and until when.
+        hold: Arc<Mutex<Option<(&'static str, Duration)>>>,
+        now: Arc<Mutex<Duration>>,
+    }
+
+    impl Way {
+        const LEASE: Duration = Duration::from_secs(30);
+
+        fn new(name: &'static str) -> Self {
+            Self { name, slot: MemoryStore::new(), hold: Arc::default(), now: Arc::default() }
+        }
+
+        /// Time passes when somebody waits.
+        fn timer(&self) -> Timer {
+            let now = self.now.clone();
+            Timer::new(move |time| {
+                *now.lock().unwrap() += time;
+                std::future::ready(())
+            })
+        }
+
+        fn now(&self) -> Duration {
+            *self.now.lock().unwrap()
+        }
+    }
+
+    impl fmt::Display for Way {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.name)
+        }
+    }
+
+    #[async_trait]
+    impl TokenStore for Way {
+        async fn load(&self) -> Result<Option<Stored>, StoreError> {
+            self.slot.load().await
+        }
+
+        async fn save(&self, tokens: &AuthTokens, expect: Expect) -> Result<Revision, StoreError> {
+            self.slot.save(tokens, expect).await
+        }
+
+        async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
+            self.slot.clear(expect).await
+        }
+
+        async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
+            let mut hold = self.hold.lock().unwrap();
+            if hold.is_some_and(|(_, until)| until > self.now()) {
+                return Ok(None);
+            }
+            *hold = Some((self.name, self.now() + Self::LEASE));
+            Ok(Some(Box::new(self.clone())))
+        }
+    }
+
+    #[async_trait]
+    impl Lease for Way {
+        async fn intent(&self) -> Result<Option<Intent>, StoreError> {
+            Ok(None)
+        }
+
+        async fn write_intent(&mut self, _intent: &Intent) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        async fn remove_intent(&mut self) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        async fn renew(&mut self, time: Duration) -> Result<bool, StoreError> {
+            let mut hold = self.hold.lock().unwrap();
+            let Some((name, until)) = hold.as_mut().filter(|(name, _)| *name == self.name) else {
+                return Ok(false);
+            };
+            assert!(*until > self.now(), "{name} held on to it");
+            *until = (*until).max(self.now() + time);
+            Ok(true)
+        }
+
+        async fn release(self: Box<Self>) -> Result<(), StoreError> {
+            *self.hold.lock().unwrap() = None;
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_moves_from_a_slot_onto_itself_by_another_way() {
+        let one = Way::new("one");
+        let tokens = AuthTokens::new("mine");
+        let saved = one.save(&tokens, Expect::Absent).await.unwrap();
+        for name in ["another", "way"] {
+            let other = Way { name, ..one.clone() };
+            assert_ne!(one.slot(), other.slot());
+            let busy = migrate_by(&one, &other, &one.timer()).await.unwrap_err();
+            assert!(matches!(busy, TransferError::Busy { .. }), "{busy}");
+            assert_eq!(one.load().await.unwrap().unwrap().revision, saved);
+            *one.hold.lock().unwrap() = None;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_passed_on_while_the_other_was_waited_for_moves_nothing() {
+        let (from, to) = (Way::new("a"), Way::new("b"));
+        let tokens = AuthTokens::new("mine");
+        from.save(&tokens, Expect::Absent).await.unwrap();
+        *to.hold.lock().unwrap() = Some(("somebody", Duration::MAX));
+        // This process is stopped while it waits, and meanwhile somebody refreshes.
+        let (hold, free) = (from.hold.clone(), to.hold.clone());
+        let timer = Timer::new(move |_| {
+            *hold.lock().unwrap() = Some(("somebody", Duration::MAX));
+            *free.lock().unwrap() = None;
+            std::future::ready(())
+        });
+        let busy = migrate_by(&from, &to, &timer).await.unwrap_err();
+        assert!(matches!(&busy, TransferError::Busy { place } if place == "a"), "{busy}");
+        assert_eq!(from.load().await.unwrap().unwrap().tokens, tokens);
+        assert!(to.load().await.unwrap().is_none());
     }
 }

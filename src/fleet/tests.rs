@@ -153,12 +153,15 @@ async fn a_lease_that_was_dropped_is_had_again_by_the_same_way_alone() {
 }
 
 #[tokio::test]
-async fn what_was_overtaken_is_not_saved_until_the_successor_is_done() {
+async fn what_was_overtaken_is_neither_saved_nor_cleared_until_the_successor_is_done() {
     let table = Table::new();
     let [(first, _earlier), (second, later)] = taken_over(&table).await;
     let Stored { revision, .. } = first.load().await.unwrap().unwrap();
     let expect = Expect::Unchanged(revision.clone());
     let refused = first.save(&tokens("late"), expect.clone()).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Conflict { .. }), "{refused}");
+    // Nor is it taken away, by a migration that was stopped.
+    let refused = first.clear(expect.clone()).await.unwrap_err();
     assert!(matches!(refused, StoreError::Conflict { .. }), "{refused}");
     assert_eq!(second.load().await.unwrap().unwrap().tokens, tokens("one"));
     later.release().await.unwrap();

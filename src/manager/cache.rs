@@ -7,8 +7,8 @@ use super::events::Event;
 use super::snapshot::Snapshot;
 use super::unsaved::{There, give_up};
 use super::{Inner, Turn};
+use crate::clock::random;
 use crate::error::{AuthError, StoreError};
-use crate::refresh::pace::random;
 use crate::store::Stored;
 use crate::tokens::AccessToken;
 

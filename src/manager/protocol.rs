@@ -17,17 +17,12 @@ use super::Inner;
 use super::events::Event;
 use super::snapshot::Snapshot;
 use super::unsaved::{Unsaved, give_up, is_of_one_refresh, release};
-use crate::clock;
+use crate::clock::{self, Patience};
 use crate::codec;
 use crate::error::{AuthError, RefreshFailure, SpentBy, StoreError};
 use crate::refresh::TokenRefresher;
-use crate::refresh::pace::{Backoff, random};
 use crate::store::{Intent, Lease, Stored};
 use crate::tokens::AuthTokens;
-
-/// How often one who waits for the lease looks whether it is free, or no longer needed.
-const FIRST_LOOK: Duration = Duration::from_millis(10);
-const SLOWEST_LOOK: Duration = Duration::from_millis(250);
 
 /// How much longer than the answers of the server a holder may take: to save, on a slow disk or a server
 /// of its own.
@@ -110,8 +105,7 @@ impl Inner {
         if !basis.forced && basis.snapshot.is_accepted(self.clock.now()) {
             patience = patience.min(BRIEFLY);
         }
-        let mut waited = Duration::ZERO;
-        let mut backoff = Backoff::new(FIRST_LOOK, SLOWEST_LOOK);
+        let mut patience = Patience::new(patience);
         loop {
             let mut turn = self.turn.lock().await;
             // With unsaved tokens the lease is ours already, and they are what is to be refreshed.
@@ -144,16 +138,14 @@ impl Inner {
                 return Ok(Ok(Held { stored, right, earlier: None, noted }));
             }
             // Another process is refreshing; it may be done soon.
-            if waited >= patience {
+            if !patience.wait(&self.timer).await {
+                let waited = patience.waited().as_secs();
                 return Err(AuthError::Store(StoreError::Timeout {
                     place: self.store.to_string(),
-                    reason: format!("another process has been refreshing it for {waited:?}"),
+                    reason: format!("another process has been refreshing it for {waited} seconds"),
                     advice: "see whether that process is stopped or stuck".into(),
                 }));
             }
-            let pause = backoff.next(random());
-            waited += pause;
-            self.timer.sleep(pause).await;
         }
     }
 

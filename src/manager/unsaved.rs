@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::events::Event;
 use super::protocol::MARGIN;
 use super::{Inner, Turn};
+use crate::clock::{Backoff, random};
 use crate::error::StoreError;
-use crate::refresh::pace::{Backoff, random};
 use crate::store::{Expect, Lease, Revision, Stored};
 use crate::tokens::AuthTokens;
 

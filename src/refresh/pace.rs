@@ -150,35 +150,6 @@ fn interval(lifetime: Option<TimeDelta>) -> Duration {
         .map_or(INTERVAL, |lifetime| INTERVAL.min(lifetime / 2))
 }
 
-/// Waits for something that takes seconds: soon at first, and less and less often. The random part
-/// keeps those who wait for the same thing from asking in step.
-#[derive(Debug)]
-pub(crate) struct Backoff {
-    next: Duration,
-    longest: Duration,
-}
-
-impl Backoff {
-    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
-        Self { next: first, longest }
-    }
-
-    /// The next pause; `random` is from 0 up to 1.
-    pub(crate) fn next(&mut self, random: f64) -> Duration {
-        let pause = self.next;
-        self.next = (pause * 2).min(self.longest);
-        // Between a half and the whole.
-        pause.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
-    }
-}
-
-/// A number from 0 up to 1; 0 where the system has no randomness to give, which costs only evenness.
-pub(crate) fn random() -> f64 {
-    let mut bytes = [0; 4];
-    let _ = getrandom::fill(&mut bytes);
-    f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -256,19 +227,6 @@ mod tests {
         assert!(pace.hold(&revision(1), lifetime, at(10)).is_none());
     }
 
-    #[test]
-    fn a_wait_gets_longer_and_its_random_part_is_up_to_a_half() {
-        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(35));
-        let pauses: Vec<u128> = [1.0, 0.0, 1.0, 0.5, 1.0]
-            .into_iter()
-            .map(|random| backoff.next(random).as_millis())
-            .collect();
-        assert_eq!(pauses, [10, 10, 35, 26, 35]);
-        for _ in 0..100 {
-            assert!((0.0..1.0).contains(&random()));
-        }
-    }
-
     /// The ends of what the system can name among them.
     fn any_moment() -> impl Strategy<Value = SystemTime> {
         let end = i64::MAX.unsigned_abs();
@@ -312,22 +270,6 @@ mod tests {
             pace.refreshed(now);
             if let Some(later) = now.checked_add(INTERVAL) {
                 prop_assert!(pace.hold(&revision(1), lifetime, later).is_none());
-            }
-        }
-
-        #[test]
-        fn a_wait_never_passes_its_longest_and_never_shrinks_to_nothing(
-            first in 1..100_000_u64,
-            longest in 1..100_000_u64,
-            randoms in proptest::collection::vec(any::<f64>(), 1..40),
-        ) {
-            let (first, longest) = (Duration::from_micros(first), Duration::from_micros(longest.max(first)));
-            let mut backoff = Backoff::new(first, longest);
-            let mut whole = first;
-            for random in randoms.into_iter().filter(|random| !random.is_nan()) {
-                let pause = backoff.next(random);
-                prop_assert!(pause <= whole && pause >= whole / 2 - Duration::from_nanos(1));
-                whole = (whole * 2).min(longest);
             }
         }
     }
