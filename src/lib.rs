@@ -115,6 +115,13 @@ pub use tower::{Bearer, BearerLayer, InvalidOrigin};
 pub use transfer::{Migration, Overwrite, TransferError, backup, migrate, restore};
 
 /// The code in README.md compiles and runs.
-#[cfg(all(doctest, feature = "keychain", feature = "oauth2", feature = "tower"))]
+#[cfg(all(
+    doctest,
+    feature = "keychain",
+    feature = "oauth2",
+    feature = "object-store",
+    feature = "postgres",
+    feature = "tower"
+))]
 #[doc = include_str!("../README.md")]
 mod readme {}

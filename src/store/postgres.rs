@@ -1,5 +1,6 @@
 mod connection;
 mod password;
+mod tls;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -95,7 +96,8 @@ struct Postgres {
 
 impl PostgresStore {
     /// Names a slot in a database: `postgres://USER@HOST:PORT/DATABASE`. With several hosts, separated by
-    /// commas, it is the one that can be written to.
+    /// commas, it is the first one that can be written to; when another one takes over, that is found
+    /// by the next call or the one after it.
     ///
     /// `slot` tells the rows of the table apart, and `key` is the same for all who share it. Nothing is
     /// connected to yet.

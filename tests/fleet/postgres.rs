@@ -153,6 +153,47 @@ async fn a_server_elsewhere_must_prove_its_name() {
 }
 
 #[tokio::test]
+async fn whichever_of_several_servers_can_be_written_to_is_found() {
+    if !can_serve("whichever_of_several_servers_can_be_written_to_is_found") {
+        return;
+    }
+    let world = World::on_postgres().await;
+    let Engine::Postgres(primary, database) = &world.engine else {
+        unreachable!("it is PostgreSQL")
+    };
+    let standby = primary.start_standby();
+    let hosts = |one: &PostgresServer, other: &PostgresServer| {
+        let hosts = format!("127.0.0.1:{},127.0.0.1:{}", one.port(), other.port());
+        world.url.replace(&format!("127.0.0.1:{}", primary.port()), &hosts)
+    };
+    world.sign_in(60).await;
+    let mut host = world.actor_on(&hosts(&standby, primary), -1);
+    assert!(host.ask("refresh").starts_with("ok access-"), "the second one is written to");
+
+    // The other one takes over, while the connection to the first one is still there.
+    let tokens = world.stored().await;
+    let url = world.url.replace(&format!(":{}/", primary.port()), &format!(":{}/", standby.port()));
+    let behind = url.parse::<StoreUrl>().unwrap().open().unwrap();
+    while behind.load().await.unwrap().unwrap().tokens != tokens {
+        tokio::task::yield_now().await;
+    }
+    database.sql("ALTER SYSTEM SET default_transaction_read_only = on");
+    database.sql("SELECT pg_reload_conf()");
+    standby.promote();
+    assert!(host.ask("refresh").starts_with("error ReadOnly"));
+    let answer = host.ask("refresh");
+    assert!(answer.starts_with("ok access-"), "{answer}");
+    assert_eq!((world.provider.calls(), world.provider.replays()), (2, 0));
+
+    // One that takes connections and says nothing leaves time for the other one.
+    primary.freeze();
+    assert_eq!(world.actor_on(&hosts(primary, &standby), -1).ask("load"), answer);
+    let away = world.actor_on(&hosts(primary, primary), -1).ask("load");
+    assert!(away.starts_with("error Unavailable"), "{away}");
+    assert!(away.contains("did not answer in time; 127.0.0.1"), "{away}");
+}
+
+#[tokio::test]
 async fn what_an_operator_puts_into_the_table_is_not_taken_for_the_slots_own() {
     if !can_serve("what_an_operator_puts_into_the_table_is_not_taken_for_the_slots_own") {
         return;

@@ -52,11 +52,34 @@ pub(crate) fn can_serve(test: &str) -> bool {
 
 impl PostgresServer {
     pub(crate) fn start() -> Self {
-        Self::start_with(&[])
+        let mut server = Self::new();
+        let mut made = server.command("initdb");
+        made.args(["--username=postgres", "--auth=trust", "--no-sync", "-D"]).arg(server.data());
+        run(&mut made);
+        let settings = "fsync = off\nmax_connections = 200\nunix_socket_directories = ''\n";
+        server.write("postgresql.auto.conf", settings);
+        server.go_on();
+        server
     }
 
-    /// Starts one with these lines in its configuration.
-    pub(crate) fn start_with(settings: &[&str]) -> Self {
+    /// Starts another server, which follows this one until it is promoted.
+    pub(crate) fn start_standby(&self) -> Self {
+        let mut standby = Self::new();
+        let mut copied = standby.command("pg_basebackup");
+        copied.args(["-h", "127.0.0.1", "-U", "postgres", "-p", &self.port.to_string()]);
+        copied.args(["--write-recovery-conf", "--no-sync", "--checkpoint=fast", "-D"]);
+        run(copied.arg(standby.data()));
+        standby.go_on();
+        standby
+    }
+
+    /// Lets it follow no longer: from now on it can be written to.
+    pub(crate) fn promote(&self) {
+        run(self.command("pg_ctl").args(["promote", "--wait", "-D"]).arg(self.data()));
+    }
+
+    /// A place for one.
+    fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("tokenkeep-pg").tempdir().unwrap();
         let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
         let user = is_root.then(|| (id("-u"), id("-g")));
@@ -65,19 +88,7 @@ impl PostgresServer {
             chown(dir.path(), Some(uid), Some(gid)).unwrap();
         }
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut server = Self { dir, port, process: None, user };
-        let made = server
-            .command("initdb")
-            .args(["--username=postgres", "--auth=trust", "--no-sync", "-D"])
-            .arg(server.data())
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let defaults = ["fsync = off", "max_connections = 200", "unix_socket_directories = ''"];
-        let settings = [&defaults[..], settings].concat().join("\n");
-        server.write("postgresql.auto.conf", &settings);
-        server.go_on();
-        server
+        Self { dir, port, process: None, user }
     }
 
     /// Writes a file into the server's directory, as its own.
@@ -134,10 +145,17 @@ impl PostgresServer {
     /// Stops it at once, as a crash would.
     pub(crate) fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
-            let quit = ["-QUIT", &process.id().to_string()];
-            assert!(Command::new("kill").args(quit).status().unwrap().success());
+            for signal in ["-QUIT", "-CONT"] {
+                run(Command::new("kill").args([signal, &process.id().to_string()]));
+            }
             process.wait().unwrap();
         }
+    }
+
+    /// Stops the process that greets whoever connects: the system takes connections for it all the same.
+    pub(crate) fn freeze(&self) {
+        let process = self.process.as_ref().expect("it runs");
+        run(Command::new("kill").args(["-STOP", &process.id().to_string()]));
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -189,14 +207,9 @@ impl PostgresServer {
 
     /// All of what is in a database, as a backup.
     pub(crate) fn dump(&self, database: &Database) -> String {
-        let dumped = self
-            .command("pg_dump")
-            .args(["-h", "127.0.0.1", "-U", "postgres", "--clean", "-p"])
-            .args([&self.port.to_string(), &database.name])
-            .output()
-            .unwrap();
-        assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
-        String::from_utf8(dumped.stdout).unwrap()
+        let mut dump = self.command("pg_dump");
+        dump.args(["-h", "127.0.0.1", "-U", "postgres", "--clean", "-p"]);
+        run(dump.args([&self.port.to_string(), &database.name]))
     }
 }
 
@@ -258,6 +271,13 @@ impl Database {
 }
 
 fn id(what: &str) -> u32 {
-    let found = Command::new("id").args([what, "postgres"]).output().unwrap();
-    String::from_utf8(found.stdout).unwrap().trim().parse().expect("there is a user postgres")
+    let found = run(Command::new("id").args([what, "postgres"]));
+    found.trim().parse().expect("it is a number")
+}
+
+/// Runs a command that succeeds, and returns what it prints.
+fn run(command: &mut Command) -> String {
+    let done = command.output().unwrap();
+    assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap()
 }

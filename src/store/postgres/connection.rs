@@ -6,10 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_platform_verifier::BuilderVerifierExt;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
@@ -18,12 +14,15 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Config, NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::password;
+use super::{password, tls};
 use crate::error::StoreError;
 use crate::loopback::is_loopback;
 
 /// How long one answer of the server may take, connecting included. A good server needs milliseconds.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long one address of a server may take to accept a connection, which is one way there and back.
+const CONNECT: Duration = Duration::from_secs(3);
 
 /// Whether a statement is sent once more if the connection turns out to be lost.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,13 +34,19 @@ pub(super) enum Again {
 }
 
 pub(super) struct Connection {
-    config: Config,
+    /// In the order in which they are tried.
+    servers: Vec<Server>,
     user: String,
     database: String,
-    /// The hosts, for people.
-    hosts: String,
     roots: Option<PathBuf>,
     client: Mutex<Option<Arc<Client>>>,
+}
+
+/// One of the servers that a URL names.
+struct Server {
+    config: Config,
+    host: String,
+    port: u16,
 }
 
 impl Connection {
@@ -55,7 +60,7 @@ impl Connection {
         if url.contains('?') {
             return Err(invalid("its URL has options"));
         }
-        let mut config: Config =
+        let config: Config =
             url.parse().map_err(|_| invalid("its URL is not one of a database"))?;
         if config.get_password().is_some() {
             return Err(invalid("its URL carries a password, which belongs in $PGPASSFILE"));
@@ -63,24 +68,22 @@ impl Connection {
         let (Some(user), Some(database)) = (config.get_user(), config.get_dbname()) else {
             return Err(invalid("its URL lacks a user or a database"));
         };
-        let (user, database) = (user.to_owned(), database.to_owned());
-        let ports = config.get_ports();
-        let hosts: Vec<String> = (config.get_hosts().iter().enumerate())
+        let (hosts, ports) = (config.get_hosts(), config.get_ports());
+        let servers: Vec<Server> = (hosts.iter().enumerate())
             .map(|(index, host)| {
-                let port = ports.get(index).or(ports.first()).unwrap_or(&5432);
-                format!("{}:{port}", host_name(host))
+                let port = *ports.get(index).or(ports.first()).unwrap_or(&5432);
+                let mut server = Server::new(host, port, user, database);
+                if hosts.len() > 1 {
+                    server.config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+                }
+                server
             })
             .collect();
-        if hosts.is_empty() {
+        if servers.is_empty() {
             return Err(invalid("its URL lacks a host"));
         }
-        config.ssl_mode(if is_local(&config) { SslMode::Disable } else { SslMode::Require });
-        config.application_name("tokenkeep").connect_timeout(DEADLINE);
-        if hosts.len() > 1 {
-            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-        }
-        let (hosts, client) = (hosts.join(","), Mutex::default());
-        Ok(Self { config, user, database, hosts, roots: None, client })
+        let (user, database) = (user.to_owned(), database.to_owned());
+        Ok(Self { servers, user, database, roots: None, client: Mutex::default() })
     }
 
     pub(super) fn trust(&mut self, path: PathBuf) {
@@ -89,7 +92,13 @@ impl Connection {
 
     /// Names the database, and nothing else.
     pub(super) fn url(&self) -> String {
-        format!("postgres://{}/{}", self.hosts, self.database)
+        format!("postgres://{}/{}", self.hosts(), self.database)
+    }
+
+    /// The servers, for people.
+    fn hosts(&self) -> String {
+        let names: Vec<String> = self.servers.iter().map(ToString::to_string).collect();
+        names.join(",")
     }
 
     /// Sends a statement, and waits for its rows.
@@ -110,16 +119,18 @@ impl Connection {
             }
             .map_err(|error| self.explain(&error))
         };
-        if let Ok(rows) = timeout(DEADLINE, work).await {
-            return rows;
+        let answer = timeout(DEADLINE, work).await.unwrap_or_else(|_| {
+            Err(StoreError::Timeout {
+                place: self.to_string(),
+                reason: format!("it did not answer within {} seconds", DEADLINE.as_secs()),
+                advice: "see whether it is up, and whether the way to it is".into(),
+            })
+        });
+        if matches!(answer, Err(StoreError::ReadOnly { .. } | StoreError::Timeout { .. })) {
+            // Whatever holds it up, or whoever can be written to by now: the next one begins anew.
+            *self.client.lock().await = None;
         }
-        // Whatever holds it up: the next one begins anew.
-        *self.client.lock().await = None;
-        Err(StoreError::Timeout {
-            place: self.to_string(),
-            reason: format!("it did not answer within {} seconds", DEADLINE.as_secs()),
-            advice: "see whether it is up, and whether the way to it is".into(),
-        })
+        answer
     }
 
     /// Returns the connection, or makes one.
@@ -128,63 +139,56 @@ impl Connection {
         if let Some(client) = kept.as_ref().filter(|client| !client.is_closed()) {
             return Ok(client.clone());
         }
-        let mut config = self.config.clone();
-        if let Some(password) = password::find(&config, &self.user, &self.database).await? {
+        Ok(kept.insert(Arc::new(self.connect().await?)).clone())
+    }
+
+    /// Connects to the first server that will do. One that is not there, or only pretends to be, leaves
+    /// time for the next one, and for what is then asked of it.
+    async fn connect(&self) -> Result<Client, StoreError> {
+        let share = DEADLINE / u32::try_from(self.servers.len() + 1).unwrap_or(u32::MAX);
+        let mut failures = Vec::new();
+        for server in &self.servers {
+            let failure = match timeout(share, self.connect_to(server)).await {
+                Ok(Ok(client)) => return Ok(client),
+                Ok(Err(StoreError::Unavailable { reason, .. })) => reason,
+                Ok(Err(error)) => return Err(error),
+                Err(_) => "it did not answer in time".into(),
+            };
+            failures.push(match self.servers.len() {
+                1 => failure,
+                _ => format!("{server}: {failure}"),
+            });
+        }
+        Err(self.unavailable(failures.join("; "), "see whether it is up"))
+    }
+
+    async fn connect_to(&self, server: &Server) -> Result<Client, StoreError> {
+        let mut config = server.config.clone();
+        let Server { host, port, .. } = server;
+        let password = password::find(host, *port, &self.database, &self.user).await?;
+        if let Some(password) = password {
             config.password(password.as_bytes());
         }
-        let client = if config.get_ssl_mode() == SslMode::Disable {
+        if config.get_ssl_mode() == SslMode::Disable {
             let connected = config.connect(NoTls).await;
             let (client, connection) = connected.map_err(|error| self.explain(&error))?;
             tokio::spawn(connection);
-            client
+            Ok(client)
         } else {
-            let connected = config.connect(MakeRustlsConnect::new(self.tls()?)).await;
+            let tls = tls::configured(self.to_string(), self.roots.clone()).await?;
+            let connected = config.connect(MakeRustlsConnect::new(tls)).await;
             let (client, connection) = connected.map_err(|error| self.explain(&error))?;
             tokio::spawn(connection);
-            client
-        };
-        Ok(kept.insert(Arc::new(client)).clone())
-    }
-
-    fn tls(&self) -> Result<ClientConfig, StoreError> {
-        let failed = |reason: String| StoreError::Unavailable {
-            place: self.to_string(),
-            reason,
-            advice: "name a PEM file with the certificate of whoever signs the server's".into(),
-        };
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| failed(error.to_string()))?;
-        let Some(path) = &self.roots else {
-            let builder = builder.with_platform_verifier();
-            let builder = builder.map_err(|_| {
-                failed("the certificates that this system trusts cannot be read".into())
-            })?;
-            return Ok(builder.with_no_client_auth());
-        };
-        let unreadable = || failed(format!("{} holds no certificates", path.display()));
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|_| unreadable())? {
-            let certificate = certificate.map_err(|_| unreadable())?;
-            roots.add(certificate).map_err(|_| unreadable())?;
+            Ok(client)
         }
-        if roots.is_empty() {
-            return Err(unreadable());
-        }
-        Ok(builder.with_root_certificates(roots).with_no_client_auth())
     }
 
     /// Says what went wrong, without what was sent.
     fn explain(&self, error: &tokio_postgres::Error) -> StoreError {
         let place = self.to_string();
-        let unavailable = |reason: String, advice: &str| {
-            let (place, advice) = (self.to_string(), advice.to_owned());
-            StoreError::Unavailable { place, reason, advice }
-        };
         let Some(said) = error.as_db_error() else {
             let why = error.source().map(|source| format!(" ({source})")).unwrap_or_default();
-            return unavailable(format!("{error}{why}"), "see whether it is up");
+            return self.unavailable(format!("{error}{why}"), "see whether it is up");
         };
         let code = said.code();
         if [SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION_SPECIFICATION]
@@ -203,15 +207,47 @@ impl Connection {
                 place,
                 reason: "the server is a standby, or was made read-only".into(),
             },
-            SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN => unavailable(
+            SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN => self.unavailable(
                 "it has no table tokenkeep of the form that this program knows".into(),
                 "make it with `tokenkeep init`, or with the SQL that README shows",
             ),
-            _ => unavailable(
+            _ => self.unavailable(
                 format!("{} ({})", said.message(), code.code()),
                 "see what the server's log says",
             ),
         }
+    }
+
+    fn unavailable(&self, reason: String, advice: &str) -> StoreError {
+        let (place, advice) = (self.to_string(), advice.to_owned());
+        StoreError::Unavailable { place, reason, advice }
+    }
+}
+
+impl Server {
+    fn new(host: &Host, port: u16, user: &str, database: &str) -> Self {
+        let mut config = Config::new();
+        config.user(user).dbname(database).port(port);
+        config.application_name("tokenkeep").connect_timeout(CONNECT);
+        let (host, is_local) = match host {
+            Host::Tcp(name) => {
+                config.host(name);
+                (name.clone(), is_loopback(name) || is_loopback(&format!("[{name}]")))
+            }
+            #[cfg(unix)]
+            Host::Unix(path) => {
+                config.host_path(path);
+                (path.display().to_string(), true)
+            }
+        };
+        config.ssl_mode(if is_local { SslMode::Disable } else { SslMode::Require });
+        Self { config, host, port }
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
     }
 }
 
@@ -223,23 +259,6 @@ impl fmt::Debug for Connection {
 
 impl fmt::Display for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PostgreSQL database {} at {}", self.database, self.hosts)
-    }
-}
-
-/// Tells whether every host is this machine.
-fn is_local(config: &Config) -> bool {
-    config.get_hosts().iter().all(|host| match host {
-        Host::Tcp(name) => is_loopback(name) || is_loopback(&format!("[{name}]")),
-        #[cfg(unix)]
-        Host::Unix(_) => true,
-    })
-}
-
-pub(super) fn host_name(host: &Host) -> String {
-    match host {
-        Host::Tcp(name) => name.clone(),
-        #[cfg(unix)]
-        Host::Unix(path) => path.display().to_string(),
+        write!(f, "PostgreSQL database {} at {}", self.database, self.hosts())
     }
 }

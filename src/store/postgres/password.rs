@@ -4,10 +4,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
-use tokio_postgres::Config;
-use tokio_postgres::config::Host;
 
-use super::connection::host_name;
 use crate::blocking;
 use crate::error::StoreError;
 use crate::file::{self, Exposure};
@@ -25,20 +22,17 @@ impl Password {
 /// What a line is for: a host, a port, a database and a user.
 type Wanted = [String; 4];
 
-/// Looks for the password of this user in this database. With several hosts it is that of the first.
+/// Looks for the password of this user in this database on this server.
 pub(super) async fn find(
-    config: &Config,
-    user: &str,
+    host: &str,
+    port: u16,
     database: &str,
+    user: &str,
 ) -> Result<Option<Password>, StoreError> {
     let Some(path) = path() else { return Ok(None) };
-    let host = match config.get_hosts().first() {
-        Some(host @ Host::Tcp(_)) => host_name(host),
-        // As libpq has it.
-        _ => "localhost".into(),
-    };
-    let port = config.get_ports().first().unwrap_or(&5432).to_string();
-    let wanted = [host, port, database.to_owned(), user.to_owned()];
+    // As libpq has it, of a socket.
+    let host = if host.starts_with('/') { "localhost" } else { host };
+    let wanted = [host.to_owned(), port.to_string(), database.to_owned(), user.to_owned()];
     blocking::run(&path.display().to_string(), {
         let path = path.clone();
         move || read(&path, &wanted)
