@@ -18,7 +18,7 @@ use object_store::{
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
-use self::http::{Connector, NotReached};
+use self::http::{Connector, METADATA, NotReached};
 use crate::blocking;
 use crate::error::StoreError;
 use crate::fleet::{Engine, FleetSlot, Found, Row, keep_in_fleet_slot};
@@ -33,10 +33,6 @@ const HEAD: usize = 8192;
 
 /// The condition that a trial asks for, which no object meets.
 const NO_VERSION: &str = "\"00000000000000000000000000000000\"";
-
-/// Where the machines of a cloud get their credentials.
-const METADATA: [&str; 4] =
-    ["169.254.169.254", "169.254.170.2", "fd00:ec2::254", "metadata.google.internal"];
 
 /// Keeps the tokens of a whole fleet in one object: in S3 and what speaks its protocol, in Google Cloud
 /// Storage, or in Azure Blob Storage.
@@ -62,8 +58,9 @@ const METADATA: [&str; 4] =
 ///
 /// # Security
 ///
-/// Anything but an address of this machine is spoken to over TLS alone, whatever the environment says. The
-/// credentials of the store are in the memory of the `object_store` crate, which does not wipe them.
+/// Anything but an address of this machine, and a cloud's own metadata service, is spoken to over TLS alone,
+/// whatever the environment says. The credentials of the store are in the memory of the `object_store` crate,
+/// which does not wipe them.
 ///
 /// The store holds age ciphertext, with the key of the object and a count of its changes inside. Whoever
 /// runs it can delete a record, or put an earlier one back, and can neither read it nor have one slot's
@@ -349,7 +346,6 @@ impl Provider {
             Self::Azure => {
                 let builder = MicrosoftAzureBuilder::from_env().with_container_name(name);
                 let builder = builder.with_retry(retry).with_http_connector(Connector);
-                let builder = builder.with_allow_http(false);
                 Arc::new(match endpoint {
                     Some(endpoint) => builder.with_endpoint(endpoint).build()?,
                     None => builder.build()?,
@@ -366,7 +362,6 @@ impl Provider {
             Self::S3 => {
                 let builder = AmazonS3Builder::from_env().with_bucket_name(name);
                 let builder = builder.with_retry(retry).with_http_connector(Connector);
-                let builder = builder.with_allow_http(false);
                 Arc::new(match endpoint {
                     Some(endpoint) => builder.with_endpoint(endpoint).build()?,
                     None => builder.build()?,

@@ -1,36 +1,67 @@
 //! What is a bucket's own: whether it keeps conditions, how it is reached, what its operator can do.
 
+use std::process::Command;
+
 use tokenkeep::{
     AgeKey, AuthTokens, BucketStore, Expect, StoreError, StoreUrl, TokenStore, conformance,
 };
 
-use crate::bucket_server::{AzureServer, can_serve_azure, can_serve_s3};
+use crate::bucket_server::{BucketServer, Protocol, can_serve_s3, in_environment};
+use crate::google_server::GoogleServer;
 use crate::proxy::Way;
-use crate::support::scratch;
-use crate::world::{Engine, World};
+use crate::support::{Actor, example, scratch};
+use crate::world::World;
 
 fn tokens() -> AuthTokens {
     AuthTokens::new("canary").with_refresh_token("canary refresh")
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_azure_store_conforms() {
-    if !can_serve_azure("bucket::the_azure_store_conforms") {
+#[tokio::test]
+async fn a_bucket_that_is_not_there_is_named() {
+    let test = "bucket::a_bucket_that_is_not_there_is_named";
+    if !in_environment(test) {
         return;
     }
     let dir = scratch();
     let identity = dir.path().join("key.txt");
     AgeKey::create_identity_file(&identity).await.unwrap();
-    let server = AzureServer::start(dir.path());
-    let url = server.url("tokens/fleet/alice.age", &identity).parse::<StoreUrl>().unwrap();
-    let missing = url.open().unwrap().save(&tokens(), Expect::Anything).await.unwrap_err();
-    assert!(missing.to_string().contains("there is no bucket tokens"), "{missing}");
-    let missing = url.open().unwrap().load().await.unwrap_err();
-    assert!(missing.to_string().contains("there is no bucket tokens"), "{missing}");
+    for protocol in [Protocol::Azure, Protocol::S3] {
+        if !protocol.is_here(test) {
+            continue;
+        }
+        let server = BucketServer::start_empty(protocol);
+        let url = server.url("fleet/alice.age", &identity).parse::<StoreUrl>().unwrap();
+        for missing in [
+            url.open().unwrap().save(&tokens(), Expect::Anything).await.unwrap_err(),
+            url.open().unwrap().load().await.unwrap_err(),
+            url.prepare_server().await.unwrap_err(),
+        ] {
+            assert!(missing.to_string().contains("there is no bucket tokens"), "{missing}");
+        }
+        server.make_bucket();
+        url.prepare_server().await.unwrap();
+        assert!(url.open().unwrap().load().await.unwrap().is_none());
+    }
+}
 
-    server.make_container("tokens");
-    url.prepare_server().await.unwrap();
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_of_google_is_what_its_documentation_says_of_conditions() {
+    let test = "bucket::what_is_asked_of_google_is_what_its_documentation_says_of_conditions";
+    if !in_environment(test) {
+        return;
+    }
+    let dir = scratch();
+    let identity = dir.path().join("key.txt");
+    AgeKey::create_identity_file(&identity).await.unwrap();
+    let server = GoogleServer::start();
+    let url = server.url("tokens", "fleet/alice.age", &identity).parse::<StoreUrl>().unwrap();
     conformance::check(|| url.open().unwrap()).await;
+    let paths = ["/tokens/fleet%2Falice%2Eage", "/tokens/fleet%2Falice%2Eage%2Etrial"];
+    assert_eq!(server.paths(), paths, "the object, and that of the trial");
+
+    let url = server.url("others", "fleet", &identity).parse::<StoreUrl>().unwrap();
+    let missing = url.open().unwrap().load().await.unwrap_err();
+    assert!(missing.to_string().contains("there is no bucket others"), "{missing}");
 }
 
 #[tokio::test]
@@ -40,7 +71,7 @@ async fn a_store_that_does_not_keep_conditions_is_refused_at_the_first_write() {
         return;
     }
     let world = World::on_s3().await;
-    let Engine::S3(server) = &world.engine else { unreachable!("it is S3") };
+    let server = world.bucket();
     server.proxy.set(Way::WithoutConditions);
     let store = world.open();
     let url = world.url.parse::<StoreUrl>().unwrap();
@@ -51,7 +82,7 @@ async fn a_store_that_does_not_keep_conditions_is_refused_at_the_first_write() {
     ] {
         assert!(refused.to_string().contains("does not keep conditional writes"), "{refused}");
     }
-    assert_eq!(server.request("GET", "/tokens/fleet", b"").0, 404, "nothing was written");
+    assert!(server.find_object("fleet").is_none(), "nothing was written");
     // Once they are kept, all is well.
     server.proxy.set(Way::Open);
     url.prepare_server().await.unwrap();
@@ -64,7 +95,7 @@ async fn a_write_whose_answer_was_lost_is_found_to_be_done() {
         return;
     }
     let world = World::on_s3().await;
-    let Engine::S3(server) = &world.engine else { unreachable!("it is S3") };
+    let server = world.bucket();
     let store = world.open();
     store.save(&tokens(), Expect::Absent).await.unwrap();
     server.proxy.set(Way::LosesAnswers);
@@ -80,7 +111,7 @@ async fn what_the_operator_of_a_bucket_puts_into_it_is_not_taken_for_the_slots_o
         return;
     }
     let world = World::on_s3().await;
-    let Engine::S3(server) = &world.engine else { unreachable!("it is S3") };
+    let server = world.bucket();
     world.open_other().save(&tokens(), Expect::Anything).await.unwrap();
     let other = server.object("other");
     for (object, expected) in [
@@ -109,17 +140,26 @@ async fn what_the_operator_of_a_bucket_puts_into_it_is_not_taken_for_the_slots_o
 }
 
 #[tokio::test]
-async fn a_bucket_elsewhere_is_not_spoken_to_without_tls() {
+async fn a_bucket_elsewhere_is_not_spoken_to_without_tls_whatever_the_environment_says() {
     let dir = scratch();
     let key = AgeKey::create_identity_file(dir.path().join("key.txt")).await.unwrap();
-    if !can_serve_s3("bucket::a_bucket_elsewhere_is_not_spoken_to_without_tls") {
+    let test = "a_bucket_elsewhere_is_not_spoken_to_without_tls_whatever_the_environment_says";
+    if !in_environment(&format!("bucket::{test}")) {
         return;
     }
-    let store = BucketStore::new("s3://tokens/fleet", key).unwrap();
-    let store = store.with_endpoint("http://localhost:9");
-    let error = store.load().await.unwrap_err();
-    assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
-    assert!(error.to_string().contains("use https:"), "{error}");
+    for url in ["az://tokens/fleet", "gs://tokens/fleet", "s3://tokens/fleet"] {
+        let store = BucketStore::new(url, key.clone()).unwrap();
+        let error = store.with_endpoint("http://localhost:9").load().await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+        assert!(error.to_string().contains("use https:"), "{url}: {error}");
+    }
+    // For an emulator, the endpoint is in the environment.
+    let url = format!("az://tokens/fleet?identity={}", dir.path().join("key.txt").display());
+    let mut elsewhere = Command::new(example("test-actor"));
+    elsewhere.args(["--with-network", &url]).env("AZURE_STORAGE_USE_EMULATOR", "true");
+    elsewhere.env("AZURITE_BLOB_STORAGE_URL", "http://localhost:9");
+    let answer = Actor::spawn(&mut elsewhere).ask("load");
+    assert!(answer.contains("use https:"), "{answer}");
 }
 
 #[tokio::test]

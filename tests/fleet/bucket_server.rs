@@ -1,16 +1,19 @@
 //! Servers that keep objects, of the tests' own: S3 by moto, Azure Blob Storage by azurite.
 
-use std::io::{Read, Write};
+use std::fs;
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::proxy::Proxy;
-use crate::support::available;
+use tempfile::TempDir;
 
-/// The credentials that both servers take, and where the second one is.
-const ENVIRONMENT: [(&str, &str); 5] = [
+use crate::proxy::{Proxy, Way};
+use crate::support::{available, scratch};
+
+/// The credentials that the servers take, and what would let them go over the network in the clear.
+const ENVIRONMENT: [(&str, &str); 8] = [
     ("AWS_ACCESS_KEY_ID", "made-up"),
     ("AWS_SECRET_ACCESS_KEY", "made-up"),
     ("AWS_REGION", "us-east-1"),
@@ -20,22 +23,36 @@ const ENVIRONMENT: [(&str, &str); 5] = [
         "AZURE_STORAGE_ACCOUNT_KEY",
         "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==",
     ),
+    ("AWS_ALLOW_HTTP", "true"),
+    ("AZURE_ALLOW_HTTP", "true"),
+    ("GOOGLE_ALLOW_HTTP", "true"),
 ];
 
-/// A test has the environment of its process, so it is run again in one with credentials.
+/// A service account that needs no token of Google's.
+const ACCOUNT: &str =
+    r#"{"client_email": "", "private_key": "", "private_key_id": "", "disable_oauth": true}"#;
+
+/// A test has the environment of its process, so it is run again in one with credentials, once.
 ///
 /// Returns whether this is that one.
-fn in_environment(test: &str) -> bool {
+pub(crate) fn in_environment(test: &str) -> bool {
     if is_in_environment() {
         return true;
     }
+    let account = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&account, ACCOUNT).unwrap();
     let done = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .envs(ENVIRONMENT)
+        .env("GOOGLE_SERVICE_ACCOUNT", account.path())
         .output()
         .unwrap();
     let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     assert!(done.status.success() && out.contains("1 passed"), "{out}\n{err}");
+    // What was skipped there.
+    for line in err.lines().filter(|line| line.starts_with("skipped ")) {
+        io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
     false
 }
 
@@ -47,33 +64,80 @@ pub(crate) fn is_in_environment() -> bool {
 
 /// Tells whether S3 can be served, and whether this process has the credentials for it.
 pub(crate) fn can_serve_s3(test: &str) -> bool {
-    available(test, "moto_server") && in_environment(test)
+    in_environment(test) && Protocol::S3.is_here(test)
 }
 
-pub(crate) fn can_serve_azure(test: &str) -> bool {
-    available(test, "azurite-blob") && in_environment(test)
+/// What a server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Azure,
+    S3,
+}
+
+impl Protocol {
+    pub(crate) fn is_here(self, test: &str) -> bool {
+        available(test, self.program())
+    }
+
+    fn program(self) -> &'static str {
+        match self {
+            Self::Azure => "azurite-blob",
+            Self::S3 => "moto_server",
+        }
+    }
 }
 
 /// A server with one bucket, `tokens`.
-pub(crate) struct S3Server {
+pub(crate) struct BucketServer {
+    protocol: Protocol,
     process: Child,
     address: SocketAddr,
+    /// By which the tests' stores reach it.
     pub(crate) proxy: Proxy,
+    /// Where azurite keeps what it has; moto forgets it.
+    dir: TempDir,
 }
 
-impl S3Server {
-    pub(crate) fn start() -> Self {
-        let address = free_address();
-        let process = Command::new("moto_server")
-            .args(["-H", "127.0.0.1", "-p", &address.port().to_string()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let server = Self { process, address, proxy: Proxy::to(address) };
-        wait_for(address);
-        assert_eq!(server.request("PUT", "/tokens", b"").0, 200);
+impl BucketServer {
+    pub(crate) fn start(protocol: Protocol) -> Self {
+        let server = Self::start_empty(protocol);
+        server.make_bucket();
         server
+    }
+
+    /// Starts one without the bucket.
+    pub(crate) fn start_empty(protocol: Protocol) -> Self {
+        let (dir, address) = (scratch(), free_address());
+        let process = run(protocol, address, dir.path());
+        Self { protocol, process, address, proxy: Proxy::to(address), dir }
+    }
+
+    pub(crate) fn make_bucket(&self) {
+        let path = match self.protocol {
+            Protocol::Azure => "tokens?restype=container",
+            Protocol::S3 => "tokens",
+        };
+        let (status, answer) = self.request("PUT", path, b"");
+        assert!(status < 300, "{}", String::from_utf8_lossy(&answer));
+    }
+
+    /// Takes it away. What a store has acknowledged is durable, so none is killed.
+    pub(crate) fn stop(&mut self) {
+        match self.protocol {
+            Protocol::Azure => {
+                let end = ["-TERM", &self.process.id().to_string()];
+                assert!(Command::new("kill").args(end).status().unwrap().success());
+                self.process.wait().unwrap();
+            }
+            Protocol::S3 => self.proxy.set(Way::Closed),
+        }
+    }
+
+    pub(crate) fn go_on(&mut self) {
+        match self.protocol {
+            Protocol::Azure => self.process = run(self.protocol, self.address, self.dir.path()),
+            Protocol::S3 => self.proxy.set(Way::Open),
+        }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -82,45 +146,57 @@ impl S3Server {
 
     /// The URL of an object that is reached by the proxy.
     pub(crate) fn url(&self, key: &str, identity: &Path) -> String {
+        let (scheme, account) = match self.protocol {
+            Protocol::Azure => ("az", "/devstoreaccount1"),
+            Protocol::S3 => ("s3", ""),
+        };
         let (endpoint, identity) = (self.proxy.address(), identity.display());
-        format!("s3://tokens/{key}?endpoint=http://{endpoint}&identity={identity}")
+        format!("{scheme}://tokens/{key}?endpoint=http://{endpoint}{account}&identity={identity}")
     }
 
     /// Does what an operator would do: status and body of the answer.
-    pub(crate) fn request(&self, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
-        let mut connection = TcpStream::connect(self.address).unwrap();
-        let head = format!(
-            // Moto does not look at signatures, and wants one.
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\nauthorization: AWS4-HMAC-SHA256 \
-             Credential=made-up/20200101/us-east-1/s3/aws4_request, SignedHeaders=host, \
-             Signature=0\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-            self.address,
-            body.len()
-        );
-        connection.write_all(&[head.as_bytes(), body].concat()).unwrap();
-        let mut answer = Vec::new();
-        connection.read_to_end(&mut answer).unwrap();
-        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").expect("a head");
-        let status = std::str::from_utf8(&answer[9..12]).unwrap().parse().unwrap();
-        (status, answer.split_off(end + 4))
+    fn request(&self, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
+        let sign = match self.protocol {
+            Protocol::Azure => SIGN_FOR_AZURE,
+            Protocol::S3 => SIGN_FOR_S3,
+        };
+        let mut python = Command::new("python3")
+            .args(["-c", &format!("{sign}{SEND}"), &self.address.to_string(), method, path])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        python.stdin.take().unwrap().write_all(body).unwrap();
+        let done = python.wait_with_output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let (status, answer) = done.stdout.split_at(3);
+        (std::str::from_utf8(status).unwrap().parse().unwrap(), answer.to_vec())
+    }
+
+    /// What is in an object: `None` if there is none.
+    pub(crate) fn find_object(&self, key: &str) -> Option<Vec<u8>> {
+        let (status, body) = self.request("GET", &format!("tokens/{key}"), b"");
+        assert!([200, 404].contains(&status), "{}", String::from_utf8_lossy(&body));
+        (status == 200).then_some(body)
     }
 
     pub(crate) fn object(&self, key: &str) -> Vec<u8> {
-        let (status, body) = self.request("GET", &format!("/tokens/{key}"), b"");
-        assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
-        body
+        self.find_object(key).expect("an object")
     }
 
     pub(crate) fn put_object(&self, key: &str, object: &[u8]) {
-        assert_eq!(self.request("PUT", &format!("/tokens/{key}"), object).0, 200);
+        let (status, answer) = self.request("PUT", &format!("tokens/{key}"), object);
+        assert!(status < 300, "{}", String::from_utf8_lossy(&answer));
+    }
+
+    pub(crate) fn delete_object(&self, key: &str) {
+        assert!(self.request("DELETE", &format!("tokens/{key}"), b"").0 < 300);
     }
 
     /// Makes the lease in an object one that is over as soon as it is looked at.
     pub(crate) fn end_lease(&self, key: &str) {
-        let (status, object) = self.request("GET", &format!("/tokens/{key}"), b"");
-        if status == 404 {
-            return;
-        }
+        let Some(object) = self.find_object(key) else { return };
         let text = String::from_utf8(object[..object.len().min(600)].to_vec());
         let head = text.unwrap_or_else(|error| {
             let valid = error.utf8_error().valid_up_to();
@@ -134,75 +210,69 @@ impl S3Server {
     }
 }
 
-impl Drop for S3Server {
+impl Drop for BucketServer {
     fn drop(&mut self) {
-        end(&mut self.process);
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
-/// A server with no container yet.
-pub(crate) struct AzureServer {
-    process: Child,
-    address: SocketAddr,
-}
-
-impl AzureServer {
-    pub(crate) fn start(dir: &Path) -> Self {
-        let address = free_address();
-        let process = Command::new("azurite-blob")
-            .args(["--silent", "--skipApiVersionCheck", "--blobHost", "127.0.0.1", "--blobPort"])
-            .arg(address.port().to_string())
+/// Starts the server, and waits until it answers.
+fn run(protocol: Protocol, address: SocketAddr, dir: &Path) -> Child {
+    let (host, port) = (address.ip().to_string(), address.port().to_string());
+    let mut server = Command::new(protocol.program());
+    match protocol {
+        Protocol::Azure => server
+            .args(["--silent", "--skipApiVersionCheck", "--blobHost", &host, "--blobPort", &port])
             .arg("--location")
-            .arg(dir)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        wait_for(address);
-        Self { process, address }
-    }
-
-    /// Makes a container, which takes a signed request.
-    pub(crate) fn make_container(&self, name: &str) {
-        let made = Command::new("python3")
-            .args(["-c", MAKE_CONTAINER, &self.address.to_string(), name])
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    }
-
-    pub(crate) fn url(&self, object: &str, identity: &Path) -> String {
-        let (address, identity) = (self.address, identity.display());
-        format!("az://{object}?endpoint=http://{address}/devstoreaccount1&identity={identity}")
-    }
+            .arg(dir),
+        Protocol::S3 => server.args(["-H", &host, "-p", &port]),
+    };
+    let process = server.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for(address);
+    process
 }
 
-/// By the rules of the shared key (learn.microsoft.com, "Authorize with Shared Key").
-const MAKE_CONTAINER: &str = r#"
-import base64, email.utils, hashlib, hmac, os, sys, urllib.request
-address, name = sys.argv[1:]
-account, key = os.environ["AZURE_STORAGE_ACCOUNT_NAME"], os.environ["AZURE_STORAGE_ACCOUNT_KEY"]
-date = email.utils.formatdate(usegmt=True)
-headers = f"x-ms-date:{date}\nx-ms-version:2021-12-02"
-text = "PUT" + "\n" * 12 + headers + f"\n/{account}/{account}/{name}\nrestype:container"
-digest = hmac.new(base64.b64decode(key), text.encode(), hashlib.sha256).digest()
-urllib.request.urlopen(urllib.request.Request(
-    f"http://{address}/{account}/{name}?restype=container", method="PUT", headers={
-        "x-ms-date": date, "x-ms-version": "2021-12-02", "Content-Length": "0",
-        "Authorization": f"SharedKey {account}:{base64.b64encode(digest).decode()}"}))
+/// Moto does not look at signatures, and wants one.
+const SIGN_FOR_S3: &str = r#"
+import sys, urllib.error, urllib.request
+address, method, path = sys.argv[1:]
+body, url = sys.stdin.buffer.read(), f"http://{address}/{path}"
+headers = {"Authorization": "AWS4-HMAC-SHA256 Credential=made-up/20200101/us-east-1/s3/aws4_request, "
+    "SignedHeaders=host, Signature=0"}
 "#;
 
-impl Drop for AzureServer {
-    fn drop(&mut self) {
-        end(&mut self.process);
-    }
-}
+/// By the rules of the shared key (learn.microsoft.com, "Authorize with Shared Key").
+const SIGN_FOR_AZURE: &str = r#"
+import base64, email.utils, hashlib, hmac, os, sys, urllib.error, urllib.request
+address, method, path = sys.argv[1:]
+account, key = os.environ["AZURE_STORAGE_ACCOUNT_NAME"], os.environ["AZURE_STORAGE_ACCOUNT_KEY"]
+body, url = sys.stdin.buffer.read(), f"http://{address}/{account}/{path}"
+headers = {"x-ms-date": email.utils.formatdate(usegmt=True), "x-ms-version": "2021-12-02"}
+resource, _, query = path.partition("?")
+if method == "PUT" and not query:
+    headers["x-ms-blob-type"] = "BlockBlob"
+kind = "application/octet-stream" if body else ""
+text = f"{method}\n\n\n{len(body) or ''}\n\n{kind}\n" + "\n" * 6
+text += "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
+text += f"/{account}/{account}/{resource}" + ("\n" + query.replace("=", ":") if query else "")
+digest = hmac.new(base64.b64decode(key), text.encode(), hashlib.sha256).digest()
+headers["Authorization"] = f"SharedKey {account}:{base64.b64encode(digest).decode()}"
+"#;
 
-fn end(process: &mut Child) {
-    // It may have ended by itself.
-    let _ = process.kill();
-    let _ = process.wait();
-}
+const SEND: &str = r#"
+headers["Content-Type"] = "application/octet-stream"
+if not body:
+    del headers["Content-Type"]
+    headers["Content-Length"] = "0"
+request = urllib.request.Request(url, body or None, headers, method=method)
+try:
+    answer = urllib.request.urlopen(request)
+except urllib.error.HTTPError as error:
+    answer = error
+sys.stdout.buffer.write(b"%d" % answer.status + answer.read())
+"#;
 
 fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()

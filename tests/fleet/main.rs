@@ -12,6 +12,7 @@ mod bucket_server;
 mod command;
 mod contract;
 mod faults;
+mod google_server;
 mod hosts;
 mod postgres;
 mod postgres_server;

@@ -7,10 +7,10 @@ use tempfile::TempDir;
 use tokenkeep::chrono::Utc;
 use tokenkeep::{AgeKey, AuthTokens, Expect, StoreUrl, TokenStore};
 
-use crate::bucket_server::{S3Server, can_serve_s3, is_in_environment};
+use crate::bucket_server::{BucketServer, Protocol, in_environment, is_in_environment};
 use crate::postgres_server::{Database, PostgresServer, can_serve};
 use crate::provider::{Provider, minutes};
-use crate::proxy::{Proxy, Way};
+use crate::proxy::Proxy;
 use crate::support::{Actor, example, scratch};
 
 pub(crate) struct World {
@@ -24,17 +24,21 @@ pub(crate) struct World {
 
 /// The server with the slot, which is named `fleet`.
 pub(crate) enum Engine {
+    Bucket(BucketServer),
     Postgres(PostgresServer, Database),
-    S3(S3Server),
 }
 
-/// Runs a test on each engine that is here.
+/// Runs a test on each engine that is here: on those with buckets in a process with their credentials.
 pub(crate) async fn on_each_engine(test: &str, check: impl AsyncFn(World)) {
     if !is_in_environment() && can_serve(test) {
         check(World::on_postgres().await).await;
     }
-    if can_serve_s3(test) {
-        check(World::on_s3().await).await;
+    if in_environment(test) {
+        for protocol in [Protocol::Azure, Protocol::S3] {
+            if protocol.is_here(test) {
+                check(World::on_bucket(protocol).await).await;
+            }
+        }
     }
 }
 
@@ -46,7 +50,11 @@ impl World {
     }
 
     pub(crate) async fn on_s3() -> Self {
-        Self::new(Engine::S3(S3Server::start())).await
+        Self::on_bucket(Protocol::S3).await
+    }
+
+    async fn on_bucket(protocol: Protocol) -> Self {
+        Self::new(Engine::Bucket(BucketServer::start(protocol))).await
     }
 
     async fn new(engine: Engine) -> Self {
@@ -56,7 +64,7 @@ impl World {
         let provider = Provider::default();
         let url = match &engine {
             Engine::Postgres(_, database) => database.url("fleet", &identity),
-            Engine::S3(server) => server.url("fleet", &identity),
+            Engine::Bucket(server) => server.url("fleet", &identity),
         };
         Self { engine, issuer: provider.listen(), provider, url, dir }
     }
@@ -110,7 +118,7 @@ impl World {
             Engine::Postgres(server, _) => {
                 (Proxy::of_bytes(([127, 0, 0, 1], server.port()).into()), server.port())
             }
-            Engine::S3(server) => (Proxy::to(server.address()), server.proxy.address().port()),
+            Engine::Bucket(server) => (Proxy::to(server.address()), server.proxy.address().port()),
         };
         let (direct, by_proxy) = (format!(":{port}"), format!(":{}", proxy.address().port()));
         let url = self.url.replace(&direct, &by_proxy);
@@ -173,7 +181,14 @@ impl World {
             Engine::Postgres(_, database) => {
                 database.sql("UPDATE tokenkeep SET lease_until = clock_timestamp()");
             }
-            Engine::S3(server) => server.end_lease("fleet"),
+            Engine::Bucket(server) => server.end_lease("fleet"),
+        }
+    }
+
+    pub(crate) fn bucket(&self) -> &BucketServer {
+        match &self.engine {
+            Engine::Bucket(server) => server,
+            Engine::Postgres(..) => panic!("it is PostgreSQL"),
         }
     }
 
@@ -181,14 +196,14 @@ impl World {
     pub(crate) fn stop(&mut self) {
         match &mut self.engine {
             Engine::Postgres(server, _) => server.stop(),
-            Engine::S3(server) => server.proxy.set(Way::Closed),
+            Engine::Bucket(server) => server.stop(),
         }
     }
 
     pub(crate) fn go_on(&mut self) {
         match &mut self.engine {
             Engine::Postgres(server, _) => server.go_on(),
-            Engine::S3(server) => server.proxy.set(Way::Open),
+            Engine::Bucket(server) => server.go_on(),
         }
     }
 
@@ -196,7 +211,7 @@ impl World {
     pub(crate) fn back_up(&self) -> Vec<u8> {
         match &self.engine {
             Engine::Postgres(server, database) => server.dump(database).into_bytes(),
-            Engine::S3(server) => server.object("fleet"),
+            Engine::Bucket(server) => server.object("fleet"),
         }
     }
 
@@ -205,7 +220,7 @@ impl World {
             Engine::Postgres(_, database) => {
                 database.sql(std::str::from_utf8(backup).unwrap());
             }
-            Engine::S3(server) => server.put_object("fleet", backup),
+            Engine::Bucket(server) => server.put_object("fleet", backup),
         }
     }
 
@@ -215,9 +230,7 @@ impl World {
             Engine::Postgres(_, database) => {
                 database.sql("DELETE FROM tokenkeep WHERE slot = 'fleet'");
             }
-            Engine::S3(server) => {
-                assert_eq!(server.request("DELETE", "/tokens/fleet", b"").0, 204);
-            }
+            Engine::Bucket(server) => server.delete_object("fleet"),
         }
     }
 }

@@ -7,8 +7,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector as TcpConnector;
 use hyper_util::rt::TokioExecutor;
 use object_store::client::{
-    ClientConfigKey, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest,
-    HttpRequestBody, HttpResponse, HttpResponseBody, HttpService,
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody,
+    HttpResponse, HttpResponseBody, HttpService,
 };
 use object_store::{ClientOptions, Result};
 use tokio::sync::OnceCell;
@@ -21,22 +21,29 @@ use crate::loopback::is_loopback;
 #[error("{0}")]
 pub(super) struct NotReached(pub(super) String);
 
-/// Makes clients that speak plain HTTP with this machine alone.
+/// Where the machines of a cloud get their credentials: addresses on the link, which speak no TLS.
+pub(super) const METADATA: [&str; 6] = [
+    "169.254.169.254",
+    "169.254.170.2",
+    "169.254.170.23",
+    "[fd00:ec2::23]",
+    "[fd00:ec2::254]",
+    "metadata.google.internal",
+];
+
+/// Makes clients that speak plain HTTP with this machine and the cloud's metadata alone. What their options
+/// say of it does not count: the environment can set them, and for Google they allow it to everybody.
 #[derive(Debug)]
 pub(super) struct Connector;
 
 impl HttpConnector for Connector {
-    fn connect(&self, options: &ClientOptions) -> Result<HttpClient> {
-        // Set for a cloud's own metadata service, which is on the link and speaks no TLS.
-        let is_plain_allowed = options.get_config_value(&ClientConfigKey::AllowHttp);
-        let is_plain_allowed = is_plain_allowed.is_some_and(|value| value == "true");
-        Ok(HttpClient::new(Service { is_plain_allowed, client: OnceCell::new() }))
+    fn connect(&self, _options: &ClientOptions) -> Result<HttpClient> {
+        Ok(HttpClient::new(Service::default()))
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Service {
-    is_plain_allowed: bool,
     client: OnceCell<Client<HttpsConnector<TcpConnector>, HttpRequestBody>>,
 }
 
@@ -62,7 +69,7 @@ impl HttpService for Service {
     async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let host = request.uri().host().unwrap_or_default().to_owned();
         let is_plain = request.uri().scheme_str() == Some("http");
-        if is_plain && !self.is_plain_allowed && !is_loopback(&host) {
+        if is_plain && !is_loopback(&host) && !METADATA.contains(&&*host) {
             let reason = format!("{host} is named with http:, and is another machine; use https:");
             return Err(HttpError::new(HttpErrorKind::Unknown, NotReached(reason)));
         }
