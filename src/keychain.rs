@@ -1,5 +1,6 @@
 //! The OS keychain, and items in it.
 
+mod connection;
 mod failure;
 mod probe;
 mod worker;

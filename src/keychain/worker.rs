@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use keyring_core::{CredentialStore, Error};
 
+use super::connection::Connection;
 use super::failure::{self, Failure};
 use crate::stack;
 
@@ -35,17 +36,17 @@ struct Worker {
     running: Running,
 }
 
-/// The platform's keychain, connected when first used.
+/// The platform's keychain, as the worker has it.
 #[derive(Default)]
-struct Keychain(Option<Arc<CredentialStore>>);
+struct Keychain(Connection);
 
 static WORKER: Mutex<Option<Worker>> = Mutex::new(None);
 
 /// Makes a call, and waits for it up to a deadline.
 ///
-/// `check` runs first, before a connection is made. If the connection fails, both run a second time,
-/// on a new one: a keychain that was restarted has forgotten its sessions, and may be locked. What
-/// they hold is dropped when it is over, which may be long after the deadline.
+/// `check` runs first, and a connection is made meanwhile, which asks nobody anything. If the connection
+/// fails, both run a second time, on a new one: a keychain that was restarted has forgotten its sessions,
+/// and may be locked. What they hold is dropped when it is over, which may be long after the deadline.
 pub(super) fn call<T: Send + 'static>(
     deadline: Duration,
     check: impl Fn() -> Result<(), Failure> + Send + 'static,
@@ -142,7 +143,7 @@ impl Keychain {
         work: &impl Fn(&CredentialStore) -> keyring_core::Result<T>,
         abandoned: &Abandoned,
     ) -> Result<T, Failure> {
-        let was_connected = self.0.is_some();
+        let was_connected = self.0.has_begun();
         let mut answer = self.try_call(check, work, abandoned);
         for _ in 1..ATTEMPTS {
             match &answer {
@@ -153,7 +154,7 @@ impl Keychain {
         }
         match answer {
             Err(Failure::Keychain(Error::PlatformFailure(_))) if was_connected => {
-                self.0 = None;
+                self.0 = Connection::default();
                 self.try_call(check, work, abandoned)
             }
             answer => answer,
@@ -166,44 +167,18 @@ impl Keychain {
         work: &impl Fn(&CredentialStore) -> keyring_core::Result<T>,
         abandoned: &Abandoned,
     ) -> Result<T, Failure> {
+        self.0.begin();
         check()?;
         // What was given up meanwhile must not take effect.
         if abandoned.load(Ordering::SeqCst) {
             return Err(Failure::Busy);
         }
-        self.connect().and_then(|keychain| work(&*keychain)).map_err(Failure::Keychain)
-    }
-
-    fn connect(&mut self) -> keyring_core::Result<Arc<CredentialStore>> {
-        match &self.0 {
-            Some(keychain) => Ok(keychain.clone()),
-            None => Ok(self.0.insert(platform()?).clone()),
-        }
+        self.0.get().and_then(|keychain| work(&*keychain)).map_err(Failure::Keychain)
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(all(unix, not(target_vendor = "apple")))]
-fn platform() -> keyring_core::Result<Arc<CredentialStore>> {
-    Ok(zbus_secret_service_keyring_store::Store::new()?)
-}
-
-#[cfg(target_os = "macos")]
-fn platform() -> keyring_core::Result<Arc<CredentialStore>> {
-    Ok(apple_native_keyring_store::keychain::Store::new()?)
-}
-
-#[cfg(windows)]
-fn platform() -> keyring_core::Result<Arc<CredentialStore>> {
-    Ok(windows_native_keyring_store::Store::new()?)
-}
-
-#[cfg(not(any(all(unix, not(target_vendor = "apple")), target_os = "macos", windows)))]
-fn platform() -> keyring_core::Result<Arc<CredentialStore>> {
-    Err(Error::NotSupportedByStore("no keychain is known for this platform".into()))
 }
 
 #[cfg(test)]
@@ -220,6 +195,10 @@ mod tests {
         Error::PlatformFailure(Box::new(zbus::Error::MethodError(name, None, call)))
     }
 
+    fn mock() -> Keychain {
+        Keychain(Connection::from(keyring_core::mock::Store::new().unwrap()))
+    }
+
     #[test]
     fn an_item_that_somebody_removes_after_it_was_found_is_no_failure_of_the_keychain() {
         let calls = Cell::new(0);
@@ -227,7 +206,7 @@ mod tests {
             calls.set(calls.get() + 1);
             if calls.get() < 3 { Err(gone()) } else { Ok("looked again") }
         };
-        let mut keychain = Keychain(Some(keyring_core::mock::Store::new().unwrap()));
+        let mut keychain = mock();
         let answer = keychain.call(&|| Ok(()), &work, &Abandoned::default());
         assert!(matches!(answer, Ok("looked again")));
     }
@@ -239,7 +218,7 @@ mod tests {
             calls.set(calls.get() + 1);
             Err::<(), _>(gone())
         };
-        let mut keychain = Keychain(Some(keyring_core::mock::Store::new().unwrap()));
+        let mut keychain = mock();
         // The connection may be what is wrong, so that is made again, and there may be a keychain.
         let answer = keychain.call(&|| Ok(()), &work, &Abandoned::default());
         assert!(answer.is_err());

@@ -1,0 +1,194 @@
+//! The way to the platform's keychain.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, TryRecvError};
+use std::thread;
+
+use keyring_core::CredentialStore;
+
+use crate::stack;
+
+type Made = keyring_core::Result<Arc<CredentialStore>>;
+
+/// Whether a keychain is asked for its state first, over a bus, so that a connection can be made
+/// meanwhile.
+const IS_ASKED_FIRST: bool = cfg!(all(unix, not(target_vendor = "apple")));
+
+/// A connection, made when it is needed, or a little before. Making one asks nobody anything.
+pub(super) struct Connection {
+    made: Option<Arc<CredentialStore>>,
+    being_made: Option<Receiver<Made>>,
+    /// Whether that began before what comes next.
+    is_old: bool,
+    make: fn() -> Made,
+}
+
+impl Default for Connection {
+    fn default() -> Self {
+        Self { made: None, being_made: None, is_old: false, make: platform }
+    }
+}
+
+impl Connection {
+    /// Tells whether it is there, or was begun: who is at its other end may have changed since.
+    pub(super) fn has_begun(&self) -> bool {
+        self.made.is_some() || self.being_made.is_some()
+    }
+
+    /// Begins to make it, on a thread of its own.
+    pub(super) fn begin(&mut self) {
+        match self.being_made.as_ref().map(Receiver::try_recv) {
+            // It may be stuck, and then so would another one be.
+            Some(Err(TryRecvError::Empty)) => {
+                self.is_old = true;
+                return;
+            }
+            Some(Ok(Ok(keychain))) => self.made = Some(keychain),
+            // It could not be made then.
+            Some(Ok(Err(_)) | Err(TryRecvError::Disconnected)) | None => {}
+        }
+        self.being_made = None;
+        if self.made.is_some() || !IS_ASKED_FIRST {
+            return;
+        }
+        let (reply, being_made) = mpsc::sync_channel(1);
+        let make = self.make;
+        let run = move || {
+            // If the keychain cannot be used, nobody asks.
+            let _ = reply.send(stack::wiped(make));
+        };
+        let thread = thread::Builder::new().name("tokenkeep-keychain-connect".into());
+        if thread.spawn(run).is_ok() {
+            (self.being_made, self.is_old) = (Some(being_made), false);
+        }
+    }
+
+    /// Waits for it to be made.
+    pub(super) fn get(&mut self) -> Made {
+        if let Some(made) = &self.made {
+            return Ok(made.clone());
+        }
+        // The keychain answers now, so one that is not there yet hangs on something that was before.
+        let being_made = self.being_made.take().filter(|_| !self.is_old);
+        let made = match being_made.and_then(|being_made| being_made.recv().ok()) {
+            Some(made) => made?,
+            None => (self.make)()?,
+        };
+        Ok(self.made.insert(made).clone())
+    }
+}
+
+#[cfg(test)]
+impl<S: keyring_core::api::CredentialStoreApi + Send + Sync + 'static> From<Arc<S>> for Connection {
+    fn from(keychain: Arc<S>) -> Self {
+        Self { made: Some(keychain), ..Self::default() }
+    }
+}
+
+#[cfg(all(unix, not(target_vendor = "apple")))]
+fn platform() -> Made {
+    Ok(zbus_secret_service_keyring_store::Store::new()?)
+}
+
+#[cfg(target_os = "macos")]
+fn platform() -> Made {
+    Ok(apple_native_keyring_store::keychain::Store::new()?)
+}
+
+#[cfg(windows)]
+fn platform() -> Made {
+    Ok(windows_native_keyring_store::Store::new()?)
+}
+
+#[cfg(not(any(all(unix, not(target_vendor = "apple")), target_os = "macos", windows)))]
+fn platform() -> Made {
+    Err(keyring_core::Error::NotSupportedByStore("no keychain is known for this platform".into()))
+}
+
+#[cfg(test)]
+#[cfg(all(unix, not(target_vendor = "apple")))]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn mock() -> Made {
+        Ok(keyring_core::mock::Store::new()?)
+    }
+
+    fn refused() -> Made {
+        Err(keyring_core::Error::NoEntry)
+    }
+
+    fn with(make: fn() -> Made) -> Connection {
+        Connection { make, ..Connection::default() }
+    }
+
+    /// Begins to make it, and waits until that has come to an end.
+    fn settled(mut connection: Connection) -> Connection {
+        connection.begin();
+        let made = connection.being_made.take().unwrap().recv().unwrap();
+        let (reply, again) = mpsc::sync_channel(1);
+        reply.send(made).unwrap();
+        connection.being_made = Some(again);
+        connection
+    }
+
+    #[test]
+    fn a_connection_is_made_once_and_kept() {
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let mut connection = with(|| {
+            MADE.fetch_add(1, Ordering::SeqCst);
+            mock()
+        });
+        for _ in 0..3 {
+            connection.begin();
+            connection.get().unwrap();
+        }
+        assert_eq!(MADE.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn one_that_failed_while_nobody_asked_for_it_is_made_anew() {
+        let mut connection = settled(with(refused));
+        connection.make = mock;
+        connection.begin();
+        connection.get().unwrap();
+    }
+
+    #[test]
+    fn one_that_was_made_while_nobody_asked_for_it_is_used() {
+        let mut connection = settled(with(mock));
+        connection.make = refused;
+        assert!(connection.has_begun());
+        connection.begin();
+        connection.get().unwrap();
+    }
+
+    #[test]
+    fn one_that_is_stuck_is_not_waited_for_again_and_is_the_only_one() {
+        static STUCK: Mutex<()> = Mutex::new(());
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let held = STUCK.lock().unwrap();
+        let mut connection = with(|| {
+            MADE.fetch_add(1, Ordering::SeqCst);
+            drop(STUCK.lock());
+            refused()
+        });
+        for _ in 0..3 {
+            connection.begin();
+        }
+        connection.make = mock;
+        connection.get().unwrap();
+        drop(held);
+        assert!(MADE.load(Ordering::SeqCst) <= 1);
+    }
+
+    #[test]
+    fn the_failure_of_one_that_was_asked_for_is_told() {
+        let mut connection = with(refused);
+        connection.begin();
+        assert!(matches!(connection.get(), Err(keyring_core::Error::NoEntry)));
+    }
+}
