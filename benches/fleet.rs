@@ -1,16 +1,18 @@
 //! A fleet in virtual time: how many of its replicas ask the server for the lease, and how late they
-//! notice a refresh. The managers are real; the server is one that takes as long as a real one.
+//! notice a refresh. The managers are real; the server takes as long as a real one, and is asked as
+//! often as the stores of this crate ask: each change reads the row and then replaces it.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use plotters::prelude::*;
 use tokenkeep::chrono::{DateTime, Utc};
 use tokenkeep::{
-    AuthTokens, Expect, Lease, MemoryStore, RefreshPolicy, Revision, StoreError, Stored,
+    AuthTokens, Expect, Intent, Lease, MemoryStore, RefreshPolicy, Revision, StoreError, Stored,
     TokenManager, TokenStore, async_trait,
 };
 use tokio::time::{Instant, sleep};
@@ -81,9 +83,18 @@ struct Record {
     noticed: Vec<Duration>,
 }
 
-/// One replica's way to the slot.
+/// The row of the slot, as the server has it.
+#[derive(Default)]
+struct Row {
+    slot: MemoryStore,
+    /// Counts the changes of the row, of which each is one compare-and-swap of all of it.
+    version: AtomicU64,
+}
+
+/// One replica's way to the row.
+#[derive(Clone)]
 struct Replica {
-    slot: Arc<MemoryStore>,
+    row: Arc<Row>,
     server: Server,
     record: Arc<Mutex<Record>>,
     begun: Instant,
@@ -99,6 +110,31 @@ impl Replica {
             *all += 1;
         }
         sleep(takes).await;
+    }
+
+    async fn read(&self) -> u64 {
+        self.ask(self.server.read, false).await;
+        self.row.version.load(Ordering::SeqCst)
+    }
+
+    /// Writes over the version that was read; if another replica was faster, that is read.
+    async fn replace(&self, over: u64) -> bool {
+        self.ask(self.server.write, false).await;
+        let written =
+            self.row.version.compare_exchange(over, over + 1, Ordering::SeqCst, Ordering::SeqCst);
+        if written.is_err() {
+            self.read().await;
+        }
+        written.is_ok()
+    }
+
+    async fn change(&self) {
+        loop {
+            let version = self.read().await;
+            if self.replace(version).await {
+                return;
+            }
+        }
     }
 }
 
@@ -117,31 +153,67 @@ impl fmt::Display for Replica {
 #[async_trait]
 impl TokenStore for Replica {
     async fn load(&self) -> Result<Option<Stored>, StoreError> {
-        self.ask(self.server.read, false).await;
-        self.slot.load().await
+        self.read().await;
+        self.row.slot.load().await
     }
 
     async fn save(&self, tokens: &AuthTokens, expect: Expect) -> Result<Revision, StoreError> {
-        self.ask(self.server.write, false).await;
-        self.slot.save(tokens, expect).await
+        self.change().await;
+        self.row.slot.save(tokens, expect).await
     }
 
     async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
-        self.ask(self.server.write, false).await;
-        self.slot.clear(expect).await
+        self.change().await;
+        self.row.slot.clear(expect).await
     }
 
     async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
         self.ask(self.server.read, true).await;
-        let lease = self.slot.try_lease().await?;
-        if lease.is_some() {
-            self.ask(self.server.write, false).await;
+        let version = self.row.version.load(Ordering::SeqCst);
+        // Dropped again: what was read, and not more.
+        if self.row.slot.try_lease().await?.is_none() || !self.replace(version).await {
+            return Ok(None);
         }
-        Ok(lease)
+        let held = self.row.slot.try_lease().await?.expect("nobody else wrote that");
+        Ok(Some(Box::new(RowLease { replica: self.clone(), held })))
     }
 
     fn slot(&self) -> String {
-        self.slot.slot()
+        self.row.slot.slot()
+    }
+}
+
+/// A lease whose every change is one of the row.
+#[derive(Debug)]
+struct RowLease {
+    replica: Replica,
+    held: Box<dyn Lease>,
+}
+
+#[async_trait]
+impl Lease for RowLease {
+    async fn intent(&self) -> Result<Option<Intent>, StoreError> {
+        self.held.intent().await
+    }
+
+    async fn write_intent(&mut self, intent: &Intent) -> Result<(), StoreError> {
+        self.replica.change().await;
+        self.held.write_intent(intent).await
+    }
+
+    async fn remove_intent(&mut self) -> Result<(), StoreError> {
+        self.replica.change().await;
+        self.held.remove_intent().await
+    }
+
+    async fn renew(&mut self, _time: Duration) -> Result<bool, StoreError> {
+        self.replica.change().await;
+        Ok(true)
+    }
+
+    async fn release(self: Box<Self>) -> Result<(), StoreError> {
+        self.replica.change().await;
+        self.held.release().await
     }
 }
 
@@ -156,16 +228,16 @@ fn tokens(name: &str, from: SystemTime) -> AuthTokens {
 #[expect(clippy::disallowed_methods, reason = "the tokens are names of their own")]
 async fn simulate(replicas: usize, server: Server, moment: Moment) -> Record {
     let (begun, wall) = (Instant::now(), SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 30));
-    let slot = Arc::new(MemoryStore::new());
+    let row = Arc::new(Row::default());
     let (signed_in, start, jitter) = match moment {
         Moment::Due { jitter } => (wall, START, jitter),
         Moment::Expired => (wall - 2 * LIFETIME, RESTART, Duration::ZERO),
     };
-    slot.save(&tokens("first", signed_in), Expect::Absent).await.unwrap();
+    row.slot.save(&tokens("first", signed_in), Expect::Absent).await.unwrap();
     let record = Arc::new(Mutex::new(Record::default()));
     let tasks: Vec<_> = (0..replicas)
         .map(|number| {
-            let store = Replica { slot: slot.clone(), server, record: record.clone(), begun };
+            let store = Replica { row: row.clone(), server, record: record.clone(), begun };
             let refreshed = record.clone();
             let manager = TokenManager::builder()
                 .store(store)
