@@ -13,6 +13,7 @@ use secrecy::ExposeSecret;
 
 use crate::canaries::{Canary, Search, text};
 use crate::cli_home::CliHome;
+use crate::servers::{SharedSlot, shared_slots};
 use crate::support::output;
 use crate::token_server::TokenServer;
 
@@ -34,9 +35,11 @@ struct Done {
     err: String,
 }
 
-const SECRETS: [&str; 12] = [
+const SECRETS: [&str; 14] = [
     "CLIENT",
     "PASSPHRASE",
+    "PASSWORD",
+    "SECRET KEY",
     "access",
     "code",
     "device",
@@ -84,6 +87,12 @@ impl Scene {
 
     fn plaintext(&self, name: &str) -> String {
         format!("plaintext:{}", self.home.path(format!("plain/{name}.json")).display())
+    }
+
+    /// Slots on the servers that are here, with secrets of their own.
+    fn shared_slots(&self, test: &str) -> Vec<SharedSlot> {
+        let key = self.home.path("config/keys/key.txt");
+        shared_slots(test, &key, &text("PASSWORD"), &text("SECRET KEY"))
     }
 
     /// A command that says as much as it can.

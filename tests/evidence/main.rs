@@ -9,6 +9,9 @@
     reason = "these are tests, and their tokens are made up"
 )]
 
+#[allow(dead_code, reason = "it is shared with the other tests")]
+#[path = "../fleet/bucket_server.rs"]
+mod bucket_server;
 mod canaries;
 mod cli_home;
 mod clocks;
@@ -17,9 +20,16 @@ mod figures;
 mod kills;
 mod leaks;
 mod memory;
+#[allow(dead_code, reason = "it is shared with the other tests")]
+#[path = "../fleet/postgres_server.rs"]
+mod postgres_server;
 mod power_loss;
+#[allow(dead_code, reason = "it is shared with the other tests")]
+#[path = "../fleet/proxy.rs"]
+mod proxy;
 mod scarcity;
 mod scenes;
+mod servers;
 #[allow(dead_code, reason = "it is shared with the other tests")]
 #[path = "../behaviour/session.rs"]
 mod session;

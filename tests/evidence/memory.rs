@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use self::reader::{Left, scan};
 use crate::canaries::{Canary, Search, hex};
 use crate::figures::figure;
+use crate::servers::{SharedSlot, shared_slots};
 use crate::session::Session;
 use crate::support::{available, example, scratch};
 use crate::token_server::{Act, TokenServer, fetch};
@@ -92,9 +93,23 @@ fn stores_leave_nothing_in_memory_but_one_copy_for_each_call_of_age() {
             tally.check(&left, &search, calls, false, &format!("keychain {orders:?}"));
         }
     }
+    for slot in scene.shared_slots(NAME) {
+        let mut check = |orders: &[&str], calls: usize| {
+            let left = scene.run_at(&slot, &slot.url, orders);
+            tally.check(&left, &scene.search, calls, false, &format!("{} {orders:?}", slot.url));
+        };
+        // What is there is read before it is replaced: it says which change it is.
+        check(&["save"], 1);
+        check(&["load"], 1);
+        check(&["get"], 1);
+        check(&["refresh"], 5);
+        check(&["backup=memory:"], 1);
+        check(&["migrate=memory:"], 2);
+        check(&["save", "load", "clear"], 3);
+    }
     figure(
         "memory",
-        format!("{} runs with 6 stores, no memory used twice", tally.runs),
+        format!("{} runs with 8 stores, no memory used twice", tally.runs),
         format!(
             "0 copies of our own, 0 on a stack; {} by age, 1 of each secret for each call",
             tally.by_age
@@ -136,6 +151,25 @@ fn what_is_sent_to_a_provider_leaves_no_more_than_its_libraries_do() {
     assert!(ours.iter().all(|left| left.region == "the heap"), "{ours:?}");
     // This one is ours alone.
     assert!(ours.iter().all(|left| left.found.name != "REFRESH"), "{ours:?}");
+}
+
+#[test]
+fn the_password_of_a_database_is_left_by_its_driver_alone() {
+    const NAME: &str = "the_password_of_a_database_is_left_by_its_driver_alone";
+    let Some(scene) = Scene::new(NAME) else { return };
+    for slot in scene.shared_slots(NAME) {
+        let Some((url, _)) = slot.url.strip_prefix("postgres:").and(slot.url.split_once('?'))
+        else {
+            continue;
+        };
+        let copies = |url: &str, order: &str| {
+            let left = scene.run_at(&slot, url, &[order]);
+            copies(&left, &scene.search).get("PASSWORD").copied().unwrap_or(0)
+        };
+        let alone = copies("memory:", &format!("bare-postgres={url}"));
+        let ours = copies(&slot.url, "save");
+        assert!(0 < alone && ours <= alone, "{ours} copies, and {alone} by the driver alone");
+    }
 }
 
 #[test]
@@ -236,8 +270,17 @@ impl Scene {
         let identity = age::x25519::Identity::generate().to_string();
         let identity = secrecy::ExposeSecret::expose_secret(&identity);
         write(&directory.path().join("key.txt"), identity.as_bytes());
-        let names =
-            ["ACCESS", "ACCESS_2", "CLIENT", "ID", "PASSPHRASE", "REFRESH", "REFRESH_2", "code"];
+        let names = [
+            "ACCESS",
+            "ACCESS_2",
+            "CLIENT",
+            "ID",
+            "PASSPHRASE",
+            "PASSWORD",
+            "REFRESH",
+            "REFRESH_2",
+            "code",
+        ];
         let mut canaries: Vec<Canary> = names.map(Canary::new).into();
         canaries.push(Canary::of("IDENTITY", identity));
         let search = Search::new(&canaries);
@@ -305,6 +348,19 @@ impl Scene {
         let left = scan(subject.0.id(), &search);
         subject.end();
         (left, search)
+    }
+
+    fn shared_slots(&self, test: &str) -> Vec<SharedSlot> {
+        shared_slots(test, &self.path("key.txt"), self.text("PASSWORD"), "made-up")
+    }
+
+    /// What a process leaves that does this and can get to a slot on a server.
+    fn run_at(&self, slot: &SharedSlot, url: &str, orders: &[&str]) -> Vec<Left> {
+        let mut command = Command::new(example("memory-subject"));
+        let mut subject = self.start(slot.to(&mut command).arg(url).args(orders));
+        let left = scan(subject.0.id(), &self.search);
+        subject.end();
+        left
     }
 
     fn start(&self, command: &mut Command) -> Subject {

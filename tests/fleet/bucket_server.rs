@@ -13,7 +13,7 @@ use crate::proxy::{Proxy, Way};
 use crate::support::{available, scratch};
 
 /// The credentials that the servers take, and what would let them go over the network in the clear.
-const ENVIRONMENT: [(&str, &str); 8] = [
+pub(crate) const ENVIRONMENT: [(&str, &str); 8] = [
     ("AWS_ACCESS_KEY_ID", "made-up"),
     ("AWS_SECRET_ACCESS_KEY", "made-up"),
     ("AWS_REGION", "us-east-1"),

@@ -3,9 +3,9 @@
 use std::process::Stdio;
 
 use tokenkeep::{
-    AgeFileStore, AgeKey, AuthTokens, BearerLayer, EnvStore, Expect, Intent, KeychainStore,
-    MemoryStore, OAuth2Client, PlaintextStore, RefreshFailure, StoreUrl, Stored, TokenManager,
-    TokenStore, chrono,
+    AgeFileStore, AgeKey, AuthTokens, BearerLayer, BucketStore, EnvStore, Expect, Intent,
+    KeychainStore, MemoryStore, OAuth2Client, PlaintextStore, PostgresStore, RefreshFailure,
+    StoreUrl, Stored, TokenManager, TokenStore, chrono,
 };
 
 use super::{Scene, text};
@@ -64,6 +64,13 @@ async fn no_public_type_shows_a_secret_when_it_is_printed() {
     let not_a_recipient = key_without_clones().with_recovery_recipient(&scene.keys[0]).unwrap_err();
     let keychain = KeychainStore::new("a", "b").unwrap();
     let (plain, env) = (PlaintextStore::new(path("x.json")), EnvStore::new("X"));
+    let database = PostgresStore::new("postgres://me@127.0.0.1/x", "x", key.clone()).unwrap();
+    let bucket = BucketStore::new("s3://x/y", key.clone()).unwrap();
+    let (bad_database, bad_bucket) = (
+        PostgresStore::new(&format!("postgres://me:{}@x/y", text("stray")), "x", key.clone()),
+        BucketStore::new(&format!("s3://me:{}@x/y", text("stray")), key.clone()),
+    );
+    let (bad_database, bad_bucket) = (bad_database.unwrap_err(), bad_bucket.unwrap_err());
 
     macro_rules! assert_shows_nothing {
         ($($value:expr),* $(,)?) => {
@@ -99,6 +106,10 @@ async fn no_public_type_shows_a_secret_when_it_is_printed() {
         keychain,
         plain,
         env,
+        database,
+        bucket,
+        bad_database,
+        bad_bucket,
         Expect::Unchanged(stored.revision.clone()),
         TokenManager::builder(),
         refreshing,
@@ -120,6 +131,10 @@ async fn no_public_type_shows_a_secret_when_it_is_printed() {
         keychain.to_string(),
         plain.to_string(),
         env.to_string(),
+        database.to_string(),
+        bucket.to_string(),
+        bad_database.to_string(),
+        bad_bucket.to_string(),
     ];
     for (what, shown) in &debug {
         scene.assert_shows_nothing(what, shown.as_bytes());
@@ -185,6 +200,11 @@ fn nothing_in_the_process_logs_a_secret_at_any_level() {
         let mut subject = session.command(example("memory-subject"));
         let log = run(subject.arg("keychain:program/alice"), &["save", "load", "refresh"]);
         assert!(log.contains("zbus"), "there is a log of other crates: {log}");
+    }
+    for slot in scene.shared_slots("nothing_in_the_process_logs_a_secret_at_any_level") {
+        let log = run(slot.to(&mut subject()).arg(&slot.url), &orders);
+        let other = ["tokio_postgres", "object_store"];
+        assert!(other.iter().any(|name| log.contains(name)), "other crates log: {log}");
     }
     figure("leaks in logs", format!("{lines} lines at TRACE, of all crates"), "0 secrets shown");
 }

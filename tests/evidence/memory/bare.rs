@@ -13,6 +13,7 @@ pub(crate) async fn call(what: &str, object: &str) {
         "bare-age-open" => open(object),
         "bare-oauth2" => oauth2(object, false).await,
         "bare-oauth2-code" => oauth2(object, true).await,
+        "bare-postgres" => postgres(object).await,
         "bare-serde-json" => {
             let json = Zeroizing::new(escaped());
             drop(Zeroizing::new(serde_json::from_str::<String>(&json).unwrap()));
@@ -54,6 +55,17 @@ fn open(sealed: &str) {
             count => filled += count,
         }
     }
+}
+
+/// A connection that is made with a password, and ends.
+async fn postgres(url: &str) {
+    let mut config: tokio_postgres::Config = url.parse().unwrap();
+    config.password(secret("PASSWORD").expose_secret());
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    client.simple_query("SELECT 1").await.unwrap();
+    drop(client);
+    connection.await.unwrap().unwrap();
 }
 
 /// The `oauth2` crate on hyper, as the documentation of both has it.
