@@ -195,7 +195,8 @@ impl StoreError {
     pub(crate) fn is_passing(&self) -> bool {
         matches!(
             self,
-            Self::Io { .. }
+            Self::Denied { .. }
+                | Self::Io { .. }
                 | Self::Locked { .. }
                 | Self::RolledBack { .. }
                 | Self::Timeout { .. }
@@ -253,9 +254,7 @@ impl AuthError {
         match self {
             Self::Refresh(_) | Self::TokenExpired => true,
             Self::Store(error) => {
-                let cannot_be_written =
-                    matches!(error, StoreError::Denied { .. } | StoreError::ReadOnly { .. });
-                error.is_passing() || cannot_be_written
+                error.is_passing() || matches!(error, StoreError::ReadOnly { .. })
             }
             _ => false,
         }

@@ -170,7 +170,7 @@ impl AgeKey {
 
 /// Tells whether a key could not be read just now, as opposed to having been replaced by a bad one.
 fn is_away(error: &StoreError) -> bool {
-    error.is_passing() || matches!(error, StoreError::Denied { .. } | StoreError::KeyMissing { .. })
+    error.is_passing() || matches!(error, StoreError::KeyMissing { .. })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,7 +1,7 @@
 //! What is at hand, and when the store is asked again.
 
 use std::sync::{Arc, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::events::Event;
 use super::snapshot::Snapshot;
@@ -12,34 +12,47 @@ use crate::error::{AuthError, StoreError};
 use crate::store::Stored;
 use crate::tokens::AccessToken;
 
+/// How long a look may take while there is a good token at hand. A store far away takes a tenth of it.
+const SOON: Duration = Duration::from_secs(2);
+
 impl Inner {
     /// The quick way: no lock, no allocation, no await.
     pub(super) fn at_hand(&self, now: SystemTime) -> Option<AccessToken> {
         self.cached.load().as_ref()?.at_hand(now).cloned()
     }
 
+    /// What is known of the slot, as of the last seconds.
     pub(super) async fn snapshot(&self) -> Result<Arc<Snapshot>, AuthError> {
         if let Some(snapshot) = self.recent() {
             return Ok(snapshot);
         }
+        let now = self.clock.now();
+        let kept = self.cached.load_full().filter(|kept| self.is_good_enough(kept, now));
+        let Some(kept) = kept else { return Ok(self.look_in_turn().await?) };
+        // A good token in memory is as good as it was, and does not wait for a store that is slow or away.
+        match self.timer.within(SOON, self.look_in_turn()).await {
+            Some(Err(error)) if !error.is_passing() => return Err(error.into()),
+            Some(Ok(snapshot)) => return Ok(snapshot),
+            Some(Err(_)) | None => {}
+        }
+        let longer = Arc::new(kept.for_longer(now, self.recheck));
+        self.cached.rcu(|cached| match cached {
+            Some(cached) if Arc::ptr_eq(cached, &kept) => Some(longer.clone()),
+            // Somebody signed in or out meanwhile.
+            changed => changed.clone(),
+        });
+        Ok(self.cached.load_full().unwrap_or(longer))
+    }
+
+    /// Asks the store, unless whoever had the turn before did.
+    async fn look_in_turn(&self) -> Result<Arc<Snapshot>, StoreError> {
         let mut turn = self.turn.lock().await;
-        // Whoever had the turn before may have asked.
         if let Some(snapshot) = self.recent() {
             return Ok(snapshot);
         }
-        let now = self.clock.now();
         // Whoever was to save them may have ended with its runtime.
         self.save_unsaved(&mut turn).await;
-        match self.look(&mut turn).await {
-            Ok(snapshot) => Ok(snapshot),
-            Err(error) => match self.cached.load_full() {
-                // A good token in memory is as good as it was.
-                Some(snapshot) if error.is_passing() && self.is_good_enough(&snapshot, now) => {
-                    Ok(self.remember(snapshot.stored.clone(), now))
-                }
-                _ => Err(error.into()),
-            },
-        }
+        self.look(&mut turn).await
     }
 
     pub(super) fn is_good_enough(&self, snapshot: &Snapshot, now: SystemTime) -> bool {

@@ -67,9 +67,7 @@ impl Snapshot {
         let same = previous.filter(|previous| previous.has_token_of(stored.as_ref()));
         let schedule =
             stored.as_ref().and_then(|stored| Schedule::with(&stored.tokens, policy.buffers));
-        let recheck = now.checked_add(recheck).or_else(|| now.checked_add(LONGEST_RECHECK));
-        // A clock at its end may be a program's way to see what it does with expired tokens.
-        let recheck = recheck.unwrap_or(now);
+        let recheck = after(now, recheck);
         let refresh_at = same.map_or_else(
             || {
                 let schedule = schedule?;
@@ -83,11 +81,7 @@ impl Snapshot {
             // Each token has one random part, not one for each look.
             |same| same.refresh_at,
         );
-        let hand_out_until = match refresh_at {
-            _ if invalid => now,
-            Some(refresh_at) => refresh_at.min(recheck),
-            None => recheck,
-        };
+        let hand_out_until = hand_out_until(refresh_at, invalid, now, recheck);
         let access = stored.as_ref().map_or_else(Box::default, |stored| {
             (0..*HANDLES).map(|_| stored.tokens.access_token.apart()).collect()
         });
@@ -101,6 +95,13 @@ impl Snapshot {
             recheck,
             hand_out_until,
         }
+    }
+
+    /// The same, trusted for as long again.
+    pub(super) fn for_longer(&self, now: SystemTime, recheck: Duration) -> Self {
+        let recheck = after(now, recheck);
+        let hand_out_until = hand_out_until(self.refresh_at, self.invalid, now, recheck);
+        Self { checked: now, recheck, hand_out_until, ..self.clone() }
     }
 
     fn has_token_of(&self, other: Option<&Stored>) -> bool {
@@ -162,6 +163,26 @@ impl Snapshot {
 
     pub(super) fn lifetime(&self) -> Option<chrono::TimeDelta> {
         self.schedule.and_then(|schedule| schedule.lifetime)
+    }
+}
+
+/// When that time has passed.
+fn after(now: SystemTime, recheck: Duration) -> SystemTime {
+    let recheck = now.checked_add(recheck).or_else(|| now.checked_add(LONGEST_RECHECK));
+    // A clock at its end may be a program's way to see what it does with expired tokens.
+    recheck.unwrap_or(now)
+}
+
+fn hand_out_until(
+    refresh_at: Option<SystemTime>,
+    invalid: bool,
+    now: SystemTime,
+    recheck: SystemTime,
+) -> SystemTime {
+    match refresh_at {
+        _ if invalid => now,
+        Some(refresh_at) => refresh_at.min(recheck),
+        None => recheck,
     }
 }
 

@@ -29,8 +29,9 @@ impl Watched {
         let place = "watched".to_owned();
         let (reason, advice) = ("broken".to_owned(), "wait".to_owned());
         match *self.failing.lock().unwrap() {
-            None => Ok(()),
+            None | Some("silent") => Ok(()),
             Some("corrupt") => Err(StoreError::Corrupt { place, reason }),
+            Some("denied") => Err(StoreError::Denied { place, advice }),
             Some("locked") => Err(StoreError::Locked { place, advice }),
             Some(_) => Err(StoreError::Unavailable { place, reason, advice }),
         }
@@ -53,6 +54,9 @@ impl TokenStore for Watched {
         self.loads.fetch_add(1, Ordering::SeqCst);
         // As a real one: others run meanwhile.
         tokio::task::yield_now().await;
+        if *self.failing.lock().unwrap() == Some("silent") {
+            std::future::pending::<()>().await;
+        }
         self.check()?;
         self.inner.load().await
     }
@@ -190,7 +194,7 @@ async fn a_store_that_is_away_does_not_take_a_good_token_from_memory() {
     let (clock, store) = (Clock::new(), Watched::default());
     let manager = clock.manager(store.clone());
     manager.set_tokens(AuthTokens::new("a").with_expires_at(clock.in_minutes(60))).await.unwrap();
-    for kind in ["locked", "unavailable"] {
+    for kind in ["denied", "locked", "unavailable"] {
         store.fail(Some(kind));
         clock.forward(31);
         assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), "a");
@@ -206,6 +210,66 @@ async fn a_store_that_is_away_does_not_take_a_good_token_from_memory() {
     store.fail(Some("locked"));
     clock.forward(3600);
     assert!(matches!(manager.get_access_token().await, Err(AuthError::Store(_))));
+}
+
+#[tokio::test]
+async fn a_good_token_does_not_wait_for_a_store_that_does_not_answer() {
+    let (clock, store) = (Clock::new(), Watched::default());
+    let manager = clock.manager(store.clone());
+    manager.set_tokens(AuthTokens::new("a").with_expires_at(clock.in_minutes(60))).await.unwrap();
+    let ask = || {
+        let manager = manager.clone();
+        tokio::spawn(async move { manager.get_access_token().await })
+    };
+    store.fail(Some("silent"));
+    clock.forward(31);
+    let asked = ask();
+    while store.loads() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!asked.is_finished());
+    clock.forward(2);
+    assert_eq!(asked.await.unwrap().unwrap().expose_secret(), "a");
+    // Nor is it asked at every call.
+    assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), "a");
+    assert_eq!(store.loads(), 1);
+    // One that is no longer good is worth the wait.
+    clock.forward(3600);
+    let asked = ask();
+    for _ in 0..100 {
+        clock.forward(2);
+        tokio::task::yield_now().await;
+    }
+    assert!(!asked.is_finished());
+    asked.abort();
+    // What somebody did meanwhile is noticed once it answers.
+    store.fail(None);
+    store.inner.save(&AuthTokens::new("b"), Expect::Anything).await.unwrap();
+    clock.forward(31);
+    assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), "b");
+}
+
+#[tokio::test]
+async fn a_login_that_ends_while_a_store_does_not_answer_is_what_is_handed_out() {
+    let (clock, store) = (Clock::new(), Watched::default());
+    let manager = clock.manager(store.clone());
+    let tokens = |name: &str| AuthTokens::new(name).with_expires_at(clock.in_minutes(60));
+    manager.set_tokens(tokens("a")).await.unwrap();
+    store.fail(Some("silent"));
+    clock.forward(31);
+    let (asking, login) = (manager.clone(), manager.clone());
+    let asked = tokio::spawn(async move { asking.get_access_token().await });
+    while store.loads() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // It waits for the look, which is given up, and is faster than whoever looked.
+    let new = tokens("b");
+    let logged_in = tokio::spawn(async move { login.set_tokens(new).await });
+    tokio::task::yield_now().await;
+    clock.forward(2);
+    logged_in.await.unwrap().unwrap();
+    asked.await.unwrap().unwrap();
+    assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), "b");
 }
 
 #[tokio::test]
