@@ -1,5 +1,8 @@
 //! Tokens on their way from one store to another.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use crate::clock::{Patience, Timer};
@@ -8,8 +11,8 @@ use crate::store::{Expect, Lease, Revision, Stored, TokenStore};
 use crate::tokens::AuthTokens;
 
 /// How long a transfer waits for a refresh to end, which takes seconds. It is longer than a lease on a
-/// server lasts whose holder was killed in the middle of one.
-const LEASE_WAIT: Duration = Duration::from_secs(75);
+/// server lasts whose holder was killed in the middle of one, and than such a holder is waited for.
+const LEASE_WAIT: Duration = Duration::from_secs(100);
 
 /// For how long a lease is to last from each step on. A step takes milliseconds, and at worst what a
 /// server has for its answer.
@@ -144,10 +147,17 @@ async fn migrate_by(
     } else {
         (to_lease, from_lease) = lease_both(to, from, timer).await?;
     }
-    let migration = migrate_leased(from, to, &mut *from_lease, &mut *to_lease).await?;
-    // The tokens have moved, and dropping a lease gives it up as well.
+    let mut copied = None;
+    let migration = migrate_leased(from, to, &mut *from_lease, &mut *to_lease, &mut copied).await;
+    let is_given_up =
+        matches!(migration, Err(TransferError::Busy { .. } | TransferError::Changing { .. }));
+    if let Some(copied) = copied.filter(|_| is_given_up) {
+        take_back(from, to, copied).await;
+    }
+    // Whatever came of it: a lease on a server would stay taken for a while. Where it cannot be given up,
+    // dropping it does.
     let _ = (from_lease.release().await, to_lease.release().await);
-    Ok(migration)
+    migration
 }
 
 async fn migrate_leased(
@@ -155,14 +165,14 @@ async fn migrate_leased(
     to: &dyn TokenStore,
     from_lease: &mut dyn Lease,
     to_lease: &mut dyn Lease,
+    copied: &mut Option<Revision>,
 ) -> Result<Migration, TransferError> {
-    let mut saved: Option<Revision> = None;
     for _ in 0..ATTEMPTS {
         let (stored, warning) = load_source(from).await?;
         let Some(Stored { tokens, revision }) = stored else {
-            match saved {
+            match copied.clone() {
                 // A logout came in between.
-                Some(saved) => to.clear(Expect::Unchanged(saved)).await?,
+                Some(copied) => to.clear(Expect::Unchanged(copied)).await?,
                 // The run that cleared the source may have been killed before that was whole or durable.
                 None if to.load().await?.is_some() => match from.clear(Expect::Absent).await {
                     Err(StoreError::Conflict { .. }) => continue,
@@ -173,12 +183,16 @@ async fn migrate_leased(
             }
             return Ok(Migration { moved: false, warning });
         };
+        keep(from, from_lease).await?;
+        keep(to, to_lease).await?;
         // That this refresh token may have been spent must not be forgotten on the way.
         if let Some(intent) = from_lease.intent().await? {
             to_lease.write_intent(&intent).await?;
         }
-        let expect = saved.map_or(Expect::Absent, Expect::Unchanged);
-        saved = Some(save_verified(to, &tokens, expect).await?);
+        let expect = copied.clone().map_or(Expect::Absent, Expect::Unchanged);
+        *copied = Some(save_verified(to, &tokens, expect).await?);
+        // Once the lease has passed, somebody may be refreshing the tokens where they were.
+        keep(from, from_lease).await?;
         match from.clear(Expect::Unchanged(revision)).await {
             Ok(()) => {
                 // It says nothing about any other token.
@@ -190,6 +204,19 @@ async fn migrate_leased(
         }
     }
     Err(TransferError::Changing { place: from.to_string() })
+}
+
+/// Makes sure that a lease lasts for what comes next.
+async fn keep(store: &dyn TokenStore, lease: &mut dyn Lease) -> Result<(), TransferError> {
+    if lease.renew(STEP).await? { Ok(()) } else { Err(busy(store)) }
+}
+
+/// Removes a copy of what stays where it was, so that there are not two.
+async fn take_back(from: &dyn TokenStore, to: &dyn TokenStore, copied: Revision) {
+    // If it cannot be removed, the next run says that there are others.
+    if let Ok(Some(_)) = from.load().await {
+        let _ = to.clear(Expect::Unchanged(copied)).await;
+    }
 }
 
 /// Copies tokens, and marks the copy as one: it is never refreshed, because two live copies of a
@@ -309,17 +336,21 @@ async fn lease_both(
 ) -> Result<(Box<dyn Lease>, Box<dyn Lease>), TransferError> {
     let mut first = lease(one, timer).await?;
     let mut patience = Patience::new(LEASE_WAIT);
-    loop {
-        let second = other.try_lease().await?;
-        if !first.renew(STEP).await? {
-            return Err(busy(one));
+    let failed = loop {
+        match other.try_lease().await {
+            Ok(Some(second)) => return Ok((first, second)),
+            Ok(None) => {}
+            Err(error) => break error.into(),
         }
-        match second {
-            Some(second) => return Ok((first, second)),
-            None if patience.wait(timer).await => {}
-            None => return Err(busy(other)),
+        if let Err(error) = keep(one, &mut *first).await {
+            break error;
         }
-    }
+        if !patience.wait(timer).await {
+            break busy(other);
+        }
+    };
+    let _ = first.release().await;
+    Err(failed)
 }
 
 async fn lease(store: &dyn TokenStore, timer: &Timer) -> Result<Box<dyn Lease>, TransferError> {
@@ -336,165 +367,4 @@ async fn lease(store: &dyn TokenStore, timer: &Timer) -> Result<Box<dyn Lease>, 
 
 fn busy(store: &dyn TokenStore) -> TransferError {
     TransferError::Busy { place: store.to_string() }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fmt;
-    use std::sync::{Arc, Mutex};
-
-    use async_trait::async_trait;
-
-    use super::*;
-    use crate::store::Intent;
-    use crate::store::memory::MemoryStore;
-
-    #[tokio::test]
-    async fn what_an_interrupted_run_left_is_saved_again_because_it_may_not_be_durable() {
-        let (from, to) = (MemoryStore::new(), MemoryStore::new());
-        let tokens = AuthTokens::new("mine");
-        from.save(&tokens, Expect::Absent).await.unwrap();
-        let left = to.save(&tokens, Expect::Absent).await.unwrap();
-        assert!(migrate(&from, &to).await.unwrap().moved);
-        let moved = to.load().await.unwrap().unwrap();
-        assert_eq!(moved.tokens, tokens);
-        assert_ne!(moved.revision, left);
-    }
-
-    #[tokio::test]
-    async fn a_slot_under_refresh_is_waited_for_and_no_longer_than_the_deadline() {
-        let store = MemoryStore::new();
-        let held = store.try_lease().await.unwrap().unwrap();
-        // Time passes at each turn of the other tasks.
-        let timer = Timer::new(|_| tokio::task::yield_now());
-        let busy = lease(&store, &timer).await;
-        assert!(matches!(busy, Err(TransferError::Busy { .. })));
-        let (lease, _) = tokio::join!(lease(&store, &timer), held.release());
-        lease.unwrap();
-    }
-
-    /// One of several ways to a slot whose lease ends by itself.
-    #[derive(Clone, Debug)]
-    struct Way {
-        name: &'static str,
-        slot: MemoryStore,
-        /// Who has the lease, and until when.
-        hold: Arc<Mutex<Option<(&'static str, Duration)>>>,
-        now: Arc<Mutex<Duration>>,
-    }
-
-    impl Way {
-        const LEASE: Duration = Duration::from_secs(30);
-
-        fn new(name: &'static str) -> Self {
-            Self { name, slot: MemoryStore::new(), hold: Arc::default(), now: Arc::default() }
-        }
-
-        /// Time passes when somebody waits.
-        fn timer(&self) -> Timer {
-            let now = self.now.clone();
-            Timer::new(move |time| {
-                *now.lock().unwrap() += time;
-                std::future::ready(())
-            })
-        }
-
-        fn now(&self) -> Duration {
-            *self.now.lock().unwrap()
-        }
-    }
-
-    impl fmt::Display for Way {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.name)
-        }
-    }
-
-    #[async_trait]
-    impl TokenStore for Way {
-        async fn load(&self) -> Result<Option<Stored>, StoreError> {
-            self.slot.load().await
-        }
-
-        async fn save(&self, tokens: &AuthTokens, expect: Expect) -> Result<Revision, StoreError> {
-            self.slot.save(tokens, expect).await
-        }
-
-        async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
-            self.slot.clear(expect).await
-        }
-
-        async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
-            let mut hold = self.hold.lock().unwrap();
-            if hold.is_some_and(|(_, until)| until > self.now()) {
-                return Ok(None);
-            }
-            *hold = Some((self.name, self.now() + Self::LEASE));
-            Ok(Some(Box::new(self.clone())))
-        }
-    }
-
-    #[async_trait]
-    impl Lease for Way {
-        async fn intent(&self) -> Result<Option<Intent>, StoreError> {
-            Ok(None)
-        }
-
-        async fn write_intent(&mut self, _intent: &Intent) -> Result<(), StoreError> {
-            Ok(())
-        }
-
-        async fn remove_intent(&mut self) -> Result<(), StoreError> {
-            Ok(())
-        }
-
-        async fn renew(&mut self, time: Duration) -> Result<bool, StoreError> {
-            let mut hold = self.hold.lock().unwrap();
-            let Some((name, until)) = hold.as_mut().filter(|(name, _)| *name == self.name) else {
-                return Ok(false);
-            };
-            assert!(*until > self.now(), "{name} held on to it");
-            *until = (*until).max(self.now() + time);
-            Ok(true)
-        }
-
-        async fn release(self: Box<Self>) -> Result<(), StoreError> {
-            *self.hold.lock().unwrap() = None;
-            Ok(())
-        }
-    }
-
-    #[tokio::test]
-    async fn nothing_moves_from_a_slot_onto_itself_by_another_way() {
-        let one = Way::new("one");
-        let tokens = AuthTokens::new("mine");
-        let saved = one.save(&tokens, Expect::Absent).await.unwrap();
-        for name in ["another", "way"] {
-            let other = Way { name, ..one.clone() };
-            assert_ne!(one.slot(), other.slot());
-            let busy = migrate_by(&one, &other, &one.timer()).await.unwrap_err();
-            assert!(matches!(busy, TransferError::Busy { .. }), "{busy}");
-            assert_eq!(one.load().await.unwrap().unwrap().revision, saved);
-            *one.hold.lock().unwrap() = None;
-        }
-    }
-
-    #[tokio::test]
-    async fn a_lease_that_passed_on_while_the_other_was_waited_for_moves_nothing() {
-        let (from, to) = (Way::new("a"), Way::new("b"));
-        let tokens = AuthTokens::new("mine");
-        from.save(&tokens, Expect::Absent).await.unwrap();
-        *to.hold.lock().unwrap() = Some(("somebody", Duration::MAX));
-        // This process is stopped while it waits, and meanwhile somebody refreshes.
-        let (hold, free) = (from.hold.clone(), to.hold.clone());
-        let timer = Timer::new(move |_| {
-            *hold.lock().unwrap() = Some(("somebody", Duration::MAX));
-            *free.lock().unwrap() = None;
-            std::future::ready(())
-        });
-        let busy = migrate_by(&from, &to, &timer).await.unwrap_err();
-        assert!(matches!(&busy, TransferError::Busy { place } if place == "a"), "{busy}");
-        assert_eq!(from.load().await.unwrap().unwrap().tokens, tokens);
-        assert!(to.load().await.unwrap().is_none());
-    }
 }
