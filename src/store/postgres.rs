@@ -1,5 +1,7 @@
 mod connection;
+mod failure;
 mod password;
+mod server;
 mod tls;
 
 use std::fmt;
@@ -10,6 +12,7 @@ use async_trait::async_trait;
 use tokio_postgres::types::Type;
 
 use self::connection::{Again, Connection};
+use self::failure::unavailable;
 use crate::error::StoreError;
 use crate::fleet::{Engine, FleetSlot, Found, Hold, Row, keep_in_fleet_slot};
 use crate::key::AgeKey;
@@ -104,8 +107,16 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unavailable`] if the URL is none, or carries a password or options.
+    /// [`StoreError::Unavailable`] if the URL is none, or carries a password or options, or if the slot has
+    /// no name, or one with control characters.
     pub fn new(url: &str, slot: &str, key: AgeKey) -> Result<Self, StoreError> {
+        if slot.is_empty() || slot.contains(char::is_control) {
+            return Err(unavailable(
+                "a slot in PostgreSQL",
+                "it has no name, or one with control characters",
+                "give it a name, such as that of the account",
+            ));
+        }
         let engine = Postgres { connection: Connection::new(url)?, slot: slot.to_owned() };
         Ok(Self(FleetSlot::new(engine, key, slot)))
     }
@@ -197,8 +208,10 @@ impl Engine for Postgres {
             parameters.push((&over, Type::TEXT));
         }
         let statement = if over.is_some() { UPDATE } else { INSERT };
-        let written = self.connection.query(statement, &parameters, Again::Never).await?;
-        Ok(!written.is_empty())
+        match self.connection.query(statement, &parameters, Again::Never).await {
+            Err(StoreError::Conflict { .. }) => Ok(false),
+            written => written.map(|rows| !rows.is_empty()),
+        }
     }
 
     fn slot(&self) -> String {

@@ -45,6 +45,73 @@ async fn a_user_needs_no_more_than_the_documented_rights_and_is_told_what_is_mis
     assert!(matches!(store().create_table().await, Err(StoreError::Denied { .. })));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_asks_for_more_isolation_gets_conflicts_like_any_other() {
+    if !can_serve("a_role_that_asks_for_more_isolation_gets_conflicts_like_any_other") {
+        return;
+    }
+    let world = World::on_postgres().await;
+    let Engine::Postgres(_, database) = &world.engine else { unreachable!("it is PostgreSQL") };
+    for isolation in ["repeatable read", "serializable"] {
+        database
+            .sql(&format!("ALTER ROLE postgres SET default_transaction_isolation = '{isolation}'"));
+        conformance::check(|| world.open()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_statement_that_nobody_waits_for_any_more_is_stopped() {
+    if !can_serve("a_statement_that_nobody_waits_for_any_more_is_stopped") {
+        return;
+    }
+    let world = World::on_postgres().await;
+    let Engine::Postgres(_, database) = &world.engine else { unreachable!("it is PostgreSQL") };
+    let tokens = world.sign_in(60).await;
+    let (store, login) = (world.open(), AuthTokens::new("a login that was given up"));
+    let held_up = "SELECT count(*) FROM pg_stat_activity \
+                   WHERE application_name = 'tokenkeep' AND wait_event_type = 'Lock'";
+    let somebody = database.begin("SELECT 1 FROM tokenkeep FOR UPDATE");
+    let error = store.save(&login, Expect::Anything).await.unwrap_err();
+    assert!(matches!(error, StoreError::Timeout { .. }), "{error}");
+    while database.sql(held_up) != "0" {
+        tokio::task::yield_now().await;
+    }
+    drop(somebody);
+    assert_eq!(store.load().await.unwrap().unwrap().tokens, tokens, "it does not come later");
+    store.save(&login, Expect::Anything).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_is_silent_costs_a_moment_and_no_call() {
+    if !can_serve("a_connection_that_is_silent_costs_a_moment_and_no_call") {
+        return;
+    }
+    let world = World::on_postgres().await;
+    let Engine::Postgres(_, database) = &world.engine else { unreachable!("it is PostgreSQL") };
+    let (tokens, store) = (world.sign_in(60).await, world.open());
+    let backends = "SELECT pid FROM pg_stat_activity WHERE application_name = 'tokenkeep'";
+    store.load().await.unwrap();
+    for backend in database.sql(backends).lines() {
+        let stopped = Command::new("kill").args(["-STOP", backend]).status().unwrap();
+        assert!(stopped.success());
+    }
+    assert_eq!(store.load().await.unwrap().unwrap().tokens, tokens);
+    store.clear(Expect::Anything).await.unwrap();
+    for backend in database.sql(backends).lines() {
+        let _ = Command::new("kill").args(["-CONT", backend]).status().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_slot_without_a_name_is_refused() {
+    let dir = scratch();
+    let key = AgeKey::create_identity_file(dir.path().join("key.txt")).await.unwrap();
+    for slot in ["", "canary\n"] {
+        let refused = PostgresStore::new("postgres://me@host/db", slot, key.clone()).unwrap_err();
+        assert!(refused.to_string().contains("no name, or one with control"), "{refused}");
+    }
+}
+
 #[tokio::test]
 async fn the_password_comes_from_the_file_of_passwords_and_a_wrong_one_is_named_as_such() {
     if !can_serve("the_password_comes_from_the_file_of_passwords_and_a_wrong_one_is_named_as_such")

@@ -1,11 +1,12 @@
 //! A PostgreSQL server of the test's own.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
@@ -19,6 +20,20 @@ pub(crate) struct PostgresServer {
     process: Option<Child>,
     /// Whoever the server runs as: it refuses to be root.
     user: Option<(u32, u32)>,
+}
+
+/// What somebody else has begun in a database.
+pub(crate) struct Transaction {
+    psql: Child,
+    _input: ChildStdin,
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        // The server ends what it began.
+        let _ = self.psql.kill();
+        let _ = self.psql.wait();
+    }
 }
 
 /// A database on a server, with the table in it.
@@ -253,17 +268,31 @@ impl Database {
         format!("{address}?slot={slot}&identity={}", identity.display())
     }
 
-    /// Does what an operator would do, and returns what comes of it.
-    pub(crate) fn sql(&self, sql: &str) -> String {
-        let mut psql = Command::new("psql")
+    /// Begins a transaction, which ends with what is returned.
+    pub(crate) fn begin(&self, sql: &str) -> Transaction {
+        let mut psql = self.psql();
+        let (mut input, output) = (psql.stdin.take().unwrap(), psql.stdout.take().unwrap());
+        writeln!(input, "BEGIN; {sql}; SELECT 'begun';").unwrap();
+        let mut lines = BufReader::new(output).lines();
+        assert!(lines.any(|line| line.unwrap() == "begun"));
+        Transaction { psql, _input: input }
+    }
+
+    fn psql(&self) -> Child {
+        Command::new("psql")
             .args(["-h", "127.0.0.1", "-U", "postgres", "-qtAX", "-v", "ON_ERROR_STOP=1", "-p"])
             .args([&self.port.to_string(), &self.name])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap();
-        std::io::Write::write_all(&mut psql.stdin.take().unwrap(), sql.as_bytes()).unwrap();
+            .unwrap()
+    }
+
+    /// Does what an operator would do, and returns what comes of it.
+    pub(crate) fn sql(&self, sql: &str) -> String {
+        let mut psql = self.psql();
+        psql.stdin.take().unwrap().write_all(sql.as_bytes()).unwrap();
         let done = psql.wait_with_output().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         String::from_utf8(done.stdout).unwrap().trim_end().to_owned()

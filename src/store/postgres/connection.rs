@@ -1,28 +1,26 @@
-//! The connection to a server, made when it is needed and again when it was lost.
+//! The connection to a database, made when it is needed and again when it was lost.
 
-use std::error::Error as _;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 use tokio::time::timeout;
-use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
-use tokio_postgres::error::SqlState;
+use tokio_postgres::Config;
+use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Config, NoTls, Row};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{password, tls};
+use super::failure::{explain, unavailable};
+use super::server::{Link, Server};
 use crate::error::StoreError;
-use crate::loopback::is_loopback;
 
 /// How long one answer of the server may take, connecting included. A good server needs milliseconds.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// How long one address of a server may take to accept a connection, which is one way there and back.
-const CONNECT: Duration = Duration::from_secs(3);
+/// How long an answer may take on a connection that was there before. What lies between may have forgotten
+/// it without telling anybody, as balancers do with what is idle.
+const DEADLINE_IF_KEPT: Duration = Duration::from_secs(3);
 
 /// Whether a statement is sent once more if the connection turns out to be lost.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,17 +34,19 @@ pub(super) enum Again {
 pub(super) struct Connection {
     /// In the order in which they are tried.
     servers: Vec<Server>,
-    user: String,
     database: String,
     roots: Option<PathBuf>,
-    client: Mutex<Option<Arc<Client>>>,
+    link: Mutex<Option<Arc<Link>>>,
 }
 
-/// One of the servers that a URL names.
-struct Server {
-    config: Config,
-    host: String,
-    port: u16,
+/// What is sent with a statement.
+type Parameters<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
+
+/// What came back, or why nothing did.
+enum Sent {
+    Rows(Vec<tokio_postgres::Row>),
+    Failed(tokio_postgres::Error),
+    NoAnswer,
 }
 
 impl Connection {
@@ -72,18 +72,18 @@ impl Connection {
         let servers: Vec<Server> = (hosts.iter().enumerate())
             .map(|(index, host)| {
                 let port = *ports.get(index).or(ports.first()).unwrap_or(&5432);
-                let mut server = Server::new(host, port, user, database);
-                if hosts.len() > 1 {
-                    server.config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-                }
-                server
+                let wanted = match hosts.len() {
+                    1 => TargetSessionAttrs::Any,
+                    _ => TargetSessionAttrs::ReadWrite,
+                };
+                Server::new(host, port, user, database, wanted)
             })
             .collect();
         if servers.is_empty() {
             return Err(invalid("its URL lacks a host"));
         }
-        let (user, database) = (user.to_owned(), database.to_owned());
-        Ok(Self { servers, user, database, roots: None, client: Mutex::default() })
+        let database = database.to_owned();
+        Ok(Self { servers, database, roots: None, link: Mutex::default() })
     }
 
     pub(super) fn trust(&mut self, path: PathBuf) {
@@ -105,51 +105,74 @@ impl Connection {
     pub(super) async fn query(
         &self,
         statement: &str,
-        parameters: &[(&(dyn ToSql + Sync), Type)],
+        parameters: Parameters<'_>,
         again: Again,
-    ) -> Result<Vec<Row>, StoreError> {
-        let work = async {
-            let sent = self.client().await?.query_typed(statement, parameters).await;
-            match sent {
-                Err(error) if error.is_closed() && again == Again::Once => {
-                    let client = self.client().await?;
-                    client.query_typed(statement, parameters).await
-                }
-                sent => sent,
+    ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
+        let (began, mut again) = (Instant::now(), again);
+        let left = || DEADLINE.saturating_sub(began.elapsed());
+        loop {
+            let (link, is_kept) =
+                timeout(left(), self.link()).await.unwrap_or_else(|_| Err(self.no_answer()))?;
+            let may_repeat = is_kept && again == Again::Once;
+            let limit = if may_repeat { left().min(DEADLINE_IF_KEPT) } else { left() };
+            let sent = send(&link, statement, parameters, limit).await;
+            let is_lost = match &sent {
+                Sent::Rows(_) => false,
+                Sent::Failed(error) => error.is_closed(),
+                Sent::NoAnswer => true,
+            };
+            let answer = self.rows(sent);
+            if is_lost || matches!(answer, Err(StoreError::ReadOnly { .. })) {
+                // Whatever holds it up, or whoever can be written to by now: the next one begins anew.
+                self.give_up(&link).await;
             }
-            .map_err(|error| self.explain(&error))
-        };
-        let answer = timeout(DEADLINE, work).await.unwrap_or_else(|_| {
-            Err(StoreError::Timeout {
-                place: self.to_string(),
-                reason: format!("it did not answer within {} seconds", DEADLINE.as_secs()),
-                advice: "see whether it is up, and whether the way to it is".into(),
-            })
-        });
-        if matches!(answer, Err(StoreError::ReadOnly { .. } | StoreError::Timeout { .. })) {
-            // Whatever holds it up, or whoever can be written to by now: the next one begins anew.
-            *self.client.lock().await = None;
+            if !is_lost || !may_repeat {
+                return answer;
+            }
+            again = Again::Never;
         }
-        answer
     }
 
-    /// Returns the connection, or makes one.
-    async fn client(&self) -> Result<Arc<Client>, StoreError> {
-        let mut kept = self.client.lock().await;
-        if let Some(client) = kept.as_ref().filter(|client| !client.is_closed()) {
-            return Ok(client.clone());
+    fn rows(&self, sent: Sent) -> Result<Vec<tokio_postgres::Row>, StoreError> {
+        match sent {
+            Sent::Rows(rows) => Ok(rows),
+            Sent::Failed(error) => Err(explain(&error, &self.to_string())),
+            Sent::NoAnswer => Err(self.no_answer()),
         }
-        Ok(kept.insert(Arc::new(self.connect().await?)).clone())
+    }
+
+    fn no_answer(&self) -> StoreError {
+        StoreError::Timeout {
+            place: self.to_string(),
+            reason: "it did not answer in time".into(),
+            advice: "see whether it is up, and whether the way to it is".into(),
+        }
+    }
+
+    /// Returns the connection, or makes one. Tells whether it was there before.
+    async fn link(&self) -> Result<(Arc<Link>, bool), StoreError> {
+        let mut kept = self.link.lock().await;
+        if let Some(link) = kept.as_ref().filter(|link| !link.is_closed()) {
+            return Ok((link.clone(), true));
+        }
+        Ok((kept.insert(Arc::new(self.connect().await?)).clone(), false))
+    }
+
+    /// Lets nobody use a connection any more.
+    async fn give_up(&self, link: &Arc<Link>) {
+        link.cancel();
+        self.link.lock().await.take_if(|kept| Arc::ptr_eq(kept, link));
     }
 
     /// Connects to the first server that will do. One that is not there, or only pretends to be, leaves
     /// time for the next one, and for what is then asked of it.
-    async fn connect(&self) -> Result<Client, StoreError> {
+    async fn connect(&self) -> Result<Link, StoreError> {
         let share = DEADLINE / u32::try_from(self.servers.len() + 1).unwrap_or(u32::MAX);
-        let mut failures = Vec::new();
+        let (place, mut failures) = (self.to_string(), Vec::new());
         for server in &self.servers {
-            let failure = match timeout(share, self.connect_to(server)).await {
-                Ok(Ok(client)) => return Ok(client),
+            let connected = timeout(share, server.connect(&place, self.roots.as_ref())).await;
+            let failure = match connected {
+                Ok(Ok(link)) => return Ok(link),
                 Ok(Err(StoreError::Unavailable { reason, .. })) => reason,
                 Ok(Err(error)) => return Err(error),
                 Err(_) => "it did not answer in time".into(),
@@ -159,95 +182,15 @@ impl Connection {
                 _ => format!("{server}: {failure}"),
             });
         }
-        Err(self.unavailable(failures.join("; "), "see whether it is up"))
-    }
-
-    async fn connect_to(&self, server: &Server) -> Result<Client, StoreError> {
-        let mut config = server.config.clone();
-        let Server { host, port, .. } = server;
-        let password = password::find(host, *port, &self.database, &self.user).await?;
-        if let Some(password) = password {
-            config.password(password.as_bytes());
-        }
-        if config.get_ssl_mode() == SslMode::Disable {
-            let connected = config.connect(NoTls).await;
-            let (client, connection) = connected.map_err(|error| self.explain(&error))?;
-            tokio::spawn(connection);
-            Ok(client)
-        } else {
-            let tls = tls::configured(self.to_string(), self.roots.clone()).await?;
-            let connected = config.connect(MakeRustlsConnect::new(tls)).await;
-            let (client, connection) = connected.map_err(|error| self.explain(&error))?;
-            tokio::spawn(connection);
-            Ok(client)
-        }
-    }
-
-    /// Says what went wrong, without what was sent.
-    fn explain(&self, error: &tokio_postgres::Error) -> StoreError {
-        let place = self.to_string();
-        let Some(said) = error.as_db_error() else {
-            let why = error.source().map(|source| format!(" ({source})")).unwrap_or_default();
-            return self.unavailable(format!("{error}{why}"), "see whether it is up");
-        };
-        let code = said.code();
-        if [SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION_SPECIFICATION]
-            .contains(code)
-        {
-            let advice = "put the password of this user in the file that $PGPASSFILE names";
-            return StoreError::Denied { place, advice: advice.into() };
-        }
-        match *code {
-            SqlState::INSUFFICIENT_PRIVILEGE => StoreError::Denied {
-                place,
-                advice: "grant SELECT, INSERT and UPDATE on the table tokenkeep to this user"
-                    .into(),
-            },
-            SqlState::READ_ONLY_SQL_TRANSACTION => StoreError::ReadOnly {
-                place,
-                reason: "the server is a standby, or was made read-only".into(),
-            },
-            SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN => self.unavailable(
-                "it has no table tokenkeep of the form that this program knows".into(),
-                "make it with `tokenkeep init`, or with the SQL that README shows",
-            ),
-            _ => self.unavailable(
-                format!("{} ({})", said.message(), code.code()),
-                "see what the server's log says",
-            ),
-        }
-    }
-
-    fn unavailable(&self, reason: String, advice: &str) -> StoreError {
-        let (place, advice) = (self.to_string(), advice.to_owned());
-        StoreError::Unavailable { place, reason, advice }
+        Err(unavailable(&place, &failures.join("; "), "see whether it is up"))
     }
 }
 
-impl Server {
-    fn new(host: &Host, port: u16, user: &str, database: &str) -> Self {
-        let mut config = Config::new();
-        config.user(user).dbname(database).port(port);
-        config.application_name("tokenkeep").connect_timeout(CONNECT);
-        let (host, is_local) = match host {
-            Host::Tcp(name) => {
-                config.host(name);
-                (name.clone(), is_loopback(name) || is_loopback(&format!("[{name}]")))
-            }
-            #[cfg(unix)]
-            Host::Unix(path) => {
-                config.host_path(path);
-                (path.display().to_string(), true)
-            }
-        };
-        config.ssl_mode(if is_local { SslMode::Disable } else { SslMode::Require });
-        Self { config, host, port }
-    }
-}
-
-impl fmt::Display for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
+async fn send(link: &Link, statement: &str, parameters: Parameters<'_>, limit: Duration) -> Sent {
+    match timeout(limit, link.client.query_typed(statement, parameters)).await {
+        Ok(Ok(rows)) => Sent::Rows(rows),
+        Ok(Err(error)) => Sent::Failed(error),
+        Err(_) => Sent::NoAnswer,
     }
 }
 

@@ -4,6 +4,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroizing;
 
 use crate::blocking;
 use crate::error::StoreError;
@@ -76,8 +77,9 @@ fn password(line: &str, wanted: &Wanted) -> Option<Password> {
             return None;
         }
     }
-    let (password, _) = field(rest);
-    Some(Password(SecretString::from(unescaped(password))))
+    let password = Zeroizing::new(unescaped(field(rest).0));
+    // Of its exact size, so that it does not move and leave a copy behind.
+    Some(Password(SecretString::from(Box::<str>::from(&**password))))
 }
 
 /// Splits at the first colon that no backslash escapes.
