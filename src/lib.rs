@@ -46,6 +46,7 @@ mod clock;
 mod codec;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod endpoint;
 mod error;
 mod file;
 #[cfg(any(feature = "object-store", feature = "postgres"))]

@@ -97,7 +97,7 @@ impl Bucket {
         let Self { scheme, name, key, endpoint, seal } = self;
         let store = BucketStore::new(&format!("{scheme}://{name}/{key}"), seal.key(prompts, ask)?)?;
         Ok(match endpoint {
-            Some(endpoint) => store.with_endpoint(endpoint),
+            Some(endpoint) => store.with_endpoint(endpoint)?,
             None => store,
         })
     }

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::{Bucket, Database, InvalidStoreUrl, Item, Key, Kind, Seal, StoreUrl, escaped};
+use crate::endpoint::{FORM, is_endpoint};
 
 impl FromStr for StoreUrl {
     type Err = InvalidStoreUrl;
@@ -125,13 +126,14 @@ fn parse_bucket(
     {
         return Err(wrong());
     }
+    if key.ends_with(".trial") {
+        return Err(invalid(
+            "an object may not end with .trial, where conditional writes are tried",
+        ));
+    }
     let endpoint = options.take("endpoint").map(unescaped).transpose()?;
-    if let Some(endpoint) = &endpoint {
-        let (_, rest) = endpoint
-            .split_once(':')
-            .filter(|(scheme, rest)| ["http", "https"].contains(scheme) && rest.starts_with("//"))
-            .ok_or_else(|| invalid("an endpoint begins with https://, or with http://127.0.0.1"))?;
-        refuse_password(rest)?;
+    if endpoint.as_ref().is_some_and(|endpoint| !is_endpoint(endpoint)) {
+        return Err(invalid(FORM));
     }
     let (name, seal) = (name.to_owned(), options.seal()?);
     Ok(Kind::Bucket(Bucket { scheme, name, key, endpoint, seal }))

@@ -1,25 +1,22 @@
+mod failure;
 mod http;
 mod object;
+mod provider;
 
-use std::error::Error as _;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path;
-use object_store::{
-    BackoffConfig, Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig,
-    UpdateVersion,
-};
+use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload, UpdateVersion};
 use tokio::sync::OnceCell;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use self::http::{Connector, METADATA, NotReached};
+use self::failure::{explain, is_no_object, is_too_often, is_unmet};
+use self::provider::Provider;
 use crate::blocking;
+use crate::endpoint::{FORM, is_endpoint};
 use crate::error::StoreError;
 use crate::fleet::{Engine, FleetSlot, Found, Row, keep_in_fleet_slot};
 use crate::key::AgeKey;
@@ -28,8 +25,15 @@ use crate::seal::MAX_SEALED;
 /// How long one answer may take, tries after an error included. A good store needs a tenth of a second.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// How soon an object can be written again where it was too often: Google takes one write a second ("Quotas &
+/// limits").
+const ONE_WRITE: Duration = Duration::from_millis(1100);
+
 /// What is added to the ciphertext in an object, at most.
 const HEAD: usize = 8192;
+
+/// What is added to the name of an object to try something beside it.
+const TRIAL: &str = ".trial";
 
 /// The condition that a trial asks for, which no object meets.
 const NO_VERSION: &str = "\"00000000000000000000000000000000\"";
@@ -70,7 +74,6 @@ const NO_VERSION: &str = "\"00000000000000000000000000000000\"";
 #[derive(Debug)]
 pub struct BucketStore(FleetSlot<Bucket>);
 
-#[derive(Debug)]
 struct Bucket {
     provider: Provider,
     name: String,
@@ -80,13 +83,6 @@ struct Bucket {
     /// Whether the store was found to keep conditions.
     trial: OnceCell<()>,
     watch: Mutex<Option<Watch>>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Provider {
-    Azure,
-    Google,
-    S3,
 }
 
 /// Since when an object was not seen to change.
@@ -117,13 +113,25 @@ impl BucketStore {
 
     /// Sets where the store is, by its URL, for one that is not the provider's own.
     ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] if this is more, or less, than a scheme, a host, a port and a path.
+    ///
     /// # Panics
     ///
     /// If the store was used before.
-    #[must_use]
-    pub fn with_endpoint(mut self, url: impl Into<String>) -> Self {
-        self.0.configure().endpoint = Some(url.into());
-        self
+    pub fn with_endpoint(mut self, url: impl Into<String>) -> Result<Self, StoreError> {
+        let url = url.into();
+        if !is_endpoint(&url) {
+            return Err(StoreError::Unavailable {
+                place: self.to_string(),
+                // Not quoted: it may hold credentials.
+                reason: "its endpoint is not the URL of a server".into(),
+                advice: FORM.into(),
+            });
+        }
+        self.0.configure().endpoint = Some(url);
+        Ok(self)
     }
 
     /// Tries whether the store keeps conditional writes, as the first write does.
@@ -156,7 +164,8 @@ impl Bucket {
         };
         let (name, key) = rest.split_once('/')?;
         let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-        let key = Path::parse(key).ok().filter(|key| !key.as_ref().is_empty())?;
+        let is_key = |key: &Path| !key.as_ref().is_empty() && !key.as_ref().ends_with(TRIAL);
+        let key = Path::parse(key).ok().filter(is_key)?;
         (!name.is_empty() && name.bytes().all(known)).then(|| Self {
             provider,
             name: name.to_owned(),
@@ -177,10 +186,10 @@ impl Bucket {
         let place = self.to_string();
         // It may read files that the environment names.
         blocking::run(&self.to_string(), move || {
-            provider.open(&name, endpoint).map_err(|error| StoreError::Unavailable {
+            provider.open(&name, endpoint).map_err(|(reason, advice)| StoreError::Unavailable {
                 place,
-                reason: first_line(&error),
-                advice: "see the environment, which has the credentials".into(),
+                reason: reason.to_owned(),
+                advice: advice.to_owned(),
             })
         })
         .await
@@ -206,15 +215,22 @@ impl Bucket {
         bytes: Vec<u8>,
         mode: PutMode,
     ) -> Result<Result<(), Error>, StoreError> {
-        let store = self.store().await?;
-        let put = store.put_opts(key, PutPayload::from(bytes), mode.into());
+        let (store, payload) = (self.store().await?, PutPayload::from(bytes));
+        let put = async {
+            loop {
+                match store.put_opts(key, payload.clone(), mode.clone().into()).await {
+                    Err(error) if is_too_often(&error) => sleep(ONE_WRITE).await,
+                    done => return done,
+                }
+            }
+        };
         Ok(self.answer(put).await?.map(drop))
     }
 
     /// Asks for two writes whose conditions are not met. Once there is an object, neither may be done,
     /// whoever else tries the same at the same time; so it is left there.
     async fn try_conditions(&self) -> Result<(), StoreError> {
-        let trial = Path::from(format!("{}.trial", self.key));
+        let trial = Path::parse(format!("{}{TRIAL}", self.key)).expect("it is one part longer");
         let note = b"tokenkeep tries here whether this store keeps conditional writes\n";
         let never = UpdateVersion { e_tag: Some(NO_VERSION.into()), version: Some("1".into()) };
         let first = self.put(&trial, note.to_vec(), PutMode::Create).await?;
@@ -223,12 +239,12 @@ impl Bucket {
         if let Err(error) = first
             && !is_unmet(&error)
         {
-            return Err(self.explain(&error));
+            return Err(explain(&error, self));
         }
         for answered in [again, other] {
             match answered {
                 Err(error) if is_unmet(&error) => {}
-                Err(error) => return Err(self.explain(&error)),
+                Err(error) => return Err(explain(&error, self)),
                 Ok(()) => {
                     return Err(StoreError::Unavailable {
                         place: self.to_string(),
@@ -256,44 +272,6 @@ impl Bucket {
             }
         }
     }
-
-    /// Says what went wrong, without what was sent or what the server made of it.
-    fn explain(&self, error: &Error) -> StoreError {
-        let place = self.to_string();
-        let unavailable = |reason: String, advice: &str| {
-            let (place, advice) = (self.to_string(), advice.to_owned());
-            StoreError::Unavailable { place, reason, advice }
-        };
-        match error {
-            Error::NotFound { .. } => unavailable(
-                format!("there is no bucket {}", self.name),
-                "make it, or see whether the endpoint and the account are right",
-            ),
-            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => StoreError::Denied {
-                place,
-                advice: format!(
-                    "let the credentials in the environment get and put {} and {0}.trial",
-                    self.key
-                ),
-            },
-            // Where nothing is set, the cloud's own service is asked who this machine is.
-            error if METADATA.iter().any(|host| error.to_string().contains(host)) => {
-                let advice = "the environment has no credentials for it, and the service that gives \
-                              them to the machines of a cloud has none either";
-                StoreError::Denied { place, advice: advice.into() }
-            }
-            error => {
-                let mut cause = error.source();
-                while let Some(error) = cause {
-                    if let Some(NotReached(reason)) = error.downcast_ref() {
-                        return unavailable(reason.clone(), "see whether it is up");
-                    }
-                    cause = error.source();
-                }
-                unavailable(status(error), "see whether it is up, and whether it is set up right")
-            }
-        }
-    }
 }
 
 /// Reads an object, and writes it again.
@@ -302,72 +280,10 @@ pub(crate) fn rewritten(bytes: &[u8]) -> Result<Vec<u8>, &'static str> {
     object::decode(bytes).map(|row| object::encode(&row))
 }
 
-/// Says with which status a store refused, which its error has in its text alone.
-fn status(error: &Error) -> String {
-    let text = error.to_string();
-    let status = text.split_once("status code: ").and_then(|(_, rest)| rest.get(..3));
-    match status.filter(|status| status.bytes().all(|byte| byte.is_ascii_digit())) {
-        Some(status) => format!("it answered {status}"),
-        None => "it gave no answer that can be used".into(),
-    }
-}
-
-/// The first line of what is wrong with the settings: they are named there, and their values are not.
-fn first_line(error: &Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
-}
-
-/// Tells whether a write was not done because its condition was not met.
-fn is_unmet(error: &Error) -> bool {
-    matches!(error, Error::AlreadyExists { .. } | Error::Precondition { .. })
-}
-
-impl Provider {
-    const fn scheme(self) -> &'static str {
-        match self {
-            Self::Azure => "az",
-            Self::Google => "gs",
-            Self::S3 => "s3",
-        }
-    }
-
-    /// Sets up the client of a bucket, with the credentials that the environment has.
-    fn open(self, name: &str, endpoint: Option<String>) -> Result<Arc<dyn ObjectStore>, Error> {
-        let retry = RetryConfig {
-            backoff: BackoffConfig {
-                init_backoff: Duration::from_millis(50),
-                max_backoff: Duration::from_secs(1),
-                base: 2.,
-            },
-            max_retries: 3,
-            retry_timeout: DEADLINE,
-        };
-        Ok(match self {
-            Self::Azure => {
-                let builder = MicrosoftAzureBuilder::from_env().with_container_name(name);
-                let builder = builder.with_retry(retry).with_http_connector(Connector);
-                Arc::new(match endpoint {
-                    Some(endpoint) => builder.with_endpoint(endpoint).build()?,
-                    None => builder.build()?,
-                })
-            }
-            Self::Google => {
-                let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(name);
-                let builder = builder.with_retry(retry).with_http_connector(Connector);
-                Arc::new(match endpoint {
-                    Some(endpoint) => builder.with_base_url(&endpoint).build()?,
-                    None => builder.build()?,
-                })
-            }
-            Self::S3 => {
-                let builder = AmazonS3Builder::from_env().with_bucket_name(name);
-                let builder = builder.with_retry(retry).with_http_connector(Connector);
-                Arc::new(match endpoint {
-                    Some(endpoint) => builder.with_endpoint(endpoint).build()?,
-                    None => builder.build()?,
-                })
-            }
-        })
+impl fmt::Debug for Bucket {
+    /// The client of the store shows its credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Bucket({self})")
     }
 }
 
@@ -400,16 +316,8 @@ impl Engine for Bucket {
             Ok((meta, if is_small { Some(got.bytes().await?) } else { None }))
         };
         let (meta, bytes) = match self.answer(get).await? {
-            // An object that is not there, or a bucket.
-            Err(error @ Error::NotFound { .. }) => {
-                let text = error.to_string();
-                let no_bucket = ["NoSuchBucket", "ContainerNotFound"];
-                return match no_bucket.iter().any(|code| text.contains(code)) {
-                    true => Err(self.explain(&error)),
-                    false => Ok(None),
-                };
-            }
-            answered => answered.map_err(|error| self.explain(&error))?,
+            Err(error) if is_no_object(&error) => return Ok(None),
+            answered => answered.map_err(|error| explain(&error, self))?,
         };
         let bytes = bytes.ok_or_else(|| StoreError::TooLarge { place: self.to_string(), limit })?;
         let mut row = object::decode(&bytes).map_err(corrupt)?;
@@ -432,7 +340,7 @@ impl Engine for Bucket {
             Err(error) if is_unmet(&error) => Ok(false),
             // It was deleted meanwhile.
             Err(Error::NotFound { .. }) if over.is_some() => Ok(false),
-            Err(error) => Err(self.explain(&error)),
+            Err(error) => Err(explain(&error, self)),
         }
     }
 

@@ -1,13 +1,18 @@
 //! What is a bucket's own: whether it keeps conditions, how it is reached, what its operator can do.
 
+use std::io::{Read, Write};
 use std::process::Command;
+use std::time::Duration;
 
+use tokenkeep::chrono::Utc;
 use tokenkeep::{
-    AgeKey, AuthTokens, BucketStore, Expect, StoreError, StoreUrl, TokenStore, conformance,
+    AgeKey, AuthTokens, BucketStore, Expect, StoreError, StoreUrl, TokenManager, TokenStore,
+    conformance,
 };
 
 use crate::bucket_server::{BucketServer, Protocol, can_serve_s3, in_environment};
 use crate::google_server::GoogleServer;
+use crate::provider::{Provider, minutes};
 use crate::proxy::Way;
 use crate::support::{Actor, example, scratch};
 use crate::world::World;
@@ -62,6 +67,100 @@ async fn what_is_asked_of_google_is_what_its_documentation_says_of_conditions() 
     let url = server.url("others", "fleet", &identity).parse::<StoreUrl>().unwrap();
     let missing = url.open().unwrap().load().await.unwrap_err();
     assert!(missing.to_string().contains("there is no bucket others"), "{missing}");
+}
+
+#[tokio::test]
+async fn a_store_that_takes_one_write_a_second_is_refreshed_in() {
+    if !in_environment("bucket::a_store_that_takes_one_write_a_second_is_refreshed_in") {
+        return;
+    }
+    let dir = scratch();
+    let identity = dir.path().join("key.txt");
+    AgeKey::create_identity_file(&identity).await.unwrap();
+    let server = GoogleServer::start_with_limit();
+    let url = server.url("tokens", "fleet", &identity).parse::<StoreUrl>().unwrap();
+    let provider = Provider::default();
+    let store = url.open().unwrap();
+    store.save(&provider.sign_in(minutes(Utc::now(), -1)), Expect::Absent).await.unwrap();
+    provider.issue_until(minutes(Utc::now(), 60));
+    let manager = TokenManager::builder().store(store).refresher(provider.clone()).build();
+    manager.get_access_token().await.unwrap();
+    manager.shutdown(Duration::from_secs(60)).await.unwrap();
+    let stored = url.open().unwrap().load().await.unwrap().unwrap();
+    assert!(provider.accepts(&stored.tokens));
+    assert_eq!((provider.calls(), provider.replays()), (1, 0));
+}
+
+#[tokio::test]
+async fn what_answers_404_and_is_no_store_is_not_an_empty_slot() {
+    if !in_environment("bucket::what_answers_404_and_is_no_store_is_not_an_empty_slot") {
+        return;
+    }
+    let dir = scratch();
+    let key = AgeKey::create_identity_file(dir.path().join("key.txt")).await.unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            let _ = client.read(&mut [0; 4096]);
+            // With one of the codes in the path, which some pages repeat.
+            let page = "404 page not found: /tokens/NoSuchKey/BlobNotFound";
+            let answer = format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n", page.len());
+            let _ = write!(client, "{answer}connection: close\r\n\r\n{page}");
+        }
+    });
+    for scheme in ["az", "gs", "s3"] {
+        let url = format!("{scheme}://tokens/NoSuchKey/BlobNotFound");
+        let store = BucketStore::new(&url, key.clone()).unwrap().with_endpoint(&endpoint).unwrap();
+        let error = store.load().await.unwrap_err();
+        assert!(error.to_string().contains("whether the endpoint is that of a store"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_was_used_shows_no_credentials() {
+    if !in_environment("bucket::a_store_that_was_used_shows_no_credentials") {
+        return;
+    }
+    let dir = scratch();
+    let key = AgeKey::create_identity_file(dir.path().join("key.txt")).await.unwrap();
+    for scheme in ["az", "gs", "s3"] {
+        let store = BucketStore::new(&format!("{scheme}://tokens/fleet"), key.clone()).unwrap();
+        let store = store.with_endpoint("http://127.0.0.1:9").unwrap();
+        store.load().await.unwrap_err();
+        let shown = format!("{store:?} {store:#?}");
+        let shown = format!("{shown} {:?}", TokenManager::builder().store(store));
+        assert!(!shown.contains("made-up") && !shown.contains("Eby8vdM02"), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_environment_says_is_neither_repeated_nor_a_reason_to_panic() {
+    let dir = scratch();
+    let identity = dir.path().join("key.txt");
+    AgeKey::create_identity_file(&identity).await.unwrap();
+    for (url, name, value) in [
+        ("az://tokens/fleet", "AZURE_STORAGE_ENDPOINT", "https://me:canary@host"),
+        ("az://tokens/fleet", "AZURE_STORAGE_ENDPOINT", "canary"),
+        ("az://tokens/fleet", "AZURE_STORAGE_ACCOUNT_KEY", "canary!"),
+        ("az://tokens/fleet", "AZURE_STORAGE_SAS_TOKEN", "canary"),
+        ("az://tokens/fleet", "AZURE_CREDENTIAL_TYPE", "azure_cli"),
+        ("gs://tokens/fleet", "GOOGLE_SERVICE_ACCOUNT_KEY", "\"canary\""),
+        ("gs://tokens/fleet", "GOOGLE_SERVICE_ACCOUNT", "/nowhere/canary"),
+        ("gs://tokens/fleet", "GOOGLE_BASE_URL", "https://h ost/canary"),
+        ("s3://tokens/fleet", "AWS_ENDPOINT_URL", "https://me:canary@host"),
+        ("s3://tokens/fleet", "AWS_ENDPOINT_URL_S3", "https://h ost/canary"),
+        ("s3://tokens/fleet", "AWS_METADATA_ENDPOINT", "https://h ost/canary"),
+        ("s3://tokens/fleet", "AWS_SECRET_ACCESS_KEY", "canary"),
+    ] {
+        let mut host = Command::new(example("test-actor"));
+        host.args(["--with-network", &format!("{url}?identity={}", identity.display())]);
+        host.env("AZURE_STORAGE_ACCOUNT_NAME", "account").env(name, value);
+        let answer = Actor::spawn(&mut host).ask("load");
+        assert!(answer.starts_with("error Unavailable: "), "{name}: {answer}");
+        assert!(!answer.contains("canary"), "{name}: {answer}");
+    }
 }
 
 #[tokio::test]
@@ -149,7 +248,8 @@ async fn a_bucket_elsewhere_is_not_spoken_to_without_tls_whatever_the_environmen
     }
     for url in ["az://tokens/fleet", "gs://tokens/fleet", "s3://tokens/fleet"] {
         let store = BucketStore::new(url, key.clone()).unwrap();
-        let error = store.with_endpoint("http://localhost:9").load().await.unwrap_err();
+        let store = store.with_endpoint("http://localhost:9").unwrap();
+        let error = store.load().await.unwrap_err();
         assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
         assert!(error.to_string().contains("use https:"), "{url}: {error}");
     }
@@ -174,6 +274,7 @@ async fn a_url_that_names_no_object_is_refused() {
         "ftp://canary/a",
         "s3://canary/",
         "s3://a:canary@b/c",
+        "s3://canary/slot.trial",
     ] {
         let error = BucketStore::new(url, key.clone()).unwrap_err();
         assert!(!error.to_string().contains("canary"), "{error}");

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::proxy::{Proxy, Way};
@@ -194,19 +195,17 @@ impl BucketServer {
         assert!(self.request("DELETE", &format!("tokens/{key}"), b"").0 < 300);
     }
 
-    /// Makes the lease in an object one that is over as soon as it is looked at.
-    pub(crate) fn end_lease(&self, key: &str) {
+    /// Changes what an object says beside its ciphertext, if it says anything of a lease.
+    pub(crate) fn edit(&self, key: &str, edit: impl FnOnce(&mut Value)) {
         let Some(object) = self.find_object(key) else { return };
-        let text = String::from_utf8(object[..object.len().min(600)].to_vec());
-        let head = text.unwrap_or_else(|error| {
-            let valid = error.utf8_error().valid_up_to();
-            String::from_utf8(object[..valid].to_vec()).unwrap()
-        });
-        let Some((before, rest)) = head.split_once("\"lasts_ms\":") else { return };
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let end = before.len() + "\"lasts_ms\":".len();
-        let over = [&object[..end], b"0", &object[end + digits..]].concat();
-        self.put_object(key, &over);
+        let lines: Vec<_> = object.splitn(3, |byte| *byte == b'\n').collect();
+        let [format, head, record] = lines[..] else { panic!("it has three parts") };
+        let mut head: Value = serde_json::from_slice(head).unwrap();
+        if !head["lease"].is_null() {
+            edit(&mut head);
+            let head = head.to_string();
+            self.put_object(key, &[format, head.as_bytes(), record].join(&b'\n'));
+        }
     }
 }
 

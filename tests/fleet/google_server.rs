@@ -8,9 +8,20 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
-/// Objects by their paths: their generations, and what is in them.
-type Objects = Arc<Mutex<HashMap<String, (u64, Vec<u8>)>>>;
+/// Objects by their paths.
+type Objects = Arc<Mutex<HashMap<String, Object>>>;
+
+#[derive(Clone)]
+struct Object {
+    generation: u64,
+    bytes: Vec<u8>,
+    written: Instant,
+}
+
+/// How often an object may be written ("Quotas & limits": once per second).
+const LIMIT: Duration = Duration::from_secs(1);
 
 /// Serves one bucket, `tokens`, for as long as the process lives.
 pub(crate) struct GoogleServer {
@@ -20,6 +31,15 @@ pub(crate) struct GoogleServer {
 
 impl GoogleServer {
     pub(crate) fn start() -> Self {
+        Self::start_with(Duration::ZERO)
+    }
+
+    /// One that takes a write of each object once a second.
+    pub(crate) fn start_with_limit() -> Self {
+        Self::start_with(LIMIT)
+    }
+
+    fn start_with(limit: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let objects = Objects::default();
@@ -28,7 +48,7 @@ impl GoogleServer {
             for client in listener.incoming() {
                 let (client, objects) = (client.unwrap(), kept.clone());
                 // A client that gives up is its own affair.
-                thread::spawn(move || drop(serve(&client, &objects)));
+                thread::spawn(move || drop(serve(&client, &objects, limit)));
             }
         });
         Self { address, objects }
@@ -47,7 +67,7 @@ impl GoogleServer {
     }
 }
 
-fn serve(mut client: &TcpStream, objects: &Objects) -> io::Result<()> {
+fn serve(mut client: &TcpStream, objects: &Objects, limit: Duration) -> io::Result<()> {
     let mut reader = BufReader::new(client);
     let mut line = String::new();
     reader.read_line(&mut line)?;
@@ -65,7 +85,7 @@ fn serve(mut client: &TcpStream, objects: &Objects) -> io::Result<()> {
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
 
-    let (status, generation, answer) = answer(&method, &path, &headers, body, objects);
+    let (status, generation, answer) = answer(&method, &path, &headers, body, objects, limit);
     write!(
         client,
         "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\
@@ -82,6 +102,7 @@ fn answer(
     headers: &HashMap<String, String>,
     body: Vec<u8>,
     objects: &Objects,
+    limit: Duration,
 ) -> (&'static str, u64, Vec<u8>) {
     let refused = |status, code: &str| {
         let error = format!("<?xml version='1.0'?><Error><Code>{code}</Code></Error>");
@@ -92,10 +113,13 @@ fn answer(
     }
     let mut objects = objects.lock().unwrap();
     let there = objects.get(path).cloned();
-    let generation = there.as_ref().map_or(0, |(generation, _)| *generation);
+    let generation = there.as_ref().map_or(0, |there| there.generation);
     match (method, there) {
-        ("GET", Some((generation, object))) => ("200 OK", generation, object),
+        ("GET", Some(there)) => ("200 OK", generation, there.bytes),
         ("GET", None) => refused("404 Not Found", "NoSuchKey"),
+        ("PUT", Some(there)) if there.written.elapsed() < limit => {
+            refused("429 Too Many Requests", "SlowDown")
+        }
         ("PUT", _) => {
             let wanted = headers.get("x-goog-if-generation-match");
             if wanted.is_some_and(|wanted| *wanted != generation.to_string()) {
@@ -103,7 +127,8 @@ fn answer(
             }
             // Like a time: it is never that of an earlier object.
             let next = generation.max(1_700_000_000_000_000) + 1;
-            objects.insert(path.to_owned(), (next, body));
+            let written = Object { generation: next, bytes: body, written: Instant::now() };
+            objects.insert(path.to_owned(), written);
             ("200 OK", next, Vec::new())
         }
         _ => refused("405 Method Not Allowed", "MethodNotAllowed"),

@@ -1,5 +1,7 @@
 //! What carries the requests of the `object_store` crate.
 
+use std::net::Ipv4Addr;
+
 use async_trait::async_trait;
 use http_body_util::BodyExt;
 use hyper_rustls::HttpsConnector;
@@ -21,15 +23,18 @@ use crate::loopback::is_loopback;
 #[error("{0}")]
 pub(super) struct NotReached(pub(super) String);
 
-/// Where the machines of a cloud get their credentials: addresses on the link, which speak no TLS.
-pub(super) const METADATA: [&str; 6] = [
-    "169.254.169.254",
-    "169.254.170.2",
-    "169.254.170.23",
-    "[fd00:ec2::23]",
-    "[fd00:ec2::254]",
-    "metadata.google.internal",
-];
+/// Where the machines of a cloud get their credentials, beside link-local addresses (169.254.0.0/16). These
+/// are on the link, and speak no TLS.
+const METADATA: [&str; 3] = ["[fd00:ec2::23]", "[fd00:ec2::254]", "metadata.google.internal"];
+
+fn is_metadata(host: &str) -> bool {
+    METADATA.contains(&host) || host.parse().is_ok_and(|ip: Ipv4Addr| ip.is_link_local())
+}
+
+/// Tells whether this text is about a request for credentials.
+pub(super) fn names_metadata(text: &str) -> bool {
+    METADATA.iter().any(|host| text.contains(host)) || text.contains("://169.254.")
+}
 
 /// Makes clients that speak plain HTTP with this machine and the cloud's metadata alone. What their options
 /// say of it does not count: the environment can set them, and for Google they allow it to everybody.
@@ -69,7 +74,7 @@ impl HttpService for Service {
     async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let host = request.uri().host().unwrap_or_default().to_owned();
         let is_plain = request.uri().scheme_str() == Some("http");
-        if is_plain && !is_loopback(&host) && !METADATA.contains(&&*host) {
+        if is_plain && !is_loopback(&host) && !is_metadata(&host) {
             let reason = format!("{host} is named with http:, and is another machine; use https:");
             return Err(HttpError::new(HttpErrorKind::Unknown, NotReached(reason)));
         }
