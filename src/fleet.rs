@@ -21,15 +21,17 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use tokio::runtime::Handle;
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::timeout;
 
 use self::content::Content;
-use self::lease::FleetLease;
+use self::lease::{FleetLease, Overdue};
 use crate::blocking;
 use crate::clock::Clock;
 use crate::error::StoreError;
 use crate::file::revision;
 use crate::key::AgeKey;
-use crate::store::{Expect, Lease, Revision, Stored};
+use crate::store::{Expect, Intent, Lease, Revision, Stored};
 use crate::tokens::AuthTokens;
 
 /// Implements [`TokenStore`](crate::TokenStore) for a store that is a [`FleetSlot`].
@@ -72,6 +74,12 @@ pub(crate) use keep_in_fleet_slot;
 
 /// How often a change begins again because somebody else was faster.
 const ATTEMPTS: usize = 20;
+
+/// How long one call may take: a few answers of the server, of which each has ten seconds.
+const LONGEST_CALL: Duration = Duration::from_secs(40);
+
+/// How long a call waits for the one before it, which may be on a runtime that nobody drives.
+const LONGEST_TURN: Duration = Duration::from_secs(45);
 
 /// What a server keeps for a slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -138,6 +146,8 @@ struct Inner<E> {
     seen: Mutex<Option<Seen>>,
     /// The number of the lease that was given out and not given up, whether it still lasts or not.
     leased: Mutex<Option<u64>>,
+    /// The state whose holder may come back.
+    overdue: Mutex<Option<Overdue>>,
     clock: Clock,
 }
 
@@ -157,6 +167,7 @@ impl<E: Engine> FleetSlot<E> {
             order: Arc::default(),
             seen: Mutex::default(),
             leased: Mutex::default(),
+            overdue: Mutex::default(),
             clock: Clock::default(),
         }))
     }
@@ -175,9 +186,8 @@ impl<E: Engine> FleetSlot<E> {
 
     pub(crate) async fn load(&self) -> Result<Option<Stored>, StoreError> {
         self.0.runtime()?;
-        drop(self.0.order.lock().await);
-        let found = self.0.engine.read().await?;
-        let Some(opened) = self.0.open(found.as_ref()).await? else { return Ok(None) };
+        drop(self.0.turn().await?);
+        let Some(opened) = self.0.look().await?.opened? else { return Ok(None) };
         let revision = opened.revision;
         Ok(opened.content.tokens.map(|tokens| Stored { tokens, revision }))
     }
@@ -203,6 +213,12 @@ impl<E: Engine> FleetSlot<E> {
     }
 }
 
+/// A look at a row, and at what is sealed in it: nothing if nothing was ever saved.
+struct Look<V> {
+    found: Option<Found<V>>,
+    opened: Result<Option<Opened>, StoreError>,
+}
+
 /// What a row holds, and the state of the slot that it is.
 struct Opened {
     content: Content,
@@ -224,16 +240,36 @@ impl<E: Engine> Inner<E> {
         }
     }
 
+    fn timeout(&self, reason: &str, advice: &str) -> StoreError {
+        StoreError::Timeout {
+            place: self.engine.to_string(),
+            reason: reason.to_owned(),
+            advice: advice.to_owned(),
+        }
+    }
+
+    /// Waits until the change before this one is over.
+    async fn turn(&self) -> Result<OwnedMutexGuard<()>, StoreError> {
+        timeout(LONGEST_TURN, self.order.clone().lock_owned()).await.map_err(|_| {
+            self.timeout(
+                "the call before this one did not come to an end",
+                "see whether its runtime is still driven",
+            )
+        })
+    }
+
     /// Lets a change go on to its end if its caller gives up: the next one waits for it.
     async fn in_turn<T: Send + 'static>(
-        &self,
+        self: &Arc<Self>,
         work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
         let runtime = self.runtime()?;
-        let turn = self.order.clone().lock_owned().await;
+        let (turn, inner) = (self.turn().await?, self.clone());
         let joined = runtime.spawn(async move {
             let _turn = turn;
-            work.await
+            timeout(LONGEST_CALL, work).await.unwrap_or_else(|_| {
+                Err(inner.timeout("its answers took too long", "see whether it has too much to do"))
+            })
         });
         joined.await.unwrap_or_else(|error| match error.try_into_panic() {
             Ok(panicked) => std::panic::resume_unwind(panicked),
@@ -244,39 +280,38 @@ impl<E: Engine> Inner<E> {
         })
     }
 
-    /// Opens what the server holds: `None` if nothing was ever saved.
-    async fn open(
-        self: &Arc<Self>,
-        found: Option<&Found<E::Version>>,
-    ) -> Result<Option<Opened>, StoreError> {
-        let Some(Found { row, .. }) = found.filter(|found| !found.row.record.is_empty()) else {
+    /// Reads the row, and opens what is in it.
+    async fn look(self: &Arc<Self>) -> Result<Look<E::Version>, StoreError> {
+        // What others see while this is on its way says nothing about it.
+        let known = self.seen().clone();
+        let found = self.engine.read().await?;
+        let record = found.as_ref().map(|found| found.row.record.clone());
+        let Some(record) = record.filter(|record| !record.is_empty()) else {
             // An emptied slot says so; one that is gone was taken away.
-            return if self.seen().is_some() { Err(self.rolled_back()) } else { Ok(None) };
+            let opened = if known.is_some() { Err(self.rolled_back()) } else { Ok(None) };
+            return Ok(Look { found, opened });
         };
-        let (inner, record) = (self.clone(), row.record.clone());
-        blocking::run(&self.engine.to_string(), move || {
+        let inner = self.clone();
+        let opened = blocking::run(&self.engine.to_string(), move || {
             let place = inner.engine.to_string();
             let content = content::open(&inner.key, &record, &inner.name, &place)?;
-            let revision = revision(&record);
-            inner.see(content.generation, &revision)?;
-            Ok(Some(Opened { content, revision }))
+            let state = Seen { generation: content.generation, revision: revision(&record) };
+            if known.is_some_and(|known| state.is_before(&known)) {
+                return Err(inner.rolled_back());
+            }
+            inner.see(state.clone());
+            Ok(Some(Opened { content, revision: state.revision }))
         })
-        .await
+        .await;
+        Ok(Look { found, opened })
     }
 
-    /// Takes note of a state, and refuses one that is earlier than the last.
-    fn see(&self, generation: u64, revision: &Revision) -> Result<(), StoreError> {
+    /// Takes note of a state, unless a later one is known.
+    fn see(&self, state: Seen) {
         let mut seen = self.seen();
-        let is_earlier = seen.as_ref().is_some_and(|seen| {
-            // Two of one generation: after a step back, somebody went on from there.
-            generation < seen.generation
-                || (generation == seen.generation && *revision != seen.revision)
-        });
-        if is_earlier {
-            return Err(self.rolled_back());
+        if seen.as_ref().is_none_or(|seen| seen.generation <= state.generation) {
+            *seen = Some(state);
         }
-        *seen = Some(Seen { generation, revision: revision.clone() });
-        Ok(())
     }
 
     fn seen(&self) -> MutexGuard<'_, Option<Seen>> {
@@ -307,14 +342,16 @@ impl<E: Engine> Inner<E> {
         expect: &Expect,
     ) -> Result<Revision, StoreError> {
         for _ in 0..ATTEMPTS {
-            let found = self.engine.read().await?;
+            let Look { found, opened } = self.look().await?;
             let row = found.as_ref().map(|found| found.row.clone()).unwrap_or_default();
-            let (opened, is_known) = match self.open(found.as_ref()).await {
+            let opened = match opened {
                 // Only a logout takes away what cannot be read.
-                Err(_) if tokens.is_none() && *expect == Expect::Anything => (None, false),
-                opened => (opened?, true),
+                Err(_) if tokens.is_none() && *expect == Expect::Anything => None,
+                opened => opened?,
             };
             let generation = opened.as_ref().map_or(0, |opened| opened.content.generation);
+            // Nothing that its key opens: there may be none yet, or none any more.
+            let is_first = opened.is_none();
             let there = opened.filter(|opened| opened.content.tokens.is_some());
             let as_expected = match expect {
                 Expect::Absent => there.is_none(),
@@ -327,23 +364,21 @@ impl<E: Engine> Inner<E> {
             if !as_expected {
                 break;
             }
-            let is_empty = is_known && there.is_none() && row.intent.is_none();
-            if is_empty && tokens.is_none() {
-                return Ok(revision(&row.record));
-            }
             let content =
                 Content { generation: self.next_generation(generation), tokens: tokens.clone() };
             let (generation, inner) = (content.generation, self.clone());
             let record = blocking::run(&self.engine.to_string(), move || {
-                content::seal(&inner.key, &content, &inner.name, &inner.engine.to_string())
+                let place = inner.engine.to_string();
+                content::seal(&inner.key, &content, &inner.name, &place, is_first)
             })
             .await?;
-            // What was noted of a refresh is about what a logout takes away.
-            let intent = row.intent.clone().filter(|_| tokens.is_some());
+            let intent = row.intent.clone().filter(|note| is_of(note, tokens.as_ref()));
             let written = Row { record, intent, ..row };
             let revision = revision(&written.record);
+            // Also if it is empty already: a login that was given up may still be on its way to the server,
+            // and must not come after a logout.
             if self.put(found.as_ref(), written).await? {
-                self.see(generation, &revision)?;
+                self.see(Seen { generation, revision: revision.clone() });
                 return Ok(revision);
             }
         }
@@ -367,29 +402,61 @@ impl<E: Engine> Inner<E> {
     ) -> Result<bool, StoreError> {
         row.revision = lease::new_name();
         let over = found.map(|found| &found.version);
-        let replaced = self.engine.replace(over, &row).await;
-        if matches!(replaced, Ok(true)) {
-            return replaced;
-        }
-        // It may have been done, and only its answer lost.
-        match self.engine.read().await {
-            Ok(Some(there)) if there.row.revision == row.revision => Ok(true),
-            _ => replaced,
+        let replaced = match self.engine.replace(over, &row).await {
+            Ok(true) => return Ok(true),
+            replaced => replaced,
+        };
+        // It may have been done, and only its answer lost. Ciphertext is made once, so even if somebody took
+        // the lease meanwhile, it tells.
+        let is_new = found.is_none_or(|found| found.row.record != row.record);
+        let is_ours = |there: &Row| {
+            there.revision == row.revision
+                || (is_new && !row.record.is_empty() && there.record == row.record)
+        };
+        match (self.engine.read().await, replaced) {
+            (Ok(Some(there)), _) if is_ours(&there.row) => Ok(true),
+            (Ok(_), replaced) => replaced,
+            // Nobody knows.
+            (Err(_), Err(error)) | (Err(error), Ok(_)) => Err(error),
         }
     }
 
-    /// Changes the row, again if others are faster. `false` if `edit` finds that it is not to be changed.
-    async fn change(&self, edit: impl Fn(&mut Row) -> bool) -> Result<bool, StoreError> {
+    /// Changes the row, again if others are faster. Tells whether `edit` did not refuse to.
+    async fn change(&self, edit: impl Fn(&mut Row) -> Edit) -> Result<bool, StoreError> {
         for _ in 0..ATTEMPTS {
             let found = self.engine.read().await?;
             let mut row = found.as_ref().map(|found| found.row.clone()).unwrap_or_default();
-            if !edit(&mut row) {
-                return Ok(false);
-            }
-            if self.put(found.as_ref(), row).await? {
-                return Ok(true);
+            match edit(&mut row) {
+                Edit::Nothing => return Ok(true),
+                Edit::Refused => return Ok(false),
+                Edit::Write if self.put(found.as_ref(), row).await? => return Ok(true),
+                Edit::Write => {}
             }
         }
         Err(StoreError::Conflict { place: self.engine.to_string() })
     }
+}
+
+/// What is to be done with a row.
+enum Edit {
+    /// It is as it should be.
+    Nothing,
+    Refused,
+    Write,
+}
+
+impl Seen {
+    /// Tells whether this is not what came after that: it is earlier, or something else of the same
+    /// number, because after a step back somebody went on from there.
+    fn is_before(&self, known: &Self) -> bool {
+        self.generation < known.generation
+            || (self.generation == known.generation && self.revision != known.revision)
+    }
+}
+
+/// Tells whether a note of a refresh says anything about these tokens.
+fn is_of(note: &str, tokens: Option<&AuthTokens>) -> bool {
+    let Some(token) = tokens.and_then(|tokens| tokens.refresh_token.as_ref()) else { return false };
+    // Who knows what one of a later version says.
+    note.parse::<Intent>().map_or(true, |note| note.is_for(token))
 }

@@ -121,7 +121,8 @@ impl RefreshPolicy {
         self
     }
 
-    /// Gives the refresher this long for one answer, instead of 30 seconds.
+    /// Gives the refresher this long for one answer, instead of 30 seconds. In a fleet, the lease of a
+    /// replica that is lost lasts half a minute longer than this, and a minute at least.
     #[must_use]
     pub fn deadline(mut self, time: Duration) -> Self {
         self.deadline = time;

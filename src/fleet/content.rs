@@ -18,12 +18,13 @@ pub(super) struct Content {
     pub(super) tokens: Option<AuthTokens>,
 }
 
-/// Seals `FORMAT GENERATION NAME`, a line end, and the record.
+/// Seals `FORMAT GENERATION NAME`, a line end, and the record. `is_first` says that the slot never held one.
 pub(super) fn seal(
     key: &AgeKey,
     content: &Content,
     name: &str,
     place: &str,
+    is_first: bool,
 ) -> Result<Vec<u8>, StoreError> {
     let head = format!("{FORMAT} {} {name}\n", content.generation);
     let record = match &content.tokens {
@@ -35,7 +36,7 @@ pub(super) fn seal(
     plain.extend_from_slice(head.as_bytes());
     plain.extend_from_slice(&record);
     key.prepare()?;
-    let sealed = key.seal(&plain, place, false)?;
+    let sealed = key.seal(&plain, place, is_first)?;
     let unfit = |reason: &str| {
         Err(StoreError::InvalidKey { place: key.to_string(), reason: reason.to_owned() })
     };

@@ -9,13 +9,28 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 
-use super::{Engine, Hold, Inner, Row};
+use super::{Edit, Engine, Hold, Inner, Row};
 use crate::error::StoreError;
 use crate::store::{Intent, Lease};
 
 /// How long a lease lasts at first: enough to read the record and to note what is about to be done. What
 /// takes longer renews it. So long do others wait for a machine that was lost.
 const LEASE: Duration = Duration::from_secs(30);
+
+/// How long it lasts once its holder has noted that it is about to send a refresh token: enough for a
+/// refresh of 30 seconds and for saving what came of it, so that it need not be written once more. Some
+/// servers take one write of an object a second.
+const NOTED: Duration = Duration::from_secs(65);
+
+/// How much longer a lease is asked for than it has to last, so that it does for what comes right after.
+const SPARE: Duration = Duration::from_secs(5);
+
+/// How long one whose lease is over, and who noted that a token may be spent, is waited for while the server
+/// can be reached. If it lives, it has the successor, and tries to save it every five seconds.
+const GRACE: Duration = Duration::from_secs(15);
+
+/// What counts of the time between two looks at the server: in a longer gap it may have been away.
+const GAP: Duration = Duration::from_secs(2);
 
 /// The slots whose lease somebody in this process has. Dropping a lease does not wait for a server, so
 /// a row may still name this process: then whoever asks next in it takes the lease over.
@@ -40,6 +55,15 @@ impl Drop for Claim {
 
 fn claimed() -> MutexGuard<'static, BTreeSet<String>> {
     CLAIMED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A state whose lease is over, and whose note says that its holder may have what came of a refresh.
+#[derive(Debug)]
+pub(super) struct Overdue {
+    revision: String,
+    /// For how long it was seen like that, and when last.
+    seen_for: Duration,
+    seen_at: Instant,
 }
 
 /// The lease of a slot on a server.
@@ -78,7 +102,9 @@ impl<E: Engine> FleetLease<E> {
         let found = slot.engine.read().await?;
         let mut row = found.as_ref().map(|found| found.row.clone()).unwrap_or_default();
         let holder = slot.holder();
-        let is_taken = |hold: &Hold| !hold.is_over && hold.holder != holder;
+        let is_taken = |hold: &Hold| {
+            hold.holder != holder && (!hold.is_over || slot.may_come_back(&row, Instant::now()))
+        };
         if row.hold.as_ref().is_some_and(is_taken) {
             return Ok(None);
         }
@@ -93,25 +119,38 @@ impl<E: Engine> FleetLease<E> {
         Ok(Some(Self { slot, fence, term, intent, _claim: claim }))
     }
 
-    /// Changes the row if the lease is still this one, and renews it then if `lasts` says for how long.
+    /// Changes the row if the lease is still this one.
     async fn change(
         &self,
-        lasts: Option<Duration>,
-        edit: impl Fn(&mut Row) + Send + Sync + 'static,
+        edit: impl Fn(&mut Row) -> Edit + Send + Sync + 'static,
     ) -> Result<bool, StoreError> {
         let (slot, fence) = (self.slot.clone(), self.fence);
         let work = async move {
-            slot.change(|row| {
-                let is_ours = slot.has_lease(row, fence);
-                if let Some(hold) = row.hold.as_mut().filter(|_| is_ours) {
-                    hold.lasts = lasts.or(hold.lasts);
-                    edit(row);
-                }
-                is_ours
-            })
-            .await
+            slot.change(|row| if slot.has_lease(row, fence) { edit(row) } else { Edit::Refused })
+                .await
         };
         self.slot.in_turn(work).await
+    }
+
+    /// Makes it last for that long from now, and changes the row in the same step.
+    async fn renew_with(
+        &mut self,
+        lasts: Duration,
+        edit: impl Fn(&mut Row) + Send + Sync + 'static,
+    ) -> Result<bool, StoreError> {
+        let term = Term::begin(self.slot.clock.now(), lasts);
+        let renew = move |row: &mut Row| {
+            if let Some(hold) = &mut row.hold {
+                hold.lasts = Some(lasts);
+            }
+            edit(row);
+            Edit::Write
+        };
+        let is_ours = self.change(renew).await?;
+        if is_ours {
+            self.term = term;
+        }
+        Ok(is_ours)
     }
 }
 
@@ -134,39 +173,39 @@ impl<E: Engine> Lease for FleetLease<E> {
     async fn write_intent(&mut self, intent: &Intent) -> Result<(), StoreError> {
         let text = intent.to_string();
         self.intent = Some(text.clone());
-        let term = Term::begin(self.slot.clock.now(), LEASE);
-        if !self.change(Some(LEASE), move |row| row.intent = Some(text.clone())).await? {
-            return Err(StoreError::Timeout {
-                place: self.slot.engine.to_string(),
-                reason: "its lease passed to somebody else while this process was stopped".into(),
-                advice: "try again".into(),
-            });
+        if self.renew_with(NOTED, move |row| row.intent = Some(text.clone())).await? {
+            return Ok(());
         }
-        self.term = term;
-        Ok(())
+        Err(self.slot.timeout(
+            "its lease passed to somebody else while this process was stopped",
+            "try again",
+        ))
     }
 
     async fn remove_intent(&mut self) -> Result<(), StoreError> {
         self.intent = None;
         // Once the lease has passed, the note is somebody else's.
-        self.change(None, |row| row.intent = None).await.map(drop)
+        let remove = |row: &mut Row| match row.intent.take() {
+            // It went with what it was about.
+            None => Edit::Nothing,
+            Some(_) => Edit::Write,
+        };
+        self.change(remove).await.map(drop)
     }
 
     async fn renew(&mut self, time: Duration) -> Result<bool, StoreError> {
-        let now = self.slot.clock.now();
-        if self.term.covers(time, now) {
+        if self.term.covers(time, self.slot.clock.now()) {
             return Ok(true);
         }
-        let term = Term::begin(now, time.max(LEASE));
-        let is_ours = self.change(Some(term.lasts), |_| {}).await?;
-        if is_ours {
-            self.term = term;
-        }
-        Ok(is_ours)
+        self.renew_with(time.saturating_add(SPARE).max(LEASE), |_| {}).await
     }
 
     async fn release(self: Box<Self>) -> Result<(), StoreError> {
-        self.change(None, |row| row.hold = None).await.map(drop)
+        let release = |row: &mut Row| {
+            row.hold = None;
+            Edit::Write
+        };
+        self.change(release).await.map(drop)
     }
 }
 
@@ -177,6 +216,21 @@ impl<E: Engine> Drop for FleetLease<E> {
 }
 
 impl<E: Engine> Inner<E> {
+    /// Tells whether the holder of a lease that is over is still waited for.
+    pub(super) fn may_come_back(&self, row: &Row, now: Instant) -> bool {
+        let mut overdue = self.overdue.lock().unwrap_or_else(PoisonError::into_inner);
+        if row.intent.is_none() {
+            return false;
+        }
+        let mut seen_for = Duration::ZERO;
+        if let Some(before) = overdue.as_ref().filter(|before| before.revision == row.revision) {
+            let gap = now.saturating_duration_since(before.seen_at);
+            seen_for = before.seen_for.saturating_add(gap.min(GAP));
+        }
+        *overdue = Some(Overdue { revision: row.revision.clone(), seen_for, seen_at: now });
+        seen_for < GRACE
+    }
+
     /// Tells whether the lease in a row is the one of this process with that number.
     pub(super) fn has_lease(&self, row: &Row, fence: u64) -> bool {
         row.fence == fence && row.hold.as_ref().is_some_and(|hold| hold.holder == self.holder())

@@ -52,6 +52,13 @@ impl Basis {
     }
 }
 
+/// How a refresh ends before it began: what was asked for is there, or cannot be had.
+type Ended = Result<Arc<Snapshot>, AuthError>;
+
+fn failed(error: StoreError) -> Ended {
+    Err(error.into())
+}
+
 /// Tokens whose refresh token is about to be sent, and the right to send it.
 struct Held {
     stored: Stored,
@@ -73,16 +80,20 @@ impl Inner {
     pub(super) async fn protocol(&self, basis: &Basis) -> Result<Arc<Snapshot>, AuthError> {
         let refresher = self.refresher.as_ref().ok_or(AuthError::NoRefresher)?;
         for _ in 0..LAPSES {
-            let mut held = match self.hold(basis).await? {
+            let mut held = match self.hold(basis).await {
                 Ok(held) => held,
-                Err(met) => return Ok(met),
+                Err(ended) => return ended,
             };
-            self.note(&mut held).await?;
-            match self.may_send(&mut held).await {
+            let may_send = match self.note(&mut held).await {
+                Ok(()) => self.may_send(&mut held).await,
+                failed => failed.map(|()| false),
+            };
+            match may_send {
                 Ok(true) => {}
                 Ok(false) => continue,
                 Err(error) => {
-                    end(held.right, false).await;
+                    // It was not sent; but whoever noted it before may have sent it.
+                    end(held.right, held.earlier.is_some()).await;
                     return Err(error.into());
                 }
             }
@@ -100,58 +111,90 @@ impl Inner {
     }
 
     /// Takes the lease and reads the tokens under it, or finds that there is nothing left to do.
-    async fn hold(&self, basis: &Basis) -> Result<Result<Held, Arc<Snapshot>>, AuthError> {
-        let mut patience = self.policy.deadline.saturating_mul(2).saturating_add(MARGIN);
+    async fn hold(&self, basis: &Basis) -> Result<Held, Ended> {
+        let mut patience = self.policy.deadline.saturating_add(MARGIN).saturating_mul(2);
         if !basis.forced && basis.snapshot.is_accepted(self.clock.now()) {
             patience = patience.min(BRIEFLY);
         }
-        let mut patience = Patience::new(patience);
+        let (mut patience, mut is_waiting) = (Patience::new(patience), false);
         loop {
             let mut turn = self.turn.lock().await;
+            let mut looked = None;
+            if is_waiting {
+                // Most likely the other one is done, and then nobody needs the lease.
+                let current = self.look(&mut turn).await.map_err(failed)?;
+                if basis.is_met_by(&current, self.clock.now()) {
+                    return Err(Ok(current));
+                }
+                looked = Some(Ok(current));
+            }
             // With unsaved tokens the lease is ours already, and they are what is to be refreshed.
             let leased = if self.save_unsaved(&mut turn).await {
                 self.store.try_lease().await
             } else {
                 Ok(None)
             };
-            let current = self.look(&mut turn).await?;
+            let looked = match looked {
+                // What was seen before the lease was had says nothing.
+                Some(looked) if matches!(leased, Ok(None)) => looked,
+                _ => self.look(&mut turn).await,
+            };
             let unsaved = self.unsaved().as_mut().map(|unsaved| {
                 let in_use = Arc::new(());
                 unsaved.in_use = Arc::downgrade(&in_use);
                 in_use
             });
             drop(turn);
-            let Some(stored) = current.stored.clone() else { return Err(AuthError::TokenNotFound) };
-            if stored.tokens.is_backup() {
-                return Err(AuthError::IsBackup);
-            }
-            let now = self.clock.now();
-            if basis.is_met_by(&current, now) {
-                return Ok(Err(current));
-            }
-            let right = match (leased?, unsaved) {
+            let stored = match self.wanting(basis, looked) {
+                Ok(stored) => stored,
+                Err(ended) => {
+                    // On a server it would stay taken for a while if it were only dropped.
+                    if let Ok(Some(lease)) = leased {
+                        release(lease).await;
+                    }
+                    return Err(ended);
+                }
+            };
+            let right = match (leased.map_err(failed)?, unsaved) {
                 (_, Some(in_use)) => Some(Right::Unsaved(in_use)),
                 (lease, None) => lease.map(Right::Lease),
             };
             if let Some(right) = right {
-                let noted = clock::date(now);
-                return Ok(Ok(Held { stored, right, earlier: None, noted }));
+                let noted = clock::date(self.clock.now());
+                return Ok(Held { stored, right, earlier: None, noted });
             }
             // Another process is refreshing; it may be done soon.
             if !patience.wait(&self.timer).await {
                 let waited = patience.waited().as_secs();
-                return Err(AuthError::Store(StoreError::Timeout {
+                return Err(failed(StoreError::Timeout {
                     place: self.store.to_string(),
                     reason: format!("another process has been refreshing it for {waited} seconds"),
                     advice: "see whether that process is stopped or stuck".into(),
                 }));
             }
+            is_waiting = true;
         }
+    }
+
+    /// Finds the tokens that are to be refreshed, in what a look at the store found.
+    fn wanting(
+        &self,
+        basis: &Basis,
+        looked: Result<Arc<Snapshot>, StoreError>,
+    ) -> Result<Stored, Ended> {
+        let current = looked.map_err(failed)?;
+        let Some(stored) = current.stored.clone() else {
+            return Err(Err(AuthError::TokenNotFound));
+        };
+        if stored.tokens.is_backup() {
+            return Err(Err(AuthError::IsBackup));
+        }
+        if basis.is_met_by(&current, self.clock.now()) { Err(Ok(current)) } else { Ok(stored) }
     }
 
     /// Notes durably that the token is about to be sent. That this works also proves that the slot
     /// can be written.
-    async fn note(&self, held: &mut Held) -> Result<(), AuthError> {
+    async fn note(&self, held: &mut Held) -> Result<(), StoreError> {
         // The slot of unsaved tokens cannot be written, and has a note already.
         let Right::Lease(lease) = &mut held.right else { return Ok(()) };
         // Without a refresh token nothing is spent.
@@ -163,7 +206,7 @@ impl Inner {
         };
         held.earlier = found.as_ref().map(Intent::at);
         let intent = found.unwrap_or_else(|| Intent::new(token, held.noted));
-        Ok(lease.write_intent(&intent).await?)
+        lease.write_intent(&intent).await
     }
 
     /// Makes sure that nobody else sends the token until its answer has come and is saved.

@@ -12,9 +12,10 @@ use crate::error::StoreError;
 use crate::store::{Expect, Lease, Revision, Stored};
 use crate::tokens::AuthTokens;
 
-/// How soon, and how often at last, saving is tried again.
+/// How soon, and how often at last, saving is tried again. Once a server is back that was away for longer
+/// than the lease, another replica waits so much longer for it.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
-const SLOWEST_RETRY: Duration = Duration::from_secs(60);
+const SLOWEST_RETRY: Duration = Duration::from_secs(5);
 
 /// How often a save begins anew because somebody touched the record without changing its tokens.
 const ATTEMPTS: usize = 5;
@@ -74,11 +75,20 @@ impl Unsaved {
         let Some(there) = there.map(|there| &there.tokens) else { return There::Others };
         if is_one_answer(there, &self.stored.tokens) {
             There::Ours
-        } else if self.spent.iter().any(|spent| is_of_one_refresh(there, spent)) {
+        } else if self.spent.iter().any(|spent| self.is_still(there, spent)) {
             There::Spent
         } else {
             There::Others
         }
+    }
+}
+
+impl Unsaved {
+    /// Tells whether what is there is what was spent, though maybe touched.
+    fn is_still(&self, there: &AuthTokens, spent: &AuthTokens) -> bool {
+        // Where the refresh token is never another one, another access token is a later answer of the server.
+        let is_rotated = self.stored.tokens.refresh_token != spent.refresh_token;
+        is_of_one_refresh(there, spent) && (is_rotated || there.access_token == spent.access_token)
     }
 }
 

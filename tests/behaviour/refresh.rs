@@ -451,7 +451,7 @@ async fn nobody_waits_for_ever_for_a_holder_that_is_stuck() {
     let error = waiting.await.unwrap().unwrap_err();
     assert!(matches!(error, AuthError::Store(StoreError::Timeout { .. })), "{error}");
     let waited = world.clock.now().duration_since(begin).unwrap();
-    assert!((75..=160).contains(&waited.as_secs()), "{waited:?}");
+    assert!((100..=220).contains(&waited.as_secs()), "{waited:?}");
     assert_eq!(world.provider.calls(), 0);
 }
 

@@ -38,8 +38,8 @@ async fn a_host_killed_at_any_step_of_a_refresh_leaves_what_the_next_one_can_go_
             let is_current = world.provider.accepts(&stored);
             assert!(is_current || stored == before, "killed at {kill_at}");
 
-            // Nobody waits for a machine that is lost for longer than its lease.
-            world.end_lease();
+            // The lease of a machine that is lost ends by itself.
+            world.give_up_lease();
             let mut next = world.actor();
             let answer = next.ask("access");
             if is_current {

@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::sync::Arc;
 
+use serde_json::Value;
 use tempfile::TempDir;
 use tokenkeep::chrono::Utc;
 use tokenkeep::{AgeKey, AuthTokens, Expect, StoreUrl, TokenStore};
@@ -175,13 +176,26 @@ impl World {
         stopped
     }
 
-    /// Lets the time of the lease be over, for whoever looks.
+    /// Lets the time of the lease be over, for whoever looks. If its holder may have what came of a refresh,
+    /// it is waited for all the same, for some seconds.
     pub(crate) fn end_lease(&self) {
         match &self.engine {
             Engine::Postgres(_, database) => {
                 database.sql("UPDATE tokenkeep SET lease_until = clock_timestamp()");
             }
-            Engine::Bucket(server) => server.end_lease("fleet"),
+            Engine::Bucket(server) => {
+                server.edit("fleet", |head| head["lease"]["lasts_ms"] = 0.into());
+            }
+        }
+    }
+
+    /// Lets the lease be nobody's, as it is once its holder was waited for in vain.
+    pub(crate) fn give_up_lease(&self) {
+        match &self.engine {
+            Engine::Postgres(_, database) => {
+                database.sql("UPDATE tokenkeep SET holder = NULL, lease_until = NULL");
+            }
+            Engine::Bucket(server) => server.edit("fleet", |head| head["lease"] = Value::Null),
         }
     }
 
