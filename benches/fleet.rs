@@ -202,13 +202,9 @@ impl Lease for RowLease {
     }
 
     async fn remove_intent(&mut self) -> Result<(), StoreError> {
-        self.replica.change().await;
+        // It went with the token that it was about.
+        self.replica.read().await;
         self.held.remove_intent().await
-    }
-
-    async fn renew(&mut self, _time: Duration) -> Result<bool, StoreError> {
-        self.replica.change().await;
-        Ok(true)
     }
 
     async fn release(self: Box<Self>) -> Result<(), StoreError> {
