@@ -20,7 +20,7 @@ pub use self::builder::TokenManagerBuilder;
 use self::events::Publisher;
 pub use self::events::{Event, Events};
 use self::flight::Flights;
-use self::protocol::Basis;
+use self::protocol::{BRIEFLY, Basis};
 use self::snapshot::Snapshot;
 use self::unsaved::Unsaved;
 use crate::clock::{self, Clock, Timer};
@@ -163,8 +163,8 @@ impl TokenManager {
     /// Returns an access token that works.
     ///
     /// Without a refresher that is one which is good for [`EXPIRY_BUFFER`](crate::EXPIRY_BUFFER) at
-    /// least. With one, tokens that are due are refreshed first; if that fails in passing, one that
-    /// the server still accepts is handed out all the same.
+    /// least. With one, tokens that are due are refreshed first; if that fails in passing, or takes
+    /// longer than 5 seconds, one that the server still accepts is handed out all the same.
     ///
     /// # Errors
     ///
@@ -205,7 +205,19 @@ impl TokenManager {
             inner.refresh_behind(&basis);
             return token(&basis.snapshot);
         }
-        let error = match inner.refresh(&basis).await {
+        let mut refreshed = None;
+        if basis.snapshot.is_accepted(now) {
+            refreshed = inner.timer.within(BRIEFLY, inner.refresh(&basis)).await;
+            if refreshed.is_none() && basis.snapshot.is_accepted(inner.clock.now()) {
+                // It goes on without this caller.
+                return token(&basis.snapshot);
+            }
+        }
+        let refreshed = match refreshed {
+            Some(refreshed) => refreshed,
+            None => inner.refresh(&basis).await,
+        };
+        let error = match refreshed {
             Ok(refreshed) => return token(&refreshed),
             Err(error) if error.is_passing() => error,
             Err(error) => return Err(error),

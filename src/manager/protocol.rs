@@ -31,8 +31,11 @@ pub(super) const MARGIN: Duration = Duration::from_secs(30);
 /// How often a lease may pass to somebody else before it was used: this process was stopped each time.
 const LAPSES: usize = 3;
 
-/// How long one waits for another process whose own token is still accepted.
-const BRIEFLY: Duration = Duration::from_secs(5);
+/// How long one waits for a refresh while the token that is there is still accepted.
+pub(super) const BRIEFLY: Duration = Duration::from_secs(5);
+
+/// For an answer that is there already, once its time is over.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// Why there is a refresh: what was found wanting.
 #[derive(Clone)]
@@ -248,10 +251,16 @@ impl Inner {
                 Poll::Ready(Err(RefreshFailure::ambiguous("the refresher panicked")))
             })
         });
-        let answer = self.timer.within(deadline, answer).await.unwrap_or_else(|| {
+        let mut answer = pin!(answer);
+        let mut answered = self.timer.within(deadline, answer.as_mut()).await;
+        if answered.is_none() {
+            // It may be there, if this process was stopped meanwhile.
+            answered = self.timer.within(LAST_LOOK, answer).await;
+        }
+        let answered = answered.unwrap_or_else(|| {
             Err(RefreshFailure::ambiguous(format!("no answer within {deadline:?}")))
         });
-        match answer {
+        match answered {
             Ok(new) if codec::is_empty(&new.access_token) => {
                 Err(RefreshFailure::misconfigured("the answer has an empty access token"))
             }

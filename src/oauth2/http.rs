@@ -33,6 +33,9 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// From the first byte that is sent to the last that comes back.
 const ANSWER: Duration = Duration::from_secs(15);
 
+/// For what is there already, once the time is over.
+const LAST_LOOK: Duration = Duration::from_millis(500);
+
 /// No server is obeyed for longer than this: an hour.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
@@ -90,7 +93,12 @@ impl Http {
             is_open = is_open && connection.as_mut().poll(context).is_pending();
             answer.as_mut().poll(context)
         });
-        timeout(self.answer, both).await.unwrap_or_else(|_| {
+        let mut both = pin!(both);
+        if let Ok(answered) = timeout(self.answer, both.as_mut()).await {
+            return answered;
+        }
+        // It may have come while this process was stopped.
+        timeout(LAST_LOOK, both).await.unwrap_or_else(|_| {
             let seconds = self.answer.as_secs();
             Err(Failed::NoAnswer {
                 reason: format!("{place} did not answer within {seconds} seconds"),
@@ -259,13 +267,24 @@ mod tests {
     /// Sends one request to a server that answers with `answer`, and then says nothing more, and waits
     /// up to the limit.
     fn exchange(answer: &'static str, limit: Duration) -> Result<HttpResponse, Failed> {
+        exchange_stopped_for(Duration::ZERO, answer, limit)
+    }
+
+    /// The same in a process that is stopped for so long once the answer was sent.
+    fn exchange_stopped_for(
+        time: Duration,
+        answer: &'static str,
+        limit: Duration,
+    ) -> Result<HttpResponse, Failed> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let uri = format!("http://{}/token", listener.local_addr().unwrap());
         let (done, until) = std::sync::mpsc::channel::<()>();
+        let (answered, is_answered) = std::sync::mpsc::channel();
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             stream.read_exact(&mut [0; 4]).unwrap();
             stream.write_all(answer.as_bytes()).unwrap();
+            answered.send(()).unwrap();
             let _ = until.recv();
         });
         let request = http::Request::post(uri).body(b"a=b".to_vec()).unwrap();
@@ -274,11 +293,26 @@ mod tests {
         // Only so that a failure is one, and not a test that hangs.
         let exchanged = runtime.block_on(async {
             let patience = Duration::from_secs(80);
-            timeout(patience, http.exchange(request)).await.expect("it gives up by itself")
+            let stopped = async {
+                while !time.is_zero() && is_answered.try_recv().is_err() {
+                    tokio::task::yield_now().await;
+                }
+                std::thread::sleep(time);
+            };
+            let both = async { tokio::join!(http.exchange(request), stopped).0 };
+            timeout(patience, both).await.expect("it gives up by itself")
         });
         drop(done);
         server.join().unwrap();
         exchanged
+    }
+
+    #[test]
+    fn an_answer_that_came_while_the_process_was_stopped_is_read() {
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+        let (limit, stopped) = (Duration::from_millis(500), Duration::from_millis(700));
+        let exchanged = exchange_stopped_for(stopped, answer, limit).unwrap();
+        assert_eq!(exchanged.body(), b"{}");
     }
 
     #[test]

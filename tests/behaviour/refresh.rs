@@ -517,11 +517,65 @@ async fn a_refresher_that_hangs_or_panics_is_an_error_for_all_who_wait() {
         settle().await;
         assert_eq!(world.provider.calls(), calls);
         world.clock.forward(30);
+        // It is looked at once more: the process may have been stopped.
+        settle().await;
+        world.clock.forward(1);
     }
     let error = waiting.await.unwrap().unwrap_err();
     assert!(error.to_string().contains("no answer within 30s"), "{error}");
     world.clock.forward(60);
     assert_eq!(world.access().await.unwrap(), "access-2");
+}
+
+#[tokio::test]
+async fn a_token_that_is_still_accepted_does_not_wait_for_a_server_that_hangs() {
+    // Due, and about to expire.
+    for minutes in [46, 57] {
+        let world = World::new().await;
+        world.clock.forward(minutes * 60);
+        world.provider.script([Step::Hang, Step::Hang]);
+        let waiting = world.ask();
+        settle().await;
+        assert!(!waiting.is_finished());
+        world.clock.forward(5);
+        assert_eq!(waiting.await.unwrap().unwrap(), "access-1");
+        // It goes on without its caller, and nobody else starts another one.
+        let second = world.ask();
+        settle().await;
+        world.clock.forward(5);
+        assert_eq!(second.await.unwrap().unwrap(), "access-1");
+        assert_eq!(world.provider.calls(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_expires_while_its_refresh_is_waited_for_is_not_handed_out() {
+    let world = World::new().await;
+    world.clock.forward(60 * 60 - 3);
+    world.provider.hold();
+    let waiting = world.ask();
+    settle().await;
+    world.clock.forward(5);
+    settle().await;
+    assert!(!waiting.is_finished());
+    world.provider.let_through();
+    assert_eq!(waiting.await.unwrap().unwrap(), "access-2");
+    assert_eq!(world.provider.calls(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_came_while_the_process_was_stopped_is_taken() {
+    let world = World::new().await;
+    world.clock.forward(61 * 60);
+    world.provider.hold();
+    let waiting = world.ask();
+    settle().await;
+    // The time is over, and the answer is there a moment later.
+    world.clock.forward(31);
+    settle().await;
+    world.provider.let_through();
+    assert_eq!(waiting.await.unwrap().unwrap(), "access-2");
+    assert_eq!((world.provider.calls(), world.provider.replays()), (1, 0));
 }
 
 #[tokio::test]
@@ -1045,6 +1099,8 @@ async fn a_policy_of_ones_own_is_exact() {
     let waiting = world.ask();
     settle().await;
     world.clock.forward(2);
+    settle().await;
+    world.clock.forward(1);
     assert_eq!(waiting.await.unwrap().unwrap(), "access-2");
     assert_eq!(world.provider.calls(), 2);
 }
