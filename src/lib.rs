@@ -113,7 +113,7 @@ pub use store::{Expect, Intent, InvalidIntent, Lease, MAX_RECORD, Revision, Stor
 pub use tokens::{AccessToken, AuthTokens, EXPIRY_BUFFER, Freshness, REFRESH_BUFFER, RefreshToken};
 #[cfg(feature = "tower")]
 pub use tower::{Bearer, BearerLayer, InvalidOrigin};
-pub use transfer::{Migration, Overwrite, TransferError, backup, migrate, restore};
+pub use transfer::{Migration, Overwrite, TransferError, backup, migrate, restore, wait_for_lease};
 
 /// The code in README.md compiles and runs.
 #[cfg(all(

@@ -353,6 +353,21 @@ async fn lease_both(
     Err(failed)
 }
 
+/// Waits until nobody refreshes the tokens of a slot, and keeps it so until the lease is released: for
+/// whoever is about to change how they are kept.
+///
+/// # Errors
+///
+/// [`TransferError::Busy`] if somebody is refreshing them for longer than a minute and a half, and what
+/// keeps the store from giving a lease.
+///
+/// # Cancellation
+///
+/// A dropped wait takes no lease.
+pub async fn wait_for_lease(store: &dyn TokenStore) -> Result<Box<dyn Lease>, TransferError> {
+    lease(store, &Timer::default()).await
+}
+
 async fn lease(store: &dyn TokenStore, timer: &Timer) -> Result<Box<dyn Lease>, TransferError> {
     let mut patience = Patience::new(LEASE_WAIT);
     loop {

@@ -647,6 +647,10 @@ fn rekey_adds_removes_and_replaces() {
     home.run("rekey --identity missing.txt").failed(5);
     home.run("rekey --recipient canary").failed(6);
     home.run(&format!("rekey --remove-recipient {escrow}")).failed(2);
+    // What a profile names is changed with the profile.
+    let named = format!("age:{}?identity=new.txt", home.record().display());
+    let said = home.run(&format!("rekey --store {named} --identity escrow.txt")).failed(2);
+    assert!(said.contains("the profile default names this store"), "{said}");
     // Without a profile, the same command again is no error either.
     let order = "rekey --store age:other.age?identity=config/keys/default.txt --identity new.txt";
     home.feed("set --store age:other.age?identity=config/keys/default.txt", SEED).ok();

@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use crate::command::{Home, done};
 use crate::login::home;
+use crate::support::can_trace;
 use crate::token_server::{Act, TokenServer};
 
 /// A home whose access token has expired.
@@ -85,6 +86,40 @@ fn a_command_killed_with_its_answer_on_the_way_is_told_of_by_the_next_one() {
     assert!(home.run("get --field refresh").ok().starts_with("refresh-canary-"));
     expire(&server, &home);
     home.run("get").ok();
+}
+
+#[test]
+fn rekey_waits_for_a_refresh_and_what_came_of_it_is_sealed_to_the_new_keys() {
+    if !can_trace("rekey_waits_for_a_refresh_and_what_came_of_it_is_sealed_to_the_new_keys") {
+        return;
+    }
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let escrow = home.run("keygen -o escrow.txt").ok().trim_end().to_owned();
+    home.run("keygen -o new.txt").ok();
+    home.run(&format!("rekey --recipient {escrow}")).ok();
+    let held = server.hold();
+    let refreshing = home.command().arg("get").stdout(Stdio::piped()).spawn().unwrap();
+    held.wait();
+    let mut rekey = home.wrapped("strace");
+    rekey.args(["-f", "-qq", "-o", "calls", "-e", "trace=openat", env!("CARGO_BIN_EXE_tokenkeep")]);
+    rekey.args(["rekey", "--identity", "new.txt", "--remove-recipient", &escrow]);
+    let mut rekey = rekey.stdout(Stdio::null()).spawn().unwrap();
+    // It is as far as it can come once it asks for the lease.
+    let calls = || std::fs::read_to_string(home.path("calls")).unwrap_or_default();
+    while !calls().contains("default.age.lease") {
+        assert!(rekey.try_wait().unwrap().is_none(), "it waits");
+    }
+    held.release();
+    let refreshed = refreshing.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(refreshed.stdout).unwrap(), "access-canary-2");
+    assert!(rekey.wait().unwrap().success());
+    assert_eq!(home.run("get").ok(), "access-canary-2");
+    let record = home.path("state/tokenkeep/default.age");
+    for key in ["config/keys/default.txt", "escrow.txt"] {
+        let url = format!("age:{}?identity={key}", record.display());
+        home.run(&format!("get --store {url}")).failed(6);
+    }
 }
 
 #[test]

@@ -97,6 +97,55 @@ async fn the_command_says_which_server_is_away_and_makes_no_profile_for_it() {
 }
 
 #[tokio::test]
+async fn the_key_of_a_fleet_is_changed_while_all_of_its_machines_can_read() {
+    let test = "command::the_key_of_a_fleet_is_changed_while_all_of_its_machines_can_read";
+    on_each_engine(test, async |world: World| {
+        let machines = [Home(scratch()), Home(scratch())];
+        let record = |name: &str| {
+            format!(r#"{{"access_token":"{name}","expires_at":"2099-01-01T00:00:00Z"}}"#)
+        };
+        let path = |name: &str| world.dir.path().join(name).display().to_string();
+        let old = AgeKey::identity_file(path("key.txt")).recipients().await.unwrap().remove(0);
+        let new = AgeKey::create_identity_file(path("new.txt")).await.unwrap();
+        let new = new.recipients().await.unwrap().remove(0);
+        for machine in &machines {
+            machine.ok(&["init", "--store", &world.url], "");
+        }
+        machines[0].ok(&["set"], &record("start"));
+        let identity = path("new.txt");
+        // As README has it: each step on each machine, before the next step on any.
+        let steps = [
+            vec!["rekey", "--recipient", &new],
+            vec!["rekey", "--identity", &identity, "--recipient", &old],
+            vec!["rekey", "--remove-recipient", &old, "--remove-recipient", &new],
+        ];
+        for (number, step) in steps.iter().enumerate() {
+            for (turn, machine) in machines.iter().enumerate() {
+                machine.ok(step, "");
+                for writer in &machines {
+                    // Whatever each of them saves, all can read.
+                    let name = format!("{number}{turn}");
+                    writer.ok(&["set"], &record(&name));
+                    for reader in &machines {
+                        assert_eq!(reader.ok(&["get"], ""), name, "{step:?}");
+                    }
+                }
+            }
+        }
+        let old = world.open().load().await.unwrap_err();
+        assert!(old.to_string().contains("sealed to other keys"), "{old}");
+
+        // One that was left behind catches up with the new key alone.
+        let late = Home(scratch());
+        late.ok(&["init", "--store", &world.url], "");
+        assert_eq!(late.run(&["get"], "").status.code(), Some(6));
+        late.ok(&["rekey", "--identity", &identity], "");
+        assert_eq!(late.ok(&["get"], ""), "21");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_fleet_in_one_process_refreshes_once() {
     let test = "command::a_fleet_in_one_process_refreshes_once";
     on_each_engine(test, async |world: World| {
