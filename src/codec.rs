@@ -99,13 +99,24 @@ pub(crate) fn decode_text(text: &[u8], place: &str) -> Result<AuthTokens, StoreE
         let reason = "it is an age identity, not a token".to_owned();
         return Err(StoreError::Corrupt { place: place.to_owned(), reason });
     }
+    let corrupt = |reason: &str| {
+        Err(StoreError::Corrupt { place: place.to_owned(), reason: reason.to_owned() })
+    };
+    // What `jq` prints of a token, or of none.
+    if matches!(text.first(), Some(b'"' | b'['))
+        || [&b"null"[..], b"true", b"false"].contains(&text)
+    {
+        return corrupt(
+            "it is JSON, and not the object of a record; print a token alone (`jq -r`)",
+        );
+    }
+    if text.contains(&b' ') {
+        return corrupt("it has a blank in it; leave out `Bearer` and all but the token");
+    }
     let is_token = !text.is_empty() && text.iter().all(u8::is_ascii_graphic);
     match str::from_utf8(text) {
         Ok(token) if is_token => Ok(AuthTokens::new(token)),
-        _ => Err(StoreError::Corrupt {
-            place: place.to_owned(),
-            reason: "it is neither the JSON of a record nor a bare access token".into(),
-        }),
+        _ => corrupt("it is neither the JSON of a record nor a bare access token"),
     }
 }
 
@@ -294,9 +305,18 @@ mod tests {
     fn a_bare_token_is_taken_and_an_age_key_is_not() {
         let token = decode_text(b" token\n", "here").unwrap().access_token;
         assert_eq!(token.expose_secret(), "token");
-        for text in [b"".as_slice(), b"two words", b"age-secret-key-1canary"] {
+        for (text, expected) in [
+            (b"".as_slice(), "neither the JSON of a record"),
+            (b"Bearer canary", "leave out `Bearer`"),
+            (b"\x1b[200~canary", "neither the JSON of a record"),
+            (b"\"canary\"", "`jq -r`"),
+            (b"[\"canary\"]", "`jq -r`"),
+            (b"null\n", "`jq -r`"),
+            (b"age-secret-key-1canary", "an age identity"),
+        ] {
             let error = decode_text(text, "here").unwrap_err().to_string();
-            assert!(error.starts_with("here is damaged") && !error.contains("canary"), "{error}");
+            assert!(error.starts_with("here is damaged") && error.contains(expected), "{error}");
+            assert!(!error.contains("canary"), "{error}");
         }
     }
 

@@ -265,7 +265,7 @@ impl AuthError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SpentBy {
-    /// A process that died between sending the token and saving what came back.
+    /// A process that died, or lost what came back, between sending the token and saving its answer.
     DeadProcess {
         /// When it was about to send the token, by its clock.
         at: DateTime<Utc>,
@@ -280,7 +280,7 @@ pub enum SpentBy {
 impl fmt::Display for SpentBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (who, at) = match self {
-            Self::DeadProcess { at } => ("by a process that died at", at),
+            Self::DeadProcess { at } => ("by an unfinished refresh at", at),
             Self::LostAnswer { at } => ("by a request whose answer was lost at", at),
         };
         write!(f, "{who} {}", at.to_rfc3339_opts(SecondsFormat::Secs, true))

@@ -113,6 +113,63 @@ pub(crate) fn done(command: &mut Command, input: &str) -> Done {
     }
 }
 
+/// A JWT with these claims.
+fn jwt(claims: &str) -> String {
+    use base64::Engine;
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+
+    let part = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
+    format!("{}.{}.c2ln", part(r#"{"alg":"HS256"}"#), part(claims))
+}
+
+#[test]
+fn a_token_is_as_old_as_it_says_and_not_as_new_as_its_storing() {
+    let home = Home::signed_in();
+    let now = chrono::Utc::now().timestamp();
+    let (old, lately) = (now - 30 * 86400, now - 1800);
+    let dead = jwt(&format!(r#"{{"iat":{old},"exp":{}}}"#, old + 3600));
+    let alive = jwt(&format!(r#"{{"iat":{lately},"exp":{}}}"#, lately + 3600));
+    for (input, note) in [
+        (dead.clone(), "note: this access token has expired; sign in again\n"),
+        (
+            format!(r#"{{"access_token":"{dead}","refresh_token":"r"}}"#),
+            "note: this access token has expired; the refresh token buys the next one\n",
+        ),
+    ] {
+        let set = home.feed("set", &input);
+        assert_eq!(set.err, note);
+        set.ok();
+        home.run("get").failed(4);
+        assert!(home.run("status").out.contains("expired 29 days ago"));
+    }
+    home.feed("set", &alive).ok();
+    assert!(home.run("status").out.contains("expire in 29 minutes"));
+    home.run("get").ok();
+}
+
+#[test]
+fn the_answer_of_a_provider_is_good_for_as_long_as_it_says() {
+    let home = Home::signed_in();
+    for (lifetime, expected) in [
+        ("3600", "expire in 59 minutes"),
+        ("\"7200\"", "expire in 1 hour"),
+        ("3600.5", "expire in 59 minutes"),
+        ("0", "expired"),
+        ("-5", "they have no expiry"),
+        ("1e300", "they have no expiry"),
+        ("true", "they have no expiry"),
+    ] {
+        let answer = format!(r#"{{"access_token":"canary-b","expires_in":{lifetime}}}"#);
+        home.feed("set", &answer).ok();
+        let status = home.run("status").out;
+        assert!(status.contains(expected), "{lifetime}: {status}");
+    }
+    // What says it itself is not asked for more.
+    let both = r#"{"access_token":"b","expires_in":5,"expires_at":"2099-01-01T00:00:00Z"}"#;
+    home.feed("set", both).ok();
+    assert!(home.run("status").out.contains("2099-01-01"));
+}
+
 #[test]
 fn tokens_go_in_and_come_out() {
     let home = Home::signed_in();

@@ -928,7 +928,7 @@ async fn a_lease_whose_holder_died_says_that_the_token_may_be_spent() {
         matches!(error, AuthError::RefreshTokenSpent { by: SpentBy::DeadProcess { at: when } } if when == at),
         "{error}"
     );
-    let text = "the refresh token may have been spent by a process that died at ";
+    let text = "the refresh token may have been spent by an unfinished refresh at ";
     assert!(error.to_string().starts_with(text), "{error}");
     // A new process is told the same.
     let error = world.other().refresh().await.unwrap_err();

@@ -78,7 +78,7 @@ fn a_command_killed_with_its_answer_on_the_way_is_told_of_by_the_next_one() {
     server.wait_for_issued(2);
     let said = home.run("get").failed(8);
     assert!(
-        said.contains("the refresh token may have been spent by a process that died at 20"),
+        said.contains("the refresh token may have been spent by an unfinished refresh at 20"),
         "{said}"
     );
     assert!(said.contains("sign in again"), "{said}");

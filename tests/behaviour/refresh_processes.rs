@@ -102,8 +102,8 @@ async fn a_process_killed_at_any_step_of_a_refresh_leaves_what_the_next_one_can_
             recovered += 1;
         } else {
             // The server has rotated, and the answer died with the process.
-            let text = "error RefreshTokenSpent: the refresh token may have been spent by a process \
-                        that died at 20";
+            let text = "error RefreshTokenSpent: the refresh token may have been spent by an \
+                        unfinished refresh at 20";
             assert!(answer.starts_with(text), "killed at {kill_at}: {answer}");
             assert!(answer.ends_with("sign in again"), "{answer}");
             // Nobody asks the server again; a new process is told the same.
@@ -148,7 +148,7 @@ async fn processes_that_are_killed_while_others_refresh_cost_nobody_else_a_sessi
         if lost {
             // Only if somebody died between sending the token and saving what came back.
             let answer = world.actor().ask("access");
-            assert!(answer.contains("by a process that died at"), "round {round}: {answer}");
+            assert!(answer.contains("by an unfinished refresh at"), "round {round}: {answer}");
         } else {
             assert!(world.provider.calls() - calls >= 1, "round {round}");
         }

@@ -101,11 +101,28 @@ fn a_token_is_typed_unseen_and_printed_with_a_newline() {
     let home = scratch();
     person(home.path(), "tokenkeep init", &[]);
     // A typo, taken back, and then the rest.
-    let seen = person(home.path(), "tokenkeep set", &[("Access token: ", "canaryX\u{7f}-typed\r")]);
+    let seen = person(
+        home.path(),
+        "tokenkeep set",
+        &[("Access token, or a record in one line: ", "canaryX\u{7f}-typed\r")],
+    );
     assert_eq!(seen.code, 0, "{}", seen.screen);
     assert!(!seen.screen.contains("canary") && seen.echoes, "{}", seen.screen);
     let seen = person(home.path(), "tokenkeep get", &[]);
     assert_eq!(seen.screen, "canary-typed\r\n");
+    // A record that is pasted is one, and what is no token is none.
+    for (typed, code, token) in [
+        ("{\"access_token\": \"canary-pasted\"}\r", 0, "canary-pasted"),
+        ("{\r\"access_token\": \"canary\"}\r", 6, "canary-pasted"),
+        ("\u{1b}[200~canary\u{1b}[201~\r", 6, "canary-pasted"),
+        ("Bearer canary\r", 6, "canary-pasted"),
+    ] {
+        let prompt = "Access token, or a record in one line: ";
+        let seen = person(home.path(), "tokenkeep set", &[(prompt, typed)]);
+        assert_eq!(seen.code, code, "{}", seen.screen);
+        assert!(!seen.screen.contains("canary"), "{}", seen.screen);
+        assert_eq!(person(home.path(), "tokenkeep get", &[]).screen, format!("{token}\r\n"));
+    }
 }
 
 #[test]

@@ -279,7 +279,7 @@ impl Scene {
     /// It cannot be refreshed, which has to be said; and a new sign-in mends it.
     fn complete_with_a_spent_token(&self, again: &Done) -> Vec<String> {
         let mut wrong = Vec::new();
-        let said = "the refresh token may have been spent by a process that died at 20";
+        let said = "the refresh token may have been spent by an unfinished refresh at 20";
         if again.code != Some(8) || !again.err.contains(said) {
             wrong.push(format!("again: {again:?}"));
         }

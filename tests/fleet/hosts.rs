@@ -48,7 +48,7 @@ async fn a_host_killed_at_any_step_of_a_refresh_leaves_what_the_next_one_can_go_
                 assert_eq!(world.provider.replays(), 0, "killed at {kill_at}");
                 recovered += 1;
             } else {
-                let text = "the refresh token may have been spent by a process that died at 20";
+                let text = "the refresh token may have been spent by an unfinished refresh at 20";
                 let text = format!("error RefreshTokenSpent: {text}");
                 assert!(answer.starts_with(&text), "killed at {kill_at}: {answer}");
                 assert_eq!(world.stored().await, before, "nothing was deleted");

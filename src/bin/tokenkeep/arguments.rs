@@ -29,7 +29,7 @@ Exit codes:
   1 anything else           5 store locked, denied, exposed or unavailable
   2 wrong usage             6 corrupt, undecryptable, or of a newer version
   3 no tokens               7 conflict
-  8 the refresh token may have been spent by a process that died: sign in again";
+  8 the refresh token may have been spent by a refresh that was cut off: sign in again";
 
 /// Which tokens a command is about.
 #[derive(Args)]

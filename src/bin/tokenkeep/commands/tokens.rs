@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Read};
 use std::process::ExitCode;
 
 use serde_json::json;
-use tokenkeep::chrono::Utc;
+use tokenkeep::chrono::{DateTime, TimeDelta, Utc};
 use tokenkeep::secrecy::{ExposeSecret, SecretString};
 use tokenkeep::{AuthError, AuthTokens, Freshness, MAX_RECORD, StoreError, StoreUrl};
 use zeroize::Zeroizing;
@@ -16,22 +16,59 @@ use crate::failure::{Code, Failure};
 use crate::profile::Profile;
 use crate::terminal;
 
-const INPUT: &str = "standard input";
-
 pub(super) async fn set(slot: &Slot) -> Outcome {
     let target = Target::of(slot)?;
     let manager = target.manager()?;
     let tokens = if std::io::stdin().is_terminal() {
-        AuthTokens::new(terminal::ask_hidden("Access token: ")?)
+        let typed = terminal::ask_hidden("Access token, or a record in one line: ")?;
+        #[expect(clippy::disallowed_methods, reason = "this is where it comes in")]
+        read(typed.expose_secret().as_bytes(), "what was typed")?
     } else {
-        read_tokens()?
+        read_input()?
+    };
+    let now = Utc::now();
+    let tokens = dated(tokens, now);
+    let is_expired = tokens.freshness(now) == Freshness::Expired;
+    let next = match tokens.refresh_token {
+        Some(_) => "the refresh token buys the next one",
+        None => "sign in again",
     };
     manager.set_tokens(tokens).await?;
+    if is_expired {
+        terminal::say(&format!("note: this access token has expired; {next}"));
+    }
     DONE
 }
 
+/// Fixes when the access token expires, as far as it or what came with it says so. How old it is, nobody
+/// says: so its own date counts, and not for how long it was good once.
+fn dated(mut tokens: AuthTokens, now: DateTime<Utc>) -> AuthTokens {
+    if tokens.expires_at.is_none() && tokens.obtained_at.is_none() {
+        // The answer of a provider, as it came: RFC 6749, 5.1.
+        #[expect(clippy::disallowed_methods, reason = "a number of seconds is no secret")]
+        let seconds = tokens.extra("expires_in").map(|text| text.expose_secret().parse::<f64>());
+        let seconds = seconds.and_then(Result::ok).filter(|seconds| (0.0..1e10).contains(seconds));
+        let given = seconds.and_then(|seconds| TimeDelta::try_seconds(seconds as i64));
+        tokens.expires_at = match given {
+            Some(lifetime) => now.checked_add_signed(lifetime),
+            None => tokens.expiry(),
+        };
+    }
+    tokens
+}
+
 /// Reads a record, or a bare access token.
-fn read_tokens() -> Result<AuthTokens, Failure> {
+fn read(text: &[u8], place: &str) -> Result<AuthTokens, Failure> {
+    AuthTokens::from_text(text, place).map_err(|error| match error {
+        // There is nothing to restore or to clear, as there is in a store.
+        StoreError::Corrupt { reason, .. } => {
+            Failure::new(Code::Unreadable, format!("{place} holds no tokens: {reason}"))
+        }
+        error => error.into(),
+    })
+}
+
+fn read_input() -> Result<AuthTokens, Failure> {
     // One byte more than fits, to see that it is too long; and no growing, which leaves copies.
     let mut input = Zeroizing::new(vec![0; MAX_RECORD + 1]);
     let mut filled = 0;
@@ -42,13 +79,7 @@ fn read_tokens() -> Result<AuthTokens, Failure> {
             count => filled += count,
         }
     }
-    AuthTokens::from_text(&input[..filled], INPUT).map_err(|error| match error {
-        // There is nothing to restore or to clear, as there is in a store.
-        StoreError::Corrupt { reason, .. } => {
-            Failure::new(Code::Unreadable, format!("{INPUT} holds no tokens: {reason}"))
-        }
-        error => error.into(),
-    })
+    read(&input[..filled], "standard input")
 }
 
 /// Standard input, past the standard library's buffer, which is never wiped.
