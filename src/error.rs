@@ -214,7 +214,7 @@ pub enum AuthError {
     #[error("these tokens are a backup, which is never refreshed; restore it first")]
     IsBackup,
     /// The server rejected the refresh token. Nobody asks it again until the store holds others.
-    #[error("the server rejected the refresh token ({reason}); sign in again")]
+    #[error("these tokens cannot be refreshed any more ({reason}); sign in again")]
     LoginRequired {
         /// What the server said.
         reason: String,
@@ -227,7 +227,7 @@ pub enum AuthError {
     #[error("refreshed tokens could not be saved yet; mend that before this program ends")]
     NotSaved(#[source] StoreError),
     /// The refresh failed, and it is not the refresh token's fault.
-    #[error("{0}; try again later")]
+    #[error("{0}; {advice}", advice = .0.advice())]
     Refresh(RefreshFailure),
     /// The server rejected the refresh token, and somebody may have spent it without being able to
     /// save its successor.
@@ -313,7 +313,7 @@ pub enum RefreshFailure {
         reason: String,
     },
     /// The server did not spend the token, and may do better later: no connection, 429, 5xx.
-    #[error("the refresh failed in passing ({reason})")]
+    #[error("the refresh failed for now ({reason})")]
     Transient {
         /// What happened.
         reason: String,
@@ -345,5 +345,13 @@ impl RefreshFailure {
     #[must_use]
     pub fn transient(reason: impl Into<String>) -> Self {
         Self::Transient { reason: reason.into(), retry_after: None }
+    }
+
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::Ambiguous { .. } | Self::Transient { .. } => "try again later",
+            Self::Misconfigured { .. } => "see how the provider is set up here",
+            Self::Rejected { .. } => "sign in again",
+        }
     }
 }

@@ -38,7 +38,7 @@ use crate::store::keychain::KeychainStore;
 /// certificates in that file; with `&endpoint=URL` a bucket is at a server that is not the provider's.
 ///
 /// A path that begins with `~/` is in the home directory; any other relative path is resolved
-/// when the URL is parsed. `%`, `?`, `&` and `#` in a path are written `%25`, `%3F`, `%26`, `%23`.
+/// when the URL is parsed, and refused by [`parse_absolute`](Self::parse_absolute). `%`, `?`, `&` and `#` in a path are written `%25`, `%3F`, `%26`, `%23`.
 ///
 /// ```
 /// use tokenkeep::StoreUrl;
@@ -125,6 +125,15 @@ pub struct InvalidStoreUrl {
 type Ask = dyn Fn() -> io::Result<SecretString> + Send + Sync;
 
 impl StoreUrl {
+    /// Reads a URL in which no path is relative: one that stands in a file is read from anywhere.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidStoreUrl`] says what is wrong.
+    pub fn parse_absolute(text: &str) -> Result<Self, InvalidStoreUrl> {
+        parse::parse(text, parse::Relative::Refused)
+    }
+
     /// Opens the store. Nothing is read or created yet.
     ///
     /// # Errors

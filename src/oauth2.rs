@@ -266,7 +266,7 @@ impl fmt::Debug for OAuth2Client {
 impl TokenRefresher for OAuth2Client {
     async fn refresh(&self, current: AuthTokens) -> Result<AuthTokens, RefreshFailure> {
         let Some(token) = &current.refresh_token else {
-            return Err(RefreshFailure::rejected("there is no refresh token"));
+            return Err(RefreshFailure::rejected("the server issued no refresh token"));
         };
         #[expect(clippy::disallowed_methods, reason = "sent to the server that issued it")]
         let token = oauth2::RefreshToken::new(token.expose_secret().to_owned());

@@ -154,7 +154,12 @@ impl<F: Format> RecordFile<F> {
     }
 
     pub(crate) async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
-        self.run(|inner| inner.slot.try_lease()).await
+        self.run(|inner| {
+            // What could not be sealed afterwards is better not begun.
+            inner.format.prepare()?;
+            inner.slot.try_lease()
+        })
+        .await
     }
 
     async fn run<T: Send + 'static>(

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use async_trait::async_trait;
 
 use super::{Edit, Engine, Hold, Inner, Row};
+use crate::blocking;
 use crate::error::StoreError;
 use crate::store::{Intent, Lease};
 
@@ -99,6 +100,9 @@ impl<E: Engine> FleetLease<E> {
     /// Takes the lease, unless somebody has it.
     pub(super) async fn take(slot: Arc<Inner<E>>) -> Result<Option<Self>, StoreError> {
         let Some(claim) = Claim::new(slot.engine.slot()) else { return Ok(None) };
+        // What could not be sealed afterwards is better not begun.
+        let key = slot.key.clone();
+        blocking::run(&slot.engine.to_string(), move || key.prepare()).await?;
         let found = slot.engine.read().await?;
         let mut row = found.as_ref().map(|found| found.row.clone()).unwrap_or_default();
         let holder = slot.holder();

@@ -126,6 +126,10 @@ impl AgeKey {
             return Ok(unlocked.clone());
         }
         let identities = if seal::is_sealed(material) {
+            if let Ok(false) = seal::is_sealed_to_a_passphrase(material) {
+                let reason = "it is sealed to a key, as tokens are, and is no identity file".into();
+                return Err(StoreError::InvalidKey { place: self.to_string(), reason });
+            }
             identity_file::parse(&self.open_with_passphrase(material, &self.to_string())?)
         } else {
             identity_file::parse(material)

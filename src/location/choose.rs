@@ -140,12 +140,27 @@ impl StoreUrl {
             }
             Some(url) if state.is_absent() => {
                 if let Some(identity) = url.identity_path() {
+                    refuse_orphan(&url, identity)?;
                     make_key(identity).await?;
                 }
                 Ok((url, Chosen::NoKeychain(state)))
             }
             _ => Err(state.explain("the keychain".into())),
         }
+    }
+}
+
+/// A record whose key is gone is opened by no other one; and whoever puts that key back must find its place
+/// free.
+fn refuse_orphan(url: &StoreUrl, identity: &Path) -> Result<(), StoreError> {
+    let is_there = |path: &Path| path.symlink_metadata().is_ok();
+    match url.path() {
+        Some(record) if is_there(&record) && !is_there(identity) => Err(StoreError::KeyMissing {
+            place: url.to_string(),
+            reason: format!("its tokens are there, and not {}", identity.display()),
+            advice: "put that file back; or remove the tokens' file, and sign in again".into(),
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -163,9 +178,9 @@ async fn pinned(pin: &Arc<FileSlot>) -> Result<Option<StoreUrl>, StoreError> {
     let slot = pin.clone();
     blocking::run(&pin.place(), move || {
         let Some(content) = slot.read(Exposure::Refused)? else { return Ok(None) };
-        let url = str::from_utf8(&content.bytes)
-            .ok()
-            .and_then(|text| text.strip_suffix('\n').unwrap_or(text).parse().ok());
+        let url = str::from_utf8(&content.bytes).ok().and_then(|text| {
+            StoreUrl::parse_absolute(text.strip_suffix('\n').unwrap_or(text)).ok()
+        });
         url.map(Some).ok_or_else(|| StoreError::Unavailable {
             place: slot.place(),
             reason: "it does not name a store that this version knows".into(),

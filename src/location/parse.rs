@@ -8,43 +8,55 @@ impl FromStr for StoreUrl {
     type Err = InvalidStoreUrl;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (scheme, rest) = text.split_once(':').ok_or_else(|| {
-            invalid(
-                "it begins with keychain:, age:, plaintext:, env:, postgres: or s3:, for example",
-            )
-        })?;
-        refuse_password(rest)?;
-        let (body, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let mut options = Options::parse(query, known_options(scheme))?;
-        let kind = match scheme {
-            "age" => parse_age(body, &mut options)?,
-            "az" => parse_bucket("az", body, &mut options)?,
-            "gs" => parse_bucket("gs", body, &mut options)?,
-            "s3" => parse_bucket("s3", body, &mut options)?,
-            "env" if is_name(body) => Kind::Env { prefix: body.to_owned() },
-            "env" => return Err(invalid("env: takes a prefix of letters, digits and underscores")),
-            "keychain" => Kind::Keychain(parse_item(body)?),
-            "keychain-item" => Kind::KeychainItem(parse_item(body)?),
-            "memory" if body.is_empty() => Kind::Memory,
-            "memory" => return Err(invalid("memory: takes nothing")),
-            "plaintext" => Kind::Plaintext { path: parse_path(body)? },
-            "postgres" | "postgresql" => parse_database(body, &mut options)?,
-            _ => {
-                return Err(invalid(
-                    "its scheme is unknown; keychain, keychain-item, age, plaintext, memory, env, \
-                     postgres, s3, gs and az are known",
-                ));
-            }
-        };
-        Ok(Self::of(kind))
+        parse(text, Relative::Resolved)
     }
 }
 
-/// What stands after the question mark.
-struct Options<'a>(Vec<(&'a str, &'a str)>);
+/// What is done with a path that depends on where the program was started.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Relative {
+    Refused,
+    Resolved,
+}
+
+pub(super) fn parse(text: &str, relative: Relative) -> Result<StoreUrl, InvalidStoreUrl> {
+    let (scheme, rest) = text.split_once(':').ok_or_else(|| {
+        invalid("it begins with keychain:, age:, plaintext:, env:, postgres: or s3:, for example")
+    })?;
+    refuse_password(rest)?;
+    let (body, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let mut options = Options::parse(query, known_options(scheme), relative)?;
+    let kind = match scheme {
+        "age" => parse_age(body, &mut options)?,
+        "az" => parse_bucket("az", body, &mut options)?,
+        "gs" => parse_bucket("gs", body, &mut options)?,
+        "s3" => parse_bucket("s3", body, &mut options)?,
+        "env" if is_name(body) => Kind::Env { prefix: body.to_owned() },
+        "env" => return Err(invalid("env: takes a prefix of letters, digits and underscores")),
+        "keychain" => Kind::Keychain(parse_item(body)?),
+        "keychain-item" => Kind::KeychainItem(parse_item(body)?),
+        "memory" if body.is_empty() => Kind::Memory,
+        "memory" => return Err(invalid("memory: takes nothing")),
+        "plaintext" => Kind::Plaintext { path: options.resolve(body)? },
+        "postgres" | "postgresql" => parse_database(body, &mut options)?,
+        _ => {
+            return Err(invalid(
+                "its scheme is unknown; keychain, keychain-item, age, plaintext, memory, env, \
+                     postgres, s3, gs and az are known",
+            ));
+        }
+    };
+    Ok(StoreUrl::of(kind))
+}
+
+/// What stands after the question mark, and how paths are read.
+struct Options<'a> {
+    given: Vec<(&'a str, &'a str)>,
+    relative: Relative,
+}
 
 impl<'a> Options<'a> {
-    fn parse(query: &'a str, known: &[&str]) -> Result<Self, InvalidStoreUrl> {
+    fn parse(query: &'a str, known: &[&str], relative: Relative) -> Result<Self, InvalidStoreUrl> {
         let options = query.split('&').filter(|option| !option.is_empty());
         let options: Vec<_> =
             options.map(|option| option.split_once('=').unwrap_or((option, ""))).collect();
@@ -63,16 +75,50 @@ impl<'a> Options<'a> {
                 known.join(", ")
             )));
         }
-        Ok(Self(options))
+        Ok(Self { given: options, relative })
     }
 
     fn take(&mut self, name: &str) -> Option<&'a str> {
-        let index = self.0.iter().position(|(given, _)| *given == name)?;
-        Some(self.0.remove(index).1)
+        let index = self.given.iter().position(|(given, _)| *given == name)?;
+        Some(self.given.remove(index).1)
     }
 
     fn path(&mut self, name: &str) -> Result<Option<PathBuf>, InvalidStoreUrl> {
-        self.take(name).map(parse_path).transpose()
+        self.take(name).map(|path| self.resolve(path)).transpose()
+    }
+
+    fn resolve(&self, text: &str) -> Result<PathBuf, InvalidStoreUrl> {
+        let text = unescaped(text)?;
+        if text.is_empty() {
+            return Err(invalid("a path is missing"));
+        }
+        let path = match text.strip_prefix("~/") {
+            Some(rest) => std::env::home_dir()
+                .ok_or_else(|| invalid("~/ is used, and this user has no home directory"))?
+                .join(rest),
+            None => PathBuf::from(text),
+        };
+        if self.relative == Relative::Refused && !path.is_absolute() {
+            return Err(invalid(
+                "a relative path would be another file wherever the program is started; write the \
+                 whole path, or one that begins with ~/",
+            ));
+        }
+        // An escaped slash, or one after `~/`, makes it look like a URL with a password all the same, as
+        // it is printed.
+        path.to_str().map_or(Ok(()), |path| refuse_password(&escaped(path)))?;
+        std::path::absolute(path).map_err(|_| invalid("a path cannot be resolved"))
+    }
+
+    fn key(&self, value: &str) -> Result<Key, InvalidStoreUrl> {
+        if let Some(item) = value.strip_prefix("keychain:") {
+            return parse_item(item).map(Key::Keychain);
+        }
+        match value.strip_prefix("credential:") {
+            Some("") => Err(invalid("credential: needs a name")),
+            Some(name) => unescaped(name).map(Key::Credential),
+            None => self.resolve(value).map(Key::File),
+        }
     }
 
     fn seal(&mut self) -> Result<Seal, InvalidStoreUrl> {
@@ -83,7 +129,7 @@ impl<'a> Options<'a> {
         while let Some(recipient) = self.take("recipient") {
             recipients.push(unescaped(recipient)?);
         }
-        Ok(Seal { key: parse_key(key)?, recipients, recipients_file: self.path("recipients")? })
+        Ok(Seal { key: self.key(key)?, recipients, recipients_file: self.path("recipients")? })
     }
 }
 
@@ -100,7 +146,7 @@ fn known_options(scheme: &str) -> &'static [&'static str] {
 }
 
 fn parse_age(body: &str, options: &mut Options<'_>) -> Result<Kind, InvalidStoreUrl> {
-    let path = parse_path(body)?;
+    let path = options.resolve(body)?;
     let seal = options.seal()?;
     if matches!(&seal.key, Key::File(key) if *key == path) {
         return Err(invalid("the tokens and their key are the same file"));
@@ -171,17 +217,6 @@ fn parse_database(body: &str, options: &mut Options<'_>) -> Result<Kind, Invalid
     Ok(Kind::Postgres(Database { user, hosts, name, slot, roots, seal: options.seal()? }))
 }
 
-fn parse_key(value: &str) -> Result<Key, InvalidStoreUrl> {
-    if let Some(item) = value.strip_prefix("keychain:") {
-        return parse_item(item).map(Key::Keychain);
-    }
-    match value.strip_prefix("credential:") {
-        Some("") => Err(invalid("credential: needs a name")),
-        Some(name) => unescaped(name).map(Key::Credential),
-        None => parse_path(value).map(Key::File),
-    }
-}
-
 const PASSWORD: &str = "it carries a password, which would show wherever it is used";
 
 fn parse_item(text: &str) -> Result<Item, InvalidStoreUrl> {
@@ -193,23 +228,6 @@ fn parse_item(text: &str) -> Result<Item, InvalidStoreUrl> {
         }
         _ => Err(invalid("a keychain item needs SERVICE/ACCOUNT")),
     }
-}
-
-fn parse_path(text: &str) -> Result<PathBuf, InvalidStoreUrl> {
-    let text = unescaped(text)?;
-    if text.is_empty() {
-        return Err(invalid("a path is missing"));
-    }
-    let path = match text.strip_prefix("~/") {
-        Some(rest) => std::env::home_dir()
-            .ok_or_else(|| invalid("~/ is used, and this user has no home directory"))?
-            .join(rest),
-        None => PathBuf::from(text),
-    };
-    // An escaped slash, or one after `~/`, makes it look like a URL with a password all the same, as
-    // it is printed.
-    path.to_str().map_or(Ok(()), |path| refuse_password(&escaped(path)))?;
-    std::path::absolute(path).map_err(|_| invalid("a path cannot be resolved"))
 }
 
 /// `user:password@` has no place in any store URL.

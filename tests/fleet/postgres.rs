@@ -143,7 +143,7 @@ async fn the_password_comes_from_the_file_of_passwords_and_a_wrong_one_is_named_
     assert_eq!(ask(&passwords), "ok none");
     for (text, mode, expected) in [
         ("*:*:*:app:another canary", 0o600, "$PGPASSFILE"),
-        ("*:*:*:other:canary", 0o600, "see whether it is up"),
+        ("*:*:*:other:canary", 0o600, "$PGPASSFILE"),
         ("*:*:*:app:canary\\:\\\\", 0o644, "chmod"),
     ] {
         write(text, mode);
@@ -151,6 +151,22 @@ async fn the_password_comes_from_the_file_of_passwords_and_a_wrong_one_is_named_
         assert!(answer.starts_with("error ") && answer.contains(expected), "{answer}");
         assert!(!answer.contains("canary"), "{answer}");
     }
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_there_is_told_from_a_server_that_is_not() {
+    if !can_serve("a_database_that_is_not_there_is_told_from_a_server_that_is_not") {
+        return;
+    }
+    let world = World::on_postgres().await;
+    let Engine::Postgres(_, database) = &world.engine else { unreachable!("it is PostgreSQL") };
+    let key = AgeKey::create_identity_file(world.dir.path().join("other.txt")).await.unwrap();
+    let address = database.address("postgres", "127.0.0.1") + "none";
+    let error = PostgresStore::new(&address, "fleet", key).unwrap().load().await.unwrap_err();
+    assert!(
+        error.to_string().ends_with("has no such database; make it with `createdb`"),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

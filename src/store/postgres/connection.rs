@@ -173,16 +173,13 @@ impl Connection {
             let connected = timeout(share, server.connect(&place, self.roots.as_ref())).await;
             let failure = match connected {
                 Ok(Ok(link)) => return Ok(link),
-                Ok(Err(StoreError::Unavailable { reason, .. })) => reason,
+                Ok(Err(StoreError::Unavailable { reason, .. })) if self.servers.len() > 1 => reason,
                 Ok(Err(error)) => return Err(error),
                 Err(_) => "it did not answer in time".into(),
             };
-            failures.push(match self.servers.len() {
-                1 => failure,
-                _ => format!("{server}: {failure}"),
-            });
+            failures.push(format!("{server}: {failure}"));
         }
-        Err(unavailable(&place, &failures.join("; "), "see whether it is up"))
+        Err(unavailable(&place, &failures.join("; "), "see whether one of them is up"))
     }
 }
 

@@ -7,16 +7,25 @@ use tokio_postgres::error::SqlState;
 
 use crate::error::StoreError;
 
+/// What the client says of a server that asks for a password where it was given none.
+const NO_PASSWORD: &str = "password missing";
+
+const PASSWORD: &str = "put the password of this user in the file that $PGPASSFILE names";
+
 /// Says what went wrong, without what was sent.
 pub(super) fn explain(error: &Error, place: &str) -> StoreError {
+    let denied = |advice: &str| StoreError::Denied { place: place.into(), advice: advice.into() };
     let Some(said) = error.as_db_error() else {
-        let why = error.source().map(|source| format!(" ({source})")).unwrap_or_default();
+        let why = error.source().map(ToString::to_string);
+        if why.as_deref() == Some(NO_PASSWORD) {
+            return denied(PASSWORD);
+        }
+        let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
         return unavailable(place, &format!("{error}{why}"), "see whether it is up");
     };
-    let denied = |advice: &str| StoreError::Denied { place: place.into(), advice: advice.into() };
     match *said.code() {
         SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
-            denied("put the password of this user in the file that $PGPASSFILE names")
+            denied(PASSWORD)
         }
         SqlState::INSUFFICIENT_PRIVILEGE => {
             denied("grant SELECT, INSERT and UPDATE on the table tokenkeep to this user")
@@ -25,6 +34,9 @@ pub(super) fn explain(error: &Error, place: &str) -> StoreError {
             place: place.into(),
             reason: "the server is a standby, or was made read-only".into(),
         },
+        SqlState::INVALID_CATALOG_NAME => {
+            unavailable(place, "the server has no such database", "make it with `createdb`")
+        }
         // A role may ask for more than one statement needs, and then others are not waited for.
         SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED => {
             StoreError::Conflict { place: place.into() }
