@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::support::{available, can_trace};
 use crate::support::{scratch, start};
 
-const SEED: &str =
+pub(crate) const SEED: &str =
     r#"{"access_token":"canary-a","refresh_token":"canary-r","expires_at":"2099-01-01T00:00:00Z"}"#;
 
 /// A home of its own, without a bus.
@@ -346,6 +346,12 @@ fn init_pins_the_keychain_if_it_works_and_nothing_if_it_is_locked() {
     let doctor = run("doctor", "");
     assert_eq!(doctor.code, 1, "{doctor:?}");
     assert!(doctor.out.contains("keychain\tlocked"), "{doctor:?}");
+
+    // A logout is one, and says what is left of it.
+    let cleared = run("clear", "").failed(5);
+    assert!(cleared.contains("the tokens are removed and their key is not"), "{cleared}");
+    assert!(cleared.contains("--allow-prompt"), "{cleared}");
+    run("get", "").failed(3);
 }
 
 #[test]
@@ -425,10 +431,14 @@ fn a_profile_with_an_unknown_setting_is_refused_by_file_and_line() {
         (format!("{good}\nsecret = \"canary\"\n"), 3, "unknown setting"),
         (format!("{good}[oauth2]\nclient_secret = \"canary\"\n"), 3, "unknown setting"),
         (format!("{good}[oauth2]\nclient_id = 5\n"), 3, "wrong type"),
+        (format!("{good}[oauth2]\nclient_id = \"app\"\n"), 2, "needs token_url and client_id"),
         (format!("{good}canary canary\n"), 2, "not TOML"),
+        (format!("{good}{good}"), 2, "stands here twice"),
+        ("store = \"plaintext:tokens.json\"\n".into(), 1, "a relative path"),
+        ("store = \"age:/t?identity=k.txt\"\n".into(), 1, "a relative path"),
         ("store = 5\n".into(), 1, "wrong type"),
         ("store = \"canary:\"\n".into(), 1, "its scheme is unknown"),
-        ("[oauth2]\n".into(), 1, "there is no `store`"),
+        ("# nothing\n".into(), 1, "there is no `store`"),
     ] {
         fs::write(&path, &text).unwrap();
         let message = home.run("get").failed(2);
@@ -454,6 +464,26 @@ fn a_profile_that_others_can_write_to_is_refused() {
     let path = home.path("config/profiles/default.toml");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).unwrap();
     assert!(home.run("get").failed(5).contains("others can write to it"));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    home.run("get").ok();
+    // Nor can one be put in its place by others.
+    for directory in ["config/profiles", "config"] {
+        let directory = home.path(directory);
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
+        let fix = format!("chmod go-w {}`", directory.display());
+        for command in ["get", "status", "init --profile other --store plaintext:o.json"] {
+            assert!(home.run(command).failed(5).contains(&fix));
+        }
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o1777)).unwrap();
+        home.run("get").ok();
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    assert!(!home.path("config/profiles/other.toml").exists());
+    // Only where this runs as root.
+    if std::os::unix::fs::chown(&path, Some(65534), None).is_ok() {
+        let said = home.run("get").failed(5);
+        assert!(said.contains("belongs to the user with the number 65534"), "{said}");
+    }
 }
 
 #[cfg(unix)]
@@ -462,7 +492,7 @@ fn exec_takes_the_processs_place_and_passes_no_more_than_was_asked_for() {
     let home = Home::signed_in();
     let profile = home.path("config/profiles/default.toml");
     let text = fs::read_to_string(&profile).unwrap();
-    fs::write(&profile, format!("{text}[oauth2]\nclient_secret_env = \"APP_SECRET\"\n")).unwrap();
+    fs::write(&profile, format!("{text}[oauth2]\ntoken_url = \"https://x.example\"\nclient_id = \"app\"\nclient_secret_env = \"APP_SECRET\"\n")).unwrap();
     let exec = |options: &[&str], script: &str| {
         let mut command = home.command();
         command
@@ -507,7 +537,7 @@ fn exec_takes_the_processs_place_and_passes_no_more_than_was_asked_for() {
     exec(&["--prefix", "1A"], "true").failed(2);
     let mut missing = home.command();
     let missing = done(missing.args(["exec", "--", "no-such-program"]), "");
-    assert!(missing.failed(1).contains("cannot run no-such-program"));
+    assert!(missing.failed(127).contains("cannot run no-such-program"));
 }
 
 #[test]
@@ -870,7 +900,15 @@ fn the_manual_page_is_rendered_without_warnings() {
             other => page.push(other),
         }
     }
-    let all = ["--header", "--keep-source", "--remove-recipient", "Exit codes", "BACKUP", "DOCTOR"];
+    let all = [
+        "--header",
+        "--keep-source",
+        "--remove-recipient",
+        "EXIT STATUS",
+        "TOKENKEEP_PASSPHRASE",
+        "BACKUP",
+        "DOCTOR",
+    ];
     for words in all {
         assert!(page.contains(words), "{words} is in {page}");
     }

@@ -118,7 +118,11 @@ fn the_clients_secret_comes_from_the_variable_that_the_profile_names() {
         done(command.envs(secret.map(|secret| ("APP_SECRET", secret))), "")
     };
     for unusable in [None, Some("")] {
-        assert!(login(unusable).failed(2).contains("APP_SECRET, which the profile names"));
+        assert!(
+            login(unusable)
+                .failed(2)
+                .contains("client_secret_env of this profile names is not set")
+        );
     }
     assert_eq!(server.requests().len(), 0);
     assert!(login(Some("canary-wrong")).failed(1).contains("answered 401 invalid_client"));
@@ -137,7 +141,9 @@ fn an_expired_token_is_refreshed_at_the_provider_that_the_profile_names() {
         r#"{{"access_token":"{access}","refresh_token":"{refresh}","expires_at":"2020-01-01T00:00:00Z"}}"#
     );
     home.feed("set", &expired).ok();
-    assert!(home.run("get").failed(1).contains("APP_SECRET, which the profile names"));
+    assert!(
+        home.run("get").failed(1).contains("client_secret_env of this profile names is not set")
+    );
     assert_eq!(server.calls(), 0);
     let mut get = home.command();
     get.arg("get").env("APP_SECRET", "secret-canary");
@@ -187,7 +193,7 @@ fn what_no_provider_is_named_for_is_said() {
     let path = home.path("config/profiles/default.toml");
     let store = fs::read_to_string(&path).unwrap();
     fs::write(&path, format!("{store}[oauth2]\nclient_id = \"app\"\n")).unwrap();
-    assert!(home.run("login").failed(2).contains("names no provider"));
+    assert!(home.run("login").failed(2).contains("line 2: oauth2 needs token_url and client_id"));
     let text =
         format!("{store}[oauth2]\nclient_id = \"app\"\ntoken_url = \"https://x.example/\"\n");
     fs::write(&path, text).unwrap();

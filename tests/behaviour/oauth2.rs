@@ -115,7 +115,7 @@ async fn the_secret_goes_by_basic_or_in_the_body() {
 async fn without_a_refresh_token_nothing_is_sent() {
     let server = TokenServer::start();
     let failure = client(&server).refresh(AuthTokens::new("access")).await.unwrap_err();
-    assert_eq!(failure, RefreshFailure::rejected("there is no refresh token"));
+    assert_eq!(failure, RefreshFailure::rejected("the server issued no refresh token"));
     assert_eq!(server.requests().len(), 0);
 }
 

@@ -9,13 +9,13 @@ use crate::support::can_trace;
 use crate::token_server::{Act, TokenServer};
 
 /// A home whose access token has expired.
-fn expired(server: &TokenServer) -> Home {
+pub(crate) fn expired(server: &TokenServer) -> Home {
     let home = home(server, "");
     expire(server, &home);
     home
 }
 
-fn expire(server: &TokenServer, home: &Home) {
+pub(crate) fn expire(server: &TokenServer, home: &Home) {
     let (access, refresh) = server.issue();
     let record = format!(
         r#"{{"access_token":"{access}","refresh_token":"{refresh}","expires_at":"2020-01-01T00:00:00Z"}}"#

@@ -4,13 +4,15 @@
 use std::fs;
 use std::process::Command;
 
+use crate::refresh_command::expired;
 use crate::support::{available, scratch};
+use crate::token_server::TokenServer;
 
 /// Plays a person: runs a command line on a terminal, and when a prompt has come, types the answer,
 /// or sends a signal instead. Prints the exit code, what was on the screen, and whether the terminal
 /// shows again what is typed.
 const PERSON: &str = r"
-import json, os, pty, signal, sys, termios
+import json, os, pty, signal, sys, termios, time
 signal.alarm(60)
 home, line, answers = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 parent, child = pty.openpty()
@@ -32,12 +34,15 @@ for prompt, answer in answers:
     while prompt.encode() not in screen:
         more = os.read(parent, 1000)
         screen += more
-    if answer == 'a signal':
+    if answer == 'a wait':
+        # Longer than it takes until somebody who waits is told what for.
+        time.sleep(2.5)
+    elif answer == 'a signal':
         os.kill(pid, signal.SIGTERM)
     else:
         os.write(parent, answer.encode())
 os.set_blocking(parent, False)
-import select, time
+import select
 status = None
 while status is None:
     done, code = os.waitpid(pid, os.WNOHANG)
@@ -208,4 +213,28 @@ fn colour_and_progress_are_for_terminals_and_not_for_those_who_decline() {
     assert!(!seen.screen.contains('\u{1b}'), "{}", seen.screen);
     let seen = person(home.path(), "tokenkeep doctor | cat", &[]);
     assert!(!seen.screen.contains('\u{1b}'), "{}", seen.screen);
+}
+
+#[test]
+fn who_waits_is_told_what_for_and_ctrl_c_says_what_it_waits_for() {
+    if !can_play("who_waits_is_told_what_for_and_ctrl_c_says_what_it_waits_for") {
+        return;
+    }
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let held = server.hold();
+    let seen = person(
+        &home.path(""),
+        "exec tokenkeep get",
+        &[
+            ("waiting for the token endpoint", "\u{3}"),
+            ("finishing a refresh, so that the session is not lost", "\u{3}"),
+        ],
+    );
+    held.release();
+    assert_eq!(seen.code, -2, "{}", seen.screen);
+    // While somebody types, nothing else is shown.
+    let ask = [("a record in one line: ", "a wait"), ("", "canary-typed\r")];
+    let seen = person(&home.path(""), "tokenkeep set", &ask);
+    assert!(seen.code == 0 && !seen.screen.contains("waiting"), "{}", seen.screen);
 }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 use crate::failure::Failure;
@@ -23,7 +23,7 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-const EXIT_CODES: &str = "\
+pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0 done                    4 expired, or sign-in required
   1 anything else           5 store locked, denied, exposed or unavailable
@@ -35,11 +35,11 @@ Exit codes:
 #[derive(Args)]
 pub(crate) struct Slot {
     /// The profile, which `init` makes; else `$TOKENKEEP_PROFILE`, else "default"
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME", value_hint = ValueHint::Other)]
     pub(crate) profile: Option<String>,
     /// A store, instead of a profile: keychain:SERVICE/ACCOUNT, age:PATH?identity=PATH,
     /// plaintext:PATH, env:PREFIX; else `$TOKENKEEP_STORE`
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL", value_hint = ValueHint::Other)]
     pub(crate) store: Option<String>,
     /// Let the keychain ask you to unlock it, and wait up to 2 minutes for that
     #[arg(long, global = true)]
@@ -85,6 +85,9 @@ pub(crate) enum Command {
     /// variable is seen by the command, by each of its children, and on Linux by every process of
     /// the same user while they run. Prefer `tokenkeep get` in a pipe where the command can read
     /// from one.
+    ///
+    /// It ends as the command does; with 127 if there is no such command, and with 126 if it cannot be
+    /// run.
     Exec(Exec),
     /// Print completions for a shell
     Completions {
@@ -161,10 +164,10 @@ pub(crate) struct Migrate {
 #[derive(Args)]
 pub(crate) struct Backup {
     /// The file to write, or a store URL
-    #[arg(long, value_name = "FILE|URL")]
+    #[arg(long, value_name = "FILE|URL", value_hint = ValueHint::FilePath)]
     pub(crate) to: String,
     /// Seal it to this age recipient; may be repeated
-    #[arg(long, value_name = "AGE1…", conflicts_with = "passphrase")]
+    #[arg(long, value_name = "AGE1...", conflicts_with = "passphrase")]
     pub(crate) recipient: Vec<String>,
     /// Seal it to a passphrase, which is asked for
     #[arg(long)]
@@ -177,10 +180,10 @@ pub(crate) struct Backup {
 #[derive(Args)]
 pub(crate) struct Restore {
     /// The file that `backup` wrote, or a store URL
-    #[arg(long, value_name = "FILE|URL")]
+    #[arg(long, value_name = "FILE|URL", value_hint = ValueHint::FilePath)]
     pub(crate) from: String,
     /// The identity file that opens it; without one, a passphrase is asked for
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) identity: Option<PathBuf>,
     /// Replace tokens that are newer than the backup
     #[arg(long)]
@@ -190,7 +193,7 @@ pub(crate) struct Restore {
 #[derive(Args)]
 pub(crate) struct Keygen {
     /// The file to write; without one, the secret key goes to standard output
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
     /// Protect the file with a passphrase, which is asked for
     #[arg(long, requires = "output")]
@@ -200,13 +203,13 @@ pub(crate) struct Keygen {
 #[derive(Args)]
 pub(crate) struct Rekey {
     /// The identity file whose key opens the record from now on; without it, the present one stays
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) identity: Option<PathBuf>,
     /// Add a recovery recipient; may be repeated
-    #[arg(long, value_name = "AGE1…")]
+    #[arg(long, value_name = "AGE1...")]
     pub(crate) recipient: Vec<String>,
     /// Remove a recovery recipient; may be repeated
-    #[arg(long, value_name = "AGE1…")]
+    #[arg(long, value_name = "AGE1...")]
     pub(crate) remove_recipient: Vec<String>,
 }
 
@@ -219,14 +222,14 @@ pub(crate) struct Exec {
     #[arg(long)]
     pub(crate) with_refresh_token: bool,
     /// The command and its arguments
-    #[arg(last = true, required = true, value_name = "CMD")]
+    #[arg(last = true, required = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
     pub(crate) command: Vec<OsString>,
 }
 
 /// Says what is wrong with the command line, without repeating what stands in it: a token is soon
 /// given as an argument by mistake, and standard error is soon in a log.
 pub(crate) fn report(error: &clap::Error) -> ExitCode {
-    use clap::error::ErrorKind;
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
 
     let wrong = match error.kind() {
         ErrorKind::InvalidSubcommand => "there is no such command",
@@ -247,5 +250,13 @@ pub(crate) fn report(error: &clap::Error) -> ExitCode {
             return u8::try_from(error.exit_code()).unwrap_or(2).into();
         }
     };
-    Failure::usage(format!("{wrong}; see `tokenkeep COMMAND --help`")).report()
+    // These are the names of what there is, and not what was given.
+    let suggested = [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg];
+    let suggested = suggested.into_iter().find_map(|kind| match error.get(kind)? {
+        ContextValue::String(one) => Some(one),
+        ContextValue::Strings(some) => some.first(),
+        _ => None,
+    });
+    let meant = suggested.map(|name| format!(" (is `{name}` meant?)")).unwrap_or_default();
+    Failure::usage(format!("{wrong}{meant}; see `tokenkeep COMMAND --help`")).report()
 }

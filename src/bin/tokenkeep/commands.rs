@@ -6,23 +6,23 @@ mod exec;
 mod init;
 mod keys;
 mod login;
+mod manual;
 mod migrate;
 mod tokens;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::CommandFactory;
 use serde_json::{Value, json};
 use tokenkeep::chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use tokenkeep::{AuthTokens, StoreUrl, TokenManager, TokenStore};
+use tokenkeep::{AgeKey, AuthTokens, StoreError, StoreUrl, TokenManager, TokenStore};
 
 use crate::arguments::{Cli, Command, Slot};
 use crate::failure::Failure;
 use crate::harden::Limits;
 use crate::profile::Profile;
-use crate::provider::refresher_of;
 use crate::slot::Named;
 use crate::terminal;
 
@@ -41,7 +41,7 @@ pub(crate) async fn run(cli: Cli, limits: Limits) -> Outcome {
         Command::Set => tokens::set(slot).await,
         Command::Get(get) => tokens::get(slot, &get).await,
         Command::Status(json) => tokens::status(slot, json.json).await,
-        Command::List(json) => tokens::list(json.json),
+        Command::List(json) => tokens::list(slot, json.json),
         Command::Refresh => tokens::refresh(slot).await,
         Command::Clear(clear) => login::clear(slot, &clear).await,
         Command::Migrate(migrate) => migrate::migrate(slot, &migrate).await,
@@ -49,7 +49,7 @@ pub(crate) async fn run(cli: Cli, limits: Limits) -> Outcome {
         Command::Restore(restore) => backup::restore(slot, &restore).await,
         Command::Keygen(keygen) => keys::keygen(&keygen).await,
         Command::Rekey(rekey) => keys::rekey(slot, &rekey).await,
-        Command::Doctor(json) => doctor::doctor(limits, json.json).await,
+        Command::Doctor(json) => doctor::doctor(slot, limits, json.json).await,
         Command::Exec(exec) => exec::exec(slot, exec, limits).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -58,7 +58,7 @@ pub(crate) async fn run(cli: Cli, limits: Limits) -> Outcome {
             DONE
         }
         Command::Man => {
-            terminal::print(&manual()?)?;
+            terminal::print(&manual::manual()?)?;
             DONE
         }
     }
@@ -87,21 +87,30 @@ impl Target {
 
     fn manager(&self) -> Result<TokenManager, Failure> {
         let builder = TokenManager::builder().store(self.open()?);
-        let refresher = self.profile.as_ref().and_then(refresher_of);
-        Ok(match refresher {
-            Some(refresher) => builder.refresher(refresher).build(),
+        let provider = self.profile.as_ref().and_then(|profile| profile.provider.clone());
+        Ok(match provider {
+            Some(provider) => builder.refresher(provider).build(),
             None => builder.build(),
         })
     }
 }
 
-/// How long a command that refreshed waits for what it could not save at once.
-const SAVING: Duration = Duration::from_secs(10);
-
-/// The end of a command that may have refreshed: says if the new tokens are about to be lost.
-async fn finish(manager: &TokenManager) -> Result<(), Failure> {
-    Ok(manager.shutdown(SAVING).await?)
+/// Finds out whether tokens that are to be saved there could be sealed. Nobody is asked for a passphrase.
+async fn check_key(url: &StoreUrl) -> Result<(), StoreError> {
+    let Some(path) = url.identity_path() else { return Ok(()) };
+    match AgeKey::identity_file(path).recipients().await {
+        Err(StoreError::Locked { .. }) => Ok(()),
+        recipients => recipients.map(drop),
+    }
 }
+
+/// Tells whether a refresh of the tokens in a file was cut off.
+fn was_cut_off(url: &StoreUrl) -> bool {
+    url.path().is_some_and(|path| Path::new(&format!("{}.intent", path.display())).exists())
+}
+
+const CUT_OFF: &str = "a refresh was cut off, and may have spent the refresh token; if the next one fails, \
+                       sign in again";
 
 fn open(url: &StoreUrl) -> Result<Arc<dyn TokenStore>, Failure> {
     let protected =
@@ -110,46 +119,18 @@ fn open(url: &StoreUrl) -> Result<Arc<dyn TokenStore>, Failure> {
     Ok(url.open_with_passphrase(move || terminal::ask_passphrase(&protected))?)
 }
 
-/// One page for the command and all below it.
-fn manual() -> std::io::Result<String> {
-    use clap_mangen::Man;
-
-    let mut page = Vec::new();
-    let mut command = Cli::command();
-    command.build();
-    let man = Man::new(command.clone());
-    man.render_title(&mut page)?;
-    man.render_name_section(&mut page)?;
-    man.render_synopsis_section(&mut page)?;
-    man.render_description_section(&mut page)?;
-    man.render_options_section(&mut page)?;
-    for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
-        // Its description and options become parts of a section of its own.
-        let mut section = Vec::new();
-        let man = Man::new(command.clone());
-        man.render_description_section(&mut section)?;
-        man.render_options_section(&mut section)?;
-        let section = String::from_utf8_lossy(&section).replace(".SH ", ".SS ");
-        let name = command.get_name().to_uppercase();
-        page.extend_from_slice(format!(".SH \"{name}\"\n{section}").as_bytes());
-    }
-    man.render_extra_section(&mut page)?;
-    Ok(String::from_utf8_lossy(&page).into_owned())
-}
-
 /// What may be said about tokens: nothing of what they are.
 fn describe(tokens: Option<&AuthTokens>, now: DateTime<Utc>) -> Value {
-    let Some(tokens) = tokens else { return json!({ "state": "none" }) };
     let date = |date: Option<DateTime<Utc>>| {
         date.map(|date| date.to_rfc3339_opts(SecondsFormat::Secs, true))
     };
     json!({
-        "state": format!("{:?}", tokens.freshness(now)).to_lowercase(),
-        "expires_at": date(tokens.expiry()),
-        "refresh_due_at": date(tokens.refresh_due()),
-        "obtained_at": date(tokens.obtained_at),
-        "has_refresh_token": tokens.refresh_token.is_some(),
-        "backup": tokens.is_backup(),
+        "state": tokens.map_or("none".into(), |it| format!("{:?}", it.freshness(now)).to_lowercase()),
+        "expires_at": date(tokens.and_then(AuthTokens::expiry)),
+        "refresh_due_at": date(tokens.and_then(AuthTokens::refresh_due)),
+        "obtained_at": date(tokens.and_then(|tokens| tokens.obtained_at)),
+        "has_refresh_token": tokens.is_some_and(|tokens| tokens.refresh_token.is_some()),
+        "backup": tokens.is_some_and(AuthTokens::is_backup),
     })
 }
 

@@ -19,6 +19,9 @@ pub(crate) enum Code {
     Unreadable = 6,
     Conflict = 7,
     Spent = 8,
+    /// Of a command that was to be run; the numbers are those of a shell.
+    NotExecutable = 126,
+    NotFound = 127,
 }
 
 impl From<Code> for ExitCode {
@@ -53,10 +56,19 @@ impl Failure {
         Self { code, message }
     }
 
-    pub(crate) fn report(self) -> ExitCode {
+    /// Puts words before the message.
+    pub(crate) fn within(self, words: &str) -> Self {
+        Self { message: format!("{words}: {}", self.message), ..self }
+    }
+
+    pub(crate) fn say(&self) {
         if !self.message.is_empty() {
             terminal::say(&format!("tokenkeep: {}", self.message));
         }
+    }
+
+    pub(crate) fn report(self) -> ExitCode {
+        self.say();
         self.code.into()
     }
 

@@ -5,8 +5,10 @@ mod commands;
 mod draft;
 mod failure;
 mod harden;
+mod interrupt;
 mod profile;
 mod provider;
+mod session;
 mod side_by_side;
 mod slot;
 mod terminal;
@@ -25,14 +27,25 @@ fn main() -> ExitCode {
         Err(error) => return arguments::report(&error),
     };
     let done = match runtime() {
-        Ok(runtime) => runtime.block_on(commands::run(cli, limits)),
+        Ok(runtime) => {
+            runtime.block_on(terminal::patiently(commands::run(cli, limits), waiting_for))
+        }
         Err(error) => Err(error.into()),
     };
     terminal::stop_working();
     terminal::forget_passphrases();
+    interrupt::end_if_caught();
     match done {
         Ok(code) => code,
         Err(failure) => failure.report(),
+    }
+}
+
+fn waiting_for() -> &'static str {
+    if interrupt::is_held() {
+        "waiting for the token endpoint"
+    } else {
+        "waiting for the store, or for another process that refreshes these tokens"
     }
 }
 

@@ -47,20 +47,26 @@ pub(crate) type Named = (String, Result<Profile, Failure>);
 
 impl Profile {
     pub(crate) fn load(name: &str) -> Result<Self, Failure> {
+        if let Some(profile) = Self::find(name)? {
+            return Ok(profile);
+        }
+        Err(Failure::usage(format!(
+            "there is no profile {name} ({} does not exist); run `tokenkeep init`, or name a store \
+             with --store",
+            path_of(name)?.display()
+        )))
+    }
+
+    /// The profile of that name: `None` if there is none.
+    pub(crate) fn find(name: &str) -> Result<Option<Self>, Failure> {
         let path = path_of(name)?;
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(Failure::usage(format!(
-                    "there is no profile {name} ({} does not exist); run `tokenkeep init`, or name a \
-                     store with --store",
-                    path.display()
-                )));
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("read", &path, &error)),
         };
-        refuse_writable(&path)?;
-        Self::parse(name, path, text)
+        refuse_writable(path.ancestors().take(3))?;
+        Self::parse(name, path, text).map(Some)
     }
 
     /// Makes a profile. Of two that try at the same time, one fails.
@@ -74,6 +80,7 @@ impl Profile {
             return Err(exists(&path));
         }
         let writer = Writer::of(directory_of(&path))?;
+        refuse_writable(path.ancestors().skip(1).take(2))?;
         let draft = writer.draft(&path, &format!("store = {}\n", quoted(&store.to_text())))?;
         draft.persist_noclobber(&path).map_err(|error| match error.error.kind() {
             io::ErrorKind::AlreadyExists => exists(&path),
@@ -85,8 +92,18 @@ impl Profile {
 
     /// Points the profile to another store.
     pub(crate) async fn set_store(&mut self, store: &StoreUrl) -> Result<(), Failure> {
-        let mut done = Ok(());
         let text = self.with_store(store);
+        self.give(text).await
+    }
+
+    /// Forgets about a migration that did not get to its end.
+    pub(crate) async fn forget_move(&mut self) -> Result<(), Failure> {
+        let text = self.without_move();
+        self.give(text).await
+    }
+
+    async fn give(&mut self, text: String) -> Result<(), Failure> {
+        let mut done = Ok(());
         Self::rewrite(&mut [Rewrite { profile: self, text, done: &mut done }]).await?;
         done
     }
@@ -116,6 +133,13 @@ impl Profile {
     fn write(&mut self, writer: &Writer, text: &str) -> Result<(), Failure> {
         if text == self.text {
             return Ok(());
+        }
+        let there = fs::read_to_string(&self.path);
+        let there = there.map_err(|error| failed("read", &self.path, &error))?;
+        if there != self.text && there != text {
+            let path = self.path.display();
+            let message = format!("{path} was changed by somebody else meanwhile; repeat this");
+            return Err(Failure::new(Code::Conflict, message));
         }
         let persisted = writer.draft(&self.path, text)?.persist(&self.path);
         persisted.map_err(|error| failed("write", &self.path, &error.error))?;
@@ -189,18 +213,22 @@ impl Profile {
         let (mut store, mut moving_to, mut move_span, mut provider) = (None, None, None, None);
         {
             let table = DeTable::parse(&text).map_err(|error| {
-                wrong(error.span().map_or(0, |span| span.end), "this is not TOML")
+                let what = match error.message() {
+                    "duplicate key" => "this stands here twice",
+                    _ => "this is not TOML",
+                };
+                wrong(error.span().map_or(0, |span| span.end), what)
             })?;
             for (key, value) in table.get_ref() {
                 let at = key.span().end;
                 match (key.get_ref().as_ref(), value.get_ref()) {
                     ("store", DeValue::String(url)) => {
-                        let url = url.parse::<StoreUrl>();
+                        let url = StoreUrl::parse_absolute(url);
                         let url = url.map_err(|error| wrong(at, &error.to_string()))?;
                         store = Some((url, value.span()));
                     }
                     (MOVING_TO, DeValue::String(url)) => {
-                        let url = url.parse::<StoreUrl>();
+                        let url = StoreUrl::parse_absolute(url);
                         moving_to = Some(url.map_err(|error| wrong(at, &error.to_string()))?);
                         let line_end = ["\n", "\r\n"]
                             .into_iter()
@@ -209,10 +237,8 @@ impl Profile {
                         move_span = Some(key.span().start..end);
                     }
                     ("oauth2", DeValue::Table(oauth2)) => {
-                        provider = Some(
-                            Provider::parse(oauth2)
-                                .map_err(|error| wrong(error.at, &error.what))?,
-                        );
+                        let parsed = Provider::parse(oauth2, at);
+                        provider = Some(parsed.map_err(|error| wrong(error.at, &error.what))?);
                     }
                     ("store" | "oauth2" | MOVING_TO, _) => {
                         return Err(wrong(at, "this setting has a value of the wrong type"));
@@ -277,25 +303,34 @@ fn check_name(name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whoever can write to a profile chooses where the tokens go.
+/// Whoever can write to a profile, or to the two directories that it is in, chooses where the tokens go.
 #[cfg(unix)]
-fn refuse_writable(path: &Path) -> Result<(), Failure> {
+fn refuse_writable<'a>(places: impl Iterator<Item = &'a Path>) -> Result<(), Failure> {
     use std::os::unix::fs::MetadataExt;
 
-    let metadata = fs::metadata(path).map_err(|error| failed("read", path, &error))?;
+    const STICKY: u32 = 0o1000;
+
     let us = rustix::process::geteuid().as_raw();
-    let foreign = metadata.uid() != us && metadata.uid() != 0;
-    if foreign || metadata.mode() & 0o022 != 0 {
-        let path = path.display();
-        let message =
-            format!("{path} is not private: others can write to it; run `chmod 600 {path}`");
-        return Err(Failure::new(Code::Inaccessible, message));
+    for path in places {
+        let metadata = fs::metadata(path).map_err(|error| failed("read", path, &error))?;
+        let (owner, path) = (metadata.uid(), path.display());
+        let wrong = if owner != us && owner != 0 {
+            format!(
+                "{path} belongs to the user with the number {owner}, who is not the one that runs this \
+                 ({us}) and could change it; make it yours, or see whose TOKENKEEP_CONFIG_DIR this is"
+            )
+        } else if metadata.mode() & 0o022 != 0 && metadata.mode() & STICKY == 0 {
+            format!("{path} is not private: others can write to it; run `chmod go-w {path}`")
+        } else {
+            continue;
+        };
+        return Err(Failure::new(Code::Inaccessible, wrong));
     }
     Ok(())
 }
 
 #[cfg(not(unix))]
-fn refuse_writable(_path: &Path) -> Result<(), Failure> {
+fn refuse_writable<'a>(_places: impl Iterator<Item = &'a Path>) -> Result<(), Failure> {
     Ok(())
 }
 
@@ -350,13 +385,36 @@ mod tests {
             let moved = profile.with_store(&url("env:C"));
             assert_eq!(moved, without.replace("'env:A'", "\"env:C\""));
         }
-        let text = "store = 'env:A'\n[oauth2]\nclient_id = \"\"\"\nmoving_to = mine\"\"\"\n";
+        let text = "store = 'env:A'\n[oauth2]\ntoken_url = 'https://a'\nclient_id = \"\"\"\nmoving_to = \
+                    mine\"\"\"\n";
         assert_eq!(parsed(text).without_move(), text);
+    }
+
+    #[tokio::test]
+    async fn what_somebody_else_wrote_meanwhile_is_not_overwritten() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("default.toml");
+        fs::write(&path, "store = 'env:A'\n").unwrap();
+        let load =
+            || Profile::parse("default", path.clone(), fs::read_to_string(&path).unwrap()).unwrap();
+        let (mut one, mut other) = (load(), load());
+        one.set_store(&url("env:B")).await.unwrap();
+        let refused = other.set_store(&url("env:C")).await.unwrap_err();
+        assert!(
+            refused.is(Code::Conflict) && refused.message().contains("default.toml"),
+            "{refused:?}"
+        );
+        assert_eq!(load().store, url("env:B"));
+        // Of two that want the same, none is in the way.
+        other.set_store(&url("env:B")).await.unwrap();
+        one.set_store(&url("env:D")).await.unwrap();
+        assert_eq!(load().store, url("env:D"));
     }
 
     #[test]
     fn a_port_counts_in_the_base_that_it_is_written_in() {
-        let text = "store = 'env:A'\n[oauth2]\nredirect_port = 0x1F_90\n";
+        let text = "store = 'env:A'\n[oauth2]\ntoken_url = 'https://a'\nclient_id = 'b'\nredirect_port = \
+                    0x1F_90\n";
         assert_eq!(parsed(text).provider.map(|provider| provider.redirect_port), Some(8080));
     }
 }

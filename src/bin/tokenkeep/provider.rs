@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::failure::Failure;
-use crate::profile::Profile;
+use crate::interrupt;
 
 const SETTINGS: [&str; 9] = [
     "authorization_url",
@@ -27,8 +27,8 @@ const SETTINGS: [&str; 9] = [
 /// An OAuth 2.0 provider, and this client as it is registered there.
 #[derive(Clone, Debug)]
 pub(crate) struct Provider {
-    /// Without its secret, and only if there is enough to make one.
-    client: Option<OAuth2Client>,
+    /// Without its secret.
+    client: OAuth2Client,
     /// The variable that holds the client's secret.
     pub(crate) client_secret_env: Option<String>,
     /// The port that the browser comes back to; 0 is any.
@@ -42,12 +42,16 @@ pub(crate) struct Wrong {
     pub(crate) what: String,
 }
 
-/// The values by their settings, each with its place.
-struct Settings<'a>(BTreeMap<&'a str, (usize, &'a DeValue<'a>)>);
+/// The values by their settings, each with its place, and the place of them all.
+struct Settings<'a> {
+    values: BTreeMap<&'a str, (usize, &'a DeValue<'a>)>,
+    at: usize,
+}
 
 impl Provider {
-    pub(crate) fn parse(table: &DeTable<'_>) -> Result<Self, Wrong> {
-        let settings = Settings::of(table)?;
+    /// Reads the table that stands `at` that place.
+    pub(crate) fn parse(table: &DeTable<'_>, at: usize) -> Result<Self, Wrong> {
+        let settings = Settings::of(table, at)?;
         let client_secret_env = settings.text("client_secret_env")?.map(str::to_owned);
         let port = settings.get("redirect_port", |value| {
             let port = value.as_integer()?;
@@ -62,29 +66,19 @@ impl Provider {
         })
     }
 
-    /// Whether there is a token endpoint, and a client to name there.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.client.is_some()
-    }
-
     /// The client, with its secret.
     pub(crate) fn client(&self) -> Result<OAuth2Client, Failure> {
-        let client = self.client.clone().ok_or_else(|| {
-            Failure::usage("[oauth2] of this profile has no token_url, or no client_id")
-        })?;
+        let client = self.client.clone();
         let Some(variable) = &self.client_secret_env else { return Ok(client) };
         match std::env::var(variable) {
             Ok(secret) if !secret.is_empty() => Ok(client.with_secret(SecretString::from(secret))),
-            _ => Err(Failure::usage(format!(
-                "{variable}, which the profile names for the client's secret, is not set, or not text"
-            ))),
+            // Not named: it is soon the secret itself that stands there.
+            _ => Err(Failure::usage(
+                "the variable that client_secret_env of this profile names is not set, is empty, or is \
+                 not text",
+            )),
         }
     }
-}
-
-/// The provider of a profile, if it can refresh.
-pub(crate) fn refresher_of(profile: &Profile) -> Option<Provider> {
-    profile.provider.clone().filter(Provider::is_complete)
 }
 
 /// The secret is read when it is needed: a token that is fresh is handed out without it.
@@ -93,13 +87,14 @@ impl TokenRefresher for Provider {
     async fn refresh(&self, current: AuthTokens) -> Result<AuthTokens, RefreshFailure> {
         let client = self.client();
         let client = client.map_err(|failure| RefreshFailure::misconfigured(failure.message()))?;
+        interrupt::hold();
         client.refresh(current).await
     }
 }
 
 impl<'a> Settings<'a> {
-    fn of(table: &'a DeTable<'a>) -> Result<Self, Wrong> {
-        let mut settings = BTreeMap::new();
+    fn of(table: &'a DeTable<'a>, at_all: usize) -> Result<Self, Wrong> {
+        let mut values = BTreeMap::new();
         for (key, value) in table {
             let at = key.span().end;
             let name = key.get_ref().as_ref();
@@ -107,9 +102,9 @@ impl<'a> Settings<'a> {
                 let what = format!("unknown setting; oauth2 has {}", SETTINGS.join(", "));
                 return Err(Wrong { at, what });
             }
-            settings.insert(name, (at, value.get_ref()));
+            values.insert(name, (at, value.get_ref()));
         }
-        Ok(Self(settings))
+        Ok(Self { values, at: at_all })
     }
 
     fn get<T>(
@@ -117,7 +112,7 @@ impl<'a> Settings<'a> {
         name: &str,
         read: impl FnOnce(&'a DeValue<'a>) -> Option<T>,
     ) -> Result<Option<T>, Wrong> {
-        let Some(&(at, value)) = self.0.get(name) else { return Ok(None) };
+        let Some(&(at, value)) = self.values.get(name) else { return Ok(None) };
         let what = "this setting has a value of the wrong type";
         read(value).map(Some).ok_or_else(|| Wrong { at, what: what.to_owned() })
     }
@@ -126,7 +121,7 @@ impl<'a> Settings<'a> {
         self.get(name, DeValue::as_str)
     }
 
-    fn client(&self) -> Result<Option<OAuth2Client>, Wrong> {
+    fn client(&self) -> Result<OAuth2Client, Wrong> {
         let texts = |value: &'a DeValue<'a>| -> Option<Vec<&'a str>> {
             value
                 .as_array()?
@@ -137,18 +132,22 @@ impl<'a> Settings<'a> {
         let scopes = self.get("scopes", texts)?.unwrap_or_default();
         let in_body = self.get("client_secret_in_body", DeValue::as_bool)?.unwrap_or(false);
         let (token_url, client_id) = (self.text("token_url")?, self.text("client_id")?);
+        let (Some(token_url), Some(client_id)) = (token_url, client_id) else {
+            let what = "oauth2 needs token_url and client_id".to_owned();
+            return Err(Wrong { at: self.at, what });
+        };
         let wrong = |error: OAuth2Error| match error {
-            OAuth2Error::InvalidSetting { setting, .. } => {
-                Wrong { at: self.0.get(setting).map_or(0, |&(at, _)| at), what: error.to_string() }
-            }
-            _ => Wrong { at: 0, what: error.to_string() },
+            OAuth2Error::InvalidSetting { setting, .. } => Wrong {
+                at: self.values.get(setting).map_or(self.at, |&(at, _)| at),
+                what: error.to_string(),
+            },
+            _ => Wrong { at: self.at, what: error.to_string() },
         };
         let urls = [
             ("authorization_url", OAuth2Client::with_authorization_url as fn(_, &str) -> _),
             ("device_authorization_url", OAuth2Client::with_device_authorization_url),
             ("revocation_url", OAuth2Client::with_revocation_url),
         ];
-        let (Some(token_url), Some(client_id)) = (token_url, client_id) else { return Ok(None) };
         let mut client = OAuth2Client::new(token_url, client_id).map_err(wrong)?;
         client = client.with_scopes(scopes);
         if in_body {
@@ -159,6 +158,6 @@ impl<'a> Settings<'a> {
                 client = with(client, url).map_err(wrong)?;
             }
         }
-        Ok(Some(client))
+        Ok(client)
     }
 }

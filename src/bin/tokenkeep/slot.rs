@@ -34,6 +34,11 @@ impl Slot {
         }
     }
 
+    /// Whether the command line names one.
+    pub(crate) fn is_given(&self) -> bool {
+        self.profile.is_some() || self.store.is_some()
+    }
+
     /// The profile that `init` is to make.
     pub(crate) fn profile_to_make(&self) -> String {
         let named = self.profile.clone().or_else(|| variable(PROFILE_VARIABLE));

@@ -1,13 +1,16 @@
 //! The terminal: what is asked, what is shown, and what is not.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::io::{self, IsTerminal, Write};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tokenkeep::secrecy::SecretString;
+use tokio::time::Instant;
 
 /// For those who have no terminal to type a passphrase on.
 pub(crate) const PASSPHRASE_VARIABLE: &str = "TOKENKEEP_PASSPHRASE";
@@ -15,11 +18,17 @@ pub(crate) const PASSPHRASE_VARIABLE: &str = "TOKENKEEP_PASSPHRASE";
 /// The most bytes that are typed or pasted at a prompt.
 const LONGEST: usize = 64 * 1024;
 
+/// How long somebody who is looking is left without a word.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// What shows that something is going on: a spinner, or a bar that has a length.
 static PROGRESS: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// What was typed, for what: nobody should type the same thing twice.
 static TYPED: Mutex<BTreeMap<String, SecretString>> = Mutex::new(BTreeMap::new());
+
+/// Whether somebody is typing, who is not to be disturbed.
+static IS_ASKING: AtomicBool = AtomicBool::new(false);
 
 /// Whether the keychain may ask the user.
 static PROMPTS: AtomicBool = AtomicBool::new(false);
@@ -84,10 +93,28 @@ fn passphrase(prompt: &str) -> io::Result<SecretString> {
     })
 }
 
+/// Does the work, and tells whoever is looking what is waited for if that takes long.
+pub(crate) async fn patiently<T>(
+    work: impl Future<Output = T>,
+    waiting_for: fn() -> &'static str,
+) -> T {
+    let mut work = pin!(work);
+    let mut patience = tokio::time::interval_at(Instant::now() + PATIENCE, PATIENCE);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            // Again, because whatever is said meanwhile takes it away.
+            _ = patience.tick() => start_working(waiting_for()),
+        }
+    }
+}
+
 /// Shows that something takes its time, if somebody is looking.
 pub(crate) fn start_working(on: &'static str) {
     let mut progress = progress();
-    if progress.is_none() && io::stderr().is_terminal() {
+    let is_seen = io::stderr().is_terminal() && !IS_ASKING.load(Ordering::Relaxed);
+    if progress.is_none() && is_seen {
         let fresh = ProgressBar::new_spinner().with_message(on);
         fresh.enable_steady_tick(Duration::from_millis(100));
         *progress = Some(fresh);
@@ -125,24 +152,25 @@ fn progress() -> MutexGuard<'static, Option<ProgressBar>> {
 
 /// Prints a secret to standard output: alone, and with a newline only where a person looks.
 pub(crate) fn print_secret(secret: &str) -> io::Result<()> {
-    stop_working();
-    let mut output = io::stdout().lock();
-    output.write_all(secret.as_bytes())?;
-    if output.is_terminal() {
-        output.write_all(b"\n")?;
-    }
-    output.flush()
+    write_output(secret, if io::stdout().is_terminal() { "\n" } else { "" })
 }
 
 /// Prints what is no secret to standard output.
 pub(crate) fn print(text: &str) -> io::Result<()> {
+    write_output(text, if text.ends_with('\n') { "" } else { "\n" })
+}
+
+fn write_output(text: &str, end: &str) -> io::Result<()> {
     stop_working();
     let mut output = io::stdout().lock();
-    output.write_all(text.as_bytes())?;
-    if !text.ends_with('\n') {
-        output.write_all(b"\n")?;
-    }
-    output.flush()
+    let mut write = || {
+        output.write_all(text.as_bytes())?;
+        output.write_all(end.as_bytes())?;
+        output.flush()
+    };
+    write().map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot write to standard output: {error}"))
+    })
 }
 
 /// Says something to the person in front of it.
@@ -158,10 +186,18 @@ pub(crate) fn say(text: &str) {
     line();
 }
 
-/// Reads a line that is not shown, from the terminal and not from standard input. What ends the
-/// process meanwhile, Ctrl-C or a signal, ends it as always, with the terminal as it was.
-#[cfg(unix)]
+/// Reads a line that is not shown, from the terminal and not from standard input.
 pub(crate) fn ask_hidden(prompt: &str) -> io::Result<SecretString> {
+    IS_ASKING.store(true, Ordering::Relaxed);
+    stop_working();
+    let typed = read_hidden(prompt);
+    IS_ASKING.store(false, Ordering::Relaxed);
+    typed
+}
+
+/// What ends the process meanwhile, Ctrl-C or a signal, ends it as always, with the terminal as it was.
+#[cfg(unix)]
+fn read_hidden(prompt: &str) -> io::Result<SecretString> {
     use std::fs::File;
     use std::io::Read;
     use std::sync::Arc;
@@ -197,7 +233,6 @@ pub(crate) fn ask_hidden(prompt: &str) -> io::Result<SecretString> {
         }
     }
 
-    stop_working();
     let file = File::options().read(true).write(true).open("/dev/tty").map_err(|_| {
         // Whatever the reason, there is none.
         io::Error::from(io::ErrorKind::NotFound)
@@ -246,16 +281,15 @@ pub(crate) fn ask_hidden(prompt: &str) -> io::Result<SecretString> {
     secret(text)
 }
 
-/// Reads a line that is not shown, from the console. Keys that are read one by one never are, so
-/// when Ctrl-C ends the process there is nothing to put back.
+/// Keys that are read one by one are never shown, so when Ctrl-C ends the process there is nothing to put
+/// back.
 #[cfg(windows)]
-pub(crate) fn ask_hidden(prompt: &str) -> io::Result<SecretString> {
+fn read_hidden(prompt: &str) -> io::Result<SecretString> {
     use console::{Key, Term};
     use zeroize::Zeroizing;
 
     const CTRL_U: char = '\u{15}';
 
-    stop_working();
     let terminal = Term::stderr();
     let none = || io::Error::from(io::ErrorKind::NotFound);
     if !terminal.is_term() || !io::stdin().is_terminal() {

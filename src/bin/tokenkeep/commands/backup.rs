@@ -1,10 +1,12 @@
 //! backup and restore: copies of tokens.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
 use tokenkeep::secrecy::SecretString;
-use tokenkeep::{AgeFileStore, AgeKey, AuthError, Expect, Overwrite, TokenStore};
+use tokenkeep::{AgeFileStore, AgeKey, Expect, Overwrite, TokenStore, TransferError};
 
 use super::{DONE, Outcome, Target, open};
 use crate::arguments::{self, Slot};
@@ -29,13 +31,15 @@ pub(super) async fn backup(slot: &Slot, backup: &arguments::Backup) -> Outcome {
         }
         None => {
             return Err(Failure::usage(
-                "say who can open the backup: --recipient AGE1…, --passphrase, or a store URL as its \
+                "say who can open the backup: --recipient AGE1..., --passphrase, or a store URL as its \
                  target (plaintext:PATH if you mean that)",
             ));
         }
     };
     if backup.overwrite {
-        from.load().await?.ok_or(AuthError::TokenNotFound)?;
+        if from.load().await?.is_none() {
+            return Err(TransferError::Empty { place: from.to_string() }.into());
+        }
         to.clear(Expect::Anything).await?;
     } else if is_sealed_here && Path::new(&backup.to).exists() {
         // It can be opened by others and not by us, so what it is cannot be told.
@@ -64,11 +68,15 @@ fn for_recipients(recipients: &[String]) -> Result<AgeKey, Failure> {
 
 pub(super) async fn restore(slot: &Slot, restore: &arguments::Restore) -> Outcome {
     let to = Target::of(slot)?.open()?;
+    let url = parse_url_or_path(&restore.from)?;
     let protected = restore.identity.as_deref().unwrap_or(Path::new(&restore.from));
     check_path(protected)?;
+    if url.is_none() {
+        look_at(&restore.from)?;
+    }
     let protected = protected.display().to_string();
     let ask = move || terminal::ask_passphrase(&protected);
-    let from: Arc<dyn TokenStore> = match (parse_url_or_path(&restore.from)?, &restore.identity) {
+    let from: Arc<dyn TokenStore> = match (url, &restore.identity) {
         (Some(_), Some(_)) => return Err(says_itself()),
         (Some(url), None) => open(&url)?,
         (None, Some(identity)) => {
@@ -78,7 +86,30 @@ pub(super) async fn restore(slot: &Slot, restore: &arguments::Restore) -> Outcom
         (None, None) => Arc::new(AgeFileStore::new(&restore.from, AgeKey::passphrase(ask))),
     };
     let overwrite = if restore.overwrite { Overwrite::Always } else { Overwrite::IfOlder };
-    tokenkeep::restore(&from, &to, overwrite).await?;
+    tokenkeep::restore(&from, &to, overwrite).await.map_err(|error| match error {
+        TransferError::Newer { place } => {
+            let message =
+                format!("{place} holds newer tokens than the backup; --overwrite replaces them");
+            Failure::new(Code::Conflict, message)
+        }
+        error => error.into(),
+    })?;
     terminal::say(&format!("restored to {to}"));
     DONE
+}
+
+/// A file that is not there, or is not sealed, is told of before anybody is asked for a passphrase.
+fn look_at(path: &str) -> Result<(), Failure> {
+    let mut first = [0];
+    let read = File::open(path).and_then(|mut file| file.read(&mut first));
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(Failure::new(Code::NoTokens, format!("there is no file {path}")))
+        }
+        Ok(1) if first == [b'{'] => Err(Failure::usage(format!(
+            "{path} is not sealed; if that is meant, give plaintext:{path}"
+        ))),
+        // What else is wrong with it, its store says.
+        _ => Ok(()),
+    }
 }

@@ -1,6 +1,6 @@
 //! A look at every kind of store and every profile on this machine, without prompting.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -9,13 +9,16 @@ use serde_json::json;
 use tokenkeep::chrono::{DateTime, Utc};
 use tokenkeep::secrecy::SecretString;
 use tokenkeep::{
-    AgeFileStore, AgeKey, AuthTokens, Expect, KeychainState, TokenStore, probe_keychain,
+    AgeFileStore, AgeKey, AuthTokens, Expect, Freshness, KeychainState, StoreError, StoreUrl,
+    TokenStore, probe_keychain,
 };
 
-use super::{Outcome, describe, span};
+use super::{CUT_OFF, Outcome, check_key, describe, span, was_cut_off};
+use crate::arguments::Slot;
 use crate::failure::{Code, Failure};
 use crate::harden::Limits;
 use crate::profile::Profile;
+use crate::slot::Named;
 use crate::terminal;
 
 /// One thing that was looked at.
@@ -27,12 +30,18 @@ struct Finding {
     mend: Option<String>,
 }
 
-pub(super) async fn doctor(limits: Limits, json: bool) -> Outcome {
+pub(super) async fn doctor(slot: &Slot, limits: Limits, json: bool) -> Outcome {
+    let slots = slots(slot)?;
     let keychain = probe_keychain().await;
     let backends = vec![keychain_finding(keychain), age_finding().await, plaintext_finding()];
+    // At once: each may have a server of its own that does not answer.
+    let looks: Vec<_> = slots
+        .into_iter()
+        .map(|(name, looked_at)| tokio::spawn(slot_finding(name, looked_at, keychain)))
+        .collect();
     let mut profiles = Vec::new();
-    for (name, profile) in Profile::all()? {
-        profiles.push(profile_finding(name, profile, keychain).await);
+    for look in looks {
+        profiles.push(look.await.map_err(io::Error::other)?);
     }
     let system = vec![core_finding(limits), swap_finding()];
 
@@ -106,64 +115,97 @@ fn plaintext_finding() -> Finding {
     }
 }
 
-async fn profile_finding(
+/// What is looked at: the store of each profile, and whether there is somebody to refresh its tokens.
+type LookedAt = Result<(StoreUrl, bool), Failure>;
+
+/// The one that was named, or else all profiles.
+fn slots(slot: &Slot) -> Result<Vec<(String, LookedAt)>, Failure> {
+    let of = |profile: Profile| (profile.store, profile.provider.is_some());
+    if !slot.is_given() {
+        let all = Profile::all()?.into_iter();
+        return Ok(all.map(|(name, profile)| (name, profile.map(of))).collect());
+    }
+    Ok(vec![match slot.named()? {
+        Named::Profile(name) => {
+            let profile = Profile::load(&name)?;
+            (name, Ok(of(profile)))
+        }
+        Named::Store(url) => (url.to_string(), Ok((url, false))),
+    }])
+}
+
+async fn slot_finding(
     name: String,
-    profile: Result<Profile, Failure>,
+    looked_at: LookedAt,
     keychain: KeychainState,
 ) -> (Finding, serde_json::Value) {
     let none = serde_json::Value::Null;
-    let broken = |state: &str, how: String, mend: String| Finding {
+    let broken = |state: String, how: String, mend: String| Finding {
         name: name.clone(),
-        state: state.to_owned(),
+        state,
         how,
         mend: Some(mend),
     };
-    let profile = match profile {
-        Ok(profile) => profile,
+    let (store, can_refresh) = match looked_at {
+        Ok(looked_at) => looked_at,
         Err(failure) => {
-            return (broken("broken", "read its file".into(), failure.message().into()), none);
+            let mend = "mend its file; or remove that, if it is of no use".to_owned();
+            return (broken("broken".into(), failure.message().to_owned(), mend), none);
         }
     };
-    let how = profile.store.to_string();
-    if profile.store.uses_keychain()
+    let how = store.to_string();
+    if store.uses_keychain()
         && let Some(advice) = keychain.advice()
     {
-        return (broken(&keychain.to_string(), how, advice.into()), none);
+        return (broken(keychain.to_string(), how, advice.into()), none);
     }
     // Nobody is asked for a passphrase: a look should not need one.
-    let loaded = match profile.store.open() {
-        Ok(store) => store.load().await,
-        Err(error) => Err(error),
+    let looked = async {
+        let stored = store.open()?.load().await?;
+        check_key(&store).await?;
+        Ok(stored.map(|stored| stored.tokens))
     };
-    match loaded {
-        Err(tokenkeep::StoreError::Locked { .. }) => {
+    let tokens = match looked.await {
+        Ok(tokens) => tokens,
+        Err(StoreError::Locked { .. }) => {
             let state = "locked by a passphrase, which was not asked for".into();
-            (Finding { name, state, how, mend: None }, none)
+            return (Finding { name, state, how, mend: None }, none);
         }
         Err(error) => {
-            let failure = Failure::from(error);
-            (broken("broken", how, failure.message().to_owned()), none)
+            let mend = Failure::from(error).message().to_owned();
+            return (broken("broken".into(), how, mend), none);
         }
-        Ok(stored) => {
-            let now = Utc::now();
-            let tokens = stored.map(|stored| stored.tokens);
-            let mut state = state(tokens.as_ref(), now);
-            let path = profile.store.path();
-            if let Some(written) = path.as_deref().and_then(|path| written(path, now)) {
-                state += &format!(", written {written} ago");
-            }
-            let mut mend =
-                super::tokens::warnings(&profile.store).filter(|_| profile.store.is_plaintext());
-            if path.is_some_and(|path| Path::new(&format!("{}.intent", path.display())).exists()) {
-                state += ", a refresh was cut off";
-                mend = Some(
-                    "the refresh token may have been spent; if a refresh fails, sign in again"
-                        .into(),
-                );
-            }
-            let tokens = describe(tokens.as_ref(), now);
-            (Finding { name, state, how, mend }, tokens)
+    };
+    let now = Utc::now();
+    let mut state = state(tokens.as_ref(), now);
+    if let Some(written) = store.path().and_then(|path| written(&path, now)) {
+        state += &format!(", written {written} ago");
+    }
+    let mut mend = remedy(tokens.as_ref(), can_refresh, now).map(str::to_owned);
+    if was_cut_off(&store) {
+        mend = Some(CUT_OFF.to_owned());
+    } else if store.is_plaintext() {
+        mend = mend.or_else(|| super::tokens::warnings(&store));
+    }
+    let tokens = describe(tokens.as_ref(), now);
+    (Finding { name, state, how, mend }, tokens)
+}
+
+/// What makes tokens good again that are not.
+fn remedy(
+    tokens: Option<&AuthTokens>,
+    can_refresh: bool,
+    now: DateTime<Utc>,
+) -> Option<&'static str> {
+    let tokens = tokens.filter(|tokens| tokens.freshness(now) >= Freshness::Expiring)?;
+    match (tokens.refresh_token.is_some() && !tokens.is_backup(), can_refresh) {
+        // That is done when somebody asks for them.
+        (true, true) => None,
+        (true, false) => {
+            Some("refresh them where they were issued, and give the new ones to `tokenkeep set`")
         }
+        (false, true) => Some("`tokenkeep login` signs in again"),
+        (false, false) => Some("sign in again, and give the new ones to `tokenkeep set`"),
     }
 }
 
@@ -239,11 +281,11 @@ impl Finding {
 }
 
 /// Prints a table; colours are left out where nobody sees them, or wants them.
-fn print(title: &str, findings: &[Finding]) -> std::io::Result<()> {
+fn print(title: &str, findings: &[Finding]) -> io::Result<()> {
     if findings.is_empty() {
         return Ok(());
     }
-    if !std::io::stdout().is_terminal() {
+    if !io::stdout().is_terminal() {
         // A line for each, its columns parted by tabs; tables are for people.
         let line = |finding: &Finding| {
             let mend = finding.mend.as_deref().unwrap_or_default();

@@ -1,9 +1,13 @@
-use std::process::Command;
+use std::io;
+use std::process::{Command, ExitCode};
 
-use super::{Outcome, Target, finish};
+use tokenkeep::TokenManager;
+
+use super::{Outcome, Target};
 use crate::arguments::{self, Slot};
 use crate::failure::{Code, Failure};
 use crate::harden::Limits;
+use crate::session::session;
 use crate::terminal::PASSPHRASE_VARIABLE;
 
 pub(super) async fn exec(slot: &Slot, exec: arguments::Exec, limits: Limits) -> Outcome {
@@ -36,29 +40,40 @@ pub(super) async fn exec(slot: &Slot, exec: arguments::Exec, limits: Limits) -> 
     if let Some(prefix) = target.url.env_prefix() {
         command.env_remove(format!("{prefix}_REFRESH_TOKEN"));
     }
+    // All of it is done before the command takes this one's place: then nobody could save anything.
+    session(&manager, hand_over(&manager, &prefix, exec.with_refresh_token, &mut command)).await?;
+    crate::terminal::stop_working();
+    run(command, limits).map_err(|error| {
+        let code = match error.kind() {
+            io::ErrorKind::NotFound => Code::NotFound,
+            _ => Code::NotExecutable,
+        };
+        Failure::new(code, format!("cannot run {}: {error}", program.to_string_lossy()))
+    })
+}
+
+#[expect(clippy::disallowed_methods, reason = "handing them over is what it is for")]
+async fn hand_over(
+    manager: &TokenManager,
+    prefix: &str,
+    with_refresh_token: bool,
+    command: &mut Command,
+) -> Result<(), Failure> {
     let token = manager.get_access_token().await?;
-    #[expect(clippy::disallowed_methods, reason = "handing it over is what it is for")]
     command.env(format!("{prefix}_ACCESS_TOKEN"), token.expose_secret());
     let refresh_variable = format!("{prefix}_REFRESH_TOKEN");
-    if exec.with_refresh_token {
+    if with_refresh_token {
         let token = manager.get_refresh_token().await?;
-        #[expect(clippy::disallowed_methods, reason = "it was asked for")]
         command.env(refresh_variable, token.expose_secret());
     } else {
         command.env_remove(refresh_variable);
     }
-    // From then on nobody could save anything any more.
-    finish(&manager).await?;
-    crate::terminal::stop_working();
-    run(command, limits).map_err(|error| {
-        let program = program.to_string_lossy();
-        Failure::new(Code::Other, format!("cannot run {program}: {error}"))
-    })
+    Ok(())
 }
 
 /// Takes this process's place.
 #[cfg(unix)]
-fn run(mut command: Command, limits: Limits) -> std::io::Result<std::process::ExitCode> {
+fn run(mut command: Command, limits: Limits) -> io::Result<ExitCode> {
     use std::os::unix::process::CommandExt;
 
     limits.restore();
@@ -66,7 +81,8 @@ fn run(mut command: Command, limits: Limits) -> std::io::Result<std::process::Ex
 }
 
 #[cfg(not(unix))]
-fn run(mut command: Command, _limits: Limits) -> std::io::Result<std::process::ExitCode> {
-    let code = command.status()?.code().and_then(|code| u8::try_from(code).ok());
-    Ok(code.unwrap_or(1).into())
+fn run(mut command: Command, _limits: Limits) -> io::Result<ExitCode> {
+    let Some(code) = command.status()?.code() else { return Ok(ExitCode::FAILURE) };
+    // Most of them do not fit in what a program can return here, and all in how it can be ended.
+    u8::try_from(code).map(ExitCode::from).or_else(|_| std::process::exit(code))
 }

@@ -9,7 +9,7 @@ use crate::terminal;
 
 pub(super) async fn init(slot: &Slot) -> Outcome {
     let name = &slot.profile_to_make();
-    if let Ok(there) = Profile::load(name) {
+    if let Some(there) = Profile::find(name)? {
         there.sync()?;
         let message = format!(
             "the profile {name} exists already, with the store {}; `tokenkeep migrate` changes it",

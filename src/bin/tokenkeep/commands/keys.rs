@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use tokenkeep::secrecy::ExposeSecret;
-use tokenkeep::{AgeKey, AuthError, Expect, StoreUrl, wait_for_lease};
+use tokenkeep::{AgeKey, Expect, StoreUrl, TransferError, wait_for_lease};
 
 use super::{DONE, Outcome, Target, open};
 use crate::arguments::{Keygen, Rekey, Slot};
@@ -42,7 +42,8 @@ pub(super) async fn rekey(slot: &Slot, rekey: &Rekey) -> Outcome {
         refuse_if_named(&target.url)?;
     }
     let plan = Plan::new(&target.url, rekey).await?;
-    let lease = wait_for_lease(&open(&plan.old)?).await?;
+    // By the new key: the old one may be gone already, where another machine came first.
+    let lease = wait_for_lease(&open(&plan.new)?).await?;
     // Whoever had it before may have done the same.
     let target = Target::of(slot)?;
     let done = if target.url == plan.old {
@@ -155,7 +156,8 @@ impl Plan {
 
 /// Reads a record through one URL, and writes it through another of the same file.
 async fn reseal(from: &StoreUrl, to: &StoreUrl) -> Result<(), Failure> {
-    let stored = open(from)?.load().await?.ok_or(AuthError::TokenNotFound)?;
+    let stored = open(from)?.load().await?;
+    let stored = stored.ok_or_else(|| TransferError::Empty { place: from.to_string() })?;
     let to = open(to)?;
     to.save(&stored.tokens, Expect::Unchanged(stored.revision)).await?;
     Ok(())

@@ -1,6 +1,10 @@
 //! login and clear: where a session begins, and where it ends.
 
-use super::{DONE, Outcome, Target};
+use std::sync::Arc;
+
+use tokenkeep::{Expect, StoreError, StoreUrl, Stored, TokenStore};
+
+use super::{DONE, Outcome, Target, open};
 use crate::arguments::{Clear, Login, Slot};
 use crate::failure::Failure;
 use crate::profile::Profile;
@@ -38,14 +42,66 @@ pub(super) async fn login(slot: &Slot, login: &Login) -> Outcome {
 pub(super) async fn clear(slot: &Slot, clear: &Clear) -> Outcome {
     let target = Target::of(slot)?;
     let manager = target.manager()?;
+    let (mut copy, mut remedy) = (None, None);
+    if let Some(to) = moving_to(&target) {
+        match copy_of(&*target.open()?, to).await {
+            Ok(found) => copy = found,
+            Err(failure) => remedy = Some(failure),
+        }
+    }
     if clear.revoke {
         let client = provider(&target)?.client()?;
-        if let Some(tokens) = manager.get_tokens().await? {
+        let tokens = manager.get_tokens().await?;
+        if let Some(tokens) = tokens.or_else(|| copy.as_ref().map(|(_, copy)| copy.tokens.clone()))
+        {
             client.revoke(&tokens).await?;
         }
     }
-    manager.clear().await?;
+    if let Some((store, copy)) = copy {
+        store.clear(Expect::Unchanged(copy.revision)).await?;
+    }
+    if let Err(error) = manager.clear().await {
+        let failure = Failure::from(error);
+        return Err(match manager.store().load().await {
+            Ok(None) if target.url.uses_keychain() => failure.within(
+                "the tokens are removed and their key is not, so run this again after that",
+            ),
+            _ => failure,
+        });
+    }
+    if let Some(failure) = remedy {
+        return Err(failure);
+    }
+    if let Some(profile) = &mut target.profile.filter(|profile| profile.moving_to.is_some()) {
+        profile.forget_move().await?;
+    }
     DONE
+}
+
+/// Where a migration was moving the tokens that did not get to its end.
+fn moving_to(target: &Target) -> Option<&StoreUrl> {
+    target.profile.as_ref()?.moving_to.as_ref()
+}
+
+/// What a migration that was cut off left at its target: it is this session's, if it is the same or if
+/// nothing is left at the source.
+async fn copy_of(
+    source: &dyn TokenStore,
+    to: &StoreUrl,
+) -> Result<Option<(Arc<dyn TokenStore>, Stored)>, Failure> {
+    let target = open(to)?;
+    let looked = async {
+        let Some(copy) = target.load_exposed().await? else { return Ok(None) };
+        let here = source.load_exposed().await?;
+        Ok::<_, StoreError>(here.is_none_or(|here| here.tokens == copy.tokens).then_some(copy))
+    };
+    let copy = looked.await.map_err(|error| {
+        Failure::from(error).within(&format!(
+            "a migration that was cut off may have left a copy of the tokens in {target}, so clear that \
+             too"
+        ))
+    })?;
+    Ok(copy.map(|copy| (target, copy)))
 }
 
 fn provider(target: &Target) -> Result<&Provider, Failure> {
@@ -58,5 +114,5 @@ fn provider(target: &Target) -> Result<&Provider, Failure> {
             "the profile {name} names no provider; add [oauth2] with token_url and client_id to {path}"
         ))
     };
-    profile.provider.as_ref().filter(|it| it.is_complete()).ok_or_else(|| missing(profile))
+    profile.provider.as_ref().ok_or_else(|| missing(profile))
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use tokenkeep::{AuthError, AuthTokens, Expect, StoreUrl, TokenStore, TransferError};
+use tokenkeep::{AuthTokens, Expect, StoreError, StoreUrl, TokenStore, TransferError};
 
-use super::{DONE, Outcome, Target, open};
+use super::{DONE, Outcome, Target, check_key, open};
 use crate::arguments::{self, Slot};
 use crate::failure::{Code, Failure};
 use crate::profile::{Profile, Rewrite};
@@ -128,13 +128,37 @@ impl Move {
 
     async fn tokens(&self) -> Result<AuthTokens, Failure> {
         let stored = self.source.load_exposed().await?;
-        Ok(stored.ok_or(AuthError::TokenNotFound)?.tokens)
+        Ok(stored.ok_or_else(|| self.empty())?.tokens)
     }
 
-    async fn show(&self) -> Result<(), Failure> {
+    fn empty(&self) -> Failure {
+        TransferError::Empty { place: self.source.to_string() }.into()
+    }
+
+    /// Says what would be done, and fails if that would.
+    async fn show(&self, is_one_of_all: bool) -> Result<(), Failure> {
         self.refuse_same_slot()?;
-        let tokens = self.tokens().await?;
-        if self.target.load().await?.is_some_and(|there| there.tokens != tokens) {
+        if self.to.env_prefix().is_some() {
+            let reason =
+                "a program cannot keep tokens in its environment; use another store".into();
+            return Err(StoreError::ReadOnly { place: self.target.to_string(), reason }.into());
+        }
+        check_key(&self.to).await?;
+        let there = self.target.load().await?;
+        let tokens = match self.tokens().await {
+            Err(failure) if is_one_of_all && failure.is(Code::NoTokens) => {
+                if there.is_some() {
+                    return Err(self.occupied());
+                }
+                terminal::say(&format!(
+                    "would name {}, as there is nothing to move in {}",
+                    self.target, self.source
+                ));
+                return Ok(());
+            }
+            tokens => tokens?,
+        };
+        if there.is_some_and(|there| there.tokens != tokens) {
             return Err(self.occupied());
         }
         terminal::say(&format!("would move from {}\nto {}", self.source, self.target));
@@ -144,9 +168,17 @@ impl Move {
     async fn copy(&self) -> Result<(), Failure> {
         self.refuse_same_slot()?;
         let tokens = self.tokens().await?;
-        self.target.save(&tokens, Expect::Absent).await?;
-        if self.target.load().await?.is_none_or(|there| there.tokens != tokens) {
-            return Err(TransferError::Unverified { place: self.target.to_string() }.into());
+        let saved = self.target.save(&tokens, Expect::Absent).await;
+        let is_copy = self.target.load().await?.is_some_and(|there| there.tokens == tokens);
+        match saved {
+            Ok(_) if is_copy => {}
+            Ok(_) => {
+                return Err(TransferError::Unverified { place: self.target.to_string() }.into());
+            }
+            // By an earlier run.
+            Err(StoreError::Conflict { .. }) if is_copy => {}
+            Err(StoreError::Conflict { .. }) => return Err(self.occupied()),
+            Err(error) => return Err(error.into()),
         }
         terminal::say(
             "both have the tokens now; once one of them refreshes, the other's are worth nothing",
@@ -168,14 +200,17 @@ impl Move {
     /// Moves the tokens.
     async fn carry(&mut self) -> Result<(), Failure> {
         let migration = match tokenkeep::migrate(&self.source, &self.target).await {
-            Err(error @ TransferError::Occupied { .. }) => {
-                self.text = self.profile.as_ref().map(Profile::without_move);
+            Ok(migration) => migration,
+            Err(error) => {
+                // What is still where it was is not on its way.
+                if matches!(self.source.load_exposed().await, Ok(Some(_))) {
+                    self.text = self.profile.as_ref().map(Profile::without_move);
+                }
                 return Err(error.into());
             }
-            migrated => migrated?,
         };
         if !migration.moved && !self.was_begun {
-            return Err(AuthError::TokenNotFound.into());
+            return Err(self.empty());
         }
         if let Some(warning) = migration.warning {
             terminal::say(&format!("warning: {warning}"));
@@ -212,7 +247,8 @@ impl Move {
 async fn run(moves: &mut [Move], migrate: &arguments::Migrate) -> Result<(), Failure> {
     if migrate.dry_run || migrate.keep_source {
         for one in moves {
-            one.outcome = if migrate.dry_run { one.show().await } else { one.copy().await };
+            one.outcome =
+                if migrate.dry_run { one.show(migrate.all).await } else { one.copy().await };
             one.count();
         }
         return Ok(());

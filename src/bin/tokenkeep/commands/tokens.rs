@@ -1,26 +1,30 @@
 //! set, get, status, list, refresh: what is done with the tokens of one slot.
 
 use std::fs::File;
-use std::io::{IsTerminal, Read};
+use std::io::{self, IsTerminal, Read};
 use std::process::ExitCode;
 
 use serde_json::json;
 use tokenkeep::chrono::{DateTime, TimeDelta, Utc};
 use tokenkeep::secrecy::{ExposeSecret, SecretString};
-use tokenkeep::{AuthError, AuthTokens, Freshness, MAX_RECORD, StoreError, StoreUrl};
+use tokenkeep::{AuthError, AuthTokens, Freshness, MAX_RECORD, StoreError, StoreUrl, TokenManager};
+use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
-use super::{DONE, Outcome, Target, describe, finish, span};
+use super::{CUT_OFF, DONE, Outcome, Target, describe, span, was_cut_off};
 use crate::arguments::{Field, Get, Slot};
 use crate::failure::{Code, Failure};
 use crate::profile::Profile;
+use crate::session::session;
 use crate::terminal;
 
 pub(super) async fn set(slot: &Slot) -> Outcome {
     let target = Target::of(slot)?;
     let manager = target.manager()?;
-    let tokens = if std::io::stdin().is_terminal() {
-        let typed = terminal::ask_hidden("Access token, or a record in one line: ")?;
+    let tokens = if io::stdin().is_terminal() {
+        let prompt = "Access token, or a record in one line: ";
+        let typed = spawn_blocking(|| terminal::ask_hidden(prompt)).await;
+        let typed = typed.map_err(io::Error::other)??;
         #[expect(clippy::disallowed_methods, reason = "this is where it comes in")]
         read(typed.expose_secret().as_bytes(), "what was typed")?
     } else {
@@ -83,8 +87,8 @@ fn read_input() -> Result<AuthTokens, Failure> {
 }
 
 /// Standard input, past the standard library's buffer, which is never wiped.
-fn unbuffered_input() -> std::io::Result<File> {
-    let stdin = std::io::stdin();
+fn unbuffered_input() -> io::Result<File> {
+    let stdin = io::stdin();
     #[cfg(unix)]
     let input = std::os::fd::AsFd::as_fd(&stdin).try_clone_to_owned();
     #[cfg(windows)]
@@ -92,15 +96,19 @@ fn unbuffered_input() -> std::io::Result<File> {
     input.map(File::from)
 }
 
-#[expect(clippy::disallowed_methods, reason = "printing them is what it is for")]
 pub(super) async fn get(slot: &Slot, get: &Get) -> Outcome {
     let manager = Target::of(slot)?.manager()?;
+    session(&manager, print(&manager, get)).await
+}
+
+#[expect(clippy::disallowed_methods, reason = "printing them is what it is for")]
+async fn print(manager: &TokenManager, get: &Get) -> Outcome {
     match get.field {
         Field::Access => {
             let token = manager.get_access_token().await?;
             if !get.header {
                 terminal::print_secret(token.expose_secret())?;
-                return finish(&manager).await.and(DONE);
+                return DONE;
             }
             if !token.expose_secret().bytes().all(|byte| byte.is_ascii_graphic()) {
                 let reason = "the access token has characters that no header may have";
@@ -108,7 +116,6 @@ pub(super) async fn get(slot: &Slot, get: &Get) -> Outcome {
             }
             let header = Zeroizing::new(["Authorization: Bearer ", token.expose_secret()].concat());
             terminal::print_secret(&header)?;
-            finish(&manager).await?;
         }
         Field::Refresh => {
             let tokens = manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?;
@@ -130,29 +137,41 @@ pub(super) async fn get(slot: &Slot, get: &Get) -> Outcome {
 pub(super) async fn status(slot: &Slot, json: bool) -> Outcome {
     let target = Target::of(slot)?;
     let store = target.open()?;
-    let (tokens, exposed) = match store.load().await {
-        Err(error @ StoreError::Exposed { .. }) => {
-            (store.load_exposed().await?, Some(error.to_string()))
-        }
-        stored => (stored?, None),
+    let (loaded, exposed) = match store.load().await {
+        Err(error @ StoreError::Exposed { .. }) => (store.load_exposed().await, Some(error)),
+        loaded => (loaded, None),
     };
-    let tokens = tokens.map(|stored| stored.tokens);
     let now = Utc::now();
-    let warnings: Vec<String> = exposed.into_iter().chain(warnings(&target.url)).collect();
-    let name = target.profile.as_ref().map(|profile| &profile.name);
+    let is_exposed = exposed.is_some();
+    let warnings: Vec<String> = exposed
+        .map(|error| error.to_string())
+        .into_iter()
+        .chain(warnings(&target.url))
+        .chain(was_cut_off(&target.url).then(|| CUT_OFF.to_owned()))
+        .collect();
+    let tokens = loaded.map(|stored| stored.map(|stored| stored.tokens)).map_err(Failure::from);
     if json {
-        let mut value = describe(tokens.as_ref(), now);
-        value["profile"] = json!(name);
+        let mut value = describe(tokens.as_ref().ok().and_then(Option::as_ref), now);
+        if tokens.is_err() {
+            value["state"] = json!("unknown");
+        }
+        value["error"] = json!(tokens.as_ref().err().map(Failure::message));
+        value["profile"] = json!(target.profile.as_ref().map(|profile| &profile.name));
         value["store"] = json!(target.url.to_string());
         value["warnings"] = json!(warnings);
         terminal::print(&value.to_string())?;
-    } else {
+    }
+    let tokens = tokens?;
+    if !json {
         let mut text = format!("store    {store}\n");
         text += &format!("tokens   {}\n", sentence(tokens.as_ref()));
         for warning in &warnings {
             text += &format!("warning  {warning}\n");
         }
         terminal::print(&text)?;
+    }
+    if is_exposed {
+        return Ok(Code::Inaccessible.into());
     }
     Ok(match tokens.map(|tokens| tokens.freshness(now)) {
         None => Code::NoTokens.into(),
@@ -222,12 +241,17 @@ fn is_on_one_disk(one: &std::path::Path, other: &std::path::Path) -> bool {
     one.components().next() == other.components().next()
 }
 
-pub(super) fn list(json: bool) -> Outcome {
+pub(super) fn list(slot: &Slot, json: bool) -> Outcome {
+    if slot.is_given() {
+        return Err(Failure::usage("this lists all profiles; `tokenkeep status` is about one"));
+    }
     let profiles = Profile::all()?;
     if json {
         let rows = profiles.iter().map(|(name, profile)| match profile {
-            Ok(profile) => json!({ "profile": name, "store": profile.store.to_string() }),
-            Err(failure) => json!({ "profile": name, "error": failure.message() }),
+            Ok(profile) => {
+                json!({ "profile": name, "store": profile.store.to_string(), "error": null })
+            }
+            Err(failure) => json!({ "profile": name, "store": null, "error": failure.message() }),
         });
         terminal::print(&json!(rows.collect::<Vec<_>>()).to_string())?;
         return DONE;
@@ -236,7 +260,7 @@ pub(super) fn list(json: bool) -> Outcome {
         terminal::say("there are no profiles; `tokenkeep init` makes one");
     }
     // A table for people, and tabs for everything else.
-    let is_table = std::io::stdout().is_terminal();
+    let is_table = io::stdout().is_terminal();
     let width = profiles.iter().map(|(name, _)| name.len()).max().filter(|_| is_table);
     let (width, gap) = width.map_or((0, "\t"), |width| (width, "  "));
     for (name, profile) in &profiles {
@@ -252,14 +276,16 @@ pub(super) fn list(json: bool) -> Outcome {
 pub(super) async fn refresh(slot: &Slot) -> Outcome {
     let target = Target::of(slot)?;
     let manager = target.manager()?;
-    let refreshed = manager.refresh().await.map_err(|error| match error {
-        AuthError::NoRefresher => Failure::usage(
-            "this profile has no [oauth2] to refresh with; add token_url and client_id to its file, \
-             or sign in again and give the new tokens to `tokenkeep set`",
-        ),
-        error => error.into(),
-    })?;
-    finish(&manager).await?;
+    let refreshed = session(&manager, async {
+        manager.refresh().await.map_err(|error| match error {
+            AuthError::NoRefresher => Failure::usage(
+                "this profile has no [oauth2] to refresh with; add token_url and client_id to its \
+                 file, or sign in again and give the new tokens to `tokenkeep set`",
+            ),
+            error => error.into(),
+        })
+    })
+    .await?;
     terminal::say(&format!("refreshed: {}", sentence(Some(&refreshed))));
     DONE
 }

@@ -1,0 +1,153 @@
+//! Signals while a command refreshes, and a store that is away when it wants to save.
+#![cfg(unix)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Lines, Read};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::command::{Home, done};
+use crate::refresh_command::{expire, expired};
+use crate::token_server::{Act, TokenServer};
+
+/// A command that was started, and what it says.
+struct Running {
+    child: Child,
+    says: Lines<BufReader<ChildStderr>>,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let says = BufReader::new(child.stderr.take().unwrap()).lines();
+        Self { child, says }
+    }
+
+    fn get(home: &Home) -> Self {
+        Self::start(home.command().arg("get"))
+    }
+
+    fn send(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn hear(&mut self, words: &str) {
+        let line = self.says.next().unwrap().unwrap();
+        assert!(line.contains(words), "{line}");
+    }
+
+    /// How it ended, and what it printed.
+    fn end(mut self) -> (ExitStatus, String) {
+        let mut printed = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
+        (self.child.wait().unwrap(), printed)
+    }
+}
+
+#[test]
+fn a_signal_waits_for_a_refresh_and_its_result_is_kept() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    for (nth, signal) in [Signal::INT, Signal::TERM, Signal::HUP].into_iter().enumerate() {
+        let held = server.hold();
+        let mut running = Running::get(&home);
+        held.wait();
+        running.send(signal);
+        running.hear("finishing a refresh");
+        held.release();
+        let (status, printed) = running.end();
+        assert_eq!(status.signal(), Some(signal.as_raw()), "{printed}");
+        assert_eq!(printed, "", "nobody waits for it");
+        let refreshed = format!("access-canary-{}", 2 * (nth + 1));
+        assert_eq!(home.run("get").ok(), refreshed);
+        assert_eq!(server.calls(), nth + 1);
+        expire(&server, &home);
+    }
+    assert!(!server.has_ended_a_session());
+}
+
+#[test]
+fn a_second_signal_ends_a_command_at_once() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let held = server.hold();
+    let mut running = Running::get(&home);
+    held.wait();
+    running.send(Signal::INT);
+    running.hear("once more ends this at once");
+    running.send(Signal::TERM);
+    assert_eq!(running.end().0.signal(), Some(Signal::TERM.as_raw()));
+    held.release();
+    server.wait_for_issued(2);
+    home.run("get").failed(8);
+}
+
+#[test]
+fn what_was_to_be_ignored_stays_ignored() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let held = server.hold();
+    let mut nohup = home.wrapped("sh");
+    let program = env!("CARGO_BIN_EXE_tokenkeep");
+    nohup.args(["-c", &format!("trap '' HUP; exec {program} get")]);
+    let running = Running::start(&mut nohup);
+    held.wait();
+    running.send(Signal::HUP);
+    held.release();
+    let (status, printed) = running.end();
+    assert_eq!((status.code(), printed.as_str()), (Some(0), "access-canary-2"));
+}
+
+#[test]
+fn what_exec_starts_gets_the_signals_as_they_were() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let mut exec = home.command();
+    exec.args(["exec", "--", "sh", "-c", "echo started; kill -INT $$; echo goes on"]);
+    let (status, printed) = Running::start(&mut exec).end();
+    assert_eq!((status.signal(), printed.as_str()), (Some(Signal::INT.as_raw()), "started\n"));
+    assert_eq!(server.calls(), 1);
+}
+
+#[test]
+fn tokens_that_cannot_be_saved_at_once_are_told_of_and_saved_as_soon_as_that_is_mended() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let held = server.hold();
+    let mut running = Running::get(&home);
+    held.wait();
+    let (state, aside) = (home.path("state/tokenkeep"), home.path("state/aside"));
+    fs::rename(&state, &aside).unwrap();
+    fs::write(&state, "in the way").unwrap();
+    held.release();
+    running.hear("the new tokens could not be saved yet, which is tried again: ");
+    fs::remove_file(&state).unwrap();
+    fs::rename(&aside, &state).unwrap();
+    let (status, printed) = running.end();
+    assert_eq!((status.code(), printed.as_str()), (Some(0), "access-canary-2"));
+    assert_eq!(home.run("get").ok(), "access-canary-2");
+    assert_eq!(server.calls(), 1);
+}
+
+#[test]
+fn a_good_token_that_could_not_be_refreshed_is_printed_and_that_is_said() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let (access, refresh) = server.issue();
+    let now = chrono::Utc::now();
+    let (lately, soon) = (now - chrono::TimeDelta::hours(1), now + chrono::TimeDelta::minutes(10));
+    let due = format!(
+        r#"{{"access_token":"{access}","refresh_token":"{refresh}","obtained_at":"{}","expires_at":"{}"}}"#,
+        lately.to_rfc3339(),
+        soon.to_rfc3339()
+    );
+    home.feed("set", &due).ok();
+    server.script([Act::answer(503, "canary"), Act::answer(503, "canary")]);
+    let got = done(home.command().arg("get"), "");
+    assert_eq!((got.code, &got.out), (0, &access));
+    let expected = "note: these tokens were not refreshed: the refresh failed for now (";
+    assert!(got.err.starts_with(expected) && got.err.lines().count() == 1, "{}", got.err);
+    assert!(!got.err.contains("canary"), "{}", got.err);
+}
