@@ -171,13 +171,16 @@ impl Connection {
         let (place, mut failures) = (self.to_string(), Vec::new());
         for server in &self.servers {
             let connected = timeout(share, server.connect(&place, self.roots.as_ref())).await;
-            let failure = match connected {
-                Ok(Ok(link)) => return Ok(link),
-                Ok(Err(StoreError::Unavailable { reason, .. })) if self.servers.len() > 1 => reason,
-                Ok(Err(error)) => return Err(error),
-                Err(_) => "it did not answer in time".into(),
-            };
-            failures.push(format!("{server}: {failure}"));
+            let connected = connected.unwrap_or_else(|_| {
+                Err(unavailable(&place, "it did not answer in time", "see whether it is up"))
+            });
+            match connected {
+                Ok(link) => return Ok(link),
+                Err(StoreError::Unavailable { reason, .. }) if self.servers.len() > 1 => {
+                    failures.push(format!("{server}: {reason}"));
+                }
+                Err(error) => return Err(error),
+            }
         }
         Err(unavailable(&place, &failures.join("; "), "see whether one of them is up"))
     }
