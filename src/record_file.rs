@@ -234,7 +234,7 @@ mod tests {
         let mut private = tempfile::Builder::new();
         #[cfg(unix)]
         private.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
-        let dir = private.tempdir().unwrap();
+        let dir = private.prefix("tokenkeep").tempdir().unwrap();
         for login in [None, Some(AuthTokens::new("the next login's"))] {
             let path = dir.path().join("tokens.json");
             let format = Interrupted { path: path.clone(), login: Mutex::new(None) };

@@ -166,7 +166,7 @@ async fn a_rotated_refresh_token_is_kept_and_saved() {
     let mut scratch = tempfile::Builder::new();
     #[cfg(unix)]
     scratch.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
-    let dir = scratch.tempdir().unwrap();
+    let dir = scratch.prefix("tokenkeep-axiom").tempdir().unwrap();
     let store = || PlaintextStore::new(dir.path().join("tokens.json"));
     let manager = TokenManager::builder().store(store()).refresher(client.clone()).build();
     manager.set_tokens(first.clone()).await.unwrap();

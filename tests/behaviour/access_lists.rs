@@ -87,10 +87,10 @@ fn the_command_prints_nothing_of_a_file_that_everyone_can_read() {
     fs::write(&path, SOUND).unwrap();
     share(&path, READABLE);
     let store = format!("plaintext:{}", text(&path));
-    for (order, code) in [("get", 5), ("get --field json", 5), ("status", 0)] {
+    for order in ["get", "get --field json", "status"] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tokenkeep"));
         let output = output(command.args(order.split(' ')).args(["--store", &store]));
-        assert_eq!(output.status.code(), Some(code), "{order}: {output:?}");
+        assert_eq!(output.status.code(), Some(5), "{order}: {output:?}");
         let printed = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         assert!(printed.contains("Everyone can read it"), "{order}: {printed}");
         assert!(!printed.contains("canary"), "{order}: {printed}");

@@ -2,9 +2,10 @@
 
 use std::fs;
 
-use crate::command::{Done, Home, SEED, done};
+use crate::command::{Done, Home, SEED};
 
 /// A home whose key was taken away.
+#[cfg(unix)]
 fn without_key() -> Home {
     let home = Home::signed_in();
     fs::rename(home.path("config/keys/default.txt"), home.path("aside.txt")).unwrap();
@@ -227,7 +228,7 @@ fn a_dry_run_finds_what_would_keep_the_real_one_from_being_done() {
     }
     let all = "migrate --all --to plaintext:all/{profile}.json";
     let shown = home.run(&format!("{all} --dry-run"));
-    let (all_of_it, file) = (&shown.err, home.path("all/empty.json"));
+    let (all_of_it, file) = (&shown.err, home.path("all").join("empty.json"));
     let expected = format!("would name plaintext file {}, as there is nothing", file.display());
     assert!(all_of_it.contains("would move from ") && all_of_it.contains(&expected), "{shown:?}");
     shown.ok();
@@ -293,7 +294,7 @@ fn a_sign_in_that_could_not_be_kept_is_not_begun() {
     let server = crate::token_server::TokenServer::start();
     let home = crate::login::home(&server, "");
     fs::remove_file(home.path("config/keys/default.txt")).unwrap();
-    let said = done(home.command().args(["login", "--browser"]), "").failed(5);
+    let said = crate::command::done(home.command().args(["login", "--browser"]), "").failed(5);
     assert!(said.contains("default.txt"), "{said}");
     assert_eq!(server.requests().len(), 0);
 }

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use tokenkeep::chrono::{DateTime, TimeDelta, Utc};
+use tokenkeep::chrono::DateTime;
 use tokenkeep::secrecy::{ExposeSecret, SecretString};
 use tokenkeep::{AuthTokens, OAuth2Client, OAuth2Error, RefreshFailure, TokenRefresher};
 
@@ -506,6 +506,8 @@ async fn a_revocation_that_fails_says_so_and_shows_no_token() {
 #[cfg(unix)]
 #[tokio::test]
 async fn a_lifetime_beyond_the_end_of_time_is_none() {
+    use tokenkeep::chrono::{TimeDelta, Utc};
+
     let server = TokenServer::start();
     let far = DateTime::<Utc>::MAX_UTC - TimeDelta::seconds(5);
     let client = OAuth2Client::new(&server.token_url(), "app").unwrap().with_clock(move || {

@@ -230,6 +230,7 @@ impl TokenServer {
     }
 
     /// Waits until it has issued so often.
+    #[cfg(unix)]
     pub(crate) fn wait_for_issued(&self, count: usize) {
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
         while self.state().issued < count {
