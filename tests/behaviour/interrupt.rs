@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::command::{Home, done};
 use crate::refresh_command::{expire, expired};
+use crate::support::available;
 use crate::token_server::{Act, TokenServer};
 
 /// A command that was started, and what it says.
@@ -26,7 +27,7 @@ impl Running {
     }
 
     fn get(home: &Home) -> Self {
-        Self::start(home.command().arg("get"))
+        Self::start(with_default_signals(home).arg("get"))
     }
 
     fn send(&self, signal: Signal) {
@@ -46,8 +47,22 @@ impl Running {
     }
 }
 
+/// The command, with signals as a shell has them, whatever the tests were started to ignore.
+fn with_default_signals(home: &Home) -> Command {
+    const START: &str = "import os, signal, sys
+for number in signal.SIGHUP, signal.SIGINT, signal.SIGTERM:
+    signal.signal(number, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])";
+    let mut command = home.wrapped("python3");
+    command.args(["-c", START, env!("CARGO_BIN_EXE_tokenkeep")]);
+    command
+}
+
 #[test]
 fn a_signal_waits_for_a_refresh_and_its_result_is_kept() {
+    if !available("interrupt::a_signal_waits_for_a_refresh_and_its_result_is_kept", "python3") {
+        return;
+    }
     let server = TokenServer::start();
     let home = expired(&server);
     for (nth, signal) in [Signal::INT, Signal::TERM, Signal::HUP].into_iter().enumerate() {
@@ -70,6 +85,9 @@ fn a_signal_waits_for_a_refresh_and_its_result_is_kept() {
 
 #[test]
 fn a_second_signal_ends_a_command_at_once() {
+    if !available("interrupt::a_second_signal_ends_a_command_at_once", "python3") {
+        return;
+    }
     let server = TokenServer::start();
     let home = expired(&server);
     let held = server.hold();
@@ -102,9 +120,12 @@ fn what_was_to_be_ignored_stays_ignored() {
 
 #[test]
 fn what_exec_starts_gets_the_signals_as_they_were() {
+    if !available("interrupt::what_exec_starts_gets_the_signals_as_they_were", "python3") {
+        return;
+    }
     let server = TokenServer::start();
     let home = expired(&server);
-    let mut exec = home.command();
+    let mut exec = with_default_signals(&home);
     exec.args(["exec", "--", "sh", "-c", "echo started; kill -INT $$; echo goes on"]);
     let (status, printed) = Running::start(&mut exec).end();
     assert_eq!((status.signal(), printed.as_str()), (Some(Signal::INT.as_raw()), "started\n"));
@@ -116,7 +137,7 @@ fn tokens_that_cannot_be_saved_at_once_are_told_of_and_saved_as_soon_as_that_is_
     let server = TokenServer::start();
     let home = expired(&server);
     let held = server.hold();
-    let mut running = Running::get(&home);
+    let mut running = Running::start(home.command().arg("get"));
     held.wait();
     let (state, aside) = (home.path("state/tokenkeep"), home.path("state/aside"));
     fs::rename(&state, &aside).unwrap();
