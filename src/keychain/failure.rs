@@ -99,10 +99,9 @@ impl KeychainState {
     pub(crate) fn explain(self, place: String) -> StoreError {
         let advice = self.advice().unwrap_or("try again").to_owned();
         match self {
-            Self::Locked => StoreError::Locked {
-                place,
-                advice: format!("{advice}, or allow prompts (--allow-prompt)"),
-            },
+            Self::Locked => {
+                StoreError::Locked { place, advice: format!("{advice}, or allow prompts") }
+            }
             Self::NotAnswering => {
                 StoreError::Timeout { place, reason: "the keychain does not answer".into(), advice }
             }

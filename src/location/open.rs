@@ -19,6 +19,8 @@ use super::{Key, Seal};
 use crate::error::StoreError;
 #[cfg(feature = "age")]
 use crate::key::AgeKey;
+#[cfg(feature = "keychain")]
+use crate::keychain::{KeychainState, probe_keychain};
 use crate::store::TokenStore;
 #[cfg(feature = "age")]
 use crate::store::age_file::AgeFileStore;
@@ -70,6 +72,29 @@ impl StoreUrl {
                 feature = "postgres"
             )))]
             _ => Err(not_built(self)),
+        }
+    }
+
+    /// Finds out whether a record could be sealed here now: whether the key can be read, and who else is to
+    /// open the records. Of a keychain it asks whether that can be used. Nothing is made, and nobody is asked.
+    ///
+    /// # Errors
+    ///
+    /// What keeps a record from being sealed; [`StoreError::Locked`] for a key that is protected by a
+    /// passphrase.
+    #[cfg(feature = "age")]
+    pub async fn check_key(&self) -> Result<(), StoreError> {
+        #[cfg(feature = "keychain")]
+        if self.uses_keychain() {
+            return match probe_keychain().await {
+                KeychainState::Available => Ok(()),
+                KeychainState::Locked if self.prompts => Ok(()),
+                state => Err(state.explain(self.to_string())),
+            };
+        }
+        match self.seal() {
+            Some(seal) => seal.key(self.prompts, None)?.recipients().await.map(drop),
+            None => Ok(()),
         }
     }
 

@@ -403,7 +403,8 @@ fn doctor_finds_a_refresh_that_was_cut_off_and_asks_for_no_passphrase() {
     let home = Home::signed_in();
     assert!(home.run("doctor").ok().contains("default\tfresh, expires in 7"));
     let intent = format!("{}.intent", home.record().display());
-    fs::write(&intent, "").unwrap();
+    let noted = tokenkeep::Intent::new(&"canary-r".into(), chrono::Utc::now());
+    fs::write(&intent, noted.to_string()).unwrap();
     let doctor = home.run("doctor");
     assert_eq!(doctor.code, 1, "{doctor:?}");
     assert!(doctor.out.contains("a refresh was cut off"), "{doctor:?}");
@@ -462,8 +463,11 @@ fn a_profile_that_others_can_write_to_is_refused() {
 
     let home = Home::signed_in();
     let path = home.path("config/profiles/default.toml");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).unwrap();
-    assert!(home.run("get").failed(5).contains("others can write to it"));
+    // What keeps others from a directory's files does nothing for a file.
+    for mode in [0o620, 0o1666] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        assert!(home.run("get").failed(5).contains("others can write to it"));
+    }
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     home.run("get").ok();
     // Nor can one be put in its place by others.

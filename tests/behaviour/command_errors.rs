@@ -45,6 +45,8 @@ fn what_has_no_tokens_is_named() {
 fn a_word_that_is_nearly_right_is_named_and_any_other_is_not() {
     let home = Home::new();
     assert!(home.run("stauts").failed(2).contains("is `status` meant?"));
+    // Of several, the most similar one.
+    assert!(home.run("refesh").failed(2).contains("is `refresh` meant?"));
     assert!(home.run("get --heder").failed(2).contains("is `--header` meant?"));
     for line in ["canary-token", "get --canary"] {
         let said = home.run(line).failed(2);
@@ -106,9 +108,12 @@ fn init_makes_no_key_beside_tokens_that_another_one_opens() {
 fn status_shows_what_get_will_meet() {
     let home = Home::signed_in();
     let intent = home.path("state/tokenkeep/default.age.intent");
-    fs::write(&intent, "").unwrap();
-    assert!(home.run("status").ok().contains("warning  a refresh was cut off"));
-    fs::remove_file(intent).unwrap();
+    for (token, is_shown) in [("canary-r", true), ("canary of another session", false)] {
+        let noted = tokenkeep::Intent::new(&token.into(), chrono::Utc::now());
+        fs::write(&intent, noted.to_string()).unwrap();
+        let shown = home.run("status").ok();
+        assert_eq!(shown.contains("warning  a refresh was cut off"), is_shown, "{shown}");
+    }
 
     let there = json(&home.run("status --json"));
     home.run("clear").ok();
@@ -215,12 +220,19 @@ fn a_dry_run_finds_what_would_keep_the_real_one_from_being_done() {
     let home = Home::signed_in();
     home.run("init --profile empty --store plaintext:empty.json").ok();
     let before = profile(&home);
-    for (target, words) in [
-        ("env:AXIOM", "cannot keep tokens in its environment"),
-        ("age:new.age?identity=none.txt", "none.txt"),
-    ] {
+    let mut targets = vec![
+        ("env:AXIOM", 5, "cannot keep tokens in its environment"),
+        ("age:new.age?identity=none.txt", 5, "none.txt"),
+        ("age:new.age?identity=credential:none", 5, "credential none"),
+        ("age:new.age?identity=config/keys/default.txt&recipients=none.txt", 1, "none.txt"),
+    ];
+    if cfg!(unix) {
+        // On others it is always there.
+        targets.push(("keychain:tokenkeep/none", 5, "dbus-run-session"));
+    }
+    for (target, code, words) in targets {
         for option in ["", " --dry-run"] {
-            let said = home.run(&format!("migrate --to {target}{option}")).failed(5);
+            let said = home.run(&format!("migrate --to {target}{option}")).failed(code);
             assert!(said.contains(words), "{said}");
             // What did not begin is not noted either.
             assert_eq!(profile(&home), before);
@@ -297,4 +309,33 @@ fn a_sign_in_that_could_not_be_kept_is_not_begun() {
     let said = crate::command::done(home.command().args(["login", "--browser"]), "").failed(5);
     assert!(said.contains("default.txt"), "{said}");
     assert_eq!(server.requests().len(), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_no_backup_and_is_not_waited_for() {
+    let home = Home::signed_in();
+    crate::support::make_pipe(&home.path("pipe"));
+    let said = home.run("restore --from pipe").failed(6);
+    assert!(said.contains("pipe"), "{said}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_source_that_could_not_be_cleared_stays_noted_and_a_logout_takes_the_copy_along() {
+    let test = "a_source_that_could_not_be_cleared_stays_noted_and_a_logout_takes_the_copy_along";
+    if !crate::support::can_trace(test) {
+        return;
+    }
+    let home = Home::signed_in();
+    let store = profile(&home);
+    let mut migrate = home.wrapped("strace");
+    migrate.args(["-f", "-qq", "-o", "calls", "-e", "trace=unlinkat"]);
+    migrate.args(["-P", "default.age", "-e", "inject=unlinkat:error=EIO"]);
+    migrate.args([env!("CARGO_BIN_EXE_tokenkeep"), "migrate", "--to", "plaintext:copy.json"]);
+    crate::command::done(&mut migrate, "").failed(1);
+    assert!(home.path("copy.json").exists() && profile(&home).starts_with("moving_to = "));
+    home.run("clear").ok();
+    assert!(!home.path("copy.json").exists());
+    assert_eq!(profile(&home), store);
 }

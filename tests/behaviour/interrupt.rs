@@ -50,7 +50,7 @@ impl Running {
 /// The command, with signals as a shell has them, whatever the tests were started to ignore.
 fn with_default_signals(home: &Home) -> Command {
     const START: &str = "import os, signal, sys
-for number in signal.SIGHUP, signal.SIGINT, signal.SIGTERM:
+for number in signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM:
     signal.signal(number, signal.SIG_DFL)
 os.execv(sys.argv[1], sys.argv[1:])";
     let mut command = home.wrapped("python3");
@@ -70,7 +70,11 @@ fn a_signal_waits_for_a_refresh_and_its_result_is_kept() {
         let mut running = Running::get(&home);
         held.wait();
         running.send(signal);
+        // As from one who passes on what the terminal has sent already.
+        running.send(Signal::TERM);
         running.hear("finishing a refresh");
+        // As from a terminal that is closed: its shell hangs up, and so does the terminal itself.
+        running.send(Signal::HUP);
         held.release();
         let (status, printed) = running.end();
         assert_eq!(status.signal(), Some(signal.as_raw()), "{printed}");
@@ -95,11 +99,31 @@ fn a_second_signal_ends_a_command_at_once() {
     held.wait();
     running.send(Signal::INT);
     running.hear("once more ends this at once");
-    running.send(Signal::TERM);
+    // Not what may still be the echo of the first one.
+    while running.child.try_wait().unwrap().is_none() {
+        running.send(Signal::TERM);
+        std::thread::yield_now();
+    }
     assert_eq!(running.end().0.signal(), Some(Signal::TERM.as_raw()));
     held.release();
     server.wait_for_issued(2);
     home.run("get").failed(8);
+}
+
+#[test]
+fn whoever_wants_to_see_where_it_is_does_not_wait() {
+    let test = "interrupt::whoever_wants_to_see_where_it_is_does_not_wait";
+    if !available(test, "python3") {
+        return;
+    }
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let held = server.hold();
+    let running = Running::get(&home);
+    held.wait();
+    running.send(Signal::QUIT);
+    assert_eq!(running.end().0.signal(), Some(Signal::QUIT.as_raw()));
+    held.release();
 }
 
 #[test]

@@ -71,11 +71,13 @@ fn a_command_killed_with_its_answer_on_the_way_is_told_of_by_the_next_one() {
     let held = server.hold();
     let mut killed = home.command().arg("get").stdout(Stdio::null()).spawn().unwrap();
     held.wait();
+    assert!(!home.run("status").out.contains("cut off"), "it is under way");
     killed.kill().unwrap();
     killed.wait().unwrap();
     // The request was carried out all the same.
     held.release();
     server.wait_for_issued(2);
+    assert!(home.run("status").out.contains("a refresh was cut off"));
     let said = home.run("get").failed(8);
     assert!(
         said.contains("the refresh token may have been spent by an unfinished refresh at 20"),
@@ -85,6 +87,7 @@ fn a_command_killed_with_its_answer_on_the_way_is_told_of_by_the_next_one() {
     // Nothing was deleted, and a new sign-in mends it.
     assert!(home.run("get --field refresh").ok().starts_with("refresh-canary-"));
     expire(&server, &home);
+    assert!(!home.run("status").out.contains("cut off"), "it is mended");
     home.run("get").ok();
 }
 

@@ -4,6 +4,7 @@
 use std::fs;
 use std::process::Command;
 
+use crate::login::home;
 use crate::refresh_command::expired;
 use crate::support::{available, scratch};
 use crate::token_server::TokenServer;
@@ -216,6 +217,29 @@ fn colour_and_progress_are_for_terminals_and_not_for_those_who_decline() {
 }
 
 #[test]
+fn ctrl_c_ends_what_goes_on_after_a_prompt() {
+    if !can_play("ctrl_c_ends_what_goes_on_after_a_prompt") {
+        return;
+    }
+    let server = TokenServer::start();
+    let device = format!("device_authorization_url = \"{}\"\n", server.url("/device"));
+    let home = home(&server, &device);
+    let word = "canary one\r";
+    let keygen = "tokenkeep keygen -o config/keys/locked.txt --passphrase";
+    let new = [("New passphrase: ", word), ("The same again: ", word)];
+    assert_eq!(person(&home.path(""), keygen, &new).code, 0);
+    let profile = home.path("config/profiles/default.toml");
+    let text = fs::read_to_string(&profile).unwrap().replace("default.txt", "locked.txt");
+    fs::write(&profile, text).unwrap();
+    for (keys, code) in [("\u{3}", -2), ("\u{1c}", -3), ("a signal", -15)] {
+        server.device_hears(["authorization_pending"; 3]);
+        let answers = [("Passphrase of ", word), ("waiting until you have signed in", keys)];
+        let seen = person(&home.path(""), "exec tokenkeep login", &answers);
+        assert_eq!(seen.code, code, "{}", seen.screen);
+    }
+}
+
+#[test]
 fn who_waits_is_told_what_for_and_ctrl_c_says_what_it_waits_for() {
     if !can_play("who_waits_is_told_what_for_and_ctrl_c_says_what_it_waits_for") {
         return;
@@ -228,7 +252,8 @@ fn who_waits_is_told_what_for_and_ctrl_c_says_what_it_waits_for() {
         "exec tokenkeep get",
         &[
             ("waiting for the token endpoint", "\u{3}"),
-            ("finishing a refresh, so that the session is not lost", "\u{3}"),
+            ("finishing a refresh, so that the session is not lost", "a wait"),
+            ("", "\u{3}"),
         ],
     );
     held.release();

@@ -254,7 +254,8 @@ pub(crate) fn report(error: &clap::Error) -> ExitCode {
     let suggested = [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg];
     let suggested = suggested.into_iter().find_map(|kind| match error.get(kind)? {
         ContextValue::String(one) => Some(one),
-        ContextValue::Strings(some) => some.first(),
+        // The most similar one is the last.
+        ContextValue::Strings(some) => some.last(),
         _ => None,
     });
     let meant = suggested.map(|name| format!(" (is `{name}` meant?)")).unwrap_or_default();

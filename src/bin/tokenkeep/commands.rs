@@ -17,10 +17,10 @@ use std::sync::Arc;
 use clap::CommandFactory;
 use serde_json::{Value, json};
 use tokenkeep::chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use tokenkeep::{AgeKey, AuthTokens, StoreError, StoreUrl, TokenManager, TokenStore};
+use tokenkeep::{AuthTokens, StoreError, StoreUrl, TokenManager, TokenStore};
 
 use crate::arguments::{Cli, Command, Slot};
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::harden::Limits;
 use crate::profile::Profile;
 use crate::slot::Named;
@@ -97,16 +97,25 @@ impl Target {
 
 /// Finds out whether tokens that are to be saved there could be sealed. Nobody is asked for a passphrase.
 async fn check_key(url: &StoreUrl) -> Result<(), StoreError> {
-    let Some(path) = url.identity_path() else { return Ok(()) };
-    match AgeKey::identity_file(path).recipients().await {
-        Err(StoreError::Locked { .. }) => Ok(()),
-        recipients => recipients.map(drop),
+    match as_prompts_are_allowed(url).check_key().await {
+        Err(StoreError::Locked { .. }) if !url.uses_keychain() => Ok(()),
+        checked => checked,
     }
 }
 
-/// Tells whether a refresh of the tokens in a file was cut off.
-fn was_cut_off(url: &StoreUrl) -> bool {
-    url.path().is_some_and(|path| Path::new(&format!("{}.intent", path.display())).exists())
+/// Tells whether a refresh was cut off that may have spent the refresh token of these. It is looked at by
+/// whoever could refresh them now: one that is under way is not cut off.
+async fn was_cut_off(store: &dyn TokenStore, url: &StoreUrl, tokens: Option<&AuthTokens>) -> bool {
+    let Some(token) = tokens.and_then(|tokens| tokens.refresh_token.as_ref()) else { return false };
+    // Without the note nothing is taken or written for that.
+    if !url.path().is_some_and(|path| Path::new(&format!("{}.intent", path.display())).exists()) {
+        return false;
+    }
+    let Ok(Some(lease)) = store.try_lease().await else { return false };
+    let intent = lease.intent().await;
+    // It ends with this process at the latest.
+    let _ = lease.release().await;
+    matches!(intent, Ok(Some(intent)) if intent.is_for(token))
 }
 
 const CUT_OFF: &str = "a refresh was cut off, and may have spent the refresh token; if the next one fails, \
@@ -115,8 +124,16 @@ const CUT_OFF: &str = "a refresh was cut off, and may have spent the refresh tok
 fn open(url: &StoreUrl) -> Result<Arc<dyn TokenStore>, Failure> {
     let protected =
         url.identity_path().map_or_else(|| url.to_string(), |path| path.display().to_string());
-    let url = if terminal::prompts_allowed() { url.clone().allow_prompts() } else { url.clone() };
-    Ok(url.open_with_passphrase(move || terminal::ask_passphrase(&protected))?)
+    Ok(as_prompts_are_allowed(url)
+        .open_with_passphrase(move || terminal::ask_passphrase(&protected))?)
+}
+
+fn as_prompts_are_allowed(url: &StoreUrl) -> StoreUrl {
+    if terminal::prompts_allowed() { url.clone().allow_prompts() } else { url.clone() }
+}
+
+fn no_refresh_token() -> Failure {
+    Failure::new(Code::NoTokens, "there is no refresh token; the server issued none")
 }
 
 /// What may be said about tokens: nothing of what they are.

@@ -104,14 +104,23 @@ fn code_of(error: &StoreError) -> Code {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        Self::of(code_of(&error), &error)
+        let mut failure = Self::of(code_of(&error), &error);
+        if matches!(error, StoreError::Locked { .. }) && failure.message.ends_with("allow prompts")
+        {
+            failure.message += " (--allow-prompt)";
+        }
+        failure
     }
 }
 
 impl From<AuthError> for Failure {
     fn from(error: AuthError) -> Self {
+        let error = match error {
+            AuthError::Store(error) => return error.into(),
+            error => error,
+        };
         let code = match &error {
-            AuthError::NotSaved(error) | AuthError::Store(error) => code_of(error),
+            AuthError::NotSaved(error) => code_of(error),
             AuthError::LoginRequired { .. } | AuthError::TokenExpired => Code::Expired,
             AuthError::RefreshTokenSpent { .. } => Code::Spent,
             AuthError::TokenNotFound => Code::NoTokens,
@@ -134,6 +143,10 @@ impl From<OAuth2Error> for Failure {
 
 impl From<TransferError> for Failure {
     fn from(error: TransferError) -> Self {
+        let error = match error {
+            TransferError::Store(error) => return error.into(),
+            error => error,
+        };
         let code = match &error {
             TransferError::Busy { .. }
             | TransferError::Changing { .. }
@@ -141,7 +154,6 @@ impl From<TransferError> for Failure {
             | TransferError::Occupied { .. } => Code::Conflict,
             TransferError::Empty { .. } => Code::NoTokens,
             TransferError::NotABackup { .. } | TransferError::SameSlot { .. } => Code::Usage,
-            TransferError::Store(error) => code_of(error),
             _ => Code::Other,
         };
         Self::of(code, &error)

@@ -1,23 +1,33 @@
-//! Ctrl-C, and other signals that end a program, while a refresh is under way. What the server answers
-//! would be lost with this process, and the session with it: so the first of them waits for that, and the
-//! second one does not.
+//! Ctrl-C, and other signals that end a program, while a refresh is under way or somebody types what is not
+//! shown. What the server answers would be lost with this process, and the session with it: so the first
+//! wish to end waits for that, and the second one does not. And the terminal is put back first.
 
 use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use tokio::sync::Notify;
 
-use crate::{runtime, terminal};
+use crate::runtime;
 
-static STATE: Mutex<State> = Mutex::new(State { is_watched: false, is_held: false, caught: None });
+/// How long a signal may be the echo of the one before: who starts a command often passes on what the
+/// terminal has sent to it already. Nobody reads what is said then, and means it, faster than that.
+const ECHO: Duration = Duration::from_secs(1);
+
+static STATE: Mutex<State> =
+    Mutex::new(State { is_watched: false, is_held: false, caught: None, tidy: None });
 static CAUGHT: Notify = Notify::const_new();
 
 struct State {
     is_watched: bool,
     is_held: bool,
-    caught: Option<Signal>,
+    caught: Option<(Signal, Instant)>,
+    tidy: Option<Tidy>,
 }
+
+/// What is put back before a signal ends this process.
+type Tidy = Box<dyn Fn() + Send>;
 
 fn state() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -27,15 +37,7 @@ fn state() -> MutexGuard<'static, State> {
 pub(crate) fn hold() {
     let mut state = state();
     state.is_held = true;
-    if !state.is_watched {
-        // Without a thread to watch them, they end the process as they always do.
-        state.is_watched = watch().is_ok();
-    }
-}
-
-/// Tells whether a refresh is under way.
-pub(crate) fn is_held() -> bool {
-    state().is_held
+    state.watch();
 }
 
 /// Waits for a signal that waits.
@@ -50,11 +52,36 @@ pub(crate) fn let_go() -> bool {
     state.caught.is_some()
 }
 
+/// From now on a signal that ends this process does this first, until [`tidied`].
+#[cfg(unix)]
+pub(crate) fn tidy(tidy: impl Fn() + Send + 'static) {
+    let mut state = state();
+    state.tidy = Some(Box::new(tidy));
+    state.watch();
+}
+
+/// Does what was to be done, now that no signal came.
+#[cfg(unix)]
+pub(crate) fn tidied() {
+    if let Some(tidy) = state().tidy.take() {
+        tidy();
+    }
+}
+
 /// Ends this process as the signal would have that waited, if one did.
 pub(crate) fn end_if_caught() {
     let caught = state().caught.take();
-    if let Some(signal) = caught {
+    if let Some((signal, _)) = caught {
         end_by(signal);
+    }
+}
+
+impl State {
+    /// Has the signals watched. Without a thread to do that, they end the process as they always do.
+    fn watch(&mut self) {
+        if !self.is_watched {
+            self.is_watched = watch().is_ok();
+        }
     }
 }
 
@@ -77,19 +104,36 @@ fn watch() -> io::Result<()> {
 
 fn receive(signal: Signal) {
     let mut state = state();
-    if !state.is_held || state.caught.is_some() {
-        return end_by(signal);
+    match state.caught {
+        None if state.is_held && can_wait(signal) => {
+            state.caught = Some((signal, Instant::now()));
+            CAUGHT.notify_one();
+        }
+        Some((_, at)) if state.is_held && is_echo(signal, at.elapsed()) => {}
+        _ => {
+            if let Some(tidy) = state.tidy.take() {
+                tidy();
+            }
+            end_by(signal);
+        }
     }
-    state.caught = Some(signal);
-    drop(state);
-    terminal::say(
-        "finishing a refresh, so that the session is not lost; once more ends this at once",
-    );
-    CAUGHT.notify_one();
 }
 
 #[cfg(unix)]
 type Signal = i32;
+
+/// Whoever sends SIGQUIT wants to see where the program is.
+#[cfg(unix)]
+fn can_wait(signal: Signal) -> bool {
+    signal != signal_hook::consts::SIGQUIT
+}
+
+/// A terminal that is closed hangs up once by its shell and once by itself, and after that nobody is there
+/// who could want anything else.
+#[cfg(unix)]
+fn is_echo(signal: Signal, since: Duration) -> bool {
+    can_wait(signal) && (since < ECHO || signal == signal_hook::consts::SIGHUP)
+}
 
 #[cfg(unix)]
 fn end_by(signal: Signal) {
@@ -103,11 +147,11 @@ struct Signals(Vec<(Signal, tokio::signal::unix::Signal)>);
 #[cfg(unix)]
 impl Signals {
     fn new() -> io::Result<Self> {
-        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
         use tokio::signal::unix::{SignalKind, signal};
 
         let ignored = ignored();
-        let watched = [SIGHUP, SIGINT, SIGTERM].into_iter().filter(|number| {
+        let watched = [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().filter(|number| {
             // As `nohup` has it; what is watched would no longer be ignored by what `exec` starts.
             ignored & 1 << (number - 1) == 0
         });
@@ -141,6 +185,16 @@ fn ignored() -> u64 {
 type Signal = ();
 
 #[cfg(windows)]
+fn can_wait((): Signal) -> bool {
+    true
+}
+
+#[cfg(windows)]
+fn is_echo((): Signal, since: Duration) -> bool {
+    since < ECHO
+}
+
+#[cfg(windows)]
 fn end_by((): Signal) {
     /// `STATUS_CONTROL_C_EXIT`, with which the system ends a program at Ctrl-C.
     const CONTROL_C_EXIT: u32 = 0xC000_013A;
@@ -162,5 +216,21 @@ impl Signals {
             _ = self.0.recv() => {}
             _ = self.1.recv() => {}
         }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+
+    use super::*;
+
+    #[test]
+    fn only_a_hangup_says_nothing_new_later_on() {
+        for signal in [SIGHUP, SIGINT, SIGTERM] {
+            assert!(is_echo(signal, ECHO / 2));
+            assert_eq!(is_echo(signal, ECHO), signal == SIGHUP);
+        }
+        assert!(!is_echo(SIGQUIT, Duration::ZERO));
     }
 }

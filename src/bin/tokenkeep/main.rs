@@ -19,6 +19,7 @@ use clap::Parser;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::arguments::Cli;
+use crate::failure::Failure;
 
 fn main() -> ExitCode {
     let limits = harden::harden();
@@ -27,26 +28,14 @@ fn main() -> ExitCode {
         Err(error) => return arguments::report(&error),
     };
     let done = match runtime() {
-        Ok(runtime) => {
-            runtime.block_on(terminal::patiently(commands::run(cli, limits), waiting_for))
-        }
+        Ok(runtime) => runtime.block_on(terminal::patiently(commands::run(cli, limits))),
         Err(error) => Err(error.into()),
     };
     terminal::stop_working();
     terminal::forget_passphrases();
+    let code = done.unwrap_or_else(Failure::report);
     interrupt::end_if_caught();
-    match done {
-        Ok(code) => code,
-        Err(failure) => failure.report(),
-    }
-}
-
-fn waiting_for() -> &'static str {
-    if interrupt::is_held() {
-        "waiting for the token endpoint"
-    } else {
-        "waiting for the store, or for another process that refreshes these tokens"
-    }
+    code
 }
 
 /// Two threads, one for what blocks: nothing is done at once with anything else, and so each run

@@ -319,7 +319,9 @@ fn refuse_writable<'a>(places: impl Iterator<Item = &'a Path>) -> Result<(), Fai
                 "{path} belongs to the user with the number {owner}, who is not the one that runs this \
                  ({us}) and could change it; make it yours, or see whose TOKENKEEP_CONFIG_DIR this is"
             )
-        } else if metadata.mode() & 0o022 != 0 && metadata.mode() & STICKY == 0 {
+        } else if metadata.mode() & 0o022 != 0
+            && !(metadata.is_dir() && metadata.mode() & STICKY != 0)
+        {
             format!("{path} is not private: others can write to it; run `chmod go-w {path}`")
         } else {
             continue;

@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::failure::Failure;
-use crate::interrupt;
+use crate::{interrupt, terminal};
 
 const SETTINGS: [&str; 9] = [
     "authorization_url",
@@ -88,6 +88,7 @@ impl TokenRefresher for Provider {
         let client = self.client();
         let client = client.map_err(|failure| RefreshFailure::misconfigured(failure.message()))?;
         interrupt::hold();
+        let _waiting = terminal::waiting_for("waiting for the token endpoint");
         client.refresh(current).await
     }
 }

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tokenkeep::{AuthError, Event, Events, TokenManager};
+use tokenkeep::{AuthError, AuthTokens, Event, Events, TokenManager};
 
 use crate::failure::{Code, Failure};
 use crate::{interrupt, terminal};
@@ -24,7 +24,12 @@ pub(crate) async fn session<T>(
         let done = tokio::select! {
             biased;
             done = work => done,
-            () = interrupt::caught() => Err(interrupted()),
+            () = interrupt::caught() => {
+                terminal::say(
+                    "finishing a refresh, so that the session is not lost; once more ends this at once",
+                );
+                Err(interrupted())
+            }
         };
         (done, manager.shutdown(LONGEST_END).await.map_err(lost))
     };
@@ -55,6 +60,13 @@ pub(crate) async fn session<T>(
     }
 }
 
+/// Returns tokens of which the access token is good, refreshed if that is due. It waits until that is over:
+/// a refresh token that is being spent would be worth nothing to whoever gets it.
+pub(crate) async fn good_tokens(manager: &TokenManager) -> Result<AuthTokens, Failure> {
+    session(manager, async { Ok(manager.get_access_token().await?) }).await?;
+    Ok(manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?)
+}
+
 /// There is nothing to say: who did it knows.
 fn interrupted() -> Failure {
     Failure::new(Code::Other, "")
@@ -83,5 +95,31 @@ async fn listen(events: &mut Events, not_refreshed: &mut Option<String>) {
             )),
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokenkeep::MemoryStore;
+    use tokenkeep::chrono::{TimeDelta, Utc};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refresh_token_that_is_being_spent_is_given_to_nobody() {
+        let refresh = |_: AuthTokens| async {
+            // For longer than who has a good access token waits for a better one.
+            tokio::time::sleep(Duration::from_secs(8)).await;
+            Ok(AuthTokens::new("new").with_refresh_token("new"))
+        };
+        let builder = TokenManager::builder().store(MemoryStore::new()).timer(tokio::time::sleep);
+        let manager = builder.refresh_with(refresh).build();
+        let now = Utc::now();
+        let mut due = AuthTokens::new("spent").with_refresh_token("spent");
+        due.obtained_at = Some(now - TimeDelta::hours(1));
+        manager.set_tokens(due.with_expires_at(now + TimeDelta::minutes(10))).await.unwrap();
+        let tokens = good_tokens(&manager).await.unwrap();
+        assert_eq!(tokens.access_token, "new".into());
+        assert_eq!(tokens.refresh_token, Some("new".into()));
     }
 }

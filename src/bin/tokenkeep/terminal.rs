@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// What shows that something is going on: a spinner, or a bar that has a length.
 static PROGRESS: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
+/// What is waited for, if it is not what most waits are for.
+static WAITING: Mutex<Option<&str>> = Mutex::new(None);
+
 /// What was typed, for what: nobody should type the same thing twice.
 static TYPED: Mutex<BTreeMap<String, SecretString>> = Mutex::new(BTreeMap::new());
 
@@ -49,7 +52,7 @@ pub(crate) fn ask_passphrase(of: &str) -> io::Result<SecretString> {
     }
     let passphrase = passphrase(&format!("Passphrase of {of}: "))?;
     typed.insert(of.to_owned(), passphrase.clone());
-    start_working("working on the passphrase");
+    show("working on the passphrase");
     Ok(passphrase)
 }
 
@@ -67,7 +70,7 @@ pub(crate) fn ask_new_passphrase() -> io::Result<SecretString> {
             return Err(io::Error::other("the two are not the same"));
         }
     }
-    start_working("working on the passphrase");
+    show("working on the passphrase");
     Ok(first)
 }
 
@@ -93,31 +96,55 @@ fn passphrase(prompt: &str) -> io::Result<SecretString> {
     })
 }
 
+/// Says what is waited for, until it is dropped.
+pub(crate) struct Waiting(());
+
+/// Says what is waited for from now on.
+pub(crate) fn waiting_for(what: &'static str) -> Waiting {
+    *waiting() = Some(what);
+    Waiting(())
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        *waiting() = None;
+    }
+}
+
+fn waiting() -> MutexGuard<'static, Option<&'static str>> {
+    WAITING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Does the work, and tells whoever is looking what is waited for if that takes long.
-pub(crate) async fn patiently<T>(
-    work: impl Future<Output = T>,
-    waiting_for: fn() -> &'static str,
-) -> T {
+pub(crate) async fn patiently<T>(work: impl Future<Output = T>) -> T {
+    const MOST: &str = "waiting for the store, or for another process that refreshes these tokens";
+
     let mut work = pin!(work);
     let mut patience = tokio::time::interval_at(Instant::now() + PATIENCE, PATIENCE);
     loop {
         tokio::select! {
             biased;
             done = &mut work => return done,
-            // Again, because whatever is said meanwhile takes it away.
-            _ = patience.tick() => start_working(waiting_for()),
+            // Again, because it may be something else by now, and whatever is said takes it away.
+            _ = patience.tick() => {
+                let what = waiting().unwrap_or(MOST);
+                show(what);
+            }
         }
     }
 }
 
-/// Shows that something takes its time, if somebody is looking.
-pub(crate) fn start_working(on: &'static str) {
+/// Shows what takes its time, if somebody is looking.
+pub(crate) fn show(what: &'static str) {
     let mut progress = progress();
-    let is_seen = io::stderr().is_terminal() && !IS_ASKING.load(Ordering::Relaxed);
-    if progress.is_none() && is_seen {
-        let fresh = ProgressBar::new_spinner().with_message(on);
-        fresh.enable_steady_tick(Duration::from_millis(100));
-        *progress = Some(fresh);
+    match &*progress {
+        Some(bar) if bar.length().is_none() => bar.set_message(what),
+        None if io::stderr().is_terminal() && !IS_ASKING.load(Ordering::Relaxed) => {
+            let fresh = ProgressBar::new_spinner().with_message(what);
+            fresh.enable_steady_tick(Duration::from_millis(100));
+            *progress = Some(fresh);
+        }
+        _ => {}
     }
 }
 
@@ -200,60 +227,43 @@ pub(crate) fn ask_hidden(prompt: &str) -> io::Result<SecretString> {
 fn read_hidden(prompt: &str) -> io::Result<SecretString> {
     use std::fs::File;
     use std::io::Read;
-    use std::sync::Arc;
 
-    use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-    use signal_hook::iterator::{Handle, Signals};
-    use signal_hook::low_level::emulate_default_handler;
+    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
     use zeroize::Zeroizing;
+
+    use crate::interrupt;
 
     const CTRL_D: u8 = 4;
     const BACKSPACE: u8 = 8;
     const CTRL_U: u8 = 21;
     const DELETE: u8 = 127;
 
-    /// The terminal, and how it was.
-    struct Terminal(File, Termios);
-
-    impl Terminal {
-        fn restore(&self) {
-            let _ = tcsetattr(&self.0, OptionalActions::Flush, &self.1);
-            let _ = (&mut &self.0).write_all(b"\n");
-        }
-    }
-
     /// Puts the terminal back, however this ends.
-    struct Restore(Arc<Terminal>, Handle);
+    struct Restore;
 
     impl Drop for Restore {
         fn drop(&mut self) {
-            self.1.close();
-            self.0.restore();
+            interrupt::tidied();
         }
     }
 
-    let file = File::options().read(true).write(true).open("/dev/tty").map_err(|_| {
+    let terminal = File::options().read(true).write(true).open("/dev/tty").map_err(|_| {
         // Whatever the reason, there is none.
         io::Error::from(io::ErrorKind::NotFound)
     })?;
-    let before = tcgetattr(&file)?;
+    let before = tcgetattr(&terminal)?;
     let mut hidden = before.clone();
     // Not line by line either: the system's own line editor stops at 4096 bytes.
     hidden.local_modes -= LocalModes::ECHO | LocalModes::ICANON;
-    let terminal = Arc::new(Terminal(file, before));
 
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM])?;
-    let restore = Restore(terminal.clone(), signals.handle());
-    let interrupted = terminal.clone();
-    std::thread::spawn(move || {
-        if let Some(signal) = signals.forever().next() {
-            interrupted.restore();
-            let _ = emulate_default_handler(signal);
-        }
+    let same = terminal.try_clone()?;
+    interrupt::tidy(move || {
+        let _ = tcsetattr(&same, OptionalActions::Flush, &before);
+        let _ = (&mut &same).write_all(b"\n");
     });
-    tcsetattr(&terminal.0, OptionalActions::Flush, &hidden)?;
-    let mut input = &terminal.0;
+    let restore = Restore;
+    tcsetattr(&terminal, OptionalActions::Flush, &hidden)?;
+    let mut input = &terminal;
     input.write_all(prompt.as_bytes())?;
 
     // Of its full size, so that it does not grow and leave copies behind.

@@ -1,6 +1,6 @@
 //! backup and restore: copies of tokens.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -101,7 +101,10 @@ pub(super) async fn restore(slot: &Slot, restore: &arguments::Restore) -> Outcom
 /// A file that is not there, or is not sealed, is told of before anybody is asked for a passphrase.
 fn look_at(path: &str) -> Result<(), Failure> {
     let mut first = [0];
-    let read = File::open(path).and_then(|mut file| file.read(&mut first));
+    let read = fs::metadata(path).and_then(|metadata| {
+        // Whoever opens a pipe waits for its other end.
+        if metadata.is_file() { File::open(path)?.read(&mut first) } else { Ok(0) }
+    });
     match read {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(Failure::new(Code::NoTokens, format!("there is no file {path}")))

@@ -161,12 +161,15 @@ async fn slot_finding(
     }
     // Nobody is asked for a passphrase: a look should not need one.
     let looked = async {
-        let stored = store.open()?.load().await?;
+        let opened = store.open()?;
+        let stored = opened.load().await?;
         check_key(&store).await?;
-        Ok(stored.map(|stored| stored.tokens))
+        let tokens = stored.map(|stored| stored.tokens);
+        let was_cut_off = was_cut_off(&*opened, &store, tokens.as_ref()).await;
+        Ok((tokens, was_cut_off))
     };
-    let tokens = match looked.await {
-        Ok(tokens) => tokens,
+    let (tokens, was_cut_off) = match looked.await {
+        Ok(looked) => looked,
         Err(StoreError::Locked { .. }) => {
             let state = "locked by a passphrase, which was not asked for".into();
             return (Finding { name, state, how, mend: None }, none);
@@ -182,7 +185,7 @@ async fn slot_finding(
         state += &format!(", written {written} ago");
     }
     let mut mend = remedy(tokens.as_ref(), can_refresh, now).map(str::to_owned);
-    if was_cut_off(&store) {
+    if was_cut_off {
         mend = Some(CUT_OFF.to_owned());
     } else if store.is_plaintext() {
         mend = mend.or_else(|| super::tokens::warnings(&store));

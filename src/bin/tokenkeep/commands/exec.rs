@@ -1,13 +1,13 @@
 use std::io;
 use std::process::{Command, ExitCode};
 
-use tokenkeep::TokenManager;
+use tokenkeep::AuthTokens;
 
-use super::{Outcome, Target};
+use super::{Outcome, Target, no_refresh_token};
 use crate::arguments::{self, Slot};
 use crate::failure::{Code, Failure};
 use crate::harden::Limits;
-use crate::session::session;
+use crate::session::good_tokens;
 use crate::terminal::PASSPHRASE_VARIABLE;
 
 pub(super) async fn exec(slot: &Slot, exec: arguments::Exec, limits: Limits) -> Outcome {
@@ -41,7 +41,10 @@ pub(super) async fn exec(slot: &Slot, exec: arguments::Exec, limits: Limits) -> 
         command.env_remove(format!("{prefix}_REFRESH_TOKEN"));
     }
     // All of it is done before the command takes this one's place: then nobody could save anything.
-    session(&manager, hand_over(&manager, &prefix, exec.with_refresh_token, &mut command)).await?;
+    let tokens = good_tokens(&manager).await?;
+    hand_over(&tokens, &prefix, exec.with_refresh_token, &mut command)
+        .map_err(|failure| failure.within(&target.url.to_string()))?;
+    drop(tokens);
     crate::terminal::stop_working();
     run(command, limits).map_err(|error| {
         let code = match error.kind() {
@@ -53,17 +56,16 @@ pub(super) async fn exec(slot: &Slot, exec: arguments::Exec, limits: Limits) -> 
 }
 
 #[expect(clippy::disallowed_methods, reason = "handing them over is what it is for")]
-async fn hand_over(
-    manager: &TokenManager,
+fn hand_over(
+    tokens: &AuthTokens,
     prefix: &str,
     with_refresh_token: bool,
     command: &mut Command,
 ) -> Result<(), Failure> {
-    let token = manager.get_access_token().await?;
-    command.env(format!("{prefix}_ACCESS_TOKEN"), token.expose_secret());
+    command.env(format!("{prefix}_ACCESS_TOKEN"), tokens.access_token.expose_secret());
     let refresh_variable = format!("{prefix}_REFRESH_TOKEN");
     if with_refresh_token {
-        let token = manager.get_refresh_token().await?;
+        let token = tokens.refresh_token.as_ref().ok_or_else(no_refresh_token)?;
         command.env(refresh_variable, token.expose_secret());
     } else {
         command.env_remove(refresh_variable);

@@ -11,6 +11,9 @@ use crate::profile::Profile;
 use crate::provider::Provider;
 use crate::terminal;
 
+const PROVIDER: &str = "waiting for the provider";
+const SIGN_IN: &str = "waiting until you have signed in";
+
 pub(super) async fn login(slot: &Slot, login: &Login) -> Outcome {
     let target = Target::of(slot)?;
     let provider = provider(&target)?;
@@ -20,18 +23,22 @@ pub(super) async fn login(slot: &Slot, login: &Login) -> Outcome {
     manager.get_tokens().await?;
     drop(manager.store().try_lease().await?);
     let tokens = if login.device || (!login.browser && provider.has_device_url) {
+        let asking = terminal::waiting_for(PROVIDER);
         let sign_in = client.sign_in_by_device().await?;
+        drop(asking);
         terminal::say(&format!(
             "open {} on any device, and type the code {}",
             sign_in.verification_url(),
             sign_in.user_code()
         ));
-        terminal::start_working("waiting until you have signed in");
+        let _waiting = terminal::waiting_for(SIGN_IN);
+        terminal::show(SIGN_IN);
         sign_in.tokens().await?
     } else {
         let sign_in = client.sign_in_by_browser(provider.redirect_port).await?;
         terminal::say(&format!("open this in a browser on this machine: {}", sign_in.url()));
-        terminal::start_working("waiting until you have signed in");
+        let _waiting = terminal::waiting_for(SIGN_IN);
+        terminal::show(SIGN_IN);
         sign_in.tokens().await?
     };
     manager.set_tokens(tokens).await?;
@@ -54,6 +61,7 @@ pub(super) async fn clear(slot: &Slot, clear: &Clear) -> Outcome {
         let tokens = manager.get_tokens().await?;
         if let Some(tokens) = tokens.or_else(|| copy.as_ref().map(|(_, copy)| copy.tokens.clone()))
         {
+            let _waiting = terminal::waiting_for(PROVIDER);
             client.revoke(&tokens).await?;
         }
     }

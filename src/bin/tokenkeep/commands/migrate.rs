@@ -202,8 +202,7 @@ impl Move {
         let migration = match tokenkeep::migrate(&self.source, &self.target).await {
             Ok(migration) => migration,
             Err(error) => {
-                // What is still where it was is not on its way.
-                if matches!(self.source.load_exposed().await, Ok(Some(_))) {
+                if self.is_where_it_was().await {
                     self.text = self.profile.as_ref().map(Profile::without_move);
                 }
                 return Err(error.into());
@@ -219,6 +218,13 @@ impl Move {
         terminal::say(&format!("{done} {}", self.target));
         self.follow();
         Ok(())
+    }
+
+    /// Tells whether the tokens are where they were, and nowhere else: then there is nothing to note.
+    async fn is_where_it_was(&self) -> bool {
+        let Ok(Some(here)) = self.source.load_exposed().await else { return false };
+        let there = self.target.load_exposed().await;
+        there.is_ok_and(|there| there.is_none_or(|there| there.tokens != here.tokens))
     }
 
     /// Nothing to move is no reason to leave one of all profiles behind.

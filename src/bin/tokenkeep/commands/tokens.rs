@@ -7,15 +7,15 @@ use std::process::ExitCode;
 use serde_json::json;
 use tokenkeep::chrono::{DateTime, TimeDelta, Utc};
 use tokenkeep::secrecy::{ExposeSecret, SecretString};
-use tokenkeep::{AuthError, AuthTokens, Freshness, MAX_RECORD, StoreError, StoreUrl, TokenManager};
+use tokenkeep::{AuthError, AuthTokens, Freshness, MAX_RECORD, StoreError, StoreUrl};
 use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
-use super::{CUT_OFF, DONE, Outcome, Target, describe, span, was_cut_off};
+use super::{CUT_OFF, DONE, Outcome, Target, describe, no_refresh_token, span, was_cut_off};
 use crate::arguments::{Field, Get, Slot};
 use crate::failure::{Code, Failure};
 use crate::profile::Profile;
-use crate::session::session;
+use crate::session::{good_tokens, session};
 use crate::terminal;
 
 pub(super) async fn set(slot: &Slot) -> Outcome {
@@ -96,16 +96,13 @@ fn unbuffered_input() -> io::Result<File> {
     input.map(File::from)
 }
 
+#[expect(clippy::disallowed_methods, reason = "printing them is what it is for")]
 pub(super) async fn get(slot: &Slot, get: &Get) -> Outcome {
     let manager = Target::of(slot)?.manager()?;
-    session(&manager, print(&manager, get)).await
-}
-
-#[expect(clippy::disallowed_methods, reason = "printing them is what it is for")]
-async fn print(manager: &TokenManager, get: &Get) -> Outcome {
+    let as_they_are = async { Ok(manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?) };
     match get.field {
         Field::Access => {
-            let token = manager.get_access_token().await?;
+            let token = good_tokens(&manager).await?.access_token;
             if !get.header {
                 terminal::print_secret(token.expose_secret())?;
                 return DONE;
@@ -118,15 +115,12 @@ async fn print(manager: &TokenManager, get: &Get) -> Outcome {
             terminal::print_secret(&header)?;
         }
         Field::Refresh => {
-            let tokens = manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?;
-            let token = tokens.refresh_token.ok_or_else(|| {
-                Failure::new(Code::NoTokens, "there is no refresh token; the server issued none")
-            })?;
+            let token = async { as_they_are.await?.refresh_token.ok_or_else(no_refresh_token) };
+            let token = session(&manager, token).await?;
             terminal::print_secret(token.expose_secret())?;
         }
         Field::Json => {
-            let tokens = manager.get_tokens().await?;
-            let tokens = tokens.ok_or(AuthError::TokenNotFound)?;
+            let tokens = session(&manager, as_they_are).await?;
             let record: SecretString = tokens.to_record("standard output")?;
             terminal::print_secret(record.expose_secret())?;
         }
@@ -142,20 +136,19 @@ pub(super) async fn status(slot: &Slot, json: bool) -> Outcome {
         loaded => (loaded, None),
     };
     let now = Utc::now();
-    let is_exposed = exposed.is_some();
-    let warnings: Vec<String> = exposed
-        .map(|error| error.to_string())
-        .into_iter()
-        .chain(warnings(&target.url))
-        .chain(was_cut_off(&target.url).then(|| CUT_OFF.to_owned()))
-        .collect();
     let tokens = loaded.map(|stored| stored.map(|stored| stored.tokens)).map_err(Failure::from);
+    let found = tokens.as_ref().ok().and_then(Option::as_ref);
+    let exposed = exposed.map(|error| Failure::from(error).message().to_owned());
+    let mut warnings: Vec<String> = exposed.iter().cloned().chain(warnings(&target.url)).collect();
+    if was_cut_off(&*store, &target.url, found).await {
+        warnings.push(CUT_OFF.to_owned());
+    }
     if json {
-        let mut value = describe(tokens.as_ref().ok().and_then(Option::as_ref), now);
+        let mut value = describe(found, now);
         if tokens.is_err() {
             value["state"] = json!("unknown");
         }
-        value["error"] = json!(tokens.as_ref().err().map(Failure::message));
+        value["error"] = json!(tokens.as_ref().err().map(Failure::message).or(exposed.as_deref()));
         value["profile"] = json!(target.profile.as_ref().map(|profile| &profile.name));
         value["store"] = json!(target.url.to_string());
         value["warnings"] = json!(warnings);
@@ -170,7 +163,7 @@ pub(super) async fn status(slot: &Slot, json: bool) -> Outcome {
         }
         terminal::print(&text)?;
     }
-    if is_exposed {
+    if exposed.is_some() {
         return Ok(Code::Inaccessible.into());
     }
     Ok(match tokens.map(|tokens| tokens.freshness(now)) {
