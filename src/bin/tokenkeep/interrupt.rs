@@ -2,14 +2,11 @@
 //! shown. What the server answers would be lost with this process, and the session with it: so the first
 //! wish to end waits for that, and the second one does not. And the terminal is put back first.
 
-use std::convert::Infallible;
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use std::{io, thread};
 
 use tokio::sync::Notify;
-
-use crate::runtime;
 
 /// How long a signal may be the echo of the one before: who starts a command often passes on what the
 /// terminal has sent to it already. Nobody reads what is said then, and means it, faster than that.
@@ -85,23 +82,6 @@ impl State {
     }
 }
 
-/// Watches the signals on a thread, because this one may be busy. It lasts as long as the process.
-fn watch() -> io::Result<()> {
-    let (is_ready, ready) = mpsc::channel();
-    thread::Builder::new().spawn(move || -> io::Result<Infallible> {
-        runtime()?.block_on(async {
-            let mut signals = Signals::new()?;
-            // If it is not received, nobody waits for it.
-            let _ = is_ready.send(());
-            loop {
-                receive(signals.next().await);
-            }
-        })
-    })?;
-    // If they cannot be watched, there is nothing to receive.
-    ready.recv().map_err(io::Error::other)
-}
-
 fn receive(signal: Signal) {
     let mut state = state();
     match state.caught {
@@ -141,36 +121,31 @@ fn end_by(signal: Signal) {
     let _ = signal_hook::low_level::emulate_default_handler(signal);
 }
 
+/// Watches the signals on a thread, because this one may be busy. It lasts as long as the process.
 #[cfg(unix)]
-struct Signals(Vec<(Signal, tokio::signal::unix::Signal)>);
+fn watch() -> io::Result<()> {
+    use std::sync::mpsc;
+    use std::thread;
 
-#[cfg(unix)]
-impl Signals {
-    fn new() -> io::Result<Self> {
-        use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-        use tokio::signal::unix::{SignalKind, signal};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+    use signal_hook::iterator::Signals;
 
-        let ignored = ignored();
-        let watched = [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().filter(|number| {
-            // As `nohup` has it; what is watched would no longer be ignored by what `exec` starts.
-            ignored & 1 << (number - 1) == 0
-        });
-        let watched = watched.map(|number| Ok((number, signal(SignalKind::from_raw(number))?)));
-        watched.collect::<io::Result<_>>().map(Self)
-    }
-
-    async fn next(&mut self) -> Signal {
-        std::future::poll_fn(|context| {
-            let came = |(number, signal): &mut (Signal, tokio::signal::unix::Signal)| {
-                signal.poll_recv(context).is_ready().then_some(*number)
-            };
-            match self.0.iter_mut().find_map(came) {
-                Some(number) => std::task::Poll::Ready(number),
-                None => std::task::Poll::Pending,
-            }
-        })
-        .await
-    }
+    let ignored = ignored();
+    let watched = [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().filter(move |number| {
+        // As `nohup` has it; what is watched would no longer be ignored by what `exec` starts.
+        ignored & 1 << (number - 1) == 0
+    });
+    let (is_ready, ready) = mpsc::channel();
+    // The thread first: what is watched and received by nobody is lost.
+    thread::Builder::new().spawn(move || -> io::Result<()> {
+        let mut signals = Signals::new(watched)?;
+        // If it is not received, nobody waits for it.
+        let _ = is_ready.send(());
+        signals.forever().for_each(receive);
+        Ok(())
+    })?;
+    // If they cannot be watched, there is nothing to receive.
+    ready.recv().map_err(io::Error::other)
 }
 
 /// The signals that this process was started to ignore, a bit each. Only Linux tells without a change.
@@ -203,20 +178,8 @@ fn end_by((): Signal) {
 }
 
 #[cfg(windows)]
-struct Signals(tokio::signal::windows::CtrlC, tokio::signal::windows::CtrlBreak);
-
-#[cfg(windows)]
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self(tokio::signal::windows::ctrl_c()?, tokio::signal::windows::ctrl_break()?))
-    }
-
-    async fn next(&mut self) -> Signal {
-        tokio::select! {
-            _ = self.0.recv() => {}
-            _ = self.1.recv() => {}
-        }
-    }
+fn watch() -> io::Result<()> {
+    ctrlc::set_handler(|| receive(())).map_err(io::Error::other)
 }
 
 #[cfg(all(test, unix))]

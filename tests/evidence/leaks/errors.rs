@@ -23,7 +23,7 @@ fn no_failure_shows_a_secret() {
     in_the_state_of_things(&scene);
     let failures: Vec<i32> =
         scene.codes.borrow().iter().copied().filter(|&code| code != 0).collect();
-    assert_eq!(failures, [1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(failures, [1, 2, 3, 4, 5, 6, 7, 8, 126, 127]);
     let files = scene.assert_files_show_nothing();
     let tried = format!("{} runs, with each exit code; {files} files", scene.runs.get());
     figure("leaks in errors", tried, "0 secrets shown");
@@ -226,7 +226,8 @@ fn in_the_state_of_things(scene: &Scene) {
     let path = scene.home.path("plain/other.json");
     fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
     scene.fails(5, &["get", "--store", &store], "");
-    scene.fails(1, &["exec", "--", "there/is/no/such/program"], "");
+    scene.fails(127, &["exec", "--", "there/is/no/such/program"], "");
+    scene.fails(126, &["exec", "--", "/"], "");
     // A process that died after the server had rotated.
     scene.quiet(&["login", "--device"], "");
     let held = scene.server.hold();
