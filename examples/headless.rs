@@ -9,7 +9,7 @@
 //! StateDirectoryMode=0700
 //! ```
 //!
-//! By hand: `age-keygen -o credentials/tokens.key`, then
+//! By hand: `mkdir -m 700 credentials`, `age-keygen -o credentials/tokens.key`, then
 //! `CREDENTIALS_DIRECTORY=credentials STATE_DIRECTORY=state cargo run --example headless`. It
 //! reads a record from standard input if there are no tokens yet.
 

@@ -54,6 +54,10 @@ impl AuthTokens {
     ///
     /// [`StoreError::Corrupt`], [`StoreError::NewerVersion`] or [`StoreError::TooLarge`]. None of
     /// them repeats any of the record.
+    ///
+    /// # Security
+    ///
+    /// The caller's bytes are the caller's to wipe.
     pub fn from_record(record: &[u8], place: &str) -> Result<Self, StoreError> {
         decode(record, place)
     }
@@ -66,6 +70,10 @@ impl AuthTokens {
     /// # Errors
     ///
     /// Those of [`from_record`](Self::from_record).
+    ///
+    /// # Security
+    ///
+    /// The caller's bytes are the caller's to wipe.
     pub fn from_text(text: &[u8], place: &str) -> Result<Self, StoreError> {
         decode_text(text, place)
     }

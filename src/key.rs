@@ -187,6 +187,10 @@ impl AgeKey {
     /// # Errors
     ///
     /// [`StoreError::Io`] if the file exists, and what else keeps it from being written.
+    ///
+    /// # Cancellation
+    ///
+    /// What was begun goes on: the file may be there all the same, and whole.
     pub async fn create_identity_file(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let key = Self::identity_file(path);
         key.run(|key| identity_file::create(key.path(), None)).await?;
@@ -199,6 +203,14 @@ impl AgeKey {
     /// # Errors
     ///
     /// [`StoreError::Io`] if the file exists, and what else keeps it from being written.
+    ///
+    /// # Security
+    ///
+    /// The key that is returned keeps the passphrase in memory, wiped on drop.
+    ///
+    /// # Cancellation
+    ///
+    /// What was begun goes on: the file may be there all the same, and whole.
     pub async fn create_protected_identity_file(
         path: impl AsRef<Path>,
         passphrase: SecretString,

@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | a desktop app or CLI | [`KeychainStore`] | nothing without the user's keychain |
 //! | a server | [`AgeFileStore`] with an [`AgeKey`] from elsewhere | nothing without that key |
+//! | on many machines that share one login | `PostgresStore` or `BucketStore` (features), with a key from elsewhere | nothing without that key |
 //! | given its tokens by its environment | [`EnvStore`] (read-only) | nothing |
 //! | a test, or happy to forget | [`MemoryStore`] | nothing |
 //! | bound to plaintext JSON | [`PlaintextStore`] (its name is the warning) | everything |
@@ -37,8 +38,8 @@
 //!
 //! `keychain` and `age` are on by default; without them plaintext, memory and the environment
 //! remain. `oauth2` adds a refresher and a sign-in for any OAuth 2.0 provider, `tower` a layer that
-//! puts the token into requests, `tracing` spans and counters of refreshes, and `conformance` the
-//! store contract as tests.
+//! puts the token into requests, `postgres` and `object-store` stores for many machines, `tracing` spans
+//! and counters of refreshes, `conformance` the store contract as tests, and `cli` the command.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod blocking;

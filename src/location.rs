@@ -395,6 +395,17 @@ mod tests {
         text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
+    #[cfg(not(all(feature = "object-store", feature = "postgres")))]
+    #[tokio::test]
+    async fn a_server_that_this_build_does_not_know_is_not_taken_for_one_that_is_ready() {
+        #[cfg(not(feature = "object-store"))]
+        let url = parsed("s3://tokens/alice.age?identity=/key.txt");
+        #[cfg(feature = "object-store")]
+        let url = parsed("postgres://app@db.example/app?slot=alice&identity=/key.txt");
+        let error = url.prepare_server().await.unwrap_err().to_string();
+        assert!(error.contains("built without it"), "{error}");
+    }
+
     #[cfg(unix)]
     #[test]
     fn each_form_is_read_and_written_again() {

@@ -103,6 +103,10 @@ impl TokenManager {
     /// Reads tokens from `AXIOM_ACCESS_TOKEN` and `AXIOM_REFRESH_TOKEN`: `None` if the first one is
     /// not set. What comes of it is read-only.
     ///
+    /// # Security
+    ///
+    /// Children of this process inherit the variables, and other processes of this user can read them.
+    ///
     /// # Errors
     ///
     /// [`AuthError::Store`] if a variable is not text, or if only the refresh token is there.
@@ -136,6 +140,10 @@ impl TokenManager {
     ///
     /// [`AuthError::Store`] if they could not be stored, or if the slot holds something that cannot
     /// be read; it is then unchanged.
+    ///
+    /// # Cancellation
+    ///
+    /// They may be stored all the same, and whole.
     pub async fn set_tokens(&self, mut tokens: AuthTokens) -> Result<(), AuthError> {
         let _turn = self.0.turn.lock().await;
         let now = self.0.clock.now();
@@ -332,6 +340,10 @@ impl TokenManager {
     /// # Errors
     ///
     /// [`AuthError::Store`] if it could not be emptied.
+    ///
+    /// # Cancellation
+    ///
+    /// It may be emptied all the same; clear it again to know.
     pub async fn clear(&self) -> Result<(), AuthError> {
         let _turn = self.0.turn.lock().await;
         self.0.cached.store(None);
@@ -374,6 +386,10 @@ impl TokenManager {
     ///
     /// [`AuthError::NotSaved`] if refreshed tokens exist in this process only,
     /// [`AuthError::Refresh`] if a refresh was still under way.
+    ///
+    /// # Cancellation
+    ///
+    /// Nothing is cut off by that, but by the end of the program; and what is not saved then is not told.
     pub async fn shutdown(&self, limit: Duration) -> Result<(), AuthError> {
         let inner = &self.0;
         let done = async {

@@ -98,8 +98,8 @@ pub trait TokenStore: fmt::Debug + fmt::Display + Send + Sync + 'static {
 
     /// Reads the slot like [`load`](Self::load), even if others can read it too.
     ///
-    /// Only [`migrate`](crate::migrate) calls this, to move tokens out of such a place. Stores
-    /// that cannot tell who else reads them keep the default.
+    /// Only what takes tokens out of such a place calls this, or says that they are there. Stores that
+    /// cannot tell who else reads them keep the default.
     ///
     /// # Errors
     ///
@@ -171,6 +171,10 @@ impl fmt::Debug for Revision {
 ///
 /// Dropping a lease gives it up too, without blocking and without spawning anything: the process
 /// that dies holds nothing. [`release`](Self::release) tells whether it worked.
+///
+/// # Cancellation
+///
+/// A call that is dropped may be carried out all the same, and the lease is not given up before that.
 #[async_trait]
 pub trait Lease: fmt::Debug + Send + Sync {
     /// Returns the intent that an earlier holder left behind, or that this one wrote.

@@ -118,6 +118,11 @@ pub enum TransferError {
 ///
 /// A source that others can read is moved all the same, and [`Migration::warning`] says so.
 ///
+/// # Security
+///
+/// Neither store is asked how it protects its tokens: a target in plaintext is up to the caller. At the
+/// provider nothing changes, so whoever has a copy of the tokens can use it still.
+///
 /// # Errors
 ///
 /// Any [`TransferError`] but [`NotABackup`](TransferError::NotABackup) and
@@ -228,6 +233,15 @@ async fn take_back(from: &dyn TokenStore, to: &dyn TokenStore, copied: Revision)
 ///
 /// [`TransferError::Empty`] if there is nothing to copy, [`TransferError::Occupied`] if the target
 /// holds live tokens, and what keeps a store from doing its part.
+///
+/// # Security
+///
+/// A target in plaintext is up to the caller. At the
+/// provider nothing changes, so whoever has a copy of the tokens can use it still.
+///
+/// # Cancellation
+///
+/// The copy may be there all the same; made again, it is replaced.
 pub async fn backup(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<(), TransferError> {
     refuse_same_slot(from, to)?;
     let source = load(from).await?;
@@ -246,6 +260,15 @@ pub async fn backup(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<(), Tr
 /// [`TransferError::NotABackup`] if the source was not made by [`backup`],
 /// [`TransferError::Newer`] if the target holds newer tokens and `overwrite` does not say that this
 /// is meant, and what keeps a store from doing its part.
+///
+/// # Security
+///
+/// A target in plaintext is up to the caller. At the
+/// provider nothing changes, so whoever has a copy of the tokens can use it still.
+///
+/// # Cancellation
+///
+/// The tokens may be there all the same, each way whole; run again, it completes.
 pub async fn restore(
     from: &dyn TokenStore,
     to: &dyn TokenStore,

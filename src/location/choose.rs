@@ -81,6 +81,15 @@ pub struct Opened {
 /// With nothing pinned: [`StoreError::Locked`] or [`StoreError::Timeout`] if there is a keychain
 /// that cannot be used now; [`StoreError::Unavailable`] if there is none and no key file was
 /// allowed, or if the pinned choice cannot be read.
+///
+/// # Security
+///
+/// With a key file, whoever has this user's files has both, key and tokens: keep the key out of the same
+/// backup.
+///
+/// # Cancellation
+///
+/// A key or a pin may be there all the same; called again, it goes on from there.
 pub async fn open_default(
     service: &str,
     account: &str,
@@ -128,6 +137,10 @@ impl StoreUrl {
     /// [`StoreError::Locked`] or [`StoreError::Timeout`] if there is a keychain that cannot be used
     /// now, [`StoreError::Unavailable`] if there is none and no file was given, and what keeps the
     /// key from being made.
+    ///
+    /// # Cancellation
+    ///
+    /// A key may be there all the same; called again, it goes on from there.
     pub async fn choose(
         keychain: Self,
         key_file: Option<Self>,

@@ -99,19 +99,23 @@ impl StoreUrl {
     }
 
     /// Makes a server ready for this slot: makes the table of a database, and tries whether a bucket keeps
-    /// conditional writes. For any other slot there is nothing to do.
+    /// conditional writes. For any other slot there is nothing to do, if this build has such stores.
     ///
     /// # Errors
     ///
     /// Those of [`open`](Self::open), of `PostgresStore::create_table` and of
     /// `BucketStore::try_conditional_writes`.
+    ///
+    /// # Cancellation
+    ///
+    /// It may be done on the server all the same, and can be done again.
     pub async fn prepare_server(&self) -> Result<(), StoreError> {
         match &self.kind {
             #[cfg(feature = "object-store")]
             Kind::Bucket(bucket) => bucket.open(self.prompts, None)?.try_conditional_writes().await,
             #[cfg(feature = "postgres")]
             Kind::Postgres(database) => database.open(self.prompts, None)?.create_table().await,
-            _ => Ok(()),
+            _ => self.open().map(drop),
         }
     }
 }

@@ -35,6 +35,10 @@ impl OAuth2Client {
     ///
     /// [`OAuth2Error::InvalidSetting`] without a device authorization URL, else how the exchange
     /// failed.
+    ///
+    /// # Cancellation
+    ///
+    /// A code that was issued in that moment is forgotten, and ends by itself.
     pub async fn sign_in_by_device(&self) -> Result<DeviceSignIn, OAuth2Error> {
         let url = self.device_authorization_url.as_ref();
         let url = url.ok_or_else(|| not_set("device_authorization_url"))?;
@@ -110,6 +114,10 @@ impl DeviceSignIn {
     ///
     /// [`OAuth2Error::Declined`], [`OAuth2Error::TimedOut`], or how the exchange failed.
     ///
+    /// # Security
+    ///
+    /// Whoever types the code signs in for this program: show it to nobody but the person in front of it.
+    ///
     /// # Cancellation
     ///
     /// Ends the sign-in. Tokens that were issued in that moment are lost, and end by themselves.
@@ -122,6 +130,10 @@ impl DeviceSignIn {
     /// # Errors
     ///
     /// Those of [`tokens`](Self::tokens).
+    ///
+    /// # Cancellation
+    ///
+    /// That of [`tokens`](Self::tokens).
     pub async fn tokens_with_sleep<F: Future<Output = ()> + Send>(
         self,
         sleep: impl Fn(Duration) -> F + Send + Sync,

@@ -140,6 +140,10 @@ impl BucketStore {
     ///
     /// [`StoreError::Unavailable`] if it does not, or cannot be reached; [`StoreError::Denied`] if the
     /// credentials do not allow it to be tried.
+    ///
+    /// # Cancellation
+    ///
+    /// It may be done on the server all the same, and can be done again.
     pub async fn try_conditional_writes(&self) -> Result<(), StoreError> {
         self.0.engine().try_conditions().await
     }

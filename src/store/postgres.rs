@@ -140,6 +140,10 @@ impl PostgresStore {
     ///
     /// [`StoreError::Denied`] without that right, [`StoreError::Unavailable`] if the server cannot be
     /// reached.
+    ///
+    /// # Cancellation
+    ///
+    /// It may be done on the server all the same, and can be done again.
     pub async fn create_table(&self) -> Result<(), StoreError> {
         let connection = &self.0.engine().connection;
         // Where it is there, `CREATE TABLE IF NOT EXISTS` asks for the right all the same.

@@ -485,8 +485,19 @@ fn a_profile_that_others_can_write_to_is_refused() {
     assert!(!home.path("config/profiles/other.toml").exists());
     // Only where this runs as root.
     if std::os::unix::fs::chown(&path, Some(65534), None).is_ok() {
-        let said = home.run("get").failed(5);
-        assert!(said.contains("belongs to the user with the number 65534"), "{said}");
+        let theirs = "belongs to the user with the number 65534";
+        assert!(home.run("get").failed(5).contains(theirs));
+        // Nor is anything made where they can replace it.
+        let directory = home.path("theirs");
+        fs::create_dir(&directory).unwrap();
+        std::os::unix::fs::chown(&directory, Some(65534), None).unwrap();
+        for config in ["theirs", "theirs/below"] {
+            let mut init = home.command();
+            init.env("TOKENKEEP_CONFIG_DIR", home.path(config));
+            init.args(["init", "--store", "plaintext:tokens.json"]);
+            assert!(done(&mut init, "").failed(5).contains(theirs));
+        }
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
     }
 }
 

@@ -339,3 +339,19 @@ fn a_source_that_could_not_be_cleared_stays_noted_and_a_logout_takes_the_copy_al
     assert!(!home.path("copy.json").exists());
     assert_eq!(profile(&home), store);
 }
+
+#[test]
+fn what_would_not_count_is_refused_and_what_is_empty_does_not_count() {
+    let home = Home::signed_in();
+    for line in [
+        "migrate --all --profile default --to plaintext:{profile}.json --dry-run",
+        "migrate --from plaintext:a.json --profile default --to plaintext:b.json",
+    ] {
+        assert!(home.run(line).failed(2).contains("leave out one of them"));
+    }
+    let mut status = home.command();
+    status.env("TOKENKEEP_CONFIG_DIR", "").env("XDG_CONFIG_HOME", home.path("other"));
+    status.env("APPDATA", home.path("other"));
+    let said = crate::command::done(status.arg("status"), "").failed(2);
+    assert!(said.contains("there is no profile default"), "{said}");
+}

@@ -26,8 +26,8 @@ pub(crate) struct Cli {
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0 done                    4 expired, or sign-in required
-  1 anything else           5 store locked, denied, exposed or unavailable
-  2 wrong usage             6 corrupt, undecryptable, or of a newer version
+  1 anything else           5 store locked, denied, exposed or unavailable, or its key missing
+  2 wrong usage or profile  6 corrupt, undecryptable, rolled back, or of a newer version
   3 no tokens               7 conflict
   8 the refresh token may have been spent by a refresh that was cut off: sign in again";
 
@@ -37,8 +37,9 @@ pub(crate) struct Slot {
     /// The profile, which `init` makes; else `$TOKENKEEP_PROFILE`, else "default"
     #[arg(long, global = true, value_name = "NAME", value_hint = ValueHint::Other)]
     pub(crate) profile: Option<String>,
-    /// A store, instead of a profile: keychain:SERVICE/ACCOUNT, age:PATH?identity=PATH,
-    /// plaintext:PATH, env:PREFIX; else `$TOKENKEEP_STORE`
+    /// A store, instead of a profile (for `init`, its store): keychain:SERVICE/ACCOUNT,
+    /// age:PATH?identity=PATH, plaintext:PATH, env:PREFIX; `tokenkeep man` has all of them; else
+    /// `$TOKENKEEP_STORE`
     #[arg(long, global = true, value_name = "URL", value_hint = ValueHint::Other)]
     pub(crate) store: Option<String>,
     /// Let the keychain ask you to unlock it, and wait up to 2 minutes for that
@@ -75,9 +76,9 @@ pub(crate) enum Command {
     Restore(Restore),
     /// Make an age identity
     Keygen(Keygen),
-    /// Change who can open an age file
+    /// Change who can open what an identity file seals
     Rekey(Rekey),
-    /// Check every kind of store and every profile on this machine
+    /// Check the keychain, age files and every profile on this machine
     Doctor(Json),
     /// Run a command with the access token in its environment
     ///
@@ -172,7 +173,8 @@ pub(crate) struct Backup {
     /// Seal it to a passphrase, which is asked for
     #[arg(long)]
     pub(crate) passphrase: bool,
-    /// Replace a file that is there, whatever it is. A backup that can be opened needs no leave
+    /// Replace whatever is there, live tokens too. An earlier backup at a store URL is replaced
+    /// without it
     #[arg(long)]
     pub(crate) overwrite: bool,
 }

@@ -79,6 +79,10 @@ impl Profile {
         if path.exists() {
             return Err(exists(&path));
         }
+        // What root makes in a directory of somebody else's, they can replace.
+        if let Some(above) = path.ancestors().find(|above| above.exists()) {
+            refuse_foreign(above)?;
+        }
         let writer = Writer::of(directory_of(&path))?;
         refuse_writable(path.ancestors().skip(1).take(2))?;
         let draft = writer.draft(&path, &format!("store = {}\n", quoted(&store.to_text())))?;
@@ -261,7 +265,7 @@ impl Profile {
 pub(crate) fn directory() -> Result<PathBuf, Failure> {
     use etcetera::BaseStrategy;
 
-    if let Some(directory) = std::env::var_os(DIRECTORY_VARIABLE) {
+    if let Some(directory) = std::env::var_os(DIRECTORY_VARIABLE).filter(|it| !it.is_empty()) {
         return Ok(std::path::absolute(directory)?);
     }
     let strategy = etcetera::base_strategy::choose_native_strategy().map_err(|_| {
@@ -310,30 +314,46 @@ fn refuse_writable<'a>(places: impl Iterator<Item = &'a Path>) -> Result<(), Fai
 
     const STICKY: u32 = 0o1000;
 
-    let us = rustix::process::geteuid().as_raw();
     for path in places {
-        let metadata = fs::metadata(path).map_err(|error| failed("read", path, &error))?;
-        let (owner, path) = (metadata.uid(), path.display());
-        let wrong = if owner != us && owner != 0 {
-            format!(
-                "{path} belongs to the user with the number {owner}, who is not the one that runs this \
-                 ({us}) and could change it; make it yours, or see whose TOKENKEEP_CONFIG_DIR this is"
-            )
-        } else if metadata.mode() & 0o022 != 0
-            && !(metadata.is_dir() && metadata.mode() & STICKY != 0)
-        {
-            format!("{path} is not private: others can write to it; run `chmod go-w {path}`")
-        } else {
-            continue;
-        };
-        return Err(Failure::new(Code::Inaccessible, wrong));
+        let metadata = refuse_foreign(path)?;
+        let is_sticky = metadata.is_dir() && metadata.mode() & STICKY != 0;
+        if metadata.mode() & 0o022 != 0 && !is_sticky {
+            let path = path.display();
+            return Err(Failure::new(
+                Code::Inaccessible,
+                format!("{path} is not private: others can write to it; run `chmod go-w {path}`"),
+            ));
+        }
     }
     Ok(())
+}
+
+/// Refuses what belongs to somebody else, but for root.
+#[cfg(unix)]
+fn refuse_foreign(path: &Path) -> Result<fs::Metadata, Failure> {
+    use std::os::unix::fs::MetadataExt;
+
+    let metadata = fs::metadata(path).map_err(|error| failed("read", path, &error))?;
+    let (owner, us) = (metadata.uid(), rustix::process::geteuid().as_raw());
+    if owner == us || owner == 0 {
+        return Ok(metadata);
+    }
+    let wrong = format!(
+        "{} belongs to the user with the number {owner}, who is not the one that runs this ({us}) and \
+         could change it; make it yours, or see whose TOKENKEEP_CONFIG_DIR this is",
+        path.display()
+    );
+    Err(Failure::new(Code::Inaccessible, wrong))
 }
 
 #[cfg(not(unix))]
 fn refuse_writable<'a>(_places: impl Iterator<Item = &'a Path>) -> Result<(), Failure> {
     Ok(())
+}
+
+#[cfg(not(unix))]
+fn refuse_foreign(path: &Path) -> Result<fs::Metadata, Failure> {
+    fs::metadata(path).map_err(|error| failed("read", path, &error))
 }
 
 /// A TOML basic string.

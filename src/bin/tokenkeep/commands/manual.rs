@@ -7,16 +7,29 @@ use clap_mangen::roff::{Roff, bold, roman};
 use crate::arguments::{Cli, EXIT_CODES};
 
 const ENVIRONMENT: &[(&str, &str)] = &[
+    (
+        "AWS_*, GOOGLE_*, AZURE_*",
+        "The credentials of buckets, as the tools of these providers read them.",
+    ),
+    ("CREDENTIALS_DIRECTORY", "Where systemd puts the key of identity=credential:NAME."),
     ("NO_COLOR", "If it is set, nothing is coloured."),
     ("PGPASSFILE", "Where the passwords of PostgreSQL servers are; else ~/.pgpass."),
-    ("TOKENKEEP_CONFIG_DIR", "Where profiles are, and the keys that init makes."),
+    (
+        "TOKENKEEP_CONFIG_DIR",
+        "Where profiles are, and the keys that init makes; else tokenkeep in XDG_CONFIG_HOME. The \
+         tokens stay in tokenkeep in XDG_STATE_HOME.",
+    ),
     (
         "TOKENKEEP_PASSPHRASE",
-        "The passphrase of whatever needs one, where there is no terminal to type it on.",
+        "The passphrase of whatever needs one. If it is set, nobody is asked.",
     ),
     ("TOKENKEEP_PROFILE", "The profile, if neither --profile nor --store is given."),
     ("TOKENKEEP_STORE", "The store, if neither --profile nor --store is given."),
 ];
+
+const OTHER_CODES: &str = "
+  126, 127 what `exec` was to run cannot be run, or is not there
+`status` says 0, 3, 4, 5 or 6 of the tokens, and `doctor` 1 if there is anything to mend.";
 
 const FILES: &[(&str, &str)] = &[
     ("~/.config/tokenkeep/profiles/NAME.toml", "A profile."),
@@ -28,6 +41,45 @@ const FILES: &[(&str, &str)] = &[
         "Beside any file of tokens: what keeps two processes from \
      writing or refreshing it at once, and the note of a refresh that is under way. None of them \
      holds a secret.",
+    ),
+];
+
+const STORES: &[(&str, &str)] = &[
+    ("keychain:SERVICE/ACCOUNT", "A file that is sealed to a key in the keychain."),
+    (
+        "age:PATH?identity=KEY",
+        "A file that is sealed to a key. KEY is the path of an identity file, keychain:SERVICE/ACCOUNT \
+         or credential:NAME. Further options are &recipient=AGE1... (may be repeated) and \
+         &recipients=PATH, for who else can open it.",
+    ),
+    ("plaintext:PATH", "A file that any program of this user can read."),
+    ("env:PREFIX", "PREFIX_ACCESS_TOKEN and PREFIX_REFRESH_TOKEN; read-only."),
+    (
+        "keychain-item:SERVICE/ACCOUNT",
+        "What another program keeps in the keychain; to move it away.",
+    ),
+    (
+        "postgres://USER@HOST/DATABASE?slot=NAME&identity=KEY",
+        "A row of a table, for many machines. &sslrootcert=PATH names the certificates to trust.",
+    ),
+    (
+        "s3://BUCKET/PATH?identity=KEY, gs:, az:",
+        "An object of a bucket, for many machines. &endpoint=URL is for a server that is not the \
+         provider's.",
+    ),
+    ("In a path", "%25, %3F, %26 and %23 stand for %, ?, & and #. ~/ is the home directory."),
+];
+
+const JSON: &[(&str, &str)] = &[
+    (
+        "status",
+        "profile, store, state (none, fresh, due, expiring, expired or unknown), expires_at, \
+         refresh_due_at, obtained_at, has_refresh_token, backup, warnings, error.",
+    ),
+    ("list", "An array of profile, store, error."),
+    (
+        "doctor",
+        "backends, profiles and system, arrays of name, state, how, mend; of a profile also tokens.",
     ),
 ];
 
@@ -77,8 +129,10 @@ pub(super) fn manual() -> std::io::Result<String> {
     let mut rest = Roff::new();
     // Without its own heading.
     let codes = EXIT_CODES.split_once('\n').map_or(EXIT_CODES, |(_, codes)| codes);
-    verbatim(&mut rest, "EXIT STATUS", codes);
+    verbatim(&mut rest, "EXIT STATUS", &format!("{codes}{OTHER_CODES}"));
     list(&mut rest, "ENVIRONMENT", ENVIRONMENT);
+    list(&mut rest, "STORES", STORES);
+    list(&mut rest, "JSON", JSON);
     list(&mut rest, "FILES", FILES);
     verbatim(&mut rest, "PROFILES", PROFILE);
     page.extend_from_slice(rest.render().as_bytes());

@@ -20,6 +20,11 @@ const NAME: &str = "{profile}";
 const BATCH: usize = 256;
 
 pub(super) async fn migrate(slot: &Slot, migrate: &arguments::Migrate) -> Outcome {
+    if slot.is_given() && (migrate.all || migrate.from.is_some()) {
+        return Err(Failure::usage(
+            "a profile or store is named beside what is to be moved; leave out one of them",
+        ));
+    }
     if migrate.all {
         return migrate_all(migrate).await;
     }
