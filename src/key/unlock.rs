@@ -157,7 +157,7 @@ impl AgeKey {
 
     /// Returns the recovery recipients. A file that is away just now counts as unchanged, for the
     /// same reason as in [`prepare`](Self::prepare).
-    fn recovery(&self) -> Result<Vec<Recipient>, StoreError> {
+    pub(crate) fn recovery(&self) -> Result<Vec<Recipient>, StoreError> {
         let mut recovery = self.0.recovery.clone();
         if let Some(path) = &self.0.recovery_file {
             let mut known = lock(&self.0.recovery_from_file);

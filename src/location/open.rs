@@ -16,6 +16,8 @@ use super::{Ask, Kind, StoreUrl};
 use super::{Database, encoded};
 #[cfg(feature = "age")]
 use super::{Key, Seal};
+#[cfg(feature = "age")]
+use crate::blocking;
 use crate::error::StoreError;
 #[cfg(feature = "age")]
 use crate::key::AgeKey;
@@ -86,16 +88,19 @@ impl StoreUrl {
     pub async fn check_key(&self) -> Result<(), StoreError> {
         #[cfg(feature = "keychain")]
         if self.uses_keychain() {
-            return match probe_keychain().await {
-                KeychainState::Available => Ok(()),
-                KeychainState::Locked if self.prompts => Ok(()),
-                state => Err(state.explain(self.to_string())),
-            };
+            match probe_keychain().await {
+                KeychainState::Available => {}
+                KeychainState::Locked if self.prompts => {}
+                state => return Err(state.explain(self.to_string())),
+            }
         }
-        match self.seal() {
-            Some(seal) => seal.key(self.prompts, None)?.recipients().await.map(drop),
-            None => Ok(()),
+        let Some(seal) = self.seal() else { return Ok(()) };
+        let key = seal.key(self.prompts, None)?;
+        if self.uses_keychain() {
+            // Its own part may still have to be made.
+            return blocking::run(&self.to_string(), move || key.recovery().map(drop)).await;
         }
+        key.recipients().await.map(drop)
     }
 
     /// Makes a server ready for this slot: makes the table of a database, and tries whether a bucket keeps

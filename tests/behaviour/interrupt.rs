@@ -177,6 +177,35 @@ fn tokens_that_cannot_be_saved_at_once_are_told_of_and_saved_as_soon_as_that_is_
 }
 
 #[test]
+fn a_signal_waits_for_tokens_that_are_not_saved_yet() {
+    let test = "interrupt::a_signal_waits_for_tokens_that_are_not_saved_yet";
+    if !available(test, "python3") {
+        return;
+    }
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let held = server.hold();
+    let mut running = Running::get(&home);
+    held.wait();
+    let (state, aside) = (home.path("state/tokenkeep"), home.path("state/aside"));
+    fs::rename(&state, &aside).unwrap();
+    fs::write(&state, "in the way").unwrap();
+    held.release();
+    running.hear("the new tokens could not be saved yet, which is tried again: ");
+    running.send(Signal::TERM);
+    running.hear("finishing a refresh");
+    fs::remove_file(&state).unwrap();
+    fs::rename(&aside, &state).unwrap();
+    let (status, printed) = running.end();
+    // What was printed before that is good.
+    assert_eq!(
+        (status.signal(), printed.as_str()),
+        (Some(Signal::TERM.as_raw()), "access-canary-2")
+    );
+    assert_eq!(home.run("get").ok(), "access-canary-2");
+}
+
+#[test]
 fn a_good_token_that_could_not_be_refreshed_is_printed_and_that_is_said() {
     let server = TokenServer::start();
     let home = expired(&server);

@@ -10,14 +10,14 @@ mod manual;
 mod migrate;
 mod tokens;
 
-use std::path::Path;
+use std::fs;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::CommandFactory;
 use serde_json::{Value, json};
 use tokenkeep::chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use tokenkeep::{AuthTokens, StoreError, StoreUrl, TokenManager, TokenStore};
+use tokenkeep::{AuthTokens, Intent, StoreError, StoreUrl, TokenManager, TokenStore};
 
 use crate::arguments::{Cli, Command, Slot};
 use crate::failure::{Code, Failure};
@@ -103,19 +103,28 @@ async fn check_key(url: &StoreUrl) -> Result<(), StoreError> {
     }
 }
 
-/// Tells whether a refresh was cut off that may have spent the refresh token of these. It is looked at by
-/// whoever could refresh them now: one that is under way is not cut off.
+/// Tells whether a refresh was cut off that may have spent the refresh token of these. One that is under way
+/// has the lease.
 async fn was_cut_off(store: &dyn TokenStore, url: &StoreUrl, tokens: Option<&AuthTokens>) -> bool {
     let Some(token) = tokens.and_then(|tokens| tokens.refresh_token.as_ref()) else { return false };
-    // Without the note nothing is taken or written for that.
-    if !url.path().is_some_and(|path| Path::new(&format!("{}.intent", path.display())).exists()) {
-        return false;
-    }
-    let Ok(Some(lease)) = store.try_lease().await else { return false };
-    let intent = lease.intent().await;
-    // It ends with this process at the latest.
-    let _ = lease.release().await;
-    matches!(intent, Ok(Some(intent)) if intent.is_for(token))
+    let Some(path) = url.path() else { return false };
+    let note = format!("{}.intent", path.display());
+    let is_noted = || {
+        let intent = fs::read_to_string(&note).ok().and_then(|text| text.parse::<Intent>().ok());
+        intent.is_some_and(|intent| intent.is_for(token))
+    };
+    is_noted()
+        && match store.try_lease().await {
+            Ok(Some(lease)) => {
+                let is_left = is_noted();
+                // It ends with this process at the latest.
+                let _ = lease.release().await;
+                is_left
+            }
+            Ok(None) => false,
+            // Whoever may not write there cannot tell.
+            Err(_) => true,
+        }
 }
 
 const CUT_OFF: &str = "a refresh was cut off, and may have spent the refresh token; if the next one fails, \

@@ -34,7 +34,8 @@ fn state() -> MutexGuard<'static, State> {
 pub(crate) fn hold() {
     let mut state = state();
     state.is_held = true;
-    state.watch();
+    // If they cannot be watched, they end the process as they always do.
+    let _ = state.watch();
 }
 
 /// Waits for a signal that waits.
@@ -49,12 +50,17 @@ pub(crate) fn let_go() -> bool {
     state.caught.is_some()
 }
 
-/// From now on a signal that ends this process does this first, until [`tidied`].
+/// Begins something. From now on a signal that ends this process tidies up first, until [`tidied`].
 #[cfg(unix)]
-pub(crate) fn tidy(tidy: impl Fn() + Send + 'static) {
+pub(crate) fn tidy(
+    begin: impl FnOnce() -> io::Result<()>,
+    tidy: impl Fn() + Send + 'static,
+) -> io::Result<()> {
     let mut state = state();
+    state.watch()?;
     state.tidy = Some(Box::new(tidy));
-    state.watch();
+    // Still with the state in hand, so that no signal comes in between.
+    begin()
 }
 
 /// Does what was to be done, now that no signal came.
@@ -74,11 +80,13 @@ pub(crate) fn end_if_caught() {
 }
 
 impl State {
-    /// Has the signals watched. Without a thread to do that, they end the process as they always do.
-    fn watch(&mut self) {
+    /// Has the signals watched.
+    fn watch(&mut self) -> io::Result<()> {
         if !self.is_watched {
-            self.is_watched = watch().is_ok();
+            watch()?;
+            self.is_watched = true;
         }
+        Ok(())
     }
 }
 

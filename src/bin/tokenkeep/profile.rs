@@ -79,10 +79,7 @@ impl Profile {
         if path.exists() {
             return Err(exists(&path));
         }
-        // What root makes in a directory of somebody else's, they can replace.
-        if let Some(above) = path.ancestors().find(|above| above.exists()) {
-            refuse_foreign(above)?;
-        }
+        refuse_making_it_elsewhere(&path)?;
         let writer = Writer::of(directory_of(&path))?;
         refuse_writable(path.ancestors().skip(1).take(2))?;
         let draft = writer.draft(&path, &format!("store = {}\n", quoted(&store.to_text())))?;
@@ -328,6 +325,15 @@ fn refuse_writable<'a>(places: impl Iterator<Item = &'a Path>) -> Result<(), Fai
     Ok(())
 }
 
+/// What root makes in a directory of somebody else's, they can replace.
+#[cfg(unix)]
+fn refuse_making_it_elsewhere(path: &Path) -> Result<(), Failure> {
+    match path.ancestors().find(|above| above.exists()) {
+        Some(above) if rustix::process::geteuid().is_root() => refuse_foreign(above).map(drop),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses what belongs to somebody else, but for root.
 #[cfg(unix)]
 fn refuse_foreign(path: &Path) -> Result<fs::Metadata, Failure> {
@@ -352,8 +358,8 @@ fn refuse_writable<'a>(_places: impl Iterator<Item = &'a Path>) -> Result<(), Fa
 }
 
 #[cfg(not(unix))]
-fn refuse_foreign(path: &Path) -> Result<fs::Metadata, Failure> {
-    fs::metadata(path).map_err(|error| failed("read", path, &error))
+fn refuse_making_it_elsewhere(_path: &Path) -> Result<(), Failure> {
+    Ok(())
 }
 
 /// A TOML basic string.

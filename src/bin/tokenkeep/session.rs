@@ -1,6 +1,7 @@
 //! Work with tokens that may be refreshed on the way: what is said of that, and what is waited for.
 
 use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
 use tokenkeep::{AuthError, AuthTokens, Event, Events, TokenManager};
@@ -24,14 +25,15 @@ pub(crate) async fn session<T>(
         let done = tokio::select! {
             biased;
             done = work => done,
-            () = interrupt::caught() => {
-                terminal::say(
-                    "finishing a refresh, so that the session is not lost; once more ends this at once",
-                );
-                Err(interrupted())
-            }
+            () = caught() => Err(interrupted()),
         };
-        (done, manager.shutdown(LONGEST_END).await.map_err(lost))
+        let mut end = pin!(manager.shutdown(LONGEST_END));
+        let ended = tokio::select! {
+            biased;
+            ended = &mut end => ended,
+            () = caught() => end.await,
+        };
+        (done, ended.map_err(lost))
     };
     let (done, ended) = tokio::select! {
         biased;
@@ -58,6 +60,14 @@ pub(crate) async fn session<T>(
         }
         (Err(failure), Ok(())) | (Ok(_), Err(failure)) => Err(failure),
     }
+}
+
+/// Waits for a signal, and says what that waits for.
+async fn caught() {
+    interrupt::caught().await;
+    terminal::say(
+        "finishing a refresh, so that the session is not lost; once more ends this at once",
+    );
 }
 
 /// Returns tokens of which the access token is good, refreshed if that is due. It waits until that is over:

@@ -127,8 +127,11 @@ pub(crate) async fn patiently<T>(work: impl Future<Output = T>) -> T {
             done = &mut work => return done,
             // Again, because it may be something else by now, and whatever is said takes it away.
             _ = patience.tick() => {
-                let what = waiting().unwrap_or(MOST);
-                show(what);
+                let is_new = progress().as_ref().is_some_and(|bar| bar.elapsed() < PATIENCE);
+                if !is_new {
+                    let what = waiting().unwrap_or(MOST);
+                    show(what);
+                }
             }
         }
     }
@@ -257,12 +260,14 @@ fn read_hidden(prompt: &str) -> io::Result<SecretString> {
     hidden.local_modes -= LocalModes::ECHO | LocalModes::ICANON;
 
     let same = terminal.try_clone()?;
-    interrupt::tidy(move || {
-        let _ = tcsetattr(&same, OptionalActions::Flush, &before);
-        let _ = (&mut &same).write_all(b"\n");
-    });
     let restore = Restore;
-    tcsetattr(&terminal, OptionalActions::Flush, &hidden)?;
+    interrupt::tidy(
+        || Ok(tcsetattr(&terminal, OptionalActions::Flush, &hidden)?),
+        move || {
+            let _ = tcsetattr(&same, OptionalActions::Flush, &before);
+            let _ = (&mut &same).write_all(b"\n");
+        },
+    )?;
     let mut input = &terminal;
     input.write_all(prompt.as_bytes())?;
 

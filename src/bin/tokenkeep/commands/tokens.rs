@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde_json::json;
 use tokenkeep::chrono::{DateTime, TimeDelta, Utc};
 use tokenkeep::secrecy::{ExposeSecret, SecretString};
-use tokenkeep::{AuthError, AuthTokens, Freshness, MAX_RECORD, StoreError, StoreUrl};
+use tokenkeep::{AuthError, AuthTokens, Freshness, MAX_RECORD, StoreError, StoreUrl, TokenManager};
 use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
@@ -15,7 +15,7 @@ use super::{CUT_OFF, DONE, Outcome, Target, describe, no_refresh_token, span, wa
 use crate::arguments::{Field, Get, Slot};
 use crate::failure::{Code, Failure};
 use crate::profile::Profile;
-use crate::session::{good_tokens, session};
+use crate::session::session;
 use crate::terminal;
 
 pub(super) async fn set(slot: &Slot) -> Outcome {
@@ -96,13 +96,17 @@ fn unbuffered_input() -> io::Result<File> {
     input.map(File::from)
 }
 
-#[expect(clippy::disallowed_methods, reason = "printing them is what it is for")]
 pub(super) async fn get(slot: &Slot, get: &Get) -> Outcome {
     let manager = Target::of(slot)?.manager()?;
-    let as_they_are = async { Ok(manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?) };
+    // Before all is saved: if it cannot be, the access token is good all the same.
+    session(&manager, print(&manager, get)).await
+}
+
+#[expect(clippy::disallowed_methods, reason = "printing them is what it is for")]
+async fn print(manager: &TokenManager, get: &Get) -> Outcome {
     match get.field {
         Field::Access => {
-            let token = good_tokens(&manager).await?.access_token;
+            let token = manager.get_access_token().await?;
             if !get.header {
                 terminal::print_secret(token.expose_secret())?;
                 return DONE;
@@ -115,12 +119,12 @@ pub(super) async fn get(slot: &Slot, get: &Get) -> Outcome {
             terminal::print_secret(&header)?;
         }
         Field::Refresh => {
-            let token = async { as_they_are.await?.refresh_token.ok_or_else(no_refresh_token) };
-            let token = session(&manager, token).await?;
+            let tokens = manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?;
+            let token = tokens.refresh_token.ok_or_else(no_refresh_token)?;
             terminal::print_secret(token.expose_secret())?;
         }
         Field::Json => {
-            let tokens = session(&manager, as_they_are).await?;
+            let tokens = manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?;
             let record: SecretString = tokens.to_record("standard output")?;
             terminal::print_secret(record.expose_secret())?;
         }
