@@ -3,14 +3,11 @@
 use std::collections::BTreeMap;
 
 use tokenkeep::secrecy::SecretString;
-use tokenkeep::{
-    AuthTokens, OAuth2Client, OAuth2Error, RefreshFailure, TokenRefresher, async_trait,
-};
+use tokenkeep::{OAuth2Client, OAuth2Error};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::failure::Failure;
-use crate::{interrupt, terminal};
 
 const SETTINGS: [&str; 9] = [
     "authorization_url",
@@ -78,18 +75,6 @@ impl Provider {
                  not text",
             )),
         }
-    }
-}
-
-/// The secret is read when it is needed: a token that is fresh is handed out without it.
-#[async_trait]
-impl TokenRefresher for Provider {
-    async fn refresh(&self, current: AuthTokens) -> Result<AuthTokens, RefreshFailure> {
-        let client = self.client();
-        let client = client.map_err(|failure| RefreshFailure::misconfigured(failure.message()))?;
-        interrupt::hold();
-        let _waiting = terminal::waiting_for("waiting for the token endpoint");
-        client.refresh(current).await
     }
 }
 

@@ -4,9 +4,12 @@ use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
-use tokenkeep::{AuthError, AuthTokens, Event, Events, TokenManager};
+use tokenkeep::{
+    AuthError, AuthTokens, Event, Events, RefreshFailure, TokenManager, TokenRefresher, async_trait,
+};
 
 use crate::failure::{Code, Failure};
+use crate::provider::Provider;
 use crate::{interrupt, terminal};
 
 /// How long a command waits at its end for a refresh that is under way, and for new tokens that could
@@ -59,6 +62,18 @@ pub(crate) async fn session<T>(
             Err(failure.within(&manager.store().to_string()))
         }
         (Err(failure), Ok(())) | (Ok(_), Err(failure)) => Err(failure),
+    }
+}
+
+/// The secret is read when it is needed: a token that is fresh is handed out without it.
+#[async_trait]
+impl TokenRefresher for Provider {
+    async fn refresh(&self, current: AuthTokens) -> Result<AuthTokens, RefreshFailure> {
+        let client = self.client();
+        let client = client.map_err(|failure| RefreshFailure::misconfigured(failure.message()))?;
+        interrupt::hold();
+        let _waiting = terminal::waiting_for("waiting for the token endpoint");
+        client.refresh(current).await
     }
 }
 
