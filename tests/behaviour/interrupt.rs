@@ -71,7 +71,7 @@ fn a_signal_waits_for_a_refresh_and_its_result_is_kept() {
         held.wait();
         running.send(signal);
         // As from one who passes on what the terminal has sent already.
-        running.send(Signal::TERM);
+        running.send(signal);
         running.hear("finishing a refresh");
         // As from a terminal that is closed: its shell hangs up, and so does the terminal itself.
         running.send(Signal::HUP);
