@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Read};
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -44,6 +45,23 @@ impl Running {
         let mut printed = String::new();
         self.child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
         (self.child.wait().unwrap(), printed)
+    }
+}
+
+/// A store that was taken away: where it belongs, and where it is.
+struct Away(PathBuf, PathBuf);
+
+impl Away {
+    fn take(home: &Home) -> Self {
+        let away = Self(home.path("state/tokenkeep"), home.path("state/aside"));
+        fs::rename(&away.0, &away.1).unwrap();
+        fs::write(&away.0, "in the way").unwrap();
+        away
+    }
+
+    fn bring_back(self) {
+        fs::remove_file(&self.0).unwrap();
+        fs::rename(self.1, self.0).unwrap();
     }
 }
 
@@ -163,13 +181,10 @@ fn tokens_that_cannot_be_saved_at_once_are_told_of_and_saved_as_soon_as_that_is_
     let held = server.hold();
     let mut running = Running::start(home.command().arg("get"));
     held.wait();
-    let (state, aside) = (home.path("state/tokenkeep"), home.path("state/aside"));
-    fs::rename(&state, &aside).unwrap();
-    fs::write(&state, "in the way").unwrap();
+    let away = Away::take(&home);
     held.release();
     running.hear("the new tokens could not be saved yet, which is tried again: ");
-    fs::remove_file(&state).unwrap();
-    fs::rename(&aside, &state).unwrap();
+    away.bring_back();
     let (status, printed) = running.end();
     assert_eq!((status.code(), printed.as_str()), (Some(0), "access-canary-2"));
     assert_eq!(home.run("get").ok(), "access-canary-2");
@@ -187,15 +202,12 @@ fn a_signal_waits_for_tokens_that_are_not_saved_yet() {
     let held = server.hold();
     let mut running = Running::get(&home);
     held.wait();
-    let (state, aside) = (home.path("state/tokenkeep"), home.path("state/aside"));
-    fs::rename(&state, &aside).unwrap();
-    fs::write(&state, "in the way").unwrap();
+    let away = Away::take(&home);
     held.release();
     running.hear("the new tokens could not be saved yet, which is tried again: ");
     running.send(Signal::TERM);
     running.hear("finishing a refresh");
-    fs::remove_file(&state).unwrap();
-    fs::rename(&aside, &state).unwrap();
+    away.bring_back();
     let (status, printed) = running.end();
     // What was printed before that is good.
     assert_eq!(
