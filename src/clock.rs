@@ -3,17 +3,19 @@
 use std::fmt;
 use std::future::{self, Future};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, Utc};
 
 /// The wall clock decides about expiry: a laptop that was asleep wakes up with its token expired.
-pub(crate) struct Clock(Box<dyn Fn() -> SystemTime + Send + Sync>);
+#[derive(Clone)]
+pub(crate) struct Clock(Arc<dyn Fn() -> SystemTime + Send + Sync>);
 
 impl Clock {
     pub(crate) fn new(now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        Self(Box::new(now))
+        Self(Arc::new(now))
     }
 
     pub(crate) fn now(&self) -> SystemTime {

@@ -299,12 +299,14 @@ pub enum RefreshFailure {
         /// What happened.
         reason: String,
     },
-    /// The request is wrong, or the answer is, whatever the token: an unknown client, a wrong URL, a
-    /// redirect, an answer that cannot be read. Signing in again would not help.
+    /// The request is wrong, whatever the token: an unknown client, a wrong grant, a wrong URL. Signing
+    /// in again would not help.
     #[error("the refresh is set up wrong ({reason})")]
     Misconfigured {
         /// What happened.
         reason: String,
+        /// Whether it is certain that the server did not spend the refresh token.
+        unspent: bool,
     },
     /// The server says that this refresh token is no longer good: `invalid_grant`.
     #[error("the refresh token was rejected ({reason})")]
@@ -312,13 +314,15 @@ pub enum RefreshFailure {
         /// What happened.
         reason: String,
     },
-    /// The server did not spend the token, and may do better later: no connection, 429, 5xx.
+    /// The server could not be reached, or asks to wait: no connection, 429, 503.
     #[error("the refresh failed for now ({reason})")]
     Transient {
         /// What happened.
         reason: String,
-        /// How long the server wants to be left alone.
+        /// How long the server asks to wait.
         retry_after: Option<Duration>,
+        /// Whether it is certain that the server did not spend the refresh token.
+        unspent: bool,
     },
 }
 
@@ -329,10 +333,10 @@ impl RefreshFailure {
         Self::Ambiguous { reason: reason.into() }
     }
 
-    /// Says that the request or the answer is wrong, whatever the token.
+    /// Says that the request is wrong, whatever the token, and that it did not spend the token.
     #[must_use]
     pub fn misconfigured(reason: impl Into<String>) -> Self {
-        Self::Misconfigured { reason: reason.into() }
+        Self::Misconfigured { reason: reason.into(), unspent: true }
     }
 
     /// Says that the server no longer accepts the refresh token.
@@ -344,7 +348,27 @@ impl RefreshFailure {
     /// Says that the token was not spent, and that it may work later.
     #[must_use]
     pub fn transient(reason: impl Into<String>) -> Self {
-        Self::Transient { reason: reason.into(), retry_after: None }
+        Self::Transient { reason: reason.into(), retry_after: None, unspent: true }
+    }
+
+    /// Says that it is not certain whether the server spent the token.
+    #[must_use]
+    pub fn maybe_spent(mut self) -> Self {
+        if let Self::Misconfigured { unspent, .. } | Self::Transient { unspent, .. } = &mut self {
+            *unspent = false;
+        }
+        self
+    }
+
+    /// Returns whether this failure proves that the request which it ended did not spend the refresh
+    /// token. A rejection proves it: the server had stopped accepting the token before.
+    #[must_use]
+    pub fn proves_unspent(&self) -> bool {
+        match self {
+            Self::Ambiguous { .. } => false,
+            Self::Misconfigured { unspent, .. } | Self::Transient { unspent, .. } => *unspent,
+            Self::Rejected { .. } => true,
+        }
     }
 
     fn advice(&self) -> &'static str {

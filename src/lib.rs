@@ -95,7 +95,7 @@ pub use location::{InvalidStoreUrl, StoreUrl};
 pub use manager::{Event, Events, TokenManager, TokenManagerBuilder};
 #[cfg(feature = "oauth2")]
 pub use oauth2::{BrowserSignIn, DeviceSignIn, OAuth2Client, OAuth2Error};
-pub use refresh::{RefreshPolicy, TokenRefresher};
+pub use refresh::{RefreshPermit, RefreshPolicy, TokenRefresher};
 pub use secrecy;
 #[cfg(feature = "age")]
 pub use store::age_file::AgeFileStore;

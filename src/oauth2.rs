@@ -34,7 +34,7 @@ pub use self::failure::OAuth2Error;
 use self::http::Http;
 use crate::clock::Clock;
 use crate::error::RefreshFailure;
-use crate::refresh::TokenRefresher;
+use crate::refresh::{RefreshPermit, TokenRefresher};
 use crate::tokens::AuthTokens;
 
 /// A client as it is registered at an OAuth 2.0 provider (RFC 6749).
@@ -264,7 +264,11 @@ impl fmt::Debug for OAuth2Client {
 /// is misconfigured and not ambiguous, because sending the token again would be no better.
 #[async_trait]
 impl TokenRefresher for OAuth2Client {
-    async fn refresh(&self, current: AuthTokens) -> Result<AuthTokens, RefreshFailure> {
+    async fn refresh(
+        &self,
+        current: AuthTokens,
+        _permit: &RefreshPermit,
+    ) -> Result<AuthTokens, RefreshFailure> {
         let Some(token) = &current.refresh_token else {
             return Err(RefreshFailure::rejected("the server issued no refresh token"));
         };

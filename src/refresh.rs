@@ -1,6 +1,7 @@
 //! Trading a refresh token for new tokens: who does it, and when.
 
 pub(crate) mod pace;
+mod permit;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use self::permit::RefreshPermit;
 use crate::error::RefreshFailure;
 use crate::tokens::{AuthTokens, Buffers, EXPIRY_BUFFER, REFRESH_BUFFER};
 
@@ -35,8 +37,12 @@ use crate::tokens::{AuthTokens, Buffers, EXPIRY_BUFFER, REFRESH_BUFFER};
 ///   token that was read before the lease was taken.
 /// - What it returns replaces the record. Without a refresh token in it the old one stays, because
 ///   a server that does not rotate sends none. `extra` is replaced as a whole.
-/// - How it fails decides what happens next, so tell the four kinds of [`RefreshFailure`] apart. When
-///   in doubt whether the server saw the token, it is ambiguous.
+/// - How it fails decides what happens next. Return the right kind of [`RefreshFailure`]: transient,
+///   ambiguous, misconfigured or rejected. When in doubt whether the server saw the token, it is
+///   ambiguous.
+/// - Once its connection stands, and right before it writes the request, it calls
+///   [`RefreshPermit::check`], and sends nothing if that fails: connecting takes time, and a process that
+///   was stopped meanwhile may have lost the lease of a shared slot.
 ///
 /// # Security
 ///
@@ -55,13 +61,31 @@ pub trait TokenRefresher: Send + Sync + 'static {
     /// # Errors
     ///
     /// How it failed, as far as can be told.
-    async fn refresh(&self, current: AuthTokens) -> Result<AuthTokens, RefreshFailure>;
+    async fn refresh(
+        &self,
+        current: AuthTokens,
+        permit: &RefreshPermit,
+    ) -> Result<AuthTokens, RefreshFailure>;
+
+    /// Names the server and the client: the token URL and the client's id. What a record remembers of a
+    /// refused refresh holds for this server and this client alone.
+    fn client(&self) -> String {
+        String::new()
+    }
 }
 
 #[async_trait]
 impl<T: TokenRefresher + ?Sized> TokenRefresher for Arc<T> {
-    async fn refresh(&self, current: AuthTokens) -> Result<AuthTokens, RefreshFailure> {
-        (**self).refresh(current).await
+    async fn refresh(
+        &self,
+        current: AuthTokens,
+        permit: &RefreshPermit,
+    ) -> Result<AuthTokens, RefreshFailure> {
+        (**self).refresh(current, permit).await
+    }
+
+    fn client(&self) -> String {
+        (**self).client()
     }
 }
 
@@ -74,7 +98,11 @@ where
     F: Fn(AuthTokens) -> R + Send + Sync + 'static,
     R: Future<Output = Result<AuthTokens, RefreshFailure>> + Send + 'static,
 {
-    async fn refresh(&self, current: AuthTokens) -> Result<AuthTokens, RefreshFailure> {
+    async fn refresh(
+        &self,
+        current: AuthTokens,
+        _permit: &RefreshPermit,
+    ) -> Result<AuthTokens, RefreshFailure> {
         (self.0)(current).await
     }
 }

@@ -23,8 +23,8 @@ use client::{AuthClient, ClientError};
 use server::{EMAIL, PASSWORD, Server};
 use tokenkeep::chrono::{TimeDelta, Utc};
 use tokenkeep::{
-    AccessToken, AuthError, AuthTokens, PlaintextStore, RefreshFailure, TokenManager,
-    TokenRefresher,
+    AccessToken, AuthError, AuthTokens, PlaintextStore, RefreshFailure, RefreshPermit,
+    TokenManager, TokenRefresher,
 };
 use tokio::sync::Barrier;
 
@@ -97,7 +97,7 @@ async fn signed_in(server: &Server) -> (AuthClient, AuthTokens) {
 /// What a refresh comes to that is answered so.
 async fn refreshed(answer: &str) -> Result<AuthTokens, RefreshFailure> {
     let (origin, _requests) = answering(&[answer]);
-    AuthClient::new(&origin).unwrap().refresh(tokens()).await
+    AuthClient::new(&origin).unwrap().refresh(tokens(), &RefreshPermit::unlimited()).await
 }
 
 #[tokio::test]
@@ -197,7 +197,7 @@ async fn a_refresh_token_that_comes_twice_ends_the_session() {
     let second = client.refresh_tokens(&first).await.unwrap();
     client.get("portfolio", &second.access_token).await.unwrap();
 
-    let replayed = client.refresh(first).await.unwrap_err();
+    let replayed = client.refresh(first, &RefreshPermit::unlimited()).await.unwrap_err();
     assert!(matches!(replayed, RefreshFailure::Rejected { .. }), "{replayed}");
     assert!(client.get("portfolio", &second.access_token).await.is_err());
     let manager = TokenManager::builder().refresher(client).build();
@@ -359,7 +359,7 @@ async fn a_busy_server_says_for_how_long_and_is_obeyed_for_an_hour_at_most() {
 async fn a_connection_that_was_not_made_sent_nothing() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let client = AuthClient::new(&format!("http://{free}")).unwrap();
-    let failed = client.refresh(tokens()).await.unwrap_err();
+    let failed = client.refresh(tokens(), &RefreshPermit::unlimited()).await.unwrap_err();
     assert!(matches!(failed, RefreshFailure::Transient { .. }), "{failed}");
     // Nor did one to a server that speaks no TLS.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -372,7 +372,7 @@ async fn a_connection_that_was_not_made_sent_nothing() {
         let _ = stream.read_to_end(&mut sent);
         String::from_utf8_lossy(&sent).into_owned()
     });
-    let failed = client.refresh(tokens()).await.unwrap_err();
+    let failed = client.refresh(tokens(), &RefreshPermit::unlimited()).await.unwrap_err();
     assert!(matches!(failed, RefreshFailure::Transient { .. }), "{failed}");
     assert!(!plain.join().unwrap().contains("canary"));
 }
@@ -389,7 +389,7 @@ async fn an_answer_that_is_lost_leaves_the_refresh_token_in_doubt() {
 async fn an_answer_that_does_not_come_is_not_waited_for() {
     let (origin, listener) = forbidden();
     let client = AuthClient::new(&origin).unwrap().answer_within(Duration::from_millis(50));
-    let failed = client.refresh(tokens()).await.unwrap_err();
+    let failed = client.refresh(tokens(), &RefreshPermit::unlimited()).await.unwrap_err();
     assert!(matches!(failed, RefreshFailure::Ambiguous { .. }), "{failed}");
     assert!(failed.to_string().contains("in time"), "{failed}");
     drop(listener);
@@ -431,10 +431,11 @@ async fn a_token_that_would_be_read_as_several_cookies_is_not_sent() {
     let client = AuthClient::new(&origin).unwrap();
     for token in ["canary; auth-access-token=x", "canary\r\nX: y", "canary x", "canäry", ""] {
         let current = AuthTokens::new("a").with_refresh_token(token);
-        let failed = client.refresh(current).await.unwrap_err();
+        let failed = client.refresh(current, &RefreshPermit::unlimited()).await.unwrap_err();
         assert!(matches!(failed, RefreshFailure::Misconfigured { .. }), "{failed}");
     }
-    let failed = client.refresh(AuthTokens::new("a")).await.unwrap_err();
+    let failed =
+        client.refresh(AuthTokens::new("a"), &RefreshPermit::unlimited()).await.unwrap_err();
     assert!(matches!(failed, RefreshFailure::Rejected { .. }), "{failed}");
     assert!(nobody_called(&listener));
 }
@@ -482,7 +483,7 @@ async fn nothing_that_is_shown_holds_a_secret() {
     ] {
         let (origin, _requests) = answering(&[answer, answer, answer]);
         let client = AuthClient::new(&origin).unwrap();
-        let failed = client.refresh(tokens()).await.unwrap_err();
+        let failed = client.refresh(tokens(), &RefreshPermit::unlimited()).await.unwrap_err();
         shown += &format!("{failed} {failed:?}");
         let failed = client.refresh_tokens(&tokens()).await.unwrap_err();
         shown += &format!("{failed} {failed:?}");

@@ -10,7 +10,9 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Method, Response, Url};
 use tokenkeep::chrono::{DateTime, Utc};
 use tokenkeep::secrecy::{ExposeSecret, SecretString};
-use tokenkeep::{AccessToken, AuthTokens, RefreshFailure, TokenRefresher, async_trait};
+use tokenkeep::{
+    AccessToken, AuthTokens, RefreshFailure, RefreshPermit, TokenRefresher, async_trait,
+};
 use zeroize::Zeroizing;
 
 const ACCESS: &str = "auth-access-token";
@@ -289,7 +291,11 @@ impl PendingLogin<'_> {
 
 #[async_trait]
 impl TokenRefresher for AuthClient {
-    async fn refresh(&self, current: AuthTokens) -> Result<AuthTokens, RefreshFailure> {
+    async fn refresh(
+        &self,
+        current: AuthTokens,
+        _permit: &RefreshPermit,
+    ) -> Result<AuthTokens, RefreshFailure> {
         Ok(self.refresh_tokens(&current).await?)
     }
 }
@@ -297,7 +303,9 @@ impl TokenRefresher for AuthClient {
 impl From<ClientError> for RefreshFailure {
     fn from(error: ClientError) -> Self {
         match error {
-            ClientError::Busy { reason, retry_after } => Self::Transient { reason, retry_after },
+            ClientError::Busy { reason, retry_after } => {
+                Self::Transient { reason, retry_after, unspent: false }
+            }
             ClientError::InvalidBase { .. } => Self::misconfigured(error.to_string()),
             ClientError::NoAnswer { reason } => Self::ambiguous(reason),
             ClientError::NotSent { reason } => Self::transient(reason),

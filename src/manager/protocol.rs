@@ -20,7 +20,7 @@ use super::unsaved::{Unsaved, give_up, is_of_one_refresh, release};
 use crate::clock::{self, Patience};
 use crate::codec;
 use crate::error::{AuthError, RefreshFailure, SpentBy, StoreError};
-use crate::refresh::TokenRefresher;
+use crate::refresh::{RefreshPermit, TokenRefresher};
 use crate::store::{Intent, Lease, Stored};
 use crate::tokens::AuthTokens;
 
@@ -243,7 +243,8 @@ impl Inner {
         tokens: &AuthTokens,
     ) -> Result<AuthTokens, RefreshFailure> {
         let deadline = self.policy.deadline;
-        let mut answer = pin!(refresher.refresh(tokens.clone()));
+        let permit = RefreshPermit::unlimited();
+        let mut answer = pin!(refresher.refresh(tokens.clone(), &permit));
         // A refresher that panics is a failure like others: those who wait must be told.
         let answer = future::poll_fn(|context| {
             let polled = panic::catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context)));

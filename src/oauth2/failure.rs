@@ -72,18 +72,20 @@ impl std::error::Error for Failed {}
 impl From<Failed> for RefreshFailure {
     fn from(failed: Failed) -> Self {
         match failed {
-            Failed::Busy { reason, retry_after } => Self::Transient { reason, retry_after },
+            Failed::Busy { reason, retry_after } => {
+                Self::Transient { reason, retry_after, unspent: false }
+            }
             Failed::NoAnswer { reason } => Self::Ambiguous { reason },
-            Failed::NotSent { reason } => Self::Transient { reason, retry_after: None },
+            Failed::NotSent { reason } => Self::transient(reason),
             Failed::Refused { code, reason } => match code.as_str() {
                 // The second is GitHub's.
                 "invalid_grant" | "bad_refresh_token" => Self::Rejected { reason },
                 "server_error" | "slow_down" | "temporarily_unavailable" => {
-                    Self::Transient { reason, retry_after: None }
+                    Self::transient(reason).maybe_spent()
                 }
-                _ => Self::Misconfigured { reason },
+                _ => Self::misconfigured(reason).maybe_spent(),
             },
-            Failed::Wrong { reason } => Self::Misconfigured { reason },
+            Failed::Wrong { reason } => Self::misconfigured(reason).maybe_spent(),
         }
     }
 }

@@ -170,7 +170,7 @@ mod tests {
 
     fn retry_after(seconds: u64) -> RefreshFailure {
         let retry_after = Some(Duration::from_secs(seconds));
-        RefreshFailure::Transient { reason: "busy".into(), retry_after }
+        RefreshFailure::Transient { reason: "busy".into(), retry_after, unspent: true }
     }
 
     #[test]
@@ -243,7 +243,7 @@ mod tests {
             Just(RefreshFailure::ambiguous("x")),
             Just(RefreshFailure::misconfigured("x")),
             proptest::option::of(any::<Duration>()).prop_map(|retry_after| {
-                RefreshFailure::Transient { reason: "x".into(), retry_after }
+                RefreshFailure::Transient { reason: "x".into(), retry_after, unspent: true }
             }),
         ]
     }

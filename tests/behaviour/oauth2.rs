@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use tokenkeep::chrono::DateTime;
 use tokenkeep::secrecy::{ExposeSecret, SecretString};
-use tokenkeep::{AuthTokens, OAuth2Client, OAuth2Error, RefreshFailure, TokenRefresher};
+use tokenkeep::{
+    AuthTokens, OAuth2Client, OAuth2Error, RefreshFailure, RefreshPermit, TokenRefresher,
+};
 
 use crate::token_server::{Act, LIFETIME, TokenServer, fetch};
 
@@ -27,7 +29,8 @@ fn session(server: &TokenServer) -> AuthTokens {
 /// How the next refresh fails after `acts`; that the failure shows no secret.
 async fn failure(server: &TokenServer, act: Act) -> RefreshFailure {
     server.script([act]);
-    let failure = client(server).refresh(session(server)).await.unwrap_err();
+    let failure =
+        client(server).refresh(session(server), &RefreshPermit::unlimited()).await.unwrap_err();
     let shown = format!("{failure} {failure:?}");
     assert!(!shown.contains("canary"), "{shown}");
     failure
@@ -37,7 +40,7 @@ async fn failure(server: &TokenServer, act: Act) -> RefreshFailure {
 async fn a_refresh_brings_the_rotated_token_the_expiry_and_everything_else() {
     let server = TokenServer::start();
     let before = session(&server);
-    let after = client(&server).refresh(before.clone()).await.unwrap();
+    let after = client(&server).refresh(before.clone(), &RefreshPermit::unlimited()).await.unwrap();
     assert_ne!(after.access_token, before.access_token);
     assert!(after.refresh_token.is_some() && after.refresh_token != before.refresh_token);
     assert_eq!(after.expires_at, DateTime::from_timestamp(NOW + LIFETIME, 0));
@@ -48,7 +51,7 @@ async fn a_refresh_brings_the_rotated_token_the_expiry_and_everything_else() {
         [("id_token", "id-canary"), ("scope", "read offline_access"), ("token_type", "Bearer")]
     );
     // And that one is good for the next.
-    client(&server).refresh(after).await.unwrap();
+    client(&server).refresh(after, &RefreshPermit::unlimited()).await.unwrap();
     assert!(!server.has_ended_a_session());
 
     let request = server.requests().remove(0);
@@ -67,7 +70,8 @@ async fn an_answer_without_a_refresh_token_brings_none() {
         body.as_object_mut().unwrap().remove("refresh_token");
         body
     })]);
-    let after = client(&server).refresh(session(&server)).await.unwrap();
+    let after =
+        client(&server).refresh(session(&server), &RefreshPermit::unlimited()).await.unwrap();
     assert_eq!(after.refresh_token, None);
 }
 
@@ -85,12 +89,14 @@ async fn a_rotated_token_is_not_lost_to_a_sloppy_answer() {
             .header("Content-Type", "text/html"),
         Act::answer(201, r#"{"access_token":"a","refresh_token":"r"}"#),
     ]);
-    let first = client(&server).refresh(session(&server)).await.unwrap();
+    let first =
+        client(&server).refresh(session(&server), &RefreshPermit::unlimited()).await.unwrap();
     assert!(first.refresh_token.is_some());
     assert_eq!(first.expires_at, DateTime::from_timestamp(NOW + 3600, 0));
     assert_eq!(first.extra("nested").unwrap().expose_secret(), r#"{"a":[1,2]}"#);
     for _ in 0..2 {
-        let next = client(&server).refresh(session(&server)).await.unwrap();
+        let next =
+            client(&server).refresh(session(&server), &RefreshPermit::unlimited()).await.unwrap();
         assert_eq!(next.refresh_token.unwrap().expose_secret(), "r");
     }
 }
@@ -100,21 +106,30 @@ async fn the_secret_goes_by_basic_or_in_the_body() {
     let server = TokenServer::start();
     server.require_client("app", "secret-canary", true);
     let with_secret = |secret: &str| client(&server).with_secret(SecretString::from(secret));
-    with_secret("secret-canary").refresh(session(&server)).await.unwrap();
-    let wrong = with_secret("wrong-canary").refresh(session(&server)).await.unwrap_err();
-    assert!(matches!(&wrong, RefreshFailure::Misconfigured { reason }
+    with_secret("secret-canary")
+        .refresh(session(&server), &RefreshPermit::unlimited())
+        .await
+        .unwrap();
+    let wrong = with_secret("wrong-canary")
+        .refresh(session(&server), &RefreshPermit::unlimited())
+        .await
+        .unwrap_err();
+    assert!(matches!(&wrong, RefreshFailure::Misconfigured { reason, .. }
         if reason.ends_with("answered 401 invalid_client; check the client's id and secret")));
 
     server.require_client("app", "secret-canary", false);
     let in_body = with_secret("secret-canary").with_secret_in_body();
     assert!(!format!("{in_body:?}").contains("canary"));
-    in_body.refresh(session(&server)).await.unwrap();
+    in_body.refresh(session(&server), &RefreshPermit::unlimited()).await.unwrap();
 }
 
 #[tokio::test]
 async fn without_a_refresh_token_nothing_is_sent() {
     let server = TokenServer::start();
-    let failure = client(&server).refresh(AuthTokens::new("access")).await.unwrap_err();
+    let failure = client(&server)
+        .refresh(AuthTokens::new("access"), &RefreshPermit::unlimited())
+        .await
+        .unwrap_err();
     assert_eq!(failure, RefreshFailure::rejected("the server issued no refresh token"));
     assert_eq!(server.requests().len(), 0);
 }
@@ -123,9 +138,10 @@ async fn without_a_refresh_token_nothing_is_sent() {
 async fn a_token_that_comes_twice_is_rejected_and_so_is_its_successor() {
     let server = TokenServer::start();
     let first = session(&server);
-    let second = client(&server).refresh(first.clone()).await.unwrap();
+    let second = client(&server).refresh(first.clone(), &RefreshPermit::unlimited()).await.unwrap();
     for tokens in [first, second] {
-        let failure = client(&server).refresh(tokens).await.unwrap_err();
+        let failure =
+            client(&server).refresh(tokens, &RefreshPermit::unlimited()).await.unwrap_err();
         assert!(matches!(failure, RefreshFailure::Rejected { .. }), "{failure:?}");
     }
     assert!(server.has_ended_a_session());
@@ -159,7 +175,7 @@ async fn a_server_that_is_not_there_is_transient() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let client = OAuth2Client::new(&format!("http://{free}/token"), "app").unwrap();
     let tokens = AuthTokens::new("a").with_refresh_token("canary");
-    let failure = client.refresh(tokens).await.unwrap_err();
+    let failure = client.refresh(tokens, &RefreshPermit::unlimited()).await.unwrap_err();
     assert_eq!(failure, RefreshFailure::transient(format!("{free} refused the connection")));
 }
 
@@ -192,7 +208,7 @@ async fn what_no_other_try_would_mend_is_misconfigured() {
         (Act::error(200, "incorrect_client_credentials"), "200 incorrect_client_credentials"),
     ] {
         let failure = failure(&server, act).await;
-        let RefreshFailure::Misconfigured { reason } = &failure else { panic!("{failure:?}") };
+        let RefreshFailure::Misconfigured { reason, .. } = &failure else { panic!("{failure:?}") };
         assert!(reason.contains(&format!(" answered {words}")), "{reason}");
     }
 }
@@ -226,9 +242,9 @@ async fn an_answer_is_read_up_to_64_kib() {
         format!(r#"{{"access_token":"{}","refresh_token":"r"}}"#, "c".repeat(length - empty))
     };
     server.script([Act::answer(200, &body(64 * 1024))]);
-    client(&server).refresh(session(&server)).await.unwrap();
+    client(&server).refresh(session(&server), &RefreshPermit::unlimited()).await.unwrap();
     let failure = failure(&server, Act::answer(200, &body(64 * 1024 + 1))).await;
-    assert!(matches!(&failure, RefreshFailure::Misconfigured { reason }
+    assert!(matches!(&failure, RefreshFailure::Misconfigured { reason, .. }
         if reason.ends_with("answered 200 at too great length")));
 }
 
@@ -238,7 +254,7 @@ async fn a_cancelled_refresh_ends_its_connection() {
     let held = server.hold();
     let refresh = tokio::spawn({
         let (client, tokens) = (client(&server), session(&server));
-        async move { client.refresh(tokens).await }
+        async move { client.refresh(tokens, &RefreshPermit::unlimited()).await }
     });
     let waiting = tokio::task::spawn_blocking(move || (held.wait(), held));
     let (mut connection, held) = waiting.await.unwrap();
@@ -291,7 +307,7 @@ async fn a_device_asks_as_often_as_it_may_until_there_are_tokens() {
     assert_eq!(waits, [5, 10, 10]);
     let tokens = tokens.unwrap();
     assert_eq!(tokens.expires_at, DateTime::from_timestamp(NOW + LIFETIME, 0));
-    client(&server).refresh(tokens).await.unwrap();
+    client(&server).refresh(tokens, &RefreshPermit::unlimited()).await.unwrap();
     assert_eq!(server.requests()[0].form["scope"], "read offline_access");
 }
 
@@ -408,7 +424,7 @@ async fn a_browser_brings_tokens_and_proves_who_asked() {
     let tokens = sign_in.tokens().await.unwrap();
     browser.await.unwrap();
     assert_eq!(tokens.expires_at, DateTime::from_timestamp(NOW + LIFETIME, 0));
-    client(&server).refresh(tokens).await.unwrap();
+    client(&server).refresh(tokens, &RefreshPermit::unlimited()).await.unwrap();
     let asked = &server.requests()[0].query;
     assert_eq!(asked["access_type"], "offline");
     assert_eq!(asked["scope"], "read");
@@ -475,7 +491,8 @@ async fn revoking_ends_the_session_at_the_provider() {
     let hints: Vec<_> =
         server.requests().iter().map(|request| request.form["token_type_hint"].clone()).collect();
     assert_eq!(hints, ["refresh_token", "access_token"]);
-    let failure = client(&server).refresh(tokens.clone()).await.unwrap_err();
+    let failure =
+        client(&server).refresh(tokens.clone(), &RefreshPermit::unlimited()).await.unwrap_err();
     assert!(matches!(failure, RefreshFailure::Rejected { .. }), "{failure:?}");
     // What is revoked already is no error.
     revoker.revoke(&tokens).await.unwrap();
@@ -513,5 +530,8 @@ async fn a_lifetime_beyond_the_end_of_time_is_none() {
     let client = OAuth2Client::new(&server.token_url(), "app").unwrap().with_clock(move || {
         SystemTime::UNIX_EPOCH + Duration::from_secs(far.timestamp().unsigned_abs())
     });
-    assert_eq!(client.refresh(session(&server)).await.unwrap().expires_at, None);
+    assert_eq!(
+        client.refresh(session(&server), &RefreshPermit::unlimited()).await.unwrap().expires_at,
+        None
+    );
 }

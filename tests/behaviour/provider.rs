@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use tokenkeep::chrono::{DateTime, TimeDelta, Utc};
-use tokenkeep::{AuthTokens, RefreshFailure, TokenRefresher, async_trait};
+use tokenkeep::{AuthTokens, RefreshFailure, RefreshPermit, TokenRefresher, async_trait};
 use tokio::sync::Semaphore;
 
 #[derive(Clone, Default)]
@@ -139,16 +139,17 @@ impl Provider {
         // Who was killed before it sent anything.
         let Some(token) = token.strip_suffix('\n') else { return };
         let current = AuthTokens::new("any").with_refresh_token(token);
-        let answer = match crate::support::block_on(self.refresh(current)) {
-            Ok(tokens) => {
-                let refresh = tokens.refresh_token.expect("it rotates");
-                let expires = tokens.expires_at.expect("it expires").timestamp();
-                let (access, refresh) =
-                    (tokens.access_token.expose_secret(), refresh.expose_secret());
-                format!("ok {access} {refresh} {expires}\n")
-            }
-            Err(failure) => format!("{failure}\n"),
-        };
+        let answer =
+            match crate::support::block_on(self.refresh(current, &RefreshPermit::unlimited())) {
+                Ok(tokens) => {
+                    let refresh = tokens.refresh_token.expect("it rotates");
+                    let expires = tokens.expires_at.expect("it expires").timestamp();
+                    let (access, refresh) =
+                        (tokens.access_token.expose_secret(), refresh.expose_secret());
+                    format!("ok {access} {refresh} {expires}\n")
+                }
+                Err(failure) => format!("{failure}\n"),
+            };
         // Who asked may have been killed.
         let _ = connection.write_all(answer.as_bytes());
     }
@@ -171,7 +172,11 @@ impl State {
 
 #[async_trait]
 impl TokenRefresher for Provider {
-    async fn refresh(&self, current: AuthTokens) -> Result<AuthTokens, RefreshFailure> {
+    async fn refresh(
+        &self,
+        current: AuthTokens,
+        _permit: &RefreshPermit,
+    ) -> Result<AuthTokens, RefreshFailure> {
         let token = current.refresh_token.expect("a refresh token").expose_secret().to_owned();
         let step = {
             let mut state = self.state();

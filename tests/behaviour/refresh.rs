@@ -306,6 +306,7 @@ async fn a_server_that_failed_is_left_alone_for_a_while() {
         Step::Fail(RefreshFailure::Transient {
             reason: "429".into(),
             retry_after: Some(Duration::from_secs(90)),
+            unspent: true,
         }),
     ]);
     // One call, then a second of quiet, a call, two seconds, and as long as the server wants.

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use tokenkeep::{
-    AuthError, AuthTokens, Expect, Lease, MemoryStore, RefreshFailure, Revision, StoreError,
-    Stored, TokenManager, TokenRefresher, TokenStore, async_trait,
+    AuthError, AuthTokens, Expect, Lease, MemoryStore, RefreshFailure, RefreshPermit, Revision,
+    StoreError, Stored, TokenManager, TokenRefresher, TokenStore, async_trait,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::yield_now;
@@ -94,7 +94,11 @@ struct Provider(Arc<Shared>, usize);
 
 #[async_trait]
 impl TokenRefresher for Provider {
-    async fn refresh(&self, current: AuthTokens) -> Result<AuthTokens, RefreshFailure> {
+    async fn refresh(
+        &self,
+        current: AuthTokens,
+        _permit: &RefreshPermit,
+    ) -> Result<AuthTokens, RefreshFailure> {
         let Self(shared, process) = self;
         yield_now().await;
         if shared.happens(8) {

@@ -5,7 +5,8 @@ use std::pin::pin;
 use std::time::Duration;
 
 use tokenkeep::{
-    AuthError, AuthTokens, Event, Events, RefreshFailure, TokenManager, TokenRefresher, async_trait,
+    AuthError, AuthTokens, Event, Events, RefreshFailure, RefreshPermit, TokenManager,
+    TokenRefresher, async_trait,
 };
 
 use crate::failure::{Code, Failure};
@@ -68,12 +69,16 @@ pub(crate) async fn session<T>(
 /// The secret is read when it is needed: a token that is fresh is handed out without it.
 #[async_trait]
 impl TokenRefresher for Provider {
-    async fn refresh(&self, current: AuthTokens) -> Result<AuthTokens, RefreshFailure> {
+    async fn refresh(
+        &self,
+        current: AuthTokens,
+        permit: &RefreshPermit,
+    ) -> Result<AuthTokens, RefreshFailure> {
         let client = self.client();
         let client = client.map_err(|failure| RefreshFailure::misconfigured(failure.message()))?;
         interrupt::hold();
         let _waiting = terminal::waiting_for("waiting for the token endpoint");
-        client.refresh(current).await
+        client.refresh(current, permit).await
     }
 }
 

@@ -1,0 +1,141 @@
+//! The right to send a refresh token, and until when it lasts.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::clock::Clock;
+use crate::error::RefreshFailure;
+
+/// The right to send the refresh token that a [`TokenRefresher`](crate::TokenRefresher) was given.
+///
+/// The lease of a file ends with its process, and so does this right. The lease of a shared slot is a
+/// deadline: a process that was stopped after it took the lease may find that another one has sent the
+/// token meanwhile. [`check`](Self::check) finds that out.
+#[derive(Clone, Debug)]
+pub struct RefreshPermit(Option<Term>);
+
+/// How long the lease lasts, and how much of that the answer and the save need.
+#[derive(Clone, Debug)]
+struct Term {
+    began: Instant,
+    /// A suspended machine stops the monotonic clock, and a person can set this one.
+    began_wall: SystemTime,
+    clock: Clock,
+    /// How long the lease lasts from the beginning on.
+    lease: Duration,
+    /// How long the refresher may take, from the beginning on.
+    deadline: Duration,
+    /// How long saving the answer may take.
+    margin: Duration,
+}
+
+impl RefreshPermit {
+    /// Returns a permit that does not end: for a lease that lasts as long as its process, and for a call
+    /// without any lease.
+    #[must_use]
+    pub fn unlimited() -> Self {
+        Self(None)
+    }
+
+    /// Returns a permit for a lease that lasts so long from now.
+    pub(crate) fn until(
+        lease: Duration,
+        deadline: Duration,
+        margin: Duration,
+        clock: &Clock,
+    ) -> Self {
+        let (began, began_wall) = (Instant::now(), clock.now());
+        Self(Some(Term { began, began_wall, clock: clock.clone(), lease, deadline, margin }))
+    }
+
+    /// Returns whether the token may still be sent. Call it when the connection stands, right before the
+    /// request is written.
+    ///
+    /// # Errors
+    ///
+    /// [`RefreshFailure::Transient`] if what is left of the lease is too short for the answer and its
+    /// save. Return it, and send nothing.
+    pub fn check(&self) -> Result<(), RefreshFailure> {
+        match self.time_to_answer() {
+            None => Ok(()),
+            Some(left) if !left.is_zero() => Ok(()),
+            Some(_) => Err(RefreshFailure::transient(
+                "this process was stopped before it could send the refresh token, and its lease may be over",
+            )),
+        }
+    }
+
+    /// Returns for how long the connection may carry the request: past that, nothing of it may reach the
+    /// server. `None` if there is no limit, zero if the permit has ended.
+    #[must_use]
+    pub fn time_to_answer(&self) -> Option<Duration> {
+        let term = self.0.as_ref()?;
+        let by_wall = term.clock.now().duration_since(term.began_wall);
+        // A clock that was set back says nothing about the time that has passed.
+        let passed = by_wall.map_or(Duration::MAX, |by_wall| by_wall.max(term.began.elapsed()));
+        let answer = term.deadline.saturating_sub(term.began.elapsed());
+        let fits = answer
+            .checked_add(term.margin)
+            .is_some_and(|needed| passed.checked_add(needed).is_some_and(|end| end <= term.lease));
+        Some(if fits { answer } else { Duration::ZERO })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    /// A permit for 60 s, of which the answer takes 30 and the save 25, and what sets its wall clock.
+    fn permit() -> (RefreshPermit, impl Fn(u64)) {
+        let seconds = Arc::new(AtomicU64::new(1_000_000));
+        let clock = {
+            let seconds = seconds.clone();
+            Clock::new(move || {
+                SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.load(Ordering::SeqCst))
+            })
+        };
+        let time = Duration::from_secs;
+        let permit = RefreshPermit::until(time(60), time(30), time(25), &clock);
+        (permit, move |now| seconds.store(now, Ordering::SeqCst))
+    }
+
+    #[test]
+    fn it_ends_when_the_lease_is_too_short_for_the_answer_and_its_save() {
+        let (permit, set) = permit();
+        permit.check().unwrap();
+        set(1_000_004);
+        permit.check().unwrap();
+        assert!(permit.time_to_answer().unwrap() <= Duration::from_secs(30));
+        // A suspended machine: only the wall clock shows it.
+        set(1_000_006);
+        assert!(permit.check().unwrap_err().proves_unspent());
+        assert_eq!(permit.time_to_answer(), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_ends_it() {
+        let (permit, set) = permit();
+        set(999_999);
+        permit.check().unwrap_err();
+    }
+
+    #[test]
+    fn the_time_that_connecting_took_is_not_asked_for_again() {
+        let (time, clock) = (Duration::from_secs, Clock::default());
+        let mut permit = RefreshPermit::until(time(60), time(30), time(29), &clock);
+        // As if connecting had taken 6 s, by both clocks.
+        let term = permit.0.as_mut().unwrap();
+        term.began -= time(6);
+        term.began_wall -= time(6);
+        permit.check().unwrap();
+        assert!(permit.time_to_answer().unwrap() <= time(24));
+    }
+
+    #[test]
+    fn a_file_lease_has_no_end() {
+        RefreshPermit::unlimited().check().unwrap();
+        assert_eq!(RefreshPermit::unlimited().time_to_answer(), None);
+    }
+}
