@@ -157,9 +157,9 @@ impl TokenStore for Replica {
         self.row.slot.load().await
     }
 
-    async fn save(&self, tokens: &AuthTokens, expect: Expect) -> Result<Revision, StoreError> {
+    async fn save(&self, record: &Record, expect: Expect) -> Result<Revision, StoreError> {
         self.change().await;
-        self.row.slot.save(tokens, expect).await
+        self.row.slot.save(record, expect).await
     }
 
     async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
@@ -192,21 +192,6 @@ struct RowLease {
 
 #[async_trait]
 impl Lease for RowLease {
-    async fn intent(&self) -> Result<Option<Intent>, StoreError> {
-        self.held.intent().await
-    }
-
-    async fn write_intent(&mut self, intent: &Intent) -> Result<(), StoreError> {
-        self.replica.change().await;
-        self.held.write_intent(intent).await
-    }
-
-    async fn remove_intent(&mut self) -> Result<(), StoreError> {
-        // It went with the token that it was about.
-        self.replica.read().await;
-        self.held.remove_intent().await
-    }
-
     async fn release(self: Box<Self>) -> Result<(), StoreError> {
         self.replica.change().await;
         self.held.release().await
@@ -229,7 +214,7 @@ async fn simulate(replicas: usize, server: Server, moment: Moment) -> Record {
         Moment::Due { jitter } => (wall, START, jitter),
         Moment::Expired => (wall - 2 * LIFETIME, RESTART, Duration::ZERO),
     };
-    row.slot.save(&tokens("first", signed_in), Expect::Absent).await.unwrap();
+    row.slot.save(&tokens("first", signed_in).into(), Expect::Absent).await.unwrap();
     let record = Arc::new(Mutex::new(Record::default()));
     let tasks: Vec<_> = (0..replicas)
         .map(|number| {

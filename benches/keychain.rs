@@ -22,7 +22,7 @@ const SERVICE: &str = "tokenkeep-benches";
 fn stores(runtime: &Runtime) -> (KeychainStore, AgeFileStore) {
     let state = env::var("XDG_STATE_HOME").expect("scripts/bench sets it");
     let keychain = KeychainStore::new(SERVICE, "alice").unwrap();
-    runtime.block_on(keychain.save(&tokens(), Expect::Anything)).unwrap();
+    runtime.block_on(keychain.save(&tokens().into(), Expect::Anything)).unwrap();
     let key_file = Path::new(&state).join("keys/key.txt");
     let key = if key_file.exists() {
         AgeKey::identity_file(&key_file)
@@ -30,7 +30,7 @@ fn stores(runtime: &Runtime) -> (KeychainStore, AgeFileStore) {
         runtime.block_on(AgeKey::create_identity_file(&key_file)).unwrap()
     };
     let age = AgeFileStore::new(Path::new(&state).join("records/tokens.age"), key);
-    runtime.block_on(age.save(&tokens(), Expect::Anything)).unwrap();
+    runtime.block_on(age.save(&tokens().into(), Expect::Anything)).unwrap();
     (keychain, age)
 }
 
@@ -82,7 +82,7 @@ fn later(criterion: &mut Criterion) {
         criterion.bench_function(&format!("later/save: {name}"), |bencher| {
             bencher
                 .to_async(&runtime)
-                .iter(|| async { store.save(&tokens, Expect::Anything).await.unwrap() });
+                .iter(|| async { store.save(&tokens.clone().into(), Expect::Anything).await.unwrap() });
         });
         criterion.bench_function(&format!("later/load: {name}"), |bencher| {
             bencher.to_async(&runtime).iter(|| async { store.load().await.unwrap().unwrap() });

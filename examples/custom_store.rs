@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokenkeep::secrecy::{ExposeSecret, SecretString};
 use tokenkeep::{
-    AuthTokens, Expect, Intent, Lease, Revision, StoreError, Stored, TokenManager, TokenStore,
+    AuthTokens, Expect, Lease, Record, Revision, StoreError, Stored, TokenManager, TokenStore,
     async_trait, conformance,
 };
 
@@ -24,7 +24,6 @@ struct Row {
     record: Option<SecretString>,
     /// Counts every change.
     revision: u64,
-    intent: Option<Intent>,
     leased: bool,
 }
 
@@ -60,9 +59,9 @@ impl RowStore {
         Err(StoreError::Conflict { place: self.to_string() })
     }
 
-    fn decode(&self, row: &Row) -> Result<Option<AuthTokens>, StoreError> {
+    fn decode(&self, row: &Row) -> Result<Option<Record>, StoreError> {
         let Some(record) = &row.record else { return Ok(None) };
-        AuthTokens::from_record(record.expose_secret().as_bytes(), &self.to_string()).map(Some)
+        Record::decode(record.expose_secret().as_bytes(), &self.to_string()).map(Some)
     }
 }
 
@@ -88,13 +87,13 @@ impl fmt::Debug for RowStore {
 impl TokenStore for RowStore {
     async fn load(&self) -> Result<Option<Stored>, StoreError> {
         self.row(|row| {
-            let tokens = self.decode(row)?;
-            Ok(tokens.map(|tokens| Stored { tokens, revision: row.revision() }))
+            let record = self.decode(row)?;
+            Ok(record.map(|record| Stored { record, revision: row.revision() }))
         })
     }
 
-    async fn save(&self, tokens: &AuthTokens, expect: Expect) -> Result<Revision, StoreError> {
-        let record = tokens.to_record(&self.to_string())?;
+    async fn save(&self, record: &Record, expect: Expect) -> Result<Revision, StoreError> {
+        let record = record.encode(&self.to_string())?;
         self.row(|row| {
             self.compare(row, &expect)?;
             row.record = Some(record);
@@ -109,7 +108,6 @@ impl TokenStore for RowStore {
                 self.compare(row, &expect)?;
             }
             row.record = None;
-            row.intent = None;
             row.revision += 1;
             Ok(())
         })
@@ -126,20 +124,6 @@ struct RowLease(RowStore);
 
 #[async_trait]
 impl Lease for RowLease {
-    async fn intent(&self) -> Result<Option<Intent>, StoreError> {
-        Ok(self.0.row(|row| row.intent.clone()))
-    }
-
-    async fn write_intent(&mut self, intent: &Intent) -> Result<(), StoreError> {
-        self.0.row(|row| row.intent = Some(intent.clone()));
-        Ok(())
-    }
-
-    async fn remove_intent(&mut self) -> Result<(), StoreError> {
-        self.0.row(|row| row.intent = None);
-        Ok(())
-    }
-
     async fn release(self: Box<Self>) -> Result<(), StoreError> {
         Ok(()) // dropping it does all there is to do
     }

@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let expired = AuthTokens::new("expired")
         .with_refresh_token("refresh 0")
         .with_expires_at(Utc::now() - Duration::from_secs(60));
-    store.save(&expired, Expect::Anything).await?;
+    store.save(&expired.clone().into(), Expect::Anything).await?;
 
     let refreshes = Arc::new(AtomicUsize::new(0));
     let replicas: Vec<_> = (0..REPLICAS)

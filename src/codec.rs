@@ -4,6 +4,7 @@
 //! writes; such a file has no `version` and loads as it is, and a program that knows only these
 //! three reads what is written here.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -14,10 +15,16 @@ use zeroize::Zeroizing;
 
 use crate::error::StoreError;
 use crate::json;
-use crate::store::MAX_RECORD;
+use crate::store::refresh_state::shown;
+use crate::store::{MAX_RECORD, MAX_STORED, Record, RefreshState, Rejection, Throttle};
 use crate::tokens::{AccessToken, AuthTokens, RefreshToken};
 
-const VERSION: u64 = 1;
+/// Of a record that every build of this crate understands.
+const PLAIN: u64 = 1;
+
+/// Of one that an older build must not use: it does not know that the refresh token is on its way, or that
+/// there is no access token.
+const WITH_STATE: u64 = 2;
 
 /// What nobody means to store as a token.
 const AGE_KEY: &[u8] = b"AGE-SECRET-KEY-";
@@ -26,6 +33,44 @@ const AGE_KEY: &[u8] = b"AGE-SECRET-KEY-";
 pub(crate) type Bytes = Zeroizing<Vec<u8>>;
 
 /// Records as text, for stores outside this crate.
+impl Record {
+    /// Encodes this record as the JSON that every store of this crate keeps.
+    ///
+    /// `place` names the store in errors.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::TooLarge`] for tokens above [`MAX_RECORD`], [`StoreError::InvalidTokens`] if there
+    /// is neither an access token nor a refresh token.
+    ///
+    /// # Security
+    ///
+    /// The text holds every secret of these tokens.
+    pub fn encode(&self, place: &str) -> Result<SecretString, StoreError> {
+        let mut bytes = encode(self, place)?;
+        // Taken over as it is: the buffer has the exact size.
+        let text = String::from_utf8(std::mem::take(&mut *bytes)).expect("JSON is UTF-8");
+        Ok(SecretString::from(text.into_boxed_str()))
+    }
+
+    /// Decodes what [`encode`](Self::encode) encoded, or what axiomtrade-rs wrote.
+    ///
+    /// `place` names the store in errors.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Corrupt`], [`StoreError::NewerVersion`] or [`StoreError::TooLarge`]. None of
+    /// them repeats any of the record.
+    ///
+    /// # Security
+    ///
+    /// The caller's bytes are the caller's to wipe.
+    pub fn decode(record: &[u8], place: &str) -> Result<Self, StoreError> {
+        decode(record, place)
+    }
+}
+
+/// Tokens as text.
 impl AuthTokens {
     /// Encodes these tokens as the JSON that every store of this crate keeps.
     ///
@@ -40,10 +85,7 @@ impl AuthTokens {
     ///
     /// The text holds every secret of these tokens.
     pub fn to_record(&self, place: &str) -> Result<SecretString, StoreError> {
-        let mut bytes = encode(self, place)?;
-        // Taken over as it is: the buffer has the exact size.
-        let text = String::from_utf8(std::mem::take(&mut *bytes)).expect("JSON is UTF-8");
-        Ok(SecretString::from(text.into_boxed_str()))
+        Record::new(self.clone()).encode(place)
     }
 
     /// Decodes what [`to_record`](Self::to_record) encoded, or what axiomtrade-rs wrote.
@@ -59,7 +101,7 @@ impl AuthTokens {
     ///
     /// The caller's bytes are the caller's to wipe.
     pub fn from_record(record: &[u8], place: &str) -> Result<Self, StoreError> {
-        decode(record, place)
+        decode(record, place).map(|record| record.tokens)
     }
 
     /// Decodes a record, or else takes the text for a bare access token. Blanks around it are
@@ -80,20 +122,26 @@ impl AuthTokens {
 }
 
 /// Encodes a record into a buffer of the exact size: one that grew would leave copies behind.
-pub(crate) fn encode(tokens: &AuthTokens, place: &str) -> Result<Bytes, StoreError> {
-    if is_empty(&tokens.access_token) {
+pub(crate) fn encode(record: &Record, place: &str) -> Result<Bytes, StoreError> {
+    let tokens = &record.tokens;
+    if !tokens.has_access_token() && tokens.refresh_token.is_none() {
         return Err(StoreError::InvalidTokens {
             place: place.to_owned(),
             reason: "the access token is empty".into(),
         });
     }
+    // What is known about refreshing has room of its own: an intent fits beside the largest tokens.
     let mut length = Length(0);
-    write(tokens, &mut length);
+    write(tokens, &RefreshState::default(), &mut length);
     if length.0 > MAX_RECORD {
         return Err(StoreError::TooLarge { place: place.to_owned(), limit: MAX_RECORD });
     }
+    if !record.refresh.is_empty() {
+        length = Length(0);
+        write(tokens, &record.refresh, &mut length);
+    }
     let mut bytes = Zeroizing::new(Vec::with_capacity(length.0));
-    write(tokens, &mut *bytes);
+    write(tokens, &record.refresh, &mut *bytes);
     Ok(bytes)
 }
 
@@ -101,7 +149,7 @@ pub(crate) fn encode(tokens: &AuthTokens, place: &str) -> Result<Bytes, StoreErr
 pub(crate) fn decode_text(text: &[u8], place: &str) -> Result<AuthTokens, StoreError> {
     let text = text.trim_ascii();
     if text.first() == Some(&b'{') || text.len() > MAX_RECORD {
-        return decode(text, place);
+        return decode(text, place).map(|record| record.tokens);
     }
     if text.get(..AGE_KEY.len()).is_some_and(|start| start.eq_ignore_ascii_case(AGE_KEY)) {
         let reason = "it is an age identity, not a token".to_owned();
@@ -129,26 +177,30 @@ pub(crate) fn decode_text(text: &[u8], place: &str) -> Result<AuthTokens, StoreE
 }
 
 /// Decodes a record. No error repeats any of it.
-pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError> {
+pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<Record, StoreError> {
     let corrupt = |reason: String| StoreError::Corrupt { place: place.to_owned(), reason };
-    if bytes.len() > MAX_RECORD {
-        return Err(StoreError::TooLarge { place: place.to_owned(), limit: MAX_RECORD });
+    let too_large = || StoreError::TooLarge { place: place.to_owned(), limit: MAX_RECORD };
+    if bytes.len() > MAX_STORED {
+        return Err(too_large());
     }
     let fields = json::object(bytes).map_err(corrupt)?;
     let field =
         |name: &str| fields.iter().find(|(field, _)| field == name).map(|&(_, value)| value);
 
     // First, because everything else may mean something new in a newer version.
-    if let Some(version) = field("version") {
-        let found =
-            version.get().parse().map_err(|_| corrupt("its version is no number".into()))?;
-        if found > VERSION {
-            return Err(StoreError::NewerVersion {
-                place: place.to_owned(),
-                found,
-                known: VERSION,
-            });
+    let version = match field("version") {
+        None => PLAIN,
+        Some(version) => {
+            version.get().parse().map_err(|_| corrupt("its version is no number".into()))?
         }
+    };
+    if version > WITH_STATE {
+        let (found, known) = (version, WITH_STATE);
+        return Err(StoreError::NewerVersion { place: place.to_owned(), found, known });
+    }
+    let has_state = version == WITH_STATE;
+    if !has_state && bytes.len() > MAX_RECORD {
+        return Err(too_large());
     }
 
     let text = |name: &str| match field(name) {
@@ -171,13 +223,13 @@ pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError
     let access_token = text("access_token")?
         .map(AccessToken::from)
         .ok_or_else(|| corrupt("it has no access_token".into()))?;
-    if is_empty(&access_token) {
-        return Err(corrupt("its access_token is empty".into()));
-    }
     let mut tokens = AuthTokens::new(access_token);
     // An absent refresh token is written as "".
     tokens.refresh_token =
         text("refresh_token")?.filter(|token| !is_blank(token)).map(RefreshToken::from);
+    if !tokens.has_access_token() && !(has_state && tokens.refresh_token.is_some()) {
+        return Err(corrupt("its access_token is empty".into()));
+    }
     tokens.expires_at = time("expires_at")?;
     tokens.obtained_at = time("obtained_at")?;
 
@@ -188,12 +240,31 @@ pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError
         _ => return Err(corrupt("its backup is neither true nor false".into())),
     };
 
+    // Other programs' records may have fields of these names, with something else in them.
+    let mut others = ["client_secret", "refresh_expires_at", "refresh"].to_vec();
+    if let Some(secret) = field("client_secret").and_then(json::secret) {
+        tokens = tokens.with_client_secret(secret);
+        others.retain(|name| *name != "client_secret");
+    }
+    tokens.refresh_expires_at = field("refresh_expires_at").and_then(date);
+    if tokens.refresh_expires_at.is_some() {
+        others.retain(|name| *name != "refresh_expires_at");
+    }
+    let mut refresh = RefreshState::default();
+    if has_state {
+        refresh = field("refresh").map(state).unwrap_or_default();
+        others.retain(|name| *name != "refresh");
+    }
+
     let known = [
         "access_token",
         "backup",
+        "client_secret",
         "expires_at",
         "extra",
         "obtained_at",
+        "refresh",
+        "refresh_expires_at",
         "refresh_token",
         "version",
     ];
@@ -203,48 +274,110 @@ pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError
             .map_err(|reason| corrupt(format!("in its extra: {reason}")))?,
     };
     // What another program put beside the known fields is kept too.
-    let beside = fields.iter().filter(|(name, _)| !known.contains(&name.as_ref()));
+    let beside = fields
+        .iter()
+        .filter(|(name, _)| !known.contains(&name.as_ref()) || others.contains(&name.as_ref()));
     for (name, value) in beside.chain(&nested) {
         if tokens.extra(name).is_some() {
             return Err(corrupt("it has the same field twice, in extra and beside it".into()));
         }
-        let value = json::secret(value)
-            .unwrap_or_else(|| SecretString::from(Box::<str>::from(value.get())));
-        tokens = tokens.with_extra(name.as_ref(), value);
+        tokens = match json::secret(value) {
+            Some(text) => tokens.with_extra(name.as_ref(), text),
+            None => {
+                let json = SecretString::from(Box::<str>::from(value.get()));
+                tokens.with_json_extra(name.as_ref(), json)
+            }
+        };
     }
-    Ok(tokens)
+    Ok(Record::new(tokens).with_refresh(refresh))
 }
 
-fn write(tokens: &AuthTokens, to: impl io::Write) {
-    Record(tokens)
+/// Reads what is known about refreshing. What cannot be read is left out: it must stop nobody.
+fn state(json: &RawValue) -> RefreshState {
+    let fields = json::object(json.get().as_bytes()).unwrap_or_default();
+    let field = |name: &str| fields.iter().find(|(field, _)| field == name).map(|&(_, it)| it);
+    let mut state = RefreshState::default();
+    state.intent = field("intent").and_then(plain_text).and_then(|text| text.parse().ok());
+    state.throttle = field("throttle").and_then(throttle);
+    state.rejection = field("rejection").and_then(rejection);
+    state
+}
+
+fn throttle(json: &RawValue) -> Option<Throttle> {
+    let fields = json::object(json.get().as_bytes()).ok()?;
+    let field = |name: &str| fields.iter().find(|(field, _)| field == name).map(|&(_, it)| it);
+    Some(Throttle {
+        from: field("from").and_then(date)?,
+        until: field("until").and_then(date)?,
+        client: field("client").and_then(plain_text)?,
+        reason: field("reason").and_then(plain_text).map(|reason| shown(&reason)),
+    })
+}
+
+fn rejection(json: &RawValue) -> Option<Rejection> {
+    let fields = json::object(json.get().as_bytes()).ok()?;
+    let field = |name: &str| fields.iter().find(|(field, _)| field == name).map(|&(_, it)| it);
+    Some(Rejection {
+        at: field("at").and_then(date)?,
+        of: field("of").and_then(plain_text)?.parse().ok()?,
+        reason: shown(&field("reason").and_then(plain_text)?),
+    })
+}
+
+/// Reads a string that is no secret.
+fn plain_text(json: &RawValue) -> Option<String> {
+    #[expect(clippy::disallowed_methods, reason = "of fields that hold no secrets")]
+    json::secret(json).map(|text| text.expose_secret().to_owned())
+}
+
+fn date(json: &RawValue) -> Option<DateTime<Utc>> {
+    plain_text(json)?.parse().ok()
+}
+
+fn write(tokens: &AuthTokens, refresh: &RefreshState, to: impl io::Write) {
+    Json { tokens, refresh }
         .serialize(&mut serde_json::Serializer::pretty(to))
         .expect("the names are strings, and neither sink fails");
 }
 
-struct Record<'a>(&'a AuthTokens);
+struct Json<'a> {
+    tokens: &'a AuthTokens,
+    refresh: &'a RefreshState,
+}
 
-impl Serialize for Record<'_> {
+impl Serialize for Json<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let tokens = self.0;
+        let Self { tokens, refresh } = self;
         #[expect(clippy::disallowed_methods, reason = "this is where records are written")]
-        let (access, refresh) = (
+        let (access, refresh_token, client_secret) = (
             tokens.access_token.expose_secret(),
             // The seed's reader knows no null here.
             tokens.refresh_token.as_ref().map_or("", RefreshToken::expose_secret),
+            tokens.client_secret().map(ExposeSecret::expose_secret),
         );
+        let is_plain = refresh.is_empty() && tokens.has_access_token();
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("access_token", access)?;
-        map.serialize_entry("refresh_token", refresh)?;
+        map.serialize_entry("refresh_token", refresh_token)?;
         map.serialize_entry("expires_at", &tokens.expires_at.map(rfc3339))?;
-        map.serialize_entry("version", &VERSION)?;
+        map.serialize_entry("version", &if is_plain { PLAIN } else { WITH_STATE })?;
         if let Some(obtained_at) = tokens.obtained_at {
             map.serialize_entry("obtained_at", &rfc3339(obtained_at))?;
+        }
+        if let Some(expires) = tokens.refresh_expires_at {
+            map.serialize_entry("refresh_expires_at", &rfc3339(expires))?;
         }
         if tokens.is_backup() {
             map.serialize_entry("backup", &true)?;
         }
-        if tokens.extras().next().is_some() {
+        if let Some(secret) = client_secret {
+            map.serialize_entry("client_secret", secret)?;
+        }
+        if tokens.typed_extras().len() > 0 {
             map.serialize_entry("extra", &Extra(tokens))?;
+        }
+        if !refresh.is_empty() {
+            map.serialize_entry("refresh", &State(refresh))?;
         }
         map.end()
     }
@@ -254,8 +387,47 @@ struct Extra<'a>(&'a AuthTokens);
 
 impl Serialize for Extra<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[expect(clippy::disallowed_methods, reason = "this is where records are written")]
-        serializer.collect_map(self.0.extras().map(|(name, value)| (name, value.expose_secret())))
+        let extras = self.0.typed_extras();
+        let mut map = serializer.serialize_map(Some(extras.len()))?;
+        for (name, value, is_json) in extras {
+            #[expect(clippy::disallowed_methods, reason = "this is where records are written")]
+            let text = value.expose_secret();
+            // Borrowed: nothing is copied.
+            match serde_json::from_str::<&RawValue>(text) {
+                Ok(json) if is_json => map.serialize_entry(name, json)?,
+                _ => map.serialize_entry(name, text)?,
+            }
+        }
+        map.end()
+    }
+}
+
+struct State<'a>(&'a RefreshState);
+
+impl Serialize for State<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        if let Some(intent) = &self.0.intent {
+            map.serialize_entry("intent", &intent.to_string())?;
+        }
+        if let Some(throttle) = &self.0.throttle {
+            let mut fields = BTreeMap::from([
+                ("client", throttle.client.clone()),
+                ("from", rfc3339(throttle.from)),
+                ("until", rfc3339(throttle.until)),
+            ]);
+            fields.extend(throttle.reason.clone().map(|reason| ("reason", reason)));
+            map.serialize_entry("throttle", &fields)?;
+        }
+        if let Some(rejection) = &self.0.rejection {
+            let fields = BTreeMap::from([
+                ("at", rfc3339(rejection.at)),
+                ("of", rejection.of.to_string()),
+                ("reason", rejection.reason.clone()),
+            ]);
+            map.serialize_entry("rejection", &fields)?;
+        }
+        map.end()
     }
 }
 
@@ -278,11 +450,6 @@ fn rfc3339(date: DateTime<Utc>) -> String {
 }
 
 #[expect(clippy::disallowed_methods, reason = "looks at the length only")]
-pub(crate) fn is_empty(token: &AccessToken) -> bool {
-    token.expose_secret().is_empty()
-}
-
-#[expect(clippy::disallowed_methods, reason = "looks at the length only")]
 fn is_blank(text: &SecretString) -> bool {
     text.expose_secret().is_empty()
 }
@@ -298,6 +465,15 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::store::Intent;
+
+    fn encode(tokens: &AuthTokens, place: &str) -> Result<Bytes, StoreError> {
+        super::encode(&Record::new(tokens.clone()), place)
+    }
+
+    fn decode(bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError> {
+        super::decode(bytes, place).map(|record| record.tokens)
+    }
 
     fn reason(json: &str) -> String {
         match decode(json.as_bytes(), "here").unwrap_err() {
@@ -423,8 +599,8 @@ mod tests {
 
     #[test]
     fn a_newer_version_is_refused_whatever_else_it_holds() {
-        let error = decode(br#"{"token":[],"version":2}"#, "here").unwrap_err();
-        assert!(matches!(error, StoreError::NewerVersion { found: 2, known: 1, .. }), "{error}");
+        let error = decode(br#"{"token":[],"version":3}"#, "here").unwrap_err();
+        assert!(matches!(error, StoreError::NewerVersion { found: 3, known: 2, .. }), "{error}");
     }
 
     #[test]
@@ -445,6 +621,157 @@ mod tests {
         assert_eq!(tokens.extra("roles").unwrap().expose_secret(), r#"["a", "b"]"#);
         let again = decode(&encode(&tokens, "here").unwrap(), "here").unwrap();
         assert_eq!(again, tokens);
+        // A number is a number after a round trip.
+        let written: Value = serde_json::from_slice(&encode(&tokens, "here").unwrap()).unwrap();
+        let expected = serde_json::json!({"expires_in": 900, "roles": ["a", "b"]});
+        assert_eq!(written["extra"], expected);
+    }
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(seconds, 0).unwrap()
+    }
+
+    fn known() -> RefreshState {
+        let token = RefreshToken::from("r");
+        let mut state = RefreshState::default();
+        state.intent = Some(Intent::new(&token, at(1)));
+        state.throttle = Some(Throttle::new(at(1), at(2), "https://x/token app", Some("429")));
+        state.rejection = Some(Rejection::new(&token, "https://x/token app", at(3), "refused"));
+        state
+    }
+
+    #[test]
+    fn what_is_known_about_refreshing_survives_and_is_refused_by_older_builds() {
+        let tokens = AuthTokens::new("a").with_refresh_token("r");
+        let whole = known();
+        for known in [
+            RefreshState { intent: whole.intent.clone(), ..RefreshState::default() },
+            RefreshState { throttle: whole.throttle.clone(), ..RefreshState::default() },
+            RefreshState { rejection: whole.rejection.clone(), ..RefreshState::default() },
+            whole,
+        ] {
+            let record = Record::new(tokens.clone()).with_refresh(known);
+            let bytes = super::encode(&record, "here").unwrap();
+            assert_eq!(super::decode(&bytes, "here").unwrap(), record);
+            let written: Value = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!(written["version"], 2);
+            assert_eq!(
+                (&written["access_token"], &written["refresh_token"]),
+                (&"a".into(), &"r".into())
+            );
+        }
+        let written: Value = serde_json::from_slice(&encode(&tokens, "here").unwrap()).unwrap();
+        assert_eq!(written["version"], 1, "older builds read what they understand");
+    }
+
+    #[test]
+    fn what_cannot_be_read_of_it_stops_nobody() {
+        for state in [
+            "5",
+            "{}",
+            r#"{"intent":"tokenkeep-intent/9 x"}"#,
+            r#"{"intent":7,"throttle":[],"rejection":{"at":"x"}}"#,
+            r#"{"throttle":{"from":"2026-01-01T00:00:00Z","until":1,"client":""}}"#,
+        ] {
+            let json = format!(r#"{{"access_token":"a","version":2,"refresh":{state}}}"#);
+            let record = super::decode(json.as_bytes(), "here").unwrap();
+            assert_eq!(record, Record::new(AuthTokens::new("a")), "{state}");
+        }
+    }
+
+    #[test]
+    fn the_largest_tokens_leave_room_for_what_is_known_about_refreshing() {
+        let mut size = MAX_RECORD;
+        let largest = loop {
+            let tokens = AuthTokens::new("x".repeat(size)).with_refresh_token("r");
+            match encode(&tokens, "here") {
+                Ok(bytes) => break (tokens, bytes.len()),
+                Err(_) => size -= 1,
+            }
+        };
+        assert_eq!(largest.1, MAX_RECORD, "the limit itself is allowed");
+        let mut known = known();
+        known.throttle.as_mut().unwrap().reason = Some("\"".repeat(200));
+        let record = Record::new(largest.0).with_refresh(known);
+        let bytes = super::encode(&record, "here").unwrap();
+        assert!(bytes.len() > MAX_RECORD && bytes.len() + 1024 < MAX_STORED, "{}", bytes.len());
+        assert_eq!(super::decode(&bytes, "here").unwrap(), record);
+    }
+
+    #[test]
+    fn a_missing_access_token_is_kept_and_counts_as_expired() {
+        let tokens = AuthTokens::without_access_token("r");
+        let bytes = encode(&tokens, "here").unwrap();
+        let written: Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!((&written["access_token"], &written["version"]), (&"".into(), &2.into()));
+        let tokens = decode(&bytes, "here").unwrap();
+        assert!(!tokens.has_access_token() && tokens.is_expired(at(0)));
+        assert!(matches!(
+            encode(&AuthTokens::new(""), "here"),
+            Err(StoreError::InvalidTokens { .. })
+        ));
+        assert_eq!(
+            reason(r#"{"access_token":"","refresh_token":"r"}"#),
+            "its access_token is empty"
+        );
+    }
+
+    #[test]
+    fn the_refresh_tokens_own_expiry_and_a_client_secret_are_kept() {
+        let mut tokens = AuthTokens::new("a").with_client_secret("canary".into());
+        tokens.refresh_expires_at = Some(at(7));
+        assert!(!format!("{tokens:?}").contains("canary"));
+        assert_eq!(decode(&encode(&tokens, "here").unwrap(), "here").unwrap(), tokens);
+        // Of other programs, with something else in them.
+        let json =
+            r#"{"access_token":"a","client_secret":5,"refresh_expires_at":"soon","refresh":"x"}"#;
+        let tokens = decode(json.as_bytes(), "here").unwrap();
+        assert!(tokens.client_secret().is_none() && tokens.refresh_expires_at.is_none());
+        assert_eq!(tokens.extras().count(), 3);
+    }
+
+    /// One file of each form that was ever written.
+    #[test]
+    fn golden_records_of_each_form_stay_readable() {
+        let whole = Record::new(
+            AuthTokens::new("a")
+                .with_refresh_token("r")
+                .with_expires_at(at(1_800_000_000))
+                .with_obtained_at(at(1_799_999_000))
+                .with_client_secret("s".into())
+                .with_extra("scope", "x y".into())
+                .with_json_extra("realm", "7".into()),
+        );
+        let golden = |name: &str| -> Record {
+            let path = format!("{}/tests/golden/{name}.json", env!("CARGO_MANIFEST_DIR"));
+            super::decode(&std::fs::read(path).unwrap(), "here").unwrap()
+        };
+        let seed = AuthTokens::new("a").with_refresh_token("r").with_expires_at(at(1_800_000_000));
+        assert_eq!(golden("seed"), Record::new(seed.clone()));
+        let first =
+            seed.clone().with_obtained_at(at(1_799_999_000)).with_extra("scope", "x y".into());
+        assert_eq!(golden("version-1"), Record::new(first));
+        let mut second = whole.tokens.clone();
+        second.refresh_expires_at = Some(at(1_900_000_000));
+        let read = golden("version-2");
+        assert_eq!(read.tokens, second);
+        let token = RefreshToken::from("r");
+        assert_eq!(read.intent().map(Intent::at), Some(at(1_800_000_000)));
+        let throttle = read.refresh.throttle.as_ref().unwrap();
+        let until = throttle.holds("https://issuer.example/token app", at(1_800_000_001));
+        assert_eq!((until, throttle.reason()), (Some(at(1_800_000_060)), Some("429")));
+        let rejection = read.refresh.rejection.as_ref().unwrap();
+        assert!(rejection.is_for(&token, "https://issuer.example/token app"));
+        assert_eq!(
+            golden("version-2-no-access-token").tokens,
+            AuthTokens::without_access_token("r")
+        );
+        // What is written today is what was written then.
+        let path = format!("{}/tests/golden/version-2.json", env!("CARGO_MANIFEST_DIR"));
+        assert_eq!(
+            *super::encode(&read, "here").unwrap(),
+            std::fs::read(path).unwrap().trim_ascii()
+        );
     }
 
     fn any_date() -> impl Strategy<Value = DateTime<Utc>> {

@@ -21,8 +21,11 @@ use std::task::{Context, Poll, Waker};
 use chrono::{DateTime, Utc};
 
 use crate::error::StoreError;
-use crate::store::{Expect, Intent, Lease, MAX_RECORD, Revision, Stored, TokenStore};
-use crate::tokens::{AuthTokens, RefreshToken};
+use crate::store::{
+    Expect, Intent, Lease, MAX_RECORD, Record, RefreshState, Rejection, Revision, Stored, Throttle,
+    TokenStore,
+};
+use crate::tokens::AuthTokens;
 
 /// Checks every rule. `open` opens the same slot anew each time, as another process would; it is
 /// emptied before each rule and after the last one.
@@ -39,7 +42,9 @@ pub async fn check<S: TokenStore>(open: impl Fn() -> S) {
     one_of_many_wins(&slot).await;
     limits(&slot).await;
     leases(&slot).await;
-    intents(&slot).await;
+    an_intent_is_a_save(&slot).await;
+    all_that_is_known_about_refreshing_is_kept(&slot).await;
+    what_was_reserved_serves_the_end_of_a_refresh(&slot).await;
     writers_do_not_wait_for_a_lease(&slot).await;
     a_dropped_future_does_no_harm(&slot).await;
     nothing_secret_is_shown(&slot).await;
@@ -63,6 +68,10 @@ fn tokens(name: &str) -> AuthTokens {
     AuthTokens::new(format!("access-{name}")).with_refresh_token(format!("refresh-{name}"))
 }
 
+fn record(name: &str) -> Record {
+    tokens(name).into()
+}
+
 fn date(seconds: i64, nanos: u32) -> DateTime<Utc> {
     DateTime::from_timestamp(seconds, nanos).expect("a date in range")
 }
@@ -77,14 +86,16 @@ async fn round_trips(store: Store) {
         tokens("extra")
             .with_extra("id_token", "ey.ey.sig".into())
             .with_extra("scope", "a b".into())
-            .with_extra("", "\"\\\u{0}\n\u{1F511}".into()),
+            .with_extra("", "\"\\\u{0}\n\u{1F511}".into())
+            .with_json_extra("number", "7".into()),
         AuthTokens::new("\"quotes\" \\ \u{0} \n \u{1F511} ÿ".to_owned()),
-        tokens("backup").with_backup(true),
+        AuthTokens::without_access_token("refresh alone"),
+        tokens("backup").with_backup(true).with_client_secret("secret".into()),
     ];
-    for record in records {
+    for record in records.map(Record::from) {
         let revision = store.save(&record, Expect::Anything).await.expect("save(Anything) saves");
         let found = stored(&store).await;
-        assert_eq!(found.tokens, record, "what is loaded is what was saved");
+        assert_eq!(found.record, record, "what is loaded is what was saved");
         assert_eq!(found.revision, revision, "save returns the revision that load sees");
     }
 }
@@ -102,7 +113,7 @@ async fn empty(slot: &impl Fn() -> Store) {
 
 async fn expectations(slot: &impl Fn() -> Store) {
     let store = fresh(slot).await;
-    let (one, two) = (tokens("one"), tokens("two"));
+    let (one, two) = (record("one"), record("two"));
 
     let never = Expect::Unchanged(Revision::new(*b"never"));
     conflict(store.save(&one, never.clone()).await, "save(Unchanged) over an empty slot");
@@ -111,7 +122,7 @@ async fn expectations(slot: &impl Fn() -> Store) {
     conflict(store.save(&two, never.clone()).await, "save(Unchanged) over another revision");
     conflict(store.clear(never).await, "clear(Unchanged) of another revision");
     conflict(store.clear(Expect::Absent).await, "clear(Absent) of a record");
-    assert_eq!(stored(&slot()).await.tokens, one, "a conflict changes nothing");
+    assert_eq!(stored(&slot()).await.record, one, "a conflict changes nothing");
 
     let second = store.save(&two, Expect::Unchanged(first.clone())).await;
     let second = second.expect("save(Unchanged) over the revision that is there");
@@ -130,7 +141,7 @@ async fn every_change_has_its_revision(slot: &impl Fn() -> Store) {
     let store = fresh(slot).await;
     let mut seen: Vec<Revision> = Vec::new();
     for round in 0..8 {
-        let record = tokens("turn").with_obtained_at(date(round, 0));
+        let record = tokens("turn").with_obtained_at(date(round, 0)).into();
         let revision = store.save(&record, Expect::Anything).await.expect("it saves");
         assert!(!seen.contains(&revision), "a changed record has a revision of its own");
         seen.push(revision);
@@ -140,42 +151,43 @@ async fn every_change_has_its_revision(slot: &impl Fn() -> Store) {
 async fn one_of_many_wins(slot: &impl Fn() -> Store) {
     for round in 0..8 {
         let store = fresh(slot).await;
-        let start = store.save(&tokens("start"), Expect::Absent).await.expect("it saves");
+        let start = store.save(&record("start"), Expect::Absent).await.expect("it saves");
         let (expect, name) = if round % 2 == 0 {
             (Expect::Unchanged(start), "over one revision")
         } else {
             store.clear(Expect::Anything).await.expect("it clears");
             (Expect::Absent, "into an empty slot")
         };
-        let racers: Vec<_> = (0..8).map(|n| (slot(), tokens(&n.to_string()))).collect();
-        let saves = racers.iter().map(|(store, tokens)| store.save(tokens, expect.clone()));
+        let racers: Vec<_> = (0..8).map(|n| (slot(), record(&n.to_string()))).collect();
+        let saves = racers.iter().map(|(store, record)| store.save(record, expect.clone()));
         let results = all(saves.collect()).await;
         let mut winner = None;
-        for (result, (_, tokens)) in results.into_iter().zip(&racers) {
+        for (result, (_, record)) in results.into_iter().zip(&racers) {
             match result {
                 Ok(_) => {
-                    assert!(winner.replace(tokens).is_none(), "one racer wins {name}, no more");
+                    assert!(winner.replace(record).is_none(), "one racer wins {name}, no more");
                 }
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => panic!("who loses the race {name} gets a Conflict: {error}"),
             }
         }
         let winner = winner.unwrap_or_else(|| panic!("one racer wins {name}"));
-        assert_eq!(stored(&store).await.tokens, *winner, "the winner's record is there");
+        assert_eq!(stored(&store).await.record, *winner, "the winner's record is there");
     }
 }
 
 async fn limits(slot: &impl Fn() -> Store) {
     let store = fresh(slot).await;
-    let large = AuthTokens::new("x".repeat(60_000));
+    let large = AuthTokens::new("x".repeat(60_000)).with_refresh_token("r").into();
     store.save(&large, Expect::Absent).await.expect("a record of 60 kB fits");
-    assert_eq!(stored(&store).await.tokens, large);
+    assert_eq!(stored(&store).await.record, large);
 
-    let too_large = store.save(&AuthTokens::new("x".repeat(MAX_RECORD)), Expect::Anything).await;
+    let too_large =
+        store.save(&AuthTokens::new("x".repeat(MAX_RECORD)).into(), Expect::Anything).await;
     assert!(matches!(too_large, Err(StoreError::TooLarge { .. })), "over 64 KiB is TooLarge");
-    let invalid = store.save(&AuthTokens::new(""), Expect::Anything).await;
+    let invalid = store.save(&AuthTokens::new("").into(), Expect::Anything).await;
     assert!(matches!(invalid, Err(StoreError::InvalidTokens { .. })), "an empty token is invalid");
-    assert_eq!(stored(&store).await.tokens, large, "a refused save changes nothing");
+    assert_eq!(stored(&store).await.record, large, "a refused save changes nothing");
 }
 
 async fn leases(slot: &impl Fn() -> Store) {
@@ -192,47 +204,113 @@ async fn leases(slot: &impl Fn() -> Store) {
     self::lease(&store).await.release().await.expect("a dropped lease is free again");
 }
 
-async fn intents(slot: &impl Fn() -> Store) {
-    let store = fresh(slot).await;
-    let token = RefreshToken::from("refresh");
-    let (one, two) = (Intent::new(&token, date(1, 0)), Intent::new(&token, date(2, 5)));
-    let mut first = lease(&store).await;
-    assert_eq!(first.intent().await.expect("it reads"), None, "at first there is no intent");
-    first.remove_intent().await.expect("removing no intent succeeds");
-    first.write_intent(&one).await.expect("an intent can be written");
-    first.write_intent(&two).await.expect("an intent can be written over another");
-    drop(first);
+fn with_intent(name: &str, at: i64) -> Record {
+    let (mut record, mut refresh) = (record(name), RefreshState::default());
+    refresh.intent = record.tokens.refresh_token.as_ref().map(|it| Intent::new(it, date(at, 5)));
+    record.refresh = refresh;
+    record
+}
 
-    let mut second = lease(&slot()).await;
-    let found = second.intent().await.expect("it reads");
-    assert_eq!(found, Some(two), "the next holder sees what the last one left");
-    second.remove_intent().await.expect("an intent can be removed");
-    assert_eq!(second.intent().await.expect("it reads"), None, "a removed intent is gone");
-    assert!(store.load().await.expect("it loads").is_none(), "an intent is no record");
-    second.release().await.expect("a lease can be released");
+async fn an_intent_is_a_save(slot: &impl Fn() -> Store) {
+    let store = fresh(slot).await;
+    let noted = with_intent("one", 1);
+    let never = Expect::Unchanged(Revision::new(*b"never"));
+    conflict(store.save(&noted, never).await, "an intent in an empty slot");
+    let first = store.save(&record("one"), Expect::Absent).await.expect("it saves");
+    let mut held = lease(&store).await;
+    held.reserve().await.expect("the successor can be reserved");
+    let second = store.save(&noted, Expect::Unchanged(first.clone())).await.expect("it saves");
+    assert_ne!(first, second, "an intent is another state of the slot");
+    drop(held);
+    let found = stored(&slot()).await;
+    assert_eq!((&found.record, &found.revision), (&noted, &second), "others see the intent");
+    assert_eq!(found.record.tokens, tokens("one"), "and the same tokens");
+    conflict(store.save(&noted, Expect::Unchanged(first)).await, "an intent after a change");
+
+    // One about another token is kept like any other, and says nothing.
+    let foreign = record("two").with_refresh(noted.refresh.clone());
+    let third = store.save(&foreign, Expect::Unchanged(second.clone())).await.expect("it saves");
+    assert_eq!(stored(&store).await.record.intent(), None, "an intent is about one token");
+    store.save(&record("two"), Expect::Unchanged(third)).await.expect("an intent can be removed");
+    assert_eq!(stored(&slot()).await.record, record("two"), "a removed intent is gone");
+
+    store.save(&noted, Expect::Anything).await.expect("it saves");
+    store.clear(Expect::Anything).await.expect("it clears");
+    conflict(store.save(&noted, Expect::Unchanged(second)).await, "an intent after a logout");
+    assert!(store.load().await.expect("it loads").is_none(), "an intent is no login");
+}
+
+async fn all_that_is_known_about_refreshing_is_kept(slot: &impl Fn() -> Store) {
+    let store = fresh(slot).await;
+    let mut record = with_intent("state", 1);
+    let token = record.tokens.refresh_token.clone().expect("it has one");
+    record.refresh.throttle = Some(Throttle::new(date(1, 0), date(2, 7), "client", Some("busy")));
+    record.refresh.rejection = Some(Rejection::new(&token, "client", date(3, 0), "refused"));
+    store.save(&record, Expect::Absent).await.expect("it saves");
+    assert_eq!(stored(&slot()).await.record, record, "all of it comes back");
+
+    // There is room for it beside the largest tokens.
+    let mut length = MAX_RECORD;
+    let largest = loop {
+        let tokens = AuthTokens::new("x".repeat(length)).with_refresh_token("refresh-state");
+        match store.save(&tokens.clone().into(), Expect::Anything).await {
+            Ok(_) => break tokens,
+            Err(StoreError::TooLarge { .. }) if length > MAX_RECORD / 2 => length -= 16,
+            Err(error) => panic!("tokens near the limit are saved, or too large: {error}"),
+        }
+    };
+    record.tokens = largest;
+    store.save(&record, Expect::Anything).await.expect("there is room for what is known");
+    assert_eq!(stored(&slot()).await.record, record, "all of it comes back");
+}
+
+async fn what_was_reserved_serves_the_end_of_a_refresh(slot: &impl Fn() -> Store) {
+    let store = fresh(slot).await;
+    let start = store.save(&record("old"), Expect::Absent).await.expect("it saves");
+    let mut held = lease(&store).await;
+    held.reserve().await.expect("the successor can be reserved");
+    held.reserve().await.expect("and again");
+    let noted = store.save(&with_intent("old", 1), Expect::Unchanged(start)).await;
+    let noted = noted.expect("the intent is saved");
+    let new = AuthTokens::new("x".repeat(60_000)).with_refresh_token("new").into();
+    store.save(&new, Expect::Unchanged(noted.clone())).await.expect("the successor is saved");
+    assert_eq!(stored(&slot()).await.record, new, "the successor is there");
+    conflict(store.save(&record("late"), Expect::Unchanged(noted)).await, "a second successor");
+    assert_eq!(held.take_warning().map(|it| it.to_string()), None, "nothing went wrong");
+    held.release().await.expect("a lease can be released");
+
+    // A login in between wins, and what was reserved costs nobody anything.
+    let before = stored(&store).await.revision;
+    let mut held = lease(&store).await;
+    held.reserve().await.expect("the successor can be reserved");
+    slot().save(&record("login"), Expect::Anything).await.expect("a login needs no lease");
+    conflict(store.save(&record("late"), Expect::Unchanged(before)).await, "a late successor");
+    drop(held);
+    assert_eq!(stored(&store).await.record, record("login"), "the login is there");
+    lease(&slot()).await.release().await.expect("a dropped lease is free again");
 }
 
 async fn writers_do_not_wait_for_a_lease(slot: &impl Fn() -> Store) {
     let store = fresh(slot).await;
     let lease = lease(&store).await;
     let other = slot();
-    other.save(&tokens("login"), Expect::Anything).await.expect("a login needs no lease");
+    other.save(&record("login"), Expect::Anything).await.expect("a login needs no lease");
     other.clear(Expect::Anything).await.expect("a logout needs no lease");
     lease.release().await.expect("a lease can be released");
 }
 
 async fn a_dropped_future_does_no_harm(slot: &impl Fn() -> Store) {
     let store = fresh(slot).await;
-    let (old, new) = (tokens("old"), tokens("new"));
+    let (old, new) = (record("old"), record("new"));
     store.save(&old, Expect::Absent).await.expect("it saves");
     let mut save = store.save(&new, Expect::Anything);
     // One step, then the caller gives up.
     let _ = save.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     drop(save);
-    let found = stored(&store).await.tokens;
+    let found = stored(&store).await.record;
     assert!(found == old || found == new, "a dropped save has happened or has not");
     store.save(&old, Expect::Anything).await.expect("the slot can be written afterwards");
-    assert_eq!(stored(&store).await.tokens, old, "a later save is not overtaken by a dropped one");
+    assert_eq!(stored(&store).await.record, old, "a later save is not overtaken by a dropped one");
     drop(store.save(&new, Expect::Anything));
     store.clear(Expect::Anything).await.expect("it clears");
     assert!(store.load().await.expect("it loads").is_none(), "nothing comes back after a logout");
@@ -240,7 +318,7 @@ async fn a_dropped_future_does_no_harm(slot: &impl Fn() -> Store) {
 
 async fn nothing_secret_is_shown(slot: &impl Fn() -> Store) {
     let store = fresh(slot).await;
-    let canary = tokens("canary");
+    let canary = with_intent("canary", 1);
     let revision = store.save(&canary, Expect::Anything).await.expect("it saves");
     let error = store.save(&canary, Expect::Absent).await.expect_err("it is not absent");
     let lease = lease(&store).await;

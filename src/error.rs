@@ -104,6 +104,14 @@ pub enum StoreError {
         /// The newest version that this crate reads.
         known: u64,
     },
+    /// There is no room for the record, or for the one that a refresh would end with.
+    #[error("there is no room for new tokens in {place}: {reason}")]
+    NoSpace {
+        /// The slot, or its directory.
+        place: String,
+        /// How much room there is, how much it takes, and what to do.
+        reason: String,
+    },
     /// There is something else where the record's file should be.
     #[error("{place} is a {found}, not a regular file; move it away or name another path")]
     NotAFile {
@@ -198,6 +206,7 @@ impl StoreError {
             Self::Denied { .. }
                 | Self::Io { .. }
                 | Self::Locked { .. }
+                | Self::NoSpace { .. }
                 | Self::RolledBack { .. }
                 | Self::Timeout { .. }
                 | Self::Unavailable { .. }
@@ -245,20 +254,6 @@ pub enum AuthError {
     /// The slot is empty.
     #[error("there are no tokens; sign in first")]
     TokenNotFound,
-}
-
-impl AuthError {
-    /// Tells whether this may pass by itself, and says nothing against an access token that the
-    /// server still accepts.
-    pub(crate) fn is_passing(&self) -> bool {
-        match self {
-            Self::Refresh(_) | Self::TokenExpired => true,
-            Self::Store(error) => {
-                error.is_passing() || matches!(error, StoreError::ReadOnly { .. })
-            }
-            _ => false,
-        }
-    }
 }
 
 /// Who may have spent a refresh token without saving its successor.

@@ -1,17 +1,23 @@
 //! Private files: each holds one record or none, is replaced whole or not at all, and is refused
 //! when others can get at it.
 //!
-//! Beside a slot `tokens.age` lie `tokens.age.lock` (the write lock), `tokens.age.lease` (the
-//! lease), for the time of a refresh `tokens.age.intent`, and for the time of a write
-//! `tokens.age.tmp` or `tokens.age.intent.tmp`. The lock files are never removed: whoever still has an unlinked one open
-//! would hold a lock that nobody else sees.
+//! Beside a slot `tokens.age` lie `tokens.age.lock` (the write lock) and `tokens.age.lease` (the lease).
+//! For the time of a write there is `tokens.age.RANDOM.tmp`, and for the time of a refresh
+//! `tokens.age.RANDOM.next`, which has room for the successor. What a process that was killed left of the
+//! former, the next holder of the write lock removes; what it left of the latter, the next holder of the
+//! lease. The names are random because in a directory like `/tmp` others can take every name that they
+//! can guess. The lock files are never removed: whoever still has an unlinked one open would hold a lock
+//! that nobody else sees.
+//!
+//! Earlier builds wrote `tokens.age.intent`, `tokens.age.tmp` and `tokens.age.intent.tmp`. Such an intent
+//! is read once, and the next write removes it.
 
 #[cfg(windows)]
 mod acl;
-mod lease;
 #[cfg_attr(unix, path = "file/unix.rs")]
 #[cfg_attr(windows, path = "file/windows.rs")]
 mod platform;
+mod successor;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
@@ -24,11 +30,11 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use self::lease::FileLease;
 use self::platform::Dir;
+pub(crate) use self::successor::Successor;
 use crate::codec::Bytes;
 use crate::error::StoreError;
-use crate::store::{Expect, Lease, Revision};
+use crate::store::{Expect, Revision};
 
 /// How long a writer waits for another one. A write takes milliseconds; who holds the lock for
 /// this long is stopped or stuck, and the user should hear of it.
@@ -43,6 +49,13 @@ const ERROR_LOCK_VIOLATION: i32 = 33;
 #[cfg(feature = "age")]
 const MAX_KEY_FILE: usize = 64 * 1024;
 
+/// The most bytes of an intent as earlier builds wrote it; it has some 130.
+const MAX_INTENT: usize = 1024;
+
+/// The endings of the names of files that hold what is being written.
+const TEMPORARY: &str = ".tmp";
+const NEXT: &str = ".next";
+
 /// Whether permissions that let others read are an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exposure {
@@ -54,6 +67,8 @@ pub(crate) enum Exposure {
 pub(crate) struct Content {
     pub(crate) bytes: Bytes,
     pub(crate) revision: Revision,
+    /// The text of an intent that an earlier build left beside it.
+    pub(crate) intent: Option<Bytes>,
 }
 
 /// A file that holds one record or does not exist.
@@ -93,26 +108,43 @@ impl FileSlot {
     /// Reads the file, and takes no lock: a rename shows the old record or the new one.
     pub(crate) fn read(&self, exposure: Exposure) -> Result<Option<Content>, StoreError> {
         let (parent, _) = self.split()?;
-        match Dir::open(parent, exposure)? {
-            Some(dir) => self.read_in(&dir, exposure),
-            None => Ok(None),
+        let Some(dir) = Dir::open(parent, exposure)? else { return Ok(None) };
+        let mut content = self.read_in(&dir, exposure)?;
+        if let Some(content) = &mut content {
+            content.intent = self.read_intent(&dir);
         }
+        Ok(content)
     }
 
     /// Replaces the file if it is as `expect` says.
     ///
-    /// Whatever is there is shown to `inspect` first, which refuses what must not be overwritten. `next` makes the new content; it is told whether the
-    /// slot is empty. Both run under the write lock.
+    /// Whatever is there is shown to `inspect` first, which refuses what must not be overwritten. `next` makes
+    /// the new content; it is told whether the slot is empty. Both run under the write lock.
+    ///
+    /// With a successor that was reserved, its room, its directory and its lock are used: what others did
+    /// to those since then must not cost the tokens.
     pub(crate) fn replace(
         &self,
         expect: &Expect,
+        successor: Option<&mut Successor>,
         inspect: impl FnOnce(&Content) -> Result<(), StoreError>,
         next: impl FnOnce(bool) -> Result<Bytes, StoreError>,
     ) -> Result<Revision, StoreError> {
         let (parent, name) = self.split()?;
-        let dir = Dir::create(parent)?;
-        let _lock = self.lock(&dir, name)?;
-        let current = self.read_in(&dir, Exposure::Refused)?;
+        let (created, exposure);
+        let (dir, lock) = match &successor {
+            Some(successor) => {
+                exposure = Exposure::Accepted;
+                (successor.dir(), successor.lock(self, name))
+            }
+            None => {
+                exposure = Exposure::Refused;
+                created = Dir::create(parent)?;
+                (&created, self.lock(&created, name))
+            }
+        };
+        let _lock = lock?;
+        let current = self.read_in(dir, exposure)?;
         let compared = self.compare(expect, current.as_ref(), inspect);
         if compared.is_err() && current.is_some() {
             // Whoever is told of a conflict may take what is there for saved, and who saved it may
@@ -124,7 +156,11 @@ impl FileSlot {
             dir.sync_above()?;
         }
         let bytes = next(current.is_none())?;
-        self.write(&dir, name, &bytes)?;
+        self.sweep(dir, TEMPORARY);
+        match successor {
+            Some(successor) => successor.become_record(&self.path, name, &bytes)?,
+            None => self.write(dir, name, &bytes)?,
+        }
         Ok(revision(&bytes))
     }
 
@@ -140,15 +176,18 @@ impl FileSlot {
     ) -> Result<(), StoreError> {
         let (parent, name) = self.split()?;
         let failed = |error| StoreError::io("remove", self.place(), error);
-        // First what holds tokens that nobody asked for, and last what would be missed beside a record.
-        let names = [temporary(name), name.to_owned(), intent(name)];
-        let note = temporary(&intent(name));
         // Whatever cannot be looked at may be there.
-        let is_there = |name: &OsString| {
+        let is_there = |name: &OsStr| {
             let found = parent.join(name).symlink_metadata();
             !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
         };
-        if afterwards.is_none() && !names.iter().chain([&note]).any(is_there) {
+        let is_empty = !is_there(name) && !is_there(&suffixed(name, ".intent")) && {
+            let dir = Dir::open(parent, Exposure::Accepted).ok().flatten();
+            let left =
+                |suffix| dir.as_ref().map_or_else(Vec::new, |dir| leftovers(dir, name, suffix));
+            ![TEMPORARY, NEXT].into_iter().flat_map(left).any(|left| is_there(&left))
+        };
+        if afterwards.is_none() && is_empty {
             // An empty slot needs no lock, which may not even be possible here.
             refuse_missing_root(parent)?;
             self.compare(expect, None, inspect)?;
@@ -168,25 +207,34 @@ impl FileSlot {
             let current = self.read_in(&dir, Exposure::Accepted)?;
             self.compare(expect, current.as_ref(), inspect)?;
         }
-        // Whoever has the lease may be about to write it; if nobody has, it was left behind. Either
-        // way the record goes.
-        let lease = if is_there(&note) { self.lease_in(&dir, name).ok().flatten() } else { None };
-        for name in names.iter().chain(lease.is_some().then_some(&note)) {
-            match dir.remove(name) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-                _ => {}
-            }
+        // What whoever has the lease is about to write is theirs; if nobody has it, it was left behind and
+        // goes too.
+        let lease = self.lease_in(&dir, name).ok().flatten();
+        // First what holds tokens that nobody asked for.
+        self.sweep(&dir, TEMPORARY);
+        if lease.is_some() {
+            self.sweep(&dir, NEXT);
         }
+        match dir.remove(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        // Last, because it would be missed beside a record.
+        let _ = dir.remove(&suffixed(name, ".intent"));
         // Also if there was nothing to remove: see above.
         dir.sync().map_err(failed)?;
         afterwards.map_or(Ok(()), |afterwards| afterwards())
     }
 
-    /// Takes the lease, or returns `None` while another holder has it, here or elsewhere.
-    pub(crate) fn try_lease(self: &Arc<Self>) -> Result<Option<Box<dyn Lease>>, StoreError> {
+    /// Takes the lock of the lease, or returns `None` while another holder has it, here or elsewhere.
+    pub(crate) fn try_lease(&self) -> Result<Option<Locked>, StoreError> {
         let (parent, name) = self.split()?;
-        let locked = self.lease_in(&open_or_create(parent)?, name)?;
-        Ok(locked.map(|locked| Box::new(FileLease::new(self.clone(), locked)) as _))
+        let dir = open_or_create(parent)?;
+        let locked = self.lease_in(&dir, name)?;
+        if locked.is_some() {
+            self.sweep(&dir, NEXT);
+        }
+        Ok(locked)
     }
 
     fn lease_in(&self, dir: &Dir, name: &OsStr) -> Result<Option<Locked>, StoreError> {
@@ -194,12 +242,39 @@ impl FileSlot {
         Ok(Locked::try_new(file, &self.path)?.ok())
     }
 
+    /// Makes sure that the file can be replaced by one of that size, whatever becomes of the disk. The
+    /// holder of the lease calls it.
+    pub(crate) fn reserve(&self, size: usize) -> Result<Successor, StoreError> {
+        let (parent, name) = self.split()?;
+        let dir = Dir::create(parent)?;
+        dir.check_replaceable(name)?;
+        // It is not kept: a login or a logout does not wait for a refresh. But that it can be had is known.
+        drop(self.lock(&dir, name)?);
+        Successor::reserve(dir, name, size)
+    }
+
+    /// Reads the intent that an earlier build left beside the record. What cannot be read stops nobody.
+    fn read_intent(&self, dir: &Dir) -> Option<Bytes> {
+        let name = suffixed(self.path.file_name()?, ".intent");
+        let file = dir.open_file(&name, Exposure::Accepted).ok()??;
+        read_whole(file, &self.path, MAX_INTENT).ok()
+    }
+
+    /// Removes what processes that were killed left of their writes. What cannot be removed is no
+    /// obstacle: in a directory that others can write to, it may be theirs.
+    fn sweep(&self, dir: &Dir, suffix: &str) {
+        let Some(name) = self.path.file_name() else { return };
+        for left in leftovers(dir, name, suffix) {
+            let _ = dir.remove(&left);
+        }
+    }
+
     fn read_in(&self, dir: &Dir, exposure: Exposure) -> Result<Option<Content>, StoreError> {
         let (_, name) = self.split()?;
         let Some(file) = dir.open_file(name, exposure)? else { return Ok(None) };
         let bytes = read_whole(file, &self.path, self.limit)?;
         let revision = revision(&bytes);
-        Ok(Some(Content { bytes, revision }))
+        Ok(Some(Content { bytes, revision, intent: None }))
     }
 
     fn compare(
@@ -221,16 +296,9 @@ impl FileSlot {
 
     /// Writes, and makes durable, first the content and then its name.
     fn write(&self, dir: &Dir, name: &OsStr, bytes: &[u8]) -> Result<(), StoreError> {
-        let failed = |error| StoreError::io("write", self.place(), error);
-        let temporary = temporary(name);
-        let mut file = match dir.create_new(&temporary) {
-            // An earlier writer died. We hold its lock now, so nobody else uses the name.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                dir.remove(&temporary).and_then(|()| dir.create_new(&temporary))
-            }
-            created => created,
-        }
-        .map_err(failed)?;
+        let failed = |error| explain_write(dir, &self.path, bytes.len(), error);
+        let temporary = unused_name(name, TEMPORARY);
+        let mut file = dir.create_new(&temporary).map_err(failed)?;
         let written = dir
             .make_private(&mut file, &temporary)
             .and_then(|()| file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed));
@@ -242,7 +310,10 @@ impl FileSlot {
             let _ = dir.remove(&temporary);
             return Err(error);
         }
-        dir.sync().map_err(failed)
+        dir.sync().map_err(failed)?;
+        // The record says it now.
+        let _ = dir.remove(&suffixed(name, ".intent"));
+        Ok(())
     }
 
     fn lock(&self, dir: &Dir, name: &OsStr) -> Result<Locked, StoreError> {
@@ -306,7 +377,7 @@ impl Locked {
 
 impl Locked {
     /// Gives it up now.
-    fn unlock(&self) -> io::Result<()> {
+    pub(crate) fn unlock(&self) -> io::Result<()> {
         match self.0.unlock() {
             // The standard library unlocks twice, because there could be two locks, and Wine 8 has
             // another word than Windows for there being none.
@@ -328,7 +399,10 @@ impl Drop for Locked {
 }
 
 fn lock(dir: &Dir, name: &OsStr, place: &Path, wait: Duration) -> Result<Locked, StoreError> {
-    let mut file = dir.open_lock(name)?;
+    wait_for(dir.open_lock(name)?, place, wait)
+}
+
+fn wait_for(mut file: File, place: &Path, wait: Duration) -> Result<Locked, StoreError> {
     let deadline = Instant::now() + wait;
     loop {
         match Locked::try_new(file, place)? {
@@ -412,13 +486,52 @@ pub(crate) fn revision(bytes: &[u8]) -> Revision {
     Revision::new(Sha256::digest(bytes).as_slice())
 }
 
-fn temporary(name: &OsStr) -> OsString {
-    suffixed(name, ".tmp")
+/// Makes the name of a file that nobody else knows.
+fn unused_name(name: &OsStr, suffix: &str) -> OsString {
+    let mut random = [0; RANDOM / 2];
+    // Without randomness a name may be taken; the file is created exclusively all the same.
+    let _ = getrandom::fill(&mut random);
+    let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    suffixed(name, &format!(".{random}{suffix}"))
 }
 
-fn intent(name: &OsStr) -> OsString {
-    suffixed(name, ".intent")
+/// How many characters of such a name are random: nobody guesses one of 2^64.
+const RANDOM: usize = 16;
+
+/// Finds the files that were made under such names, and those of earlier builds, for the slot of that name.
+fn leftovers(dir: &Dir, name: &OsStr, suffix: &str) -> Vec<OsString> {
+    let prefix = suffixed(name, ".");
+    let (prefix, suffix) = (prefix.as_encoded_bytes(), suffix.as_bytes());
+    let is_ours = |found: &OsString| {
+        let random = found.as_encoded_bytes().strip_prefix(prefix);
+        let random = random.and_then(|found| found.strip_suffix(suffix));
+        random.is_some_and(|random| {
+            random.len() == RANDOM && random.iter().all(u8::is_ascii_hexdigit)
+        })
+    };
+    let mut found: Vec<OsString> = dir.names().into_iter().filter(is_ours).collect();
+    if suffix == TEMPORARY.as_bytes() {
+        found.push(suffixed(name, TEMPORARY));
+    } else {
+        found.push(suffixed(name, ".intent.tmp"));
+    }
+    found
 }
+
+/// Says why a record could not be written, and what to do.
+fn explain_write(dir: &Dir, path: &Path, size: usize, error: io::Error) -> StoreError {
+    let place = path.display().to_string();
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            StoreError::NoSpace { place, reason: dir.missing_space(size, &error) }
+        }
+        io::ErrorKind::ResourceBusy => StoreError::ReadOnly { place, reason: MOUNT_POINT.into() },
+        _ => StoreError::io("write", place, error),
+    }
+}
+
+const MOUNT_POINT: &str =
+    "it is a mount point, so that it cannot be replaced; mount its directory, and not the file";
 
 fn suffixed(name: &OsStr, suffix: &str) -> OsString {
     let mut name = name.to_owned();

@@ -1,7 +1,6 @@
 //! One slot that many machines share: what the backends on a server have in common.
 //!
-//! A server keeps one row for a slot: age ciphertext, who has the lease, and the note of a refresh.
-//! Every change replaces the whole row by one compare-and-swap, so a holder whose lease has passed to
+//! A server keeps one row for a slot: age ciphertext, and who has the lease. Every change replaces the whole row by one compare-and-swap, so a holder whose lease has passed to
 //! somebody else cannot save over its successor, however long it was stopped in between.
 //!
 //! Inside the ciphertext, before the record, stand the slot's name and a generation that counts its
@@ -25,21 +24,19 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
 use self::content::Content;
-use self::lease::{FleetLease, Overdue};
+use self::lease::{FleetLease, Leased, Overdue};
 use crate::blocking;
 use crate::clock::Clock;
 use crate::error::StoreError;
 use crate::file::revision;
-use crate::key::AgeKey;
-use crate::store::{Expect, Intent, Lease, Revision, Stored};
-use crate::tokens::AuthTokens;
+use crate::key::{AgeKey, Sealer};
+use crate::store::{Expect, Lease, Record, Revision, Stored};
 
 /// Implements [`TokenStore`](crate::TokenStore) for a store that is a [`FleetSlot`].
 macro_rules! keep_in_fleet_slot {
     ($store:ty) => {
         const _: () = {
-            use crate::store::{Expect, Lease, Revision, Stored, TokenStore};
-            use crate::tokens::AuthTokens;
+            use crate::store::{Expect, Lease, Record, Revision, Stored, TokenStore};
 
             #[async_trait]
             impl TokenStore for $store {
@@ -49,10 +46,10 @@ macro_rules! keep_in_fleet_slot {
 
                 async fn save(
                     &self,
-                    tokens: &AuthTokens,
+                    record: &Record,
                     expect: Expect,
                 ) -> Result<Revision, StoreError> {
-                    self.0.save(tokens, expect).await
+                    self.0.save(record, expect).await
                 }
 
                 async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
@@ -91,8 +88,6 @@ pub(crate) struct Row {
     /// Counts the holders of the lease, so that a late request of an earlier one is told apart.
     pub(crate) fence: u64,
     pub(crate) hold: Option<Hold>,
-    /// The note of a refresh, as its holder wrote it.
-    pub(crate) intent: Option<String>,
 }
 
 /// Who has the lease of a slot.
@@ -144,8 +139,12 @@ struct Inner<E> {
     /// Held by a write until it is over, even if its caller gave up.
     order: Arc<tokio::sync::Mutex<()>>,
     seen: Mutex<Option<Seen>>,
-    /// The number of the lease that was given out and not given up, whether it still lasts or not.
-    leased: Mutex<Option<u64>>,
+    /// The lease that was given out and not given up, whether it still lasts or not.
+    leased: Mutex<Option<Leased>>,
+    /// What its holder reserved for the record that its refresh ends with.
+    reserved: Mutex<Option<Sealer>>,
+    /// What went wrong in a save that used it.
+    warning: Mutex<Option<StoreError>>,
     /// The state whose holder may come back.
     overdue: Mutex<Option<Overdue>>,
     clock: Clock,
@@ -167,6 +166,8 @@ impl<E: Engine> FleetSlot<E> {
             order: Arc::default(),
             seen: Mutex::default(),
             leased: Mutex::default(),
+            reserved: Mutex::default(),
+            warning: Mutex::default(),
             overdue: Mutex::default(),
             clock: Clock::default(),
         }))
@@ -189,16 +190,16 @@ impl<E: Engine> FleetSlot<E> {
         drop(self.0.turn().await?);
         let Some(opened) = self.0.look().await?.opened? else { return Ok(None) };
         let revision = opened.revision;
-        Ok(opened.content.tokens.map(|tokens| Stored { tokens, revision }))
+        Ok(opened.content.record.map(|record| Stored { record, revision }))
     }
 
     pub(crate) async fn save(
         &self,
-        tokens: &AuthTokens,
+        record: &Record,
         expect: Expect,
     ) -> Result<Revision, StoreError> {
-        let (inner, tokens) = (self.0.clone(), tokens.clone());
-        self.0.in_turn(async move { inner.write(Some(tokens), &expect).await }).await
+        let (inner, record) = (self.0.clone(), record.clone());
+        self.0.in_turn(async move { inner.write(Some(record), &expect).await }).await
     }
 
     pub(crate) async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
@@ -315,11 +316,11 @@ impl<E: Engine> Inner<E> {
     }
 
     fn seen(&self) -> MutexGuard<'_, Option<Seen>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.seen)
     }
 
-    fn leased(&self) -> MutexGuard<'_, Option<u64>> {
-        self.leased.lock().unwrap_or_else(PoisonError::into_inner)
+    fn leased(&self) -> MutexGuard<'_, Option<Leased>> {
+        lock(&self.leased)
     }
 
     fn rolled_back(&self) -> StoreError {
@@ -336,23 +337,29 @@ impl<E: Engine> Inner<E> {
     }
 
     /// Fills or empties the slot if it is as `expect` says.
+    ///
+    /// The holder of the lease renews it in the same step when it saves an intent: some servers take one
+    /// write of an object a second.
     async fn write(
         self: &Arc<Self>,
-        tokens: Option<AuthTokens>,
+        record: Option<Record>,
         expect: &Expect,
     ) -> Result<Revision, StoreError> {
+        let has_intent = record.as_ref().is_some_and(|record| record.refresh.intent.is_some());
+        let ends_a_refresh = record.is_some() && !has_intent;
+        let mut sealed = None;
         for _ in 0..ATTEMPTS {
             let Look { found, opened } = self.look().await?;
-            let row = found.as_ref().map(|found| found.row.clone()).unwrap_or_default();
+            let mut row = found.as_ref().map(|found| found.row.clone()).unwrap_or_default();
             let opened = match opened {
                 // Only a logout takes away what cannot be read.
-                Err(_) if tokens.is_none() && *expect == Expect::Anything => None,
+                Err(_) if record.is_none() && *expect == Expect::Anything => None,
                 opened => opened?,
             };
             let generation = opened.as_ref().map_or(0, |opened| opened.content.generation);
             // Nothing that its key opens: there may be none yet, or none any more.
             let is_first = opened.is_none();
-            let there = opened.filter(|opened| opened.content.tokens.is_some());
+            let there = opened.filter(|opened| opened.content.record.is_some());
             let as_expected = match expect {
                 Expect::Absent => there.is_none(),
                 Expect::Anything => true,
@@ -365,30 +372,54 @@ impl<E: Engine> Inner<E> {
                 break;
             }
             let content =
-                Content { generation: self.next_generation(generation), tokens: tokens.clone() };
+                Content { generation: self.next_generation(generation), record: record.clone() };
             let (generation, inner) = (content.generation, self.clone());
-            let record = blocking::run(&self.engine.to_string(), move || {
-                let place = inner.engine.to_string();
-                content::seal(&inner.key, &content, &inner.name, &place, is_first)
+            let (bytes, warning) = blocking::run(&self.engine.to_string(), move || {
+                inner.seal(&content, is_first, ends_a_refresh)
             })
             .await?;
-            let intent = row.intent.clone().filter(|note| is_of(note, tokens.as_ref()));
-            let written = Row { record, intent, ..row };
-            let revision = revision(&written.record);
+            sealed = warning.or(sealed);
+            row.record = bytes;
+            let renewed = has_intent.then(|| self.renew_in(&mut row)).flatten();
+            let revision = revision(&row.record);
             // Also if it is empty already: a login that was given up may still be on its way to the server,
             // and must not come after a logout.
-            if self.put(found.as_ref(), written).await? {
+            if self.put(found.as_ref(), row).await? {
                 self.see(Seen { generation, revision: revision.clone() });
+                if let (Some(renewed), Some(leased)) = (renewed, &mut *self.leased()) {
+                    leased.renew(renewed);
+                }
+                if sealed.is_some() {
+                    *lock(&self.warning) = sealed;
+                }
                 return Ok(revision);
             }
         }
         Err(StoreError::Conflict { place: self.engine.to_string() })
     }
 
+    /// Seals with the key as it is now. What ends a refresh exists nowhere else: if the key cannot be read any
+    /// more, it is sealed to the recipients that were reserved.
+    fn seal(
+        &self,
+        content: &Content,
+        is_first: bool,
+        ends_a_refresh: bool,
+    ) -> Result<(Vec<u8>, Option<StoreError>), StoreError> {
+        let place = self.engine.to_string();
+        let seal = |sealer: &Sealer| content::seal(&self.key, sealer, content, &self.name, &place);
+        let prepared = self.key.prepare();
+        let sealed = prepared.and_then(|()| seal(&self.key.sealer(&place, is_first)?));
+        match (sealed, &*lock(&self.reserved)) {
+            (Err(error), Some(reserved)) if ends_a_refresh => Ok((seal(reserved)?, Some(error))),
+            (sealed, _) => Ok((sealed?, None)),
+        }
+    }
+
     /// Tells whether this process had the lease, let it pass, and somebody else has it now. Its successor
     /// may be spending the same token, and what comes of that is the later one.
     fn is_overtaken(&self, row: &Row) -> bool {
-        let leased = *self.leased();
+        let leased = self.leased().as_ref().map(|leased| leased.fence);
         leased.is_some_and(|fence| {
             row.hold.as_ref().is_some_and(|hold| !hold.is_over) && !self.has_lease(row, fence)
         })
@@ -427,7 +458,6 @@ impl<E: Engine> Inner<E> {
             let found = self.engine.read().await?;
             let mut row = found.as_ref().map(|found| found.row.clone()).unwrap_or_default();
             match edit(&mut row) {
-                Edit::Nothing => return Ok(true),
                 Edit::Refused => return Ok(false),
                 Edit::Write if self.put(found.as_ref(), row).await? => return Ok(true),
                 Edit::Write => {}
@@ -439,8 +469,6 @@ impl<E: Engine> Inner<E> {
 
 /// What is to be done with a row.
 enum Edit {
-    /// It is as it should be.
-    Nothing,
     Refused,
     Write,
 }
@@ -454,9 +482,6 @@ impl Seen {
     }
 }
 
-/// Tells whether a note of a refresh says anything about these tokens.
-fn is_of(note: &str, tokens: Option<&AuthTokens>) -> bool {
-    let Some(token) = tokens.and_then(|tokens| tokens.refresh_token.as_ref()) else { return false };
-    // Who knows what one of a later version says.
-    note.parse::<Intent>().map_or(true, |note| note.is_for(token))
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

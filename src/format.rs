@@ -9,23 +9,36 @@ use std::fmt;
 pub(crate) use self::sealed::Sealed;
 use crate::codec::{self, Bytes};
 use crate::error::StoreError;
-use crate::store::MAX_RECORD;
-use crate::tokens::AuthTokens;
+use crate::store::{MAX_STORED, Record};
 
 /// Turns records into what lies in a slot, and back.
 pub(crate) trait Format: fmt::Debug + Send + Sync + 'static {
+    /// All that it takes to encode a record later, whatever becomes of the keys meanwhile.
+    type Sealer: fmt::Debug + Send + Sync + 'static;
+
     /// Does whatever may take long or ask someone, before any lock is taken.
     fn prepare(&self) -> Result<(), StoreError> {
         Ok(())
     }
 
+    /// Gets what it takes to encode a record later, and the size of the largest one.
+    fn reserve(&self, place: &str) -> Result<(Self::Sealer, usize), StoreError>;
+
     /// Encodes a record. `first` says that the slot is empty.
-    fn encode(&self, tokens: &AuthTokens, place: &str, first: bool) -> Result<Bytes, StoreError>;
+    fn encode(&self, record: &Record, place: &str, first: bool) -> Result<Bytes, StoreError>;
+
+    /// Encodes a record with what was reserved for it.
+    fn encode_reserved(
+        &self,
+        record: &Record,
+        place: &str,
+        sealer: &Self::Sealer,
+    ) -> Result<Bytes, StoreError>;
 
     /// Decodes a record.
-    fn decode(&self, bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError>;
+    fn decode(&self, bytes: &[u8], place: &str) -> Result<Record, StoreError>;
 
-    /// Tells whether a key is kept elsewhere for this slot alone.
+    /// Returns whether a key is kept elsewhere for this slot alone.
     fn keeps_a_key(&self) -> bool {
         false
     }
@@ -49,15 +62,25 @@ pub(crate) trait Format: fmt::Debug + Send + Sync + 'static {
 pub(crate) struct Plain;
 
 impl Format for Plain {
-    fn encode(&self, tokens: &AuthTokens, place: &str, _first: bool) -> Result<Bytes, StoreError> {
-        codec::encode(tokens, place)
+    type Sealer = ();
+
+    fn reserve(&self, _place: &str) -> Result<((), usize), StoreError> {
+        Ok(((), MAX_STORED))
     }
 
-    fn decode(&self, bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError> {
+    fn encode(&self, record: &Record, place: &str, _first: bool) -> Result<Bytes, StoreError> {
+        codec::encode(record, place)
+    }
+
+    fn encode_reserved(&self, record: &Record, place: &str, (): &()) -> Result<Bytes, StoreError> {
+        codec::encode(record, place)
+    }
+
+    fn decode(&self, bytes: &[u8], place: &str) -> Result<Record, StoreError> {
         codec::decode(bytes, place)
     }
 
     fn limit(&self) -> usize {
-        MAX_RECORD
+        MAX_STORED
     }
 }

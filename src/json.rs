@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserializer;
 use serde::de::{self, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -59,6 +59,13 @@ pub(crate) fn object(json: &[u8]) -> Result<Fields<'_>, String> {
         return Err("it has the same field twice".into());
     }
     Ok(fields)
+}
+
+/// Returns whether a text is one JSON value.
+pub(crate) fn is_value(text: &SecretString) -> bool {
+    #[expect(clippy::disallowed_methods, reason = "looks at its form only")]
+    let text = text.expose_secret();
+    serde_json::from_str::<&RawValue>(text).is_ok()
 }
 
 /// Reads a JSON string straight into a secret.

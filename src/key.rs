@@ -15,6 +15,7 @@ use age::x25519::Recipient;
 use secrecy::SecretString;
 
 use self::source::Source;
+pub(crate) use self::unlock::Sealer;
 use self::unlock::{Read, Unlocked};
 use crate::blocking;
 use crate::error::StoreError;

@@ -92,10 +92,12 @@ pub use keychain::{KeychainState, probe_keychain};
 #[cfg(feature = "keychain")]
 pub use location::{Allow, Chosen, Opened, open_default};
 pub use location::{InvalidStoreUrl, StoreUrl};
-pub use manager::{Event, Events, TokenManager, TokenManagerBuilder};
+pub use manager::{Event, Events, Logout, TokenManager, TokenManagerBuilder};
 #[cfg(feature = "oauth2")]
 pub use oauth2::{BrowserSignIn, DeviceSignIn, OAuth2Client, OAuth2Error};
-pub use refresh::{RefreshPermit, RefreshPolicy, TokenRefresher};
+pub use refresh::{
+    RefreshPermit, RefreshPolicy, TokenRefresher, check_replaceable, interrupted_refresh,
+};
 pub use secrecy;
 #[cfg(feature = "age")]
 pub use store::age_file::AgeFileStore;
@@ -110,11 +112,16 @@ pub use store::memory::MemoryStore;
 pub use store::plaintext::PlaintextStore;
 #[cfg(feature = "postgres")]
 pub use store::postgres::PostgresStore;
-pub use store::{Expect, Intent, InvalidIntent, Lease, MAX_RECORD, Revision, Stored, TokenStore};
+pub use store::{
+    Expect, Intent, InvalidIntent, Lease, MAX_RECORD, Record, RefreshState, Rejection, Revision,
+    Stored, Throttle, TokenStore,
+};
 pub use tokens::{AccessToken, AuthTokens, EXPIRY_BUFFER, Freshness, REFRESH_BUFFER, RefreshToken};
 #[cfg(feature = "tower")]
 pub use tower::{Bearer, BearerLayer, InvalidOrigin};
-pub use transfer::{Migration, Overwrite, TransferError, backup, migrate, restore, wait_for_lease};
+pub use transfer::{
+    Backup, Migration, Overwrite, TransferError, backup, migrate, restore, wait_for_lease,
+};
 
 /// The code in README.md compiles and runs.
 #[cfg(all(

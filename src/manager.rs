@@ -4,6 +4,7 @@ mod builder;
 mod cache;
 mod events;
 mod flight;
+mod logout;
 mod protocol;
 mod snapshot;
 mod unsaved;
@@ -14,12 +15,13 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 pub use self::builder::TokenManagerBuilder;
 use self::events::Publisher;
 pub use self::events::{Event, Events};
 use self::flight::Flights;
+pub use self::logout::Logout;
 use self::protocol::{BRIEFLY, Basis};
 use self::snapshot::Snapshot;
 use self::unsaved::Unsaved;
@@ -29,7 +31,7 @@ use crate::refresh::pace::Pace;
 use crate::refresh::{RefreshPolicy, TokenRefresher};
 use crate::store::env::EnvStore;
 use crate::store::plaintext::PlaintextStore;
-use crate::store::{Expect, Stored, TokenStore};
+use crate::store::{Expect, Record, Stored, TokenStore};
 use crate::tokens::{AccessToken, AuthTokens, Freshness, RefreshToken};
 
 /// What axiomtrade-rs reads: `AXIOM_ACCESS_TOKEN` and `AXIOM_REFRESH_TOKEN`.
@@ -145,13 +147,14 @@ impl TokenManager {
     ///
     /// They may be stored all the same, and whole.
     pub async fn set_tokens(&self, mut tokens: AuthTokens) -> Result<(), AuthError> {
-        let _turn = self.0.turn.lock().await;
+        let _turn = self.0.turn().await?;
         let now = self.0.clock.now();
         tokens.obtained_at.get_or_insert_with(|| clock::date(now));
         // If this is cancelled from here on, what the store holds is not known.
         self.0.cached.store(None);
-        let revision = self.0.store.save(&tokens, Expect::Anything).await?;
-        self.0.remember(Some(Stored { tokens, revision }), now);
+        let record = Record::new(tokens);
+        let revision = self.0.store.save(&record, Expect::Anything).await?;
+        self.0.remember(Some(Stored { record, revision }), now);
         self.0.flights().pace = Pace::default();
         self.0.publish(Event::Saved);
         self.0.end_unsaved().await;
@@ -165,14 +168,15 @@ impl TokenManager {
     /// [`AuthError::Store`] if the slot could not be read.
     pub async fn get_tokens(&self) -> Result<Option<AuthTokens>, AuthError> {
         let snapshot = self.0.snapshot().await?;
-        Ok(snapshot.stored.as_ref().map(|stored| stored.tokens.clone()))
+        Ok(snapshot.tokens().cloned())
     }
 
     /// Returns an access token that works.
     ///
     /// Without a refresher that is one which is good for [`EXPIRY_BUFFER`](crate::EXPIRY_BUFFER) at
-    /// least. With one, tokens that are due are refreshed first; if that fails in passing, or takes
-    /// longer than 5 seconds, one that the server still accepts is handed out all the same.
+    /// least. With one, tokens that are due are refreshed first. If that fails, or takes longer than
+    /// 5 seconds, an access token that the server still accepts is returned all the same, until its true
+    /// expiry; an [`Event`] says why it was not refreshed.
     ///
     /// # Errors
     ///
@@ -190,8 +194,8 @@ impl TokenManager {
         }
         let snapshot = inner.snapshot().await?;
         let now = inner.clock.now();
-        let token = |snapshot: &Snapshot| match &snapshot.stored {
-            Some(stored) => Ok(stored.tokens.access_token.clone()),
+        let token = |snapshot: &Snapshot| match snapshot.tokens() {
+            Some(tokens) => Ok(tokens.access_token.clone()),
             None => Err(AuthError::TokenNotFound),
         };
         if snapshot.stored.is_none() || !snapshot.wants_refresh(now) {
@@ -227,8 +231,7 @@ impl TokenManager {
         };
         let error = match refreshed {
             Ok(refreshed) => return token(&refreshed),
-            Err(error) if error.is_passing() => error,
-            Err(error) => return Err(error),
+            Err(error) => error,
         };
         // Somebody may have signed in or out meanwhile, or have said that the token was refused.
         let current = inner.snapshot().await?;
@@ -282,8 +285,11 @@ impl TokenManager {
     /// [`AuthError::NoRefresher`] if the manager was given none, [`AuthError::TokenNotFound`] if
     /// there are no tokens or somebody signed out meanwhile, [`AuthError::IsBackup`],
     /// [`AuthError::LoginRequired`], [`AuthError::RefreshTokenSpent`] and [`AuthError::Refresh`] as
-    /// the refresher's answer has it, [`AuthError::Store`] if the slot cannot be read or written: it
-    /// is found out before the refresh token is sent.
+    /// the refresher's answer has it, [`AuthError::Store`] if the slot cannot be read or replaced: that
+    /// is found before the refresh token is sent. [`AuthError::NotSaved`] if an earlier refresh brought
+    /// tokens that are still not saved: nothing is refreshed from those.
+    ///
+    /// A server that rejected the refresh token less than 30 seconds ago is not asked again.
     ///
     /// New tokens that could not be saved are no error here: they are good. They are served from
     /// memory, saving is tried again, an [`Event`] tells, and [`shutdown`](Self::shutdown) waits.
@@ -295,11 +301,7 @@ impl TokenManager {
         let snapshot = self.0.snapshot().await?;
         let basis = Basis { snapshot: self.0.look_again(snapshot).await?, forced: true };
         let refreshed = self.0.refresh(&basis).await?;
-        refreshed
-            .stored
-            .as_ref()
-            .map(|stored| stored.tokens.clone())
-            .ok_or(AuthError::TokenNotFound)
+        refreshed.tokens().cloned().ok_or(AuthError::TokenNotFound)
     }
 
     /// Returns the refresh token, always as the store has it now: one that another process has
@@ -310,9 +312,9 @@ impl TokenManager {
     /// [`AuthError::TokenNotFound`] if there is none, [`AuthError::Store`] if the slot could not be
     /// read.
     pub async fn get_refresh_token(&self) -> Result<RefreshToken, AuthError> {
-        let snapshot = self.0.look(&mut *self.0.turn.lock().await).await?;
-        let tokens = snapshot.stored.as_ref().map(|stored| &stored.tokens);
-        tokens.and_then(|tokens| tokens.refresh_token.clone()).ok_or(AuthError::TokenNotFound)
+        let snapshot = self.0.look(&mut *self.0.turn().await?).await?;
+        let token = snapshot.tokens().and_then(|tokens| tokens.refresh_token.clone());
+        token.ok_or(AuthError::TokenNotFound)
     }
 
     /// Tells whether the access token counts as expired: 5 minutes ahead. No tokens at all count
@@ -345,7 +347,7 @@ impl TokenManager {
     ///
     /// It may be emptied all the same; clear it again to know.
     pub async fn clear(&self) -> Result<(), AuthError> {
-        let _turn = self.0.turn.lock().await;
+        let _turn = self.0.turn().await?;
         self.0.cached.store(None);
         self.0.store.clear(Expect::Anything).await?;
         self.0.remember(None, self.0.clock.now());
@@ -423,6 +425,24 @@ impl TokenManager {
         Ok(match snapshot.stored {
             Some(_) => snapshot.freshness(self.0.clock.now()),
             None => Freshness::Expired,
+        })
+    }
+}
+
+/// How long a call waits for the one before it, which may be a refresh on a runtime that nobody drives.
+const LONGEST_TURN: Duration = Duration::from_secs(45);
+
+impl Inner {
+    /// Waits until this manager alone uses the store.
+    async fn turn(&self) -> Result<MutexGuard<'_, Turn>, StoreError> {
+        if let Ok(turn) = self.turn.try_lock() {
+            return Ok(turn);
+        }
+        let turn = self.timer.within(LONGEST_TURN, self.turn.lock()).await;
+        turn.ok_or_else(|| StoreError::Timeout {
+            place: self.store.to_string(),
+            reason: format!("the call before this one did not end within {LONGEST_TURN:?}"),
+            advice: "see whether the runtime that it was made on still runs".into(),
         })
     }
 }

@@ -1,13 +1,16 @@
 //! One record in one file: what the plaintext, age and keychain stores have in common.
 
-use std::sync::{Arc, Mutex, PoisonError};
+mod lease;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::blocking;
 use crate::error::StoreError;
-use crate::file::{Content, Exposure, FileSlot};
+use crate::file::{Content, Exposure, FileSlot, Successor};
 use crate::format::Format;
-use crate::store::{Expect, Lease, Revision, Stored};
-use crate::tokens::AuthTokens;
+use crate::store::{Expect, Lease, Record, Revision, Stored};
+
+use self::lease::FileLease;
 
 /// Implements [`TokenStore`](crate::TokenStore) for a store that has its [`RecordFile`] in a field.
 macro_rules! keep_in_record_file {
@@ -15,8 +18,7 @@ macro_rules! keep_in_record_file {
         const _: () = {
             use crate::error::StoreError;
             use crate::file::Exposure;
-            use crate::store::{Expect, Lease, Revision, Stored, TokenStore};
-            use crate::tokens::AuthTokens;
+            use crate::store::{Expect, Lease, Record, Revision, Stored, TokenStore};
 
             #[async_trait::async_trait]
             impl TokenStore for $store {
@@ -26,10 +28,10 @@ macro_rules! keep_in_record_file {
 
                 async fn save(
                     &self,
-                    tokens: &AuthTokens,
+                    record: &Record,
                     expect: Expect,
                 ) -> Result<Revision, StoreError> {
-                    self.$file.save(tokens, expect).await
+                    self.$file.save(record, expect).await
                 }
 
                 async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
@@ -55,12 +57,12 @@ macro_rules! keep_in_record_file {
 pub(crate) use keep_in_record_file;
 
 #[derive(Debug)]
-pub(crate) struct RecordFile<F> {
+pub(crate) struct RecordFile<F: Format> {
     inner: Arc<Inner<F>>,
 }
 
 #[derive(Debug)]
-struct Inner<F> {
+struct Inner<F: Format> {
     slot: Arc<FileSlot>,
     format: F,
     /// Held by a write until it is over, even if its caller gave up: otherwise a logout could be
@@ -70,13 +72,30 @@ struct Inner<F> {
     /// The last revision that was read or written here, and so is known to be sound: an
     /// unconditional save need not decode it again to know that it may be overwritten.
     sound: Mutex<Option<Revision>>,
+    /// What the holder of the lease reserved for the record that its refresh ends with.
+    reserved: Mutex<Option<Reserved<F::Sealer>>>,
+    /// What went wrong in a save that used it.
+    warning: Mutex<Option<StoreError>>,
+}
+
+#[derive(Debug)]
+struct Reserved<S> {
+    successor: Successor,
+    sealer: S,
 }
 
 impl<F: Format> RecordFile<F> {
     pub(crate) fn new(path: &std::path::Path, format: F) -> Self {
         let slot = Arc::new(FileSlot::new(path, format.limit()));
         Self {
-            inner: Arc::new(Inner { slot, format, order: Arc::default(), sound: Mutex::default() }),
+            inner: Arc::new(Inner {
+                slot,
+                format,
+                order: Arc::default(),
+                sound: Mutex::default(),
+                reserved: Mutex::default(),
+                warning: Mutex::default(),
+            }),
         }
     }
 
@@ -117,22 +136,22 @@ impl<F: Format> RecordFile<F> {
 
     pub(crate) async fn save(
         &self,
-        tokens: &AuthTokens,
+        record: &Record,
         expect: Expect,
     ) -> Result<Revision, StoreError> {
-        let tokens = tokens.clone();
+        let record = record.clone();
         let turn = self.inner.order.clone().lock_owned().await;
         self.run(move |inner| {
             let _turn = turn;
-            inner.format.prepare()?;
-            let place = inner.slot.place();
-            let revision = inner.slot.replace(
-                &expect,
-                |current| inner.inspect(current),
-                |first| inner.format.encode(&tokens, &place, first),
-            )?;
-            inner.remember(&revision);
-            Ok(revision)
+            // A refresh ends with a record that has no intent.
+            let reserved = match record.refresh.intent {
+                None => lock(&inner.reserved).take(),
+                Some(_) => None,
+            };
+            match reserved {
+                Some(reserved) => inner.save_reserved(&record, &expect, reserved),
+                None => inner.save(&record, &expect),
+            }
         })
         .await
     }
@@ -154,10 +173,12 @@ impl<F: Format> RecordFile<F> {
     }
 
     pub(crate) async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
-        self.run(|inner| {
+        let inner = self.inner.clone();
+        self.run(move |_| {
             // What could not be sealed afterwards is better not begun.
             inner.format.prepare()?;
-            inner.slot.try_lease()
+            let locked = inner.slot.try_lease()?;
+            Ok(locked.map(|locked| Box::new(FileLease::new(inner, locked)) as _))
         })
         .await
     }
@@ -172,15 +193,78 @@ impl<F: Format> RecordFile<F> {
 }
 
 impl<F: Format> Inner<F> {
+    fn save(&self, record: &Record, expect: &Expect) -> Result<Revision, StoreError> {
+        self.format.prepare()?;
+        let place = self.slot.place();
+        let revision = self.slot.replace(
+            expect,
+            None,
+            |current| self.inspect(current),
+            |first| self.format.encode(record, &place, first),
+        )?;
+        self.remember(&revision);
+        Ok(revision)
+    }
+
+    /// Saves the record that ends a refresh. Its tokens may exist nowhere else: a key that cannot be read
+    /// any more must not cost them.
+    fn save_reserved(
+        &self,
+        record: &Record,
+        expect: &Expect,
+        mut reserved: Reserved<F::Sealer>,
+    ) -> Result<Revision, StoreError> {
+        let place = self.slot.place();
+        let prepared = self.format.prepare();
+        let mut warning = None;
+        let saved = self.slot.replace(
+            expect,
+            Some(&mut reserved.successor),
+            |current| self.inspect(current),
+            |first| {
+                let encoded = prepared.and_then(|()| self.format.encode(record, &place, first));
+                encoded.or_else(|error| {
+                    let encoded = self.format.encode_reserved(record, &place, &reserved.sealer)?;
+                    warning = Some(error);
+                    Ok(encoded)
+                })
+            },
+        );
+        match &saved {
+            Ok(revision) => {
+                self.remember(revision);
+                *lock(&self.warning) = warning;
+            }
+            Err(_) if reserved.successor.is_usable() => *lock(&self.reserved) = Some(reserved),
+            Err(_) => {}
+        }
+        saved
+    }
+
+    fn reserve(&self) -> Result<(), StoreError> {
+        // What an earlier call reserved would take the room of this one.
+        drop(lock(&self.reserved).take());
+        let (sealer, size) = self.format.reserve(&self.slot.place())?;
+        let successor = self.slot.reserve(size)?;
+        *lock(&self.reserved) = Some(Reserved { successor, sealer });
+        Ok(())
+    }
+
     fn decode(&self, content: Content) -> Result<Stored, StoreError> {
-        let tokens = self.format.decode(&content.bytes, &self.slot.place())?;
+        let mut record = self.format.decode(&content.bytes, &self.slot.place())?;
         self.remember(&content.revision);
-        Ok(Stored { tokens, revision: content.revision })
+        if record.refresh.intent.is_none() {
+            let left = content.intent.as_ref().and_then(|text| str::from_utf8(text).ok());
+            record.refresh.intent = left.and_then(|text| text.parse().ok());
+            // One about another token says nothing.
+            record.refresh.intent = record.intent().cloned();
+        }
+        Ok(Stored { record, revision: content.revision })
     }
 
     /// Refuses what cannot be read, so that it is not overwritten.
     fn inspect(&self, content: &Content) -> Result<(), StoreError> {
-        let sound = self.sound.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let sound = lock(&self.sound).clone();
         if sound.as_ref() == Some(&content.revision) {
             return Ok(());
         }
@@ -188,14 +272,19 @@ impl<F: Format> Inner<F> {
     }
 
     fn remember(&self, revision: &Revision) {
-        *self.sound.lock().unwrap_or_else(PoisonError::into_inner) = Some(revision.clone());
+        *lock(&self.sound) = Some(revision.clone());
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::codec::{self, Bytes};
+    use crate::tokens::AuthTokens;
 
     /// A format in which somebody signs out, and maybe in again, between a look at the record and one
     /// at its key.
@@ -207,16 +296,28 @@ mod tests {
     }
 
     impl Format for Interrupted {
-        fn encode(&self, tokens: &AuthTokens, place: &str, _: bool) -> Result<Bytes, StoreError> {
-            codec::encode(tokens, place)
+        type Sealer = ();
+
+        fn reserve(&self, _: &str) -> Result<((), usize), StoreError> {
+            Ok(((), self.limit()))
         }
 
-        fn decode(&self, bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError> {
+        fn encode(&self, record: &Record, place: &str, _: bool) -> Result<Bytes, StoreError> {
+            codec::encode(record, place)
+        }
+
+        fn encode_reserved(&self, _: &Record, _: &str, (): &()) -> Result<Bytes, StoreError> {
+            unreachable!("nothing is reserved here")
+        }
+
+        fn decode(&self, bytes: &[u8], place: &str) -> Result<Record, StoreError> {
             let Some(login) = self.login.lock().unwrap().take() else {
                 return codec::decode(bytes, place);
             };
             match login {
-                Some(tokens) => std::fs::write(&self.path, &*codec::encode(&tokens, place)?),
+                Some(tokens) => {
+                    std::fs::write(&self.path, &*codec::encode(&Record::new(tokens), place)?)
+                }
                 None => std::fs::remove_file(&self.path),
             }
             .unwrap();
@@ -239,10 +340,12 @@ mod tests {
             let path = dir.path().join("tokens.json");
             let format = Interrupted { path: path.clone(), login: Mutex::new(None) };
             let file = RecordFile::new(&path, format);
-            file.save(&AuthTokens::new("the first login's"), Expect::Anything).await.unwrap();
+            file.save(&AuthTokens::new("the first login's").into(), Expect::Anything)
+                .await
+                .unwrap();
             *file.inner.format.login.lock().unwrap() = Some(login.clone());
             let loaded = file.load(Exposure::Refused).await.unwrap();
-            assert_eq!(loaded.map(|stored| stored.tokens), login);
+            assert_eq!(loaded.map(|stored| stored.record.tokens), login);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Trading a refresh token for new tokens: who does it, and when.
 
+mod inspect;
 pub(crate) mod pace;
 mod permit;
 
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use self::inspect::{check_replaceable, interrupted_refresh};
 pub use self::permit::RefreshPermit;
 use crate::error::RefreshFailure;
 use crate::tokens::{AuthTokens, Buffers, EXPIRY_BUFFER, REFRESH_BUFFER};

@@ -24,6 +24,17 @@ const MAX_WORK_FACTOR: u8 = 20;
 /// Parsing takes time in the square of the header's length, so it is bounded first.
 pub(crate) const MAX_SEALED: usize = 128 * 1024;
 
+/// Returns the most bytes that so many bytes have when they are sealed to so many recipients.
+///
+/// By age's format (age-encryption.org/v1): a header line of 22 bytes, at most 98 for an X25519 stanza and
+/// fewer for that of a passphrase, 48 for the MAC's line, a nonce of 16, and a tag of 16 for each chunk of
+/// 64 KiB. The `age` crate adds one stanza that means nothing, of at most some 400 bytes.
+pub(crate) fn sealed_size(plain: usize, recipients: usize) -> usize {
+    const CHUNK: usize = 64 * 1024;
+
+    22 + 98 * recipients.max(1) + 512 + 48 + 16 + plain + 16 * (plain / CHUNK + 1)
+}
+
 const ARMOR: &[u8] = b"-----BEGIN AGE ENCRYPTED FILE-----";
 const HEADER: &[u8] = b"age-encryption.org/v1";
 

@@ -15,6 +15,7 @@ pub(crate) mod plaintext;
 pub(crate) mod postgres;
 
 mod intent;
+pub(crate) mod refresh_state;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,12 +24,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use self::intent::{Intent, InvalidIntent};
+pub use self::refresh_state::{RefreshState, Rejection, Throttle};
 use crate::error::StoreError;
 use crate::tokens::AuthTokens;
 
-/// The most bytes that one record may have, in any store: 64 KiB. The largest real sets of tokens
-/// are some 20 KB.
+/// The most bytes that the tokens of one record may have, in any store: 64 KiB. The largest real sets of
+/// tokens are some 20 KB.
 pub const MAX_RECORD: usize = 64 * 1024;
+
+/// The most bytes of a record with its [`RefreshState`], which takes about 1 KB: so that there is always
+/// room for an intent, also beside the largest tokens.
+pub(crate) const MAX_STORED: usize = MAX_RECORD + 4 * 1024;
 
 /// One slot that holds one record of tokens, or nothing.
 ///
@@ -40,6 +46,9 @@ pub const MAX_RECORD: usize = 64 * 1024;
 /// - [`save`](Self::save) and [`clear`](Self::clear) compare and change in one atomic step: of any
 ///   number of tasks, processes and machines that save over the same [`Revision`], exactly one
 ///   succeeds and the others get [`StoreError::Conflict`].
+/// - A save that changes nothing but the [`RefreshState`] of a record is a save like any other. A manager
+///   counts on that: it saves an [`Intent`] before it sends a refresh token, by the steps that will save
+///   the successor, so that a slot which cannot be written is found while the token is unspent.
 /// - What is reported is durable: also a conflict, and that an emptied slot was empty already, because
 ///   whoever made it so may have been killed before it was. [`migrate`](crate::migrate) relies on it.
 /// - A record that cannot be read (damaged, undecryptable, of a newer version) is an error of its
@@ -78,7 +87,7 @@ pub trait TokenStore: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// [`StoreError::Conflict`] if it is not; the errors of [`load`](Self::load) if it holds
     /// something that cannot be read; [`StoreError::ReadOnly`] or [`StoreError::Denied`] if it
     /// cannot be written.
-    async fn save(&self, tokens: &AuthTokens, expect: Expect) -> Result<Revision, StoreError>;
+    async fn save(&self, record: &Record, expect: Expect) -> Result<Revision, StoreError>;
 
     /// Empties the slot if it is as `expect` says. Emptying an empty slot succeeds, unless a
     /// revision was expected in it: who asks for that wants to know that somebody was faster.
@@ -121,10 +130,51 @@ pub trait TokenStore: fmt::Debug + fmt::Display + Send + Sync + 'static {
 /// What [`TokenStore::load`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// The tokens.
-    pub tokens: AuthTokens,
+    /// The tokens, and what is known about refreshing them.
+    pub record: Record,
     /// The state of the slot that holds them.
     pub revision: Revision,
+}
+
+/// What a slot holds: tokens, and what every process must know about refreshing them.
+///
+/// The two are compared apart: that somebody is refreshing tokens makes no other tokens of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Record {
+    /// The tokens.
+    pub tokens: AuthTokens,
+    /// What is known about refreshing them.
+    pub refresh: RefreshState,
+}
+
+impl Record {
+    /// Makes a record of tokens of which nothing else is known.
+    #[must_use]
+    pub fn new(tokens: AuthTokens) -> Self {
+        Self { tokens, refresh: RefreshState::default() }
+    }
+
+    /// Sets what is known about refreshing them.
+    #[must_use]
+    pub fn with_refresh(mut self, refresh: RefreshState) -> Self {
+        self.refresh = refresh;
+        self
+    }
+
+    /// Returns the intent to send the very refresh token that this record holds: a refresh is under way, or
+    /// was interrupted and may have spent it.
+    #[must_use]
+    pub fn intent(&self) -> Option<&Intent> {
+        let token = self.tokens.refresh_token.as_ref()?;
+        self.refresh.intent.as_ref().filter(|intent| intent.is_for(token))
+    }
+}
+
+impl From<AuthTokens> for Record {
+    fn from(tokens: AuthTokens) -> Self {
+        Self::new(tokens)
+    }
 }
 
 /// What a slot must look like for a write to go ahead.
@@ -177,29 +227,32 @@ impl fmt::Debug for Revision {
 /// A call that is dropped may be carried out all the same, and the lease is not given up before that.
 #[async_trait]
 pub trait Lease: fmt::Debug + Send + Sync {
-    /// Returns the intent that an earlier holder left behind, or that this one wrote.
+    /// Makes sure that the record which ends this refresh can be saved, whatever becomes of the disk and of
+    /// the keys meanwhile: the next save of a record without an intent, through the store that gave this
+    /// lease. A manager reserves before it saves the intent. Stores that cannot run out of room keep the
+    /// default.
     ///
     /// # Errors
     ///
-    /// Any [`StoreError`] that tells why it could not be read.
-    async fn intent(&self) -> Result<Option<Intent>, StoreError>;
+    /// Any [`StoreError`] that says why the slot could not be replaced: there is no room, it is a mount
+    /// point, its lock cannot be had, the recipients that it is sealed to cannot be read.
+    async fn reserve(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
 
-    /// Makes an intent durable beside the slot. That this works also proves that the slot can be
-    /// written, before the token is spent.
-    ///
-    /// # Errors
-    ///
-    /// Any [`StoreError`] that tells why it could not be written.
-    async fn write_intent(&mut self, intent: &Intent) -> Result<(), StoreError>;
+    /// Returns what went wrong in a save that used what was reserved, and succeeded all the same: a key or
+    /// a list of recipients that could no longer be read. It is returned once.
+    fn take_warning(&mut self) -> Option<StoreError> {
+        None
+    }
 
-    /// Removes the intent. Removing none succeeds.
-    ///
-    /// # Errors
-    ///
-    /// Any [`StoreError`] that tells why it could not be removed.
-    async fn remove_intent(&mut self) -> Result<(), StoreError>;
+    /// Returns how long this lease lasts from now, as far as this process can know: `None` if it lasts
+    /// until it is given up or the process ends.
+    fn time_left(&self) -> Option<Duration> {
+        None
+    }
 
-    /// Makes sure that the lease lasts for this long from now, and tells whether it is still this
+    /// Makes sure that the lease lasts for this long from now, and returns whether it is still this
     /// holder's. Leases that last until they are given up keep the default.
     ///
     /// A manager asks before it sends a refresh token: nobody else may send it until the answer has come
@@ -229,12 +282,8 @@ macro_rules! by_pointer {
                 (**self).load().await
             }
 
-            async fn save(
-                &self,
-                tokens: &AuthTokens,
-                expect: Expect,
-            ) -> Result<Revision, StoreError> {
-                (**self).save(tokens, expect).await
+            async fn save(&self, record: &Record, expect: Expect) -> Result<Revision, StoreError> {
+                (**self).save(record, expect).await
             }
 
             async fn clear(&self, expect: Expect) -> Result<(), StoreError> {

@@ -130,8 +130,25 @@ pub struct AuthTokens {
     ///
     /// [`TokenManager`]: crate::TokenManager
     pub obtained_at: Option<DateTime<Utc>>,
-    extra: Arc<BTreeMap<String, SecretString>>,
+    /// When the server stops accepting the refresh token, in UTC, as far as the server said so.
+    pub refresh_expires_at: Option<DateTime<Utc>>,
+    extra: Arc<BTreeMap<String, Extra>>,
+    client_secret: Option<SecretString>,
     backup: bool,
+}
+
+/// A value that the provider sent beside the tokens.
+#[derive(Clone, Debug)]
+struct Extra {
+    text: SecretString,
+    /// Whether the text is JSON, as opposed to what stands in a JSON string.
+    is_json: bool,
+}
+
+impl PartialEq for Extra {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_json == other.is_json && same_secret(&self.text, &other.text)
+    }
 }
 
 impl AuthTokens {
@@ -143,9 +160,25 @@ impl AuthTokens {
             refresh_token: None,
             expires_at: None,
             obtained_at: None,
+            refresh_expires_at: None,
             extra: Arc::default(),
+            client_secret: None,
             backup: false,
         }
+    }
+
+    /// Starts a record that holds a refresh token and no access token yet: it counts as expired.
+    #[must_use]
+    pub fn without_access_token(refresh_token: impl Into<RefreshToken>) -> Self {
+        Self::new("").with_refresh_token(refresh_token)
+    }
+
+    /// Returns whether there is an access token.
+    #[must_use]
+    pub fn has_access_token(&self) -> bool {
+        #[expect(clippy::disallowed_methods, reason = "looks at the length only")]
+        let text = self.access_token.expose_secret();
+        !text.is_empty()
     }
 
     /// Adds the refresh token.
@@ -177,8 +210,31 @@ impl AuthTokens {
     /// a copy behind.
     #[must_use]
     pub fn with_extra(mut self, name: impl Into<String>, value: SecretString) -> Self {
-        Arc::make_mut(&mut self.extra).insert(name.into(), value);
+        let extra = Extra { text: value, is_json: false };
+        Arc::make_mut(&mut self.extra).insert(name.into(), extra);
         self
+    }
+
+    /// Adds something else that the provider sent and that was no string: a number, a list. It is kept as
+    /// its JSON text, and is the same JSON again in a record. What is no JSON is kept as a string.
+    #[must_use]
+    pub fn with_json_extra(mut self, name: impl Into<String>, json: SecretString) -> Self {
+        let is_json = crate::json::is_value(&json);
+        Arc::make_mut(&mut self.extra).insert(name.into(), Extra { text: json, is_json });
+        self
+    }
+
+    /// Sets the secret of the client that the tokens were issued to, where it belongs to them alone.
+    #[must_use]
+    pub fn with_client_secret(mut self, secret: SecretString) -> Self {
+        self.client_secret = Some(secret);
+        self
+    }
+
+    /// Returns the secret of the client that the tokens were issued to.
+    #[must_use]
+    pub fn client_secret(&self) -> Option<&SecretString> {
+        self.client_secret.as_ref()
     }
 
     /// Returns one of the other things that the provider sent.
@@ -186,12 +242,19 @@ impl AuthTokens {
     /// A value that was no JSON string is kept as its JSON text: `true`, `{"a":1}`.
     #[must_use]
     pub fn extra(&self, name: &str) -> Option<&SecretString> {
-        self.extra.get(name)
+        self.extra.get(name).map(|extra| &extra.text)
     }
 
     /// Iterates over everything else that the provider sent, in the order of the names.
     pub fn extras(&self) -> impl Iterator<Item = (&str, &SecretString)> {
-        self.extra.iter().map(|(name, value)| (name.as_str(), value))
+        self.extra.iter().map(|(name, extra)| (name.as_str(), &extra.text))
+    }
+
+    /// The same with whether each text is JSON.
+    pub(crate) fn typed_extras(
+        &self,
+    ) -> impl ExactSizeIterator<Item = (&str, &SecretString, bool)> {
+        self.extra.iter().map(|(name, extra)| (name.as_str(), &extra.text, extra.is_json))
     }
 
     /// Tells whether this record is a copy made by [`backup`](crate::backup).
@@ -212,18 +275,18 @@ impl AuthTokens {
 /// Compares every field, secrets in constant time.
 impl PartialEq for AuthTokens {
     fn eq(&self, other: &Self) -> bool {
-        let same_extra = self.extra.len() == other.extra.len()
-            && self
-                .extra
-                .iter()
-                .zip(other.extra.iter())
-                .all(|(ours, theirs)| ours.0 == theirs.0 && same_secret(ours.1, theirs.1));
+        let same_client_secret = match (&self.client_secret, &other.client_secret) {
+            (Some(ours), Some(theirs)) => same_secret(ours, theirs),
+            (ours, theirs) => ours.is_none() && theirs.is_none(),
+        };
         self.access_token == other.access_token
             && self.refresh_token == other.refresh_token
             && self.expires_at == other.expires_at
             && self.obtained_at == other.obtained_at
+            && self.refresh_expires_at == other.refresh_expires_at
             && self.backup == other.backup
-            && same_extra
+            && self.extra == other.extra
+            && same_client_secret
     }
 }
 
@@ -296,5 +359,12 @@ mod tests {
         assert_ne!(base, base.clone().with_expires_at(DateTime::UNIX_EPOCH));
         assert_ne!(base, base.clone().with_obtained_at(DateTime::UNIX_EPOCH));
         assert_ne!(base, base.clone().with_backup(true));
+        assert_ne!(base, base.clone().with_client_secret("x".into()));
+        let mut dated = base.clone();
+        dated.refresh_expires_at = Some(DateTime::UNIX_EPOCH);
+        assert_ne!(base, dated);
+        let number = |text: &str| base.clone().with_json_extra("n", text.into());
+        assert_ne!(number("1"), base.clone().with_extra("n", "1".into()));
+        assert_eq!(number("one"), base.clone().with_extra("n", "one".into()));
     }
 }

@@ -32,6 +32,9 @@ pub(crate) fn event(store: &impl Display, event: &Event) {
         Event::SaveFailed { error } => {
             warn!(%store, %error, monotonic_counter.tokenkeep_save_failed = 1, "save failed");
         }
+        Event::SavedWithEarlierKey { error } => {
+            warn!(%store, %error, monotonic_counter.tokenkeep_saved_with_earlier_key = 1, "saved with an earlier key");
+        }
         Event::Saved => debug!(%store, monotonic_counter.tokenkeep_saved = 1, "saved"),
     }
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use crate::clock::{Patience, Timer};
 use crate::error::StoreError;
-use crate::store::{Expect, Lease, Revision, Stored, TokenStore};
+use chrono::SecondsFormat;
+
+use crate::store::{Expect, Lease, Record, Revision, Stored, TokenStore};
 use crate::tokens::AuthTokens;
 
 /// How long a transfer waits for a refresh to end, which takes seconds. It is longer than a lease on a
@@ -30,6 +32,14 @@ pub struct Migration {
     /// them.
     pub moved: bool,
     /// Why the tokens should be replaced by a new sign-in: others could read them where they were.
+    pub warning: Option<String>,
+}
+
+/// What [`backup`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Backup {
+    /// Why the copy may be worth nothing: the refresh token in it may have been spent.
     pub warning: Option<String>,
 }
 
@@ -174,7 +184,7 @@ async fn migrate_leased(
 ) -> Result<Migration, TransferError> {
     for _ in 0..ATTEMPTS {
         let (stored, warning) = load_source(from).await?;
-        let Some(Stored { tokens, revision }) = stored else {
+        let Some(Stored { record, revision }) = stored else {
             match copied.clone() {
                 // A logout came in between.
                 Some(copied) => to.clear(Expect::Unchanged(copied)).await?,
@@ -190,20 +200,12 @@ async fn migrate_leased(
         };
         keep(from, from_lease).await?;
         keep(to, to_lease).await?;
-        // That this refresh token may have been spent must not be forgotten on the way.
-        if let Some(intent) = from_lease.intent().await? {
-            to_lease.write_intent(&intent).await?;
-        }
         let expect = copied.clone().map_or(Expect::Absent, Expect::Unchanged);
-        *copied = Some(save_verified(to, &tokens, expect).await?);
+        *copied = Some(save_verified(to, &record, expect).await?);
         // Once the lease has passed, somebody may be refreshing the tokens where they were.
         keep(from, from_lease).await?;
         match from.clear(Expect::Unchanged(revision)).await {
-            Ok(()) => {
-                // It says nothing about any other token.
-                let _ = from_lease.remove_intent().await;
-                return Ok(Migration { moved: true, warning });
-            }
+            Ok(()) => return Ok(Migration { moved: true, warning }),
             Err(StoreError::Conflict { .. }) => {}
             Err(error) => return Err(error.into()),
         }
@@ -227,7 +229,8 @@ async fn take_back(from: &dyn TokenStore, to: &dyn TokenStore, copied: Revision)
 /// Copies tokens, and marks the copy as one: it is never refreshed, because two live copies of a
 /// rotating refresh token revoke each other. [`restore`] makes it live again.
 ///
-/// A backup that is there already is replaced.
+/// A backup that is there already is replaced. What is known about refreshing goes along: if a refresh of
+/// these tokens was interrupted, the copy says so too, and [`Backup::warning`] does.
 ///
 /// # Errors
 ///
@@ -242,15 +245,25 @@ async fn take_back(from: &dyn TokenStore, to: &dyn TokenStore, copied: Revision)
 /// # Cancellation
 ///
 /// The copy may be there all the same; made again, it is replaced.
-pub async fn backup(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<(), TransferError> {
+pub async fn backup(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<Backup, TransferError> {
     refuse_same_slot(from, to)?;
     let source = load(from).await?;
     let expect = match to.load().await? {
         None => Expect::Absent,
-        Some(there) if there.tokens.is_backup() => Expect::Unchanged(there.revision),
+        Some(there) if there.record.tokens.is_backup() => Expect::Unchanged(there.revision),
         Some(_) => return Err(TransferError::Occupied { place: to.to_string() }),
     };
-    save_verified(to, &source.tokens.with_backup(true), expect).await.map(drop)
+    let mut record = source.record;
+    record.tokens = record.tokens.with_backup(true);
+    let warning = record.intent().map(|intent| {
+        format!(
+            "the refresh token in this backup may have been spent: a refresh began at {} and has not ended; \
+             make the backup again once one has succeeded",
+            intent.at().to_rfc3339_opts(SecondsFormat::Secs, true)
+        )
+    });
+    save_verified(to, &record, expect).await?;
+    Ok(Backup { warning })
 }
 
 /// Copies the tokens of a backup into a slot, where they are live again. The backup stays.
@@ -275,24 +288,31 @@ pub async fn restore(
     overwrite: Overwrite,
 ) -> Result<(), TransferError> {
     refuse_same_slot(from, to)?;
-    let source = load(from).await?.tokens;
-    if !source.is_backup() {
+    let mut record = load(from).await?.record;
+    if !record.tokens.is_backup() {
         return Err(TransferError::NotABackup { place: from.to_string() });
     }
-    let tokens = source.with_backup(false);
+    record.tokens = record.tokens.with_backup(false);
+    let tokens = &record.tokens;
     let expect = match to.load().await? {
         None => Expect::Absent,
         // Saved again, because who saved them may have been killed before that was durable.
-        Some(there) if there.tokens == tokens => Expect::Unchanged(there.revision),
-        Some(there) if there.tokens.is_backup() => {
+        Some(there) if there.record.tokens == *tokens => {
+            // It knows what became of them since the backup was made.
+            if there.record.intent().is_some() {
+                record.refresh = there.record.refresh;
+            }
+            Expect::Unchanged(there.revision)
+        }
+        Some(there) if there.record.tokens.is_backup() => {
             return Err(TransferError::Occupied { place: to.to_string() });
         }
-        Some(there) if overwrite == Overwrite::Always || is_older(&there.tokens, &tokens) => {
+        Some(there) if overwrite == Overwrite::Always || is_older(&there.record.tokens, tokens) => {
             Expect::Unchanged(there.revision)
         }
         Some(_) => return Err(TransferError::Newer { place: to.to_string() }),
     };
-    save_verified(to, &tokens, expect).await.map(drop)
+    save_verified(to, &record, expect).await.map(drop)
 }
 
 fn refuse_same_slot(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<(), TransferError> {
@@ -330,14 +350,15 @@ async fn load_source(
 /// interrupted, perhaps before it was durable: then it is saved again.
 async fn save_verified(
     to: &dyn TokenStore,
-    tokens: &AuthTokens,
+    record: &Record,
     expect: Expect,
 ) -> Result<Revision, TransferError> {
-    match to.save(tokens, expect).await {
+    let is_it = |there: &Stored| there.record.tokens == record.tokens;
+    match to.save(record, expect).await {
         Ok(_) => {}
         Err(error @ StoreError::Conflict { .. }) => match to.load().await? {
-            Some(found) if found.tokens == *tokens => {
-                to.save(tokens, Expect::Unchanged(found.revision)).await?;
+            Some(found) if is_it(&found) => {
+                to.save(record, Expect::Unchanged(found.revision)).await?;
             }
             Some(_) => return Err(TransferError::Occupied { place: to.to_string() }),
             None => return Err(error.into()),
@@ -345,7 +366,9 @@ async fn save_verified(
         Err(error) => return Err(error.into()),
     }
     match to.load().await? {
-        Some(found) if found.tokens == *tokens => Ok(found.revision),
+        Some(found) if is_it(&found) && found.record.intent() == record.intent() => {
+            Ok(found.revision)
+        }
         _ => Err(TransferError::Unverified { place: to.to_string() }),
     }
 }

@@ -69,7 +69,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("  moved            {}", migrate(&old_place(), &new_place).await?.moved);
     let copy = AgeFileStore::new(dir.join("backup.age"), key);
     backup(&new_place, &copy).await?;
-    let is_marked = copy.load().await?.is_some_and(|stored| stored.tokens.is_backup());
+    let is_marked = copy.load().await?.is_some_and(|stored| stored.record.tokens.is_backup());
     println!("  backup, marked   {is_marked}");
     let manager = keep_in(new_place, &client, &server);
     let lifecycle = TokenLifecycleManager { token_manager: manager, auth_client: client };

@@ -1,7 +1,8 @@
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -41,6 +42,7 @@ impl Birth {
 
 /// A directory that was found to be safe. Everything in it is reached through its descriptor, so
 /// what was checked is what is used, whatever happens to the path.
+#[derive(Debug)]
 pub(super) struct Dir {
     file: File,
     path: PathBuf,
@@ -123,6 +125,109 @@ impl Dir {
         self.open_at(name, flags, Mode::RUSR | Mode::WUSR)
     }
 
+    /// Creates such a file and takes room for so many bytes, so that writing them later does not fail.
+    pub(super) fn reserve(&self, name: &OsStr, size: usize) -> Result<File, StoreError> {
+        let no_space = |error: io::Error| match error.kind() {
+            io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge => {
+                let reason = self.missing_space(size, &error);
+                StoreError::NoSpace { place: self.path.display().to_string(), reason }
+            }
+            _ => failed("make room for new tokens in", &self.path, error),
+        };
+        // Beyond this limit a write does not fail: it ends the process.
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+        if limit.is_some_and(|limit| limit < size as u64) {
+            return Err(no_space(io::ErrorKind::FileTooLarge.into()));
+        }
+        let mut file = self.create_new(name).map_err(no_space)?;
+        allocate(&mut file, size).map_err(|error| {
+            let _ = self.remove(name);
+            no_space(error)
+        })?;
+        Ok(file)
+    }
+
+    /// Says how much room there is for so many bytes, and what to do.
+    pub(super) fn missing_space(&self, size: usize, error: &io::Error) -> String {
+        let size = size as u64;
+        if error.kind() == io::ErrorKind::FileTooLarge {
+            let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+            let limit = limit.unwrap_or_default();
+            return format!(
+                "it takes up to {size} bytes, and the limit on the size of a file is {limit} bytes; raise it \
+                 (`ulimit -f`) by {} bytes",
+                size.saturating_sub(limit)
+            );
+        }
+        if error.kind() == io::ErrorKind::QuotaExceeded {
+            return format!(
+                "the quota of this user is used up, and it takes up to {size} bytes; remove files, or ask \
+                 for more"
+            );
+        }
+        match rustix::fs::fstatvfs(&self.file) {
+            Ok(there) if there.f_files > 0 && there.f_favail == 0 => {
+                "its file system has no free inode; remove files".to_owned()
+            }
+            Ok(there) => {
+                let free = there.f_bavail.saturating_mul(there.f_frsize);
+                format!(
+                    "it takes up to {size} bytes, and its file system has {free} bytes left; free {} bytes \
+                     at least",
+                    size.saturating_sub(free).max(1)
+                )
+            }
+            Err(_) => {
+                format!("it takes up to {size} bytes, and there are not as many; remove files")
+            }
+        }
+    }
+
+    /// Finds out whether the file of that name, if there is one, can be replaced.
+    pub(super) fn check_replaceable(&self, name: &OsStr) -> Result<(), StoreError> {
+        #[cfg(target_os = "linux")]
+        for (name, flags) in
+            [(name, AtFlags::SYMLINK_NOFOLLOW), (OsStr::new(""), AtFlags::EMPTY_PATH)]
+        {
+            use rustix::fs::{StatxAttributes, StatxFlags};
+
+            // Where the system does not say, the write itself does.
+            let Ok(found) = rustix::fs::statx(&self.file, name, flags, StatxFlags::TYPE) else {
+                continue;
+            };
+            let place = if name.is_empty() { self.path.clone() } else { self.path.join(name) };
+            let read_only = |reason: String| {
+                let place = place.display().to_string();
+                Err(StoreError::ReadOnly { place, reason })
+            };
+            let has = |attribute| found.stx_attributes.contains(attribute);
+            for (attribute, flag, word) in [
+                (StatxAttributes::IMMUTABLE, 'i', "immutable"),
+                (StatxAttributes::APPEND, 'a', "append-only"),
+            ] {
+                if has(attribute) {
+                    let place = place.display();
+                    return read_only(format!("it is marked {word}; run `chattr -{flag} {place}`"));
+                }
+            }
+            if !name.is_empty() && has(StatxAttributes::MOUNT_ROOT) {
+                return read_only(super::MOUNT_POINT.to_owned());
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = name;
+        Ok(())
+    }
+
+    /// Returns the names of all that is in it; none if it cannot be listed.
+    pub(super) fn names(&self) -> Vec<OsString> {
+        let Ok(entries) = rustix::fs::Dir::read_from(&self.file) else { return Vec::new() };
+        let names = entries.filter_map(Result::ok);
+        names.map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned()).collect()
+    }
+
     /// Makes sure that a file that was just created is this user's alone: it is, by its mode.
     #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "as on other platforms")]
     pub(super) fn make_private(&self, _file: &mut File, _name: &OsStr) -> Result<(), StoreError> {
@@ -133,13 +238,16 @@ impl Dir {
     pub(super) fn open_lock(&self, name: &OsStr) -> Result<File, StoreError> {
         let path = self.path.join(name);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = self
-            .open_at(name, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|error| not_openable(&path, error))?;
-        let metadata = file.metadata().map_err(|error| failed("lock", &path, error))?;
-        check_kind(&path, &metadata)?;
-        check_owner(&path, &metadata, false)?;
-        Ok(file)
+        let opened = || {
+            let file = self
+                .open_at(name, flags, Mode::RUSR | Mode::WUSR)
+                .map_err(|error| not_openable(&path, error))?;
+            let metadata = file.metadata().map_err(|error| failed("lock", &path, error))?;
+            check_kind(&path, &metadata)?;
+            check_owner(&path, &metadata, false)?;
+            Ok(file)
+        };
+        opened().map_err(|error| unusable_lock(&path, error))
     }
 
     pub(super) fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
@@ -217,6 +325,27 @@ impl Dir {
             rustix::io::retry_on_intr(|| rustix::fs::openat(&self.file, name, flags, mode));
         Ok(File::from(opened?))
     }
+}
+
+/// Takes room on the disk for so many bytes from the file's beginning on.
+fn allocate(file: &mut File, size: usize) -> io::Result<()> {
+    use std::io::Write;
+
+    use rustix::io::Errno;
+
+    #[cfg(not(any(target_os = "netbsd", target_os = "openbsd", target_os = "dragonfly")))]
+    loop {
+        let flags = rustix::fs::FallocateFlags::empty();
+        match rustix::fs::fallocate(&*file, flags, 0, size as u64) {
+            Err(Errno::INTR) => {}
+            // Not every file system can.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => break,
+            allocated => return Ok(allocated?),
+        }
+    }
+    file.write_all(&vec![0; size])?;
+    // Some find out only now that there is no room.
+    file.sync_all()
 }
 
 /// Opens a file that holds keys, or returns `None` if it does not exist.
@@ -317,6 +446,19 @@ fn not_openable(path: &Path, error: io::Error) -> StoreError {
         Some(rustix::io::Errno::NXIO) => StoreError::NotAFile { place, found: "socket" },
         Some(rustix::io::Errno::ISDIR) => StoreError::NotAFile { place, found: "directory" },
         _ => failed("open", path, error),
+    }
+}
+
+/// Says what to do about a lock file that cannot be used.
+fn unusable_lock(path: &Path, error: StoreError) -> StoreError {
+    let advice = format!(
+        "stop the programs that use these tokens, and remove {}: it holds nothing",
+        path.display()
+    );
+    match error {
+        StoreError::Exposed { place, reason, .. } => StoreError::Exposed { place, reason, advice },
+        StoreError::Denied { place, .. } => StoreError::Denied { place, advice },
+        error => error,
     }
 }
 

@@ -1,4 +1,4 @@
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::windows::fs::{MetadataExt, OpenOptionsExt};
@@ -45,6 +45,7 @@ const REPLACE: u32 =
 const ADD_FILE: u32 = right::WRITE_DATA | right::GENERIC_WRITE | right::GENERIC_ALL;
 
 /// A directory that was found to be safe. Whatever is opened in it is checked on its own handle.
+#[derive(Debug)]
 pub(super) struct Dir {
     path: PathBuf,
     /// Whose files count, where others can put theirs beside them.
@@ -128,6 +129,49 @@ impl Dir {
         let path = self.path.join(name);
         make_private(&path, file)?;
         self.check_owner(&path, &access(&path, file)?)
+    }
+
+    /// Creates such a file and takes room for so many bytes, so that writing them later does not fail.
+    pub(super) fn reserve(&self, name: &OsStr, size: usize) -> Result<File, StoreError> {
+        use std::io::Write;
+
+        let no_space = |error: io::Error| match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                let reason = self.missing_space(size, &error);
+                StoreError::NoSpace { place: self.path.display().to_string(), reason }
+            }
+            _ => failed("make room for new tokens in", &self.path, error),
+        };
+        let mut file = self.create_new(name).map_err(no_space)?;
+        let reserved = self
+            .make_private(&mut file, name)
+            .and_then(|()| file.write_all(&vec![0; size]).map_err(no_space));
+        match reserved {
+            Ok(()) => Ok(file),
+            Err(error) => {
+                drop(file);
+                let _ = self.remove(name);
+                Err(error)
+            }
+        }
+    }
+
+    /// Says how much room is needed, and what to do.
+    #[expect(clippy::unused_self, reason = "as on other platforms")]
+    pub(super) fn missing_space(&self, size: usize, _error: &io::Error) -> String {
+        format!("it takes up to {size} bytes, and there are not as many; free some space")
+    }
+
+    /// Finds out whether the file of that name can be replaced: a write says that here.
+    #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "as on other platforms")]
+    pub(super) fn check_replaceable(&self, _name: &OsStr) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Returns the names of all that is in it; none if it cannot be listed.
+    pub(super) fn names(&self) -> Vec<OsString> {
+        let Ok(entries) = fs::read_dir(&self.path) else { return Vec::new() };
+        entries.filter_map(|entry| Some(entry.ok()?.file_name())).collect()
     }
 
     /// Opens a lock file, creating it if need be.

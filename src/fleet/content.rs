@@ -4,9 +4,9 @@ use zeroize::Zeroizing;
 
 use crate::codec::{self, Bytes};
 use crate::error::StoreError;
-use crate::key::AgeKey;
+use crate::key::{AgeKey, Sealer};
 use crate::seal::{self, MAX_SEALED};
-use crate::tokens::AuthTokens;
+use crate::store::Record;
 
 const FORMAT: &str = "tokenkeep-slot/1";
 
@@ -15,28 +15,27 @@ const FORMAT: &str = "tokenkeep-slot/1";
 pub(super) struct Content {
     pub(super) generation: u64,
     /// Nothing, once the slot was emptied.
-    pub(super) tokens: Option<AuthTokens>,
+    pub(super) record: Option<Record>,
 }
 
-/// Seals `FORMAT GENERATION NAME`, a line end, and the record. `is_first` says that the slot never held one.
+/// Seals `FORMAT GENERATION NAME`, a line end, and the record.
 pub(super) fn seal(
     key: &AgeKey,
+    sealer: &Sealer,
     content: &Content,
     name: &str,
     place: &str,
-    is_first: bool,
 ) -> Result<Vec<u8>, StoreError> {
     let head = format!("{FORMAT} {} {name}\n", content.generation);
-    let record = match &content.tokens {
-        Some(tokens) => codec::encode(tokens, place)?,
+    let record = match &content.record {
+        Some(record) => codec::encode(record, place)?,
         None => Zeroizing::default(),
     };
     // Of its full size, so that it does not grow and leave copies behind.
     let mut plain: Bytes = Zeroizing::new(Vec::with_capacity(head.len() + record.len()));
     plain.extend_from_slice(head.as_bytes());
     plain.extend_from_slice(&record);
-    key.prepare()?;
-    let sealed = key.seal(&plain, place, is_first)?;
+    let sealed = sealer.seal(&plain, place)?;
     let unfit = |reason: &str| {
         Err(StoreError::InvalidKey { place: key.to_string(), reason: reason.to_owned() })
     };
@@ -80,6 +79,6 @@ pub(super) fn open(
         return Err(corrupt("it is another slot's record, put in this one's place"));
     }
     let record = &plain[end + 1..];
-    let tokens = if record.is_empty() { None } else { Some(codec::decode(record, place)?) };
-    Ok(Content { generation, tokens })
+    let record = if record.is_empty() { None } else { Some(codec::decode(record, place)?) };
+    Ok(Content { generation, record })
 }

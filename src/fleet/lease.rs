@@ -9,24 +9,25 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 
-use super::{Edit, Engine, Hold, Inner, Row};
+use super::content;
+use super::{Edit, Engine, Hold, Inner, Row, lock};
 use crate::blocking;
 use crate::error::StoreError;
-use crate::store::{Intent, Lease};
+use crate::store::Lease;
 
-/// How long a lease lasts at first: enough to read the record and to note what is about to be done. What
+/// How long a lease lasts at first: enough to read the record and to save the intent. What
 /// takes longer renews it. So long do others wait for a machine that was lost.
 const LEASE: Duration = Duration::from_secs(30);
 
-/// How long it lasts once its holder has noted that it is about to send a refresh token: enough for a
+/// How long it lasts once its holder has saved the intent to send a refresh token: enough for a
 /// refresh of 30 seconds and for saving what came of it, so that it need not be written once more. Some
 /// servers take one write of an object a second.
-const NOTED: Duration = Duration::from_secs(65);
+const WITH_INTENT: Duration = Duration::from_secs(65);
 
 /// How much longer a lease is asked for than it has to last, so that it does for what comes right after.
 const SPARE: Duration = Duration::from_secs(5);
 
-/// How long one whose lease is over, and who noted that a token may be spent, is waited for while the server
+/// How long one whose lease is over, and who saved an intent, is waited for while the server
 /// can be reached. If it lives, it has the successor, and tries to save it every five seconds.
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -58,7 +59,7 @@ fn claimed() -> MutexGuard<'static, BTreeSet<String>> {
     CLAIMED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A state whose lease is over, and whose note says that its holder may have what came of a refresh.
+/// A state whose lease is over, and whose intent says that its holder may have what came of a refresh.
 #[derive(Debug)]
 pub(super) struct Overdue {
     revision: String,
@@ -71,13 +72,25 @@ pub(super) struct Overdue {
 pub(super) struct FleetLease<E: Engine> {
     slot: Arc<Inner<E>>,
     fence: u64,
-    term: Term,
-    intent: Option<String>,
     _claim: Claim,
 }
 
+/// A lease that was given out: its number, and until when it lasts.
+#[derive(Debug)]
+pub(super) struct Leased {
+    pub(super) fence: u64,
+    term: Term,
+}
+
+impl Leased {
+    pub(super) fn renew(&mut self, term: Term) {
+        self.term = term;
+    }
+}
+
 /// Until when a lease is ours for sure: counted from before the server was asked.
-struct Term {
+#[derive(Debug)]
+pub(super) struct Term {
     since: Instant,
     /// A machine that sleeps stops one of the two clocks, and somebody may set the other one back.
     since_wall: SystemTime,
@@ -89,10 +102,10 @@ impl Term {
         Self { since: Instant::now(), since_wall: now, lasts }
     }
 
-    fn covers(&self, time: Duration, now: SystemTime) -> bool {
-        let Ok(by_wall) = now.duration_since(self.since_wall) else { return false };
-        let passed = by_wall.max(self.since.elapsed());
-        passed.checked_add(time).is_some_and(|end| end <= self.lasts)
+    fn left(&self, now: SystemTime) -> Duration {
+        // A clock that was set back says nothing about the time that has passed.
+        let Ok(by_wall) = now.duration_since(self.since_wall) else { return Duration::ZERO };
+        self.lasts.saturating_sub(by_wall.max(self.since.elapsed()))
     }
 }
 
@@ -106,21 +119,21 @@ impl<E: Engine> FleetLease<E> {
         let found = slot.engine.read().await?;
         let mut row = found.as_ref().map(|found| found.row.clone()).unwrap_or_default();
         let holder = slot.holder();
-        let is_taken = |hold: &Hold| {
-            hold.holder != holder && (!hold.is_over || slot.may_come_back(&row, Instant::now()))
-        };
-        if row.hold.as_ref().is_some_and(is_taken) {
+        if let Some(hold) = row.hold.as_ref().filter(|hold| hold.holder != holder)
+            && (!hold.is_over
+                || (slot.has_intent(&row).await && slot.may_come_back(&row, Instant::now())))
+        {
             return Ok(None);
         }
         row.fence = row.fence.saturating_add(1);
         row.hold = Some(Hold { holder, lasts: Some(LEASE), is_over: false });
-        let (fence, intent) = (row.fence, row.intent.clone());
+        let fence = row.fence;
         let term = Term::begin(slot.clock.now(), LEASE);
         if !slot.put(found.as_ref(), row).await? {
             return Ok(None);
         }
-        *slot.leased() = Some(fence);
-        Ok(Some(Self { slot, fence, term, intent, _claim: claim }))
+        *slot.leased() = Some(Leased { fence, term });
+        Ok(Some(Self { slot, fence, _claim: claim }))
     }
 
     /// Changes the row if the lease is still this one.
@@ -135,27 +148,6 @@ impl<E: Engine> FleetLease<E> {
         };
         self.slot.in_turn(work).await
     }
-
-    /// Makes it last for that long from now, and changes the row in the same step.
-    async fn renew_with(
-        &mut self,
-        lasts: Duration,
-        edit: impl Fn(&mut Row) + Send + Sync + 'static,
-    ) -> Result<bool, StoreError> {
-        let term = Term::begin(self.slot.clock.now(), lasts);
-        let renew = move |row: &mut Row| {
-            if let Some(hold) = &mut row.hold {
-                hold.lasts = Some(lasts);
-            }
-            edit(row);
-            Edit::Write
-        };
-        let is_ours = self.change(renew).await?;
-        if is_ours {
-            self.term = term;
-        }
-        Ok(is_ours)
-    }
 }
 
 impl<E: Engine> fmt::Debug for FleetLease<E> {
@@ -166,42 +158,44 @@ impl<E: Engine> fmt::Debug for FleetLease<E> {
 
 #[async_trait]
 impl<E: Engine> Lease for FleetLease<E> {
-    async fn intent(&self) -> Result<Option<Intent>, StoreError> {
-        let parsed = self.intent.as_ref().map(|text| text.parse());
-        parsed.transpose().map_err(|_| StoreError::Corrupt {
-            place: self.slot.engine.to_string(),
-            reason: "its note of a refresh is not of a version that this program knows".into(),
+    async fn reserve(&mut self) -> Result<(), StoreError> {
+        let slot = self.slot.clone();
+        blocking::run(&self.slot.engine.to_string(), move || {
+            slot.key.prepare()?;
+            let sealer = slot.key.sealer(&slot.engine.to_string(), false)?;
+            *lock(&slot.reserved) = Some(sealer);
+            Ok(())
         })
+        .await
     }
 
-    async fn write_intent(&mut self, intent: &Intent) -> Result<(), StoreError> {
-        let text = intent.to_string();
-        self.intent = Some(text.clone());
-        if self.renew_with(NOTED, move |row| row.intent = Some(text.clone())).await? {
-            return Ok(());
-        }
-        Err(self.slot.timeout(
-            "its lease passed to somebody else while this process was stopped",
-            "try again",
-        ))
+    fn take_warning(&mut self) -> Option<StoreError> {
+        lock(&self.slot.warning).take()
     }
 
-    async fn remove_intent(&mut self) -> Result<(), StoreError> {
-        self.intent = None;
-        // Once the lease has passed, the note is somebody else's.
-        let remove = |row: &mut Row| match row.intent.take() {
-            // It went with what it was about.
-            None => Edit::Nothing,
-            Some(_) => Edit::Write,
-        };
-        self.change(remove).await.map(drop)
+    fn time_left(&self) -> Option<Duration> {
+        let leased = self.slot.leased();
+        let left = leased.as_ref().map(|leased| leased.term.left(self.slot.clock.now()));
+        Some(left.unwrap_or_default())
     }
 
     async fn renew(&mut self, time: Duration) -> Result<bool, StoreError> {
-        if self.term.covers(time, self.slot.clock.now()) {
+        if self.time_left().is_some_and(|left| left >= time) {
             return Ok(true);
         }
-        self.renew_with(time.saturating_add(SPARE).max(LEASE), |_| {}).await
+        let lasts = time.saturating_add(SPARE).max(LEASE);
+        let term = Term::begin(self.slot.clock.now(), lasts);
+        let renew = move |row: &mut Row| {
+            if let Some(hold) = &mut row.hold {
+                hold.lasts = Some(lasts);
+            }
+            Edit::Write
+        };
+        let is_ours = self.change(renew).await?;
+        if let (true, Some(leased)) = (is_ours, &mut *self.slot.leased()) {
+            leased.renew(term);
+        }
+        Ok(is_ours)
     }
 
     async fn release(self: Box<Self>) -> Result<(), StoreError> {
@@ -216,16 +210,39 @@ impl<E: Engine> Lease for FleetLease<E> {
 impl<E: Engine> Drop for FleetLease<E> {
     fn drop(&mut self) {
         *self.slot.leased() = None;
+        *lock(&self.slot.reserved) = None;
+        *lock(&self.slot.warning) = None;
     }
 }
 
 impl<E: Engine> Inner<E> {
-    /// Tells whether the holder of a lease that is over is still waited for.
-    pub(super) fn may_come_back(&self, row: &Row, now: Instant) -> bool {
-        let mut overdue = self.overdue.lock().unwrap_or_else(PoisonError::into_inner);
-        if row.intent.is_none() {
-            return false;
+    /// Returns whether the record in a row says that its refresh token may be on its way. One that cannot be
+    /// opened says nothing.
+    async fn has_intent(self: &Arc<Self>, row: &Row) -> bool {
+        let (inner, record) = (self.clone(), row.record.clone());
+        let place = self.engine.to_string();
+        let has_intent = blocking::run(&place, move || {
+            let place = inner.engine.to_string();
+            let content = content::open(&inner.key, &record, &inner.name, &place)?;
+            Ok(content.record.is_some_and(|record| record.intent().is_some()))
+        });
+        has_intent.await.unwrap_or(false)
+    }
+
+    /// Makes the lease last longer in a row that is about to be written, if it is this process's. Returns for
+    /// how long.
+    pub(super) fn renew_in(&self, row: &mut Row) -> Option<Term> {
+        let fence = self.leased().as_ref()?.fence;
+        if !self.has_lease(row, fence) {
+            return None;
         }
+        row.hold.as_mut()?.lasts = Some(WITH_INTENT);
+        Some(Term::begin(self.clock.now(), WITH_INTENT))
+    }
+
+    /// Returns whether the holder of a lease that is over, and who saved an intent, is still waited for.
+    pub(super) fn may_come_back(&self, row: &Row, now: Instant) -> bool {
+        let mut overdue = lock(&self.overdue);
         let mut seen_for = Duration::ZERO;
         if let Some(before) = overdue.as_ref().filter(|before| before.revision == row.revision) {
             let gap = now.saturating_duration_since(before.seen_at);

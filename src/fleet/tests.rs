@@ -8,7 +8,8 @@ use age::secrecy::SecretString;
 use tokio::sync::Notify;
 
 use super::*;
-use crate::store::TokenStore;
+use crate::store::{Intent, TokenStore};
+use crate::tokens::AuthTokens;
 use crate::transfer::migrate;
 use crate::{RefreshFailure, TokenManager};
 
@@ -146,6 +147,19 @@ fn tokens(name: &str) -> AuthTokens {
     AuthTokens::new(name).with_refresh_token("refresh")
 }
 
+fn record(name: &str) -> Record {
+    tokens(name).into()
+}
+
+/// Says in the record that its refresh token is about to be sent.
+async fn save_intent(slot: &FleetSlot<Table>) -> Result<Revision, StoreError> {
+    let stored = slot.load().await?.expect("a record");
+    let mut record = stored.record;
+    let token = record.tokens.refresh_token.as_ref().expect("a refresh token");
+    record.refresh.intent = Some(Intent::new(token, chrono::Utc::now()));
+    slot.save(&record, Expect::Unchanged(stored.revision)).await
+}
+
 async fn lease(slot: &FleetSlot<Table>) -> Box<dyn Lease> {
     slot.try_lease().await.unwrap().expect("nobody has it")
 }
@@ -153,7 +167,7 @@ async fn lease(slot: &FleetSlot<Table>) -> Box<dyn Lease> {
 /// Two slots, the second of which took the lease over from the first.
 async fn taken_over(table: &Table) -> [(FleetSlot<Table>, Box<dyn Lease>); 2] {
     let (first, second) = (slot(table), slot(&table.elsewhere()));
-    first.save(&tokens("one"), Expect::Absent).await.unwrap();
+    first.save(&record("one"), Expect::Absent).await.unwrap();
     let earlier = lease(&first).await;
     table.end_lease();
     let later = lease(&second).await;
@@ -163,16 +177,14 @@ async fn taken_over(table: &Table) -> [(FleetSlot<Table>, Box<dyn Lease>); 2] {
 #[tokio::test]
 async fn a_lease_that_passed_to_another_can_do_nothing_more() {
     let table = Table::new();
-    let [(_first, mut earlier), (_second, mut later)] = taken_over(&table).await;
-    let intent = Intent::new(&"refresh".into(), chrono::Utc::now());
-    later.write_intent(&intent).await.unwrap();
+    let [(first, mut earlier), (second, _later)] = taken_over(&table).await;
+    save_intent(&second).await.unwrap();
     let before = table.row();
     assert!(!earlier.renew(Duration::from_secs(3600)).await.unwrap());
-    let refused = earlier.write_intent(&intent).await.unwrap_err();
-    assert!(refused.to_string().contains("its lease passed to somebody else"), "{refused}");
-    earlier.remove_intent().await.unwrap();
+    let refused = save_intent(&first).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Conflict { .. }), "{refused}");
     earlier.release().await.unwrap();
-    assert_eq!(table.row(), before, "the other one's lease and note are there");
+    assert_eq!(table.row(), before, "the other one's lease and intent are there");
 }
 
 #[tokio::test]
@@ -195,15 +207,15 @@ async fn what_was_overtaken_is_neither_saved_nor_cleared_until_the_successor_is_
     let [(first, _earlier), (second, later)] = taken_over(&table).await;
     let Stored { revision, .. } = first.load().await.unwrap().unwrap();
     let expect = Expect::Unchanged(revision.clone());
-    let refused = first.save(&tokens("late"), expect.clone()).await.unwrap_err();
+    let refused = first.save(&record("late"), expect.clone()).await.unwrap_err();
     assert!(matches!(refused, StoreError::Conflict { .. }), "{refused}");
     // Nor is it taken away, by a migration that was stopped.
     let refused = first.clear(expect.clone()).await.unwrap_err();
     assert!(matches!(refused, StoreError::Conflict { .. }), "{refused}");
-    assert_eq!(second.load().await.unwrap().unwrap().tokens, tokens("one"));
+    assert_eq!(second.load().await.unwrap().unwrap().record.tokens, tokens("one"));
     later.release().await.unwrap();
-    first.save(&tokens("late"), expect).await.unwrap();
-    assert_eq!(second.load().await.unwrap().unwrap().tokens, tokens("late"));
+    first.save(&record("late"), expect).await.unwrap();
+    assert_eq!(second.load().await.unwrap().unwrap().record.tokens, tokens("late"));
 }
 
 #[tokio::test]
@@ -247,7 +259,7 @@ async fn a_change_whose_answer_was_lost_is_found_to_be_done() {
     let table = Table::new();
     let slot = slot(&table);
     table.faults().loses_answers = true;
-    let revision = slot.save(&tokens("one"), Expect::Absent).await.unwrap();
+    let revision = slot.save(&record("one"), Expect::Absent).await.unwrap();
     let mut lease = lease(&slot).await;
     assert!(lease.renew(Duration::from_secs(90)).await.unwrap());
     lease.release().await.unwrap();
@@ -259,10 +271,10 @@ async fn a_change_whose_answer_was_lost_is_found_to_be_done() {
 async fn whoever_is_never_fast_enough_gives_up() {
     let table = Table::new();
     let slot = slot(&table);
-    slot.save(&tokens("one"), Expect::Anything).await.unwrap();
+    slot.save(&record("one"), Expect::Anything).await.unwrap();
     let (mut lease, before) = (lease(&slot).await, table.faults().writes);
     table.faults().refuses = true;
-    let refused = slot.save(&tokens("two"), Expect::Anything).await.unwrap_err();
+    let refused = slot.save(&record("two"), Expect::Anything).await.unwrap_err();
     assert!(matches!(refused, StoreError::Conflict { .. }), "{refused}");
     assert_eq!(table.faults().writes - before, ATTEMPTS);
     let refused = lease.renew(Duration::from_secs(90)).await.unwrap_err();
@@ -273,24 +285,28 @@ async fn whoever_is_never_fast_enough_gives_up() {
 async fn an_earlier_state_is_told_from_the_latest() {
     let table = Table::new();
     let (reader, writer) = (slot(&table), slot(&table.elsewhere()));
-    writer.save(&tokens("one"), Expect::Anything).await.unwrap();
+    writer.save(&record("one"), Expect::Anything).await.unwrap();
     let first = table.row();
-    writer.save(&tokens("two"), Expect::Anything).await.unwrap();
+    writer.save(&record("two"), Expect::Anything).await.unwrap();
     let second = table.row();
-    assert_eq!(reader.load().await.unwrap().unwrap().tokens, tokens("two"));
+    assert_eq!(reader.load().await.unwrap().unwrap().record.tokens, tokens("two"));
 
     for earlier in [first, Row { record: Vec::new(), ..second.clone() }] {
         table.put(earlier);
         for rolled_back in [
             reader.load().await.unwrap_err(),
-            reader.save(&tokens("three"), Expect::Anything).await.unwrap_err(),
+            reader.save(&record("three"), Expect::Anything).await.unwrap_err(),
         ] {
             assert!(matches!(rolled_back, StoreError::RolledBack { .. }), "{rolled_back}");
         }
         assert!(slot(&table.elsewhere()).load().await.is_ok(), "who has just begun cannot know");
     }
     table.put(second);
-    assert_eq!(reader.load().await.unwrap().unwrap().tokens, tokens("two"), "and it is back");
+    assert_eq!(
+        reader.load().await.unwrap().unwrap().record.tokens,
+        tokens("two"),
+        "and it is back"
+    );
 }
 
 #[tokio::test]
@@ -302,26 +318,26 @@ async fn a_state_that_somebody_made_out_of_an_earlier_one_is_told_from_the_lates
         Arc::get_mut(&mut slot.0).unwrap().clock = still();
         slot
     });
-    other.save(&tokens("one"), Expect::Anything).await.unwrap();
+    other.save(&record("one"), Expect::Anything).await.unwrap();
     let first = table.row();
-    other.save(&tokens("two"), Expect::Anything).await.unwrap();
+    other.save(&record("two"), Expect::Anything).await.unwrap();
     assert!(reader.load().await.unwrap().is_some());
     table.put(first);
     let mut new = slot(&table.elsewhere());
     Arc::get_mut(&mut new.0).unwrap().clock = still();
-    new.save(&tokens("other"), Expect::Anything).await.unwrap();
+    new.save(&record("other"), Expect::Anything).await.unwrap();
     let rolled_back = reader.load().await.unwrap_err();
     assert!(matches!(rolled_back, StoreError::RolledBack { .. }), "{rolled_back}");
     // A login is later than all that anybody remembers.
-    slot(&table.elsewhere()).save(&tokens("login"), Expect::Anything).await.unwrap();
-    assert_eq!(reader.load().await.unwrap().unwrap().tokens, tokens("login"));
+    slot(&table.elsewhere()).save(&record("login"), Expect::Anything).await.unwrap();
+    assert_eq!(reader.load().await.unwrap().unwrap().record.tokens, tokens("login"));
 }
 
 #[tokio::test]
 async fn the_name_of_a_slot_is_sealed_with_its_record() {
     let table = Table::new();
     let name = FleetSlot::new(table.clone(), key(), "another");
-    name.save(&tokens("one"), Expect::Anything).await.unwrap();
+    name.save(&record("one"), Expect::Anything).await.unwrap();
     let swapped = slot(&table).load().await.unwrap_err();
     assert!(swapped.to_string().contains("another slot's record"), "{swapped}");
 }
@@ -343,7 +359,7 @@ async fn a_migration_whose_last_step_was_repeated_does_not_lose_the_tokens() {
     for repeats in 0..3 {
         let (one, two) = (Table::new(), Table::new());
         let (from, to) = (Store(slot(&one)), Store(slot(&two)));
-        from.save(&tokens("live"), Expect::Absent).await.unwrap();
+        from.save(&record("live"), Expect::Absent).await.unwrap();
         one.faults().repeats = Some(repeats);
         let migrated = migrate(&from, &to).await;
         one.faults().repeats = None;
@@ -351,7 +367,7 @@ async fn a_migration_whose_last_step_was_repeated_does_not_lose_the_tokens() {
         assert!(found.iter().any(Option::is_some), "they exist nowhere: {migrated:?}");
         // Run again, it completes.
         assert!(migrated.is_ok() || migrate(&from, &to).await.is_ok(), "{migrated:?}");
-        assert_eq!(to.load().await.unwrap().unwrap().tokens, tokens("live"));
+        assert_eq!(to.load().await.unwrap().unwrap().record.tokens, tokens("live"));
         assert!(from.load().await.unwrap().is_none());
     }
 }
@@ -360,7 +376,7 @@ async fn a_migration_whose_last_step_was_repeated_does_not_lose_the_tokens() {
 async fn a_record_that_was_saved_is_known_though_somebody_took_the_lease_since() {
     let table = Table::new();
     let slot = slot(&table);
-    slot.save(&tokens("one"), Expect::Absent).await.unwrap();
+    slot.save(&record("one"), Expect::Absent).await.unwrap();
     let found = slot.engine().read().await.unwrap().unwrap();
     let saved = Row { record: b"made once".to_vec(), ..found.row.clone() };
     // It is there, in a row that changed again before anybody looked.
@@ -376,7 +392,7 @@ async fn a_login_that_is_still_on_its_way_does_not_come_after_a_logout() {
         let table = Table::new();
         let slot = slot(&table);
         if was_used {
-            slot.save(&tokens("one"), Expect::Absent).await.unwrap();
+            slot.save(&record("one"), Expect::Absent).await.unwrap();
             slot.clear(Expect::Anything).await.unwrap();
         }
         let found = table.read().await.unwrap();
@@ -391,7 +407,7 @@ async fn a_login_that_is_still_on_its_way_does_not_come_after_a_logout() {
 async fn a_slow_answer_is_not_taken_for_an_earlier_state() {
     let table = Table::new();
     let (reader, writer) = (Arc::new(slot(&table)), slot(&table.elsewhere()));
-    writer.save(&tokens("one"), Expect::Anything).await.unwrap();
+    writer.save(&record("one"), Expect::Anything).await.unwrap();
     let answers = Arc::new(Notify::new());
     table.faults().slow = Some(answers.clone());
     let slow = tokio::spawn({
@@ -401,10 +417,10 @@ async fn a_slow_answer_is_not_taken_for_an_earlier_state() {
     while table.faults().slow.is_some() {
         tokio::task::yield_now().await;
     }
-    writer.save(&tokens("two"), Expect::Anything).await.unwrap();
-    assert_eq!(reader.load().await.unwrap().unwrap().tokens, tokens("two"));
+    writer.save(&record("two"), Expect::Anything).await.unwrap();
+    assert_eq!(reader.load().await.unwrap().unwrap().record.tokens, tokens("two"));
     answers.notify_one();
-    assert_eq!(slow.await.unwrap().unwrap().unwrap().tokens, tokens("one"));
+    assert_eq!(slow.await.unwrap().unwrap().unwrap().record.tokens, tokens("one"));
     // What is known is the later one.
     let known = reader.0.seen().clone().unwrap().revision;
     assert_eq!(reader.load().await.unwrap().unwrap().revision, known);
@@ -430,7 +446,8 @@ fn a_runtime_that_nobody_drives_holds_up_nobody_for_ever() {
     table.faults().slow = Some(Arc::default());
     one.block_on(async {
         let tokens = tokens("one");
-        let save = slot.save(&tokens, Expect::Anything);
+        let record = Record::from(tokens);
+        let save = slot.save(&record, Expect::Anything);
         timeout(Duration::from_millis(100), save).await.unwrap_err();
     });
     // Nobody drives the first one any more.
@@ -447,20 +464,23 @@ async fn a_call_whose_answers_never_come_ends() {
     let table = Table::new();
     let slot = slot(&table);
     table.faults().slow = Some(Arc::default());
-    let error = slot.save(&tokens("one"), Expect::Anything).await.unwrap_err();
+    let error = slot.save(&record("one"), Expect::Anything).await.unwrap_err();
     assert!(error.to_string().contains("its answers took too long"), "{error}");
-    slot.save(&tokens("one"), Expect::Anything).await.unwrap();
+    slot.save(&record("one"), Expect::Anything).await.unwrap();
 }
 
 #[tokio::test]
 async fn one_that_may_have_what_came_of_a_refresh_is_waited_for_while_the_server_can_be_reached() {
     let table = Table::new();
     let (first, second) = (slot(&table), slot(&table.elsewhere()));
-    let mut lease = lease(&first).await;
+    first.save(&record("one"), Expect::Absent).await.unwrap();
+    let earlier = lease(&first).await;
     table.end_lease();
+    lease(&second).await.release().await.unwrap();
+    drop(earlier);
     let mut now = Instant::now();
-    assert!(!second.0.may_come_back(&table.row(), now), "without a note there is nothing to lose");
-    lease.write_intent(&Intent::new(&"refresh".into(), chrono::Utc::now())).await.unwrap();
+    let lease = lease(&first).await;
+    save_intent(&first).await.unwrap();
     table.end_lease();
     // It sees that it is over, and then the server is away for an hour.
     assert!(second.try_lease().await.unwrap().is_none());
@@ -485,24 +505,55 @@ async fn one_that_may_have_what_came_of_a_refresh_is_waited_for_while_the_server
 }
 
 #[tokio::test]
-async fn a_note_of_a_refresh_goes_with_the_token_that_it_is_about() {
+async fn saving_the_intent_renews_the_lease_in_the_same_write() {
     let table = Table::new();
     let slot = slot(&table);
-    let rotated = AuthTokens::new("two").with_refresh_token("another");
-    let is_noted = || table.row().intent.is_some();
+    slot.save(&record("one"), Expect::Absent).await.unwrap();
     let mut lease = lease(&slot).await;
-    for (saved, stays) in [(tokens("touched"), true), (rotated, false)] {
-        slot.save(&tokens("one"), Expect::Anything).await.unwrap();
-        lease.write_intent(&Intent::new(&"refresh".into(), chrono::Utc::now())).await.unwrap();
-        slot.save(&saved, Expect::Anything).await.unwrap();
-        assert_eq!(is_noted(), stays);
-    }
-    // One of a version that is not known may say more.
-    table.put(Row { intent: Some("of another version".into()), ..table.row() });
-    slot.save(&tokens("three"), Expect::Anything).await.unwrap();
-    assert!(is_noted());
-    slot.clear(Expect::Anything).await.unwrap();
-    assert!(!is_noted());
+    let at_first = lease.time_left().unwrap();
+    assert!(at_first <= Duration::from_secs(30), "{at_first:?}");
+    let before = table.faults().writes;
+    save_intent(&slot).await.unwrap();
+    let left = lease.time_left().unwrap();
+    assert!(left > Duration::from_secs(60), "{left:?}");
+    assert_eq!(table.row().hold.unwrap().lasts, Some(Duration::from_secs(65)));
+    // That is enough for a refresh of 30 seconds and the margin to save.
+    assert!(lease.renew(Duration::from_secs(60)).await.unwrap());
+    assert_eq!(table.faults().writes - before, 1);
+    // A longer one takes one more.
+    assert!(lease.renew(Duration::from_secs(90)).await.unwrap());
+    assert!(lease.time_left().unwrap() > Duration::from_secs(90));
+    assert_eq!(table.faults().writes - before, 2);
+}
+
+#[tokio::test]
+async fn a_key_that_is_gone_when_the_answer_is_there_does_not_cost_the_new_tokens() {
+    let table = Table::new();
+    let recipients = tempfile::NamedTempFile::new().unwrap();
+    let list = recipients.path().to_owned();
+    let recipient = age::x25519::Identity::generate().to_public();
+    std::fs::write(
+        &list,
+        format!(
+            "{recipient}
+"
+        ),
+    )
+    .unwrap();
+    let key = key().with_recovery_recipients_file(&list);
+    let slot = FleetSlot::new(table.clone(), key, "fleet");
+    slot.save(&record("one"), Expect::Absent).await.unwrap();
+    let mut lease = lease(&slot).await;
+    lease.reserve().await.unwrap();
+    let noted = save_intent(&slot).await.unwrap();
+    // The list turns invalid while the server is asked.
+    std::fs::write(&list, "no recipient\n").unwrap();
+    slot.save(&record("rotated"), Expect::Unchanged(noted)).await.unwrap();
+    let warning = lease.take_warning().expect("it is said").to_string();
+    assert!(warning.contains("recipient"), "{warning}");
+    assert_eq!(slot.load().await.unwrap().unwrap().record, record("rotated"));
+    // Whoever begins now finds out before anything is sent.
+    lease.reserve().await.unwrap_err();
 }
 
 /// One that gets these tokens.
@@ -518,7 +569,7 @@ fn manager(table: &Table) -> TokenManager {
 #[tokio::test]
 async fn where_refresh_tokens_do_not_rotate_one_that_was_stopped_takes_what_its_successor_got() {
     let table = Table::new();
-    slot(&table).save(&tokens("old"), Expect::Anything).await.unwrap();
+    slot(&table).save(&record("old"), Expect::Anything).await.unwrap();
     let (asked, answered) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let stopped = {
         let (asked, answered) = (asked.clone(), answered.clone());
@@ -541,7 +592,7 @@ async fn where_refresh_tokens_do_not_rotate_one_that_was_stopped_takes_what_its_
     answered.notify_one();
     let found = refreshing.await.unwrap().unwrap();
     assert_eq!(found.access_token, AuthTokens::new("its successor's").access_token);
-    let stored = slot(&table.elsewhere()).load().await.unwrap().unwrap().tokens;
+    let stored = slot(&table.elsewhere()).load().await.unwrap().unwrap().record.tokens;
     assert_eq!(stored.access_token, found.access_token);
 }
 
@@ -549,18 +600,22 @@ async fn where_refresh_tokens_do_not_rotate_one_that_was_stopped_takes_what_its_
 async fn a_refresh_writes_four_times() {
     // Google takes one write of an object a second.
     let table = Table::new();
-    slot(&table).save(&tokens("old"), Expect::Anything).await.unwrap();
+    slot(&table).save(&record("old"), Expect::Anything).await.unwrap();
     let before = table.faults().writes;
     manager(&table).refresh().await.unwrap();
-    assert_eq!(table.faults().writes - before, 4, "the lease, the note, the record, and the lease");
-    assert_eq!((table.row().hold, table.row().intent), (None, None));
+    assert_eq!(
+        table.faults().writes - before,
+        4,
+        "the lease, the intent, the record, and the lease"
+    );
+    assert_eq!(table.row().hold, None);
 }
 
 #[tokio::test]
 async fn whoever_finds_the_work_done_leaves_the_lease_to_others() {
     let table = Table::new();
     let expired = tokens("old").with_expires_at(chrono::DateTime::UNIX_EPOCH);
-    slot(&table).save(&expired, Expect::Anything).await.unwrap();
+    slot(&table).save(&expired.into(), Expect::Anything).await.unwrap();
     let waiting: Vec<_> = (0..4)
         .map(|_| {
             let manager = manager(&table.elsewhere());
@@ -575,7 +630,7 @@ async fn whoever_finds_the_work_done_leaves_the_lease_to_others() {
     let store = slot(&table);
     store.clear(Expect::Anything).await.unwrap();
     assert!(manager(&table).refresh().await.is_err());
-    store.save(&tokens("backup").with_backup(true), Expect::Anything).await.unwrap();
+    store.save(&tokens("backup").with_backup(true).into(), Expect::Anything).await.unwrap();
     assert!(manager(&table).refresh().await.is_err());
     assert_eq!(table.row().hold, None);
 }

@@ -1,9 +1,9 @@
 use super::Format;
 use crate::codec::{self, Bytes};
 use crate::error::StoreError;
-use crate::key::AgeKey;
-use crate::seal::MAX_SEALED;
-use crate::tokens::AuthTokens;
+use crate::key::{AgeKey, Sealer};
+use crate::seal::{MAX_SEALED, sealed_size};
+use crate::store::{MAX_STORED, Record};
 
 /// Records sealed with a key.
 #[derive(Debug)]
@@ -13,13 +13,9 @@ pub(crate) struct Sealed {
     pub(crate) own_key: bool,
 }
 
-impl Format for Sealed {
-    fn prepare(&self) -> Result<(), StoreError> {
-        self.key.prepare()
-    }
-
-    fn encode(&self, tokens: &AuthTokens, place: &str, first: bool) -> Result<Bytes, StoreError> {
-        let sealed = self.key.seal(&codec::encode(tokens, place)?, place, first)?;
+impl Sealed {
+    fn seal(&self, record: &Record, place: &str, sealer: &Sealer) -> Result<Bytes, StoreError> {
+        let sealed = sealer.seal(&codec::encode(record, place)?, place)?;
         if sealed.len() > MAX_SEALED {
             // It could not be read again.
             let reason = "it has too many recovery recipients".to_owned();
@@ -27,8 +23,36 @@ impl Format for Sealed {
         }
         Ok(sealed)
     }
+}
 
-    fn decode(&self, bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError> {
+impl Format for Sealed {
+    type Sealer = Sealer;
+
+    fn prepare(&self) -> Result<(), StoreError> {
+        self.key.prepare()
+    }
+
+    fn reserve(&self, place: &str) -> Result<(Sealer, usize), StoreError> {
+        self.key.prepare()?;
+        let sealer = self.key.sealer(place, false)?;
+        let size = sealed_size(MAX_STORED, sealer.recipients()).min(MAX_SEALED);
+        Ok((sealer, size))
+    }
+
+    fn encode(&self, record: &Record, place: &str, first: bool) -> Result<Bytes, StoreError> {
+        self.seal(record, place, &self.key.sealer(place, first)?)
+    }
+
+    fn encode_reserved(
+        &self,
+        record: &Record,
+        place: &str,
+        sealer: &Sealer,
+    ) -> Result<Bytes, StoreError> {
+        self.seal(record, place, sealer)
+    }
+
+    fn decode(&self, bytes: &[u8], place: &str) -> Result<Record, StoreError> {
         codec::decode(&self.key.open(bytes, place)?, place)
     }
 

@@ -57,6 +57,7 @@ pub(super) fn create(path: &Path, passphrase: Option<SecretString>) -> Result<()
     let text = text(&Identity::generate());
     slot.replace(
         &Expect::Absent,
+        None,
         |_| {
             let reason = "it exists, and may be the only key of what is sealed to it";
             let source = io::Error::new(io::ErrorKind::AlreadyExists, reason);

@@ -19,6 +19,40 @@ pub(super) struct Unlocked {
     recipients: Vec<Recipient>,
 }
 
+/// What a record is sealed to: all that sealing takes.
+pub(crate) enum Sealer {
+    Recipients(Vec<Recipient>),
+    Passphrase(SecretString),
+}
+
+impl std::fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Sealer({})", self.recipients())
+    }
+}
+
+impl Sealer {
+    pub(crate) fn seal(&self, plain: &[u8], place: &str) -> Result<Bytes, StoreError> {
+        match self {
+            Self::Passphrase(passphrase) => {
+                seal::seal_to_passphrase(passphrase.clone(), plain, place)
+            }
+            Self::Recipients(recipients) => {
+                let recipients = recipients.iter().map(|it| it as &dyn age::Recipient);
+                seal::seal(recipients, plain, place)
+            }
+        }
+    }
+
+    /// Counts those who can open what it seals.
+    pub(crate) fn recipients(&self) -> usize {
+        match self {
+            Self::Passphrase(_) => 1,
+            Self::Recipients(recipients) => recipients.len(),
+        }
+    }
+}
+
 /// Whether the source is read again although something was unlocked already.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Read {
@@ -46,14 +80,13 @@ impl AgeKey {
         }
     }
 
-    /// Seals a record. `first` says that the slot is empty.
-    pub(crate) fn seal(&self, plain: &[u8], place: &str, first: bool) -> Result<Bytes, StoreError> {
-        if matches!(self.0.source, Source::Passphrase) {
-            return seal::seal_to_passphrase(self.ask(place)?, plain, place);
-        }
-        let recipients = self.seal_to(place, first)?;
-        let recipients = recipients.iter().map(|recipient| recipient as &dyn age::Recipient);
-        seal::seal(recipients, plain, place)
+    /// Gets what records are sealed to now. `first` says that the slot is empty.
+    pub(crate) fn sealer(&self, place: &str, first: bool) -> Result<Sealer, StoreError> {
+        Ok(if matches!(self.0.source, Source::Passphrase) {
+            Sealer::Passphrase(self.ask(place)?)
+        } else {
+            Sealer::Recipients(self.seal_to(place, first)?)
+        })
     }
 
     /// Returns whom a record is sealed to. `first` says that the slot is empty.

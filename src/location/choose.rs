@@ -216,7 +216,7 @@ async fn write_pin(pin: &Arc<FileSlot>, url: &StoreUrl) -> Result<bool, StoreErr
     let slot = pin.clone();
     let line = Zeroizing::new(format!("{text}\n").into_bytes());
     blocking::run(&pin.place(), move || {
-        match slot.replace(&Expect::Absent, |_| Ok(()), |_| Ok(line)) {
+        match slot.replace(&Expect::Absent, None, |_| Ok(()), |_| Ok(line)) {
             Err(StoreError::Conflict { .. }) => Ok(false),
             written => written.map(|_| true),
         }

@@ -5,11 +5,11 @@ use std::time::{Duration, SystemTime};
 
 use super::events::Event;
 use super::snapshot::Snapshot;
-use super::unsaved::{There, give_up};
+use super::unsaved::{There, release};
 use super::{Inner, Turn};
 use crate::clock::random;
 use crate::error::{AuthError, StoreError};
-use crate::store::Stored;
+use crate::store::{Record, Stored};
 use crate::tokens::AccessToken;
 
 /// How long a look may take while there is a good token at hand. A store far away takes a tenth of it.
@@ -46,7 +46,7 @@ impl Inner {
 
     /// Asks the store, unless whoever had the turn before did.
     async fn look_in_turn(&self) -> Result<Arc<Snapshot>, StoreError> {
-        let mut turn = self.turn.lock().await;
+        let mut turn = self.turn().await?;
         if let Some(snapshot) = self.recent() {
             return Ok(snapshot);
         }
@@ -87,9 +87,18 @@ impl Inner {
         if let Some(kept) = kept {
             return Ok(self.remember(Some(kept), now));
         }
-        let stored = loaded?;
+        let stored = match loaded {
+            Ok(stored) => stored,
+            Err(error) => {
+                if !error.is_passing() {
+                    // What is in memory says nothing about a slot that is broken.
+                    self.cached.store(None);
+                }
+                return Err(error);
+            }
+        };
         if let Some(lease) = ended.and_then(|ended| ended.lease) {
-            give_up(lease).await;
+            release(lease).await;
         }
         Ok(self.remember(stored, now))
     }
@@ -101,17 +110,20 @@ impl Inner {
         &self,
         snapshot: Arc<Snapshot>,
     ) -> Result<Arc<Snapshot>, AuthError> {
-        let is_rejected = snapshot
-            .stored
-            .as_ref()
-            .is_some_and(|stored| self.flights().pace.rejection(&stored.revision).is_some());
+        let is_rejected =
+            snapshot.stored.as_ref().is_some_and(|stored| self.is_rejected(&stored.record));
         let is_unsaved = self.unsaved().is_some();
         if !is_rejected && !is_unsaved {
             return Ok(snapshot);
         }
-        let mut turn = self.turn.lock().await;
+        let mut turn = self.turn().await?;
         self.save_unsaved(&mut turn).await;
         Ok(self.look(&mut turn).await?)
+    }
+
+    /// Returns whether the server rejected the refresh token of this record, here or in another process.
+    fn is_rejected(&self, record: &Record) -> bool {
+        record.refresh.rejection.is_some() || self.flights().pace.is_rejected(&record.tokens)
     }
 
     pub(super) fn recent(&self) -> Option<Arc<Snapshot>> {
@@ -127,7 +139,7 @@ impl Inner {
         if is_logout {
             self.publish(Event::Cleared);
         }
-        let access = stored.as_ref().map(|stored| &stored.tokens.access_token);
+        let access = stored.as_ref().map(|stored| &stored.record.tokens.access_token);
         let is_refused = refused.as_ref().is_some_and(|refused| access == Some(refused));
         if !is_refused {
             *refused = None;

@@ -37,6 +37,12 @@ pub enum Event {
     },
     /// New tokens were saved.
     Saved,
+    /// New tokens were saved, sealed to the recipients that were known when the refresh began: the key, or a
+    /// list of recipients, could no longer be read.
+    SavedWithEarlierKey {
+        /// Why not.
+        error: StoreError,
+    },
 }
 
 /// What happens to the tokens of a [`TokenManager`](crate::TokenManager) from the moment of its

@@ -1,41 +1,44 @@
 //! One refresh, from the lease to the saved successor.
 //!
-//! The refresh token is spent at most once while its holder lives: it is read under the lease, noted
-//! durably before it is sent, and replaced by a compare-and-swap. Login and logout do not wait for
-//! any of this, and win against it.
+//! The refresh token is spent at most once while its holder lives: it is read under the lease, the record
+//! says that it is about to be sent before it is, and its successor is saved by a compare-and-swap. Login
+//! and logout do not wait for any of this, and win against it.
 
 use std::future;
 use std::panic::{self, AssertUnwindSafe};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 
 use super::Inner;
 use super::events::Event;
 use super::snapshot::Snapshot;
-use super::unsaved::{Unsaved, give_up, is_of_one_refresh, release};
+use super::unsaved::{Settled, Unsaved, is_of_one_refresh, release};
 use crate::clock::{self, Patience};
-use crate::codec;
 use crate::error::{AuthError, RefreshFailure, SpentBy, StoreError};
+use crate::refresh::pace::{self, Hold};
 use crate::refresh::{RefreshPermit, TokenRefresher};
-use crate::store::{Intent, Lease, Stored};
-use crate::tokens::AuthTokens;
+use crate::store::{
+    Expect, Intent, Lease, Record, RefreshState, Rejection, Revision, Stored, Throttle,
+};
+use crate::tokens::{AuthTokens, Schedule};
 
 /// How much longer than the answers of the server a holder may take: to save, on a slow disk or a server
 /// of its own.
 pub(super) const MARGIN: Duration = Duration::from_secs(30);
 
-/// How often a lease may pass to somebody else before it was used: this process was stopped each time.
-const LAPSES: usize = 3;
+/// How often a refresh begins again because its lease passed to somebody else before it was used, or because
+/// somebody changed the record between the look at it and the intent.
+const ATTEMPTS: usize = 5;
 
 /// How long one waits for a refresh while the token that is there is still accepted.
 pub(super) const BRIEFLY: Duration = Duration::from_secs(5);
 
 /// For an answer that is there already, once its time is over.
-const LAST_LOOK: Duration = Duration::from_secs(1);
+pub(super) const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// Why there is a refresh: what was found wanting.
 #[derive(Clone)]
@@ -46,11 +49,10 @@ pub(super) struct Basis {
 }
 
 impl Basis {
-    /// Tells whether this is what was asked for, so that nothing is left to do.
-    pub(super) fn is_met_by(&self, current: &Snapshot, now: std::time::SystemTime) -> bool {
-        let revision =
-            |snapshot: &Snapshot| snapshot.stored.as_ref().map(|stored| stored.revision.clone());
-        let changed = revision(current) != revision(&self.snapshot);
+    /// Returns whether this is what was asked for, so that nothing is left to do. Tokens are compared, and
+    /// not revisions: an intent and a rekey change the revision and bring no new tokens.
+    pub(super) fn is_met_by(&self, current: &Snapshot, now: SystemTime) -> bool {
+        let changed = current.tokens() != self.snapshot.tokens();
         !current.wants_refresh(now) && (changed || !self.forced)
     }
 }
@@ -62,41 +64,38 @@ fn failed(error: StoreError) -> Ended {
     Err(error.into())
 }
 
-/// Tokens whose refresh token is about to be sent, and the right to send it.
+/// Tokens that are about to be refreshed, and the lease on them.
 struct Held {
-    stored: Stored,
-    right: Right,
+    record: Record,
+    revision: Revision,
+    lease: Box<dyn Lease>,
     /// When an earlier holder was about to send this very token.
     earlier: Option<DateTime<Utc>>,
-    /// When we noted that we are about to.
-    noted: DateTime<Utc>,
-}
-
-enum Right {
-    Lease(Box<dyn Lease>),
-    /// The tokens are unsaved ones, and the lease is kept with them; this keeps them in use.
-    Unsaved(#[expect(dead_code, reason = "it is there as long as this is")] Arc<()>),
+    /// When this one is.
+    at: DateTime<Utc>,
 }
 
 impl Inner {
     /// Does all of it.
     pub(super) async fn protocol(&self, basis: &Basis) -> Result<Arc<Snapshot>, AuthError> {
         let refresher = self.refresher.as_ref().ok_or(AuthError::NoRefresher)?;
-        for _ in 0..LAPSES {
-            let mut held = match self.hold(basis).await {
+        for _ in 0..ATTEMPTS {
+            let mut held = match self.acquire(basis).await {
                 Ok(held) => held,
                 Err(ended) => return ended,
             };
-            let may_send = match self.note(&mut held).await {
-                Ok(()) => self.may_send(&mut held).await,
-                failed => failed.map(|()| false),
-            };
-            match may_send {
+            match self.record_intent(&mut held).await {
                 Ok(true) => {}
-                Ok(false) => continue,
+                Ok(false) => {
+                    release(held.lease).await;
+                    continue;
+                }
                 Err(error) => {
-                    // It was not sent; but whoever noted it before may have sent it.
-                    end(held.right, held.earlier.is_some()).await;
+                    // Nothing was sent; but an earlier holder may have sent it.
+                    if held.earlier.is_none() {
+                        self.conclude(&mut held, |refresh| refresh.intent = None).await;
+                    }
+                    release(held.lease).await;
                     return Err(error.into());
                 }
             }
@@ -108,20 +107,22 @@ impl Inner {
         }
         Err(AuthError::Store(StoreError::Timeout {
             place: self.store.to_string(),
-            reason: "its lease passed to others before it could be used".into(),
-            advice: "see why this process is stopped so often".into(),
+            reason:
+                "others changed it, or took its lease, each time before the refresh could begin"
+                    .into(),
+            advice: "see what else uses it, and whether this process is stopped often".into(),
         }))
     }
 
     /// Takes the lease and reads the tokens under it, or finds that there is nothing left to do.
-    async fn hold(&self, basis: &Basis) -> Result<Held, Ended> {
-        let mut patience = self.policy.deadline.saturating_add(MARGIN).saturating_mul(2);
+    async fn acquire(&self, basis: &Basis) -> Result<Held, Ended> {
+        let mut patience = self.longest_wait_for_lease();
         if !basis.forced && basis.snapshot.is_accepted(self.clock.now()) {
             patience = patience.min(BRIEFLY);
         }
         let (mut patience, mut is_waiting) = (Patience::new(patience), false);
         loop {
-            let mut turn = self.turn.lock().await;
+            let mut turn = self.turn().await.map_err(failed)?;
             let mut looked = None;
             if is_waiting {
                 // Most likely the other one is done, and then nobody needs the lease.
@@ -131,22 +132,17 @@ impl Inner {
                 }
                 looked = Some(Ok(current));
             }
-            // With unsaved tokens the lease is ours already, and they are what is to be refreshed.
-            let leased = if self.save_unsaved(&mut turn).await {
-                self.store.try_lease().await
-            } else {
-                Ok(None)
-            };
+            // A refresh never starts from tokens that are not saved: an earlier save may have got through
+            // without an answer, and then others know them too.
+            if let Settled::NotYet(error) = self.save_unsaved(&mut turn).await {
+                return Err(Err(AuthError::NotSaved(error)));
+            }
+            let leased = self.store.try_lease().await;
             let looked = match looked {
                 // What was seen before the lease was had says nothing.
                 Some(looked) if matches!(leased, Ok(None)) => looked,
                 _ => self.look(&mut turn).await,
             };
-            let unsaved = self.unsaved().as_mut().map(|unsaved| {
-                let in_use = Arc::new(());
-                unsaved.in_use = Arc::downgrade(&in_use);
-                in_use
-            });
             drop(turn);
             let stored = match self.wanting(basis, looked) {
                 Ok(stored) => stored,
@@ -158,13 +154,11 @@ impl Inner {
                     return Err(ended);
                 }
             };
-            let right = match (leased.map_err(failed)?, unsaved) {
-                (_, Some(in_use)) => Some(Right::Unsaved(in_use)),
-                (lease, None) => lease.map(Right::Lease),
-            };
-            if let Some(right) = right {
-                let noted = clock::date(self.clock.now());
-                return Ok(Held { stored, right, earlier: None, noted });
+            if let Some(lease) = leased.map_err(failed)? {
+                let Stored { record, revision } = stored;
+                let earlier = record.intent().map(Intent::at);
+                let at = clock::date(self.clock.now());
+                return Ok(Held { record, revision, lease, earlier, at });
             }
             // Another process is refreshing; it may be done soon.
             if !patience.wait(&self.timer).await {
@@ -179,6 +173,11 @@ impl Inner {
         }
     }
 
+    /// How long one waits for the refresh of another process: two answers of the server, and their saves.
+    pub(super) fn longest_wait_for_lease(&self) -> Duration {
+        self.policy.deadline.saturating_add(MARGIN).saturating_mul(2)
+    }
+
     /// Finds the tokens that are to be refreshed, in what a look at the store found.
     fn wanting(
         &self,
@@ -189,62 +188,76 @@ impl Inner {
         let Some(stored) = current.stored.clone() else {
             return Err(Err(AuthError::TokenNotFound));
         };
-        if stored.tokens.is_backup() {
+        if stored.record.tokens.is_backup() {
             return Err(Err(AuthError::IsBackup));
         }
-        if basis.is_met_by(&current, self.clock.now()) { Err(Ok(current)) } else { Ok(stored) }
-    }
-
-    /// Notes durably that the token is about to be sent. That this works also proves that the slot
-    /// can be written.
-    async fn note(&self, held: &mut Held) -> Result<(), StoreError> {
-        // The slot of unsaved tokens cannot be written, and has a note already.
-        let Right::Lease(lease) = &mut held.right else { return Ok(()) };
-        // Without a refresh token nothing is spent.
-        let Some(token) = &held.stored.tokens.refresh_token else { return Ok(()) };
-        let found = match lease.intent().await {
-            // Nobody can tell what it is about any more.
-            Err(StoreError::Corrupt { .. }) => None,
-            found => found?.filter(|intent| intent.is_for(token)),
-        };
-        held.earlier = found.as_ref().map(Intent::at);
-        let intent = found.unwrap_or_else(|| Intent::new(token, held.noted));
-        lease.write_intent(&intent).await
-    }
-
-    /// Makes sure that nobody else sends the token until its answer has come and is saved.
-    async fn may_send(&self, held: &mut Held) -> Result<bool, StoreError> {
-        match &mut held.right {
-            Right::Lease(lease) => lease.renew(self.policy.deadline.saturating_add(MARGIN)).await,
-            // Nobody else knows these.
-            Right::Unsaved(_) => Ok(true),
+        if basis.is_met_by(&current, self.clock.now()) {
+            return Err(Ok(current));
+        }
+        // Another process may have been told meanwhile.
+        match self.held_back_by(&stored.record, basis.forced) {
+            Some(hold) => Err(Err(hold.error)),
+            None => Ok(stored),
         }
     }
 
-    /// Asks the refresher, and once more if its answer was lost. Tells whether one was.
+    /// Returns why the server is not to be asked now, by what the record says.
+    pub(super) fn held_back_by(&self, record: &Record, forced: bool) -> Option<Hold> {
+        let client = self.refresher.as_ref()?.client();
+        let lost_at = self.flights().lost_at;
+        pace::held_back_by(record, &client, forced, self.clock.now(), |at| spent_by(at, lost_at))
+    }
+
+    /// Saves the record with the intent to send its refresh token, by the very steps that will save its
+    /// successor, and makes sure that nobody else sends it until that is saved. `false` if it is to begin
+    /// again: somebody signed in or out in between, or has the lease by now.
+    async fn record_intent(&self, held: &mut Held) -> Result<bool, StoreError> {
+        let lasts = self.policy.deadline.saturating_add(MARGIN);
+        // Without a refresh token nothing is spent.
+        if let Some(token) = &held.record.tokens.refresh_token {
+            held.lease.reserve().await?;
+            // This holder's own, also where an earlier one left one: whoever has a successor of this token
+            // sees by it that somebody else may have sent the token too.
+            let intent = Intent::new(token, held.earlier.unwrap_or(held.at));
+            held.record.refresh.intent = Some(intent);
+            let expect = Expect::Unchanged(held.revision.clone());
+            match self.store.save(&held.record, expect).await {
+                Ok(revision) => held.revision = revision,
+                Err(StoreError::Conflict { .. }) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        held.lease.renew(lasts).await
+    }
+
+    /// Asks the refresher, and once more if its answer was lost. Returns whether one was.
     async fn ask(
         &self,
         refresher: &dyn TokenRefresher,
         held: &mut Held,
     ) -> (Result<AuthTokens, RefreshFailure>, bool) {
-        let answer = self.ask_once(refresher, &held.stored.tokens).await;
+        let answer = self.ask_once(refresher, held).await;
         if !matches!(answer, Err(RefreshFailure::Ambiguous { .. })) {
             return (answer, false);
         }
-        if !matches!(self.may_send(held).await, Ok(true)) {
+        let lasts = self.policy.deadline.saturating_add(MARGIN);
+        if !matches!(held.lease.renew(lasts).await, Ok(true)) {
             return (answer, true);
         }
-        (self.ask_once(refresher, &held.stored.tokens).await, true)
+        (self.ask_once(refresher, held).await, true)
     }
 
     async fn ask_once(
         &self,
         refresher: &dyn TokenRefresher,
-        tokens: &AuthTokens,
+        held: &Held,
     ) -> Result<AuthTokens, RefreshFailure> {
         let deadline = self.policy.deadline;
-        let permit = RefreshPermit::unlimited();
-        let mut answer = pin!(refresher.refresh(tokens.clone(), &permit));
+        let permit = match held.lease.time_left() {
+            None => RefreshPermit::unlimited(),
+            Some(left) => RefreshPermit::until(left, deadline, MARGIN, &self.clock),
+        };
+        let mut answer = pin!(refresher.refresh(held.record.tokens.clone(), &permit));
         // A refresher that panics is a failure like others: those who wait must be told.
         let answer = future::poll_fn(|context| {
             let polled = panic::catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context)));
@@ -262,8 +275,8 @@ impl Inner {
             Err(RefreshFailure::ambiguous(format!("no answer within {deadline:?}")))
         });
         match answered {
-            Ok(new) if codec::is_empty(&new.access_token) => {
-                Err(RefreshFailure::misconfigured("the answer has an empty access token"))
+            Ok(new) if !new.has_access_token() => {
+                Err(RefreshFailure::ambiguous("the answer has an empty access token"))
             }
             answer => answer,
         }
@@ -271,91 +284,158 @@ impl Inner {
 
     /// Puts the new tokens in the place of the old ones.
     ///
-    /// They are parked before anything is waited for: if the runtime ends here, whoever uses the
+    /// They are kept in memory before anything is waited for: if the runtime ends here, whoever uses the
     /// manager next saves them.
     async fn keep(&self, held: Held, new: AuthTokens) -> Result<Arc<Snapshot>, AuthError> {
-        let old = held.stored;
+        let intent = held.record.refresh.intent;
+        let old = held.record.tokens;
         let mut tokens = new.with_backup(false);
         if tokens.refresh_token.is_none() {
-            tokens.refresh_token.clone_from(&old.tokens.refresh_token);
+            tokens.refresh_token.clone_from(&old.refresh_token);
+            tokens.refresh_expires_at = tokens.refresh_expires_at.or(old.refresh_expires_at);
         }
-        tokens.obtained_at.get_or_insert_with(|| clock::date(self.clock.now()));
-        self.flights().pace.refreshed(self.clock.now());
-        let parked = {
-            let mut unsaved = self.unsaved();
-            match held.right {
-                Right::Lease(lease) => {
-                    *unsaved =
-                        Some(Unsaved::new(tokens, old.revision, vec![old.tokens], Some(lease)));
-                    true
-                }
-                // A login or a logout may have ended them meanwhile, and wins.
-                Right::Unsaved(_) => match unsaved.take() {
-                    Some(earlier) if earlier.stored.revision == old.revision => {
-                        let mut spent = earlier.spent;
-                        spent.push(old.tokens);
-                        *unsaved = Some(Unsaved::new(tokens, earlier.base, spent, earlier.lease));
-                        true
-                    }
-                    other => {
-                        *unsaved = other;
-                        false
-                    }
-                },
-            }
+        if let (None, Some(secret)) = (tokens.client_secret(), old.client_secret()) {
+            tokens = tokens.with_client_secret(secret.clone());
+        }
+        let now = self.clock.now();
+        tokens.obtained_at.get_or_insert_with(|| clock::date(now));
+        self.flights().pace.refreshed(now);
+        let mut refresh = RefreshState::default();
+        refresh.throttle = self.throttle_after_success(&tokens, now);
+        let record = Record::new(tokens).with_refresh(refresh);
+        *self.unsaved() = Some(Unsaved::new(record, held.revision, old, intent, held.lease));
+        let settled = match self.turn().await {
+            Ok(mut turn) => match self.save_unsaved(&mut turn).await {
+                Settled::Saved(snapshot) => return self.present(snapshot),
+                Settled::NotYet(error) => Settled::NotYet(error),
+                Settled::Nothing => return self.present(self.look(&mut turn).await?),
+            },
+            Err(error) => Settled::NotYet(error),
         };
-        let mut turn = self.turn.lock().await;
-        if parked && !self.save_unsaved(&mut turn).await {
-            let stored = self.unsaved().as_ref().map(|unsaved| unsaved.stored.clone());
-            return self.present(self.remember(stored, self.clock.now()));
-        }
-        self.present(self.look(&mut turn).await?)
+        drop(settled);
+        let stored = self.unsaved().as_ref().map(|unsaved| unsaved.stored.clone());
+        self.present(self.remember(stored, self.clock.now()))
     }
 
-    /// Says how it failed, and leaves the slot as it is.
+    /// Keeps every process from asking again at once, if the new token is due right away.
+    fn throttle_after_success(&self, tokens: &AuthTokens, now: SystemTime) -> Option<Throttle> {
+        let schedule = Schedule::with(tokens, self.policy.buffers)?;
+        let (now, interval) = (clock::date(now), pace::interval(schedule.lifetime));
+        let until = now.checked_add_signed(chrono::TimeDelta::from_std(interval).ok()?)?;
+        let client = self.refresher.as_ref()?.client();
+        (schedule.due < until).then(|| Throttle::new(now, until, &client, None))
+    }
+
+    /// Says how it failed, and leaves the tokens as they are.
     async fn fail(
         &self,
-        held: Held,
+        mut held: Held,
         failure: RefreshFailure,
         lost: bool,
     ) -> Result<Arc<Snapshot>, AuthError> {
-        let may_be_spent =
-            held.earlier.is_some() || lost || matches!(failure, RefreshFailure::Ambiguous { .. });
-        let revision = &held.stored.revision;
-        let ours = {
+        // Every send since the intent was written must have left the token unspent, whoever sent it.
+        let is_in_doubt = held.earlier.is_some() || lost || !failure.proves_unspent();
+        let lost_at = {
             let mut flights = self.flights();
-            let ours = flights.lost_at;
-            if may_be_spent && held.earlier.is_none() {
-                flights.lost_at = Some(held.noted);
+            let lost_at = flights.lost_at;
+            if is_in_doubt && held.earlier.is_none() {
+                flights.lost_at = Some(held.at);
             }
-            ours
+            lost_at
         };
+        let now = self.clock.now();
+        let client = self.refresher.as_ref().map(|it| it.client()).unwrap_or_default();
         let RefreshFailure::Rejected { reason } = failure else {
-            let until = self.flights().pace.failed(revision, &failure, self.clock.now());
-            end(held.right, may_be_spent).await;
+            let until = self.flights().pace.failed(&held.record.tokens, &failure, now);
+            let throttle = match &failure {
+                RefreshFailure::Transient { reason, retry_after: Some(_), .. } => {
+                    let (from, until) = (clock::date(now), clock::date(until));
+                    Some(Throttle::new(from, until, &client, Some(reason)))
+                }
+                _ => None,
+            };
+            self.conclude(&mut held, |refresh| {
+                refresh.intent.take_if(|_| !is_in_doubt);
+                if throttle.is_some() {
+                    refresh.throttle = throttle;
+                }
+            })
+            .await;
+            release(held.lease).await;
             let (error, retry_at) = (AuthError::Refresh(failure), Some(until));
             self.publish(Event::RefreshFailed { error: error.clone(), retry_at });
             return Err(error);
         };
-        // A program that knows nothing of our lease may have been faster.
-        if let Ok(current) = self.look(&mut *self.turn.lock().await).await {
-            let is_same = |there: &Stored| is_of_one_refresh(&there.tokens, &held.stored.tokens);
-            if !current.stored.as_ref().is_some_and(is_same) {
-                end(held.right, false).await;
+        // A program that knows nothing of our lease may have been faster. If that cannot be found out, a
+        // session that still works must not be given up.
+        match self.look_for_others(&held.record.tokens).await {
+            Ok(None) => {}
+            Ok(Some(current)) => {
+                release(held.lease).await;
                 return self.present(current);
+            }
+            Err(error) => {
+                release(held.lease).await;
+                return Err(error.into());
             }
         }
         let by = match held.earlier {
-            Some(at) if ours == Some(at) => Some(SpentBy::LostAnswer { at }),
-            Some(at) => Some(SpentBy::DeadProcess { at }),
-            None => lost.then_some(SpentBy::LostAnswer { at: held.noted }),
+            Some(at) => Some(spent_by(at, lost_at)),
+            None => lost.then_some(SpentBy::LostAnswer { at: held.at }),
         };
+        let rejection = held.record.tokens.refresh_token.as_ref();
+        let rejection =
+            rejection.map(|token| Rejection::new(token, &client, clock::date(now), &reason));
         let error = by
             .map_or(AuthError::LoginRequired { reason }, |by| AuthError::RefreshTokenSpent { by });
-        self.flights().pace.rejected(revision, error.clone());
-        end(held.right, may_be_spent).await;
+        self.flights().pace.rejected(&held.record.tokens, error.clone(), now);
+        self.conclude(&mut held, |refresh| {
+            refresh.intent.take_if(|_| !is_in_doubt);
+            refresh.rejection = rejection;
+        })
+        .await;
+        release(held.lease).await;
         self.publish(Event::LoginRequired { error: error.clone() });
         Err(error)
+    }
+
+    /// Returns what is in the slot if these are no longer the tokens in it.
+    async fn look_for_others(
+        &self,
+        tokens: &AuthTokens,
+    ) -> Result<Option<Arc<Snapshot>>, StoreError> {
+        let mut turn = self.turn().await?;
+        let current = self.look(&mut turn).await?;
+        let is_same = current.tokens().is_some_and(|there| is_of_one_refresh(there, tokens));
+        Ok((!is_same).then_some(current))
+    }
+
+    /// Ends a refresh that brought no new tokens: saves what is known about them now. If that fails, the
+    /// record keeps its intent, which only makes a later message more careful than it need be.
+    async fn conclude(&self, held: &mut Held, change: impl FnOnce(&mut RefreshState)) {
+        let before = held.record.refresh.clone();
+        change(&mut held.record.refresh);
+        if held.record.refresh == before {
+            return;
+        }
+        for _ in 0..ATTEMPTS {
+            let expect = Expect::Unchanged(held.revision.clone());
+            match self.store.save(&held.record, expect).await {
+                Err(StoreError::Conflict { .. }) => {}
+                _ => return,
+            }
+            match self.store.load().await {
+                // It was sealed to another key meanwhile, or the answer to a save was lost.
+                Ok(Some(there))
+                    if is_of_one_refresh(&there.record.tokens, &held.record.tokens)
+                        && there.record.refresh != held.record.refresh =>
+                {
+                    held.record.tokens = there.record.tokens;
+                    held.revision = there.revision;
+                }
+                _ => return,
+            }
+        }
     }
 
     /// What somebody else left in the slot, for those who wait.
@@ -364,11 +444,7 @@ impl Inner {
     }
 }
 
-/// Gives the right to spend up; the note stays if the token may have been spent.
-async fn end(right: Right, may_be_spent: bool) {
-    match right {
-        Right::Lease(lease) if may_be_spent => release(lease).await,
-        Right::Lease(lease) => give_up(lease).await,
-        Right::Unsaved(_) => {}
-    }
+/// Says who was about to send a token at that time: this process, if its own request was lost then.
+fn spent_by(at: DateTime<Utc>, lost_at: Option<DateTime<Utc>>) -> SpentBy {
+    if lost_at == Some(at) { SpentBy::LostAnswer { at } } else { SpentBy::DeadProcess { at } }
 }

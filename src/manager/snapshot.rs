@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use crate::clock;
 use crate::refresh::RefreshPolicy;
 use crate::store::Stored;
-use crate::tokens::{AccessToken, Freshness, Schedule};
+use crate::tokens::{AccessToken, AuthTokens, Freshness, Schedule};
 
 /// Stands for any longer time: some thirty years.
 const LONGEST_RECHECK: Duration = Duration::from_secs(1_000_000_000);
@@ -64,9 +64,14 @@ impl Snapshot {
         policy: &RefreshPolicy,
         random: f64,
     ) -> Self {
+        // One that is missing is as good as one that was refused.
+        let is_missing =
+            stored.as_ref().is_some_and(|stored| !stored.record.tokens.has_access_token());
+        let invalid = invalid || is_missing;
         let same = previous.filter(|previous| previous.has_token_of(stored.as_ref()));
-        let schedule =
-            stored.as_ref().and_then(|stored| Schedule::with(&stored.tokens, policy.buffers));
+        let schedule = stored
+            .as_ref()
+            .and_then(|stored| Schedule::with(&stored.record.tokens, policy.buffers));
         let recheck = after(now, recheck);
         let refresh_at = same.map_or_else(
             || {
@@ -83,7 +88,7 @@ impl Snapshot {
         );
         let hand_out_until = hand_out_until(refresh_at, invalid, now, recheck);
         let access = stored.as_ref().map_or_else(Box::default, |stored| {
-            (0..*HANDLES).map(|_| stored.tokens.access_token.apart()).collect()
+            (0..*HANDLES).map(|_| stored.record.tokens.access_token.apart()).collect()
         });
         Self {
             stored,
@@ -106,14 +111,19 @@ impl Snapshot {
 
     fn has_token_of(&self, other: Option<&Stored>) -> bool {
         match (&self.stored, other) {
-            (Some(ours), Some(other)) => ours.tokens == other.tokens,
+            (Some(ours), Some(other)) => ours.record.tokens == other.record.tokens,
             _ => false,
         }
     }
 
+    /// The tokens in it.
+    pub(super) fn tokens(&self) -> Option<&AuthTokens> {
+        self.stored.as_ref().map(|stored| &stored.record.tokens)
+    }
+
     /// Tells whether this is the access token in it.
     pub(super) fn holds(&self, token: &AccessToken) -> bool {
-        self.stored.as_ref().is_some_and(|stored| stored.tokens.access_token == *token)
+        self.tokens().is_some_and(|tokens| tokens.access_token == *token)
     }
 
     /// The same, once a server refused this token; `None` if it is another one's.
@@ -192,7 +202,6 @@ mod tests {
 
     use super::*;
     use crate::store::Revision;
-    use crate::tokens::AuthTokens;
 
     /// The ends of what the system can name among them.
     fn any_moment() -> impl Strategy<Value = SystemTime> {
@@ -232,7 +241,7 @@ mod tests {
             tokens.expires_at = expires.map(clock::date);
             tokens.obtained_at = obtained.map(clock::date);
             let expiry = tokens.expiry();
-            let stored = Stored { tokens, revision: Revision::new([1]) };
+            let stored = Stored { record: tokens.into(), revision: Revision::new([1]) };
             let snapshot = Snapshot::new(Some(stored), None, false, now, recheck, &policy, random);
             let (first, second) = (now.min(later), now.max(later));
             prop_assert!(snapshot.freshness(first) <= snapshot.freshness(second));

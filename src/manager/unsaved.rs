@@ -1,15 +1,16 @@
 //! Refreshed tokens on their way into the store: until they are there, the store holds the spent ones.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::events::Event;
 use super::protocol::MARGIN;
+use super::snapshot::Snapshot;
 use super::{Inner, Turn};
 use crate::clock::{Backoff, random};
 use crate::error::StoreError;
-use crate::store::{Expect, Lease, Revision, Stored};
+use crate::store::{Expect, Intent, Lease, Record, Revision, Stored};
 use crate::tokens::AuthTokens;
 
 /// How soon, and how often at last, saving is tried again. Once a server is back that was away for longer
@@ -20,30 +21,34 @@ const SLOWEST_RETRY: Duration = Duration::from_secs(5);
 /// How often a save begins anew because somebody touched the record without changing its tokens.
 const ATTEMPTS: usize = 5;
 
-/// New tokens that exist in this process only, and the lease that keeps others from spending the
+/// New tokens that this process alone is known to have, and the lease that keeps others from spending the
 /// old refresh token a second time.
+///
+/// They are served until their true expiry, and nothing is refreshed from them: an earlier save may have
+/// been done although its answer was lost, and then others know them too.
 pub(super) struct Unsaved {
     /// With a revision that no store gave it.
     pub(super) stored: Stored,
     /// The state of the store that they are to replace.
     pub(super) base: Revision,
-    /// What that state may hold: the tokens that were spent for these, the last ones last.
-    pub(super) spent: Vec<AuthTokens>,
+    /// What that state holds: the tokens that were spent for these.
+    spent: AuthTokens,
+    /// With which intent they were spent.
+    intent: Option<Intent>,
     /// Nothing while it is being renewed.
     pub(super) lease: Option<Box<dyn Lease>>,
     /// Why they are not saved yet.
     pub(super) error: Option<StoreError>,
-    /// Alive while a refresh that starts from these is under way: they are about to be spent, so
-    /// their lease must not be given up.
-    pub(super) in_use: Weak<()>,
 }
 
-/// What a save came to.
-enum Kept {
-    Saved(Stored),
-    /// Somebody signed in or out meanwhile.
-    Overtaken,
-    Failed(StoreError),
+/// What became of what was unsaved.
+pub(super) enum Settled {
+    /// There is nothing unsaved: there was nothing, or somebody signed in or out meanwhile.
+    Nothing,
+    /// It is saved.
+    Saved(Arc<Snapshot>),
+    /// It is still unsaved.
+    NotYet(StoreError),
 }
 
 /// What is in the slot now, seen from tokens that are to be saved there.
@@ -58,37 +63,52 @@ pub(super) enum There {
 
 impl Unsaved {
     pub(super) fn new(
-        tokens: AuthTokens,
+        record: Record,
         base: Revision,
-        spent: Vec<AuthTokens>,
-        lease: Option<Box<dyn Lease>>,
+        spent: AuthTokens,
+        intent: Option<Intent>,
+        lease: Box<dyn Lease>,
     ) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
 
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let revision = Revision::new(format!("unsaved {count}").into_bytes());
-        let stored = Stored { tokens, revision };
-        Self { stored, base, spent, lease, error: None, in_use: Weak::new() }
+        let stored = Stored { record, revision };
+        Self { stored, base, spent, intent, lease: Some(lease), error: None }
+    }
+
+    pub(super) fn tokens(&self) -> &AuthTokens {
+        &self.stored.record.tokens
     }
 
     pub(super) fn see(&self, there: Option<&Stored>) -> There {
-        let Some(there) = there.map(|there| &there.tokens) else { return There::Others };
-        if is_one_answer(there, &self.stored.tokens) {
+        let Some(there) = there.map(|there| &there.record.tokens) else { return There::Others };
+        if is_one_answer(there, self.tokens()) {
             There::Ours
-        } else if self.spent.iter().any(|spent| self.is_still(there, spent)) {
+        } else if self.is_still_spent(there) {
             There::Spent
         } else {
             There::Others
         }
     }
+
+    /// Returns whether what is there is what was spent, though maybe touched.
+    fn is_still_spent(&self, there: &AuthTokens) -> bool {
+        // Where the refresh token is never another one, another access token is a later answer of the server.
+        let is_rotated = self.tokens().refresh_token != self.spent.refresh_token;
+        is_of_one_refresh(there, &self.spent)
+            && (is_rotated || there.access_token == self.spent.access_token)
+    }
 }
 
 impl Unsaved {
-    /// Tells whether what is there is what was spent, though maybe touched.
-    fn is_still(&self, there: &AuthTokens, spent: &AuthTokens) -> bool {
-        // Where the refresh token is never another one, another access token is a later answer of the server.
-        let is_rotated = self.stored.tokens.refresh_token != spent.refresh_token;
-        is_of_one_refresh(there, spent) && (is_rotated || there.access_token == spent.access_token)
+    /// Carries a doubt on: another holder of the lease, which had passed to it, was about to send the token
+    /// that was spent for these. A server that saw the token twice may have revoked these too.
+    fn doubt(&self, there: &Stored, record: &mut Record) {
+        let theirs = there.record.intent().filter(|theirs| Some(*theirs) != self.intent.as_ref());
+        if let (Some(theirs), Some(token)) = (theirs, &record.tokens.refresh_token) {
+            record.refresh.intent = Some(Intent::new(token, theirs.at()));
+        }
     }
 }
 
@@ -98,77 +118,86 @@ impl Inner {
         self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tries to save what is unsaved. Tells whether there is nothing any more.
-    pub(super) async fn save_unsaved(&self, _turn: &mut Turn) -> bool {
-        let (tokens, mut base) = match &*self.unsaved() {
-            None => return true,
-            Some(unsaved) if unsaved.in_use.strong_count() > 0 => return false,
-            Some(unsaved) => (unsaved.stored.tokens.clone(), unsaved.base.clone()),
+    /// Tries to save what is unsaved.
+    pub(super) async fn save_unsaved(&self, _turn: &mut Turn) -> Settled {
+        let (mut record, mut base) = match &*self.unsaved() {
+            None => return Settled::Nothing,
+            Some(unsaved) => (unsaved.stored.record.clone(), unsaved.base.clone()),
         };
-        let mut kept = Kept::Failed(StoreError::Conflict { place: self.store.to_string() });
+        let mut failed = StoreError::Conflict { place: self.store.to_string() };
         for _ in 0..ATTEMPTS {
-            let error = match self.store.save(&tokens, Expect::Unchanged(base.clone())).await {
-                Ok(revision) => {
-                    kept = Kept::Saved(Stored { tokens: tokens.clone(), revision });
-                    break;
-                }
+            let error = match self.store.save(&record, Expect::Unchanged(base.clone())).await {
+                Ok(revision) => return self.saved(Stored { record, revision }).await,
                 Err(error) => error,
             };
             let there = match error {
                 StoreError::Conflict { .. } => self.store.load().await,
                 error => Err(error),
             };
-            let seen = there.map(|there| {
-                let unsaved = self.unsaved();
-                let seen = unsaved.as_ref().map(|unsaved| unsaved.see(there.as_ref()));
-                (seen.unwrap_or(There::Others), there)
-            });
-            kept = match seen {
-                Ok((There::Spent, Some(there))) => {
-                    base = there.revision;
-                    continue;
+            let there = match there {
+                Ok(there) => there,
+                Err(error) => {
+                    failed = error;
+                    break;
                 }
-                Ok((There::Ours, Some(there))) => Kept::Saved(there),
-                Ok(_) => Kept::Overtaken,
-                Err(error) => Kept::Failed(error),
             };
-            break;
-        }
-        match kept {
-            Kept::Saved(stored) => {
-                self.remember(Some(stored), self.clock.now());
-                self.publish(Event::Saved);
-            }
-            Kept::Overtaken => {
-                // What is there instead, the next look finds.
-            }
-            Kept::Failed(error) => {
-                let first = self.unsaved().as_mut().is_some_and(|unsaved| {
-                    unsaved.base = base;
-                    unsaved.error.replace(error.clone()).is_none()
-                });
-                if first {
-                    self.publish(Event::SaveFailed { error });
+            let unsaved = self.unsaved().as_ref().map(|unsaved| {
+                let seen = unsaved.see(there.as_ref());
+                if let (There::Spent, Some(there)) = (&seen, &there) {
+                    unsaved.doubt(there, &mut record);
                 }
-                return false;
+                seen
+            });
+            match (unsaved, there) {
+                (Some(There::Spent), Some(there)) => base = there.revision,
+                (Some(There::Ours), Some(there)) => return self.saved(there).await,
+                _ => {
+                    // What is there instead, the next look finds.
+                    self.end_unsaved().await;
+                    return Settled::Nothing;
+                }
             }
         }
-        self.end_unsaved().await;
-        true
+        let first = self.unsaved().as_mut().is_some_and(|unsaved| {
+            unsaved.base = base;
+            unsaved.error.replace(failed.clone()).is_none()
+        });
+        if first {
+            self.publish(Event::SaveFailed { error: failed.clone() });
+        }
+        Settled::NotYet(failed)
+    }
+
+    async fn saved(&self, stored: Stored) -> Settled {
+        let snapshot = self.remember(Some(stored), self.clock.now());
+        self.publish(Event::Saved);
+        let lease = self.unsaved().take().and_then(|unsaved| unsaved.lease);
+        if let Some(mut lease) = lease {
+            if let Some(error) = lease.take_warning() {
+                self.publish(Event::SavedWithEarlierKey { error });
+            }
+            release(lease).await;
+        }
+        Settled::Saved(snapshot)
     }
 
     /// Lets go of what is unsaved: it is saved, or somebody signed in or out.
     pub(super) async fn end_unsaved(&self) {
         let unsaved = self.unsaved().take();
         if let Some(lease) = unsaved.and_then(|unsaved| unsaved.lease) {
-            give_up(lease).await;
+            release(lease).await;
         }
     }
 
     /// Tries until nothing is unsaved any more.
     pub(super) async fn save_now(&self) {
         let mut backoff = Backoff::new(FIRST_RETRY, SLOWEST_RETRY);
-        while !self.save_unsaved(&mut *self.turn.lock().await).await {
+        loop {
+            if let Ok(mut turn) = self.turn().await
+                && !matches!(self.save_unsaved(&mut turn).await, Settled::NotYet(_))
+            {
+                return;
+            }
             self.timer.sleep(backoff.next(random())).await;
         }
     }
@@ -185,8 +214,11 @@ impl Inner {
             // Others are kept by the refresh that they came from.
             let is_ours =
                 self.unsaved().as_ref().is_some_and(|unsaved| unsaved.stored.revision == ours);
-            let mut turn = self.turn.lock().await;
-            if !is_ours || self.save_unsaved(&mut turn).await {
+            if !is_ours {
+                return;
+            }
+            let Ok(mut turn) = self.turn().await else { continue };
+            if !matches!(self.save_unsaved(&mut turn).await, Settled::NotYet(_)) {
                 return;
             }
             self.keep_lease(&mut turn).await;
@@ -204,17 +236,17 @@ impl Inner {
             _ => Some(lease),
         };
         if let Some(lease) = ended {
-            give_up(lease).await;
+            release(lease).await;
         }
     }
 }
 
-/// Tells whether two records are the same answer of the server.
+/// Returns whether two records are the same answer of the server.
 fn is_one_answer(one: &AuthTokens, other: &AuthTokens) -> bool {
     one.access_token == other.access_token && is_of_one_refresh(one, other)
 }
 
-/// Tells whether two records hold the same refresh token; without any, the same access token.
+/// Returns whether two records hold the same refresh token; without any, the same access token.
 pub(super) fn is_of_one_refresh(one: &AuthTokens, other: &AuthTokens) -> bool {
     one.is_backup() == other.is_backup()
         && match (&one.refresh_token, &other.refresh_token) {
@@ -224,14 +256,7 @@ pub(super) fn is_of_one_refresh(one: &AuthTokens, other: &AuthTokens) -> bool {
         }
 }
 
-/// Ends a refresh that left no token in doubt.
-pub(super) async fn give_up(mut lease: Box<dyn Lease>) {
-    // A note that stays is about a token that is no longer in the slot, or not in doubt.
-    let _ = lease.remove_intent().await;
-    release(lease).await;
-}
-
-/// Ends a refresh whose note is to stay.
+/// Gives a lease up.
 pub(super) async fn release(lease: Box<dyn Lease>) {
     // If that fails, the end of the process gives it up.
     let _ = lease.release().await;

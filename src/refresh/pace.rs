@@ -2,10 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::error::{AuthError, RefreshFailure};
-use crate::store::Revision;
+use crate::clock;
+use crate::error::{AuthError, RefreshFailure, SpentBy};
+use crate::store::{Intent, Record};
+use crate::tokens::AuthTokens;
 
 /// Two refreshes that nobody demanded are at least this far apart, whatever the clocks and the
 /// server say: a token that is born expired must not become a request each time it is used.
@@ -24,11 +26,11 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 /// What became of the last refreshes of one slot.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
-    /// The state of the slot that the rest is about. Anything else in the slot starts anew.
-    revision: Option<Revision>,
+    /// The tokens that the rest is about. Others in the slot start anew.
+    tokens: Option<AuthTokens>,
     failures: u32,
     pause: Option<Pause>,
-    rejected: Option<AuthError>,
+    rejected: Option<Rejected>,
     /// Of the last success, whatever it made of the slot.
     refreshed: Option<SystemTime>,
 }
@@ -40,19 +42,73 @@ struct Pause {
     error: AuthError,
 }
 
+#[derive(Debug)]
+struct Rejected {
+    at: SystemTime,
+    error: AuthError,
+}
+
+/// Why a server is not to be asked now.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    pub(crate) error: AuthError,
+    /// Until when, if that is known.
+    pub(crate) until: Option<DateTime<Utc>>,
+}
+
+/// Returns why a server is not to be asked for new tokens now, by what a record says: a server that rejected
+/// the refresh token is asked again on demand alone, and one that asked to wait is left alone for so long. On
+/// demand, each is asked again after [`INTERVAL`].
+pub(crate) fn held_back_by(
+    record: &Record,
+    client: &str,
+    forced: bool,
+    now: SystemTime,
+    spent_by: impl FnOnce(DateTime<Utc>) -> SpentBy,
+) -> Option<Hold> {
+    let now = clock::date(now);
+    let is_just_said = |at: DateTime<Utc>| {
+        // A clock that was set back stops nobody.
+        let since = now.signed_duration_since(at).to_std();
+        since.is_ok_and(|since| since < INTERVAL)
+    };
+    let token = record.tokens.refresh_token.as_ref();
+    let rejection = record.refresh.rejection.as_ref();
+    let rejection = rejection.filter(|it| token.is_some_and(|token| it.is_for(token, client)));
+    if let Some(rejection) = rejection.filter(|it| !forced || is_just_said(it.at())) {
+        let error = match record.intent().map(Intent::at) {
+            Some(at) => AuthError::RefreshTokenSpent { by: spent_by(at) },
+            None => AuthError::LoginRequired { reason: rejection.reason().to_owned() },
+        };
+        return Some(Hold { error, until: None });
+    }
+    let throttle = record.refresh.throttle.as_ref()?;
+    let until = throttle.holds(client, now)?;
+    let error = match throttle.reason() {
+        Some(reason) if !forced || is_just_said(throttle.from()) => {
+            let (reason, unspent) = (reason.to_owned(), false);
+            let retry_after = (until - now).to_std().ok();
+            AuthError::Refresh(RefreshFailure::Transient { reason, retry_after, unspent })
+        }
+        None if !forced => AuthError::TokenExpired,
+        _ => return None,
+    };
+    Some(Hold { error, until: Some(until) })
+}
+
 impl Pace {
-    /// Returns why a refresh of this state is not to be tried now; nothing if it is.
+    /// Returns why a refresh of these tokens is not to be tried now; nothing if it is.
     ///
     /// `lifetime` is how long the token was good for when it was obtained.
     pub(crate) fn hold(
         &self,
-        revision: &Revision,
+        tokens: &AuthTokens,
         lifetime: Option<TimeDelta>,
         now: SystemTime,
     ) -> Option<AuthError> {
-        if self.revision.as_ref() == Some(revision) {
-            if let Some(error) = &self.rejected {
-                return Some(error.clone());
+        if self.tokens.as_ref() == Some(tokens) {
+            if let Some(rejected) = &self.rejected {
+                return Some(rejected.error.clone());
             }
             // A clock that was set back says nothing about how long ago that was.
             if let Some(pause) = &self.pause
@@ -65,19 +121,27 @@ impl Pace {
         since.is_some_and(|since| since < interval(lifetime)).then_some(AuthError::TokenExpired)
     }
 
-    /// How the server rejected what is in this state of the slot, if it did.
-    pub(crate) fn rejection(&self, revision: &Revision) -> Option<AuthError> {
-        self.rejected.clone().filter(|_| self.revision.as_ref() == Some(revision))
+    /// Returns whether the server rejected these tokens.
+    pub(crate) fn is_rejected(&self, tokens: &AuthTokens) -> bool {
+        self.rejected.is_some() && self.tokens.as_ref() == Some(tokens)
+    }
+
+    /// Returns how the server rejected these tokens, if it did so in the last [`INTERVAL`]: then it is not even
+    /// asked again on demand.
+    pub(crate) fn just_rejected(&self, tokens: &AuthTokens, now: SystemTime) -> Option<AuthError> {
+        let rejected = self.rejected.as_ref().filter(|_| self.tokens.as_ref() == Some(tokens))?;
+        let since = now.duration_since(rejected.at).ok()?;
+        (since < INTERVAL).then(|| rejected.error.clone())
     }
 
     pub(crate) fn refreshed(&mut self, now: SystemTime) {
         *self = Self { refreshed: Some(now), ..Self::default() };
     }
 
-    pub(crate) fn rejected(&mut self, revision: &Revision, error: AuthError) {
+    pub(crate) fn rejected(&mut self, tokens: &AuthTokens, error: AuthError, now: SystemTime) {
         *self = Self {
-            revision: Some(revision.clone()),
-            rejected: Some(error),
+            tokens: Some(tokens.clone()),
+            rejected: Some(Rejected { at: now, error }),
             refreshed: self.refreshed,
             ..Self::default()
         };
@@ -86,11 +150,11 @@ impl Pace {
     /// Notes a failure; returns when a refresh may be tried again.
     pub(crate) fn failed(
         &mut self,
-        revision: &Revision,
+        tokens: &AuthTokens,
         failure: &RefreshFailure,
         now: SystemTime,
     ) -> SystemTime {
-        self.pause(revision, AuthError::Refresh(failure.clone()), now, |earlier| {
+        self.pause(tokens, AuthError::Refresh(failure.clone()), now, |earlier| {
             pause(failure, earlier)
         })
     }
@@ -98,26 +162,35 @@ impl Pace {
     /// The same for a store that could not be used.
     pub(crate) fn store_failed(
         &mut self,
-        revision: &Revision,
+        tokens: &AuthTokens,
         error: AuthError,
         now: SystemTime,
     ) -> SystemTime {
-        self.pause(revision, error, now, doubled)
+        self.pause(tokens, error, now, doubled)
+    }
+
+    /// Waits until then, because a record says so.
+    pub(crate) fn told(&mut self, tokens: &AuthTokens, hold: &Hold, now: SystemTime) {
+        match hold.until.and_then(clock::system_time) {
+            None => self.rejected(tokens, hold.error.clone(), now),
+            Some(until) => {
+                self.pause(tokens, hold.error.clone(), now, |_| {
+                    until.duration_since(now).unwrap_or_default()
+                });
+            }
+        }
     }
 
     fn pause(
         &mut self,
-        revision: &Revision,
+        tokens: &AuthTokens,
         error: AuthError,
         now: SystemTime,
         pause: impl FnOnce(u32) -> Duration,
     ) -> SystemTime {
-        if self.revision.as_ref() != Some(revision) {
-            *self = Self {
-                revision: Some(revision.clone()),
-                refreshed: self.refreshed,
-                ..Self::default()
-            };
+        if self.tokens.as_ref() != Some(tokens) {
+            *self =
+                Self { tokens: Some(tokens.clone()), refreshed: self.refreshed, ..Self::default() };
         }
         let until = now.checked_add(pause(self.failures)).unwrap_or(now);
         self.failures = self.failures.saturating_add(1);
@@ -144,7 +217,7 @@ fn pause(failure: &RefreshFailure, earlier: u32) -> Duration {
 }
 
 /// Less for tokens that do not live that long.
-fn interval(lifetime: Option<TimeDelta>) -> Duration {
+pub(crate) fn interval(lifetime: Option<TimeDelta>) -> Duration {
     lifetime
         .and_then(|lifetime| lifetime.to_std().ok())
         .map_or(INTERVAL, |lifetime| INTERVAL.min(lifetime / 2))
@@ -155,13 +228,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::store::{RefreshState, Rejection, Throttle};
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + seconds)
     }
 
-    fn revision(number: u8) -> Revision {
-        Revision::new([number])
+    fn tokens(number: u8) -> AuthTokens {
+        AuthTokens::new("access").with_refresh_token(number.to_string())
     }
 
     fn seconds(failure: &RefreshFailure) -> Vec<u64> {
@@ -192,39 +266,43 @@ mod tests {
     #[test]
     fn a_failure_holds_until_its_pause_is_over_or_the_slot_changes() {
         let mut pace = Pace::default();
-        assert!(pace.hold(&revision(1), None, at(0)).is_none());
-        pace.failed(&revision(1), &RefreshFailure::transient("x"), at(0));
-        assert!(matches!(pace.hold(&revision(1), None, at(0)), Some(AuthError::Refresh(_))));
-        assert!(pace.hold(&revision(1), None, at(1)).is_none());
+        assert!(pace.hold(&tokens(1), None, at(0)).is_none());
+        pace.failed(&tokens(1), &RefreshFailure::transient("x"), at(0));
+        assert!(matches!(pace.hold(&tokens(1), None, at(0)), Some(AuthError::Refresh(_))));
+        assert!(pace.hold(&tokens(1), None, at(1)).is_none());
         // One after the other they get longer.
-        pace.failed(&revision(1), &RefreshFailure::transient("x"), at(1));
-        assert!(pace.hold(&revision(1), None, at(2)).is_some());
-        assert!(pace.hold(&revision(2), None, at(2)).is_none());
+        pace.failed(&tokens(1), &RefreshFailure::transient("x"), at(1));
+        assert!(pace.hold(&tokens(1), None, at(2)).is_some());
+        assert!(pace.hold(&tokens(2), None, at(2)).is_none());
         // A clock that was set back does not hold anything up.
-        assert!(pace.hold(&revision(1), None, at(0)).is_none());
-        pace.failed(&revision(2), &RefreshFailure::transient("x"), at(2));
-        assert!(pace.hold(&revision(2), None, at(3)).is_none(), "they are counted anew");
+        assert!(pace.hold(&tokens(1), None, at(0)).is_none());
+        pace.failed(&tokens(2), &RefreshFailure::transient("x"), at(2));
+        assert!(pace.hold(&tokens(2), None, at(3)).is_none(), "they are counted anew");
     }
 
     #[test]
     fn a_rejection_holds_for_good_until_the_slot_changes() {
         let mut pace = Pace::default();
-        pace.rejected(&revision(1), AuthError::TokenNotFound);
-        assert!(pace.rejection(&revision(1)).is_some() && pace.rejection(&revision(2)).is_none());
-        assert!(pace.hold(&revision(1), None, at(1_000_000)).is_some());
-        assert!(pace.hold(&revision(2), None, at(0)).is_none());
+        pace.rejected(&tokens(1), AuthError::TokenNotFound, at(0));
+        assert!(pace.is_rejected(&tokens(1)) && !pace.is_rejected(&tokens(2)));
+        // On demand the server is asked again, though not at once.
+        assert!(pace.just_rejected(&tokens(1), at(29)).is_some());
+        assert!(pace.just_rejected(&tokens(1), at(30)).is_none());
+        assert!(pace.just_rejected(&tokens(2), at(0)).is_none());
+        assert!(pace.hold(&tokens(1), None, at(1_000_000)).is_some());
+        assert!(pace.hold(&tokens(2), None, at(0)).is_none());
     }
 
     #[test]
     fn refreshes_that_nobody_demanded_are_thirty_seconds_apart() {
         let mut pace = Pace::default();
         pace.refreshed(at(0));
-        assert!(matches!(pace.hold(&revision(1), None, at(29)), Some(AuthError::TokenExpired)));
-        assert!(pace.hold(&revision(1), None, at(30)).is_none());
+        assert!(matches!(pace.hold(&tokens(1), None, at(29)), Some(AuthError::TokenExpired)));
+        assert!(pace.hold(&tokens(1), None, at(30)).is_none());
         // Half of the lifetime, for a token that does not live that long.
         let lifetime = Some(TimeDelta::seconds(20));
-        assert!(pace.hold(&revision(1), lifetime, at(9)).is_some());
-        assert!(pace.hold(&revision(1), lifetime, at(10)).is_none());
+        assert!(pace.hold(&tokens(1), lifetime, at(9)).is_some());
+        assert!(pace.hold(&tokens(1), lifetime, at(10)).is_none());
     }
 
     /// The ends of what the system can name among them.
@@ -259,18 +337,81 @@ mod tests {
             let (mut pace, mut now) = (Pace::default(), start);
             let lifetime = lifetime.map(TimeDelta::nanoseconds);
             for failure in &failures {
-                let until = pace.failed(&revision(1), failure, now);
+                let until = pace.failed(&tokens(1), failure, now);
                 let pause = until.duration_since(now).unwrap();
                 prop_assert!(pause <= LONGEST_RETRY_AFTER);
-                prop_assert_eq!(pace.hold(&revision(1), lifetime, now).is_some(), until > now);
-                prop_assert!(pace.hold(&revision(1), lifetime, until).is_none());
-                prop_assert!(pace.hold(&revision(2), lifetime, now).is_none());
+                prop_assert_eq!(pace.hold(&tokens(1), lifetime, now).is_some(), until > now);
+                prop_assert!(pace.hold(&tokens(1), lifetime, until).is_none());
+                prop_assert!(pace.hold(&tokens(2), lifetime, now).is_none());
                 now = until.checked_add(between).unwrap_or(until);
             }
             pace.refreshed(now);
             if let Some(later) = now.checked_add(INTERVAL) {
-                prop_assert!(pace.hold(&revision(1), lifetime, later).is_none());
+                prop_assert!(pace.hold(&tokens(1), lifetime, later).is_none());
             }
         }
+    }
+
+    /// What was known at second 100.
+    fn record(change: impl FnOnce(&mut RefreshState)) -> Record {
+        let mut refresh = RefreshState::default();
+        change(&mut refresh);
+        Record::new(tokens(1)).with_refresh(refresh)
+    }
+
+    fn held(record: &Record, client: &str, forced: bool, second: u64) -> Option<String> {
+        let by = |at| SpentBy::DeadProcess { at };
+        let hold = held_back_by(record, client, forced, at(second), by)?;
+        Some(hold.error.to_string())
+    }
+
+    #[test]
+    fn a_record_says_that_its_refresh_token_was_rejected_for_this_client_alone() {
+        let token = tokens(1).refresh_token.unwrap();
+        let rejection = Rejection::new(&token, "client", clock::date(at(100)), "refused");
+        let plain = record(|refresh| refresh.rejection = Some(rejection.clone()));
+        let said = held(&plain, "client", false, 1_000_000).unwrap();
+        assert!(said.contains("refused") && said.contains("sign in again"), "{said}");
+        // Also where the clock was set back.
+        assert!(held(&plain, "client", false, 0).is_some());
+        assert_eq!(held(&plain, "other", false, 100), None);
+        // On demand it is asked again, at most every 30 seconds.
+        assert!(held(&plain, "client", true, 129).is_some());
+        assert_eq!(held(&plain, "client", true, 130), None);
+        assert_eq!(held(&plain, "client", true, 99), None, "a clock that was set back");
+        let other = Record::new(tokens(2)).with_refresh(plain.refresh.clone());
+        assert_eq!(held(&other, "client", false, 100), None);
+        // With an intent that was there before, the doubt is said.
+        let doubt = record(|refresh| {
+            refresh.rejection = Some(rejection);
+            refresh.intent = Some(Intent::new(&token, clock::date(at(90))));
+        });
+        assert!(held(&doubt, "client", false, 100).unwrap().contains("may have been spent"));
+    }
+
+    #[test]
+    fn a_record_says_how_long_its_server_asked_to_wait() {
+        let throttle = |until, reason| {
+            let (from, until) = (clock::date(at(100)), clock::date(at(until)));
+            record(|refresh| refresh.throttle = Some(Throttle::new(from, until, "client", reason)))
+        };
+        let busy = throttle(220, Some("429"));
+        for (forced, second, is_held) in [
+            (false, 99, false),
+            (false, 100, true),
+            (false, 219, true),
+            (false, 220, false),
+            (true, 129, true),
+            (true, 130, false),
+        ] {
+            assert_eq!(held(&busy, "client", forced, second).is_some(), is_held, "{second}");
+        }
+        assert_eq!(held(&busy, "other", false, 150), None);
+        // An hour at most, whatever it says.
+        assert_eq!(held(&throttle(1_000_000, Some("429")), "client", false, 3700), None);
+        // New tokens that are due at once are no reason to ask again at once, but on demand.
+        let born_due = throttle(130, None);
+        assert!(held(&born_due, "client", false, 129).is_some());
+        assert_eq!(held(&born_due, "client", true, 101), None);
     }
 }

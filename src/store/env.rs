@@ -6,7 +6,7 @@ use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{Expect, Lease, Revision, Stored, TokenStore};
+use super::{Expect, Lease, Record, Revision, Stored, TokenStore};
 use crate::error::StoreError;
 use crate::tokens::{AccessToken, AuthTokens, RefreshToken};
 
@@ -92,10 +92,11 @@ impl TokenStore for EnvStore {
         for text in texts {
             digest.update(Sha256::digest(text));
         }
-        Ok(Some(Stored { tokens, revision: Revision::new(digest.finalize().as_slice()) }))
+        let revision = Revision::new(digest.finalize().as_slice());
+        Ok(Some(Stored { record: tokens.into(), revision }))
     }
 
-    async fn save(&self, _tokens: &AuthTokens, _expect: Expect) -> Result<Revision, StoreError> {
+    async fn save(&self, _record: &Record, _expect: Expect) -> Result<Revision, StoreError> {
         Err(self.read_only())
     }
 

@@ -12,50 +12,84 @@ use crate::tokens::RefreshToken;
 
 const FORMAT: &str = "tokenkeep-intent/1";
 
-/// A note made before a refresh token is sent: which one, and when.
+/// The intent to send a refresh token: which one, and since when. It is part of the record while the token
+/// is on its way.
 ///
-/// Found by a later holder of the lease, it means that the earlier one died in between, so the
+/// Found by a later holder of the lease, it means that the earlier one ended in between, so the
 /// token may have been spent. It holds a salted SHA-256 digest and never the token.
 ///
 /// Its text form (`Display`, `FromStr`) is one line of ASCII.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
     at: DateTime<Utc>,
+    of: Fingerprint,
+}
+
+/// A salted SHA-256 digest of a secret: it knows the secret again, and does not give it away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fingerprint {
     salt: [u8; 16],
     digest: [u8; 32],
 }
 
 impl Intent {
-    /// Notes that `token` is about to be sent, at `now`.
+    /// Says that `token` is about to be sent, at `now`.
     ///
     /// # Panics
     ///
     /// If the operating system has no randomness to give.
     #[must_use]
     pub fn new(token: &RefreshToken, now: DateTime<Utc>) -> Self {
-        let mut salt = [0; 16];
-        getrandom::fill(&mut salt).expect("the operating system gives random bytes");
-        Self { at: now, salt, digest: digest(&salt, token) }
+        Self { at: now, of: Fingerprint::new(token, "") }
     }
 
-    /// Returns when the token was about to be sent, by the clock of the machine that noted it.
+    /// Returns when the token was about to be sent, by the clock of the machine that sent it.
     #[must_use]
     pub fn at(&self) -> DateTime<Utc> {
         self.at
     }
 
-    /// Tells whether this is about `token`.
+    /// Returns whether this is about `token`.
     #[must_use]
     pub fn is_for(&self, token: &RefreshToken) -> bool {
-        digest(&self.salt, token).ct_eq(&self.digest).into()
+        self.of.is_of(token, "")
+    }
+}
+
+impl Fingerprint {
+    /// Takes the fingerprint of a token, and of the client that sends it.
+    pub(super) fn new(token: &RefreshToken, client: &str) -> Self {
+        let mut salt = [0; 16];
+        getrandom::fill(&mut salt).expect("the operating system gives random bytes");
+        Self { salt, digest: digest(&salt, token, client) }
+    }
+
+    pub(super) fn is_of(&self, token: &RefreshToken, client: &str) -> bool {
+        digest(&self.salt, token, client).ct_eq(&self.digest).into()
+    }
+}
+
+/// Two words of base64: the salt and the digest.
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let base64 = |bytes: &[u8]| BASE64_STANDARD_NO_PAD.encode(bytes);
+        write!(f, "{} {}", base64(&self.salt), base64(&self.digest))
+    }
+}
+
+impl FromStr for Fingerprint {
+    type Err = InvalidIntent;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (salt, digest) = text.split_once(' ').ok_or(InvalidIntent(()))?;
+        Ok(Self { salt: bytes(salt)?, digest: bytes(digest)? })
     }
 }
 
 impl fmt::Display for Intent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = self.at.to_rfc3339_opts(SecondsFormat::AutoSi, true);
-        let base64 = |bytes: &[u8]| BASE64_STANDARD_NO_PAD.encode(bytes);
-        write!(f, "{FORMAT} {at} {} {}", base64(&self.salt), base64(&self.digest))
+        write!(f, "{FORMAT} {at} {}", self.of)
     }
 }
 
@@ -63,17 +97,12 @@ impl FromStr for Intent {
     type Err = InvalidIntent;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut words = text.trim_end().split(' ');
+        let mut words = text.trim_end().splitn(3, ' ');
         let mut word = || words.next().ok_or(InvalidIntent(()));
         if word()? != FORMAT {
             return Err(InvalidIntent(()));
         }
-        let intent = Self {
-            at: word()?.parse().map_err(|_| InvalidIntent(()))?,
-            salt: bytes(word()?)?,
-            digest: bytes(word()?)?,
-        };
-        if word().is_ok() { Err(InvalidIntent(())) } else { Ok(intent) }
+        Ok(Self { at: word()?.parse().map_err(|_| InvalidIntent(()))?, of: word()?.parse()? })
     }
 }
 
@@ -82,10 +111,18 @@ impl FromStr for Intent {
 #[error("not an intent of a version that this program knows")]
 pub struct InvalidIntent(());
 
-fn digest(salt: &[u8], token: &RefreshToken) -> [u8; 32] {
+fn digest(salt: &[u8], token: &RefreshToken, client: &str) -> [u8; 32] {
     #[expect(clippy::disallowed_methods, reason = "only the salted digest is kept")]
     let token = token.expose_secret();
-    stack::wiped(|| Sha256::new().chain_update(salt).chain_update(token).finalize().into())
+    stack::wiped(|| {
+        let mut digest = Sha256::new().chain_update(salt).chain_update(token);
+        if !client.is_empty() {
+            // No token has a line end, so no token and client can pass for another token.
+            digest.update("\n");
+            digest.update(client);
+        }
+        digest.finalize().into()
+    })
 }
 
 fn bytes<const N: usize>(base64: &str) -> Result<[u8; N], InvalidIntent> {
@@ -114,10 +151,10 @@ mod tests {
     }
 
     #[test]
-    fn two_notes_of_one_token_cannot_be_linked() {
+    fn two_intents_for_one_token_cannot_be_linked() {
         let token = RefreshToken::from("canary");
         let now = Utc::now();
-        assert_ne!(Intent::new(&token, now).digest, Intent::new(&token, now).digest);
+        assert_ne!(Intent::new(&token, now).of.digest, Intent::new(&token, now).of.digest);
     }
 
     #[test]
@@ -144,7 +181,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_note_survives_being_written_down_and_knows_its_token_alone(
+        fn any_intent_survives_being_written_down_and_knows_its_token_alone(
             token in ".*",
             tail in ".{0,3}",
             at in any_time(),

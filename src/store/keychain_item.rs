@@ -4,11 +4,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use zeroize::Zeroizing;
 
-use super::{Expect, Intent, Lease, Revision, Stored, TokenStore};
+use super::{Expect, Lease, Record, Revision, Stored, TokenStore};
 use crate::blocking;
 use crate::codec::{self, Bytes};
 use crate::error::StoreError;
-use crate::file::{self, FileSlot};
+use crate::file::{self, FileSlot, Locked};
 use crate::keychain::{Item, Kind};
 use crate::store::MAX_RECORD;
 use crate::tokens::AuthTokens;
@@ -94,12 +94,12 @@ impl TokenStore for KeychainItemStore {
         self.run(|store| {
             let Some(bytes) = store.item.read()? else { return Ok(None) };
             let tokens = decode(&bytes, &store.to_string())?;
-            Ok(Some(Stored { tokens, revision: file::revision(&bytes) }))
+            Ok(Some(Stored { record: tokens.into(), revision: file::revision(&bytes) }))
         })
         .await
     }
 
-    async fn save(&self, _tokens: &AuthTokens, _expect: Expect) -> Result<Revision, StoreError> {
+    async fn save(&self, _record: &Record, _expect: Expect) -> Result<Revision, StoreError> {
         Err(read_only(self.to_string()))
     }
 
@@ -128,7 +128,7 @@ impl TokenStore for KeychainItemStore {
 
     async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
         let lease = self.run(|store| store.slot.try_lease()).await?;
-        Ok(lease.map(|lease| Box::new(ItemLease { lease, place: self.to_string() }) as _))
+        Ok(lease.map(|lock| Box::new(ItemLease { lock, place: self.to_string() }) as _))
     }
 }
 
@@ -136,26 +136,18 @@ impl TokenStore for KeychainItemStore {
 /// saved.
 #[derive(Debug)]
 struct ItemLease {
-    lease: Box<dyn Lease>,
+    lock: Locked,
     place: String,
 }
 
 #[async_trait]
 impl Lease for ItemLease {
-    async fn intent(&self) -> Result<Option<Intent>, StoreError> {
-        self.lease.intent().await
-    }
-
-    async fn write_intent(&mut self, _intent: &Intent) -> Result<(), StoreError> {
+    async fn reserve(&mut self) -> Result<(), StoreError> {
         Err(read_only(self.place.clone()))
     }
 
-    async fn remove_intent(&mut self) -> Result<(), StoreError> {
-        self.lease.remove_intent().await
-    }
-
     async fn release(self: Box<Self>) -> Result<(), StoreError> {
-        self.lease.release().await
+        self.lock.unlock().map_err(|error| StoreError::io("unlock", self.place.clone(), error))
     }
 }
 

@@ -3,10 +3,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use super::{Expect, Intent, Lease, Revision, Stored, TokenStore};
+use super::{Expect, Lease, Record, Revision, Stored, TokenStore};
 use crate::codec;
 use crate::error::StoreError;
-use crate::tokens::AuthTokens;
 
 /// Keeps tokens in this process, and nowhere else. Clones share one slot.
 ///
@@ -18,10 +17,9 @@ pub struct MemoryStore(Arc<Mutex<Slot>>);
 
 #[derive(Default)]
 struct Slot {
-    tokens: Option<AuthTokens>,
+    record: Option<Record>,
     /// Counts every change, so that no state looks like an earlier one.
     revision: u64,
-    intent: Option<Intent>,
     leased: bool,
 }
 
@@ -44,9 +42,9 @@ impl Slot {
 
     fn check(&self, expect: &Expect) -> Result<(), StoreError> {
         let as_expected = match expect {
-            Expect::Absent => self.tokens.is_none(),
+            Expect::Absent => self.record.is_none(),
             Expect::Anything => true,
-            Expect::Unchanged(revision) => self.tokens.is_some() && self.revision() == *revision,
+            Expect::Unchanged(revision) => self.record.is_some() && self.revision() == *revision,
         };
         if as_expected { Ok(()) } else { Err(StoreError::Conflict { place: PLACE.into() }) }
     }
@@ -56,7 +54,7 @@ const PLACE: &str = "memory";
 
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("MemoryStore").field(&self.lock().tokens).finish()
+        f.debug_tuple("MemoryStore").field(&self.lock().record).finish()
     }
 }
 
@@ -70,15 +68,15 @@ impl fmt::Display for MemoryStore {
 impl TokenStore for MemoryStore {
     async fn load(&self) -> Result<Option<Stored>, StoreError> {
         let slot = self.lock();
-        Ok(slot.tokens.clone().map(|tokens| Stored { tokens, revision: slot.revision() }))
+        Ok(slot.record.clone().map(|record| Stored { record, revision: slot.revision() }))
     }
 
-    async fn save(&self, tokens: &AuthTokens, expect: Expect) -> Result<Revision, StoreError> {
+    async fn save(&self, record: &Record, expect: Expect) -> Result<Revision, StoreError> {
         // What no other store could keep is refused here too.
-        codec::encode(tokens, PLACE)?;
+        codec::encode(record, PLACE)?;
         let mut slot = self.lock();
         slot.check(&expect)?;
-        slot.tokens = Some(tokens.clone());
+        slot.record = Some(record.clone());
         slot.revision += 1;
         Ok(slot.revision())
     }
@@ -86,10 +84,9 @@ impl TokenStore for MemoryStore {
     async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
         let mut slot = self.lock();
         slot.check(&expect)?;
-        if slot.tokens.take().is_some() {
+        if slot.record.take().is_some() {
             slot.revision += 1;
         }
-        slot.intent = None;
         Ok(())
     }
 
@@ -112,20 +109,6 @@ struct MemoryLease(MemoryStore);
 
 #[async_trait]
 impl Lease for MemoryLease {
-    async fn intent(&self) -> Result<Option<Intent>, StoreError> {
-        Ok(self.0.lock().intent.clone())
-    }
-
-    async fn write_intent(&mut self, intent: &Intent) -> Result<(), StoreError> {
-        self.0.lock().intent = Some(intent.clone());
-        Ok(())
-    }
-
-    async fn remove_intent(&mut self) -> Result<(), StoreError> {
-        self.0.lock().intent = None;
-        Ok(())
-    }
-
     async fn release(self: Box<Self>) -> Result<(), StoreError> {
         Ok(())
     }

@@ -25,34 +25,33 @@ CREATE TABLE IF NOT EXISTS tokenkeep (
     record      bytea NOT NULL,
     fence       bigint NOT NULL,
     holder      text,
-    lease_until timestamptz,
-    intent      text
+    lease_until timestamptz
 )";
 
 const HAS_TABLE: &str = "SELECT to_regclass('tokenkeep') IS NOT NULL";
 
 const READ: &str = "\
-SELECT revision, record, fence, holder, coalesce(lease_until <= clock_timestamp(), true), intent
+SELECT revision, record, fence, holder, coalesce(lease_until <= clock_timestamp(), true)
 FROM tokenkeep WHERE slot = $1";
 
 const INSERT: &str = "\
-INSERT INTO tokenkeep (slot, revision, record, fence, holder, lease_until, intent)
-VALUES ($1, $2, $3, $4, $5, clock_timestamp() + $6 * interval '1 millisecond', $7)
+INSERT INTO tokenkeep (slot, revision, record, fence, holder, lease_until)
+VALUES ($1, $2, $3, $4, $5, clock_timestamp() + $6 * interval '1 millisecond')
 ON CONFLICT (slot) DO NOTHING
 RETURNING revision";
 
 const UPDATE: &str = "\
-UPDATE tokenkeep SET revision = $2, record = $3, fence = $4, holder = $5, intent = $7, lease_until = CASE
+UPDATE tokenkeep SET revision = $2, record = $3, fence = $4, holder = $5, lease_until = CASE
     WHEN $5 IS NULL THEN NULL
     WHEN $6 IS NULL THEN lease_until
     ELSE clock_timestamp() + $6 * interval '1 millisecond'
 END
-WHERE slot = $1 AND revision = $8
+WHERE slot = $1 AND revision = $7
 RETURNING revision";
 
 /// Keeps the tokens of a whole fleet in one row of a PostgreSQL table.
 ///
-/// Its replicas share the row, the lease in it and the note of a refresh: one of them refreshes, and the
+/// Its replicas share the row, and the lease in it: one of them refreshes, and the
 /// others notice. Nothing is kept open for that. A lease is a deadline by the server's clock, which its
 /// holder renews, and no statement is prepared, so all of it works behind a pooler that hands out
 /// connections for single transactions. A connection that was lost is made anew.
@@ -66,8 +65,7 @@ RETURNING revision";
 ///     record      bytea NOT NULL,   -- age ciphertext
 ///     fence       bigint NOT NULL,  -- counts the holders of the lease
 ///     holder      text,             -- who has it
-///     lease_until timestamptz,      -- until when, by this server's clock
-///     intent      text              -- salted digest of the refresh token that is being spent
+///     lease_until timestamptz       -- until when, by this server's clock
 /// );
 /// GRANT SELECT, INSERT, UPDATE ON tokenkeep TO app;
 /// ```
@@ -182,9 +180,9 @@ impl Engine for Postgres {
             let fence: i64 = row.try_get(2)?;
             let (holder, is_over): (Option<String>, _) = (row.try_get(3)?, row.try_get(4)?);
             let hold = holder.map(|holder| Hold { holder, lasts: None, is_over });
-            let (record, intent) = (row.try_get(1)?, row.try_get(5)?);
+            let record = row.try_get(1)?;
             let fence = u64::try_from(fence).unwrap_or_default();
-            let row = Row { revision: revision.clone(), record, fence, hold, intent };
+            let row = Row { revision: revision.clone(), record, fence, hold };
             Ok(Found { row, version: revision })
         };
         read().map(Some).map_err(|_| StoreError::Unavailable {
@@ -206,7 +204,6 @@ impl Engine for Postgres {
             (&fence, Type::INT8),
             (&holder, Type::TEXT),
             (&lasts, Type::INT8),
-            (&row.intent, Type::TEXT),
         ];
         if over.is_some() {
             parameters.push((&over, Type::TEXT));

@@ -69,6 +69,9 @@ impl AuthTokens {
     /// Tells where the access token stands at `now`.
     #[must_use]
     pub fn freshness(&self, now: DateTime<Utc>) -> Freshness {
+        if !self.has_access_token() {
+            return Freshness::Expired;
+        }
         Schedule::of(self).map_or(Freshness::Fresh, |schedule| schedule.freshness(now))
     }
 

@@ -6,18 +6,18 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 
 use super::*;
-use crate::store::Intent;
+use crate::store::Record;
 use crate::store::memory::MemoryStore;
 
 #[tokio::test]
 async fn what_an_interrupted_run_left_is_saved_again_because_it_may_not_be_durable() {
     let (from, to) = (MemoryStore::new(), MemoryStore::new());
     let tokens = AuthTokens::new("mine");
-    from.save(&tokens, Expect::Absent).await.unwrap();
-    let left = to.save(&tokens, Expect::Absent).await.unwrap();
+    from.save(&tokens.clone().into(), Expect::Absent).await.unwrap();
+    let left = to.save(&tokens.clone().into(), Expect::Absent).await.unwrap();
     assert!(migrate(&from, &to).await.unwrap().moved);
     let moved = to.load().await.unwrap().unwrap();
-    assert_eq!(moved.tokens, tokens);
+    assert_eq!(moved.record.tokens, tokens);
     assert_ne!(moved.revision, left);
 }
 
@@ -83,11 +83,11 @@ impl TokenStore for Way {
         self.slot.load().await
     }
 
-    async fn save(&self, tokens: &AuthTokens, expect: Expect) -> Result<Revision, StoreError> {
+    async fn save(&self, record: &Record, expect: Expect) -> Result<Revision, StoreError> {
         if let Some(hold) = &self.slows_down {
             *hold.lock().unwrap() = Some(SOMEBODY);
         }
-        self.slot.save(tokens, expect).await
+        self.slot.save(record, expect).await
     }
 
     async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
@@ -106,18 +106,6 @@ impl TokenStore for Way {
 
 #[async_trait]
 impl Lease for Way {
-    async fn intent(&self) -> Result<Option<Intent>, StoreError> {
-        Ok(None)
-    }
-
-    async fn write_intent(&mut self, _intent: &Intent) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn remove_intent(&mut self) -> Result<(), StoreError> {
-        Ok(())
-    }
-
     async fn renew(&mut self, time: Duration) -> Result<bool, StoreError> {
         let mut hold = self.hold.lock().unwrap();
         let Some((name, until)) = hold.as_mut().filter(|(name, _)| *name == self.name) else {
@@ -138,7 +126,7 @@ impl Lease for Way {
 async fn nothing_moves_from_a_slot_onto_itself_by_another_way() {
     let one = Way::new("one");
     let tokens = AuthTokens::new("mine");
-    let saved = one.save(&tokens, Expect::Absent).await.unwrap();
+    let saved = one.save(&tokens.clone().into(), Expect::Absent).await.unwrap();
     for name in ["another", "way"] {
         let other = Way { name, ..one.clone() };
         assert_ne!(one.slot(), other.slot());
@@ -154,7 +142,7 @@ async fn tokens_that_somebody_refreshes_where_they_were_are_not_there_twice() {
     let (from, mut to) = (Way::new("a"), Way::new("b"));
     to.slows_down = Some(from.hold.clone());
     let tokens = AuthTokens::new("mine");
-    let saved = from.save(&tokens, Expect::Absent).await.unwrap();
+    let saved = from.save(&tokens.clone().into(), Expect::Absent).await.unwrap();
     let busy = migrate(&from, &to).await.unwrap_err();
     assert!(matches!(&busy, TransferError::Busy { place } if place == "a"), "{busy}");
     assert!(to.load().await.unwrap().is_none());
@@ -162,7 +150,7 @@ async fn tokens_that_somebody_refreshes_where_they_were_are_not_there_twice() {
     // Once that is over, they move.
     (*from.hold.lock().unwrap(), to.slows_down) = (None, None);
     assert!(migrate(&from, &to).await.unwrap().moved);
-    assert_eq!(to.load().await.unwrap().unwrap().tokens, tokens);
+    assert_eq!(to.load().await.unwrap().unwrap().record.tokens, tokens);
 }
 
 #[tokio::test]
@@ -171,8 +159,8 @@ async fn a_migration_that_moves_nothing_leaves_no_lease_taken() {
     let is_free = |way: &Way| way.hold.lock().unwrap().is_none();
     assert!(matches!(migrate(&from, &to).await, Err(TransferError::Empty { .. })));
     assert!(is_free(&from) && is_free(&to));
-    from.save(&AuthTokens::new("mine"), Expect::Absent).await.unwrap();
-    to.save(&AuthTokens::new("others"), Expect::Absent).await.unwrap();
+    from.save(&AuthTokens::new("mine").into(), Expect::Absent).await.unwrap();
+    to.save(&AuthTokens::new("others").into(), Expect::Absent).await.unwrap();
     assert!(matches!(migrate(&from, &to).await, Err(TransferError::Occupied { .. })));
     assert!(is_free(&from) && is_free(&to));
     *to.hold.lock().unwrap() = Some(SOMEBODY);
@@ -185,7 +173,7 @@ async fn a_migration_that_moves_nothing_leaves_no_lease_taken() {
 async fn a_lease_that_passed_on_while_the_other_was_waited_for_moves_nothing() {
     let (from, to) = (Way::new("a"), Way::new("b"));
     let tokens = AuthTokens::new("mine");
-    from.save(&tokens, Expect::Absent).await.unwrap();
+    from.save(&tokens.clone().into(), Expect::Absent).await.unwrap();
     *to.hold.lock().unwrap() = Some(SOMEBODY);
     // This process is stopped while it waits, and meanwhile somebody refreshes.
     let (hold, free) = (from.hold.clone(), to.hold.clone());
@@ -196,6 +184,6 @@ async fn a_lease_that_passed_on_while_the_other_was_waited_for_moves_nothing() {
     });
     let busy = migrate_by(&from, &to, &timer).await.unwrap_err();
     assert!(matches!(&busy, TransferError::Busy { place } if place == "a"), "{busy}");
-    assert_eq!(from.load().await.unwrap().unwrap().tokens, tokens);
+    assert_eq!(from.load().await.unwrap().unwrap().record.tokens, tokens);
     assert!(to.load().await.unwrap().is_none());
 }

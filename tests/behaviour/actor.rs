@@ -21,8 +21,9 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use tokenkeep::{
-    AuthTokens, Expect, Intent, Lease, Overwrite, RefreshFailure, Revision, StoreError, StoreUrl,
-    Stored, TokenManager, TokenStore, async_trait, backup, chrono, conformance, migrate, restore,
+    AuthTokens, Expect, Intent, Lease, Overwrite, Record, RefreshFailure, Revision, StoreError,
+    StoreUrl, Stored, TokenManager, TokenStore, async_trait, backup, chrono, conformance, migrate,
+    restore,
 };
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -141,7 +142,7 @@ impl Actor {
             ["load"] => {
                 let stored = self.store.load().await?;
                 self.last = stored.as_ref().map(|stored| stored.revision.clone());
-                Ok(stored.map_or_else(|| "none".into(), |stored| describe(&stored.tokens)))
+                Ok(stored.map_or_else(|| "none".into(), |stored| describe(&stored.record.tokens)))
             }
             ["save", name, expect] => {
                 let expect = match (*expect, &self.last) {
@@ -150,19 +151,19 @@ impl Actor {
                     ("anything", _) => Expect::Anything,
                     _ => panic!("unknown expectation {expect}"),
                 };
-                self.last = Some(self.store.save(&tokens(name), expect).await?);
+                self.last = Some(self.store.save(&tokens(name).into(), expect).await?);
                 Ok("saved".into())
             }
             // Tokens whose access token has expired.
             ["save-expired", name] => {
                 let tokens = tokens(name).with_expires_at(chrono::DateTime::UNIX_EPOCH);
-                self.store.save(&tokens, Expect::Anything).await?;
+                self.store.save(&tokens.clone().into(), Expect::Anything).await?;
                 Ok("saved".into())
             }
             // A record of about that many bytes.
             ["fill", bytes] => {
                 let tokens = AuthTokens::new("x".repeat(bytes.parse()?));
-                self.store.save(&tokens, Expect::Anything).await?;
+                self.store.save(&tokens.clone().into(), Expect::Anything).await?;
                 Ok("saved".into())
             }
             ["access"] => {
@@ -186,15 +187,21 @@ impl Actor {
                 self.lease = self.store.try_lease().await?;
                 Ok(if self.lease.is_some() { "leased" } else { "taken" }.into())
             }
+            ["reserve"] => {
+                self.lease.as_mut().expect("a lease").reserve().await?;
+                Ok("reserved".into())
+            }
             ["intent"] => {
-                let token = tokens("any").refresh_token.unwrap();
-                let intent = Intent::new(&token, chrono::Utc::now());
-                self.lease.as_mut().expect("a lease").write_intent(&intent).await?;
+                let mut stored = self.store.load().await?.expect("a record");
+                let token = stored.record.tokens.refresh_token.as_ref().expect("a refresh token");
+                stored.record.refresh.intent = Some(Intent::new(token, chrono::Utc::now()));
+                let expect = Expect::Unchanged(stored.revision);
+                self.last = Some(self.store.save(&stored.record, expect).await?);
                 Ok("written".into())
             }
             ["has-intent"] => {
-                let intent = self.lease.as_ref().expect("a lease").intent().await?;
-                Ok(intent.is_some().to_string())
+                let stored = self.store.load().await?;
+                Ok(stored.is_some_and(|it| it.record.intent().is_some()).to_string())
             }
             // Counts up in the slot, giving way to others as often as need be.
             ["increment", times] => {
@@ -274,11 +281,11 @@ async fn increment(store: &Store) -> Result<bool, StoreError> {
     let (count, expect) = match store.load().await? {
         None => (0, Expect::Absent),
         Some(stored) => {
-            let text = stored.tokens.access_token.expose_secret().to_owned();
+            let text = stored.record.tokens.access_token.expose_secret().to_owned();
             (text.parse::<u32>().unwrap(), Expect::Unchanged(stored.revision))
         }
     };
-    match store.save(&AuthTokens::new((count + 1).to_string()), expect).await {
+    match store.save(&AuthTokens::new((count + 1).to_string()).into(), expect).await {
         Ok(_) => Ok(true),
         Err(StoreError::Conflict { .. }) => Ok(false),
         Err(error) => Err(error),
@@ -350,9 +357,9 @@ impl TokenStore for Killing {
         loaded
     }
 
-    async fn save(&self, tokens: &AuthTokens, expect: Expect) -> Result<Revision, StoreError> {
+    async fn save(&self, record: &Record, expect: Expect) -> Result<Revision, StoreError> {
         live_on();
-        let saved = self.0.save(tokens, expect).await;
+        let saved = self.0.save(record, expect).await;
         live_on();
         saved
     }
@@ -385,22 +392,19 @@ struct KillingLease(Box<dyn Lease>);
 
 #[async_trait]
 impl Lease for KillingLease {
-    async fn intent(&self) -> Result<Option<Intent>, StoreError> {
-        self.0.intent().await
+    async fn reserve(&mut self) -> Result<(), StoreError> {
+        live_on();
+        let reserved = self.0.reserve().await;
+        live_on();
+        reserved
     }
 
-    async fn write_intent(&mut self, intent: &Intent) -> Result<(), StoreError> {
-        live_on();
-        let written = self.0.write_intent(intent).await;
-        live_on();
-        written
+    fn take_warning(&mut self) -> Option<StoreError> {
+        self.0.take_warning()
     }
 
-    async fn remove_intent(&mut self) -> Result<(), StoreError> {
-        live_on();
-        let removed = self.0.remove_intent().await;
-        live_on();
-        removed
+    fn time_left(&self) -> Option<Duration> {
+        self.0.time_left()
     }
 
     async fn renew(&mut self, time: Duration) -> Result<bool, StoreError> {

@@ -57,7 +57,7 @@ async fn age_decrypts_what_is_written_here() {
     let files = Files::new();
     AgeKey::create_identity_file(&files.key).await.unwrap();
     let tokens = AuthTokens::new("to age").with_refresh_token("r");
-    files.store().save(&tokens, Expect::Absent).await.unwrap();
+    files.store().save(&tokens.clone().into(), Expect::Absent).await.unwrap();
     let (key, data) = (files.key.to_str().unwrap(), files.data.to_str().unwrap());
     let json: serde_json::Value =
         serde_json::from_slice(&run("age", &["-d", "-i", key, data], b"")).unwrap();
@@ -79,10 +79,10 @@ async fn what_age_and_age_keygen_write_is_read_here_binary_and_armored() {
     for armor in [&[][..], &["-a"]] {
         run("age", &[&["-r", &recipient, "-o", data], armor].concat(), RECORD.as_bytes());
         private(&files.data);
-        let found = files.store().load().await.unwrap().unwrap().tokens;
+        let found = files.store().load().await.unwrap().unwrap().record.tokens;
         assert_eq!(found.access_token.expose_secret(), "from age");
         // A record in armor can be replaced like any other; binary is what is written.
-        files.store().save(&AuthTokens::new("ours"), Expect::Anything).await.unwrap();
+        files.store().save(&AuthTokens::new("ours").into(), Expect::Anything).await.unwrap();
         assert!(fs::read(&files.data).unwrap().starts_with(b"age-encryption.org/v1\n"));
         fs::remove_file(&files.data).unwrap();
     }
@@ -144,9 +144,9 @@ async fn a_file_that_age_sealed_to_a_passphrase_is_read_and_then_sealed_to_the_k
     let key = AgeKey::identity_file(&files.key).with_passphrase(|| Ok("secret words".into()));
     let store = AgeFileStore::new(&files.data, key);
     let found = store.load().await.unwrap().unwrap();
-    assert_eq!(found.tokens.access_token.expose_secret(), "from age");
-    store.save(&found.tokens, Expect::Unchanged(found.revision)).await.unwrap();
-    assert_eq!(files.store().load().await.unwrap().unwrap().tokens, found.tokens);
+    assert_eq!(found.record.tokens.access_token.expose_secret(), "from age");
+    store.save(&found.record, Expect::Unchanged(found.revision)).await.unwrap();
+    assert_eq!(files.store().load().await.unwrap().unwrap().record.tokens, found.record.tokens);
 }
 
 #[tokio::test]
@@ -158,7 +158,7 @@ async fn age_opens_a_protected_identity_file_made_here() {
     let files = Files::new();
     let key = AgeKey::create_protected_identity_file(&files.key, "secret words".into()).await;
     let store = AgeFileStore::new(&files.data, key.unwrap());
-    store.save(&AuthTokens::new("to age"), Expect::Absent).await.unwrap();
+    store.save(&AuthTokens::new("to age").into(), Expect::Absent).await.unwrap();
     with_passphrase(files.dir.path(), "age -d -i key.txt -o plain tokens.age", "secret words");
     let plain = fs::read_to_string(files.dir.path().join("plain")).unwrap();
     assert!(plain.contains("\"access_token\": \"to age\""), "{plain}");

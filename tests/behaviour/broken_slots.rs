@@ -43,9 +43,9 @@ fn plaintext_faults() -> Vec<(Vec<u8>, &'static str)> {
         ),
         (
             br#"{"access_token":"canary-a","version":7}"#.to_vec(),
-            "was written by a newer tokenkeep (record version 7, this one knows 1)",
+            "was written by a newer tokenkeep (record version 7, this one knows 2)",
         ),
-        (vec![b' '; 70_000], "is too large: it may have at most 65536 bytes"),
+        (vec![b' '; 70_000], "is too large: it may have at most 69632 bytes"),
     ]
 }
 
@@ -56,8 +56,8 @@ async fn stays_broken(store: impl TokenStore, path: &Path, expected: &str) {
     let store = manager.store();
     let errors = [
         store.load().await.unwrap_err(),
-        store.save(&AuthTokens::new("new"), Expect::Anything).await.unwrap_err(),
-        store.save(&AuthTokens::new("new"), Expect::Absent).await.unwrap_err(),
+        store.save(&AuthTokens::new("new").into(), Expect::Anything).await.unwrap_err(),
+        store.save(&AuthTokens::new("new").into(), Expect::Absent).await.unwrap_err(),
     ];
     for error in errors {
         check_error(&error, path, expected);
@@ -132,7 +132,7 @@ impl AgeSlot {
         let path = dir.path().join("tokens.age");
         let key = AgeKey::create_identity_file(dir.path().join("keys/key.txt")).await.unwrap();
         let store = AgeFileStore::new(&path, key.clone());
-        store.save(&AuthTokens::new("canary-a"), Expect::Absent).await.unwrap();
+        store.save(&AuthTokens::new("canary-a").into(), Expect::Absent).await.unwrap();
         let sealed = fs::read(&path).unwrap();
         Self { _dir: dir, path, key, sealed }
     }
@@ -189,7 +189,7 @@ async fn a_sealed_record_of_a_newer_version_is_not_overwritten() {
     let slot = AgeSlot::new().await;
     let recipients = slot.key.recipients().await.unwrap();
     let recipient: age::x25519::Recipient = recipients[0].parse().unwrap();
-    let sealed = age::encrypt(&recipient, br#"{"access_token":"canary-a","version":2}"#).unwrap();
+    let sealed = age::encrypt(&recipient, br#"{"access_token":"canary-a","version":3}"#).unwrap();
     slot.stays_broken(&sealed, "was written by a newer tokenkeep").await;
     let sealed = age::encrypt(&recipient, br#"{"access_token":"canary-a"#).unwrap();
     slot.stays_broken(&sealed, "is damaged: it ends too early").await;
@@ -202,7 +202,7 @@ async fn a_file_of_two_gigabytes_is_refused_unread() {
     write_private(&path, b"");
     fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(2 << 30).unwrap();
     let error = PlaintextStore::new(&path).load().await.unwrap_err();
-    assert!(matches!(error, StoreError::TooLarge { limit: 65_536, .. }), "{error}");
+    assert!(matches!(error, StoreError::TooLarge { limit: 69_632, .. }), "{error}");
     assert_eq!(fs::metadata(&path).unwrap().len(), 2 << 30);
 }
 
@@ -226,7 +226,9 @@ async fn what_is_no_regular_file_is_named_and_never_touched() {
         let store = PlaintextStore::new(path);
         let mut errors = vec![store.load().await.unwrap_err()];
         if !path.starts_with("/dev") {
-            errors.push(store.save(&AuthTokens::new("a"), Expect::Anything).await.unwrap_err());
+            errors.push(
+                store.save(&AuthTokens::new("a").into(), Expect::Anything).await.unwrap_err(),
+            );
             errors.push(store.clear(Expect::Anything).await.unwrap_err());
         }
         for error in errors {
@@ -268,7 +270,7 @@ async fn a_revision_of_another_handle_does_not_make_a_record_overwritable_that_c
     let revision = reader.load().await.unwrap().unwrap().revision;
     let writer = AgeFileStore::new(&ours.path, ours.key.clone());
     let error =
-        writer.save(&AuthTokens::new("new"), Expect::Unchanged(revision)).await.unwrap_err();
+        writer.save(&AuthTokens::new("new").into(), Expect::Unchanged(revision)).await.unwrap_err();
     assert!(matches!(error, StoreError::Undecryptable { .. }), "{error}");
     assert_eq!(fs::read(&ours.path).unwrap(), theirs.sealed);
 }

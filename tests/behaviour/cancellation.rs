@@ -25,7 +25,8 @@ async fn a_logout_is_not_overtaken_by_the_login_that_was_given_up_before_it() {
     let store = AgeFileStore::new(dir.path().join("tokens.age"), key);
 
     let tokens = AuthTokens::new("given up");
-    let mut login = store.save(&tokens, Expect::Anything);
+    let record = tokens.clone().into();
+    let mut login = store.save(&record, Expect::Anything);
     assert!(login.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     drop(login);
 

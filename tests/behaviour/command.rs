@@ -65,7 +65,7 @@ impl Home {
         self.0.path().join(name)
     }
 
-    fn record(&self) -> PathBuf {
+    pub(crate) fn record(&self) -> PathBuf {
         self.path("state/tokenkeep/default.age")
     }
 

@@ -1,4 +1,5 @@
-//! System calls that fail: the old record stays, nothing lies around, and the next try works.
+//! System calls that fail: the old record stays, nothing lies around, and the next try works. Writes that
+//! fail are in `tests/evidence/faults.rs`, and those to a full disk in `scarcity.rs` there.
 #![cfg(target_os = "linux")]
 
 use std::fs;
@@ -7,15 +8,43 @@ use std::process::Command;
 
 use crate::support::{Actor, can_trace, example, scratch};
 
-/// An actor whose first call of this name that concerns the temporary file fails with that error.
-fn failing(store: &str, path: &Path, call: &str, error: &str) -> Actor {
-    let temporary = format!("{}.tmp", path.display());
+/// An actor under `strace`, which writes its calls of this name down.
+fn traced(store: &str, log: &Path, call: &str, inject: Option<String>) -> Actor {
     let mut strace = Command::new("strace");
-    // By its whole path it is known once it is open, and by its name when it is opened.
-    strace.args(["-f", "-qq", "-o", "/dev/null", "-P", &temporary, "-P", "tokens.json.tmp"]);
-    strace.args(["-e", &format!("trace={call}")]);
-    strace.args(["-e", &format!("inject={call}:error={error}:when=1")]);
+    strace.args(["-f", "-qq", "-y", "-o"]).arg(log).args(["-e", &format!("trace={call}")]);
+    if let Some(inject) = inject {
+        strace.args(["-e", &format!("inject={call}:{inject}")]);
+    }
     Actor::spawn(strace.arg(example("test-actor")).arg(store))
+}
+
+/// An actor whose first call of this name that concerns the temporary file fails with that error. The name
+/// of that file is random, so the call is counted in a run before.
+fn failing(store: &str, log: &Path, call: &str, error: &str) -> Actor {
+    let before = scratch();
+    let rehearsal = format!("plaintext:{}", before.path().join("tokens.json").display());
+    assert_eq!(Actor::start(&rehearsal).ask("save old absent"), "ok saved");
+    assert_eq!(traced(&rehearsal, log, call, None).ask("save new anything"), "ok saved");
+    let calls = fs::read_to_string(log).unwrap();
+    // strace counts them in each thread by itself.
+    let begun = || calls.lines().filter(|line| !line.contains("resumed>"));
+    let meant = begun().find(|line| line.contains(".tmp")).expect("there is one");
+    let thread = meant.split(' ').next();
+    let of_thread = begun().filter(|line| line.split(' ').next() == thread);
+    let number = 1 + of_thread.take_while(|line| *line != meant).count();
+    traced(store, log, call, Some(format!("error={error}:when={number}")))
+}
+
+/// Whether the call that failed was the one that was meant.
+fn was_hit(log: &Path) -> bool {
+    let calls = fs::read_to_string(log).unwrap();
+    calls.lines().any(|line| line.contains("(INJECTED)") && line.contains(".tmp"))
+}
+
+/// What lies beside the record and its lock.
+fn remains(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(".tmp")).collect()
 }
 
 #[test]
@@ -24,27 +53,27 @@ fn a_failing_disk_leaves_the_old_record_and_nothing_else() {
         return;
     }
     for (call, error, kind) in [
-        ("openat", "ENOSPC", "error Io: cannot write"),
+        ("openat", "ENOSPC", "error NoSpace: there is no room"),
         ("openat", "EACCES", "error Denied: "),
         ("openat", "EROFS", "error ReadOnly: "),
-        ("write", "ENOSPC", "error Io: cannot write"),
-        ("write", "EDQUOT", "error Io: cannot write"),
-        ("write", "EIO", "error Io: cannot write"),
         ("fsync", "EIO", "error Io: cannot write"),
-        ("fsync", "ENOSPC", "error Io: cannot write"),
+        ("fsync", "ENOSPC", "error NoSpace: there is no room"),
         ("renameat", "EIO", "error Io: cannot write"),
+        ("renameat", "EBUSY", "error ReadOnly: "),
     ] {
         let dir = scratch();
         let path = dir.path().join("tokens.json");
         let store = format!("plaintext:{}", path.display());
         assert_eq!(Actor::start(&store).ask("save old absent"), "ok saved");
 
-        let mut actor = failing(&store, &path, call, error);
+        let log = dir.path().join("calls");
+        let mut actor = failing(&store, &log, call, error);
         let answer = actor.ask("save new anything");
         let at = format!("{call} fails with {error}: {answer}");
         assert!(answer.starts_with(kind) && answer.contains("tokens.json"), "{at}");
         assert_eq!(Actor::start(&store).ask("load"), "ok old", "{at}");
-        assert!(!fs::exists(dir.path().join("tokens.json.tmp")).unwrap(), "{at}");
+        assert!(was_hit(&log), "{at}");
+        assert_eq!(remains(dir.path()), Vec::<String>::new(), "{at}");
         assert_eq!(actor.ask("save new anything"), "ok saved", "{at}");
         assert_eq!(Actor::start(&store).ask("load"), "ok new", "{at}");
     }
@@ -55,12 +84,15 @@ fn an_interrupted_call_is_made_again() {
     if !can_trace("faults::an_interrupted_call_is_made_again") {
         return;
     }
-    for call in ["openat", "write", "fsync"] {
+    for call in ["openat", "fsync"] {
         let dir = scratch();
         let path = dir.path().join("tokens.json");
         let store = format!("plaintext:{}", path.display());
-        let mut actor = failing(&store, &path, call, "EINTR");
-        assert_eq!(actor.ask("save new absent"), "ok saved", "{call}");
+        assert_eq!(Actor::start(&store).ask("save old absent"), "ok saved");
+        let log = dir.path().join("calls");
+        let mut actor = failing(&store, &log, call, "EINTR");
+        assert_eq!(actor.ask("save new anything"), "ok saved", "{call}");
+        assert!(was_hit(&log), "{call}");
         assert_eq!(actor.ask("load"), "ok new", "{call}");
     }
 }

@@ -53,14 +53,14 @@ struct Away(PathBuf, PathBuf);
 
 impl Away {
     fn take(home: &Home) -> Self {
-        let away = Self(home.path("state/tokenkeep"), home.path("state/aside"));
+        let away = Self(home.record(), home.path("state/aside"));
         fs::rename(&away.0, &away.1).unwrap();
-        fs::write(&away.0, "in the way").unwrap();
+        fs::create_dir(&away.0).unwrap();
         away
     }
 
     fn bring_back(self) {
-        fs::remove_file(&self.0).unwrap();
+        fs::remove_dir(&self.0).unwrap();
         fs::rename(self.1, self.0).unwrap();
     }
 }

@@ -401,6 +401,7 @@ fn a_keychain_that_locks_in_the_middle_of_a_refresh_costs_no_token() {
     // The steps of a refresh: lease, look, journal, call; and then the keychain locks.
     assert_eq!(running.ask("lease"), "ok leased");
     assert_eq!(running.ask("load"), "ok old");
+    assert_eq!(running.ask("reserve"), "ok reserved");
     assert_eq!(running.ask("intent"), "ok written");
     session.lock_keychain();
     let asked = session.watch("org.freedesktop.Secret.Service", "SearchItems");

@@ -25,7 +25,7 @@ impl Slots {
         let from = dir.path().join("from/tokens.json");
         let to = dir.path().join("to/tokens.age");
         let tokens = AuthTokens::new("mine").with_refresh_token("refresh-mine");
-        PlaintextStore::new(&from).save(&tokens, Expect::Absent).await.unwrap();
+        PlaintextStore::new(&from).save(&tokens.clone().into(), Expect::Absent).await.unwrap();
         Self {
             plaintext: format!("plaintext:{}", from.display()),
             age: format!("age:{}?identity={}", to.display(), key.display()),

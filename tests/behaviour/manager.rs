@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokenkeep::{
-    AuthError, AuthTokens, Expect, Lease, MemoryStore, PlaintextStore, Revision, StoreError,
-    Stored, TokenManager, TokenStore, async_trait,
+    AuthError, AuthTokens, Expect, Lease, MemoryStore, PlaintextStore, Record, Revision,
+    StoreError, Stored, TokenManager, TokenStore, async_trait,
 };
 
 use crate::clock::Clock;
@@ -61,9 +61,9 @@ impl TokenStore for Watched {
         self.inner.load().await
     }
 
-    async fn save(&self, tokens: &AuthTokens, expect: Expect) -> Result<Revision, StoreError> {
+    async fn save(&self, record: &Record, expect: Expect) -> Result<Revision, StoreError> {
         self.check()?;
-        let revision = self.inner.save(tokens, expect).await;
+        let revision = self.inner.save(record, expect).await;
         tokio::task::yield_now().await;
         revision
     }
@@ -133,7 +133,7 @@ async fn the_time_of_a_login_is_noted_so_that_short_lifetimes_are_known() {
 async fn a_cached_token_is_handed_out_without_asking_the_store_for_30_seconds() {
     let (clock, store) = (Clock::new(), Watched::default());
     let manager = clock.manager(store.clone());
-    store.inner.save(&AuthTokens::new("a"), Expect::Absent).await.unwrap();
+    store.inner.save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap();
     for _ in 0..100 {
         manager.get_access_token().await.unwrap();
         manager.get_tokens().await.unwrap();
@@ -142,7 +142,7 @@ async fn a_cached_token_is_handed_out_without_asking_the_store_for_30_seconds() 
     manager.get_access_token().await.unwrap();
     assert_eq!(store.loads(), 1);
     // A login elsewhere is seen after 30 seconds.
-    store.inner.save(&AuthTokens::new("b"), Expect::Anything).await.unwrap();
+    store.inner.save(&AuthTokens::new("b").into(), Expect::Anything).await.unwrap();
     clock.forward(1);
     assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), "b");
     assert_eq!(store.loads(), 2);
@@ -152,7 +152,7 @@ async fn a_cached_token_is_handed_out_without_asking_the_store_for_30_seconds() 
     assert!(matches!(manager.get_access_token().await, Err(AuthError::TokenNotFound)));
     // A clock that was set back says nothing about how old the cache is.
     for name in ["c", "d"] {
-        store.inner.save(&AuthTokens::new(name), Expect::Anything).await.unwrap();
+        store.inner.save(&AuthTokens::new(name).into(), Expect::Anything).await.unwrap();
         clock.back(10_000);
         assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), name);
     }
@@ -165,7 +165,7 @@ async fn a_refresh_token_is_always_the_one_in_the_store() {
     manager.set_tokens(AuthTokens::new("a").with_refresh_token("old")).await.unwrap();
     // Another process refreshes.
     let rotated = AuthTokens::new("b").with_refresh_token("rotated");
-    store.inner.save(&rotated, Expect::Anything).await.unwrap();
+    store.inner.save(&rotated.clone().into(), Expect::Anything).await.unwrap();
     assert_eq!(manager.get_refresh_token().await.unwrap().expose_secret(), "rotated");
     assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), "b");
     store.fail(Some("locked"));
@@ -176,7 +176,7 @@ async fn a_refresh_token_is_always_the_one_in_the_store() {
 async fn many_tasks_that_find_the_cache_old_ask_the_store_once() {
     let (clock, store) = (Clock::new(), Watched::default());
     let manager = clock.manager(store.clone());
-    store.inner.save(&AuthTokens::new("a"), Expect::Absent).await.unwrap();
+    store.inner.save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap();
     let tasks: Vec<_> = (0..1000)
         .map(|_| {
             let manager = manager.clone();
@@ -244,7 +244,7 @@ async fn a_good_token_does_not_wait_for_a_store_that_does_not_answer() {
     asked.abort();
     // What somebody did meanwhile is noticed once it answers.
     store.fail(None);
-    store.inner.save(&AuthTokens::new("b"), Expect::Anything).await.unwrap();
+    store.inner.save(&AuthTokens::new("b").into(), Expect::Anything).await.unwrap();
     clock.forward(31);
     assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), "b");
 }
@@ -334,7 +334,8 @@ async fn memory_and_disk_end_up_alike_however_many_tasks_write() {
         task.await.unwrap();
     }
     let in_memory = manager.get_tokens().await.unwrap();
-    let on_disk = PlaintextStore::new(&path).load().await.unwrap().map(|stored| stored.tokens);
+    let on_disk =
+        PlaintextStore::new(&path).load().await.unwrap().map(|stored| stored.record.tokens);
     assert_eq!(in_memory, on_disk);
 }
 

@@ -50,30 +50,32 @@ fn one_of_eight_processes_fills_an_empty_slot() {
 }
 
 #[tokio::test]
-async fn half_a_note_that_a_killed_holder_left_goes_with_the_tokens_or_with_the_next_note() {
+async fn what_a_killed_holder_reserved_goes_with_the_tokens_or_with_the_next_lease() {
     let dir = scratch();
     let path = dir.path().join("tokens.json");
-    let half = dir.path().join("tokens.json.intent.tmp");
+    let half = dir.path().join("tokens.json.0123456789abcdef.next");
     let store = PlaintextStore::new(&path);
-    let leave_half = || std::fs::write(&half, "half a").unwrap();
+    let leave = || std::fs::write(&half, "half").unwrap();
     // A logout and a migration take it away, even from a slot that is empty already.
     let elsewhere = PlaintextStore::new(dir.path().join("elsewhere.json"));
     let tokens = AuthTokens::new("access").with_refresh_token("refresh");
-    store.save(&tokens, Expect::Absent).await.unwrap();
-    leave_half();
+    store.save(&tokens.clone().into(), Expect::Absent).await.unwrap();
+    leave();
     migrate(&store, &elsewhere).await.unwrap();
     assert!(!half.exists(), "it was left behind by a migration");
-    leave_half();
+    leave();
     store.clear(Expect::Anything).await.unwrap();
     assert!(!half.exists(), "it was left behind by a logout");
-    // So does whoever ends a refresh. Until then it may be what the lease's holder is writing.
-    store.save(&tokens, Expect::Absent).await.unwrap();
-    let mut lease = store.try_lease().await.unwrap().unwrap();
-    leave_half();
+    // So does the next holder of the lease. Until then it may be what a holder is about to write.
+    store.save(&tokens.clone().into(), Expect::Absent).await.unwrap();
+    let lease = store.try_lease().await.unwrap().unwrap();
+    leave();
     store.clear(Expect::Anything).await.unwrap();
     assert!(half.exists(), "it was taken from under the holder's hands");
-    lease.remove_intent().await.unwrap();
-    assert!(!half.exists(), "it was left behind by a refresh");
+    lease.release().await.unwrap();
+    let lease = store.try_lease().await.unwrap().unwrap();
+    assert!(!half.exists(), "it was left behind by the next refresh");
+    lease.release().await.unwrap();
 }
 
 #[test]
@@ -81,6 +83,7 @@ fn a_killed_holder_gives_its_lease_up_and_leaves_its_intent() {
     let dir = scratch();
     let store = format!("plaintext:{}", dir.path().join("tokens.json").display());
     let (mut first, mut second) = (Actor::start(&store), Actor::start(&store));
+    assert_eq!(first.ask("save old absent"), "ok saved");
     assert_eq!(first.ask("lease"), "ok leased");
     assert_eq!(first.ask("intent"), "ok written");
     assert_eq!(second.ask("lease"), "ok taken");
@@ -108,5 +111,5 @@ async fn a_running_process_sees_what_another_one_saved() {
     assert_eq!(other.ask("load"), "ok none");
     assert_eq!(other.ask("save theirs absent"), "ok saved");
     let found = store.load().await.unwrap().unwrap();
-    assert_eq!(found.tokens.access_token.expose_secret(), "theirs");
+    assert_eq!(found.record.tokens.access_token.expose_secret(), "theirs");
 }

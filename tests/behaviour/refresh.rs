@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokenkeep::{
-    AuthError, AuthTokens, Events, Expect, Intent, Lease, MemoryStore, RefreshFailure,
+    AuthError, AuthTokens, Events, Expect, Intent, Lease, MemoryStore, Record, RefreshFailure,
     RefreshPolicy, Revision, SpentBy, StoreError, Stored, TokenManager, TokenStore, async_trait,
 };
 
 use tokio::task::JoinHandle;
+
+use tokenkeep::chrono::{DateTime, Utc};
 
 use crate::clock::Clock;
 use crate::provider::{Provider, Step, minutes};
@@ -42,7 +44,21 @@ impl World {
     }
 
     async fn stored(&self) -> Option<AuthTokens> {
-        self.store.inner.load().await.unwrap().map(|stored| stored.tokens)
+        self.store.inner.load().await.unwrap().map(|stored| stored.record.tokens)
+    }
+
+    /// When the slot says that its refresh token was about to be sent.
+    async fn intent(&self) -> Option<DateTime<Utc>> {
+        let stored = self.store.inner.load().await.unwrap();
+        stored.and_then(|stored| stored.record.intent().map(Intent::at))
+    }
+
+    /// As a process leaves the slot that ends in the middle of a refresh.
+    async fn interrupt(&self, at: DateTime<Utc>) {
+        let stored = self.store.inner.load().await.unwrap().unwrap();
+        let mut record = stored.record;
+        record.refresh.intent = record.tokens.refresh_token.as_ref().map(|it| Intent::new(it, at));
+        self.store.inner.save(&record, Expect::Unchanged(stored.revision)).await.unwrap();
     }
 
     async fn access(&self) -> Result<String, AuthError> {
@@ -94,6 +110,8 @@ struct Faulty {
 struct Faults {
     save: Option<StoreError>,
     intent: Option<StoreError>,
+    reserve: Option<StoreError>,
+    renew: Option<StoreError>,
     load: Option<StoreError>,
     /// The next save happens, and its answer is lost.
     lose_answer: bool,
@@ -132,16 +150,22 @@ impl TokenStore for Faulty {
         self.inner.load().await
     }
 
-    async fn save(&self, tokens: &AuthTokens, expect: Expect) -> Result<Revision, StoreError> {
+    async fn save(&self, record: &Record, expect: Expect) -> Result<Revision, StoreError> {
         tokio::task::yield_now().await;
-        let fault = self.faults.lock().unwrap().save.clone();
+        let fault = {
+            let faults = self.faults.lock().unwrap();
+            let is_intent = record.refresh.intent.is_some();
+            if is_intent { faults.intent.clone() } else { faults.save.clone() }
+        };
         fault.map_or(Ok(()), Err)?;
-        let hangs = self.faults.lock().unwrap().hang;
+        let hangs = self.faults.lock().unwrap().hang && record.refresh.intent.is_none();
         if hangs {
             std::future::pending::<()>().await;
         }
-        let saved = self.inner.save(tokens, expect).await;
-        if std::mem::take(&mut self.faults.lock().unwrap().lose_answer) {
+        let saved = self.inner.save(record, expect).await;
+        if record.refresh.intent.is_none()
+            && std::mem::take(&mut self.faults.lock().unwrap().lose_answer)
+        {
             // As an object store's client that tries again by itself: it conflicts with itself.
             return Err(StoreError::Conflict { place: "faulty".into() });
         }
@@ -167,18 +191,16 @@ struct FaultyLease {
 
 #[async_trait]
 impl Lease for FaultyLease {
-    async fn intent(&self) -> Result<Option<Intent>, StoreError> {
-        self.lease.intent().await
-    }
-
-    async fn write_intent(&mut self, intent: &Intent) -> Result<(), StoreError> {
-        let fault = self.store.faults.lock().unwrap().intent.clone();
+    async fn reserve(&mut self) -> Result<(), StoreError> {
+        let fault = self.store.faults.lock().unwrap().reserve.clone();
         fault.map_or(Ok(()), Err)?;
-        self.lease.write_intent(intent).await
+        self.lease.reserve().await
     }
 
-    async fn remove_intent(&mut self) -> Result<(), StoreError> {
-        self.lease.remove_intent().await
+    async fn renew(&mut self, time: Duration) -> Result<bool, StoreError> {
+        let fault = self.store.faults.lock().unwrap().renew.clone();
+        fault.map_or(Ok(()), Err)?;
+        self.lease.renew(time).await
     }
 
     async fn release(self: Box<Self>) -> Result<(), StoreError> {
@@ -580,11 +602,14 @@ async fn an_answer_that_came_while_the_process_was_stopped_is_taken() {
 }
 
 #[tokio::test]
-async fn an_answer_without_a_token_is_a_misconfiguration_and_changes_nothing() {
+async fn an_answer_without_a_token_is_asked_for_once_more_and_changes_nothing() {
     let world = World::new().await;
-    world.provider.script([Step::Answer(AuthTokens::new(""))]);
+    let empty = || Step::Answer(AuthTokens::new(""));
+    world.provider.script([empty(), empty()]);
     let error = world.manager.refresh().await.unwrap_err();
-    assert!(matches!(error, AuthError::Refresh(RefreshFailure::Misconfigured { .. })), "{error}");
+    assert!(matches!(error, AuthError::Refresh(RefreshFailure::Ambiguous { .. })), "{error}");
+    assert_eq!(world.provider.calls(), 2);
+    assert!(world.intent().await.is_some(), "the token may be spent");
     assert_eq!(world.access().await.unwrap(), "access-1");
 }
 
@@ -633,7 +658,7 @@ async fn a_record_that_was_touched_during_a_refresh_is_saved_over_if_its_tokens_
     settle().await;
     // As a rekey does.
     let there = world.store.inner.load().await.unwrap().unwrap();
-    world.store.inner.save(&there.tokens, Expect::Anything).await.unwrap();
+    world.store.inner.save(&there.record, Expect::Anything).await.unwrap();
     world.provider.let_through();
     assert_eq!(waiting.await.unwrap().unwrap(), "access-2");
     assert!(world.provider.accepts(&world.stored().await.unwrap()));
@@ -660,7 +685,7 @@ async fn a_program_that_knows_no_lease_and_was_faster_is_adopted() {
     let winners = AuthTokens::new("winner")
         .with_refresh_token("winner-refresh")
         .with_expires_at(world.clock.in_minutes(60));
-    world.store.inner.save(&winners, Expect::Anything).await.unwrap();
+    world.store.inner.save(&winners.clone().into(), Expect::Anything).await.unwrap();
     world.provider.revoke();
     world.provider.let_through();
     assert_eq!(waiting.await.unwrap().unwrap(), "winner");
@@ -707,25 +732,47 @@ async fn tokens_that_cannot_be_saved_serve_from_memory_and_are_saved_later_under
     settle().await;
     assert_eq!(drain(&mut events).await, ["Saved"]);
     assert!(world.provider.accepts(&world.stored().await.unwrap()));
-    let mut lease = world.store.inner.try_lease().await.unwrap().expect("it was released");
-    assert_eq!(lease.intent().await.unwrap(), None, "nothing is in doubt any more");
-    lease.remove_intent().await.unwrap();
-    drop(lease);
+    drop(world.store.inner.try_lease().await.unwrap().expect("it was released"));
+    assert_eq!(world.intent().await, None, "nothing is in doubt any more");
     world.manager.shutdown(Duration::ZERO).await.unwrap();
     assert_eq!(world.access().await.unwrap(), "access-2");
 }
 
 #[tokio::test]
-async fn the_next_refresh_starts_from_the_unsaved_tokens() {
+async fn nothing_is_refreshed_from_tokens_that_are_not_saved() {
     let world = World::new().await;
     world.store.set(|faults| faults.save = Some(Faulty::full_disk()));
     world.manager.refresh().await.unwrap();
-    let again = world.manager.refresh().await.unwrap();
-    assert_eq!(again.access_token.expose_secret(), "access-3");
-    assert_eq!(world.provider.replays(), 0);
+    for _ in 0..3 {
+        let error = world.manager.refresh().await.unwrap_err();
+        assert!(matches!(error, AuthError::NotSaved(StoreError::Io { .. })), "{error}");
+    }
+    // They are served until their true expiry, due or not.
+    world.clock.forward(10 * 3600 - 60);
+    assert_eq!(world.access().await.unwrap(), "access-2");
+    world.clock.forward(60);
+    let error = world.access().await.unwrap_err();
+    assert!(matches!(error, AuthError::NotSaved(StoreError::Io { .. })), "{error}");
+    assert_eq!(world.provider.calls(), 1);
+    // Once they are saved, the session goes on.
     world.store.set(|faults| faults.save = None);
-    world.manager.shutdown(Duration::from_secs(1)).await.unwrap();
-    assert_eq!(world.stored().await.unwrap(), again);
+    world.provider.issue_until(minutes(world.clock.date(), 600));
+    world.clock.forward(60);
+    settle().await;
+    assert_eq!(world.access().await.unwrap(), "access-3");
+    assert_eq!((world.provider.calls(), world.provider.replays()), (2, 0));
+}
+
+#[tokio::test]
+async fn a_refused_token_that_is_not_saved_is_not_refreshed_either() {
+    let world = World::new().await;
+    world.store.set(|faults| faults.save = Some(Faulty::full_disk()));
+    let refreshed = world.manager.refresh().await.unwrap();
+    world.clock.forward(60);
+    world.manager.invalidate(&refreshed.access_token);
+    let error = world.access().await.unwrap_err();
+    assert!(matches!(error, AuthError::NotSaved(StoreError::Io { .. })), "{error}");
+    assert_eq!(world.provider.calls(), 1);
 }
 
 #[tokio::test]
@@ -769,36 +816,13 @@ async fn a_logout_elsewhere_is_noticed_while_the_disk_is_still_full() {
 }
 
 #[tokio::test]
-async fn unsaved_tokens_are_not_saved_and_let_go_while_they_are_being_refreshed() {
-    let world = World::new().await;
-    world.store.set(|faults| faults.save = Some(Faulty::full_disk()));
-    world.manager.refresh().await.unwrap();
-    world.provider.hold();
-    let refreshing = tokio::spawn({
-        let manager = world.manager.clone();
-        async move { manager.refresh().await }
-    });
-    settle().await;
-    // Now the disk has room again, and whoever saves wakes up.
-    world.store.set(|faults| faults.save = None);
-    world.clock.forward(20);
-    settle().await;
-    assert!(world.store.inner.try_lease().await.unwrap().is_none(), "the lease was given up");
-    world.provider.let_through();
-    assert_eq!(refreshing.await.unwrap().unwrap().access_token.expose_secret(), "access-3");
-    assert!(world.provider.accepts(&world.stored().await.unwrap()));
-    world.manager.refresh().await.unwrap();
-    assert_eq!(world.provider.replays(), 0);
-}
-
-#[tokio::test]
 async fn a_record_that_is_touched_while_its_successor_is_unsaved_does_not_end_the_session() {
     let world = World::new().await;
     world.store.set(|faults| faults.save = Some(Faulty::full_disk()));
     world.manager.refresh().await.unwrap();
     // As a rekey does.
     let there = world.store.inner.load().await.unwrap().unwrap();
-    world.store.inner.save(&there.tokens, Expect::Anything).await.unwrap();
+    world.store.inner.save(&there.record, Expect::Anything).await.unwrap();
     world.clock.forward(31);
     settle().await;
     assert_eq!(world.access().await.unwrap(), "access-2");
@@ -862,7 +886,7 @@ async fn a_touched_record_is_not_taken_for_the_answer_of_a_server_that_does_not_
     let waiting = world.ask();
     settle().await;
     let there = world.store.inner.load().await.unwrap().unwrap();
-    world.store.inner.save(&there.tokens, Expect::Anything).await.unwrap();
+    world.store.inner.save(&there.record, Expect::Anything).await.unwrap();
     world.provider.let_through();
     assert_eq!(waiting.await.unwrap().unwrap(), "access-2");
     assert_eq!(world.stored().await.unwrap().access_token.expose_secret(), "access-2");
@@ -910,19 +934,13 @@ async fn a_server_that_rejected_a_token_is_not_asked_again_on_demand_either() {
 #[tokio::test]
 async fn a_lease_whose_holder_died_says_that_the_token_may_be_spent() {
     let world = World::new().await;
-    let token = world.manager.get_refresh_token().await.unwrap();
     let at = world.clock.date();
-    let mut lease = world.store.inner.try_lease().await.unwrap().unwrap();
-    lease.write_intent(&Intent::new(&token, at)).await.unwrap();
-    drop(lease);
+    world.interrupt(at).await;
     world.clock.forward(61 * 60);
     // It had not been sent after all: nothing is lost.
     assert_eq!(world.access().await.unwrap(), "access-2");
 
-    let token = world.manager.get_refresh_token().await.unwrap();
-    let mut lease = world.store.inner.try_lease().await.unwrap().unwrap();
-    lease.write_intent(&Intent::new(&token, at)).await.unwrap();
-    drop(lease);
+    world.interrupt(at).await;
     world.provider.revoke();
     let error = world.manager.refresh().await.unwrap_err();
     assert!(

@@ -129,9 +129,11 @@ fn rekey_waits_for_a_refresh_and_what_came_of_it_is_sealed_to_the_new_keys() {
 fn what_the_server_says_decides_about_the_exit_code() {
     let server = TokenServer::start();
     let home = expired(&server);
-    server.script([Act::error(503, "temporarily_unavailable")]);
+    server.script([Act::error(429, "slow_down")]);
     assert!(home.run("get").failed(1).contains("try again later"));
     server.script([Act::error(400, "invalid_grant")]);
+    assert!(home.run("get").failed(4).contains("sign in again"));
+    // The next process does not ask again.
     assert!(home.run("get").failed(4).contains("sign in again"));
     // No server is asked for what is no longer there.
     home.run("clear").ok();

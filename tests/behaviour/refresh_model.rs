@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use tokenkeep::{
-    AuthError, AuthTokens, Expect, Lease, MemoryStore, RefreshFailure, RefreshPermit, Revision,
-    StoreError, Stored, TokenManager, TokenRefresher, TokenStore, async_trait,
+    AuthError, AuthTokens, Expect, Lease, MemoryStore, Record, RefreshFailure, RefreshPermit,
+    Revision, StoreError, Stored, TokenManager, TokenRefresher, TokenStore, async_trait,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::yield_now;
@@ -174,21 +174,21 @@ impl TokenStore for Slot {
         loaded
     }
 
-    async fn save(&self, tokens: &AuthTokens, expect: Expect) -> Result<Revision, StoreError> {
+    async fn save(&self, record: &Record, expect: Expect) -> Result<Revision, StoreError> {
         yield_now().await;
         let full = || StoreError::Io {
             action: "write",
             place: "slot".into(),
             source: Arc::new(std::io::ErrorKind::StorageFull.into()),
         };
-        let (session, generation) = token(tokens);
+        let (session, generation) = token(&record.tokens);
         // A login cannot be tried again by the manager, so it does not fail here.
         let is_rotation = generation > 0;
         if is_rotation && self.shared.happens(6) {
             return Err(full());
         }
-        let before = self.inner.load().await?.map(|stored| token(&stored.tokens));
-        let revision = self.inner.save(tokens, expect).await?;
+        let before = self.inner.load().await?.map(|stored| token(&stored.record.tokens));
+        let revision = self.inner.save(record, expect).await?;
         if is_rotation {
             self.shared.check(before.is_some(), || "a cleared slot was filled again".to_owned());
             let is_newer = before.is_some_and(|it| it.0 == session && it.1 <= generation);
@@ -273,7 +273,7 @@ fn play(seed: u64) -> u32 {
                 let slot = slot.clone();
                 process.run(async move {
                     if let Ok(Some(there)) = slot.load().await {
-                        let _ = slot.save(&there.tokens, Expect::Unchanged(there.revision)).await;
+                        let _ = slot.save(&there.record, Expect::Unchanged(there.revision)).await;
                     }
                 });
             }
@@ -311,7 +311,7 @@ fn settle(shared: &Arc<Shared>, slot: &MemoryStore, processes: &[Process]) {
         }
         return;
     };
-    let (session, generation) = token(&stored.tokens);
+    let (session, generation) = token(&stored.record.tokens);
     let is_live = shared.live.lock().unwrap()[&session] == Some(generation);
     for process in processes {
         let manager = process.manager.clone();

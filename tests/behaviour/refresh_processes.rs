@@ -38,7 +38,7 @@ impl World {
     /// A login whose access token has expired already.
     async fn expire(&self) {
         let tokens = self.provider.sign_in(minutes(Utc::now(), -1));
-        self.store.save(&tokens, Expect::Anything).await.unwrap();
+        self.store.save(&tokens.clone().into(), Expect::Anything).await.unwrap();
         self.provider.issue_until(minutes(Utc::now(), 60));
     }
 
@@ -53,7 +53,7 @@ impl World {
     }
 
     async fn stored(&self) -> AuthTokens {
-        self.store.load().await.unwrap().expect("tokens").tokens
+        self.store.load().await.unwrap().expect("tokens").record.tokens
     }
 }
 

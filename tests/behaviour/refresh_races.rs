@@ -40,7 +40,7 @@ fn a_look_that_ends_while_a_refresh_comes_back_does_not_lose_what_it_brings() {
             .collect();
         for round in 0..ROUNDS {
             let refreshed = manager.refresh().await.unwrap();
-            let stored: AuthTokens = store.load().await.unwrap().unwrap().tokens;
+            let stored: AuthTokens = store.load().await.unwrap().unwrap().record.tokens;
             assert!(provider.accepts(&stored), "the tokens of refresh {round} are lost");
             assert_eq!(stored, refreshed);
         }

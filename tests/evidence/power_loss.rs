@@ -59,17 +59,17 @@ fn load(url: &str) -> Option<String> {
 fn try_load(url: &str) -> Result<Option<String>, StoreError> {
     let stored = block_on(open(url).load())?;
     Ok(stored.map(|stored| {
-        let text = stored.tokens.access_token.expose_secret();
+        let text = stored.record.tokens.access_token.expose_secret();
         let name = text.split('.').next().unwrap();
         let whole = tokens(name);
-        assert_eq!(stored.tokens.access_token, whole.access_token);
-        assert_eq!(stored.tokens.refresh_token, whole.refresh_token);
-        if stored.tokens.is_backup() { format!("backup of {name}") } else { name.to_owned() }
+        assert_eq!(stored.record.tokens.access_token, whole.access_token);
+        assert_eq!(stored.record.tokens.refresh_token, whole.refresh_token);
+        if stored.record.tokens.is_backup() { format!("backup of {name}") } else { name.to_owned() }
     }))
 }
 
 fn save(url: &str, name: &str) {
-    block_on(open(url).save(&tokens(name), Expect::Anything)).unwrap();
+    block_on(open(url).save(&tokens(name).into(), Expect::Anything)).unwrap();
 }
 
 /// That the next save goes through and leaves nothing but itself behind.
@@ -83,7 +83,7 @@ fn goes_on(scene: &Scene, url: &str) {
 /// next one takes its place.
 fn remains(scene: &Scene) -> Vec<std::path::PathBuf> {
     let is_remains = |path: &std::path::PathBuf| {
-        path.extension().is_some_and(|extension| extension == "tmp" || extension == "intent")
+        path.extension().is_some_and(|it| it == "tmp" || it == "next" || it == "intent")
             && !path.ends_with("profiles/default.toml.tmp")
     };
     scene.found().into_keys().filter(is_remains).collect()

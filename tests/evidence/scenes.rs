@@ -186,7 +186,7 @@ impl Scene {
         );
         let tokens = AuthTokens::from_text(record.as_bytes(), "a test").unwrap();
         let store = self.store_of("default").unwrap().open().unwrap();
-        block_on(store.save(&tokens, Expect::Anything)).unwrap();
+        block_on(store.save(&tokens.clone().into(), Expect::Anything)).unwrap();
         fs::write(self.aside("issued"), access).unwrap();
     }
 
@@ -272,7 +272,7 @@ impl Scene {
     /// Whether the tokens that are kept hold a refresh token that the server has rotated.
     fn has_spent(&self, server: &TokenServer) -> bool {
         let kept = self.store_of("default").unwrap().open().unwrap();
-        let kept = block_on(kept.load()).unwrap().unwrap().tokens.refresh_token.unwrap();
+        let kept = block_on(kept.load()).unwrap().unwrap().record.tokens.refresh_token.unwrap();
         server.received().contains(&kept.expose_secret().to_owned())
     }
 
@@ -341,14 +341,14 @@ impl Scene {
         match block_on(store.load()) {
             Ok(None) => "none".into(),
             Ok(Some(stored)) => {
-                let access = stored.tokens.access_token.expose_secret().to_owned();
+                let access = stored.record.tokens.access_token.expose_secret().to_owned();
                 let issued = fs::read_to_string(self.aside("issued")).ok();
                 let name = match (issued, access.strip_prefix("canary-")) {
                     (Some(issued), _) if issued == access => "old",
                     (Some(_), _) => "new",
                     (None, name) => name.unwrap_or(&access),
                 };
-                let copy = if stored.tokens.is_backup() { "copy of " } else { "" };
+                let copy = if stored.record.tokens.is_backup() { "copy of " } else { "" };
                 format!("{copy}{name}")
             }
             Err(StoreError::Undecryptable { .. }) => "sealed to others".into(),

@@ -37,7 +37,7 @@ async fn a_bucket_that_is_not_there_is_named() {
         let server = BucketServer::start_empty(protocol);
         let url = server.url("fleet/alice.age", &identity).parse::<StoreUrl>().unwrap();
         for missing in [
-            url.open().unwrap().save(&tokens(), Expect::Anything).await.unwrap_err(),
+            url.open().unwrap().save(&tokens().into(), Expect::Anything).await.unwrap_err(),
             url.open().unwrap().load().await.unwrap_err(),
             url.prepare_server().await.unwrap_err(),
         ] {
@@ -81,13 +81,13 @@ async fn a_store_that_takes_one_write_a_second_is_refreshed_in() {
     let url = server.url("tokens", "fleet", &identity).parse::<StoreUrl>().unwrap();
     let provider = Provider::default();
     let store = url.open().unwrap();
-    store.save(&provider.sign_in(minutes(Utc::now(), -1)), Expect::Absent).await.unwrap();
+    store.save(&provider.sign_in(minutes(Utc::now(), -1)).into(), Expect::Absent).await.unwrap();
     provider.issue_until(minutes(Utc::now(), 60));
     let manager = TokenManager::builder().store(store).refresher(provider.clone()).build();
     manager.get_access_token().await.unwrap();
     manager.shutdown(Duration::from_secs(60)).await.unwrap();
     let stored = url.open().unwrap().load().await.unwrap().unwrap();
-    assert!(provider.accepts(&stored.tokens));
+    assert!(provider.accepts(&stored.record.tokens));
     assert_eq!((provider.calls(), provider.replays()), (1, 0));
 }
 
@@ -175,7 +175,7 @@ async fn a_store_that_does_not_keep_conditions_is_refused_at_the_first_write() {
     let store = world.open();
     let url = world.url.parse::<StoreUrl>().unwrap();
     for refused in [
-        store.save(&tokens(), Expect::Anything).await.unwrap_err(),
+        store.save(&tokens().into(), Expect::Anything).await.unwrap_err(),
         store.try_lease().await.unwrap_err(),
         url.prepare_server().await.unwrap_err(),
     ] {
@@ -185,7 +185,7 @@ async fn a_store_that_does_not_keep_conditions_is_refused_at_the_first_write() {
     // Once they are kept, all is well.
     server.proxy.set(Way::Open);
     url.prepare_server().await.unwrap();
-    store.save(&tokens(), Expect::Absent).await.unwrap();
+    store.save(&tokens().into(), Expect::Absent).await.unwrap();
 }
 
 #[tokio::test]
@@ -196,9 +196,9 @@ async fn a_write_whose_answer_was_lost_is_found_to_be_done() {
     let world = World::on_s3().await;
     let server = world.bucket();
     let store = world.open();
-    store.save(&tokens(), Expect::Absent).await.unwrap();
+    store.save(&tokens().into(), Expect::Absent).await.unwrap();
     server.proxy.set(Way::LosesAnswers);
-    let revision = store.save(&AuthTokens::new("later"), Expect::Anything).await.unwrap();
+    let revision = store.save(&AuthTokens::new("later").into(), Expect::Anything).await.unwrap();
     store.clear(Expect::Unchanged(revision)).await.unwrap();
     assert!(world.open().load().await.unwrap().is_none());
 }
@@ -211,7 +211,7 @@ async fn what_the_operator_of_a_bucket_puts_into_it_is_not_taken_for_the_slots_o
     }
     let world = World::on_s3().await;
     let server = world.bucket();
-    world.open_other().save(&tokens(), Expect::Anything).await.unwrap();
+    world.open_other().save(&tokens().into(), Expect::Anything).await.unwrap();
     let other = server.object("other");
     for (object, expected) in [
         (other.clone(), "it is another slot's record"),
@@ -223,14 +223,14 @@ async fn what_the_operator_of_a_bucket_puts_into_it_is_not_taken_for_the_slots_o
         world.delete();
         // As a process that has just started.
         let store = world.open();
-        store.save(&tokens(), Expect::Anything).await.unwrap();
+        store.save(&tokens().into(), Expect::Anything).await.unwrap();
         let held = server.object("fleet");
         assert!(!held.windows(6).any(|bytes| bytes == b"canary"), "it is ciphertext");
         server.put_object("fleet", &object);
         for error in [
             store.load().await.unwrap_err(),
             world.open().load().await.unwrap_err(),
-            world.open().save(&tokens(), Expect::Anything).await.unwrap_err(),
+            world.open().save(&tokens().into(), Expect::Anything).await.unwrap_err(),
         ] {
             let shown = format!("{error} {error:?}");
             assert!(shown.contains(expected) && !shown.contains("canary"), "{expected}: {shown}");

@@ -32,14 +32,14 @@ async fn tokens_move_to_a_server_and_back_from_every_kind_of_file() {
         let (shared, other) = (world.open(), world.open_other());
         for file in files {
             let tokens = AuthTokens::new("access").with_refresh_token("refresh");
-            file.save(&tokens, Expect::Absent).await.unwrap();
+            file.save(&tokens.clone().into(), Expect::Absent).await.unwrap();
             assert!(migrate(&file, &shared).await.unwrap().moved);
             assert!(file.load().await.unwrap().is_none());
             assert!(migrate(&shared, &other).await.unwrap().moved);
             assert!(migrate(&other, &file).await.unwrap().moved);
             assert!(other.load().await.unwrap().is_none());
             assert!(shared.load().await.unwrap().is_none());
-            assert_eq!(file.load().await.unwrap().unwrap().tokens, tokens);
+            assert_eq!(file.load().await.unwrap().unwrap().record.tokens, tokens);
         }
         assert!(migrate(&shared, &world.open()).await.is_err(), "they are one slot");
     })
@@ -53,8 +53,9 @@ async fn a_migration_killed_at_any_step_is_completed_by_the_next_one() {
         let file = world.dir.path().join("tokens.json");
         let plaintext = PlaintextStore::new(&file);
         let tokens = AuthTokens::new("access").with_refresh_token("refresh");
-        let at_server = || async { world.open().load().await.unwrap().map(|found| found.tokens) };
-        let at_home = || async { plaintext.load().await.unwrap().map(|found| found.tokens) };
+        let at_server =
+            || async { world.open().load().await.unwrap().map(|found| found.record.tokens) };
+        let at_home = || async { plaintext.load().await.unwrap().map(|found| found.record.tokens) };
         let urls = [format!("plaintext:{}", file.display()), world.url.clone()];
         let mut killed = 0;
         for (from, to) in [(0, 1), (1, 0)] {
@@ -63,7 +64,7 @@ async fn a_migration_killed_at_any_step_is_completed_by_the_next_one() {
                 world.open().clear(Expect::Anything).await.unwrap();
                 let server = world.open();
                 let source = [&plaintext as &dyn TokenStore, &server][from];
-                source.save(&tokens, Expect::Absent).await.unwrap();
+                source.save(&tokens.clone().into(), Expect::Absent).await.unwrap();
                 let command = format!("migrate {}", urls[to]);
                 let mut actor = world.actor_on(&urls[from], kill_at);
                 actor.send(&command);
@@ -129,7 +130,7 @@ async fn tokens_move_from_one_kind_of_server_to_another() {
     }
     let (database, bucket) = (World::on_postgres().await, World::on_s3().await);
     let tokens = AuthTokens::new("access").with_refresh_token("refresh");
-    database.open().save(&tokens, Expect::Absent).await.unwrap();
+    database.open().save(&tokens.clone().into(), Expect::Absent).await.unwrap();
     assert!(migrate(&database.open(), &bucket.open()).await.unwrap().moved);
     assert!(database.open().load().await.unwrap().is_none());
     assert!(migrate(&bucket.open(), &database.open()).await.unwrap().moved);
@@ -149,7 +150,7 @@ async fn a_slot_with_the_wrong_key_says_so_and_keeps_what_it_has() {
         let tokens = AuthTokens::new("access");
         for error in [
             wrong.load().await.unwrap_err(),
-            wrong.save(&tokens, Expect::Anything).await.unwrap_err(),
+            wrong.save(&tokens.clone().into(), Expect::Anything).await.unwrap_err(),
         ] {
             assert!(error.to_string().contains("other.txt"), "{error}");
         }
@@ -168,7 +169,7 @@ async fn nothing_moves_from_a_slot_onto_itself_by_another_way() {
     let (url, _proxy) = world.url_by_a_proxy();
     let (one, other) = (world.open(), url.parse::<StoreUrl>().unwrap().open().unwrap());
     assert_ne!(one.slot(), other.slot());
-    assert_eq!(other.load().await.unwrap().unwrap().tokens, tokens);
+    assert_eq!(other.load().await.unwrap().unwrap().record.tokens, tokens);
     // The lease is held on to by the one way, so it is never had by the other.
     let refused = migrate(&one, &other).await.unwrap_err();
     assert!(matches!(refused, TransferError::Busy { .. }), "{refused}");

@@ -41,7 +41,8 @@ async fn a_holder_that_was_stopped_waits_while_its_successor_refreshes() {
                 None => tokio::time::sleep(Duration::from_millis(200)).await,
             }
         };
-        assert!(lease.intent().await.unwrap().is_some(), "the token may be spent");
+        let stored = store.load().await.unwrap().unwrap();
+        assert!(stored.record.intent().is_some(), "the token may be spent");
         let before = world.stored().await;
         stopped.signal("CONT");
         let answer = stopped.answer().unwrap();

@@ -85,13 +85,13 @@ impl World {
     /// A login whose access token is good for so many minutes; the next ones are good for an hour.
     pub(crate) async fn sign_in(&self, good_for: i64) -> AuthTokens {
         let tokens = self.provider.sign_in(minutes(Utc::now(), good_for));
-        self.open().save(&tokens, Expect::Anything).await.unwrap();
+        self.open().save(&tokens.clone().into(), Expect::Anything).await.unwrap();
         self.provider.issue_until(minutes(Utc::now(), 60));
         tokens
     }
 
     pub(crate) async fn stored(&self) -> AuthTokens {
-        self.open().load().await.unwrap().expect("tokens").tokens
+        self.open().load().await.unwrap().expect("tokens").record.tokens
     }
 
     /// A host of the fleet.

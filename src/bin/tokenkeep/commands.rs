@@ -10,14 +10,15 @@ mod manual;
 mod migrate;
 mod tokens;
 
-use std::fs;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::CommandFactory;
 use serde_json::{Value, json};
 use tokenkeep::chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use tokenkeep::{AuthTokens, Intent, StoreError, StoreUrl, TokenManager, TokenStore};
+use tokenkeep::{
+    AuthTokens, Record, StoreError, StoreUrl, TokenManager, TokenRefresher, TokenStore,
+};
 
 use crate::arguments::{Cli, Command, Slot};
 use crate::failure::{Code, Failure};
@@ -85,6 +86,12 @@ impl Target {
         open(&self.url)
     }
 
+    /// Names who refreshes, as a record remembers it.
+    fn client(&self) -> String {
+        let provider = self.profile.as_ref().and_then(|profile| profile.provider.as_ref());
+        provider.map(TokenRefresher::client).unwrap_or_default()
+    }
+
     fn manager(&self) -> Result<TokenManager, Failure> {
         let builder = TokenManager::builder().store(self.open()?);
         let provider = self.profile.as_ref().and_then(|profile| profile.provider.clone());
@@ -103,32 +110,36 @@ async fn check_key(url: &StoreUrl) -> Result<(), StoreError> {
     }
 }
 
-/// Tells whether a refresh was cut off that may have spent the refresh token of these. One that is under way
-/// has the lease.
-async fn was_cut_off(store: &dyn TokenStore, url: &StoreUrl, tokens: Option<&AuthTokens>) -> bool {
-    let Some(token) = tokens.and_then(|tokens| tokens.refresh_token.as_ref()) else { return false };
-    let Some(path) = url.path() else { return false };
-    let note = format!("{}.intent", path.display());
-    let is_noted = || {
-        let intent = fs::read_to_string(&note).ok().and_then(|text| text.parse::<Intent>().ok());
-        intent.is_some_and(|intent| intent.is_for(token))
-    };
-    is_noted()
-        && match store.try_lease().await {
-            Ok(Some(lease)) => {
-                let is_left = is_noted();
-                // It ends with this process at the latest.
-                let _ = lease.release().await;
-                is_left
-            }
-            Ok(None) => false,
-            // Whoever may not write there cannot tell.
-            Err(_) => true,
-        }
+/// What is in the way of the next refresh: it was interrupted, or the provider rejected the refresh token.
+/// `client` is who refreshes.
+async fn doubts(store: &dyn TokenStore, record: Option<&Record>, client: &str) -> Vec<String> {
+    let mut doubts = Vec::new();
+    let Some(record) = record else { return doubts };
+    match tokenkeep::interrupted_refresh(store).await {
+        Ok(Some(at)) => doubts.push(format!(
+            "a refresh was cut off at {}, and may have spent the refresh token; if the next one fails, sign \
+             in again",
+            at.to_rfc3339_opts(SecondsFormat::Secs, true)
+        )),
+        Ok(None) => {}
+        Err(error) if record.intent().is_some() => doubts.push(format!(
+            "a refresh was cut off, or is under way, which cannot be found out here: {}",
+            Failure::from(error).message()
+        )),
+        Err(_) => {}
+    }
+    let (token, rejection) = (&record.tokens.refresh_token, &record.refresh.rejection);
+    if let (Some(token), Some(rejection)) = (token, rejection)
+        && rejection.is_for(token, client)
+    {
+        doubts.push(format!(
+            "the refresh token was rejected at {} ({}); sign in again",
+            rejection.at().to_rfc3339_opts(SecondsFormat::Secs, true),
+            rejection.reason()
+        ));
+    }
+    doubts
 }
-
-const CUT_OFF: &str = "a refresh was cut off, and may have spent the refresh token; if the next one fails, \
-                       sign in again";
 
 fn open(url: &StoreUrl) -> Result<Arc<dyn TokenStore>, Failure> {
     let protected =

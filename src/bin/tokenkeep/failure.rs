@@ -95,6 +95,7 @@ fn code_of(error: &StoreError) -> Code {
         | StoreError::Exposed { .. }
         | StoreError::KeyMissing { .. }
         | StoreError::Locked { .. }
+        | StoreError::NoSpace { .. }
         | StoreError::ReadOnly { .. }
         | StoreError::Timeout { .. }
         | StoreError::Unavailable { .. } => Code::Inaccessible,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tokenkeep::secrecy::SecretString;
-use tokenkeep::{OAuth2Client, OAuth2Error};
+use tokenkeep::{OAuth2Client, OAuth2Error, TokenRefresher};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -61,6 +61,11 @@ impl Provider {
             redirect_port: port?.unwrap_or(0),
             has_device_url,
         })
+    }
+
+    /// Names the client and where it refreshes.
+    pub(crate) fn client_name(&self) -> String {
+        TokenRefresher::client(&self.client)
     }
 
     /// The client, with its secret.

@@ -74,11 +74,15 @@ impl TokenRefresher for Provider {
         current: AuthTokens,
         permit: &RefreshPermit,
     ) -> Result<AuthTokens, RefreshFailure> {
-        let client = self.client();
+        let client = Self::client(self);
         let client = client.map_err(|failure| RefreshFailure::misconfigured(failure.message()))?;
         interrupt::hold();
         let _waiting = terminal::waiting_for("waiting for the token endpoint");
         client.refresh(current, permit).await
+    }
+
+    fn client(&self) -> String {
+        Self::client_name(self)
     }
 }
 
@@ -118,6 +122,10 @@ async fn listen(events: &mut Events, not_refreshed: &mut Option<String>) {
             Event::LoginRequired { error } | Event::RefreshFailed { error, .. } => {
                 *not_refreshed = Some(Failure::from(error).message().to_owned());
             }
+            Event::SavedWithEarlierKey { error } => terminal::say(&format!(
+                "warning: the new tokens were saved for those who could open the old ones: {}",
+                Failure::from(error).message()
+            )),
             Event::Refreshed => *not_refreshed = None,
             Event::SaveFailed { error } => terminal::say(&format!(
                 "the new tokens could not be saved yet, which is tried again: {}",

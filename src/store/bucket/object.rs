@@ -20,7 +20,6 @@ pub(super) fn encode(row: &Row) -> Vec<u8> {
         "revision": row.revision,
         "fence": row.fence,
         "lease": hold,
-        "intent": row.intent,
     });
     let mut object = FORMAT.to_vec();
     object.push(b'\n');
@@ -53,7 +52,7 @@ pub(super) fn decode(object: &[u8]) -> Result<Row, &'static str> {
     let (Some(revision), Some(fence)) = (text(&head["revision"]), head["fence"].as_u64()) else {
         return Err("its revision or its fence is missing");
     };
-    Ok(Row { revision, record: record.to_vec(), fence, hold, intent: text(&head["intent"]) })
+    Ok(Row { revision, record: record.to_vec(), fence, hold })
 }
 
 #[cfg(test)]
@@ -70,7 +69,6 @@ mod tests {
                 lasts: Some(Duration::from_secs(30)),
                 is_over: false,
             }),
-            intent: Some("a \"quoted\"\nnote".into()),
         }
     }
 

@@ -27,8 +27,8 @@ async fn no_public_type_shows_a_secret_when_it_is_printed() {
     let key = AgeKey::create_protected_identity_file(path("own.txt"), text("PASSPHRASE").into());
     let key = key.await.unwrap();
     let (sealed, memory) = (AgeFileStore::new(path("own.age"), key.clone()), MemoryStore::new());
-    sealed.save(&tokens(), Expect::Absent).await.unwrap();
-    memory.save(&tokens(), Expect::Absent).await.unwrap();
+    sealed.save(&tokens().into(), Expect::Absent).await.unwrap();
+    memory.save(&tokens().into(), Expect::Absent).await.unwrap();
     let stored: Stored = sealed.load().await.unwrap().unwrap();
     let client = OAuth2Client::new(&scene.server.token_url(), "app").unwrap();
     let client = client.with_secret(text("CLIENT").into());
@@ -47,7 +47,7 @@ async fn no_public_type_shows_a_secret_when_it_is_printed() {
         .build();
     scene.server.script([crate::token_server::Act::answer(400, &text("echo"))]);
     let failed_too = refreshing.refresh().await.unwrap_err();
-    let token = &stored.tokens.refresh_token.clone().unwrap();
+    let token = &stored.record.tokens.refresh_token.clone().unwrap();
     let intent = Intent::new(token, chrono::Utc::now());
     let url: StoreUrl = scene.age("tokens").parse().unwrap();
     let layer = BearerLayer::new(manager.clone()).with_origin("https://api.example").unwrap();
@@ -59,7 +59,7 @@ async fn no_public_type_shows_a_secret_when_it_is_printed() {
     );
     let damaged = AuthTokens::from_record(format!("{{\"{}", text("mine")).as_bytes(), "here");
     let damaged = damaged.unwrap_err();
-    let conflict = memory.save(&tokens(), Expect::Absent).await.unwrap_err();
+    let conflict = memory.save(&tokens().into(), Expect::Absent).await.unwrap_err();
     let record = tokens().to_record("here").unwrap();
     let not_a_recipient = key_without_clones().with_recovery_recipient(&scene.keys[0]).unwrap_err();
     let keychain = KeychainStore::new("a", "b").unwrap();
@@ -79,8 +79,8 @@ async fn no_public_type_shows_a_secret_when_it_is_printed() {
     }
     let debug = assert_shows_nothing![
         stored,
-        stored.tokens,
-        stored.tokens.access_token,
+        stored.record.tokens,
+        stored.record.tokens.access_token,
         token,
         stored.revision,
         sealed,

@@ -56,11 +56,11 @@ fn main() {
 
 async fn act(store: Arc<dyn TokenStore>, verb: String, object: String) {
     match verb.as_str() {
-        "save" => drop(store.save(&tokens(), Expect::Anything).await.unwrap()),
+        "save" => drop(store.save(&tokens().into(), Expect::Anything).await.unwrap()),
         "load" => drop(store.load().await.unwrap().expect("tokens")),
         "clear" => store.clear(Expect::Anything).await.unwrap(),
         "migrate" => assert!(migrate(&store, &open(&object)).await.unwrap().moved),
-        "backup" => backup(&store, &open(&object)).await.unwrap(),
+        "backup" => drop(backup(&store, &open(&object)).await.unwrap()),
         "restore" => restore(&open(&object), &store, Overwrite::Always).await.unwrap(),
         "get" => {
             let manager = TokenManager::builder().store(store).build();

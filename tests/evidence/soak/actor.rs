@@ -157,7 +157,7 @@ async fn act(places: &[Place], words: &[&str]) -> Answer {
             Ok("signed out".into())
         }
         ["load", of] => Ok(match place(of).store.load().await? {
-            Some(stored) => stored.tokens.access_token.expose_secret().to_owned(),
+            Some(stored) => stored.record.tokens.access_token.expose_secret().to_owned(),
             None => "none".into(),
         }),
         ["migrate", from, to] => {

@@ -46,8 +46,11 @@ pub(super) async fn backup(slot: &Slot, backup: &arguments::Backup) -> Outcome {
         let message = format!("{} exists; --overwrite replaces it", backup.to);
         return Err(Failure::new(Code::Conflict, message));
     }
-    tokenkeep::backup(&from, &to).await?;
+    let backup = tokenkeep::backup(&from, &to).await?;
     terminal::say(&format!("copied to {to}"));
+    if let Some(warning) = backup.warning {
+        terminal::say(&format!("warning: {warning}"));
+    }
     DONE
 }
 

@@ -10,10 +10,10 @@ use tokenkeep::chrono::{DateTime, Utc};
 use tokenkeep::secrecy::SecretString;
 use tokenkeep::{
     AgeFileStore, AgeKey, AuthTokens, Expect, Freshness, KeychainState, StoreError, StoreUrl,
-    TokenStore, probe_keychain,
+    TokenRefresher, TokenStore, probe_keychain,
 };
 
-use super::{CUT_OFF, Outcome, check_key, describe, span, was_cut_off};
+use super::{Outcome, check_key, describe, doubts, span};
 use crate::arguments::Slot;
 use crate::failure::{Code, Failure};
 use crate::harden::Limits;
@@ -92,9 +92,9 @@ async fn age_finding() -> Finding {
         let key = AgeKey::custom("a key for this test", move || Ok(identity.clone()));
         let store = AgeFileStore::new(directory.path().join("private/tokens.age"), key);
         let tokens = AuthTokens::new("test");
-        store.save(&tokens, Expect::Absent).await?;
+        store.save(&tokens.clone().into(), Expect::Absent).await?;
         let found = store.load().await?;
-        Ok::<_, Failure>(found.is_some_and(|found| found.tokens == tokens))
+        Ok::<_, Failure>(found.is_some_and(|found| found.record.tokens == tokens))
     };
     let (state, mend) = match tried.await {
         Ok(true) => ("works".into(), None),
@@ -115,12 +115,15 @@ fn plaintext_finding() -> Finding {
     }
 }
 
-/// What is looked at: the store of each profile, and whether there is somebody to refresh its tokens.
-type LookedAt = Result<(StoreUrl, bool), Failure>;
+/// What is looked at: the store of each profile, and who refreshes its tokens.
+type LookedAt = Result<(StoreUrl, Option<String>), Failure>;
 
 /// The one that was named, or else all profiles.
 fn slots(slot: &Slot) -> Result<Vec<(String, LookedAt)>, Failure> {
-    let of = |profile: Profile| (profile.store, profile.provider.is_some());
+    let of = |profile: Profile| {
+        let client = profile.provider.as_ref().map(TokenRefresher::client);
+        (profile.store, client)
+    };
     if !slot.is_given() {
         let all = Profile::all()?.into_iter();
         return Ok(all.map(|(name, profile)| (name, profile.map(of))).collect());
@@ -130,7 +133,7 @@ fn slots(slot: &Slot) -> Result<Vec<(String, LookedAt)>, Failure> {
             let profile = Profile::load(&name)?;
             (name, Ok(of(profile)))
         }
-        Named::Store(url) => (url.to_string(), Ok((url, false))),
+        Named::Store(url) => (url.to_string(), Ok((url, None))),
     }])
 }
 
@@ -146,7 +149,7 @@ async fn slot_finding(
         how,
         mend: Some(mend),
     };
-    let (store, can_refresh) = match looked_at {
+    let (store, client) = match looked_at {
         Ok(looked_at) => looked_at,
         Err(failure) => {
             let mend = "mend its file; or remove that, if it is of no use".to_owned();
@@ -164,11 +167,16 @@ async fn slot_finding(
         let opened = store.open()?;
         let stored = opened.load().await?;
         check_key(&store).await?;
-        let tokens = stored.map(|stored| stored.tokens);
-        let was_cut_off = was_cut_off(&*opened, &store, tokens.as_ref()).await;
-        Ok((tokens, was_cut_off))
+        let record = stored.map(|stored| stored.record);
+        let doubts = doubts(&*opened, record.as_ref(), client.as_deref().unwrap_or_default()).await;
+        let tokens = record.map(|record| record.tokens);
+        let has_refresh_token = tokens.as_ref().is_some_and(|it| it.refresh_token.is_some());
+        if has_refresh_token && store.env_prefix().is_none() {
+            tokenkeep::check_replaceable(&*opened).await?;
+        }
+        Ok((tokens, doubts))
     };
-    let (tokens, was_cut_off) = match looked.await {
+    let (tokens, doubts) = match looked.await {
         Ok(looked) => looked,
         Err(StoreError::Locked { .. }) => {
             let state = "locked by a passphrase, which was not asked for".into();
@@ -184,9 +192,9 @@ async fn slot_finding(
     if let Some(written) = store.path().and_then(|path| written(&path, now)) {
         state += &format!(", written {written} ago");
     }
-    let mut mend = remedy(tokens.as_ref(), can_refresh, now).map(str::to_owned);
-    if was_cut_off {
-        mend = Some(CUT_OFF.to_owned());
+    let mut mend = remedy(tokens.as_ref(), client.is_some(), now).map(str::to_owned);
+    if !doubts.is_empty() {
+        mend = Some(doubts.join("; "));
     } else if store.is_plaintext() {
         mend = mend.or_else(|| super::tokens::warnings(&store));
     }

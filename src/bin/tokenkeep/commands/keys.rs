@@ -159,6 +159,6 @@ async fn reseal(from: &StoreUrl, to: &StoreUrl) -> Result<(), Failure> {
     let stored = open(from)?.load().await?;
     let stored = stored.ok_or_else(|| TransferError::Empty { place: from.to_string() })?;
     let to = open(to)?;
-    to.save(&stored.tokens, Expect::Unchanged(stored.revision)).await?;
+    to.save(&stored.record, Expect::Unchanged(stored.revision)).await?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use tokenkeep::{Expect, StoreError, StoreUrl, Stored, TokenStore};
 
 use super::{DONE, Outcome, Target, open};
 use crate::arguments::{Clear, Login, Slot};
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::profile::Profile;
 use crate::provider::Provider;
 use crate::terminal;
@@ -56,19 +56,36 @@ pub(super) async fn clear(slot: &Slot, clear: &Clear) -> Outcome {
             Err(failure) => remedy = Some(failure),
         }
     }
-    if clear.revoke {
-        let client = provider(&target)?.client()?;
-        let tokens = manager.get_tokens().await?;
-        if let Some(tokens) = tokens.or_else(|| copy.as_ref().map(|(_, copy)| copy.tokens.clone()))
-        {
+    let revoked = if clear.revoke { Some(provider(&target)?.client()?) } else { None };
+    let mut may_live = Vec::new();
+    let is_copy_alone = copy.is_some() && clear.revoke && manager.get_tokens().await?.is_none();
+    let cleared = match &revoked {
+        None => manager.clear().await,
+        Some(client) => {
             let _waiting = terminal::waiting_for(PROVIDER);
-            client.revoke(&tokens).await?;
+            let logout = manager.revoke_and_clear(|tokens| {
+                let client = client.clone();
+                async move { client.revoke(&tokens).await }
+            });
+            logout.await.map(|logout| {
+                may_live.extend(logout.not_revoked.into_iter().map(Failure::from));
+                if logout.refresh_under_way {
+                    let reason = "another process is refreshing them, and what it gets stays alive";
+                    may_live.push(Failure::new(Code::Other, reason));
+                }
+            })
         }
-    }
+    };
     if let Some((store, copy)) = copy {
+        if let Some(client) = revoked.filter(|_| is_copy_alone)
+            && let Err(error) = client.revoke(&copy.record.tokens).await
+        {
+            may_live.push(error.into());
+        }
         store.clear(Expect::Unchanged(copy.revision)).await?;
     }
-    if let Err(error) = manager.clear().await {
+    if let Err(error) = cleared {
+        may_live.iter().for_each(Failure::say);
         let failure = Failure::from(error);
         return Err(match manager.store().load().await {
             Ok(None) if target.url.uses_keychain() => failure.within(
@@ -83,7 +100,14 @@ pub(super) async fn clear(slot: &Slot, clear: &Clear) -> Outcome {
     if let Some(profile) = &mut target.profile.filter(|profile| profile.moving_to.is_some()) {
         profile.forget_move().await?;
     }
-    DONE
+    match may_live.pop() {
+        None => DONE,
+        Some(failure) => {
+            may_live.iter().for_each(Failure::say);
+            Err(failure
+                .within("the tokens are removed here, and may be accepted until they expire"))
+        }
+    }
 }
 
 /// Where a migration was moving the tokens that did not get to its end.
@@ -101,7 +125,9 @@ async fn copy_of(
     let looked = async {
         let Some(copy) = target.load_exposed().await? else { return Ok(None) };
         let here = source.load_exposed().await?;
-        Ok::<_, StoreError>(here.is_none_or(|here| here.tokens == copy.tokens).then_some(copy))
+        Ok::<_, StoreError>(
+            here.is_none_or(|here| here.record.tokens == copy.record.tokens).then_some(copy),
+        )
     };
     let copy = looked.await.map_err(|error| {
         Failure::from(error).within(&format!(

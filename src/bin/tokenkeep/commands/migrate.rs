@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokenkeep::{AuthTokens, Expect, StoreError, StoreUrl, TokenStore, TransferError};
+use tokenkeep::{Expect, Record, StoreError, StoreUrl, TokenStore, TransferError};
 
 use super::{DONE, Outcome, Target, check_key, open};
 use crate::arguments::{self, Slot};
@@ -131,9 +131,9 @@ impl Move {
         TransferError::Occupied { place: self.target.to_string() }.into()
     }
 
-    async fn tokens(&self) -> Result<AuthTokens, Failure> {
+    async fn record(&self) -> Result<Record, Failure> {
         let stored = self.source.load_exposed().await?;
-        Ok(stored.ok_or_else(|| self.empty())?.tokens)
+        Ok(stored.ok_or_else(|| self.empty())?.record)
     }
 
     fn empty(&self) -> Failure {
@@ -150,7 +150,7 @@ impl Move {
         }
         check_key(&self.to).await?;
         let there = self.target.load().await?;
-        let tokens = match self.tokens().await {
+        let record = match self.record().await {
             Err(failure) if is_one_of_all && failure.is(Code::NoTokens) => {
                 if there.is_some() {
                     return Err(self.occupied());
@@ -161,9 +161,9 @@ impl Move {
                 ));
                 return Ok(());
             }
-            tokens => tokens?,
+            record => record?,
         };
-        if there.is_some_and(|there| there.tokens != tokens) {
+        if there.is_some_and(|there| there.record.tokens != record.tokens) {
             return Err(self.occupied());
         }
         terminal::say(&format!("would move from {}\nto {}", self.source, self.target));
@@ -172,9 +172,10 @@ impl Move {
 
     async fn copy(&self) -> Result<(), Failure> {
         self.refuse_same_slot()?;
-        let tokens = self.tokens().await?;
-        let saved = self.target.save(&tokens, Expect::Absent).await;
-        let is_copy = self.target.load().await?.is_some_and(|there| there.tokens == tokens);
+        let record = self.record().await?;
+        let saved = self.target.save(&record, Expect::Absent).await;
+        let there = self.target.load().await?;
+        let is_copy = there.is_some_and(|there| there.record.tokens == record.tokens);
         match saved {
             Ok(_) if is_copy => {}
             Ok(_) => {
@@ -229,7 +230,7 @@ impl Move {
     async fn is_where_it_was(&self) -> bool {
         let Ok(Some(here)) = self.source.load_exposed().await else { return false };
         let there = self.target.load_exposed().await;
-        there.is_ok_and(|there| there.is_none_or(|there| there.tokens != here.tokens))
+        there.is_ok_and(|there| there.is_none_or(|there| there.record.tokens != here.record.tokens))
     }
 
     /// Nothing to move is no reason to leave one of all profiles behind.

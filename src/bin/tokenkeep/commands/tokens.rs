@@ -11,7 +11,7 @@ use tokenkeep::{AuthError, AuthTokens, Freshness, MAX_RECORD, StoreError, StoreU
 use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
-use super::{CUT_OFF, DONE, Outcome, Target, describe, no_refresh_token, span, was_cut_off};
+use super::{DONE, Outcome, Target, describe, doubts, no_refresh_token, span};
 use crate::arguments::{Field, Get, Slot};
 use crate::failure::{Code, Failure};
 use crate::profile::Profile;
@@ -140,13 +140,13 @@ pub(super) async fn status(slot: &Slot, json: bool) -> Outcome {
         loaded => (loaded, None),
     };
     let now = Utc::now();
-    let tokens = loaded.map(|stored| stored.map(|stored| stored.tokens)).map_err(Failure::from);
-    let found = tokens.as_ref().ok().and_then(Option::as_ref);
+    let record = loaded.map(|stored| stored.map(|stored| stored.record)).map_err(Failure::from);
+    let found = record.as_ref().ok().and_then(Option::as_ref);
     let exposed = exposed.map(|error| Failure::from(error).message().to_owned());
     let mut warnings: Vec<String> = exposed.iter().cloned().chain(warnings(&target.url)).collect();
-    if was_cut_off(&*store, &target.url, found).await {
-        warnings.push(CUT_OFF.to_owned());
-    }
+    warnings.extend(doubts(&*store, found, &target.client()).await);
+    let tokens = record.map(|record| record.map(|record| record.tokens));
+    let found = tokens.as_ref().ok().and_then(Option::as_ref);
     if json {
         let mut value = describe(found, now);
         if tokens.is_err() {

@@ -1,0 +1,138 @@
+//! A logout that the provider is told of.
+
+use std::future::Future;
+
+use super::events::Event;
+use super::unsaved::release;
+use super::{Inner, TokenManager};
+use crate::clock::Patience;
+use crate::error::{AuthError, StoreError};
+use crate::store::{Expect, Lease, Stored};
+use crate::tokens::AuthTokens;
+
+/// What may be left at the provider after a logout: [`TokenManager::revoke_and_clear`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Logout<E> {
+    /// Why tokens could not be revoked. They may be accepted until they expire.
+    pub not_revoked: Vec<E>,
+    /// Whether a refresh was still under way, here or in another process. What it brings is not saved, and
+    /// may be accepted until it expires.
+    pub refresh_under_way: bool,
+}
+
+impl TokenManager {
+    /// Revokes the tokens at the provider and empties the slot, whatever becomes of the revocation.
+    ///
+    /// It waits for a refresh that is under way, here or in another process, for as long as one answer of
+    /// the provider may take, so that the tokens which that brings are revoked too. New tokens that could
+    /// not be saved yet are revoked like those in the slot. `revoke` is called once for each set of tokens,
+    /// and may be [`OAuth2Client::revoke`](crate::OAuth2Client::revoke).
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError::Store`] if the slot could not be emptied.
+    ///
+    /// # Cancellation
+    ///
+    /// The tokens may be revoked and still in the slot; call it again.
+    pub async fn revoke_and_clear<R, E>(
+        &self,
+        revoke: impl Fn(AuthTokens) -> R,
+    ) -> Result<Logout<E>, AuthError>
+    where
+        R: Future<Output = Result<(), E>>,
+    {
+        let inner = &self.0;
+        let limit = inner.policy.deadline;
+        let landed = inner.timer.within(limit, inner.landed()).await.is_some();
+        let unsaved = inner.unsaved().as_mut().map(|it| (it.tokens().clone(), it.lease.take()));
+        let (unsaved, lease) = unsaved.unzip();
+        let lease = match lease.flatten() {
+            Some(lease) => Ok(Some(lease)),
+            None => inner.lease_for_logout().await,
+        };
+        let mut logout = Logout {
+            not_revoked: Vec::new(),
+            refresh_under_way: !landed || matches!(lease, Ok(None)),
+        };
+
+        // If the turn cannot be had, a runtime that nobody drives has it, and writes nothing.
+        let turn = inner.turn().await.ok();
+        let loaded = inner.store.load().await.ok().flatten();
+        let mut seen: Vec<AuthTokens> = Vec::new();
+        let found = loaded.as_ref().map(|stored| stored.record.tokens.clone());
+        for tokens in [found, unsaved].into_iter().flatten() {
+            revoke_once(&revoke, tokens, &mut seen, &mut logout).await;
+        }
+        inner.cached.store(None);
+        let cleared = inner.clear_or_revoke(loaded, &revoke, &mut seen, &mut logout).await;
+        if let Ok(Some(lease)) = lease {
+            release(lease).await;
+        }
+        cleared?;
+        inner.remember(None, inner.clock.now());
+        inner.publish(Event::Cleared);
+        inner.end_unsaved().await;
+        drop(turn);
+        Ok(logout)
+    }
+}
+
+impl Inner {
+    /// Takes the lease, so that no refresh brings new tokens while the old ones are revoked: `None` if
+    /// somebody else has it all the time.
+    async fn lease_for_logout(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
+        let mut patience = Patience::new(self.policy.deadline);
+        loop {
+            if let Some(lease) = self.store.try_lease().await? {
+                return Ok(Some(lease));
+            }
+            if !patience.wait(&self.timer).await {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Empties the slot if it still holds what was revoked; else revokes what it holds by now, and empties it
+    /// whatever it holds.
+    async fn clear_or_revoke<R, E>(
+        &self,
+        revoked: Option<Stored>,
+        revoke: &impl Fn(AuthTokens) -> R,
+        seen: &mut Vec<AuthTokens>,
+        logout: &mut Logout<E>,
+    ) -> Result<(), StoreError>
+    where
+        R: Future<Output = Result<(), E>>,
+    {
+        if let Some(revoked) = revoked {
+            let cleared = self.store.clear(Expect::Unchanged(revoked.revision)).await;
+            if !matches!(cleared, Err(StoreError::Conflict { .. })) && cleared.is_ok() {
+                return Ok(());
+            }
+            if let Ok(Some(there)) = self.store.load().await {
+                revoke_once(revoke, there.record.tokens, seen, logout).await;
+            }
+        }
+        self.store.clear(Expect::Anything).await
+    }
+}
+
+/// Revokes tokens, unless they were revoked already.
+async fn revoke_once<R, E>(
+    revoke: &impl Fn(AuthTokens) -> R,
+    tokens: AuthTokens,
+    seen: &mut Vec<AuthTokens>,
+    logout: &mut Logout<E>,
+) where
+    R: Future<Output = Result<(), E>>,
+{
+    if seen.contains(&tokens) {
+        return;
+    }
+    seen.push(tokens.clone());
+    if let Err(error) = revoke(tokens).await {
+        logout.not_revoked.push(error);
+    }
+}
