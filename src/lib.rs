@@ -58,6 +58,8 @@ mod format;
 pub mod fuzzing;
 #[cfg(any(feature = "oauth2", feature = "object-store"))]
 mod https;
+#[cfg(any(feature = "oauth2", feature = "object-store", feature = "postgres"))]
+mod io_runtime;
 mod json;
 #[cfg(feature = "age")]
 mod key;

@@ -10,6 +10,7 @@ pub(crate) mod fuzzing;
 mod http;
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -19,8 +20,8 @@ use oauth2::basic::{
 };
 use oauth2::url::Url;
 use oauth2::{
-    AsyncHttpClient, AuthType, ClientId, ClientSecret, ErrorResponse, HttpRequest,
-    RequestTokenError, RevocationUrl, Scope, StandardRevocableToken, TokenUrl,
+    AuthType, ClientId, ClientSecret, ErrorResponse, HttpRequest, RequestTokenError, RevocationUrl,
+    Scope, StandardRevocableToken, TokenUrl,
 };
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroize;
@@ -34,8 +35,9 @@ pub use self::failure::OAuth2Error;
 use self::http::Http;
 use crate::clock::Clock;
 use crate::error::RefreshFailure;
+use crate::io_runtime;
 use crate::refresh::{RefreshPermit, TokenRefresher};
-use crate::tokens::AuthTokens;
+use crate::tokens::{AuthTokens, RefreshToken};
 
 /// A client as it is registered at an OAuth 2.0 provider (RFC 6749).
 ///
@@ -52,8 +54,9 @@ use crate::tokens::AuthTokens;
 /// }
 /// ```
 ///
-/// It runs on tokio, with I/O and time enabled, and makes a connection for each request, without a
-/// proxy. Trusted are the root certificates of the system.
+/// It works on any executor. One thread of this crate does the network work of the whole process. Each
+/// request has a connection of its own, and uses no proxy. Trusted are the root certificates of the
+/// system.
 ///
 /// # Security
 ///
@@ -187,7 +190,12 @@ impl OAuth2Client {
     ///
     /// The tokens may have been revoked or not; calling it again does no harm.
     pub async fn revoke(&self, tokens: &AuthTokens) -> Result<(), OAuth2Error> {
-        let url = self.revocation_url.as_ref().ok_or_else(|| not_set("revocation_url"))?;
+        let url = self.revocation_url.clone().ok_or_else(|| not_set("revocation_url"))?;
+        let (client, tokens) = (self.clone(), tokens.clone());
+        Ok(on_io(async move { client.revoke_all(&url, &tokens).await }).await?)
+    }
+
+    async fn revoke_all(&self, url: &Url, tokens: &AuthTokens) -> Result<(), Failed> {
         if let Some(token) = &tokens.refresh_token {
             #[expect(clippy::disallowed_methods, reason = "sent to the server that issued it")]
             let token = oauth2::RefreshToken::new(token.expose_secret().to_owned());
@@ -202,7 +210,7 @@ impl OAuth2Client {
             {
                 Ok(())
             }
-            done => Ok(done?),
+            done => done,
         }
     }
 
@@ -213,13 +221,23 @@ impl OAuth2Client {
             checked = format!("https{}", &url.as_str()[4..]).parse().map_err(|_| unsendable())?;
         }
         let uri: ::http::Uri = url.as_str().parse().map_err(|_| unsendable())?;
+        let http = self.http;
         let to_url = move |mut request: HttpRequest| {
             *request.uri_mut() = uri.clone();
-            self.http.call(request)
+            async move { http.exchange(request).await }
         };
         let client = self.client().set_revocation_url(RevocationUrl::from_url(checked));
         let request = client.revoke_token(token).map_err(|_| unsendable())?;
         request.request_async(&to_url).await.map_err(|error| failed(error, url))
+    }
+
+    async fn trade(&self, token: &RefreshToken) -> Result<AuthTokens, Failed> {
+        #[expect(clippy::disallowed_methods, reason = "sent to the server that issued it")]
+        let token = oauth2::RefreshToken::new(token.expose_secret().to_owned());
+        let (client, sent) = (self.client(), self.clock.now());
+        let answer = client.exchange_refresh_token(&token).request_async(&self.http).await;
+        token.into_secret().zeroize();
+        Ok(answer.map_err(|error| failed(error, self.token_url.url()))?.into_tokens(sent))
     }
 
     /// What the `oauth2` crate knows of this client.
@@ -269,16 +287,21 @@ impl TokenRefresher for OAuth2Client {
         current: AuthTokens,
         _permit: &RefreshPermit,
     ) -> Result<AuthTokens, RefreshFailure> {
-        let Some(token) = &current.refresh_token else {
+        let Some(token) = current.refresh_token else {
             return Err(RefreshFailure::rejected("the server issued no refresh token"));
         };
-        #[expect(clippy::disallowed_methods, reason = "sent to the server that issued it")]
-        let token = oauth2::RefreshToken::new(token.expose_secret().to_owned());
-        let (client, sent) = (self.client(), self.clock.now());
-        let answer = client.exchange_refresh_token(&token).request_async(&self.http).await;
-        token.into_secret().zeroize();
-        Ok(answer.map_err(|error| failed(error, self.token_url.url()))?.into_tokens(sent))
+        let client = self.clone();
+        Ok(on_io(async move { client.trade(&token).await }).await?)
     }
+}
+
+/// Does the work of an exchange where there are sockets and timers.
+async fn on_io<T: Send + 'static, E: From<Failed> + Send + 'static>(
+    work: impl Future<Output = Result<T, E>> + Send + 'static,
+) -> Result<T, E> {
+    io_runtime::run(work)
+        .await
+        .unwrap_or_else(|error| Err(Failed::NotSent { reason: error.to_string() }.into()))
 }
 
 fn not_set(setting: &'static str) -> OAuth2Error {

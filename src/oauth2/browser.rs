@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
 use super::failure::{Failed, error_code};
-use super::{OAuth2Client, OAuth2Error, failed, not_set};
+use super::{OAuth2Client, OAuth2Error, failed, not_set, on_io};
 use crate::tokens::AuthTokens;
 
 const PATH: &str = "/callback";
@@ -48,12 +48,7 @@ impl OAuth2Client {
     /// [`OAuth2Error::Unavailable`] if the port is taken.
     pub async fn sign_in_by_browser(&self, port: u16) -> Result<BrowserSignIn, OAuth2Error> {
         let url = self.authorization_url.clone().ok_or_else(|| not_set("authorization_url"))?;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
-        let (listener, port) = listener
-            .and_then(|listener| listener.local_addr().map(|address| (listener, address.port())))
-            .map_err(|error| OAuth2Error::Unavailable {
-                reason: format!("port {port} of 127.0.0.1 cannot be had ({})", error.kind()),
-            })?;
+        let (listener, port) = on_io(listen(port)).await?;
         let redirect = RedirectUrl::new(format!("http://127.0.0.1:{port}{PATH}"))
             .expect("an address, a port and a path are a URL");
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
@@ -114,8 +109,12 @@ impl BrowserSignIn {
     ///
     /// # Cancellation
     ///
-    /// Ends the sign-in and closes the port.
+    /// Ends the sign-in and closes the port soon after.
     pub async fn tokens(self) -> Result<AuthTokens, OAuth2Error> {
+        on_io(self.trade()).await
+    }
+
+    async fn trade(self) -> Result<AuthTokens, OAuth2Error> {
         let brought = timeout(self.deadline, answered(self.listener, self.state)).await;
         let code = brought.map_err(|_| OAuth2Error::TimedOut)??;
         let sent = self.client.clock.now();
@@ -129,6 +128,16 @@ impl BrowserSignIn {
             .await;
         Ok(answer.map_err(|error| failed(error, self.client.token_url.url()))?.into_tokens(sent))
     }
+}
+
+/// Takes a port of this machine, for those on it alone.
+async fn listen(port: u16) -> Result<(TcpListener, u16), OAuth2Error> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
+    listener
+        .and_then(|listener| listener.local_addr().map(|address| (listener, address.port())))
+        .map_err(|error| OAuth2Error::Unavailable {
+            reason: format!("port {port} of 127.0.0.1 cannot be had ({})", error.kind()),
+        })
 }
 
 /// Shows where, and neither the state nor the verifier.

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use futures_timer::Delay;
 use http::{Response, StatusCode};
 use oauth2::url::Url;
 use oauth2::{
@@ -15,7 +16,7 @@ use oauth2::{
 
 use super::endpoint::endpoint;
 use super::failure::Failed;
-use super::{OAuth2Client, OAuth2Error, failed, not_set};
+use super::{OAuth2Client, OAuth2Error, failed, not_set, on_io};
 use crate::clock;
 use crate::tokens::AuthTokens;
 
@@ -40,15 +41,19 @@ impl OAuth2Client {
     ///
     /// A code that was issued in that moment is forgotten, and ends by itself.
     pub async fn sign_in_by_device(&self) -> Result<DeviceSignIn, OAuth2Error> {
-        let url = self.device_authorization_url.as_ref();
+        let url = self.device_authorization_url.clone();
         let url = url.ok_or_else(|| not_set("device_authorization_url"))?;
+        let (client, at) = (self.clone(), url.clone());
+        let answer = on_io(async move { client.device_code(at).await }).await?;
+        DeviceSignIn::begin(self, answer, &url)
+    }
+
+    async fn device_code(&self, url: Url) -> Result<StandardDeviceAuthorizationResponse, Failed> {
         let client = self
             .client()
             .set_device_authorization_url(DeviceAuthorizationUrl::from_url(url.clone()));
         let request = client.exchange_device_code().add_scopes(self.scopes.clone());
-        let answer: StandardDeviceAuthorizationResponse =
-            request.request_async(&self.http).await.map_err(|error| failed(error, url))?;
-        DeviceSignIn::begin(self, answer, url)
+        request.request_async(&self.http).await.map_err(|error| failed(error, &url))
     }
 }
 
@@ -122,10 +127,10 @@ impl DeviceSignIn {
     ///
     /// Ends the sign-in. Tokens that were issued in that moment are lost, and end by themselves.
     pub async fn tokens(self) -> Result<AuthTokens, OAuth2Error> {
-        self.tokens_with_sleep(tokio::time::sleep).await
+        self.tokens_with_sleep(Delay::new).await
     }
 
-    /// The same, with `sleep` to wait between two questions.
+    /// The same, with `sleep` to wait between two questions. The caller's executor runs it.
     ///
     /// # Errors
     ///
@@ -140,7 +145,7 @@ impl DeviceSignIn {
     ) -> Result<AuthTokens, OAuth2Error> {
         let http = self.client.http;
         let exchange: &Exchange =
-            &move |request| Box::pin(async move { http.exchange(request).await });
+            &move |request| Box::pin(on_io(async move { http.exchange(request).await }));
         self.tokens_from(exchange, sleep).await
     }
 

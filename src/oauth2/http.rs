@@ -16,7 +16,6 @@ use hyper_util::rt::TokioIo;
 use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use secrecy::ExposeSecret;
 use tokio::net::TcpStream;
-use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tower_service::Service;
 use zeroize::Zeroizing;
@@ -69,10 +68,6 @@ impl Http {
     }
 
     async fn send(&self, request: HttpRequest, place: &str) -> Result<Reply, Failed> {
-        if Handle::try_current().is_err() {
-            let reason = "it runs outside a tokio runtime, which its connections need";
-            return Err(Failed::Wrong { reason: reason.to_owned() });
-        }
         let (connection, request) = (connect(request.uri().clone(), place), prepared(request));
         let connection = timeout(CONNECT, connection).await.unwrap_or_else(|_| {
             let seconds = CONNECT.as_secs();
@@ -330,19 +325,5 @@ mod tests {
         let failed = exchange("220 canary ESMTP\r\n\r\n", Duration::from_secs(60)).unwrap_err();
         assert!(matches!(failed, Failed::Wrong { .. }), "{failed:?}");
         assert!(!failed.to_string().contains("canary"), "{failed}");
-    }
-
-    #[test]
-    fn outside_a_runtime_it_says_so() {
-        let request = http::Request::post("http://127.0.0.1:9/").body(Vec::new()).unwrap();
-        let http = Http::new();
-        let mut exchange = pin!(http.send(request, "127.0.0.1:9"));
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        let std::task::Poll::Ready(Err(Failed::Wrong { reason })) =
-            exchange.as_mut().poll(&mut context)
-        else {
-            panic!("it fails at once");
-        };
-        assert!(reason.contains("runtime"));
     }
 }

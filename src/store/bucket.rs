@@ -19,6 +19,7 @@ use crate::blocking;
 use crate::endpoint::{FORM, is_endpoint};
 use crate::error::StoreError;
 use crate::fleet::{Engine, FleetSlot, Found, Row, keep_in_fleet_slot};
+use crate::io_runtime;
 use crate::key::AgeKey;
 use crate::seal::MAX_SEALED;
 
@@ -56,9 +57,9 @@ const NO_VERSION: &str = "\"00000000000000000000000000000000\"";
 /// | `gs://BUCKET/KEY` | `GOOGLE_SERVICE_ACCOUNT`; or the service account of the instance | `storage.objects.get`, `create` and `delete`, which overwriting takes |
 /// | `az://CONTAINER/KEY` | `AZURE_STORAGE_ACCOUNT_NAME`, `AZURE_STORAGE_ACCOUNT_KEY`, `AZURE_STORAGE_CLIENT_ID` and the like; or the managed identity | Storage Blob Data Contributor on the container |
 ///
-/// It is to be called within a tokio runtime with I/O and time. An emptied slot is an object that says so:
-/// nothing is ever deleted. A bucket that keeps old versions keeps one of each refresh; have it expire
-/// them.
+/// It works on any executor: one thread of this crate does the network work of the whole process. An
+/// emptied slot is an object that says so: nothing is ever deleted. A bucket that keeps old versions keeps
+/// one of each refresh; have it expire them.
 ///
 /// # Security
 ///
@@ -72,7 +73,7 @@ const NO_VERSION: &str = "\"00000000000000000000000000000000\"";
 /// [`StoreError::RolledBack`]; one that has just started cannot know. Whoever has the recipient of the
 /// key, which is no secret, and can write to the bucket, can put in a record of their own.
 #[derive(Debug)]
-pub struct BucketStore(FleetSlot<Bucket>);
+pub struct BucketStore(FleetSlot<Arc<Bucket>>);
 
 struct Bucket {
     provider: Provider,
@@ -108,7 +109,7 @@ impl BucketStore {
             advice: "name it like s3://BUCKET/KEY, gs://BUCKET/KEY or az://CONTAINER/KEY".into(),
         })?;
         let name = bucket.key.to_string();
-        Ok(Self(FleetSlot::new(bucket, key, &name)))
+        Ok(Self(FleetSlot::new(Arc::new(bucket), key, &name)))
     }
 
     /// Sets where the store is, by its URL, for one that is not the provider's own.
@@ -130,7 +131,8 @@ impl BucketStore {
                 advice: FORM.into(),
             });
         }
-        self.0.configure().endpoint = Some(url);
+        let bucket = Arc::get_mut(self.0.configure());
+        bucket.expect("a store is set up before it is used").endpoint = Some(url);
         Ok(self)
     }
 
@@ -145,7 +147,9 @@ impl BucketStore {
     ///
     /// It may be done on the server all the same, and can be done again.
     pub async fn try_conditional_writes(&self) -> Result<(), StoreError> {
-        self.0.engine().try_conditions().await
+        let bucket = self.0.engine().clone();
+        let tried = io_runtime::run(async move { bucket.try_conditions().await }).await;
+        tried.map_err(|error| error.unavailable(&self.to_string()))?
     }
 }
 
@@ -302,7 +306,7 @@ impl fmt::Display for Bucket {
 }
 
 #[async_trait]
-impl Engine for Bucket {
+impl Engine for Arc<Bucket> {
     type Version = UpdateVersion;
 
     async fn read(&self) -> Result<Option<Found<UpdateVersion>>, StoreError> {

@@ -6,6 +6,7 @@ mod tls;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,6 +16,7 @@ use self::connection::{Again, Connection};
 use self::failure::unavailable;
 use crate::error::StoreError;
 use crate::fleet::{Engine, FleetSlot, Found, Hold, Row, keep_in_fleet_slot};
+use crate::io_runtime;
 use crate::key::AgeKey;
 
 /// The table of all slots. Its schema is not named: a role's search path decides where it is.
@@ -70,7 +72,7 @@ RETURNING revision";
 /// GRANT SELECT, INSERT, UPDATE ON tokenkeep TO app;
 /// ```
 ///
-/// It is to be called within a tokio runtime with I/O and time.
+/// It works on any executor: one thread of this crate does the network work of the whole process.
 ///
 /// # Security
 ///
@@ -91,7 +93,7 @@ pub struct PostgresStore(FleetSlot<Postgres>);
 
 #[derive(Debug)]
 struct Postgres {
-    connection: Connection,
+    connection: Arc<Connection>,
     slot: String,
 }
 
@@ -115,7 +117,8 @@ impl PostgresStore {
                 "give it a name, such as that of the account",
             ));
         }
-        let engine = Postgres { connection: Connection::new(url)?, slot: slot.to_owned() };
+        let engine =
+            Postgres { connection: Arc::new(Connection::new(url)?), slot: slot.to_owned() };
         Ok(Self(FleetSlot::new(engine, key, slot)))
     }
 
@@ -127,7 +130,8 @@ impl PostgresStore {
     /// If the store was used before.
     #[must_use]
     pub fn with_root_certificates(mut self, path: impl Into<PathBuf>) -> Self {
-        self.0.configure().connection.trust(path.into());
+        let connection = Arc::get_mut(&mut self.0.configure().connection);
+        connection.expect("a store is set up before it is used").trust(path.into());
         self
     }
 
@@ -143,14 +147,19 @@ impl PostgresStore {
     ///
     /// It may be done on the server all the same, and can be done again.
     pub async fn create_table(&self) -> Result<(), StoreError> {
-        let connection = &self.0.engine().connection;
-        // Where it is there, `CREATE TABLE IF NOT EXISTS` asks for the right all the same.
-        let found = connection.query(HAS_TABLE, &[], Again::Once).await?;
-        if found.first().is_some_and(|row| row.try_get(0).unwrap_or(false)) {
-            return Ok(());
-        }
-        connection.query(CREATE_TABLE, &[], Again::Never).await.map(drop)
+        let connection = self.0.engine().connection.clone();
+        let made = io_runtime::run(async move { create_table(&connection).await }).await;
+        made.map_err(|error| error.unavailable(&self.to_string()))?
     }
+}
+
+async fn create_table(connection: &Connection) -> Result<(), StoreError> {
+    // Where it is there, `CREATE TABLE IF NOT EXISTS` asks for the right all the same.
+    let found = connection.query(HAS_TABLE, &[], Again::Once).await?;
+    if found.first().is_some_and(|row| row.try_get(0).unwrap_or(false)) {
+        return Ok(());
+    }
+    connection.query(CREATE_TABLE, &[], Again::Never).await.map(drop)
 }
 
 impl fmt::Display for PostgresStore {

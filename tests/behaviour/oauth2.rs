@@ -10,6 +10,7 @@ use tokenkeep::{
     AuthTokens, OAuth2Client, OAuth2Error, RefreshFailure, RefreshPermit, TokenRefresher,
 };
 
+use crate::support::block_on;
 use crate::token_server::{Act, LIFETIME, TokenServer, fetch};
 
 /// Where the clients' clocks stand: long ago, so that nobody can take another clock for it.
@@ -517,6 +518,50 @@ async fn a_revocation_that_fails_says_so_and_shows_no_token() {
     server.script([Act::answer(307, "").header("Location", "https://elsewhere.example/canary")]);
     let failed = revoker.revoke(&tokens).await.unwrap_err();
     assert!(!format!("{failed} {failed:?}").contains("canary"), "{failed:?}");
+}
+
+/// Refreshes, signs in both ways, waits in between, and revokes.
+async fn everything(server: &TokenServer) {
+    let client = with_browser(server);
+    client.refresh(session(server), &RefreshPermit::unlimited()).await.unwrap();
+
+    // The token endpoint can be scripted.
+    let by_device = client.clone().with_device_authorization_url(&server.token_url()).unwrap();
+    let asked = r#"{"device_code":"d","user_code":"WDJB","verification_uri":"https://issuer.example/",
+        "expires_in":600,"interval":1}"#;
+    let tokens = r#"{"access_token":"a","refresh_token":"r"}"#;
+    server.script([
+        Act::answer(200, asked),
+        Act::error(400, "authorization_pending"),
+        Act::answer(200, tokens),
+    ]);
+    by_device.sign_in_by_device().await.unwrap().tokens().await.unwrap();
+
+    let sign_in = client.sign_in_by_browser(0).await.unwrap();
+    let url = sign_in.url().to_owned();
+    let browser = std::thread::spawn(move || fetch(&fetch(&url).1.unwrap()));
+    let tokens = sign_in.tokens().await.unwrap();
+    assert_eq!(browser.join().unwrap().0, 200);
+
+    let revoker = client.with_revocation_url(&server.url("/revoke")).unwrap();
+    revoker.revoke(&tokens).await.unwrap();
+}
+
+#[test]
+fn it_works_without_any_runtime() {
+    block_on(everything(&TokenServer::start()));
+}
+
+#[test]
+fn it_works_in_a_runtime_without_io_and_timers() {
+    let bare = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    bare.block_on(everything(&TokenServer::start()));
+}
+
+#[test]
+fn it_works_in_a_runtime_whose_only_thread_waits_for_it() {
+    let bare = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    bare.block_on(async { block_on(everything(&TokenServer::start())) });
 }
 
 /// Windows has no such time.

@@ -14,7 +14,7 @@ use crate::bucket_server::{BucketServer, Protocol, can_serve_s3, in_environment}
 use crate::google_server::GoogleServer;
 use crate::provider::{Provider, minutes};
 use crate::proxy::Way;
-use crate::support::{Actor, example, scratch};
+use crate::support::{Actor, block_on, example, scratch};
 use crate::world::World;
 
 fn tokens() -> AuthTokens {
@@ -67,6 +67,20 @@ async fn what_is_asked_of_google_is_what_its_documentation_says_of_conditions() 
     let url = server.url("others", "fleet", &identity).parse::<StoreUrl>().unwrap();
     let missing = url.open().unwrap().load().await.unwrap_err();
     assert!(missing.to_string().contains("there is no bucket others"), "{missing}");
+}
+
+#[test]
+fn conditions_can_be_tried_without_any_runtime() {
+    if !in_environment("bucket::conditions_can_be_tried_without_any_runtime") {
+        return;
+    }
+    let dir = scratch();
+    let identity = dir.path().join("key.txt");
+    block_on(AgeKey::create_identity_file(&identity)).unwrap();
+    let server = GoogleServer::start();
+    let url = server.url("tokens", "fleet", &identity).parse::<StoreUrl>().unwrap();
+    block_on(url.prepare_server()).unwrap();
+    assert_eq!(server.paths(), ["/tokens/fleet%2Etrial"]);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use tokenkeep::{
 };
 
 use crate::postgres_server::{PostgresServer, can_serve};
-use crate::support::{Actor, example, scratch};
+use crate::support::{Actor, block_on, example, scratch};
 use crate::world::{Engine, World};
 
 #[tokio::test]
@@ -43,6 +43,16 @@ async fn a_user_needs_no_more_than_the_documented_rights_and_is_told_what_is_mis
     assert!(missing.to_string().contains("make it with `tokenkeep init`"), "{missing}");
     database.sql("ALTER ROLE app RESET default_transaction_read_only");
     assert!(matches!(store().create_table().await, Err(StoreError::Denied { .. })));
+}
+
+#[test]
+fn the_table_can_be_made_without_any_runtime() {
+    if !can_serve("the_table_can_be_made_without_any_runtime") {
+        return;
+    }
+    let server = PostgresServer::start();
+    let database = block_on(server.database());
+    assert_eq!(database.sql("SELECT count(*) FROM tokenkeep"), "0");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -58,6 +58,9 @@ impl Server {
     }
 
     /// Connects to it. `place` names the database in errors.
+    ///
+    /// Call it on the runtime of this crate: the task that carries the connection lives there, and a
+    /// runtime of the program may end, or have no I/O.
     pub(super) async fn connect(
         &self,
         place: &str,
