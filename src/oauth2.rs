@@ -271,15 +271,18 @@ impl fmt::Debug for OAuth2Client {
 /// A refresh token in the answer is passed on, and `expires_in` becomes `expires_at`; everything else
 /// in it becomes `extra`.
 ///
-/// | what happens | failure |
-/// |---|---|
-/// | no connection, no trusted certificate; 408, 429, 5xx, with `Retry-After` up to an hour | transient |
-/// | sent, or part of it, and no whole answer | ambiguous |
-/// | `invalid_grant`; no refresh token to send | rejected |
-/// | any other error code, a redirect, 404, an answer that cannot be read or is too long | misconfigured |
+/// | what happens | failure | proves that the token is unspent |
+/// |---|---|---|
+/// | no connection, no trusted certificate | transient | yes |
+/// | 429 | transient | yes |
+/// | 503, 403 without an error code, `server_error`, `slow_down`, `temporarily_unavailable` | transient | no |
+/// | sent, or part of it, and no whole answer; a success without tokens that can be read; more than 64 KiB; a redirect; 408; any other 5xx | ambiguous | no |
+/// | `invalid_client`, `invalid_request`, `unauthorized_client`, `unsupported_grant_type` | misconfigured | yes |
+/// | any other error code; 404, any other 4xx; an answer that is no HTTP/1.1 | misconfigured | no |
+/// | `invalid_grant`; no refresh token to send | rejected | yes |
 ///
-/// A server that answers 200 with something unreadable has probably spent the token all the same. That
-/// is misconfigured and not ambiguous, because sending the token again would be no better.
+/// A transient failure carries `Retry-After`, up to an hour. An error code counts with the status of a
+/// success and with any 4xx but 404, 408 and 429.
 #[async_trait]
 impl TokenRefresher for OAuth2Client {
     async fn refresh(
@@ -309,16 +312,17 @@ fn not_set(setting: &'static str) -> OAuth2Error {
 }
 
 fn unsendable() -> Failed {
-    Failed::Wrong { reason: "the URL cannot be put into a request; check it".into() }
+    Failed::Unsendable { reason: "the URL cannot be put into a request; check it".into() }
 }
 
 /// Takes over what the exchange says. The errors of the `oauth2` crate hold what the server sent.
 fn failed<T: ErrorResponse + 'static>(error: RequestTokenError<Failed, T>, url: &Url) -> Failed {
     match error {
         RequestTokenError::Request(failed) => failed,
-        _ => {
-            let reason = format!("{} answered 200 with what cannot be read", url.authority());
-            Failed::Wrong { reason }
-        }
+        _ => unreadable(url.authority()),
     }
+}
+
+fn unreadable(place: &str) -> Failed {
+    Failed::Unreadable { reason: format!("{place} answered 200 with what cannot be read") }
 }

@@ -235,7 +235,7 @@ async fn other_cookies_are_not_taken_for_tokens_and_the_last_of_a_name_counts() 
     // One that is deleted is none.
     for empty in [OK.replace("=new", "="), OK.replace("auth-access-token", "session")] {
         let failed = refreshed(&empty).await.unwrap_err();
-        assert!(matches!(failed, RefreshFailure::Misconfigured { .. }), "{failed}");
+        assert!(matches!(failed, RefreshFailure::Ambiguous { .. }), "{failed}");
     }
 }
 
@@ -247,7 +247,7 @@ async fn a_redirect_is_not_followed() {
         let moved = format!("HTTP/1.1 {status} Moved\r\nLocation: {elsewhere}/\r\n");
         let answer = OK.replace("HTTP/1.1 200 OK\r\n", &moved);
         let failed = refreshed(&answer).await.unwrap_err();
-        assert!(matches!(failed, RefreshFailure::Misconfigured { .. }), "{status}: {failed}");
+        assert!(matches!(failed, RefreshFailure::Ambiguous { .. }), "{status}: {failed}");
         assert!(nobody_called(&listener), "{status}");
     }
 }
@@ -260,7 +260,7 @@ async fn a_path_that_leads_to_another_host_is_not_followed() {
     let scheme_relative = elsewhere.strip_prefix("http:").unwrap();
     for path in [&elsewhere, scheme_relative, "https://127.0.0.1/", "\\\\127.0.0.1:1/x"] {
         let failed = client.get(path, &AccessToken::from("canary")).await.unwrap_err();
-        assert!(matches!(failed, ClientError::Wrong { .. }), "{path}: {failed}");
+        assert!(matches!(failed, ClientError::Unsendable { .. }), "{path}: {failed}");
     }
     assert!(nobody_called(&listener));
     client.get("portfolio", &AccessToken::from("canary")).await.unwrap();
@@ -314,22 +314,25 @@ async fn each_status_says_what_became_of_the_refresh_token() {
         RefreshFailure::Transient { .. } => "transient",
         _ => "another",
     };
-    for (status, wanted) in [
-        (204, "misconfigured"), // and no cookie
-        (304, "misconfigured"),
-        (400, "misconfigured"),
-        (401, "rejected"),
-        (403, "rejected"),
-        (404, "misconfigured"),
-        (408, "transient"),
-        (429, "transient"),
-        (500, "transient"),
-        (503, "transient"),
-        (599, "transient"),
+    for (status, wanted, is_proof) in [
+        (204, "ambiguous", false), // and no cookie
+        (304, "ambiguous", false),
+        (400, "misconfigured", false),
+        (401, "rejected", true),
+        (403, "transient", false),
+        (404, "misconfigured", false),
+        (408, "ambiguous", false),
+        (429, "transient", true),
+        (500, "ambiguous", false),
+        (502, "ambiguous", false),
+        (503, "transient", false),
+        (504, "ambiguous", false),
+        (599, "ambiguous", false),
     ] {
         let answer = format!("HTTP/1.1 {status} canary\r\nContent-Length: 0\r\n\r\n");
         let failure = refreshed(&answer).await.unwrap_err();
         assert_eq!(kind(&failure), wanted, "{status}: {failure}");
+        assert_eq!(failure.proves_unspent(), is_proof, "{status}: {failure}");
     }
 }
 
@@ -360,7 +363,7 @@ async fn a_connection_that_was_not_made_sent_nothing() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let client = AuthClient::new(&format!("http://{free}")).unwrap();
     let failed = client.refresh(tokens(), &RefreshPermit::unlimited()).await.unwrap_err();
-    assert!(matches!(failed, RefreshFailure::Transient { .. }), "{failed}");
+    assert!(matches!(failed, RefreshFailure::Transient { unspent: true, .. }), "{failed}");
     // Nor did one to a server that speaks no TLS.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = AuthClient::new(&format!("https://{}", listener.local_addr().unwrap())).unwrap();
@@ -401,7 +404,8 @@ async fn what_is_no_http_or_has_no_end_cannot_be_read() {
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: canary\r\n".repeat(5_000));
     for answer in ["220 canary ESMTP\r\n\r\n", &endless, &many] {
         let failed = refreshed(answer).await.unwrap_err();
-        assert!(matches!(failed, RefreshFailure::Misconfigured { .. }), "{failed}");
+        let is_right = matches!(failed, RefreshFailure::Misconfigured { unspent: false, .. });
+        assert!(is_right, "{failed}");
         assert!(!failed.to_string().contains("canary"), "{failed}");
     }
 }
@@ -432,7 +436,7 @@ async fn a_token_that_would_be_read_as_several_cookies_is_not_sent() {
     for token in ["canary; auth-access-token=x", "canary\r\nX: y", "canary x", "canäry", ""] {
         let current = AuthTokens::new("a").with_refresh_token(token);
         let failed = client.refresh(current, &RefreshPermit::unlimited()).await.unwrap_err();
-        assert!(matches!(failed, RefreshFailure::Misconfigured { .. }), "{failed}");
+        assert!(matches!(failed, RefreshFailure::Misconfigured { unspent: true, .. }), "{failed}");
     }
     let failed =
         client.refresh(AuthTokens::new("a"), &RefreshPermit::unlimited()).await.unwrap_err();

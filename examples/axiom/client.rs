@@ -58,16 +58,20 @@ pub(crate) struct PendingLogin<'c> {
 /// How an exchange failed. Of what the server said, only the status is repeated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ClientError {
+    /// 403, 429 or 503.
     #[error("{reason}; try again later")]
-    Busy { reason: String, retry_after: Option<Duration> },
+    Busy { status: u16, reason: String, retry_after: Option<Duration> },
     #[error("the base URL {reason}")]
     InvalidBase { reason: &'static str },
+    /// The request was sent, and no answer came that says what became of it.
     #[error("{reason}")]
     NoAnswer { reason: String },
     #[error("{reason}; try again later")]
     NotSent { reason: String },
     #[error("{reason}")]
     Refused { reason: String },
+    #[error("{reason}")]
+    Unsendable { reason: String },
     #[error("{reason}")]
     Wrong { reason: String },
 }
@@ -178,13 +182,14 @@ impl AuthClient {
     ) -> Result<Response, ClientError> {
         // A path may be a URL of its own.
         let url = self.base.join(path).ok().filter(|url| url.origin() == self.base.origin());
-        let url = url.ok_or_else(|| self.wrong("is not where that path leads"))?;
+        let url = url.ok_or_else(|| self.unsendable("is not where that path leads"))?;
         let mut request = self.http.request(method, url).timeout(self.answer);
         if let Some((name, value)) = cookie {
             let header = cookie_header(name, value);
             request = request.header(
                 COOKIE,
-                header.ok_or_else(|| self.wrong("cannot be sent a token that is no cookie"))?,
+                header
+                    .ok_or_else(|| self.unsendable("cannot be sent a token that is no cookie"))?,
             );
         }
         if let Some(json) = json {
@@ -201,13 +206,16 @@ impl AuthClient {
             200..=299 => Ok(response),
             300..=399 => {
                 let advice = "a redirect, which is not followed; set the URL that it leads to";
-                Err(ClientError::Wrong { reason: format!("{reason}, {advice}") })
+                Err(ClientError::NoAnswer { reason: format!("{reason}, {advice}") })
             }
-            401 | 403 => Err(ClientError::Refused { reason }),
-            408 | 429 | 500..=599 => {
+            401 => Err(ClientError::Refused { reason }),
+            // A firewall in between says 403. This server says 401.
+            status @ (403 | 429 | 503) => {
                 let retry_after = retry_after(response.headers(), Utc::now());
-                Err(ClientError::Busy { reason, retry_after })
+                Err(ClientError::Busy { status, reason, retry_after })
             }
+            // A gateway in between may say this after the server has spent a refresh token.
+            408 | 500..=599 => Err(ClientError::NoAnswer { reason }),
             _ => Err(ClientError::Wrong { reason: format!("{reason}; check the URL") }),
         }
     }
@@ -220,7 +228,7 @@ impl AuthClient {
         tokens: &mut AuthTokens,
     ) -> Result<(), ClientError> {
         let access = cookie(headers, ACCESS)
-            .ok_or_else(|| self.wrong("answered without the cookie auth-access-token"))?;
+            .ok_or_else(|| self.no_answer("answered without the cookie auth-access-token"))?;
         tokens.access_token = AccessToken::from(access);
         if let Some(refresh) = cookie(headers, REFRESH) {
             tokens.refresh_token = Some(refresh.into());
@@ -255,8 +263,15 @@ impl AuthClient {
             }
             cause = error.source();
         }
-        let what = if error.is_timeout() { "did not answer in time" } else { "broke off" };
-        ClientError::NoAnswer { reason: format!("{place} {what}") }
+        self.no_answer(if error.is_timeout() { "did not answer in time" } else { "broke off" })
+    }
+
+    fn no_answer(&self, what: &str) -> ClientError {
+        ClientError::NoAnswer { reason: format!("{} {what}", self.place()) }
+    }
+
+    fn unsendable(&self, what: &str) -> ClientError {
+        ClientError::Unsendable { reason: format!("{} {what}", self.place()) }
     }
 
     fn wrong(&self, what: &str) -> ClientError {
@@ -300,17 +315,20 @@ impl TokenRefresher for AuthClient {
     }
 }
 
+/// Says what became of the refresh token. Only what proves that the server did not spend it is `unspent`.
 impl From<ClientError> for RefreshFailure {
     fn from(error: ClientError) -> Self {
         match error {
-            ClientError::Busy { reason, retry_after } => {
-                Self::Transient { reason, retry_after, unspent: false }
+            // 429 is said before any work is done.
+            ClientError::Busy { status, reason, retry_after } => {
+                Self::Transient { reason, retry_after, unspent: status == 429 }
             }
             ClientError::InvalidBase { .. } => Self::misconfigured(error.to_string()),
             ClientError::NoAnswer { reason } => Self::ambiguous(reason),
             ClientError::NotSent { reason } => Self::transient(reason),
             ClientError::Refused { reason } => Self::rejected(reason),
-            ClientError::Wrong { reason } => Self::misconfigured(reason),
+            ClientError::Unsendable { reason } => Self::misconfigured(reason),
+            ClientError::Wrong { reason } => Self::misconfigured(reason).maybe_spent(),
         }
     }
 }

@@ -247,7 +247,7 @@ pub(super) fn read(request: &[u8], state: &CsrfToken) -> Option<Brought> {
     let code = error_code(&error).unwrap_or_default().to_owned();
     let said = if code.is_empty() { "an error code that is not registered" } else { &code };
     let reason = format!("the provider answered the sign-in with {said}");
-    Some(Err(Failed::Refused { code, reason }))
+    Some(Err(Failed::Refused { code, reason, retry_after: None }))
 }
 
 #[cfg(test)]

@@ -233,7 +233,9 @@ impl<'c> AsyncHttpClient<'c> for Poll<'_> {
                 {
                     code
                 }
-                Err(failed @ (Failed::Refused { .. } | Failed::Wrong { .. })) => {
+                Err(failed)
+                    if matches!(failed, Failed::Refused { .. }) || !failed.is_temporary() =>
+                {
                     self.last().ended = Some(failed);
                     String::new()
                 }

@@ -43,68 +43,97 @@ pub enum OAuth2Error {
 /// How one exchange failed.
 #[derive(Debug)]
 pub(super) enum Failed {
-    /// The server does not do it now: 429, 5xx.
-    Busy { reason: String, retry_after: Option<Duration> },
+    /// The server answered with this status, and with no error code that counts.
+    Answered { status: u16, reason: String, retry_after: Option<Duration> },
     /// The request was sent, or part of it, and no whole answer came.
     NoAnswer { reason: String },
+    /// What came back is no HTTP.
+    NotHttp { reason: String },
     /// Nothing was sent.
     NotSent { reason: String },
     /// The server says why not, with an error code.
-    Refused { code: String, reason: String },
-    /// The answer is none that this protocol has.
-    Wrong { reason: String },
+    Refused { code: String, reason: String, retry_after: Option<Duration> },
+    /// The server says that it worked, and the rest of its answer is of no use.
+    Unreadable { reason: String },
+    /// No request can be made for this URL.
+    Unsendable { reason: String },
+}
+
+impl Failed {
+    /// Returns whether the same exchange may work later.
+    pub(super) fn is_temporary(&self) -> bool {
+        match self {
+            Self::Answered { status, .. } => matches!(status, 408 | 429 | 500..=599),
+            Self::NoAnswer { .. } | Self::NotSent { .. } => true,
+            Self::Refused { code, .. } => is_temporary(code),
+            Self::NotHttp { .. } | Self::Unreadable { .. } | Self::Unsendable { .. } => false,
+        }
+    }
+}
+
+fn is_temporary(code: &str) -> bool {
+    matches!(code, "server_error" | "slow_down" | "temporarily_unavailable")
 }
 
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Busy { reason, .. }
+            Self::Answered { reason, .. }
             | Self::NoAnswer { reason }
+            | Self::NotHttp { reason }
             | Self::NotSent { reason }
             | Self::Refused { reason, .. }
-            | Self::Wrong { reason } => f.write_str(reason),
+            | Self::Unreadable { reason }
+            | Self::Unsendable { reason } => f.write_str(reason),
         }
     }
 }
 
 impl std::error::Error for Failed {}
 
+/// Decides what a failure says about the refresh token. This is the one list of the failures that prove
+/// that the server did not spend it.
+///
+/// A server looks at the client before it looks at the token. So the four codes about the client and the
+/// form of the request are a proof, and so is 429, which is sent before any work is done. A gateway in
+/// between can answer with any other status, also after the server behind it has spent the token.
 impl From<Failed> for RefreshFailure {
     fn from(failed: Failed) -> Self {
         match failed {
-            Failed::Busy { reason, retry_after } => {
-                Self::Transient { reason, retry_after, unspent: false }
-            }
-            Failed::NoAnswer { reason } => Self::Ambiguous { reason },
             Failed::NotSent { reason } => Self::transient(reason),
-            Failed::Refused { code, reason } => match code.as_str() {
+            Failed::Unsendable { reason } => Self::misconfigured(reason),
+            Failed::NoAnswer { reason } | Failed::Unreadable { reason } => Self::ambiguous(reason),
+            Failed::NotHttp { reason } => Self::misconfigured(reason).maybe_spent(),
+            Failed::Answered { status, reason, retry_after } => match status {
+                429 => Self::Transient { reason, retry_after, unspent: true },
+                403 | 503 => Self::Transient { reason, retry_after, unspent: false },
+                300..=399 | 408 | 500..=599 => Self::ambiguous(reason),
+                _ => Self::misconfigured(reason).maybe_spent(),
+            },
+            Failed::Refused { code, reason, retry_after } => match code.as_str() {
                 // The second is GitHub's.
-                "invalid_grant" | "bad_refresh_token" => Self::Rejected { reason },
-                "server_error" | "slow_down" | "temporarily_unavailable" => {
-                    Self::transient(reason).maybe_spent()
+                "invalid_grant" | "bad_refresh_token" => Self::rejected(reason),
+                "invalid_client"
+                | "invalid_request"
+                | "unauthorized_client"
+                | "unsupported_grant_type" => Self::misconfigured(reason),
+                code if is_temporary(code) => {
+                    Self::Transient { reason, retry_after, unspent: false }
                 }
                 _ => Self::misconfigured(reason).maybe_spent(),
             },
-            Failed::Wrong { reason } => Self::misconfigured(reason).maybe_spent(),
         }
     }
 }
 
 impl From<Failed> for OAuth2Error {
     fn from(failed: Failed) -> Self {
-        match failed {
-            Failed::Busy { reason, .. }
-            | Failed::NoAnswer { reason }
-            | Failed::NotSent { reason } => Self::Unavailable { reason },
-            Failed::Refused { code, reason } => match code.as_str() {
-                "access_denied" => Self::Declined,
-                "expired_token" => Self::TimedOut,
-                "server_error" | "slow_down" | "temporarily_unavailable" => {
-                    Self::Unavailable { reason }
-                }
-                _ => Self::Misconfigured { reason },
-            },
-            Failed::Wrong { reason } => Self::Misconfigured { reason },
+        let reason = failed.to_string();
+        match &failed {
+            Failed::Refused { code, .. } if code == "access_denied" => Self::Declined,
+            Failed::Refused { code, .. } if code == "expired_token" => Self::TimedOut,
+            failed if failed.is_temporary() => Self::Unavailable { reason },
+            _ => Self::Misconfigured { reason },
         }
     }
 }
@@ -123,7 +152,174 @@ pub(super) fn error_code(text: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
+    use zeroize::Zeroizing;
+
+    use super::super::http::Reply;
+    use super::super::{Answer, unreadable};
     use super::*;
+
+    /// What a failure says about the refresh token.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Says {
+        Ambiguous,
+        MisconfiguredAndUnspent,
+        MisconfiguredAndMaybeSpent,
+        Rejected,
+        TransientAndUnspent,
+        TransientAndMaybeSpent,
+    }
+
+    use Says::*;
+
+    fn says(failed: Failed) -> Says {
+        let failure = RefreshFailure::from(failed);
+        match (&failure, failure.proves_unspent()) {
+            (RefreshFailure::Ambiguous { .. }, false) => Ambiguous,
+            (RefreshFailure::Misconfigured { .. }, true) => MisconfiguredAndUnspent,
+            (RefreshFailure::Misconfigured { .. }, false) => MisconfiguredAndMaybeSpent,
+            (RefreshFailure::Rejected { .. }, true) => Rejected,
+            (RefreshFailure::Transient { .. }, true) => TransientAndUnspent,
+            (RefreshFailure::Transient { .. }, false) => TransientAndMaybeSpent,
+            _ => panic!("{failure:?}"),
+        }
+    }
+
+    /// How a refresh fails that is answered so; nothing if it does not.
+    fn failed(status: u16, body: &str) -> Option<Failed> {
+        let status = StatusCode::from_u16(status).unwrap();
+        let retry_after = Some(Duration::from_secs(7));
+        let reply = Reply { status, retry_after, body: Zeroizing::new(body.into()) };
+        match reply.judge("issuer.example") {
+            Err(failed) => Some(failed),
+            Ok(body) => match serde_json::from_slice::<Answer>(&body) {
+                Ok(_) => None,
+                Err(_) => Some(unreadable("issuer.example")),
+            },
+        }
+    }
+
+    fn code(code: &str) -> String {
+        format!(r#"{{"error":"{code}"}}"#)
+    }
+
+    #[test]
+    fn each_answer_says_whether_the_refresh_token_may_be_spent() {
+        let page = "<html>no</html>";
+        for (status, body, expected) in [
+            // A success that brings no tokens.
+            (200, "", Ambiguous),
+            (200, page, Ambiguous),
+            (200, r#"{"access_token":"#, Ambiguous),
+            (200, r#"["a"]"#, Ambiguous),
+            (200, r#"{"token_type":"bearer"}"#, Ambiguous),
+            (200, r#"{"access_token":""}"#, Ambiguous),
+            (200, r#"{"access_token":null,"refresh_token":"r"}"#, Ambiguous),
+            (204, "", Ambiguous),
+            // A redirect, and answers of gateways, whatever they say.
+            (301, "", Ambiguous),
+            (302, "", Ambiguous),
+            (303, "", Ambiguous),
+            (307, "", Ambiguous),
+            (308, &code("invalid_client"), Ambiguous),
+            (408, "", Ambiguous),
+            (500, &code("invalid_client"), Ambiguous),
+            (501, "", Ambiguous),
+            (502, page, Ambiguous),
+            (504, page, Ambiguous),
+            (520, page, Ambiguous),
+            (599, "", Ambiguous),
+            // Reasons to wait: of these, one proves something.
+            (429, &code("slow_down"), TransientAndUnspent),
+            (429, page, TransientAndUnspent),
+            (503, page, TransientAndMaybeSpent),
+            (503, &code("temporarily_unavailable"), TransientAndMaybeSpent),
+            (403, page, TransientAndMaybeSpent),
+            (403, r#"{"message":"no"}"#, TransientAndMaybeSpent),
+            // What signing in again would not change.
+            (404, page, MisconfiguredAndMaybeSpent),
+            (404, &code("invalid_grant"), MisconfiguredAndMaybeSpent),
+            (400, page, MisconfiguredAndMaybeSpent),
+            (401, "", MisconfiguredAndMaybeSpent),
+            (405, "", MisconfiguredAndMaybeSpent),
+        ] {
+            let failed = failed(status, body).unwrap_or_else(|| panic!("{status} {body}"));
+            assert_eq!(says(failed), expected, "{status} {body}");
+        }
+        assert!(failed(200, r#"{"access_token":"a"}"#).is_none());
+    }
+
+    #[test]
+    fn each_error_code_says_whether_the_refresh_token_may_be_spent() {
+        for (name, expected) in [
+            ("invalid_client", MisconfiguredAndUnspent),
+            ("invalid_request", MisconfiguredAndUnspent),
+            ("unauthorized_client", MisconfiguredAndUnspent),
+            ("unsupported_grant_type", MisconfiguredAndUnspent),
+            ("access_denied", MisconfiguredAndMaybeSpent),
+            ("interaction_required", MisconfiguredAndMaybeSpent),
+            ("invalid_scope", MisconfiguredAndMaybeSpent),
+            ("not a code", MisconfiguredAndMaybeSpent),
+            ("", MisconfiguredAndMaybeSpent),
+            ("bad_refresh_token", Rejected),
+            ("invalid_grant", Rejected),
+            ("server_error", TransientAndMaybeSpent),
+            ("slow_down", TransientAndMaybeSpent),
+            ("temporarily_unavailable", TransientAndMaybeSpent),
+        ] {
+            // Some providers say no with a 200.
+            for status in [200, 400, 401, 403] {
+                let failed = failed(status, &code(name)).unwrap();
+                assert_eq!(says(failed), expected, "{status} {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_not_sent_was_not_spent_and_what_was_lost_may_be() {
+        let reason = String::new;
+        assert_eq!(says(Failed::NotSent { reason: reason() }), TransientAndUnspent);
+        assert_eq!(says(Failed::Unsendable { reason: reason() }), MisconfiguredAndUnspent);
+        assert_eq!(says(Failed::NoAnswer { reason: reason() }), Ambiguous);
+        assert_eq!(says(Failed::NotHttp { reason: reason() }), MisconfiguredAndMaybeSpent);
+    }
+
+    #[test]
+    fn a_wait_that_a_server_asks_for_is_passed_on() {
+        for (status, body) in
+            [(429, ""), (503, ""), (403, ""), (400, &*code("temporarily_unavailable"))]
+        {
+            let failure = RefreshFailure::from(failed(status, body).unwrap());
+            let RefreshFailure::Transient { retry_after, .. } = failure else {
+                panic!("{failure:?}");
+            };
+            assert_eq!(retry_after, Some(Duration::from_secs(7)), "{status}");
+        }
+    }
+
+    #[test]
+    fn who_signs_in_is_told_to_wait_or_to_look_at_the_settings() {
+        for (status, body, waits) in [
+            (408, "", true),
+            (429, "", true),
+            (500, "", true),
+            (503, "", true),
+            (400, &*code("server_error"), true),
+            (307, "", false),
+            (403, "", false),
+            (404, "", false),
+            (400, &*code("invalid_client"), false),
+            (200, "", false),
+        ] {
+            let error = OAuth2Error::from(failed(status, body).unwrap());
+            let is_right = match error {
+                OAuth2Error::Unavailable { .. } => waits,
+                OAuth2Error::Misconfigured { .. } => !waits,
+                _ => false,
+            };
+            assert!(is_right, "{status} {body}: {error:?}");
+        }
+    }
 
     #[test]
     fn what_does_not_look_like_an_error_code_is_not_repeated() {

@@ -45,7 +45,7 @@ pub fn sign_in_by_device(
         .pop_front()
     {
         Some((status, body)) => judged((status, &body)),
-        None => Err(Failed::Wrong { reason: "there is no answer".into() }),
+        None => Err(Failed::Unsendable { reason: "there is no answer".into() }),
     };
     let asking = client
         .client()

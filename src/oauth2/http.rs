@@ -150,7 +150,9 @@ fn not_sent(place: &str, what: &str) -> Failed {
 
 fn failed_to_answer(place: &str, error: &hyper::Error) -> Failed {
     if error.is_parse() {
-        return Failed::Wrong { reason: format!("{place} does not speak HTTP/1.1; check the URL") };
+        return Failed::NotHttp {
+            reason: format!("{place} does not speak HTTP/1.1; check the URL"),
+        };
     }
     if error.is_canceled() {
         return not_sent(place, "closed the connection before anything was sent");
@@ -168,7 +170,7 @@ async fn read(response: Response<Incoming>, place: &str) -> Result<Reply, Failed
         let frame = frame.map_err(|error| failed_to_answer(place, &error))?;
         let Ok(data) = frame.into_data() else { continue };
         if data.len() > MAX_RECORD - body.len() {
-            return Err(Failed::Wrong {
+            return Err(Failed::Unreadable {
                 reason: format!("{place} answered {} at too great length", status.as_u16()),
             });
         }
@@ -196,15 +198,15 @@ impl Reply {
     pub(super) fn judge(mut self, place: &str) -> Result<Vec<u8>, Failed> {
         let status = self.status.as_u16();
         let said = format!("{place} answered {status}");
+        let retry_after = self.retry_after;
+        let answered = |reason| Err(Failed::Answered { status, reason, retry_after });
         match status {
-            408 | 429 | 500..=599 => {
-                return Err(Failed::Busy { reason: said, retry_after: self.retry_after });
-            }
+            408 | 429 | 500..=599 => return answered(said),
             300..=399 => {
                 let advice = "a redirect, which is not followed; set the URL that it leads to";
-                return Err(Failed::Wrong { reason: format!("{said}, {advice}") });
+                return answered(format!("{said}, {advice}"));
             }
-            404 => return Err(Failed::Wrong { reason: format!("{said}; check the URL") }),
+            404 => return answered(format!("{said}; check the URL")),
             _ => {}
         }
         let fields = json::object(&self.body).unwrap_or_default();
@@ -225,10 +227,10 @@ impl Reply {
                     }
                     _ => format!("{said} {code}"),
                 };
-                Err(Failed::Refused { code, reason })
+                Err(Failed::Refused { code, reason, retry_after })
             }
             _ if self.status.is_success() => Ok(std::mem::take(&mut *self.body)),
-            _ => Err(Failed::Wrong { reason: format!("{said} and no error code; check the URL") }),
+            _ => answered(format!("{said} and no error code; check the URL")),
         }
     }
 }
@@ -323,7 +325,7 @@ mod tests {
     #[test]
     fn what_is_no_http_is_a_wrong_answer() {
         let failed = exchange("220 canary ESMTP\r\n\r\n", Duration::from_secs(60)).unwrap_err();
-        assert!(matches!(failed, Failed::Wrong { .. }), "{failed:?}");
+        assert!(matches!(failed, Failed::NotHttp { .. }), "{failed:?}");
         assert!(!failed.to_string().contains("canary"), "{failed}");
     }
 }
