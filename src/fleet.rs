@@ -19,7 +19,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use tokio::runtime::Handle;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
@@ -29,6 +28,7 @@ use crate::blocking;
 use crate::clock::Clock;
 use crate::error::StoreError;
 use crate::file::revision;
+use crate::io_runtime;
 use crate::key::{AgeKey, Sealer};
 use crate::store::{Expect, Lease, Record, Revision, Stored};
 
@@ -75,7 +75,7 @@ const ATTEMPTS: usize = 20;
 /// How long one call may take: a few answers of the server, of which each has ten seconds.
 const LONGEST_CALL: Duration = Duration::from_secs(40);
 
-/// How long a call waits for the one before it, which may be on a runtime that nobody drives.
+/// How long a call waits for the one before it.
 const LONGEST_TURN: Duration = Duration::from_secs(45);
 
 /// What a server keeps for a slot.
@@ -148,6 +148,8 @@ struct Inner<E> {
     /// The state whose holder may come back.
     overdue: Mutex<Option<Overdue>>,
     clock: Clock,
+    longest_call: Duration,
+    longest_turn: Duration,
 }
 
 /// The latest state that this process knows of.
@@ -170,6 +172,8 @@ impl<E: Engine> FleetSlot<E> {
             warning: Mutex::default(),
             overdue: Mutex::default(),
             clock: Clock::default(),
+            longest_call: LONGEST_CALL,
+            longest_turn: LONGEST_TURN,
         }))
     }
 
@@ -186,11 +190,14 @@ impl<E: Engine> FleetSlot<E> {
     }
 
     pub(crate) async fn load(&self) -> Result<Option<Stored>, StoreError> {
-        self.0.runtime()?;
-        drop(self.0.turn().await?);
-        let Some(opened) = self.0.look().await?.opened? else { return Ok(None) };
-        let revision = opened.revision;
-        Ok(opened.content.record.map(|record| Stored { record, revision }))
+        let inner = self.0.clone();
+        let loaded = io_runtime::run(async move {
+            drop(inner.turn().await?);
+            let Some(opened) = inner.look().await?.opened? else { return Ok(None) };
+            let revision = opened.revision;
+            Ok(opened.content.record.map(|record| Stored { record, revision }))
+        });
+        loaded.await.unwrap_or_else(|error| Err(error.unavailable(&self.0.engine.to_string())))
     }
 
     pub(crate) async fn save(
@@ -227,20 +234,6 @@ struct Opened {
 }
 
 impl<E: Engine> Inner<E> {
-    fn runtime(&self) -> Result<Handle, StoreError> {
-        Handle::try_current().map_err(|_| {
-            self.unavailable("it is used outside a tokio runtime", "call it from within one")
-        })
-    }
-
-    fn unavailable(&self, reason: &str, advice: &str) -> StoreError {
-        StoreError::Unavailable {
-            place: self.engine.to_string(),
-            reason: reason.to_owned(),
-            advice: advice.to_owned(),
-        }
-    }
-
     fn timeout(&self, reason: &str, advice: &str) -> StoreError {
         StoreError::Timeout {
             place: self.engine.to_string(),
@@ -251,7 +244,7 @@ impl<E: Engine> Inner<E> {
 
     /// Waits until the change before this one is over.
     async fn turn(&self) -> Result<OwnedMutexGuard<()>, StoreError> {
-        timeout(LONGEST_TURN, self.order.clone().lock_owned()).await.map_err(|_| {
+        timeout(self.longest_turn, self.order.clone().lock_owned()).await.map_err(|_| {
             self.timeout(
                 "the call before this one did not come to an end",
                 "see whether its runtime is still driven",
@@ -259,25 +252,28 @@ impl<E: Engine> Inner<E> {
         })
     }
 
-    /// Lets a change go on to its end if its caller gives up: the next one waits for it.
+    /// Lets a change go on to its end if its caller gives up: the next one waits for it. It runs on this
+    /// crate's own runtime, which is always driven.
     async fn in_turn<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let runtime = self.runtime()?;
-        let (turn, inner) = (self.turn().await?, self.clone());
+        let place = self.engine.to_string();
+        let runtime = io_runtime::handle().map_err(|error| error.unavailable(&place))?;
+        let inner = self.clone();
         let joined = runtime.spawn(async move {
-            let _turn = turn;
-            timeout(LONGEST_CALL, work).await.unwrap_or_else(|_| {
+            let _turn = inner.turn().await?;
+            timeout(inner.longest_call, work).await.unwrap_or_else(|_| {
                 Err(inner.timeout("its answers took too long", "see whether it has too much to do"))
             })
         });
         joined.await.unwrap_or_else(|error| match error.try_into_panic() {
             Ok(panicked) => std::panic::resume_unwind(panicked),
-            Err(_) => Err(self.unavailable(
-                "the runtime is shutting down",
-                "finish with the store before the runtime ends",
-            )),
+            Err(_) => Err(StoreError::Unavailable {
+                place,
+                reason: "the thread for network work has ended".into(),
+                advice: "finish with the store before the process ends".into(),
+            }),
         })
     }
 

@@ -343,14 +343,42 @@ async fn the_name_of_a_slot_is_sealed_with_its_record() {
 }
 
 #[test]
-fn outside_a_runtime_it_says_so() {
-    let slot = slot(&Table::new());
-    let mut load = std::pin::pin!(slot.load());
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    let std::task::Poll::Ready(Err(error)) = load.as_mut().poll(&mut context) else {
-        panic!("it fails at once");
-    };
-    assert!(error.to_string().contains("outside a tokio runtime"), "{error}");
+fn it_works_outside_a_runtime_and_where_the_runtime_is_not_driven() {
+    let table = Table::new();
+    let slot = slot(&table);
+    // Nobody drives this one.
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for entered in [false, true] {
+        let _entered = entered.then(|| runtime.enter());
+        block_on(async {
+            slot.save(&record("one"), Expect::Anything).await.unwrap();
+            assert_eq!(slot.load().await.unwrap().unwrap().record, record("one"));
+            let mut lease = lease(&slot).await;
+            lease.reserve().await.unwrap();
+            assert!(lease.renew(Duration::from_secs(90)).await.unwrap());
+            lease.release().await.unwrap();
+        });
+    }
+}
+
+/// Waits as executors do that know nothing of tokio.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(std::thread::Thread);
+
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut std::task::Context::from_waker(&waker)) {
+            std::task::Poll::Ready(done) => return done,
+            std::task::Poll::Pending => std::thread::park(),
+        }
+    }
 }
 
 #[tokio::test]
@@ -436,33 +464,53 @@ async fn a_save_that_was_done_is_done_even_if_a_later_one_was_seen_meanwhile() {
     assert_eq!(slot.0.seen().clone().unwrap().revision, later.revision);
 }
 
-#[test]
-fn a_runtime_that_nobody_drives_holds_up_nobody_for_ever() {
-    let runtime =
-        || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
-    let (one, two) = (runtime().unwrap(), runtime().unwrap());
-    let table = Table::new();
-    let slot = slot(&table);
-    table.faults().slow = Some(Arc::default());
-    one.block_on(async {
-        let tokens = tokens("one");
-        let record = Record::from(tokens);
-        let save = slot.save(&record, Expect::Anything);
-        timeout(Duration::from_millis(100), save).await.unwrap_err();
-    });
-    // Nobody drives the first one any more.
-    let error = two.block_on(slot.load()).unwrap_err();
-    assert!(matches!(error, StoreError::Timeout { .. }), "{error}");
-    let error = two.block_on(slot.clear(Expect::Anything)).unwrap_err();
-    assert!(error.to_string().contains("the call before this one"), "{error}");
-    drop(one);
-    two.block_on(slot.clear(Expect::Anything)).unwrap();
+/// A slot that waits for `time` at most.
+fn impatient(table: &Table, time: Duration) -> FleetSlot<Table> {
+    let mut slot = slot(table);
+    let inner = Arc::get_mut(&mut slot.0).unwrap();
+    (inner.longest_call, inner.longest_turn) = (time, time);
+    slot
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
+async fn a_call_that_does_not_end_holds_up_nobody_for_ever() {
+    let table = Table::new();
+    let mut slot = impatient(&table, Duration::from_millis(50));
+    Arc::get_mut(&mut slot.0).unwrap().longest_call = Duration::from_secs(3600);
+    let answer = Arc::new(Notify::new());
+    table.faults().slow = Some(answer.clone());
+    let record = record("one");
+    let mut save = Box::pin(slot.save(&record, Expect::Anything));
+    while table.faults().slow.is_some() {
+        assert!(poll_once(&mut save).await.is_none());
+        tokio::task::yield_now().await;
+    }
+    drop(save);
+    // It goes on, and is waited for.
+    for error in [slot.load().await.map(drop), slot.clear(Expect::Anything).await] {
+        let error = error.unwrap_err();
+        assert!(error.to_string().contains("the call before this one"), "{error}");
+    }
+    answer.notify_one();
+    while slot.load().await.map(|stored| stored.is_none()).unwrap_or(true) {}
+    slot.clear(Expect::Anything).await.unwrap();
+}
+
+/// Polls a future once.
+async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    std::future::poll_fn(|context| {
+        std::task::Poll::Ready(match std::pin::Pin::new(&mut *future).poll(context) {
+            std::task::Poll::Ready(done) => Some(done),
+            std::task::Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_call_whose_answers_never_come_ends() {
     let table = Table::new();
-    let slot = slot(&table);
+    let slot = impatient(&table, Duration::from_millis(50));
     table.faults().slow = Some(Arc::default());
     let error = slot.save(&record("one"), Expect::Anything).await.unwrap_err();
     assert!(error.to_string().contains("its answers took too long"), "{error}");
