@@ -7,6 +7,7 @@ mod endpoint;
 mod failure;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
+mod hard_close;
 mod http;
 
 use std::fmt;
@@ -221,9 +222,9 @@ impl OAuth2Client {
             checked = format!("https{}", &url.as_str()[4..]).parse().map_err(|_| unsendable())?;
         }
         let uri: ::http::Uri = url.as_str().parse().map_err(|_| unsendable())?;
-        let http = self.http;
         let to_url = move |mut request: HttpRequest| {
             *request.uri_mut() = uri.clone();
+            let http = self.http.clone();
             async move { http.exchange(request).await }
         };
         let client = self.client().set_revocation_url(RevocationUrl::from_url(checked));
@@ -231,11 +232,15 @@ impl OAuth2Client {
         request.request_async(&to_url).await.map_err(|error| failed(error, url))
     }
 
-    async fn trade(&self, token: &RefreshToken) -> Result<AuthTokens, Failed> {
+    async fn trade(
+        &self,
+        token: &RefreshToken,
+        permit: RefreshPermit,
+    ) -> Result<AuthTokens, Failed> {
         #[expect(clippy::disallowed_methods, reason = "sent to the server that issued it")]
         let token = oauth2::RefreshToken::new(token.expose_secret().to_owned());
-        let (client, sent) = (self.client(), self.clock.now());
-        let answer = client.exchange_refresh_token(&token).request_async(&self.http).await;
+        let (client, http, sent) = (self.client(), self.http.permitted(permit), self.clock.now());
+        let answer = client.exchange_refresh_token(&token).request_async(&http).await;
         token.into_secret().zeroize();
         Ok(answer.map_err(|error| failed(error, self.token_url.url()))?.into_tokens(sent))
     }
@@ -281,6 +286,11 @@ impl fmt::Debug for OAuth2Client {
 /// | any other error code; 404, any other 4xx; an answer that is no HTTP/1.1 | misconfigured | no |
 /// | `invalid_grant`; no refresh token to send | rejected | yes |
 ///
+/// The permit is checked when the connection stands, right before the request is written. If it ends, the
+/// connection is reset when the time is over, when this is cancelled, or when the process ends before the
+/// whole answer is read: what the server has not received by then is not delivered later. On Linux and
+/// Android the kernel does so even while the process is stopped.
+///
 /// A transient failure carries `Retry-After`, up to an hour. An error code counts with the status of a
 /// success and with any 4xx but 404, 408 and 429.
 #[async_trait]
@@ -288,13 +298,18 @@ impl TokenRefresher for OAuth2Client {
     async fn refresh(
         &self,
         current: AuthTokens,
-        _permit: &RefreshPermit,
+        permit: &RefreshPermit,
     ) -> Result<AuthTokens, RefreshFailure> {
         let Some(token) = current.refresh_token else {
             return Err(RefreshFailure::rejected("the server issued no refresh token"));
         };
-        let client = self.clone();
-        Ok(on_io(async move { client.trade(&token).await }).await?)
+        let (client, permit) = (self.clone(), permit.clone());
+        Ok(on_io(async move { client.trade(&token, permit).await }).await?)
+    }
+
+    /// The token URL, a space, and the client's id.
+    fn client(&self) -> String {
+        format!("{} {}", self.token_url.as_str(), self.client_id.as_str())
     }
 }
 

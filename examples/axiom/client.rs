@@ -309,8 +309,11 @@ impl TokenRefresher for AuthClient {
     async fn refresh(
         &self,
         current: AuthTokens,
-        _permit: &RefreshPermit,
+        permit: &RefreshPermit,
     ) -> Result<AuthTokens, RefreshFailure> {
+        // `reqwest` connects and writes in one step, so it cannot be asked in between. The lease of a file,
+        // as here, does not end.
+        permit.check()?;
         Ok(self.refresh_tokens(&current).await?)
     }
 }

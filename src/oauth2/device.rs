@@ -143,9 +143,11 @@ impl DeviceSignIn {
         self,
         sleep: impl Fn(Duration) -> F + Send + Sync,
     ) -> Result<AuthTokens, OAuth2Error> {
-        let http = self.client.http;
-        let exchange: &Exchange =
-            &move |request| Box::pin(on_io(async move { http.exchange(request).await }));
+        let http = self.client.http.clone();
+        let exchange: &Exchange = &move |request| {
+            let http = http.clone();
+            Box::pin(on_io(async move { http.exchange(request).await }))
+        };
         self.tokens_from(exchange, sleep).await
     }
 

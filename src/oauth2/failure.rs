@@ -49,6 +49,8 @@ pub(super) enum Failed {
     NoAnswer { reason: String },
     /// What came back is no HTTP.
     NotHttp { reason: String },
+    /// The permit ended before anything was sent.
+    NotPermitted(RefreshFailure),
     /// Nothing was sent.
     NotSent { reason: String },
     /// The server says why not, with an error code.
@@ -64,7 +66,7 @@ impl Failed {
     pub(super) fn is_temporary(&self) -> bool {
         match self {
             Self::Answered { status, .. } => matches!(status, 408 | 429 | 500..=599),
-            Self::NoAnswer { .. } | Self::NotSent { .. } => true,
+            Self::NoAnswer { .. } | Self::NotPermitted(_) | Self::NotSent { .. } => true,
             Self::Refused { code, .. } => is_temporary(code),
             Self::NotHttp { .. } | Self::Unreadable { .. } | Self::Unsendable { .. } => false,
         }
@@ -85,6 +87,7 @@ impl fmt::Display for Failed {
             | Self::Refused { reason, .. }
             | Self::Unreadable { reason }
             | Self::Unsendable { reason } => f.write_str(reason),
+            Self::NotPermitted(failure) => failure.fmt(f),
         }
     }
 }
@@ -100,6 +103,7 @@ impl std::error::Error for Failed {}
 impl From<Failed> for RefreshFailure {
     fn from(failed: Failed) -> Self {
         match failed {
+            Failed::NotPermitted(failure) => failure,
             Failed::NotSent { reason } => Self::transient(reason),
             Failed::Unsendable { reason } => Self::misconfigured(reason),
             Failed::NoAnswer { reason } | Failed::Unreadable { reason } => Self::ambiguous(reason),
@@ -279,6 +283,8 @@ mod tests {
     fn what_was_not_sent_was_not_spent_and_what_was_lost_may_be() {
         let reason = String::new;
         assert_eq!(says(Failed::NotSent { reason: reason() }), TransientAndUnspent);
+        let ended = RefreshFailure::transient(reason());
+        assert_eq!(says(Failed::NotPermitted(ended)), TransientAndUnspent);
         assert_eq!(says(Failed::Unsendable { reason: reason() }), MisconfiguredAndUnspent);
         assert_eq!(says(Failed::NoAnswer { reason: reason() }), Ambiguous);
         assert_eq!(says(Failed::NotHttp { reason: reason() }), MisconfiguredAndMaybeSpent);

@@ -21,8 +21,10 @@ use tower_service::Service;
 use zeroize::Zeroizing;
 
 use super::failure::{Failed, error_code};
+use super::hard_close::HardClose;
 use crate::https::{NO_ROOTS, USER, reason_of, trusting_the_system};
 use crate::json;
+use crate::refresh::RefreshPermit;
 use crate::store::MAX_RECORD;
 
 /// For the name, the connection and the TLS handshake together. With [`ANSWER`] it stays below the 30
@@ -39,9 +41,10 @@ const LAST_LOOK: Duration = Duration::from_millis(500);
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// Sends the requests that the `oauth2` crate makes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Http {
     answer: Duration,
+    permit: RefreshPermit,
 }
 
 /// What came back, as far as it is of use.
@@ -54,8 +57,13 @@ pub(super) struct Reply {
 type Connection = MaybeHttpsStream<TokioIo<TcpStream>>;
 
 impl Http {
-    pub(super) const fn new() -> Self {
-        Self { answer: ANSWER }
+    pub(super) fn new() -> Self {
+        Self { answer: ANSWER, permit: RefreshPermit::unlimited() }
+    }
+
+    /// The same, for a request that may be sent only while the permit lasts.
+    pub(super) fn permitted(&self, permit: RefreshPermit) -> Self {
+        Self { permit, ..self.clone() }
     }
 
     /// Returns what came with a success.
@@ -73,10 +81,16 @@ impl Http {
             let seconds = CONNECT.as_secs();
             Err(not_sent(place, &format!("took no connection within {seconds} seconds")))
         })?;
+        let left = self.permit.time_to_answer();
+        let hard = left.map(|left| HardClose::within(tcp(&connection), left)).transpose();
+        let hard = hard.map_err(|error| {
+            not_sent(place, &format!("has a socket that cannot be set up ({})", error.kind()))
+        })?;
         let (mut sender, connection) = http1::handshake(connection)
             .await
             .map_err(|_| not_sent(place, "closed the connection at once"))?;
         let answer = async move {
+            self.permit.check().map_err(Failed::NotPermitted)?;
             let response = sender.send_request(request).await;
             let response = response.map_err(|error| failed_to_answer(place, &error))?;
             read(response, place).await
@@ -85,20 +99,30 @@ impl Http {
         let (mut connection, mut answer) = (pin!(connection), pin!(answer));
         let mut is_open = true;
         let both = poll_fn(|context| {
+            // In this order, the request is written in the same turn in which the permit is checked.
+            let answered = answer.as_mut().poll(context);
             is_open = is_open && connection.as_mut().poll(context).is_pending();
-            answer.as_mut().poll(context)
+            answered
         });
         let mut both = pin!(both);
-        if let Ok(answered) = timeout(self.answer, both.as_mut()).await {
-            return answered;
+        // With the last look, it is over when the permit is.
+        let whole = self.answer + LAST_LOOK;
+        let whole = left.map_or(whole, |left| left.min(whole));
+        let first = whole.saturating_sub(LAST_LOOK);
+        let answered = match timeout(first, both.as_mut()).await {
+            Ok(answered) => answered,
+            // It may have come while this process was stopped.
+            Err(_) => timeout(whole - first, both).await.unwrap_or_else(|_| {
+                let seconds = whole.as_secs();
+                Err(Failed::NoAnswer {
+                    reason: format!("{place} did not answer within {seconds} seconds"),
+                })
+            }),
+        };
+        if let (Ok(_), Some(hard)) = (&answered, hard) {
+            hard.lift();
         }
-        // It may have come while this process was stopped.
-        timeout(LAST_LOOK, both).await.unwrap_or_else(|_| {
-            let seconds = self.answer.as_secs();
-            Err(Failed::NoAnswer {
-                reason: format!("{place} did not answer within {seconds} seconds"),
-            })
-        })
+        answered
     }
 }
 
@@ -142,6 +166,13 @@ async fn connect(uri: Uri, place: &str) -> Result<Connection, Failed> {
     let builder = builder.ok_or_else(|| Failed::NotSent { reason: NO_ROOTS.to_owned() })?;
     let mut tls = builder.https_only().enable_http1().wrap_connector(tcp);
     tls.call(uri).await.map_err(|error| cannot(&*error))
+}
+
+fn tcp(connection: &Connection) -> &TcpStream {
+    match connection {
+        MaybeHttpsStream::Http(stream) => stream.inner(),
+        MaybeHttpsStream::Https(stream) => stream.inner().get_ref().0.inner().inner(),
+    }
 }
 
 fn not_sent(place: &str, what: &str) -> Failed {
@@ -237,10 +268,20 @@ impl Reply {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use std::io::{self, Read, Write};
     use std::net::TcpListener;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex, mpsc};
+    use std::task::Poll;
+    use std::thread::{self, JoinHandle};
+    use std::time::SystemTime;
+
+    use socket2::SockRef;
+    use tokio::sync::oneshot;
 
     use super::*;
+    use crate::clock::Clock;
+    use crate::error::RefreshFailure;
 
     fn header(text: &str) -> Option<Duration> {
         let headers = [(RETRY_AFTER, HeaderValue::from_str(text).unwrap())].into_iter().collect();
@@ -275,9 +316,9 @@ mod tests {
     ) -> Result<HttpResponse, Failed> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let uri = format!("http://{}/token", listener.local_addr().unwrap());
-        let (done, until) = std::sync::mpsc::channel::<()>();
-        let (answered, is_answered) = std::sync::mpsc::channel();
-        let server = std::thread::spawn(move || {
+        let (done, until) = mpsc::channel::<()>();
+        let (answered, is_answered) = mpsc::channel();
+        let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             stream.read_exact(&mut [0; 4]).unwrap();
             stream.write_all(answer.as_bytes()).unwrap();
@@ -286,7 +327,7 @@ mod tests {
         });
         let request = http::Request::post(uri).body(b"a=b".to_vec()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let http = Http { answer: limit };
+        let http = Http { answer: limit, ..Http::new() };
         // Only so that a failure is one, and not a test that hangs.
         let exchanged = runtime.block_on(async {
             let patience = Duration::from_secs(80);
@@ -294,7 +335,7 @@ mod tests {
                 while !time.is_zero() && is_answered.try_recv().is_err() {
                     tokio::task::yield_now().await;
                 }
-                std::thread::sleep(time);
+                thread::sleep(time);
             };
             let both = async { tokio::join!(http.exchange(request), stopped).0 };
             timeout(patience, both).await.expect("it gives up by itself")
@@ -319,6 +360,190 @@ mod tests {
         for answer in ["", "HTTP/1.1 200", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"] {
             let failed = exchange(answer, Duration::from_millis(20)).unwrap_err();
             assert!(matches!(failed, Failed::NoAnswer { .. }), "{answer}: {failed}");
+        }
+    }
+
+    /// A permit for a minute, of which the save takes 25 s and the answer `deadline`.
+    fn permit(deadline: Duration, clock: &Clock) -> RefreshPermit {
+        RefreshPermit::until(Duration::from_secs(60), deadline, Duration::from_secs(25), clock)
+    }
+
+    fn minute() -> RefreshPermit {
+        permit(Duration::from_secs(30), &Clock::default())
+    }
+
+    /// The same, whose wall clock makes this step once there is a connection: `connected` ends then.
+    fn minute_with_step(step: Duration, connected: mpsc::Receiver<()>) -> RefreshPermit {
+        let (connected, is_given_out) = (Mutex::new(connected), AtomicBool::new(false));
+        let clock = Clock::new(move || {
+            let mut now = SystemTime::UNIX_EPOCH;
+            if is_given_out.swap(true, Ordering::SeqCst) {
+                // Who asks before there is a connection hears that no time has passed.
+                let connected = connected.lock().unwrap().recv_timeout(Duration::from_secs(5));
+                let is_connected = connected == Err(mpsc::RecvTimeoutError::Disconnected);
+                now += if is_connected { step } else { Duration::ZERO };
+            }
+            now
+        });
+        permit(Duration::from_secs(30), &clock)
+    }
+
+    fn listen() -> (TcpListener, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // So that a large request does not fit into it.
+        SockRef::from(&listener).set_recv_buffer_size(4096).unwrap();
+        let url = format!("http://{}/token", listener.local_addr().unwrap());
+        (listener, url)
+    }
+
+    fn to(url: &str, length: usize) -> HttpRequest {
+        http::Request::post(url).body(vec![b'a'; length]).unwrap()
+    }
+
+    /// Reads to the end of a connection: how much came, and how it ended.
+    fn drain(stream: &mut impl Read) -> (usize, Option<io::ErrorKind>) {
+        let (mut count, mut bytes) = (0, vec![0; 65_536]);
+        loop {
+            match stream.read(&mut bytes) {
+                Ok(0) => return (count, None),
+                Ok(more) => count += more,
+                Err(error) => return (count, Some(error.kind())),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_permit_that_ended_while_connecting_sends_nothing() {
+        let ((listener, url), (connect, connected)) = (listen(), mpsc::channel());
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            drop(connect);
+            drain(&mut stream).0
+        });
+        // By the wall clock, this process was stopped for so long.
+        let permit = minute_with_step(Duration::from_secs(6), connected);
+        let http = Http::new().permitted(permit);
+        let failure = RefreshFailure::from(http.exchange(to(&url, 3)).await.unwrap_err());
+        assert!(failure.proves_unspent(), "{failure:?}");
+        assert!(failure.to_string().contains("its lease may be over"), "{failure}");
+        assert_eq!(server.join().unwrap(), 0);
+    }
+
+    /// Answers one request, and says how the connection ended, once the client is done with it.
+    fn answering(
+        answer: &'static str,
+        listener: TcpListener,
+        connect: mpsc::Sender<()>,
+        done: mpsc::Receiver<()>,
+    ) -> JoinHandle<Option<io::ErrorKind>> {
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            drop(connect);
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\naaa") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                request.extend(byte);
+            }
+            stream.write_all(answer.as_bytes()).unwrap();
+            done.recv().unwrap();
+            // A reset that comes after the usual end is no error of a read.
+            let reset = || stream.take_error().unwrap().map(|error| error.kind());
+            drain(&mut &stream).1.or_else(reset)
+        })
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_took_seconds_is_used_and_closed_as_usual() {
+        for is_limited in [true, false] {
+            let ((listener, url), (connect, connected)) = (listen(), mpsc::channel());
+            let (finish, done) = mpsc::channel();
+            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+            let server = answering(answer, listener, connect, done);
+            // By the wall clock, connecting took so long.
+            let permit = minute_with_step(Duration::from_secs(4), connected);
+            let permit = if is_limited { permit } else { RefreshPermit::unlimited() };
+            let http = Http::new().permitted(permit);
+            assert_eq!(http.exchange(to(&url, 3)).await.unwrap().body(), b"{}");
+            finish.send(()).unwrap();
+            assert_eq!(server.join().unwrap(), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_answered_while_the_permit_lasts_is_reset() {
+        let ((listener, url), (connect, _)) = (listen(), mpsc::channel());
+        let (finish, done) = mpsc::channel();
+        let server = answering("HTTP/1.1 200 OK\r\n", listener, connect, done);
+        let http = Http::new().permitted(permit(Duration::from_secs(2), &Clock::default()));
+        // Without the permit it takes longer.
+        let exchanged = timeout(ANSWER, http.exchange(to(&url, 3))).await.unwrap();
+        let failed = exchanged.unwrap_err();
+        assert!(matches!(failed, Failed::NoAnswer { .. }), "{failed:?}");
+        finish.send(()).unwrap();
+        assert_eq!(server.join().unwrap(), Some(io::ErrorKind::ConnectionReset));
+    }
+
+    #[tokio::test]
+    async fn a_request_is_written_in_the_turn_in_which_the_permit_is_checked() {
+        let ((listener, url), reads) = (listen(), Arc::new(AtomicUsize::new(0)));
+        let clock = {
+            let reads = reads.clone();
+            Clock::new(move || {
+                reads.fetch_add(1, Ordering::SeqCst);
+                SystemTime::UNIX_EPOCH
+            })
+        };
+        let http = Http::new().permitted(permit(Duration::from_secs(30), &clock));
+        let mut exchange = pin!(http.exchange(to(&url, 3)));
+        // It is given out, the time that is left is asked for, and then comes the check.
+        poll_fn(|context| {
+            assert!(exchange.as_mut().poll(context).is_pending());
+            let is_checked = reads.load(Ordering::SeqCst) == 3;
+            if is_checked { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        let (stream, _) = listener.accept().unwrap();
+        // Only so that a failure is one, and not a test that hangs.
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        assert!(stream.peek(&mut [0]).unwrap() > 0);
+    }
+
+    /// A request that the server has begun to read, and of which most does not fit into the kernel.
+    const LARGE: usize = 32 * 1024 * 1024;
+
+    /// Reads on after `given_up`, and says how the connection ended.
+    fn reading(
+        listener: TcpListener,
+        arrived: oneshot::Sender<()>,
+        given_up: mpsc::Receiver<()>,
+    ) -> JoinHandle<Option<io::ErrorKind>> {
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut [0; 4]).unwrap();
+            arrived.send(()).unwrap();
+            given_up.recv().unwrap();
+            let (count, end) = drain(&mut stream);
+            assert!(count < LARGE);
+            end
+        })
+    }
+
+    #[tokio::test]
+    async fn what_is_cancelled_is_not_delivered_later_if_the_permit_ends() {
+        for (permit, end) in
+            [(minute(), Some(io::ErrorKind::ConnectionReset)), (RefreshPermit::unlimited(), None)]
+        {
+            let ((listener, url), (arrive, arrived)) = (listen(), oneshot::channel());
+            let (give_up, given_up) = mpsc::channel();
+            let server = reading(listener, arrive, given_up);
+            let http = Http::new().permitted(permit);
+            tokio::select! {
+                answered = http.exchange(to(&url, LARGE)) => panic!("{answered:?}"),
+                arrived = arrived => arrived.unwrap(),
+            }
+            give_up.send(()).unwrap();
+            assert_eq!(server.join().unwrap(), end);
         }
     }
 

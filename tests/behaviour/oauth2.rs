@@ -278,6 +278,13 @@ async fn a_cancelled_refresh_ends_its_connection() {
 }
 
 #[test]
+fn a_client_is_named_by_its_token_url_and_its_id() {
+    let client = OAuth2Client::new("https://issuer.example/token", "app").unwrap();
+    let client = client.with_secret(SecretString::from("canary"));
+    assert_eq!(client.client(), "https://issuer.example/token app");
+}
+
+#[test]
 fn a_token_goes_to_https_or_to_a_loopback_address() {
     for url in ["http://issuer.example/token", "http://localhost/token", "http://10.0.0.1/token"] {
         let error = OAuth2Client::new(url, "app").unwrap_err();
