@@ -44,6 +44,12 @@ pub(crate) async fn session<T>(
         () = listen(&mut events, &mut not_refreshed) => unreachable!("the manager is alive"),
         all = all => all,
     };
+    // What happened in the last step was not heard yet.
+    tokio::select! {
+        biased;
+        () = listen(&mut events, &mut not_refreshed) => unreachable!("the manager is alive"),
+        () = std::future::ready(()) => {}
+    }
     if interrupt::let_go() {
         return ended.and(Err(interrupted()));
     }
