@@ -35,8 +35,12 @@ pub(super) fn read_recipients(path: &Path) -> Result<Vec<Recipient>, StoreError>
     let place = || path.display().to_string();
     let invalid = |reason| StoreError::InvalidKey { place: place(), reason };
     // They are no secrets, but who can write to them can read along.
-    let text = file::read_key_file(path, Exposure::Accepted)?
-        .ok_or_else(|| StoreError::io("read", place(), io::ErrorKind::NotFound.into()))?;
+    let text =
+        file::read_key_file(path, Exposure::Accepted)?.ok_or_else(|| StoreError::Unavailable {
+            place: place(),
+            reason: "this list of recovery recipients does not exist".into(),
+            advice: "bring it back, or take it out of the store's URL".into(),
+        })?;
     let text = str::from_utf8(&text).map_err(|_| invalid("it is not UTF-8 text".into()))?;
     let recipients: Vec<Recipient> = content_lines(text)
         .map(|(number, line)| {

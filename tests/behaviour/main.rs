@@ -43,3 +43,4 @@ mod terminal;
 mod token_server;
 mod tower;
 mod transfer;
+mod unreplaceable_slots;

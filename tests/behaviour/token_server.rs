@@ -185,6 +185,14 @@ impl TokenServer {
         state.rotate(session)
     }
 
+    /// Rotates the refresh token that was issued last: whoever has it has a spent one.
+    #[cfg(unix)]
+    pub(crate) fn spend(&self) {
+        let mut state = self.state();
+        let session = state.sessions.len() - 1;
+        state.rotate(session);
+    }
+
     /// Sets what the next requests to the token endpoint meet, one each.
     pub(crate) fn script(&self, acts: impl IntoIterator<Item = Act>) {
         self.state().acts.extend(acts);
