@@ -227,7 +227,8 @@ pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<Record, StoreError> {
     // An absent refresh token is written as "".
     tokens.refresh_token =
         text("refresh_token")?.filter(|token| !is_blank(token)).map(RefreshToken::from);
-    if !tokens.has_access_token() && !(has_state && tokens.refresh_token.is_some()) {
+    let may_be_missing = has_state && tokens.refresh_token.is_some();
+    if !tokens.has_access_token() && !may_be_missing {
         return Err(corrupt("its access_token is empty".into()));
     }
     tokens.expires_at = time("expires_at")?;
@@ -296,11 +297,11 @@ pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<Record, StoreError> {
 fn state(json: &RawValue) -> RefreshState {
     let fields = json::object(json.get().as_bytes()).unwrap_or_default();
     let field = |name: &str| fields.iter().find(|(field, _)| field == name).map(|&(_, it)| it);
-    let mut state = RefreshState::default();
-    state.intent = field("intent").and_then(plain_text).and_then(|text| text.parse().ok());
-    state.throttle = field("throttle").and_then(throttle);
-    state.rejection = field("rejection").and_then(rejection);
-    state
+    RefreshState {
+        intent: field("intent").and_then(plain_text).and_then(|text| text.parse().ok()),
+        throttle: field("throttle").and_then(throttle),
+        rejection: field("rejection").and_then(rejection),
+    }
 }
 
 fn throttle(json: &RawValue) -> Option<Throttle> {
@@ -633,11 +634,12 @@ mod tests {
 
     fn known() -> RefreshState {
         let token = RefreshToken::from("r");
-        let mut state = RefreshState::default();
-        state.intent = Some(Intent::new(&token, at(1)));
-        state.throttle = Some(Throttle::new(at(1), at(2), "https://x/token app", Some("429")));
-        state.rejection = Some(Rejection::new(&token, "https://x/token app", at(3), "refused"));
-        state
+        let client = "https://x/token app";
+        RefreshState {
+            intent: Some(Intent::new(&token, at(1))),
+            throttle: Some(Throttle::new(at(1), at(2), client, Some("429"))),
+            rejection: Some(Rejection::new(&token, client, at(3), "refused")),
+        }
     }
 
     #[test]
@@ -748,10 +750,9 @@ mod tests {
         };
         let seed = AuthTokens::new("a").with_refresh_token("r").with_expires_at(at(1_800_000_000));
         assert_eq!(golden("seed"), Record::new(seed.clone()));
-        let first =
-            seed.clone().with_obtained_at(at(1_799_999_000)).with_extra("scope", "x y".into());
+        let first = seed.with_obtained_at(at(1_799_999_000)).with_extra("scope", "x y".into());
         assert_eq!(golden("version-1"), Record::new(first));
-        let mut second = whole.tokens.clone();
+        let mut second = whole.tokens;
         second.refresh_expires_at = Some(at(1_900_000_000));
         let read = golden("version-2");
         assert_eq!(read.tokens, second);

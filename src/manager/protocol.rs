@@ -300,8 +300,8 @@ impl Inner {
         let now = self.clock.now();
         tokens.obtained_at.get_or_insert_with(|| clock::date(now));
         self.flights().pace.refreshed(now);
-        let mut refresh = RefreshState::default();
-        refresh.throttle = self.throttle_after_success(&tokens, now);
+        let throttle = self.throttle_after_success(&tokens, now);
+        let refresh = RefreshState { throttle, ..RefreshState::default() };
         let record = Record::new(tokens).with_refresh(refresh);
         *self.unsaved() = Some(Unsaved::new(record, held.revision, old, intent, held.lease));
         let settled = match self.turn().await {

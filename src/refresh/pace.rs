@@ -379,7 +379,7 @@ mod tests {
         assert!(held(&plain, "client", true, 129).is_some());
         assert_eq!(held(&plain, "client", true, 130), None);
         assert_eq!(held(&plain, "client", true, 99), None, "a clock that was set back");
-        let other = Record::new(tokens(2)).with_refresh(plain.refresh.clone());
+        let other = Record::new(tokens(2)).with_refresh(plain.refresh);
         assert_eq!(held(&other, "client", false, 100), None);
         // With an intent that was there before, the doubt is said.
         let doubt = record(|refresh| {

@@ -150,7 +150,9 @@ fn without_a_provider_refresh_says_what_is_missing() {
 
 #[test]
 fn what_may_be_spent_is_told_by_the_next_process_whatever_the_answer_was() {
-    let answers: [(&str, fn() -> Act); 13] = [
+    type Named = (&'static str, fn() -> Act);
+
+    let answers: [Named; 13] = [
         ("408", || Act::answer(408, "")),
         ("500", || Act::answer(500, "<html>")),
         ("502", || Act::answer(502, "<html>")),

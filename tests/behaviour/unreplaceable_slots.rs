@@ -337,7 +337,9 @@ fn a_user_without_rights_is_told_of_what_root_left_in_the_way() {
         return;
     }
     let root_owned = |path: &Path| chown(path, Some(0), Some(0)).unwrap();
-    let obstacles: [(&str, &dyn Fn(&Home), &dyn Fn(&Home), &str); 4] = [
+    type Change<'a> = &'a dyn Fn(&Home);
+
+    let obstacles: [(&str, Change<'_>, Change<'_>, &str); 4] = [
         (
             "a lock of root's",
             &|home| {
