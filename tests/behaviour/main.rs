@@ -26,6 +26,7 @@ mod keychain_states;
 mod keys;
 mod kill_points;
 mod login;
+mod logout;
 mod manager;
 mod migrate_all;
 mod oauth2;

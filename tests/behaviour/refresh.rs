@@ -17,15 +17,15 @@ use crate::clock::Clock;
 use crate::provider::{Provider, Step, minutes};
 
 /// A manager, its provider and its clock, with a session that is good for an hour.
-struct World {
-    clock: Clock,
-    provider: Provider,
-    store: Faulty,
-    manager: TokenManager,
+pub(crate) struct World {
+    pub(crate) clock: Clock,
+    pub(crate) provider: Provider,
+    pub(crate) store: Faulty,
+    pub(crate) manager: TokenManager,
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with_policy(RefreshPolicy::default()).await
     }
 
@@ -39,11 +39,11 @@ impl World {
     }
 
     /// Another process, with a manager of its own on the same slot.
-    fn other(&self) -> TokenManager {
+    pub(crate) fn other(&self) -> TokenManager {
         self.clock.builder().store(self.store.clone()).refresher(self.provider.clone()).build()
     }
 
-    async fn stored(&self) -> Option<AuthTokens> {
+    pub(crate) async fn stored(&self) -> Option<AuthTokens> {
         self.store.inner.load().await.unwrap().map(|stored| stored.record.tokens)
     }
 
@@ -77,7 +77,7 @@ async fn access(manager: &TokenManager) -> Result<String, AuthError> {
 }
 
 /// Lets all tasks run until none can go on.
-async fn settle() {
+pub(crate) async fn settle() {
     for _ in 0..200 {
         tokio::task::yield_now().await;
     }
@@ -100,15 +100,15 @@ async fn drain(events: &mut Events) -> Vec<String> {
 
 /// A memory store in which writing fails as long as that is set, and answers get lost.
 #[derive(Clone, Debug, Default)]
-struct Faulty {
-    inner: MemoryStore,
+pub(crate) struct Faulty {
+    pub(crate) inner: MemoryStore,
     faults: Arc<std::sync::Mutex<Faults>>,
     loads: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
-struct Faults {
-    save: Option<StoreError>,
+pub(crate) struct Faults {
+    pub(crate) save: Option<StoreError>,
     intent: Option<StoreError>,
     reserve: Option<StoreError>,
     renew: Option<StoreError>,
@@ -120,11 +120,11 @@ struct Faults {
 }
 
 impl Faulty {
-    fn set(&self, change: impl FnOnce(&mut Faults)) {
+    pub(crate) fn set(&self, change: impl FnOnce(&mut Faults)) {
         change(&mut self.faults.lock().unwrap());
     }
 
-    fn full_disk() -> StoreError {
+    pub(crate) fn full_disk() -> StoreError {
         let source = Arc::new(std::io::Error::from(std::io::ErrorKind::StorageFull));
         StoreError::Io { action: "write", place: "faulty".into(), source }
     }
