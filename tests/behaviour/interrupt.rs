@@ -10,7 +10,7 @@ use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::command::{Home, done};
-use crate::refresh_command::{expire, expired};
+use crate::refresh_command::{expire, expired, sign_in_for};
 use crate::support::available;
 use crate::token_server::{Act, TokenServer};
 
@@ -221,15 +221,7 @@ fn a_signal_waits_for_tokens_that_are_not_saved_yet() {
 fn a_good_token_that_could_not_be_refreshed_is_printed_and_that_is_said() {
     let server = TokenServer::start();
     let home = expired(&server);
-    let (access, refresh) = server.issue();
-    let now = chrono::Utc::now();
-    let (lately, soon) = (now - chrono::TimeDelta::hours(1), now + chrono::TimeDelta::minutes(10));
-    let due = format!(
-        r#"{{"access_token":"{access}","refresh_token":"{refresh}","obtained_at":"{}","expires_at":"{}"}}"#,
-        lately.to_rfc3339(),
-        soon.to_rfc3339()
-    );
-    home.feed("set", &due).ok();
+    let access = sign_in_for(&server, &home, 10);
     server.script([Act::answer(503, "canary"), Act::answer(503, "canary")]);
     let got = done(home.command().arg("get"), "");
     assert_eq!((got.code, &got.out), (0, &access));

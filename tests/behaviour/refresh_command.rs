@@ -23,6 +23,21 @@ pub(crate) fn expire(server: &TokenServer, home: &Home) {
     home.feed("set", &record).ok();
 }
 
+/// Signs in with an access token of an hour that is good for so many more minutes; returns it.
+pub(crate) fn sign_in_for(server: &TokenServer, home: &Home, minutes: i64) -> String {
+    use chrono::TimeDelta;
+
+    let (access, refresh) = server.issue();
+    let expiry = chrono::Utc::now() + TimeDelta::minutes(minutes);
+    let record = format!(
+        r#"{{"access_token":"{access}","refresh_token":"{refresh}","obtained_at":"{}","expires_at":"{}"}}"#,
+        (expiry - TimeDelta::hours(1)).to_rfc3339(),
+        expiry.to_rfc3339()
+    );
+    home.feed("set", &record).ok();
+    access
+}
+
 #[test]
 fn refresh_replaces_the_tokens_and_says_how_long_they_are_good_for() {
     let server = TokenServer::start();
@@ -280,15 +295,7 @@ fn a_refused_refresh_does_not_withhold_an_access_token_that_is_still_accepted() 
     let server = TokenServer::start();
     let home = expired(&server);
     // Three minutes before its true expiry: it counts as expired, and the server accepts it.
-    let (access, refresh) = server.issue();
-    let now = chrono::Utc::now();
-    let (then, soon) = (now - chrono::TimeDelta::minutes(57), now + chrono::TimeDelta::minutes(3));
-    let record = format!(
-        r#"{{"access_token":"{access}","refresh_token":"{refresh}","obtained_at":"{}","expires_at":"{}"}}"#,
-        then.to_rfc3339(),
-        soon.to_rfc3339()
-    );
-    home.feed("set", &record).ok();
+    let access = sign_in_for(&server, &home, 3);
     server.script([Act::error(400, "invalid_grant")]);
     for _ in 0..2 {
         let got = home.run("get");

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::command::{Done, Home, done};
-use crate::refresh_command::{expire, expired};
+use crate::refresh_command::{expire, expired, sign_in_for};
 use crate::support::{available, scratch, skip};
 use crate::token_server::TokenServer;
 
@@ -206,7 +206,7 @@ fn while_the_access_token_is_accepted_it_is_served_and_the_obstacle_is_said() {
     for obstacle in OBSTACLES {
         let server = TokenServer::start();
         let home = expired(&server);
-        let access = make_due(&server, &home);
+        let access = sign_in_for(&server, &home, 10);
         (obstacle.put)(&home);
         for line in ["get", "exec --prefix APP -- printenv APP_ACCESS_TOKEN"] {
             let served = obstacle.run(&home, line);
@@ -223,20 +223,6 @@ fn while_the_access_token_is_accepted_it_is_served_and_the_obstacle_is_said() {
         assert!(home.run("get").ok().starts_with("access-canary-"));
         assert_eq!(server.calls(), 1, "{}", obstacle.name);
     }
-}
-
-/// Signs in with an access token that is accepted, and due to be refreshed.
-fn make_due(server: &TokenServer, home: &Home) -> String {
-    let (access, refresh) = server.issue();
-    let now = chrono::Utc::now();
-    let (then, soon) = (now - chrono::TimeDelta::minutes(50), now + chrono::TimeDelta::minutes(10));
-    let record = format!(
-        r#"{{"access_token":"{access}","refresh_token":"{refresh}","obtained_at":"{}","expires_at":"{}"}}"#,
-        then.to_rfc3339(),
-        soon.to_rfc3339()
-    );
-    home.feed("set", &record).ok();
-    access
 }
 
 /// What writes and refreshes leave beside a record until they end.
