@@ -7,13 +7,12 @@ use crate::figures::figure;
 use crate::kills::on_two_threads;
 use crate::scenes::Scene;
 use crate::stages::ON_FILES;
-use crate::support::can_trace;
-use crate::trace::{Call, Meddling, calls, meddle};
+use crate::trace::{Call, Meddling, calls, can_meddle, meddle};
 
 #[test]
 fn a_command_of_which_any_system_call_fails_says_so_and_leaves_the_old_tokens() {
     let test = "faults::a_command_of_which_any_system_call_fails_says_so_and_leaves_the_old_tokens";
-    if !can_trace(test) {
+    if !can_meddle(test) {
         return;
     }
     let (faults, wrong) = on_two_threads(&ON_FILES, fail_everywhere);
@@ -33,6 +32,9 @@ fn errors_of(call: &Call) -> &'static [&'static str] {
         "read" => &["EIO", "EINTR"],
         "write" => &["ENOSPC", "EDQUOT", "EIO", "EINTR"],
         "fsync" => &["ENOSPC", "EIO", "EINTR"],
+        // Not every file system can; then zeros are written.
+        "fallocate" => &["ENOSPC", "EDQUOT", "EFBIG", "EIO", "EINTR", "EOPNOTSUPP"],
+        "ftruncate" => &["EIO", "EINTR"],
         // That of a directory has nothing to write that could fail.
         "close" if Path::new(&call.paths[0]).is_dir() => &[],
         "close" => &["EIO"],
@@ -67,8 +69,17 @@ fn fail_at(scene: &Scene, call: &Call, error: &str) -> Vec<String> {
         Some(0) if !scene.is_done(&found) => wrong.push(format!("not done: {found:?}")),
         Some(0) => {}
         _ if error == "EINTR" => wrong.push(format!("interrupted: {done:?}")),
+        _ if error == "EOPNOTSUPP" => wrong.push(format!("needs what not all have: {done:?}")),
         // Somebody has to give leave, or else another place has to be found.
         Some(5) if ["EACCES", "ENOLCK"].contains(&error) => {}
+        // Somebody has to make room. Of a record, it is said how much.
+        _ if is_about_room(error)
+            && slot_of_a_draft(&call.about()).is_some()
+            && !done.err.contains("there is no room for new tokens in ") =>
+        {
+            wrong.push(format!("does not say that there is no room: {done:?}"));
+        }
+        Some(5) if is_about_room(error) && done.err.contains("there is no room for ") => {}
         Some(1) if error != "EACCES" => {}
         Some(1) if done.err.contains("of the profiles did not move") => {}
         _ => wrong.push(format!("the wrong code: {done:?}")),
@@ -83,18 +94,35 @@ fn fail_at(scene: &Scene, call: &Call, error: &str) -> Vec<String> {
         wrong.push(format!("{found:?}"));
     }
     wrong.extend(scene.exposed().into_iter().map(|path| format!("exposed {path}")));
-    // It cannot be removed if removing is what fails. The note of a refresh token that is about to
-    // be sent is kept when in doubt, for the next refresh to remove.
-    let stays = |path: &String| call.name.starts_with("unlink") || path.ends_with(".intent");
-    let litter = scene.litter().into_iter().filter(|path| !stays(path));
-    wrong.extend(litter.map(|path| format!("left {path}")));
+    // It cannot be removed if removing is what fails.
+    if !call.name.starts_with("unlink") {
+        wrong.extend(scene.litter().into_iter().map(|path| format!("left {path}")));
+    }
     wrong.extend(scene.complete());
     wrong
 }
 
-/// Whether a message names a file, or the slot or the profile that it lies beside.
+fn is_about_room(error: &str) -> bool {
+    ["ENOSPC", "EDQUOT", "EFBIG"].contains(&error)
+}
+
+/// Whether a message names a file, or the slot or the profile that it lies beside. Where room for the next
+/// record is taken, it may be the directory that is named.
 fn names(message: &str, path: &str) -> bool {
+    let path = match slot_of_a_draft(path) {
+        Some(slot) if path.ends_with(".next") => slot.rsplit_once('/').unwrap().0,
+        Some(slot) => slot,
+        None => path,
+    };
     let suffixes = [".tmp", ".lock", ".lease", ".intent"];
     let trimmed = suffixes.iter().fold(path, |path, suffix| path.trim_end_matches(suffix));
     message.contains(trimmed.trim_end_matches('/'))
+}
+
+/// The slot whose record a file is to take the place of: its name is that of the slot, 16 random hex
+/// digits, and what it is for.
+fn slot_of_a_draft(path: &str) -> Option<&str> {
+    let path = path.strip_suffix(".tmp").or_else(|| path.strip_suffix(".next"))?;
+    let (slot, random) = path.rsplit_once('.')?;
+    (random.len() == 16 && random.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(slot)
 }

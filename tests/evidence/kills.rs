@@ -8,14 +8,14 @@ use std::thread;
 use crate::figures::figure;
 use crate::scenes::Scene;
 use crate::stages::{ON_A_KEYCHAIN, ON_FILES, ON_OTHER_FILES, Stage};
-use crate::support::{available, can_trace};
-use crate::trace::{Call, Meddling, calls, kill_at_message, meddle};
+use crate::support::available;
+use crate::trace::{Call, Meddling, calls, can_meddle, kill_at_message, meddle};
 
 #[test]
 fn a_command_killed_at_any_system_call_loses_nothing_and_completes_when_run_again() {
     let test =
         "kills::a_command_killed_at_any_system_call_loses_nothing_and_completes_when_run_again";
-    if !can_trace(test) {
+    if !can_meddle(test) {
         return;
     }
     let stages = [&ON_FILES[..], &ON_OTHER_FILES].concat();
@@ -89,7 +89,7 @@ fn a_command_killed_at_any_message_to_the_keychain_leaves_no_tokens_without_thei
     let test =
         "kills::a_command_killed_at_any_message_to_the_keychain_leaves_no_tokens_without_their_key";
     let parts = ["dbus-daemon", "gnome-keyring-daemon", "gdbus", "secret-tool"];
-    if !parts.iter().all(|program| available(test, program)) || !can_trace(test) {
+    if !parts.iter().all(|program| available(test, program)) || !can_meddle(test) {
         return;
     }
     let (points, wrong) = on_two_threads(&ON_A_KEYCHAIN, |scene| {

@@ -6,6 +6,10 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::scenes::{Done, Scene};
+use crate::support::{available, can_trace};
+
+/// What makes the names of temporary files the same in every run.
+const SAME_NAMES: &str = "same_names.so";
 
 /// A system call that concerns a file of a scene.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,8 +57,21 @@ impl Call {
     }
 }
 
+/// Whether calls can be listed and meddled with here.
+pub(crate) fn can_meddle(test: &str) -> bool {
+    can_trace(test) && available(test, "cc")
+}
+
 /// Runs the command of a scene once, and lists its calls.
 pub(crate) fn calls(scene: &Scene) -> Vec<Call> {
+    // strace selects calls by the whole path of a file. One with a random name in it would be another file in
+    // each run.
+    let made = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .arg(scene.aside(SAME_NAMES))
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/evidence/trace/same_names.c"))
+        .status();
+    assert!(made.unwrap().success());
     scene.fresh();
     let done = scene.play_in(strace(scene, &["-e", "trace=%file,%desc"]));
     assert_eq!(done.code, Some(0), "{}: {done:?}", scene.name);
@@ -117,6 +134,7 @@ fn strace(scene: &Scene, arguments: &[&str]) -> Command {
     let mut strace = scene.program("strace");
     strace.args(["-f", "-y", "-s", "0", "--quiet=attach,personality,path-resolution", "-o"]);
     strace.arg(scene.aside("log")).args(arguments);
+    strace.arg("-E").arg(format!("LD_PRELOAD={}", scene.aside(SAME_NAMES).display()));
     strace.arg(env!("CARGO_BIN_EXE_tokenkeep")).args(scene.arguments());
     strace
 }
