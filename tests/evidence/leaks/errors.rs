@@ -144,7 +144,7 @@ fn in_a_record(scene: &Scene) {
     }
     scene.home.write("plain/broken.json", [mine.as_bytes(), b"\xff\xfe"].concat());
     scene.fails(6, &["get", "--store", &store], "");
-    scene.home.write("plain/broken.json", format!(r#"{{"version":2,"access_token":"{mine}"}}"#));
+    scene.home.write("plain/broken.json", format!(r#"{{"version":3,"access_token":"{mine}"}}"#));
     scene.fails(6, &["get", "--store", &store], "");
     scene.fails(6, &["set"], &mine.repeat(2000));
     scene.fails(6, &["set"], &format!("{mine} {mine}"));
