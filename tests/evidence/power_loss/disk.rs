@@ -5,7 +5,8 @@
 //!
 //! - What a file held at its last `fsync` is there. Each change since is there or not, whatever
 //!   became of those before it. Of a write, there may be the sectors of 512 bytes up to any of them;
-//!   the file may have grown all the same, with zeros where nothing came.
+//!   the file may have grown all the same, with zeros where nothing came. Room that was taken for a file
+//!   makes it grow with zeros.
 //! - A name in a directory refers to what it did at the directory's last `fsync`, or to what any
 //!   operation since has made it refer to, whatever became of other names. So a rename may have left
 //!   both names, or taken the old one away and not yet replaced the new one; but a name that is
@@ -30,6 +31,7 @@ const ROOT: usize = 0;
 /// Something that changes a disk, or makes durable what was changed.
 #[derive(Clone, Debug)]
 pub(crate) enum Operation {
+    Allocate { path: PathBuf, length: usize },
     CreateDirectory(PathBuf),
     CreateFile(PathBuf),
     Link { from: PathBuf, to: PathBuf },
@@ -63,6 +65,7 @@ enum Node {
 #[derive(Clone)]
 enum Change {
     Length(usize),
+    LengthAtLeast(usize),
     Write(usize, Vec<u8>),
 }
 
@@ -89,6 +92,9 @@ impl Disk {
 
     pub(crate) fn apply(&mut self, operation: &Operation) {
         match operation {
+            Operation::Allocate { path, length } => {
+                self.change(path, Change::LengthAtLeast(*length));
+            }
             Operation::CreateDirectory(path) => self.add(path, Node::Directory(BTreeMap::new())),
             Operation::CreateFile(path) => {
                 self.add(path, Node::File { now: vec![], synced: vec![], since: vec![] });
@@ -228,6 +234,7 @@ impl Disk {
         let Node::File { now, since, .. } = &mut self.nodes[node] else { panic!("{path:?}") };
         match &change {
             Change::Length(length) => now.resize(*length, 0),
+            Change::LengthAtLeast(length) => now.resize(now.len().max(*length), 0),
             Change::Write(offset, bytes) => {
                 let length = offset + bytes.len();
                 write(now, *offset, bytes, length);
@@ -245,6 +252,10 @@ fn contents(synced: &[u8], since: &[Change]) -> BTreeSet<Vec<u8>> {
             match change {
                 Change::Length(length) => {
                     content.resize(*length, 0);
+                    all.insert(content);
+                }
+                Change::LengthAtLeast(length) => {
+                    content.resize(content.len().max(*length), 0);
                     all.insert(content);
                 }
                 Change::Write(offset, bytes) => {

@@ -72,6 +72,27 @@ fn a_rename_before_the_file_is_synced_is_found_to_tear_the_record() {
 }
 
 #[test]
+fn room_that_was_taken_for_a_record_tears_it_unless_it_is_cut_before_the_file_is_synced() {
+    let take = || Operation::Allocate { path: "dir/tmp".into(), length: 2 * NEW.len() };
+    let cut = || Operation::SetLength { path: "dir/tmp".into(), length: NEW.len() };
+    let (file, directory) = (|| sync("dir/tmp"), || sync("dir"));
+    let whole = [create(), take(), write("dir/tmp"), cut(), file(), rename(), directory()];
+    assert_eq!(run(&with_old(), &whole), ([New, Old].into(), [New].into()));
+    let uncut = [create(), take(), write("dir/tmp"), file(), rename(), directory()];
+    assert_eq!(run(&with_old(), &uncut).1, [Torn].into());
+    let late = [create(), take(), write("dir/tmp"), file(), cut(), rename(), directory()];
+    assert_eq!(run(&with_old(), &late).1, [New, Torn].into());
+    // Room that was written to before it was taken.
+    let mut disk = Disk::of(&with_old());
+    for operation in [create(), write("dir/tmp"), file(), directory(), take()] {
+        disk.apply(&operation);
+    }
+    let lengths = disk.states().into_iter().map(|state| state[&PathBuf::from("dir/tmp")].clone());
+    let lengths: BTreeSet<_> = lengths.map(|content| content.unwrap().len()).collect();
+    assert_eq!(lengths, [NEW.len(), 2 * NEW.len()].into());
+}
+
+#[test]
 fn a_directory_that_is_not_synced_is_found_to_lose_the_new_record() {
     let unnamed = [create(), write("dir/tmp"), sync("dir/tmp"), rename()];
     assert_eq!(run(&with_old(), &unnamed).1, [New, Old].into());

@@ -177,9 +177,24 @@ impl<'a> Log<'a> {
                 *offset += bytes.len();
                 Operation::Write { path, offset: *offset - bytes.len(), bytes }
             }
+            "lseek" => {
+                let Some(_) = self.descriptor(words[0]) else { return };
+                let number = words[0].split('<').next().unwrap();
+                // Of what was opened for reading, the position is of no interest.
+                if let Some(offset) = self.positions.get_mut(number) {
+                    *offset = result.parse().unwrap();
+                }
+                return;
+            }
             "ftruncate" => {
                 let Some(path) = self.descriptor(words[0]) else { return };
                 Operation::SetLength { path, length: words[1].parse().unwrap() }
+            }
+            "fallocate" => {
+                let Some(path) = self.descriptor(words[0]) else { return };
+                assert!(words[1] == "0", "not read here: {line}");
+                let [offset, length] = [2, 3].map(|index| words[index].parse::<usize>().unwrap());
+                Operation::Allocate { path, length: offset + length }
             }
             "fsync" | "fdatasync" => {
                 let Some(path) = self.descriptor(words[0]) else { return };
@@ -314,9 +329,30 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "an unknown call may change files: fallocate")]
+    #[should_panic(expected = "an unknown call may change files: pwrite64")]
     fn a_call_that_is_not_known_is_no_call_that_changes_nothing() {
-        read("7 fallocate(4<\\x2f\\x68\\x6f\\x6d\\x65\\x2f\\x66>, 0, 0, 9) = 0");
+        read("7 pwrite64(4<\\x2f\\x68\\x6f\\x6d\\x65\\x2f\\x66>, \"\\x61\", 1, 9) = 1");
+    }
+
+    #[test]
+    fn room_is_written_to_from_where_the_position_was_set() {
+        let log = r#"7 openat(AT_FDCWD</>, "/home/f", O_WRONLY|O_CREAT|O_EXCL, 0600) = 4</home/f>
+7 fallocate(4</home/f>, 0, 0, 9) = 0
+7 write(4</home/f>, "\x61", 1) = 1
+7 lseek(4</home/f>, 0, SEEK_SET) = 0
+7 write(4</home/f>, "\x62\x63", 2) = 2
+7 ftruncate(4</home/f>, 2) = 0"#;
+        let steps = "[Does(CreateFile(\"f\")), Does(Allocate { path: \"f\", length: 9 }), \
+             Does(Write { path: \"f\", offset: 0, bytes: [97] }), \
+             Does(Write { path: \"f\", offset: 0, bytes: [98, 99] }), \
+             Does(SetLength { path: \"f\", length: 2 })]";
+        assert_eq!(read(log), steps);
+    }
+
+    #[test]
+    #[should_panic(expected = "not read here: fallocate")]
+    fn a_hole_that_is_punched_is_no_room_that_is_taken() {
+        read("7 fallocate(4</home/f>, FALLOC_FL_PUNCH_HOLE, 0, 9) = 0");
     }
 
     #[test]

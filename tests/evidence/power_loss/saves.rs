@@ -53,8 +53,10 @@ fn a_save_leaves_the_old_record_or_the_new_one() {
         let home = Scene::new(|home| {
             home.tokenkeep("init").ok();
             save(&home.age(RECORD, KEY), "old");
-            // Another writer died before.
-            fs::write(home.path(&format!("{RECORD}.tmp")), "half of a rec").unwrap();
+            // Another writer died before, and one of an earlier build.
+            for left in ["0123456789abcdef.tmp", "tmp"] {
+                fs::write(home.path(&format!("{RECORD}.{left}")), "half of a rec").unwrap();
+            }
         });
         let url = home.age(RECORD, KEY);
         set(home, "set", &url, Some("old"));
@@ -120,11 +122,16 @@ fn a_refresh_token_that_may_have_been_sent_is_known_as_such_until_its_successor_
             r#"{{"access_token":"{access}","refresh_token":"{refresh}","expires_at":"2020-01-01T00:00:00Z"}}"#
         );
         home.run(home.command("set"), &record).ok();
+        // Somebody else died who had made room.
+        fs::write(home.path(&format!("{RECORD}.0123456789abcdef.next")), [0; 2000]).unwrap();
     });
     assert_eq!(home.record(&home.command("get"), ""), "access-canary-2");
     let url = home.age(RECORD, KEY);
     let (mut spent, mut noted) = (0, 0);
-    home.cut_power(|_, moment| {
+    home.cut_power(|home, moment| {
+        if moment.1 >= Stage::Said {
+            assert!(remains(home).is_empty(), "{:?}", remains(home));
+        }
         let record = block_on(open(&url).load()).unwrap().expect("one of the records").record;
         let has_intent = record.intent().is_some();
         let found = record.tokens;
