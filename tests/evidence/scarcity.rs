@@ -1,16 +1,25 @@
 //! No room, no right to write, no descriptors: what a machine runs out of.
 
+use std::cell::RefCell;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use tokenkeep::Expect;
+use tokenkeep::chrono::{SecondsFormat, TimeDelta, Utc};
+
 use crate::figures::figure;
-use crate::scenes::{Done, Scene};
-use crate::stages::{ON_FILES, replacing};
+use crate::scenes::{Done, LONG_AGO, Scene, block_on};
+use crate::stages::{ON_FILES, getting, replacing};
 use crate::support::{available, skip};
 
-/// Runs the command of a scene after a line of shell has changed what it can have.
+/// Sets a scene up and runs its command after a line of shell has changed what it can have.
 fn limited(scene: &Scene, limit: &str) -> Done {
     scene.fresh();
+    limited_as_it_is(scene, limit)
+}
+
+fn limited_as_it_is(scene: &Scene, limit: &str) -> Done {
     let mut shell = scene.program("sh");
     shell.args(["-c", &format!("{limit} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_tokenkeep")]);
     shell.args(scene.arguments());
@@ -86,7 +95,7 @@ fn a_command_without_descriptors_says_so_and_leaves_the_old_tokens() {
 }
 
 /// A file system of its own, for as long as it is needed.
-struct Mounted(std::path::PathBuf);
+struct Mounted(PathBuf);
 
 impl Mounted {
     fn new(scene: &Scene, options: &str) -> Option<Self> {
@@ -97,6 +106,12 @@ impl Mounted {
             .output()
             .unwrap();
         mount.status.success().then_some(Self(at))
+    }
+
+    /// Makes a mount point of a file.
+    fn over_itself(file: &Path) -> Option<Self> {
+        let mount = Command::new("mount").arg("--bind").args([file, file]).output().unwrap();
+        mount.status.success().then(|| Self(file.to_owned()))
     }
 
     fn remount(&self, how: &str) {
@@ -128,11 +143,11 @@ fn a_full_disk_and_a_read_only_one_leave_the_old_tokens_and_tell_which_file() {
     let fill = mounted.0.join("fill");
     fs::write(&fill, vec![0; 64 * 1024]).expect_err("there is no room for that");
     let full = scene.play_plainly();
-    assert_eq!(full.code, Some(1), "{full:?}");
-    assert!(
-        full.err.contains(record.to_str().unwrap()) && full.err.contains("No space"),
-        "{full:?}"
-    );
+    assert_eq!(full.code, Some(5), "{full:?}");
+    let said = format!("there is no room for new tokens in {}: it takes up to ", record.display());
+    assert!(full.err.contains(&said), "{full:?}");
+    let left = "bytes, and its file system has 0 bytes left; free ";
+    assert!(full.err.contains(left), "{full:?}");
     assert_eq!(scene.look(), ["old"]);
     assert!(scene.litter().is_empty(), "{:?}", scene.litter());
     fs::remove_file(&fill).unwrap();
@@ -145,4 +160,128 @@ fn a_full_disk_and_a_read_only_one_leave_the_old_tokens_and_tell_which_file() {
     assert_eq!(scene.look(), ["old"]);
     mounted.remount("rw");
     assert_eq!(scene.complete(), [""; 0]);
+}
+
+/// What keeps new tokens from being saved, though not the intent to fetch them.
+struct Obstacle<'a> {
+    /// A line of shell that puts it there for one command.
+    limit: &'a str,
+    put: &'a dyn Fn(),
+    remove: &'a dyn Fn(),
+    /// What the command says of it.
+    said: &'a str,
+}
+
+impl Obstacle<'_> {
+    /// That no refresh token is sent as long as it is there, and one is once it is gone.
+    fn check(&self, scene: &Scene) {
+        let server = scene.server.as_ref().unwrap();
+        let asked = server.calls();
+        let run = || {
+            (self.put)();
+            let done = limited_as_it_is(scene, self.limit);
+            assert!(done.err.contains(self.said), "{}: {done:?}", self.said);
+            assert_eq!(server.calls(), asked, "{}: {done:?}", self.said);
+            assert_eq!(scene.look(), ["old"], "{}", self.said);
+            assert!(scene.litter().is_empty(), "{}: {:?}", self.said, scene.litter());
+            (self.remove)();
+            done
+        };
+        // One that is accepted for another ten minutes, and so is due.
+        let soon = Utc::now() + TimeDelta::minutes(10);
+        scene.issue(&soon.to_rfc3339_opts(SecondsFormat::Secs, true));
+        let due = run();
+        assert_eq!(due.code, Some(0), "{}: {due:?}", self.said);
+        assert_eq!(due.out, fs::read_to_string(scene.aside("issued")).unwrap());
+        assert!(due.err.starts_with("note: these tokens were not refreshed: "), "{due:?}");
+
+        scene.issue(LONG_AGO);
+        let expired = run();
+        assert_eq!(expired.code, Some(5), "{}: {expired:?}", self.said);
+        assert_eq!(expired.out, "");
+        let refreshed = scene.play_plainly();
+        assert_eq!(refreshed.code, Some(0), "{}: {refreshed:?}", self.said);
+        assert_eq!(server.calls(), asked + 1, "{}: {refreshed:?}", self.said);
+        assert_eq!(scene.look(), ["new"], "{}", self.said);
+    }
+}
+
+#[test]
+fn a_refresh_token_is_not_sent_where_the_next_one_may_not_fit_into_a_file() {
+    let scene = getting();
+    scene.fresh();
+    // 32 or 64 KiB: that depends on the shell. The record has less than 1.
+    let said = "bytes, and the limit on the size of a file is ";
+    Obstacle { limit: "ulimit -f 64", put: &|| {}, remove: &|| {}, said }.check(&scene);
+}
+
+#[test]
+fn a_refresh_token_is_not_sent_where_the_next_one_may_not_fit_on_the_disk() {
+    let test = "scarcity::a_refresh_token_is_not_sent_where_the_next_one_may_not_fit_on_the_disk";
+    if !available(test, "mount") {
+        return;
+    }
+    let scene = getting();
+    scene.fresh();
+    {
+        let Some(mounted) = Mounted::new(&scene, "size=96k") else {
+            return skip(test, "mounting is not allowed here");
+        };
+        let fill = mounted.0.join("fill");
+        // There is room for the record twice, and not for one as large as a record may be.
+        let put = || {
+            fs::write(&fill, vec![0; 56 * 1024]).unwrap();
+            save_again(&scene);
+        };
+        let remove = || fs::remove_file(&fill).unwrap();
+        let said = " bytes left; free ";
+        Obstacle { limit: ":", put: &put, remove: &remove, said }.check(&scene);
+    }
+    {
+        let mounted = Mounted::new(&scene, "size=1m,nr_inodes=16").unwrap();
+        let fill = mounted.0.join("fill");
+        let put = || {
+            lease_once(&scene);
+            fs::create_dir(&fill).unwrap();
+            let file = |number: usize| fs::write(fill.join(number.to_string()), []);
+            assert!((0..16).any(|number| file(number).is_err()), "there are more inodes");
+        };
+        let remove = || fs::remove_dir_all(&fill).unwrap();
+        let said = "its file system has no free inode; remove files";
+        Obstacle { limit: ":", put: &put, remove: &remove, said }.check(&scene);
+    }
+}
+
+/// Replaces the record with itself.
+fn save_again(scene: &Scene) {
+    let store = scene.store_of("default").unwrap().open().unwrap();
+    let there = block_on(store.load()).unwrap().unwrap();
+    block_on(store.save(&there.record, Expect::Unchanged(there.revision))).unwrap();
+}
+
+/// Makes the files of the locks, which stay.
+fn lease_once(scene: &Scene) {
+    let store = scene.store_of("default").unwrap().open().unwrap();
+    let lease = block_on(store.try_lease()).unwrap().expect("nobody has it");
+    block_on(lease.release()).unwrap();
+}
+
+#[test]
+fn a_refresh_token_is_not_sent_where_the_record_cannot_be_replaced() {
+    let test = "scarcity::a_refresh_token_is_not_sent_where_the_record_cannot_be_replaced";
+    if !available(test, "mount") {
+        return;
+    }
+    let scene = getting();
+    scene.fresh();
+    let record = scene.root().join("state/tokenkeep/default.age");
+    let mounted = RefCell::new(Mounted::over_itself(&record));
+    if mounted.borrow().is_none() {
+        return skip(test, "mounting is not allowed here");
+    }
+    let put = || drop(mounted.replace(Mounted::over_itself(&record)));
+    let remove = || drop(mounted.take());
+    remove();
+    let said = "it is a mount point, so that it cannot be replaced";
+    Obstacle { limit: ":", put: &put, remove: &remove, said }.check(&scene);
 }

@@ -15,6 +15,9 @@ use crate::session::Session;
 use crate::support::scratch;
 use crate::token_server::TokenServer;
 
+/// When tokens end that have to be refreshed before anything is handed out.
+pub(crate) const LONG_AGO: &str = "2020-01-01T00:00:00Z";
+
 pub(crate) const OLD: &str = r#"{"access_token":"canary-old","refresh_token":"canary-refresh-old","expires_at":"2099-01-01T00:00:00Z"}"#;
 pub(crate) const NEW: &str = r#"{"access_token":"canary-new","refresh_token":"canary-refresh-new","expires_at":"2099-01-01T00:00:00Z"}"#;
 
@@ -51,6 +54,7 @@ enum Look {
 pub(crate) struct Done {
     /// `None` if it was killed.
     pub(crate) code: Option<i32>,
+    pub(crate) out: String,
     pub(crate) err: String,
 }
 
@@ -179,14 +183,21 @@ impl Scene {
             }
         }
         copy_tree(&self.aside("template"), &self.root());
-        let Some(server) = &self.server else { return };
-        let (access, refresh) = server.issue();
+        if self.server.is_some() {
+            self.issue(LONG_AGO);
+        }
+    }
+
+    /// Puts tokens of its provider into the profile `default`, which are the old ones from then on. They can
+    /// be refreshed once.
+    pub(crate) fn issue(&self, expires_at: &str) {
+        let (access, refresh) = self.server.as_ref().expect("it has a provider").issue();
         let record = format!(
-            r#"{{"access_token":"{access}","refresh_token":"{refresh}","expires_at":"2020-01-01T00:00:00Z"}}"#
+            r#"{{"access_token":"{access}","refresh_token":"{refresh}","expires_at":"{expires_at}"}}"#
         );
         let tokens = AuthTokens::from_text(record.as_bytes(), "a test").unwrap();
         let store = self.store_of("default").unwrap().open().unwrap();
-        block_on(store.save(&tokens.clone().into(), Expect::Anything)).unwrap();
+        block_on(store.save(&tokens.into(), Expect::Anything)).unwrap();
         fs::write(self.aside("issued"), access).unwrap();
     }
 
@@ -298,7 +309,9 @@ impl Scene {
     pub(crate) fn litter(&self) -> Vec<String> {
         let is_litter = |path: &PathBuf| {
             let name = path.file_name().unwrap().to_str().unwrap();
-            name.ends_with(".tmp") || name.ends_with(".intent") || name.starts_with(".tmp")
+            let ending = Path::new(name).extension().and_then(|ending| ending.to_str());
+            ending.is_some_and(|it| ["intent", "next", "tmp"].contains(&it))
+                || name.starts_with(".tmp")
         };
         let found = files(&self.root()).into_iter().filter(is_litter);
         found.map(|path| path.display().to_string()).collect()
@@ -365,7 +378,7 @@ impl Scene {
     }
 
     /// The store that a profile names.
-    fn store_of(&self, profile: &str) -> Option<StoreUrl> {
+    pub(crate) fn store_of(&self, profile: &str) -> Option<StoreUrl> {
         let path = self.root().join(format!("config/profiles/{profile}.toml"));
         let text = fs::read_to_string(path).ok()?;
         let line = text.lines().find_map(|line| line.strip_prefix("store = \""));
@@ -385,7 +398,9 @@ impl Scene {
         // It may end without reading all of it.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         let output = child.wait_with_output().unwrap();
-        Done { code: output.status.code(), err: String::from_utf8(output.stderr).unwrap() }
+        let [out, err] =
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        Done { code: output.status.code(), out, err }
     }
 
     fn words(&self, line: &str) -> Vec<String> {

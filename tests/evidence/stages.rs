@@ -83,9 +83,12 @@ pub(crate) const ON_FILES: [Stage; 13] = [
 ];
 
 /// The same commands on other files, which make much the same calls.
-pub(crate) const ON_OTHER_FILES: [Stage; 11] = [
+pub(crate) const ON_OTHER_FILES: [Stage; 12] = [
     || {
         let scene = Scene::new("clear, of what was killed", &[("init", ""), ("set", OLD)]);
+        let scene = scene.left("state/tokenkeep/default.age.0123456789abcdef.tmp");
+        let scene = scene.left("state/tokenkeep/default.age.0123456789abcdef.next");
+        // Those of earlier builds.
         let scene = scene.left("state/tokenkeep/default.age.tmp");
         let scene = scene.left("state/tokenkeep/default.age.intent.tmp");
         scene.run("clear", "").profile("default").holds(old_or_new_or_none, &["none"])
@@ -95,6 +98,7 @@ pub(crate) const ON_OTHER_FILES: [Stage; 11] = [
         let scene = Scene::with_provider("refresh of plaintext", &[(&init, ""), ("set", OLD)]);
         scene.run("refresh", "").profile("default").holds(old_or_new, &["new"])
     },
+    getting,
     || migrate("migrate, age to plaintext", SEALED, "plaintext:@/to/tokens.json"),
     || {
         let to = "age:@/to/tokens.age?identity=@/other/key.txt";
@@ -104,7 +108,9 @@ pub(crate) const ON_OTHER_FILES: [Stage; 11] = [
     || {
         // Tokens in plaintext, from before.
         let to = "age:@/to/tokens.age?identity=@/keys/key.txt";
-        migrate("migrate, of what was killed", PLAIN, to).left("from/tokens.json.tmp")
+        let scene = migrate("migrate, of what was killed", PLAIN, to);
+        let scene = scene.left("from/tokens.json.0123456789abcdef.next");
+        scene.left("from/tokens.json.0123456789abcdef.tmp").left("from/tokens.json.tmp")
     },
     || {
         let to = "plaintext:@/to/tokens.json";
@@ -183,6 +189,12 @@ const COPY: &str = "age:@/copy/tokens.age?identity=@/other/key.txt";
 pub(crate) fn replacing() -> Scene {
     let scene = Scene::new("set, replacing", &[("init", ""), ("set", OLD)]);
     scene.run("set", NEW).profile("default").holds(old_or_new, &["new"])
+}
+
+/// Asks for a token, and the one that is there has expired.
+pub(crate) fn getting() -> Scene {
+    let scene = Scene::with_provider("get, refreshing", &[("init", ""), ("set", OLD)]);
+    scene.run("get", "").profile("default").holds(old_or_new, &["new"])
 }
 
 /// Moves the tokens of a profile.
