@@ -5,9 +5,9 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use tokenkeep::{AgeFileStore, AgeKey, AuthTokens, TokenStore};
+use tokenkeep::{AgeFileStore, AgeKey, Record, TokenStore};
 use tokenkeep_fuzz::{
-    File, IDENTITY, assert_hidden, assert_redacted, assert_round_trip, passphrase_for, wait,
+    File, IDENTITY, assert_hidden, assert_record_round_trip, assert_redacted, passphrase_for, wait,
 };
 
 static FILE: LazyLock<File> = LazyLock::new(|| File::new("tokens.age"));
@@ -21,15 +21,15 @@ fuzz_target!(|data: &[u8]| {
     let loaded = wait(AgeFileStore::new(FILE.path(), key).load());
     match &loaded {
         Ok(stored) => {
-            let tokens = &stored.as_ref().expect("there is a file, and so it is not empty").tokens;
-            assert_round_trip(tokens);
-            assert_redacted(tokens);
+            let record = &stored.as_ref().expect("there is a file, and so it is not empty").record;
+            assert_record_round_trip(record);
+            assert_redacted(&record.tokens);
         }
         Err(error) => assert_hidden(&format!("{error} {error:?}"), data),
     }
     if is_plain {
-        match (loaded, AuthTokens::from_record(data, "here")) {
-            (Ok(Some(stored)), Ok(tokens)) => assert!(stored.tokens == tokens),
+        match (loaded, Record::decode(data, "here")) {
+            (Ok(Some(stored)), Ok(record)) => assert!(stored.record == record),
             (Err(_), Err(_)) => {}
             (_, alone) => {
                 panic!("sealing makes a difference; without, it is read: {}", alone.is_ok())

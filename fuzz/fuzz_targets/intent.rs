@@ -1,41 +1,123 @@
-//! The note of a refresh that is under way, as it is found beside a slot.
+//! What is known about refreshing: the input as the `refresh` of a record, as the text of its intent, as the
+//! file that an earlier build left beside a record, and as a refresh token. None of it may stop a refresh.
 #![no_main]
 
-use std::cell::LazyCell;
 use std::sync::LazyLock;
+use std::time::{Duration, SystemTime};
 
 use libfuzzer_sys::fuzz_target;
-use tokenkeep::{Intent, Lease, PlaintextStore, RefreshToken, TokenStore};
-use tokenkeep_fuzz::{File, assert_hidden, wait};
+use serde_json::Value;
+use tokenkeep::chrono::{DateTime, TimeDelta, Utc};
+use tokenkeep::{
+    AuthTokens, Expect, Intent, MemoryStore, PlaintextStore, Record, RefreshToken, Stored,
+    TokenManager, TokenStore,
+};
+use tokenkeep_fuzz::{File, assert_hidden, assert_record_round_trip, now, wait};
 
-static FILE: LazyLock<File> = LazyLock::new(|| File::new("tokens.json.intent"));
+static RECORD: LazyLock<File> = LazyLock::new(|| File::new("tokens.json"));
+static INTENT: LazyLock<File> = LazyLock::new(|| File::new("tokens.json.intent"));
 
-thread_local! {
-    static LEASE: LazyCell<Box<dyn Lease>> = const { LazyCell::new(|| {
-        let store = PlaintextStore::new(FILE.path().with_extension(""));
-        wait(store.try_lease()).expect("the directory is ours").expect("nobody else has it")
-    }) };
-}
+/// What the intents in the seeds are about, as in tests/golden/.
+const REFRESH_TOKEN: &str = "r";
 
 fuzz_target!(|data: &[u8]| {
-    FILE.write(data);
-    match LEASE.with(|lease| wait(lease.intent())) {
-        Ok(note) => {
-            let note = note.expect("there is a file");
-            let text = note.to_string();
-            assert!(text.is_ascii() && !text.contains('\n'), "{text:?}");
-            assert_eq!(text.parse::<Intent>().expect("it was written so"), note);
-            // Nobody finds a token for a digest.
-            assert!(!note.is_for(&RefreshToken::from("another token")));
+    let text = String::from_utf8_lossy(data);
+    // What is no JSON is the text of an intent.
+    let is_json = serde_json::from_slice::<Value>(data).is_ok();
+    let state = if data.starts_with(b"{") {
+        data.to_vec()
+    } else {
+        serde_json::json!({ "intent": text.trim_end() }).to_string().into_bytes()
+    };
+    let start = format!(
+        r#"{{"access_token":"a","refresh_token":"{REFRESH_TOKEN}","expires_at":"2026-01-15T10:30:00Z","version":2,"refresh":"#
+    );
+    RECORD.write(&[start.as_bytes(), &state, b"}"].concat());
+    INTENT.remove();
+    match load() {
+        Ok(stored) => {
+            assert_known(&stored.record);
+            assert_stops_nobody(stored.record);
         }
-        Err(error) => assert_hidden(&format!("{error} {error:?}"), data),
+        Err(error) => {
+            assert!(data.starts_with(b"{") && !is_json, "{error}");
+            assert_hidden(&format!("{error} {error:?}"), data);
+        }
     }
-    // Written down, a note knows its token and no other.
+
+    let plain = AuthTokens::new("a").with_refresh_token(REFRESH_TOKEN);
+    let record = plain.to_record("here").expect("it has an access token");
+    RECORD.write(tokenkeep::secrecy::ExposeSecret::expose_secret(&record).as_bytes());
+    INTENT.write(data);
+    let stored = load().expect("what lies beside a record does not make it unreadable");
+    assert!(stored.record.tokens == plain);
+    // One about another token says nothing.
+    assert!(stored.record.refresh.intent.as_ref() == stored.record.intent());
+    assert_known(&stored.record);
+
+    // An intent knows its token and no other.
     if let Ok(token) = str::from_utf8(data) {
-        let note = Intent::new(&RefreshToken::from(token), tokenkeep_fuzz::now());
-        let read: Intent = note.to_string().parse().expect("it was written so");
-        assert!(read == note && read.is_for(&RefreshToken::from(token)));
+        let intent = Intent::new(&RefreshToken::from(token), now());
+        let read: Intent = intent.to_string().parse().expect("it was written so");
+        assert!(read == intent && read.is_for(&RefreshToken::from(token)));
         assert!(!read.is_for(&RefreshToken::from(format!("{token}x"))));
-        assert_hidden(&note.to_string(), data);
+        assert_hidden(&intent.to_string(), data);
     }
 });
+
+fn load() -> Result<Stored, tokenkeep::StoreError> {
+    let loaded = wait(PlaintextStore::new(RECORD.path()).load());
+    loaded.map(|stored| stored.expect("there is a file, and so it is not empty"))
+}
+
+/// Asserts that what is known is within its bounds, and survives being written.
+fn assert_known(record: &Record) {
+    assert_record_round_trip(record);
+    let (token, refresh) = (RefreshToken::from("another token"), &record.refresh);
+    if let Some(intent) = &refresh.intent {
+        let text = intent.to_string();
+        assert!(text.is_ascii() && !text.contains('\n'), "{text:?}");
+        assert!(text.parse::<Intent>().expect("it was written so") == *intent);
+        // Nobody finds a token for a digest.
+        assert!(!intent.is_for(&token));
+    }
+    if let Some(throttle) = &refresh.throttle {
+        for moment in [DateTime::<Utc>::MIN_UTC, throttle.from(), now(), DateTime::<Utc>::MAX_UTC] {
+            if let Some(until) = throttle.holds("", moment) {
+                assert!(moment < until && until - throttle.from() <= TimeDelta::hours(1));
+            }
+        }
+        throttle.reason().into_iter().for_each(assert_can_be_shown);
+    }
+    if let Some(rejection) = &refresh.rejection {
+        assert!(!rejection.is_for(&token, ""));
+        assert_can_be_shown(rejection.reason());
+    }
+}
+
+fn assert_can_be_shown(reason: &str) {
+    assert!(reason.chars().count() <= 200 && !reason.contains(char::is_control), "{reason:?}");
+}
+
+/// Asserts that a manager comes to an end with these tokens, and asks the server on demand at one of three
+/// moments more than an hour apart: a throttle and a rejection hold at one of them each.
+fn assert_stops_nobody(record: Record) {
+    let is_held = |later: Duration| {
+        let store = MemoryStore::new();
+        wait(store.save(&record, Expect::Absent)).expect("it is empty");
+        let now = SystemTime::from(now()).checked_add(later).expect("it is in range");
+        let manager = TokenManager::builder()
+            .store(store.clone())
+            .clock(move || now)
+            .refresh_with(|_| async { Ok(AuthTokens::new("b").with_refresh_token("s")) })
+            .build();
+        let refreshed = wait(manager.refresh());
+        if let Ok(refreshed) = &refreshed {
+            let there = wait(store.load()).expect("it can be read").expect("it is not empty");
+            // It is known of the token that was replaced.
+            assert!(there.record.tokens == *refreshed && there.record.refresh.intent.is_none());
+        }
+        refreshed.is_err()
+    };
+    assert!(![0, 3700, 7400].map(Duration::from_secs).into_iter().all(is_held));
+}

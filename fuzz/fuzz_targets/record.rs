@@ -2,8 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tokenkeep::AuthTokens;
-use tokenkeep_fuzz::{assert_ages, assert_hidden, assert_redacted, assert_round_trip};
+use tokenkeep::{AuthTokens, Record};
+use tokenkeep_fuzz::{
+    assert_ages, assert_hidden, assert_record_round_trip, assert_redacted, assert_round_trip,
+};
 
 fuzz_target!(|data: &[u8]| {
     for read in [AuthTokens::from_record, AuthTokens::from_text] {
@@ -15,5 +17,10 @@ fuzz_target!(|data: &[u8]| {
             }
             Err(error) => assert_hidden(&format!("{error} {error:?}"), data),
         }
+    }
+    if let Ok(record) = Record::decode(data, "here") {
+        assert_record_round_trip(&record);
+        let tokens = AuthTokens::from_record(data, "here").expect("it is a record");
+        assert!(tokens == record.tokens, "tokens are read in two ways");
     }
 });

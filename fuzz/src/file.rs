@@ -24,4 +24,11 @@ impl File {
         let mut file = options.open(&self.0).expect("the directory is ours");
         std::io::Write::write_all(&mut file, bytes).expect("there is room");
     }
+
+    pub fn remove(&self) {
+        match fs::remove_file(&self.0) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+            _ => {}
+        }
+    }
 }
