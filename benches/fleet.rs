@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use plotters::prelude::*;
 use tokenkeep::chrono::{DateTime, Utc};
 use tokenkeep::{
-    AuthTokens, Expect, Intent, Lease, MemoryStore, RefreshPolicy, Revision, StoreError, Stored,
+    AuthTokens, Expect, Lease, MemoryStore, Record, RefreshPolicy, Revision, StoreError, Stored,
     TokenManager, TokenStore, async_trait,
 };
 use tokio::time::{Instant, sleep};
@@ -74,7 +74,7 @@ impl fmt::Display for Moment {
 
 /// What happened in one run.
 #[derive(Default)]
-struct Record {
+struct Run {
     refreshes: usize,
     /// Requests of each second since the beginning: for the lease, and all of them.
     asked: BTreeMap<u64, (usize, usize)>,
@@ -96,7 +96,7 @@ struct Row {
 struct Replica {
     row: Arc<Row>,
     server: Server,
-    record: Arc<Mutex<Record>>,
+    run: Arc<Mutex<Run>>,
     begun: Instant,
 }
 
@@ -104,8 +104,8 @@ impl Replica {
     async fn ask(&self, takes: Duration, is_for_lease: bool) {
         let second = self.begun.elapsed().as_secs();
         {
-            let mut record = self.record.lock().unwrap();
-            let (lease, all) = record.asked.entry(second).or_default();
+            let mut run = self.run.lock().unwrap();
+            let (lease, all) = run.asked.entry(second).or_default();
             *lease += usize::from(is_for_lease);
             *all += 1;
         }
@@ -192,6 +192,23 @@ struct RowLease {
 
 #[async_trait]
 impl Lease for RowLease {
+    async fn reserve(&mut self) -> Result<(), StoreError> {
+        self.held.reserve().await
+    }
+
+    fn take_warning(&mut self) -> Option<StoreError> {
+        self.held.take_warning()
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        self.held.time_left()
+    }
+
+    /// Saving the intent renewed it: nothing is asked.
+    async fn renew(&mut self, time: Duration) -> Result<bool, StoreError> {
+        self.held.renew(time).await
+    }
+
     async fn release(self: Box<Self>) -> Result<(), StoreError> {
         self.replica.change().await;
         self.held.release().await
@@ -207,7 +224,7 @@ fn tokens(name: &str, from: SystemTime) -> AuthTokens {
 
 /// From a login, or from a restart long after it, until everybody has what the refresh brought.
 #[expect(clippy::disallowed_methods, reason = "the tokens are names of their own")]
-async fn simulate(replicas: usize, server: Server, moment: Moment) -> Record {
+async fn simulate(replicas: usize, server: Server, moment: Moment) -> Run {
     let (begun, wall) = (Instant::now(), SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 30));
     let row = Arc::new(Row::default());
     let (signed_in, start, jitter) = match moment {
@@ -215,11 +232,11 @@ async fn simulate(replicas: usize, server: Server, moment: Moment) -> Record {
         Moment::Expired => (wall - 2 * LIFETIME, RESTART, Duration::ZERO),
     };
     row.slot.save(&tokens("first", signed_in).into(), Expect::Absent).await.unwrap();
-    let record = Arc::new(Mutex::new(Record::default()));
+    let run = Arc::new(Mutex::new(Run::default()));
     let tasks: Vec<_> = (0..replicas)
         .map(|number| {
-            let store = Replica { row: row.clone(), server, record: record.clone(), begun };
-            let refreshed = record.clone();
+            let store = Replica { row: row.clone(), server, run: run.clone(), begun };
+            let refreshed = run.clone();
             let manager = TokenManager::builder()
                 .store(store)
                 .policy(RefreshPolicy::default().refresh_behind_the_caller().jitter(jitter))
@@ -229,22 +246,22 @@ async fn simulate(replicas: usize, server: Server, moment: Moment) -> Record {
                     let refreshed = refreshed.clone();
                     async move {
                         sleep(PROVIDER).await;
-                        let mut record = refreshed.lock().unwrap();
-                        record.refreshes += 1;
-                        record.refreshed_at = Some(begun.elapsed());
+                        let mut run = refreshed.lock().unwrap();
+                        run.refreshes += 1;
+                        run.refreshed_at = Some(begun.elapsed());
                         Ok(tokens("second", wall + begun.elapsed()))
                     }
                 })
                 .build();
-            let record = record.clone();
+            let run = run.clone();
             tokio::spawn(async move {
                 sleep(start.mul_f64(number as f64 / replicas as f64)).await;
                 while begun.elapsed() < LIFETIME {
                     let token = manager.get_access_token().await.expect("it is good all the time");
                     if token.expose_secret() == "second" {
-                        let mut record = record.lock().unwrap();
-                        let at = record.refreshed_at.expect("it was refreshed");
-                        record.noticed.push(begun.elapsed() - at);
+                        let mut run = run.lock().unwrap();
+                        let at = run.refreshed_at.expect("it was refreshed");
+                        run.noticed.push(begun.elapsed() - at);
                         break;
                     }
                     sleep(EVERY).await;
@@ -260,7 +277,7 @@ async fn simulate(replicas: usize, server: Server, moment: Moment) -> Record {
     for manager in managers {
         manager.shutdown(Duration::from_secs(60)).await.unwrap();
     }
-    std::mem::take(&mut *record.lock().unwrap())
+    std::mem::take(&mut *run.lock().unwrap())
 }
 
 fn main() {
@@ -279,26 +296,26 @@ fn main() {
                     .start_paused(true)
                     .build()
                     .unwrap();
-                let mut record = runtime.block_on(simulate(replicas, server, moment));
-                record.noticed.sort();
-                assert_eq!(record.noticed.len(), replicas, "all of them have it in the end");
+                let mut run = runtime.block_on(simulate(replicas, server, moment));
+                run.noticed.sort();
+                assert_eq!(run.noticed.len(), replicas, "all of them have it in the end");
                 let most = |of: fn(&(usize, usize)) -> usize| {
-                    record.asked.values().map(of).max().unwrap_or_default()
+                    run.asked.values().map(of).max().unwrap_or_default()
                 };
-                let seconds = record.asked.keys().max().map_or(1, |last| last + 1);
-                let all: usize = record.asked.values().map(|(_, all)| all).sum();
+                let seconds = run.asked.keys().max().map_or(1, |last| last + 1);
+                let all: usize = run.asked.values().map(|(_, all)| all).sum();
                 rows += &format!(
                     "| {} | {replicas} | {moment} | {} | {} | {} | {:.0} | {:.1} s | {:.1} s |\n",
                     server.name,
-                    record.refreshes,
+                    run.refreshes,
                     most(|(lease, _)| *lease),
                     most(|(_, all)| *all),
                     all as f64 / seconds as f64,
-                    record.noticed[replicas / 2].as_secs_f64(),
-                    record.noticed[replicas - 1].as_secs_f64(),
+                    run.noticed[replicas / 2].as_secs_f64(),
+                    run.noticed[replicas - 1].as_secs_f64(),
                 );
                 if replicas == 10_000 && moment != Moment::Expired {
-                    curves.push((server, moment, record));
+                    curves.push((server, moment, run));
                 }
             }
         }
@@ -311,7 +328,7 @@ fn main() {
 }
 
 /// What share of the replicas has the new token, by the seconds since it is there.
-fn plot(to: &Path, curves: &[(Server, Moment, Record)]) -> Result<(), Box<dyn std::error::Error>> {
+fn plot(to: &Path, curves: &[(Server, Moment, Run)]) -> Result<(), Box<dyn std::error::Error>> {
     const COLORS: [RGBColor; 4] = [
         RGBColor(190, 80, 60),
         RGBColor(60, 130, 90),
@@ -321,7 +338,7 @@ fn plot(to: &Path, curves: &[(Server, Moment, Record)]) -> Result<(), Box<dyn st
 
     let area = SVGBackend::new(to, (900, 420)).into_drawing_area();
     area.fill(&WHITE)?;
-    let last = curves.iter().filter_map(|(.., record)| record.noticed.last()).max();
+    let last = curves.iter().filter_map(|(.., run)| run.noticed.last()).max();
     let last = last.map_or(1.0, Duration::as_secs_f64).max(1.0);
     let mut chart = ChartBuilder::on(&area)
         .caption(
@@ -333,9 +350,9 @@ fn plot(to: &Path, curves: &[(Server, Moment, Record)]) -> Result<(), Box<dyn st
         .y_label_area_size(50)
         .build_cartesian_2d(0.0..last, 0.0..1.0)?;
     chart.configure_mesh().y_label_formatter(&|share| format!("{:.0} %", share * 100.0)).draw()?;
-    for ((server, moment, record), color) in curves.iter().zip(COLORS) {
-        let count = record.noticed.len() as f64;
-        let points = record
+    for ((server, moment, run), color) in curves.iter().zip(COLORS) {
+        let count = run.noticed.len() as f64;
+        let points = run
             .noticed
             .iter()
             .enumerate()

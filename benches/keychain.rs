@@ -80,9 +80,9 @@ fn later(criterion: &mut Criterion) {
     for (name, store) in both {
         let tokens = tokens();
         criterion.bench_function(&format!("later/save: {name}"), |bencher| {
-            bencher
-                .to_async(&runtime)
-                .iter(|| async { store.save(&tokens.clone().into(), Expect::Anything).await.unwrap() });
+            bencher.to_async(&runtime).iter(|| async {
+                store.save(&tokens.clone().into(), Expect::Anything).await.unwrap()
+            });
         });
         criterion.bench_function(&format!("later/load: {name}"), |bencher| {
             bencher.to_async(&runtime).iter(|| async { store.load().await.unwrap().unwrap() });
