@@ -222,7 +222,9 @@ pub enum AuthError {
     /// copies of a rotating refresh token revoke each other.
     #[error("these tokens are a backup, which is never refreshed; restore it first")]
     IsBackup,
-    /// The server rejected the refresh token. Nobody asks it again until the store holds others.
+    /// The server rejected the refresh token. The record says so to every process, and until the store
+    /// holds others the server is asked again only by [`TokenManager::refresh`](crate::TokenManager::refresh),
+    /// at most every 30 seconds.
     #[error("these tokens cannot be refreshed any more ({reason}); sign in again")]
     LoginRequired {
         /// What the server said.
@@ -231,8 +233,8 @@ pub enum AuthError {
     /// There is nobody to ask for new tokens.
     #[error("this program was not told how to refresh; sign in again")]
     NoRefresher,
-    /// Tokens were refreshed and could not be saved. They are served from memory meanwhile, and
-    /// lost with this process: the stored refresh token is spent.
+    /// Tokens were refreshed and could not be saved. They are served from memory until they expire, and
+    /// lost with this process: the stored refresh token is spent. Nothing is refreshed from them.
     #[error("refreshed tokens could not be saved yet; mend that before this program ends")]
     NotSaved(#[source] StoreError),
     /// The refresh failed, and it is not the refresh token's fault.
@@ -286,9 +288,9 @@ impl fmt::Display for SpentBy {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RefreshFailure {
-    /// The token was sent, or may have been, and no answer came: a timeout, a broken connection. It
-    /// is tried once more; if the first try had reached the server, one that rotates its tokens
-    /// refuses the second.
+    /// The token was sent, or may have been, and no answer came that can be read whole: a timeout, a
+    /// broken connection, an answer of a gateway. It is tried once more; if the first try had reached the
+    /// server, one that rotates its tokens may refuse the second.
     #[error("the answer to the refresh was lost ({reason})")]
     Ambiguous {
         /// What happened.
@@ -309,7 +311,8 @@ pub enum RefreshFailure {
         /// What happened.
         reason: String,
     },
-    /// The server could not be reached, or asks to wait: no connection, 429, 503.
+    /// The server could not be reached, or asks to wait: no connection, 429, 503. Of these, 503 proves
+    /// nothing about the token.
     #[error("the refresh failed for now ({reason})")]
     Transient {
         /// What happened.

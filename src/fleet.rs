@@ -1,7 +1,8 @@
 //! One slot that many machines share: what the backends on a server have in common.
 //!
-//! A server keeps one row for a slot: age ciphertext, and who has the lease. Every change replaces the whole row by one compare-and-swap, so a holder whose lease has passed to
-//! somebody else cannot save over its successor, however long it was stopped in between.
+//! A server keeps one row for a slot: age ciphertext, and who has the lease. Every change replaces the whole
+//! row by one compare-and-swap, so a holder whose lease has passed to somebody else cannot save over its
+//! successor, however long it was stopped in between.
 //!
 //! Inside the ciphertext, before the record, stand the slot's name and a generation that counts its
 //! changes. So whoever runs the server can delete a record or put an earlier one back, and can neither

@@ -101,8 +101,7 @@ pub trait TokenStore: fmt::Debug + fmt::Display + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::ReadOnly`] or [`StoreError::Denied`] if nothing can be written beside the
-    /// slot, so that no token is spent whose successor could not be saved.
+    /// [`StoreError::ReadOnly`] or [`StoreError::Denied`] if nothing can be written beside the slot.
     async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError>;
 
     /// Reads the slot like [`load`](Self::load), even if others can read it too.

@@ -42,12 +42,12 @@ const NO_VERSION: &str = "\"00000000000000000000000000000000\"";
 /// Keeps the tokens of a whole fleet in one object: in S3 and what speaks its protocol, in Google Cloud
 /// Storage, or in Azure Blob Storage.
 ///
-/// Its replicas share the object, which has the lease and the note of a refresh in it: one of them
-/// refreshes, and the others notice. A write is done only over the very version that was read, so the
-/// store must keep conditional writes; that is tried at the first write of each process, with an
-/// object beside the slot's own (`KEY.trial`), and a store that does not keep them is refused then. Such a
-/// store has no clock to measure a lease by. So a lease is taken from a holder that is gone only after its
-/// object was seen unchanged for the lease's whole length, by the taker's own clock.
+/// Its replicas share the object, and the lease in it: one of them refreshes, and the others notice. A
+/// write is done only over the very version that was read, so the store must keep conditional writes; that
+/// is tried at the first write of each process, with an object beside the slot's own (`KEY.trial`), and a
+/// store that does not keep them is refused then. Such a store has no clock to measure a lease by. So a
+/// lease is taken from a holder that is gone only after its object was seen unchanged for the lease's whole
+/// length, by the taker's own clock.
 ///
 /// The credentials come from the environment:
 ///
