@@ -37,10 +37,14 @@ const FILES: &[(&str, &str)] = &[
     ("~/.local/state/tokenkeep/NAME.age", "Those tokens."),
     ("~/.local/state/tokenkeep/SERVICE/ACCOUNT.age", "Tokens whose key is in the keychain."),
     (
-        "PATH.lock, PATH.lease, PATH.intent",
-        "Beside any file of tokens: what keeps two processes from \
-     writing or refreshing it at once, and the note of a refresh that is under way. None of them \
-     holds a secret.",
+        "PATH.lock, PATH.lease",
+        "Beside any file of tokens: what keeps two processes from writing or refreshing it at once. They \
+         are empty, and stay.",
+    ),
+    (
+        "PATH.RANDOM.tmp, PATH.RANDOM.next",
+        "For the time of a write and of a refresh: what becomes the file of tokens, and is as secret as \
+         that. What a killed process leaves of them, the next write or refresh removes.",
     ),
 ];
 
