@@ -34,7 +34,7 @@ use self::platform::Dir;
 pub(crate) use self::successor::Successor;
 use crate::codec::Bytes;
 use crate::error::StoreError;
-use crate::store::{Expect, Revision};
+use crate::store::{Expect, MAX_STATE, Revision};
 
 /// How long a writer waits for another one. A write takes milliseconds; who holds the lock for
 /// this long is stopped or stuck, and the user should hear of it.
@@ -250,7 +250,11 @@ impl FileSlot {
         dir.check_replaceable(name)?;
         // It is not kept: a login or a logout does not wait for a refresh. But that it can be had is known.
         drop(self.lock(&dir, name)?);
-        Successor::reserve(dir, name, size)
+        // The intent is written beside what is there now, and first.
+        let there = dir.open_file(name, Exposure::Accepted)?;
+        let there = there.and_then(|file| file.metadata().ok()).map_or(0, |there| there.len());
+        let intent = usize::try_from(there).unwrap_or(size).min(size) + MAX_STATE;
+        Successor::reserve(dir, name, size, intent)
     }
 
     /// Reads the intent that an earlier build left beside the record. What cannot be read stops nobody.
@@ -523,7 +527,7 @@ fn explain_write(dir: &Dir, path: &Path, size: usize, error: io::Error) -> Store
     let place = path.display().to_string();
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            StoreError::NoSpace { place, reason: dir.missing_space(size, &error) }
+            StoreError::NoSpace { place, reason: dir.missing_space(&[size], &error) }
         }
         io::ErrorKind::ResourceBusy => StoreError::ReadOnly { place, reason: MOUNT_POINT.into() },
         _ => StoreError::io("write", place, error),

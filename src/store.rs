@@ -32,9 +32,12 @@ use crate::tokens::AuthTokens;
 /// tokens are some 20 KB.
 pub const MAX_RECORD: usize = 64 * 1024;
 
-/// The most bytes of a record with its [`RefreshState`], which takes about 1 KB: so that there is always
-/// room for an intent, also beside the largest tokens.
-pub(crate) const MAX_STORED: usize = MAX_RECORD + 4 * 1024;
+/// The most bytes that the [`RefreshState`] of a record has. It takes about 1 KB.
+pub(crate) const MAX_STATE: usize = 4 * 1024;
+
+/// The most bytes of a record with its [`RefreshState`]: there is always room for an intent, also beside the
+/// largest tokens.
+pub(crate) const MAX_STORED: usize = MAX_RECORD + MAX_STATE;
 
 /// One slot that holds one record of tokens, or nothing.
 ///

@@ -22,10 +22,15 @@ pub(crate) struct Successor {
 }
 
 impl Successor {
-    pub(super) fn reserve(dir: Dir, record: &OsStr, size: usize) -> Result<Self, StoreError> {
+    pub(super) fn reserve(
+        dir: Dir,
+        record: &OsStr,
+        size: usize,
+        intent: usize,
+    ) -> Result<Self, StoreError> {
         let lock = dir.open_lock(&suffixed(record, ".lock"))?;
         let name = unused_name(record, NEXT);
-        let file = dir.reserve(&name, size)?;
+        let file = dir.reserve(&name, record, size, intent)?;
         Ok(Self { dir, name, file: Some(file), lock })
     }
 

@@ -125,16 +125,24 @@ impl Dir {
         self.open_at(name, flags, Mode::RUSR | Mode::WUSR)
     }
 
-    /// Creates such a file and takes room for so many bytes, so that writing them later does not fail.
-    pub(super) fn reserve(&self, name: &OsStr, size: usize) -> Result<File, StoreError> {
+    /// Creates such a file for the successor of `record` and takes room for so many bytes, so that writing
+    /// them later does not fail. `beside` is what is to be written before that.
+    pub(super) fn reserve(
+        &self,
+        name: &OsStr,
+        record: &OsStr,
+        size: usize,
+        beside: usize,
+    ) -> Result<File, StoreError> {
+        let place = self.path.join(record);
         let no_space = |error: io::Error| match error.kind() {
             io::ErrorKind::StorageFull
             | io::ErrorKind::QuotaExceeded
-            | io::ErrorKind::FileTooLarge => {
-                let reason = self.missing_space(size, &error);
-                StoreError::NoSpace { place: self.path.display().to_string(), reason }
-            }
-            _ => failed("make room for new tokens in", &self.path, error),
+            | io::ErrorKind::FileTooLarge => StoreError::NoSpace {
+                place: place.display().to_string(),
+                reason: self.missing_space(&[size, beside], &error),
+            },
+            _ => failed("write", &place, error),
         };
         // Beyond this limit a write does not fail: it ends the process.
         let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
@@ -142,47 +150,73 @@ impl Dir {
             return Err(no_space(io::ErrorKind::FileTooLarge.into()));
         }
         let mut file = self.create_new(name).map_err(no_space)?;
-        allocate(&mut file, size).map_err(|error| {
+        let allocated = allocate(&mut file, size).and_then(|()| match self.space() {
+            Some(space) if space.free < space.round_up(beside) => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            _ => Ok(()),
+        });
+        allocated.map_err(|error| {
             let _ = self.remove(name);
             no_space(error)
         })?;
         Ok(file)
     }
 
-    /// Says how much room there is for so many bytes, and what to do.
-    pub(super) fn missing_space(&self, size: usize, error: &io::Error) -> String {
-        let size = size as u64;
+    /// Says how much room there is for files of these sizes, and what to do.
+    pub(super) fn missing_space(&self, sizes: &[usize], error: &io::Error) -> String {
+        let largest = sizes.iter().copied().max().unwrap_or_default() as u64;
         if error.kind() == io::ErrorKind::FileTooLarge {
-            let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
-            let limit = limit.unwrap_or_default();
-            return format!(
-                "it takes up to {size} bytes, and the limit on the size of a file is {limit} bytes; raise it \
-                 (`ulimit -f`) by {} bytes",
-                size.saturating_sub(limit)
-            );
+            return match rustix::process::getrlimit(rustix::process::Resource::Fsize).current {
+                Some(limit) => format!(
+                    "it takes up to {largest} bytes, and the limit on the size of a file is {limit} bytes; \
+                     raise it (`ulimit -f`) by {} bytes",
+                    largest.saturating_sub(limit)
+                ),
+                None => format!(
+                    "it takes up to {largest} bytes, and its file system takes no file of that size; use \
+                     another one"
+                ),
+            };
         }
         if error.kind() == io::ErrorKind::QuotaExceeded {
             return format!(
-                "the quota of this user is used up, and it takes up to {size} bytes; remove files, or ask \
-                 for more"
+                "the quota of this user is used up, and it takes up to {largest} bytes; remove files, or \
+                 ask for more"
             );
         }
-        match rustix::fs::fstatvfs(&self.file) {
-            Ok(there) if there.f_files > 0 && there.f_favail == 0 => {
-                "its file system has no free inode; remove files".to_owned()
-            }
-            Ok(there) => {
-                let free = there.f_bavail.saturating_mul(there.f_frsize);
-                format!(
-                    "it takes up to {size} bytes, and its file system has {free} bytes left; free {} bytes \
-                     at least",
-                    size.saturating_sub(free).max(1)
-                )
-            }
-            Err(_) => {
-                format!("it takes up to {size} bytes, and there are not as many; remove files")
-            }
+        let Some(space) = self.space() else {
+            return format!(
+                "it takes up to {largest} bytes, and there are not as many; remove files"
+            );
+        };
+        if space.has_no_inode {
+            return "its file system has no free inode; remove files".to_owned();
         }
+        let needed: u64 = sizes.iter().map(|size| space.round_up(*size)).sum();
+        match needed.checked_sub(space.free) {
+            Some(missing @ 1..) => format!(
+                "it takes up to {needed} bytes, and its file system has {} bytes left; free {missing} \
+                 bytes at least",
+                space.free
+            ),
+            _ => format!(
+                "its file system says that it is full, with {} bytes left; free some space",
+                space.free
+            ),
+        }
+    }
+
+    /// Looks how full the file system is; `None` where it does not say.
+    fn space(&self) -> Option<Space> {
+        let there = rustix::fs::fstatvfs(&self.file).ok().filter(|there| there.f_blocks > 0)?;
+        // Some blocks are kept for root.
+        let blocks = if geteuid().is_root() { there.f_bfree } else { there.f_bavail };
+        Some(Space {
+            free: blocks.saturating_mul(there.f_frsize),
+            block: there.f_frsize.max(1),
+            has_no_inode: there.f_files > 0 && there.f_favail == 0,
+        })
     }
 
     /// Finds out whether the file of that name, if there is one, can be replaced.
@@ -239,9 +273,18 @@ impl Dir {
         let path = self.path.join(name);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY;
         let opened = || {
-            let file = self
-                .open_at(name, flags, Mode::RUSR | Mode::WUSR)
-                .map_err(|error| not_openable(&path, error))?;
+            let file =
+                self.open_at(name, flags, Mode::RUSR | Mode::WUSR).map_err(|error| match error
+                    .kind()
+                {
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                        StoreError::NoSpace {
+                            place: path.display().to_string(),
+                            reason: self.missing_space(&[1], &error),
+                        }
+                    }
+                    _ => not_openable(&path, error),
+                })?;
             let metadata = file.metadata().map_err(|error| failed("lock", &path, error))?;
             check_kind(&path, &metadata)?;
             check_owner(&path, &metadata, false)?;
@@ -324,6 +367,20 @@ impl Dir {
         let opened =
             rustix::io::retry_on_intr(|| rustix::fs::openat(&self.file, name, flags, mode));
         Ok(File::from(opened?))
+    }
+}
+
+/// What is left of a file system.
+struct Space {
+    free: u64,
+    block: u64,
+    has_no_inode: bool,
+}
+
+impl Space {
+    /// What a file of that size takes.
+    fn round_up(&self, size: usize) -> u64 {
+        (size as u64).div_ceil(self.block).saturating_mul(self.block)
     }
 }
 

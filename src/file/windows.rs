@@ -131,16 +131,24 @@ impl Dir {
         self.check_owner(&path, &access(&path, file)?)
     }
 
-    /// Creates such a file and takes room for so many bytes, so that writing them later does not fail.
-    pub(super) fn reserve(&self, name: &OsStr, size: usize) -> Result<File, StoreError> {
+    /// Creates such a file for the successor of `record` and takes room for so many bytes, so that writing
+    /// them later does not fail.
+    pub(super) fn reserve(
+        &self,
+        name: &OsStr,
+        record: &OsStr,
+        size: usize,
+        _beside: usize,
+    ) -> Result<File, StoreError> {
         use std::io::Write;
 
+        let place = self.path.join(record);
         let no_space = |error: io::Error| match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                let reason = self.missing_space(size, &error);
-                StoreError::NoSpace { place: self.path.display().to_string(), reason }
+                let reason = self.missing_space(&[size], &error);
+                StoreError::NoSpace { place: place.display().to_string(), reason }
             }
-            _ => failed("make room for new tokens in", &self.path, error),
+            _ => failed("write", &place, error),
         };
         let mut file = self.create_new(name).map_err(no_space)?;
         let reserved = self
@@ -158,8 +166,9 @@ impl Dir {
 
     /// Says how much room is needed, and what to do.
     #[expect(clippy::unused_self, reason = "as on other platforms")]
-    pub(super) fn missing_space(&self, size: usize, _error: &io::Error) -> String {
-        format!("it takes up to {size} bytes, and there are not as many; free some space")
+    pub(super) fn missing_space(&self, sizes: &[usize], _error: &io::Error) -> String {
+        let needed: usize = sizes.iter().sum();
+        format!("it takes up to {needed} bytes, and there are not as many; free some space")
     }
 
     /// Finds out whether the file of that name can be replaced: a write says that here.

@@ -106,11 +106,9 @@ fn is_about_room(error: &str) -> bool {
     ["ENOSPC", "EDQUOT", "EFBIG"].contains(&error)
 }
 
-/// Whether a message names a file, or the slot or the profile that it lies beside. Where room for the next
-/// record is taken, it may be the directory that is named.
+/// Whether a message names a file, or the slot or the profile that it lies beside.
 fn names(message: &str, path: &str) -> bool {
     let path = match slot_of_a_draft(path) {
-        Some(slot) if path.ends_with(".next") => slot.rsplit_once('/').unwrap().0,
         Some(slot) => slot,
         None => path,
     };
