@@ -239,7 +239,7 @@ async fn eight_processes_that_need_a_key_at_the_same_time_make_one() {
         for number in 0..8 {
             let store = sealed(number).parse::<StoreUrl>().unwrap().open().unwrap();
             let found = store.load().await.unwrap().unwrap();
-            assert_eq!(found.tokens.access_token.expose_secret(), number.to_string());
+            assert_eq!(found.record.tokens.access_token.expose_secret(), number.to_string());
         }
     }
 }
