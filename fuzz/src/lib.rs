@@ -82,9 +82,16 @@ pub fn assert_record_round_trip(record: &Record) {
     }
 }
 
-/// Asserts that a token only ever grows older, and expires when it does.
+/// Asserts that a token only ever grows older, and expires when it does. One that is missing has expired.
 #[track_caller]
 pub fn assert_ages(tokens: &AuthTokens) {
+    if !tokens.has_access_token() {
+        for moment in [DateTime::<Utc>::MIN_UTC, now(), DateTime::<Utc>::MAX_UTC] {
+            assert_eq!(tokens.freshness(moment), Freshness::Expired);
+            assert!(tokens.needs_refresh(moment));
+        }
+        return;
+    }
     let Some(expiry) = tokens.expiry() else {
         return assert_eq!(tokens.freshness(DateTime::<Utc>::MAX_UTC), Freshness::Fresh);
     };
