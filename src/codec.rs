@@ -139,6 +139,9 @@ pub(crate) fn encode(record: &Record, place: &str) -> Result<Bytes, StoreError> 
     if !record.refresh.is_empty() {
         length = Length(0);
         write(tokens, &record.refresh, &mut length);
+        if length.0 > MAX_STORED {
+            return Err(StoreError::TooLarge { place: place.to_owned(), limit: MAX_STORED });
+        }
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(length.0));
     write(tokens, &record.refresh, &mut *bytes);
@@ -304,13 +307,16 @@ fn state(json: &RawValue) -> RefreshState {
     }
 }
 
+/// A longer one is none of ours, and would take the room of the rest: SHA-256 in base64 has 43 characters.
+const LONGEST_DIGEST: usize = 64;
+
 fn throttle(json: &RawValue) -> Option<Throttle> {
     let fields = json::object(json.get().as_bytes()).ok()?;
     let field = |name: &str| fields.iter().find(|(field, _)| field == name).map(|&(_, it)| it);
     Some(Throttle {
         from: field("from").and_then(date)?,
         until: field("until").and_then(date)?,
-        client: field("client").and_then(plain_text)?,
+        client: field("client").and_then(plain_text).filter(|it| it.len() <= LONGEST_DIGEST)?,
         reason: field("reason").and_then(plain_text).map(|reason| shown(&reason)),
     })
 }
@@ -674,6 +680,11 @@ mod tests {
             r#"{"intent":"tokenkeep-intent/9 x"}"#,
             r#"{"intent":7,"throttle":[],"rejection":{"at":"x"}}"#,
             r#"{"throttle":{"from":"2026-01-01T00:00:00Z","until":1,"client":""}}"#,
+            // It would take the room of the intent.
+            &format!(
+                r#"{{"throttle":{{"from":"2026-01-01T00:00:00Z","until":"2026-01-01T00:00:00Z","client":"{}"}}}}"#,
+                "x".repeat(60_000)
+            ),
         ] {
             let json = format!(r#"{{"access_token":"a","version":2,"refresh":{state}}}"#);
             let record = super::decode(json.as_bytes(), "here").unwrap();

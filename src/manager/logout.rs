@@ -11,7 +11,7 @@ use crate::store::{Expect, Lease, Stored};
 use crate::tokens::AuthTokens;
 
 /// What may be left at the provider after a logout: [`TokenManager::revoke_and_clear`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Logout<E> {
     /// Why tokens could not be revoked. They may be accepted until they expire.
@@ -19,6 +19,8 @@ pub struct Logout<E> {
     /// Whether a refresh was still under way, here or in another process. What it brings is not saved, and
     /// may be accepted until it expires.
     pub refresh_under_way: bool,
+    /// Why it is not known what the slot held, or whether a refresh is under way. What it held was not revoked.
+    pub unknown: Option<StoreError>,
 }
 
 impl TokenManager {
@@ -55,11 +57,15 @@ impl TokenManager {
         let mut logout = Logout {
             not_revoked: Vec::new(),
             refresh_under_way: !landed || matches!(lease, Ok(None)),
+            unknown: lease.as_ref().err().cloned(),
         };
 
         // If the turn cannot be had, a runtime that nobody drives has it, and writes nothing.
         let turn = inner.turn().await.ok();
-        let loaded = inner.store.load().await.ok().flatten();
+        let loaded = inner.store.load().await.unwrap_or_else(|error| {
+            logout.unknown = Some(error);
+            None
+        });
         let mut seen: Vec<AuthTokens> = Vec::new();
         let found = loaded.as_ref().map(|stored| stored.record.tokens.clone());
         for tokens in [found, unsaved].into_iter().flatten() {

@@ -186,6 +186,26 @@ fn a_revocation_that_fails_does_not_keep_the_tokens_here_and_says_that_they_may_
 }
 
 #[test]
+fn a_logout_says_that_it_could_not_revoke_what_it_could_not_read() {
+    let server = TokenServer::start();
+    let home = by_device(&server);
+    home.run("login").ok();
+    fs::write(home.record(), "damaged").unwrap();
+    let said = home.run("clear --revoke").failed(6);
+    assert!(said.contains("the tokens are removed here, and may be accepted until"), "{said}");
+    assert!(said.contains("is damaged"), "{said}");
+    home.run("get").failed(3);
+    // Nor does a secret that is not set keep anybody signed in.
+    home.run("login").ok();
+    let path = home.path("config/profiles/default.toml");
+    let text = fs::read_to_string(&path).unwrap() + "client_secret_env = \"NO_SUCH_VARIABLE\"\n";
+    fs::write(&path, text).unwrap();
+    let said = home.run("clear --revoke").failed(2);
+    assert!(said.contains("the tokens are removed here, and may be accepted until"), "{said}");
+    home.run("get").failed(3);
+}
+
+#[test]
 fn what_no_provider_is_named_for_is_said() {
     let home = Home::new();
     home.run("init").ok();

@@ -154,3 +154,12 @@ async fn a_revocation_that_fails_is_said_and_the_slot_is_emptied_all_the_same() 
     assert_eq!(logout.not_revoked, ["the provider is away"]);
     assert_eq!(world.stored().await, None);
 }
+
+#[tokio::test]
+async fn a_slot_that_cannot_be_read_is_emptied_and_that_is_said() {
+    let (world, revoked) = (World::new().await, Revoked::default());
+    world.store.set(|faults| faults.load = Some(Faulty::full_disk()));
+    let logout = revoked.by(&world.manager).await;
+    assert!(logout.unknown.is_some() && revoked.names().is_empty());
+    assert_eq!(world.stored().await, None);
+}

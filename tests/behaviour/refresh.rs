@@ -112,7 +112,7 @@ pub(crate) struct Faults {
     intent: Option<StoreError>,
     reserve: Option<StoreError>,
     renew: Option<StoreError>,
-    load: Option<StoreError>,
+    pub(crate) load: Option<StoreError>,
     /// The next save happens, and its answer is lost.
     lose_answer: bool,
     /// Saves do not come to an end.

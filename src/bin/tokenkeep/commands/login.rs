@@ -56,9 +56,16 @@ pub(super) async fn clear(slot: &Slot, clear: &Clear) -> Outcome {
             Err(failure) => remedy = Some(failure),
         }
     }
-    let revoked = if clear.revoke { Some(provider(&target)?.client()?) } else { None };
     let mut may_live = Vec::new();
-    let is_copy_alone = copy.is_some() && clear.revoke && manager.get_tokens().await?.is_none();
+    let mut revoked = None;
+    if clear.revoke {
+        match provider(&target)?.client() {
+            Ok(client) => revoked = Some(client),
+            // A logout does not wait until that is set up.
+            Err(failure) => may_live.push(failure),
+        }
+    }
+    let is_copy_alone = copy.is_some() && !matches!(manager.get_tokens().await, Ok(Some(_)));
     let cleared = match &revoked {
         None => manager.clear().await,
         Some(client) => {
@@ -69,6 +76,7 @@ pub(super) async fn clear(slot: &Slot, clear: &Clear) -> Outcome {
             });
             logout.await.map(|logout| {
                 may_live.extend(logout.not_revoked.into_iter().map(Failure::from));
+                may_live.extend(logout.unknown.map(Failure::from));
                 if logout.refresh_under_way {
                     let reason = "another process is refreshing them, and what it gets stays alive";
                     may_live.push(Failure::new(Code::Other, reason));
