@@ -481,8 +481,12 @@ mod tests {
         let failed = exchanged.unwrap_err();
         assert!(matches!(failed, Failed::NoAnswer { .. }), "{failed:?}");
         finish.send(()).unwrap();
-        assert_eq!(server.join().unwrap(), Some(io::ErrorKind::ConnectionReset));
+        assert_eq!(server.join().unwrap(), RESET);
     }
+
+    /// How the server sees a connection that is reset. Wine 8 ends it like any other.
+    const RESET: Option<io::ErrorKind> =
+        if cfg!(windows) { None } else { Some(io::ErrorKind::ConnectionReset) };
 
     #[tokio::test]
     async fn a_request_is_written_in_the_turn_in_which_the_permit_is_checked() {
@@ -531,9 +535,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_cancelled_is_not_delivered_later_if_the_permit_ends() {
-        for (permit, end) in
-            [(minute(), Some(io::ErrorKind::ConnectionReset)), (RefreshPermit::unlimited(), None)]
-        {
+        for (permit, end) in [(minute(), RESET), (RefreshPermit::unlimited(), None)] {
             let ((listener, url), (arrive, arrived)) = (listen(), oneshot::channel());
             let (give_up, given_up) = mpsc::channel();
             let server = reading(listener, arrive, given_up);

@@ -232,7 +232,7 @@ fn a_dry_run_finds_what_would_keep_the_real_one_from_being_done() {
         ("env:AXIOM", 5, "cannot keep tokens in its environment"),
         ("age:new.age?identity=none.txt", 5, "none.txt"),
         ("age:new.age?identity=credential:none", 5, "credential none"),
-        ("age:new.age?identity=config/keys/default.txt&recipients=none.txt", 1, "none.txt"),
+        ("age:new.age?identity=config/keys/default.txt&recipients=none.txt", 5, "none.txt"),
     ];
     if cfg!(all(unix, not(target_vendor = "apple"))) {
         // On others it is always there.
