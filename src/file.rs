@@ -131,19 +131,15 @@ impl FileSlot {
         next: impl FnOnce(bool) -> Result<Bytes, StoreError>,
     ) -> Result<Revision, StoreError> {
         let (parent, name) = self.split()?;
-        let (created, exposure);
-        let (dir, lock) = match &successor {
-            Some(successor) => {
-                exposure = Exposure::Accepted;
-                (successor.dir(), successor.lock(self, name))
-            }
+        let (dir, exposure, _lock) = match &successor {
+            Some(successor) => (successor.dir(), Exposure::Accepted, successor.lock(self, name)?),
             None => {
-                exposure = Exposure::Refused;
-                created = Dir::create(parent)?;
-                (&created, self.lock(&created, name))
+                let dir = Arc::new(Dir::create(parent)?);
+                let lock = self.lock(&dir, name)?;
+                (dir, Exposure::Refused, lock)
             }
         };
-        let _lock = lock?;
+        let dir = &*dir;
         let current = self.read_in(dir, exposure)?;
         let compared = self.compare(expect, current.as_ref(), inspect);
         if compared.is_err() && current.is_some() {
@@ -158,7 +154,14 @@ impl FileSlot {
         let bytes = next(current.is_none())?;
         self.sweep(dir, TEMPORARY);
         match successor {
-            Some(successor) => successor.become_record(&self.path, name, &bytes)?,
+            Some(successor) => {
+                let saved = successor.become_record(&self.path, name, &bytes);
+                if let Err(error) = saved {
+                    // Something became of the reserved file. The intent was written without it.
+                    self.write(dir, name, &bytes).map_err(|_| error)?;
+                    successor.give_up();
+                }
+            }
             None => self.write(dir, name, &bytes)?,
         }
         Ok(revision(&bytes))

@@ -61,6 +61,10 @@ macro_rules! keep_in_fleet_slot {
                     self.0.try_lease().await
                 }
 
+                async fn is_leased(&self) -> Result<bool, StoreError> {
+                    self.0.is_leased().await
+                }
+
                 fn slot(&self) -> String {
                     self.0.engine().slot()
                 }
@@ -215,6 +219,14 @@ impl<E: Engine> FleetSlot<E> {
         self.0.in_turn(async move { inner.write(None, &expect).await.map(drop) }).await
     }
 
+    /// Returns whether the lease is somebody's and not over. One that is over may still be waited for.
+    pub(crate) async fn is_leased(&self) -> Result<bool, StoreError> {
+        let inner = self.0.clone();
+        let looked = self.0.in_turn(async move { inner.engine.read().await });
+        let hold = looked.await?.and_then(|found| found.row.hold);
+        Ok(hold.is_some_and(|hold| !hold.is_over))
+    }
+
     pub(crate) async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
         let inner = self.0.clone();
         let lease = self.0.in_turn(async move { FleetLease::take(inner).await }).await?;
@@ -343,7 +355,8 @@ impl<E: Engine> Inner<E> {
         expect: &Expect,
     ) -> Result<Revision, StoreError> {
         let has_intent = record.as_ref().is_some_and(|record| record.refresh.intent.is_some());
-        let ends_a_refresh = record.is_some() && !has_intent;
+        let is_unchanged = matches!(expect, Expect::Unchanged(_));
+        let ends_a_refresh = record.is_some() && !has_intent && is_unchanged;
         let mut sealed = None;
         for _ in 0..ATTEMPTS {
             let Look { found, opened } = self.look().await?;

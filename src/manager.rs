@@ -150,9 +150,15 @@ impl TokenManager {
         let _turn = self.0.turn().await?;
         let now = self.0.clock.now();
         tokens.obtained_at.get_or_insert_with(|| clock::date(now));
+        // The same refresh token is in doubt as before, as far as that is known.
+        let known_doubt = self.0.cached.load_full().and_then(|known| {
+            let intent = known.stored.as_ref()?.record.refresh.intent.clone()?;
+            intent.is_for(tokens.refresh_token.as_ref()?).then_some(intent)
+        });
         // If this is cancelled from here on, what the store holds is not known.
         self.0.cached.store(None);
-        let record = Record::new(tokens);
+        let mut record = Record::new(tokens);
+        record.refresh.intent = known_doubt;
         let revision = self.0.store.save(&record, Expect::Anything).await?;
         self.0.remember(Some(Stored { record, revision }), now);
         self.0.flights().pace = Pace::default();

@@ -5,6 +5,7 @@ mod lease;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::blocking;
+use crate::codec::Bytes;
 use crate::error::StoreError;
 use crate::file::{Content, Exposure, FileSlot, Successor};
 use crate::format::Format;
@@ -143,11 +144,10 @@ impl<F: Format> RecordFile<F> {
         let turn = self.inner.order.clone().lock_owned().await;
         self.run(move |inner| {
             let _turn = turn;
-            // A refresh ends with a record that has no intent.
-            let reserved = match record.refresh.intent {
-                None => lock(&inner.reserved).take(),
-                Some(_) => None,
-            };
+            // A refresh ends with a record that has no intent, over the one that has it.
+            let ends_a_refresh =
+                record.refresh.intent.is_none() && matches!(expect, Expect::Unchanged(_));
+            let reserved = if ends_a_refresh { lock(&inner.reserved).take() } else { None };
             match reserved {
                 Some(reserved) => inner.save_reserved(&record, &expect, reserved),
                 None => inner.save(&record, &expect),
@@ -214,22 +214,22 @@ impl<F: Format> Inner<F> {
         expect: &Expect,
         mut reserved: Reserved<F::Sealer>,
     ) -> Result<Revision, StoreError> {
-        let place = self.slot.place();
-        let prepared = self.format.prepare();
-        let mut warning = None;
-        let saved = self.slot.replace(
-            expect,
-            Some(&mut reserved.successor),
-            |current| self.inspect(current),
-            |first| {
-                let encoded = prepared.and_then(|()| self.format.encode(record, &place, first));
-                encoded.or_else(|error| {
-                    let encoded = self.format.encode_reserved(record, &place, &reserved.sealer)?;
-                    warning = Some(error);
-                    Ok(encoded)
-                })
-            },
-        );
+        let (prepared, mut warning) = (self.format.prepare(), None);
+        let mut saved = self.replace_reserved(expect, &mut reserved, |place, first, sealer| {
+            let encoded = prepared.and_then(|()| self.format.encode(record, place, first));
+            encoded.or_else(|error| {
+                let encoded = self.format.encode_reserved(record, place, sealer)?;
+                warning = Some(error);
+                Ok(encoded)
+            })
+        });
+        if let Err(error @ StoreError::NoSpace { .. }) = &saved {
+            // There may be more recipients by now than when room was reserved.
+            warning = Some(error.clone());
+            saved = self.replace_reserved(expect, &mut reserved, |place, _, sealer| {
+                self.format.encode_reserved(record, place, sealer)
+            });
+        }
         match &saved {
             Ok(revision) => {
                 self.remember(revision);
@@ -239,6 +239,21 @@ impl<F: Format> Inner<F> {
             Err(_) => {}
         }
         saved
+    }
+
+    fn replace_reserved(
+        &self,
+        expect: &Expect,
+        reserved: &mut Reserved<F::Sealer>,
+        encode: impl FnOnce(&str, bool, &F::Sealer) -> Result<Bytes, StoreError>,
+    ) -> Result<Revision, StoreError> {
+        let (place, Reserved { successor, sealer }) = (self.slot.place(), reserved);
+        self.slot.replace(
+            expect,
+            Some(successor),
+            |current| self.inspect(current),
+            |first| encode(&place, first, sealer),
+        )
     }
 
     fn reserve(&self) -> Result<(), StoreError> {
@@ -283,7 +298,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::{self, Bytes};
+    use crate::codec;
     use crate::tokens::AuthTokens;
 
     /// A format in which somebody signs out, and maybe in again, between a look at the record and one

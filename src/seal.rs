@@ -35,6 +35,10 @@ pub(crate) fn sealed_size(plain: usize, recipients: usize) -> usize {
     22 + 98 * recipients.max(1) + 512 + 48 + 16 + plain + 16 * (plain / CHUNK + 1)
 }
 
+/// Why a record of the largest size could not be read again.
+pub(crate) const TOO_MANY: &str =
+    "it has too many recovery recipients for the largest record; name some 500 at most";
+
 const ARMOR: &[u8] = b"-----BEGIN AGE ENCRYPTED FILE-----";
 const HEADER: &[u8] = b"age-encryption.org/v1";
 

@@ -107,6 +107,18 @@ pub trait TokenStore: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// [`StoreError::ReadOnly`] or [`StoreError::Denied`] if nothing can be written beside the slot.
     async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError>;
 
+    /// Returns whether somebody has the lease now. Stores that can look at it without taking it do.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`try_lease`](Self::try_lease).
+    async fn is_leased(&self) -> Result<bool, StoreError> {
+        match self.try_lease().await? {
+            Some(lease) => lease.release().await.map(|()| false),
+            None => Ok(true),
+        }
+    }
+
     /// Reads the slot like [`load`](Self::load), even if others can read it too.
     ///
     /// Only what takes tokens out of such a place calls this, or says that they are there. Stores that
@@ -294,6 +306,10 @@ macro_rules! by_pointer {
 
             async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
                 (**self).try_lease().await
+            }
+
+            async fn is_leased(&self) -> Result<bool, StoreError> {
+                (**self).is_leased().await
             }
 
             async fn load_exposed(&self) -> Result<Option<Stored>, StoreError> {

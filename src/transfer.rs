@@ -31,7 +31,8 @@ pub struct Migration {
     /// Whether tokens were moved. Otherwise the source was empty, and an earlier run had moved
     /// them.
     pub moved: bool,
-    /// Why the tokens should be replaced by a new sign-in: others could read them where they were.
+    /// Why the tokens should be replaced by a new sign-in: others could read them where they were, or a refresh of
+    /// them was cut off.
     pub warning: Option<String>,
 }
 
@@ -205,7 +206,10 @@ async fn migrate_leased(
         // Once the lease has passed, somebody may be refreshing the tokens where they were.
         keep(from, from_lease).await?;
         match from.clear(Expect::Unchanged(revision)).await {
-            Ok(()) => return Ok(Migration { moved: true, warning }),
+            Ok(()) => {
+                let warning = warning.or_else(|| doubt(&record));
+                return Ok(Migration { moved: true, warning });
+            }
             Err(StoreError::Conflict { .. }) => {}
             Err(error) => return Err(error.into()),
         }
@@ -224,6 +228,14 @@ async fn take_back(from: &dyn TokenStore, to: &dyn TokenStore, copied: Revision)
     if let Ok(Some(_)) = from.load().await {
         let _ = to.clear(Expect::Unchanged(copied)).await;
     }
+}
+
+/// Says that a refresh token may have been spent, if its record does.
+fn doubt(record: &Record) -> Option<String> {
+    let at = record.intent()?.at().to_rfc3339_opts(SecondsFormat::Secs, true);
+    Some(format!(
+        "the refresh token may have been spent: a refresh began at {at} and its answer was not saved"
+    ))
 }
 
 /// Copies tokens, and marks the copy as one: it is never refreshed, because two live copies of a
@@ -255,13 +267,8 @@ pub async fn backup(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<Backup
     };
     let mut record = source.record;
     record.tokens = record.tokens.with_backup(true);
-    let warning = record.intent().map(|intent| {
-        format!(
-            "the refresh token in this backup may have been spent: a refresh began at {} and has not ended; \
-             make the backup again once one has succeeded",
-            intent.at().to_rfc3339_opts(SecondsFormat::Secs, true)
-        )
-    });
+    let warning = doubt(&record)
+        .map(|doubt| format!("{doubt}; make the backup again once a refresh has succeeded"));
     save_verified(to, &record, expect).await?;
     Ok(Backup { warning })
 }

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use super::platform::Dir;
 use super::{FileSlot, Locked, NEXT, explain_write, suffixed, unused_name, wait_for};
@@ -13,7 +14,7 @@ use crate::error::StoreError;
 /// it.
 #[derive(Debug)]
 pub(crate) struct Successor {
-    dir: Dir,
+    dir: Arc<Dir>,
     name: OsString,
     /// `None` once it has become the record, or can no longer be used.
     file: Option<File>,
@@ -31,11 +32,18 @@ impl Successor {
         let lock = dir.open_lock(&suffixed(record, ".lock"))?;
         let name = unused_name(record, NEXT);
         let file = dir.reserve(&name, record, size, intent)?;
-        Ok(Self { dir, name, file: Some(file), lock })
+        Ok(Self { dir: Arc::new(dir), name, file: Some(file), lock })
     }
 
-    pub(super) fn dir(&self) -> &Dir {
-        &self.dir
+    pub(super) fn dir(&self) -> Arc<Dir> {
+        self.dir.clone()
+    }
+
+    /// Lets go of the room: the record was saved without it.
+    pub(super) fn give_up(&mut self) {
+        if self.file.take().is_some() {
+            let _ = self.dir.remove(&self.name);
+        }
     }
 
     /// Returns whether there is still a file to write to.
@@ -95,8 +103,9 @@ impl Successor {
 
 impl Drop for Successor {
     fn drop(&mut self) {
-        if self.file.take().is_some() || cfg!(windows) {
-            // If it cannot be removed, the next holder of the lease removes it.
+        // If it cannot be removed, the next holder of the lease removes it.
+        self.give_up();
+        if cfg!(windows) {
             let _ = self.dir.remove(&self.name);
         }
     }

@@ -151,7 +151,7 @@ impl Dir {
         }
         let mut file = self.create_new(name).map_err(no_space)?;
         let allocated = allocate(&mut file, size).and_then(|()| match self.space() {
-            Some(space) if space.free < space.round_up(beside) => {
+            Some(space) if space.has_no_inode || space.free < space.round_up(beside) => {
                 Err(io::ErrorKind::StorageFull.into())
             }
             _ => Ok(()),
@@ -290,7 +290,11 @@ impl Dir {
             check_owner(&path, &metadata, false)?;
             Ok(file)
         };
-        opened().map_err(|error| unusable_lock(&path, error))
+        opened().map_err(|error| {
+            let there = rustix::fs::statat(&self.file, name, AtFlags::SYMLINK_NOFOLLOW);
+            // What is not there is not in the way; its directory is.
+            if there.is_ok() { unusable_lock(&path, error) } else { error }
+        })
     }
 
     pub(super) fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {

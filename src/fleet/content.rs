@@ -6,7 +6,7 @@ use crate::codec::{self, Bytes};
 use crate::error::StoreError;
 use crate::key::{AgeKey, Sealer};
 use crate::seal::{self, MAX_SEALED};
-use crate::store::Record;
+use crate::store::{MAX_STORED, Record};
 
 const FORMAT: &str = "tokenkeep-slot/1";
 
@@ -40,12 +40,21 @@ pub(super) fn seal(
         Err(StoreError::InvalidKey { place: key.to_string(), reason: reason.to_owned() })
     };
     if sealed.len() > MAX_SEALED {
-        return unfit("it has too many recovery recipients");
+        return unfit(seal::TOO_MANY);
     }
     if !seal::is_sealed_to_keys_alone(&sealed) {
         return unfit("a slot on a server is sealed to an age key, and to no passphrase");
     }
     Ok(sealed.to_vec())
+}
+
+/// Finds out whether the largest record could be sealed and read again.
+pub(super) fn check_size(key: &AgeKey, sealer: &Sealer, name: &str) -> Result<(), StoreError> {
+    let head = FORMAT.len() + name.len() + 24;
+    if seal::sealed_size(MAX_STORED + head, sealer.recipients()) <= MAX_SEALED {
+        return Ok(());
+    }
+    Err(StoreError::InvalidKey { place: key.to_string(), reason: seal::TOO_MANY.to_owned() })
 }
 
 pub(super) fn open(

@@ -163,6 +163,7 @@ impl<E: Engine> Lease for FleetLease<E> {
         blocking::run(&self.slot.engine.to_string(), move || {
             slot.key.prepare()?;
             let sealer = slot.key.sealer(&slot.engine.to_string(), false)?;
+            content::check_size(&slot.key, &sealer, &slot.name)?;
             *lock(&slot.reserved) = Some(sealer);
             Ok(())
         })

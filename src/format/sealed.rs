@@ -2,7 +2,7 @@ use super::Format;
 use crate::codec::{self, Bytes};
 use crate::error::StoreError;
 use crate::key::{AgeKey, Sealer};
-use crate::seal::{MAX_SEALED, sealed_size};
+use crate::seal::{MAX_SEALED, TOO_MANY, sealed_size};
 use crate::store::{MAX_STORED, Record};
 
 /// Records sealed with a key.
@@ -18,10 +18,13 @@ impl Sealed {
         let sealed = sealer.seal(&codec::encode(record, place)?, place)?;
         if sealed.len() > MAX_SEALED {
             // It could not be read again.
-            let reason = "it has too many recovery recipients".to_owned();
-            return Err(StoreError::InvalidKey { place: self.key.to_string(), reason });
+            return Err(self.too_many_recipients());
         }
         Ok(sealed)
+    }
+
+    fn too_many_recipients(&self) -> StoreError {
+        StoreError::InvalidKey { place: self.key.to_string(), reason: TOO_MANY.to_owned() }
     }
 }
 
@@ -35,7 +38,10 @@ impl Format for Sealed {
     fn reserve(&self, place: &str) -> Result<(Sealer, usize), StoreError> {
         self.key.prepare()?;
         let sealer = self.key.sealer(place, false)?;
-        let size = sealed_size(MAX_STORED, sealer.recipients()).min(MAX_SEALED);
+        let size = sealed_size(MAX_STORED, sealer.recipients());
+        if size > MAX_SEALED {
+            return Err(self.too_many_recipients());
+        }
         Ok((sealer, size))
     }
 

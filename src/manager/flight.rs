@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -42,6 +42,8 @@ struct Flight {
     landing: Receiver<Landing>,
     /// Whether its runtime has begun it.
     has_begun: Arc<AtomicBool>,
+    /// The thread that started it.
+    starter: ThreadId,
 }
 
 /// How a refresh ended; nothing while it is under way.
@@ -102,7 +104,8 @@ impl Inner {
     async fn is_stuck(&self, flight: &mut Flight) -> bool {
         let is_alone = Handle::try_current()
             .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::CurrentThread);
-        if !is_alone {
+        // Whoever waits on another thread does not keep that runtime from running.
+        if !is_alone || flight.starter != thread::current().id() {
             return false;
         }
         // Once more, because this process may have been stopped in between. It is real time that counts, by a
@@ -186,7 +189,8 @@ impl Inner {
             return Ok(Boarding::Flying(flight.clone()));
         }
         let (landing, receiver) = watch::channel(None);
-        let flying = Flight { landing: receiver, has_begun: Arc::default() };
+        let starter = thread::current().id();
+        let flying = Flight { landing: receiver, has_begun: Arc::default(), starter };
         flights.current = Some(flying.clone());
         drop(flights);
         let (inner, basis) = (self.clone(), basis.clone());

@@ -2,12 +2,14 @@
 
 use std::future::Future;
 
+use chrono::{DateTime, Utc};
+
 use super::events::Event;
 use super::unsaved::release;
 use super::{Inner, TokenManager};
 use crate::clock::Patience;
 use crate::error::{AuthError, StoreError};
-use crate::store::{Expect, Lease, Stored};
+use crate::store::{Expect, Intent, Lease, Stored};
 use crate::tokens::AuthTokens;
 
 /// What may be left at the provider after a logout: [`TokenManager::revoke_and_clear`].
@@ -19,6 +21,9 @@ pub struct Logout<E> {
     /// Whether a refresh was still under way, here or in another process. What it brings is not saved, and
     /// may be accepted until it expires.
     pub refresh_under_way: bool,
+    /// When an earlier refresh began that was cut off. It may have brought tokens that nobody has, and that are
+    /// accepted until they expire.
+    pub cut_off: Option<DateTime<Utc>>,
     /// Why it is not known what the slot held, or whether a refresh is under way. What it held was not revoked.
     pub unknown: Option<StoreError>,
 }
@@ -52,11 +57,14 @@ impl TokenManager {
         let (unsaved, lease) = unsaved.unzip();
         let lease = match lease.flatten() {
             Some(lease) => Ok(Some(lease)),
+            // What this process itself does not end is not waited for a second time.
+            None if !landed => inner.store.try_lease().await,
             None => inner.lease_for_logout().await,
         };
         let mut logout = Logout {
             not_revoked: Vec::new(),
             refresh_under_way: !landed || matches!(lease, Ok(None)),
+            cut_off: None,
             unknown: lease.as_ref().err().cloned(),
         };
 
@@ -66,6 +74,10 @@ impl TokenManager {
             logout.unknown = Some(error);
             None
         });
+        // With the lease in hand, an intent is of a refresh that has ended. That of unsaved tokens is their own.
+        if let (None, Ok(Some(_)), Some(stored)) = (&unsaved, &lease, &loaded) {
+            logout.cut_off = stored.record.intent().map(Intent::at);
+        }
         let mut seen: Vec<AuthTokens> = Vec::new();
         let found = loaded.as_ref().map(|stored| stored.record.tokens.clone());
         for tokens in [found, unsaved].into_iter().flatten() {

@@ -1,7 +1,10 @@
 //! What can be told of a slot without refreshing its tokens.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 
+use crate::clock::Timer;
 use crate::error::StoreError;
 use crate::store::{Intent, TokenStore};
 
@@ -26,12 +29,24 @@ pub async fn interrupted_refresh(
     if intent().await?.is_none() {
         return Ok(None);
     }
-    let Some(lease) = store.try_lease().await? else { return Ok(None) };
-    // Its holder may have come to an end in between.
-    let found = intent().await;
-    let _ = lease.release().await;
-    found
+    // Others who only look have the lease for a moment each.
+    let timer = Timer::default();
+    for look in 0..LOOKS {
+        if look > 0 {
+            timer.sleep(PAUSE).await;
+        }
+        if !store.is_leased().await? {
+            // Its holder may have come to an end in between.
+            return intent().await;
+        }
+    }
+    Ok(None)
 }
+
+/// How often, and how far apart, the lease is looked at: long enough to tell a refresh, which takes the time of
+/// an answer, from somebody who looks as well.
+const LOOKS: usize = 10;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Checks whether the tokens in a slot could be replaced now, as a refresh does: whether there is room for
 /// the largest record, whether its lock can be had, whether the keys that it is sealed to can be read. Nothing

@@ -314,7 +314,7 @@ fn a_backup_of_tokens_in_doubt_says_so_and_the_doubt_comes_back_with_it() {
     server.script([Act::answer(500, ""), Act::answer(500, "")]);
     home.run("get").failed(1);
     let backup = home.run("backup --to plaintext:copy.json");
-    assert!(backup.err.contains("warning: the refresh token in this backup may have been spent"));
+    assert!(backup.err.contains("warning: the refresh token may have been spent"));
     backup.ok();
     home.run("clear").ok();
     home.run("restore --from plaintext:copy.json").ok();

@@ -212,7 +212,7 @@ fn while_the_access_token_is_accepted_it_is_served_and_the_obstacle_is_said() {
             let served = obstacle.run(&home, line);
             assert_eq!((served.code, served.out.trim_end()), (0, &*access), "{}", obstacle.name);
             assert!(
-                served.err.starts_with("note: these tokens were not refreshed: "),
+                served.err.starts_with("warning: these tokens were not refreshed: "),
                 "{served:?}"
             );
             assert!(served.err.contains(obstacle.says), "{}: {served:?}", obstacle.name);

@@ -193,7 +193,7 @@ impl Obstacle<'_> {
         let due = run();
         assert_eq!(due.code, Some(0), "{}: {due:?}", self.said);
         assert_eq!(due.out, fs::read_to_string(scene.aside("issued")).unwrap());
-        assert!(due.err.starts_with("note: these tokens were not refreshed: "), "{due:?}");
+        assert!(due.err.starts_with("warning: these tokens were not refreshed: "), "{due:?}");
 
         scene.issue(LONG_AGO);
         let expired = run();

@@ -113,32 +113,33 @@ async fn check_key(url: &StoreUrl) -> Result<(), StoreError> {
 /// What is in the way of the next refresh: it was interrupted, or the provider rejected the refresh token.
 /// `client` is who refreshes.
 async fn doubts(store: &dyn TokenStore, record: Option<&Record>, client: &str) -> Vec<String> {
-    let mut doubts = Vec::new();
-    let Some(record) = record else { return doubts };
-    match tokenkeep::interrupted_refresh(store).await {
-        Ok(Some(at)) => doubts.push(format!(
-            "a refresh was cut off at {}, and may have spent the refresh token; if the next one fails, sign \
-             in again",
-            at.to_rfc3339_opts(SecondsFormat::Secs, true)
-        )),
-        Ok(None) => {}
-        Err(error) if record.intent().is_some() => doubts.push(format!(
-            "a refresh was cut off, or is under way, which cannot be found out here: {}",
-            Failure::from(error).message()
-        )),
-        Err(_) => {}
-    }
+    let Some(record) = record else { return Vec::new() };
     let (token, rejection) = (&record.tokens.refresh_token, &record.refresh.rejection);
     if let (Some(token), Some(rejection)) = (token, rejection)
         && rejection.is_for(token, client)
     {
-        doubts.push(format!(
-            "the refresh token was rejected at {} ({}); sign in again",
-            rejection.at().to_rfc3339_opts(SecondsFormat::Secs, true),
+        let at = rejection.at().to_rfc3339_opts(SecondsFormat::Secs, true);
+        let doubt = match record.intent() {
+            Some(_) => ", after a refresh was cut off that may have spent it",
+            None => "",
+        };
+        return vec![format!(
+            "the refresh token was rejected at {at} ({}){doubt}; sign in again",
             rejection.reason()
-        ));
+        )];
     }
-    doubts
+    match tokenkeep::interrupted_refresh(store).await {
+        Ok(Some(at)) => vec![format!(
+            "a refresh was cut off at {}, and may have spent the refresh token; if the next one fails, sign \
+             in again",
+            at.to_rfc3339_opts(SecondsFormat::Secs, true)
+        )],
+        Err(error) if record.intent().is_some() => vec![format!(
+            "a refresh was cut off, or is under way, which cannot be found out here: {}",
+            Failure::from(error).message()
+        )],
+        _ => Vec::new(),
+    }
 }
 
 fn open(url: &StoreUrl) -> Result<Arc<dyn TokenStore>, Failure> {

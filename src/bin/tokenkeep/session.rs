@@ -56,7 +56,7 @@ pub(crate) async fn session<T>(
     match (done, ended) {
         (Ok(done), Ok(())) => {
             if let Some(why) = not_refreshed {
-                terminal::say(&format!("note: these tokens were not refreshed: {why}"));
+                terminal::say(&format!("warning: these tokens were not refreshed: {why}"));
             }
             Ok(done)
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokenkeep::chrono::SecondsFormat;
 use tokenkeep::{Expect, StoreError, StoreUrl, Stored, TokenStore};
 
 use super::{DONE, Outcome, Target, open};
@@ -77,6 +78,13 @@ pub(super) async fn clear(slot: &Slot, clear: &Clear) -> Outcome {
             logout.await.map(|logout| {
                 may_live.extend(logout.not_revoked.into_iter().map(Failure::from));
                 may_live.extend(logout.unknown.map(Failure::from));
+                if let Some(at) = logout.cut_off {
+                    let at = at.to_rfc3339_opts(SecondsFormat::Secs, true);
+                    let reason = format!(
+                        "a refresh that began at {at} was cut off, and what it may have brought stays alive"
+                    );
+                    may_live.push(Failure::new(Code::Other, reason));
+                }
                 if logout.refresh_under_way {
                     let reason = "another process is refreshing them, and what it gets stays alive";
                     may_live.push(Failure::new(Code::Other, reason));

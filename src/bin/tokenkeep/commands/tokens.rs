@@ -37,6 +37,8 @@ pub(super) async fn set(slot: &Slot) -> Outcome {
         Some(_) => "the refresh token buys the next one",
         None => "sign in again",
     };
+    // If the very refresh token is there already, and is in doubt, it stays in doubt.
+    let _ = manager.get_tokens().await;
     manager.set_tokens(tokens).await?;
     if is_expired {
         terminal::say(&format!("note: this access token has expired; {next}"));
