@@ -31,6 +31,7 @@ mod manager;
 mod migrate_all;
 mod oauth2;
 mod processes;
+mod protocol_model;
 mod provider;
 mod readme;
 mod refresh;
