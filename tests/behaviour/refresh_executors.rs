@@ -1,0 +1,57 @@
+//! A refresh on any executor, and on one that cannot go on.
+
+use std::time::{Duration, Instant};
+
+use tokenkeep::{AuthError, AuthTokens, RefreshFailure, TokenManager};
+
+use crate::support::block_on;
+
+/// With tokens that are due, and a refresher that is a closure.
+fn manager() -> TokenManager {
+    let manager = TokenManager::builder()
+        .refresh_with(|_| async { Ok::<_, RefreshFailure>(AuthTokens::new("new")) })
+        .build();
+    let due = AuthTokens::new("old").with_expires_at(std::time::SystemTime::UNIX_EPOCH.into());
+    block_on(manager.set_tokens(due)).unwrap();
+    manager
+}
+
+#[test]
+fn waiting_in_a_way_that_blocks_the_runtimes_own_thread_is_an_error_within_seconds() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let began = Instant::now();
+    let manager = manager();
+    let refreshed = runtime.block_on(async { block_on(manager.refresh()) });
+    let error = refreshed.unwrap_err();
+    assert!(matches!(error, AuthError::Refresh(RefreshFailure::Transient { .. })), "{error}");
+    assert!(error.to_string().contains("is not driven"), "{error}");
+    let got = runtime.block_on(async { block_on(manager.get_access_token()) });
+    assert!(got.is_err());
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    // Once the runtime is driven, it ends as it should.
+    let refreshed = runtime.block_on(manager.refresh()).unwrap();
+    assert_eq!(refreshed.access_token.expose_secret(), "new");
+}
+
+#[test]
+fn waiting_in_a_way_that_blocks_works_where_other_threads_drive_the_runtime() {
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+    let manager = manager();
+    let refreshed = threads.block_on(async { block_on(manager.refresh()) });
+    assert_eq!(refreshed.unwrap().access_token.expose_secret(), "new");
+}
+
+/// A task that a worker starts runs next on that worker, and no other worker takes it from there.
+#[test]
+#[ignore = "it waits for minutes: the refresh is started on the thread that is blocked"]
+fn waiting_in_a_way_that_blocks_a_worker_works_where_other_workers_drive_the_runtime() {
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+    let manager = manager();
+    let blocked = threads.spawn(async move { block_on(manager.refresh()) });
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || send.send(block_on(blocked)));
+    // Only so that a failure is one, and not a test that hangs.
+    let refreshed = receive.recv_timeout(Duration::from_secs(10)).map(Result::unwrap);
+    threads.shutdown_background();
+    assert_eq!(refreshed.unwrap().unwrap().access_token.expose_secret(), "new");
+}
