@@ -18,6 +18,8 @@ mod acl;
 #[cfg_attr(windows, path = "file/windows.rs")]
 mod platform;
 mod successor;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};

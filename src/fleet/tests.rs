@@ -333,6 +333,64 @@ async fn a_state_that_somebody_made_out_of_an_earlier_one_is_told_from_the_lates
     assert_eq!(reader.load().await.unwrap().unwrap().record.tokens, tokens("login"));
 }
 
+/// How often the slot was changed, as its record says.
+fn generation(table: &Table) -> u64 {
+    content::open(&key(), &table.row().record, "fleet", "table").unwrap().generation
+}
+
+#[tokio::test]
+async fn the_count_of_changes_rises_by_a_clock_that_stands_still_or_is_set_back() {
+    let table = Table::new();
+    let now = Arc::new(Mutex::new(SystemTime::UNIX_EPOCH));
+    let slot_now = || {
+        let (mut slot, now) = (slot(&table.elsewhere()), now.clone());
+        Arc::get_mut(&mut slot.0).unwrap().clock = Clock::new(move || *now.lock().unwrap());
+        slot
+    };
+    let first = slot_now();
+    for expected in 1..4 {
+        first.save(&record("one"), Expect::Anything).await.unwrap();
+        assert_eq!(generation(&table), expected);
+    }
+    // Somebody else, who has seen nothing yet, goes on from there. A logout counts too.
+    let second = slot_now();
+    second.clear(Expect::Anything).await.unwrap();
+    assert_eq!(generation(&table), 4);
+    *now.lock().unwrap() += Duration::from_secs(1);
+    second.save(&record("two"), Expect::Absent).await.unwrap();
+    assert_eq!(generation(&table), 1000);
+    *now.lock().unwrap() = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
+    first.save(&record("three"), Expect::Anything).await.unwrap();
+    assert_eq!(generation(&table), 1001);
+}
+
+#[tokio::test]
+async fn what_a_process_wrote_last_is_what_it_has_seen() {
+    let table = Table::new();
+    let slot = slot(&table);
+    slot.save(&record("one"), Expect::Anything).await.unwrap();
+    let first = table.row();
+    slot.save(&record("two"), Expect::Anything).await.unwrap();
+    let second = table.row();
+    table.put(first);
+    let rolled_back = slot.load().await.unwrap_err();
+    assert!(matches!(rolled_back, StoreError::RolledBack { .. }), "{rolled_back}");
+    table.put(second.clone());
+    slot.clear(Expect::Anything).await.unwrap();
+    table.put(second);
+    let rolled_back = slot.load().await.unwrap_err();
+    assert!(matches!(rolled_back, StoreError::RolledBack { .. }), "{rolled_back}");
+}
+
+#[tokio::test]
+async fn each_holder_of_the_lease_has_a_number_of_its_own() {
+    let table = Table::new();
+    for expected in 1..4 {
+        lease(&slot(&table)).await.release().await.unwrap();
+        assert_eq!(table.row().fence, expected);
+    }
+}
+
 #[tokio::test]
 async fn the_name_of_a_slot_is_sealed_with_its_record() {
     let table = Table::new();

@@ -83,3 +83,85 @@ impl<F: Format> Lease for FileLease<F> {
             .map_err(|error| StoreError::io("unlock", self.inner.slot.place(), error))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::task::{Context, Waker};
+
+    use super::super::RecordFile;
+    use super::*;
+    use crate::codec::{self, Bytes};
+    use crate::store::{Expect, MAX_STORED, Record};
+    use crate::tokens::AuthTokens;
+
+    /// A format that takes as long to reserve as a test says.
+    #[derive(Debug)]
+    struct Slow {
+        begun: Sender<()>,
+        goes_on: Mutex<Receiver<()>>,
+    }
+
+    impl Format for Slow {
+        type Sealer = ();
+
+        fn reserve(&self, _: &str) -> Result<((), usize), StoreError> {
+            self.begun.send(()).unwrap();
+            self.goes_on.lock().unwrap().recv().unwrap();
+            Ok(((), MAX_STORED))
+        }
+
+        fn encode(&self, record: &Record, place: &str, _: bool) -> Result<Bytes, StoreError> {
+            codec::encode(record, place)
+        }
+
+        fn encode_reserved(
+            &self,
+            record: &Record,
+            place: &str,
+            (): &(),
+        ) -> Result<Bytes, StoreError> {
+            codec::encode(record, place)
+        }
+
+        fn decode(&self, bytes: &[u8], place: &str) -> Result<Record, StoreError> {
+            codec::decode(bytes, place)
+        }
+
+        fn limit(&self) -> usize {
+            MAX_STORED
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_dropped_call_left_running_keeps_the_lease_until_it_is_over() {
+        let mut private = tempfile::Builder::new();
+        #[cfg(unix)]
+        private.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+        let dir = private.prefix("tokenkeep").tempdir().unwrap();
+        let ((begun, has_begun), (go_on, goes_on)) = (channel(), channel());
+        let format = Slow { begun, goes_on: Mutex::new(goes_on) };
+        let file = RecordFile::new(&dir.path().join("tokens.json"), format);
+        file.save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap();
+        let mut lease = file.try_lease().await.unwrap().unwrap();
+        let mut reserve = lease.reserve();
+        assert!(reserve.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        has_begun.recv().unwrap();
+        drop(reserve);
+        drop(lease);
+        assert!(file.try_lease().await.unwrap().is_none(), "it is still at work");
+        go_on.send(()).unwrap();
+        let next = loop {
+            if let Some(next) = file.try_lease().await.unwrap() {
+                break next;
+            }
+            tokio::task::yield_now().await;
+        };
+        // What it reserved is gone with it.
+        let names = std::fs::read_dir(dir.path()).unwrap();
+        let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 3, "the record and the two locks: {names:?}");
+        next.release().await.unwrap();
+    }
+}
