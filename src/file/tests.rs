@@ -64,8 +64,10 @@ fn a_writer_gives_up_on_a_lock_that_somebody_holds_for_too_long() {
     let write = || {
         slot.replace(&Expect::Anything, None, |_| Ok(()), |_| Ok(Zeroizing::new(b"new".to_vec())))
     };
+    let began = Instant::now();
     let error = write().unwrap_err();
     assert!(matches!(error, StoreError::Timeout { .. }), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     drop(held);
     write().unwrap();
 }
