@@ -1,15 +1,18 @@
 //! Holders, crashes, logins, logouts, full disks and lost answers, in thousands of random orders.
 //!
 //! Each "process" is a manager with a runtime of its own, which runs only when it is told to, a step
-//! at a time. A crash drops the runtime: its tasks end where they are, and its lease with them. What
-//! must hold is checked at the provider and at the slot, at each call.
+//! at a time. A crash drops the runtime: its tasks end where they are. In half of the worlds the slot is a
+//! file, whose lease ends with its holder. In the others it is a shared slot, whose lease ends at a
+//! deadline. What must hold is checked at the provider and at the slot, at each call.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use tokenkeep::{
-    AuthError, AuthTokens, Expect, Lease, MemoryStore, Record, RefreshFailure, RefreshPermit,
-    Revision, StoreError, Stored, TokenManager, TokenRefresher, TokenStore, async_trait,
+    AuthError, AuthTokens, Expect, Intent, Lease, MemoryStore, Record, RefreshFailure,
+    RefreshPermit, Revision, StoreError, Stored, TokenManager, TokenRefresher, TokenStore,
+    async_trait,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::yield_now;
@@ -58,8 +61,12 @@ struct Shared {
     random: Mutex<Random>,
     /// The live token of each session; none once it was revoked.
     live: Mutex<BTreeMap<u32, Option<u32>>>,
-    /// Tokens whose successor may be lost: their holder died, or its answer did.
+    /// Sessions that their owners ended.
+    ended: Mutex<BTreeSet<u32>>,
+    /// Tokens whose successor may be lost: their holder died, its answer did, or its lease passed on.
     excused: Mutex<BTreeSet<Token>>,
+    /// The lease of a shared slot; in a file there is none of this kind.
+    lease: Option<Mutex<Holder>>,
     /// What each process spent and has not saved a successor of.
     spending: Mutex<[Vec<Token>; PROCESSES]>,
     /// What must not happen and did. A panic would be taken for a refresher's failure.
@@ -67,6 +74,18 @@ struct Shared {
     /// Whether anything goes wrong by itself.
     faults: Mutex<bool>,
     refreshes: Mutex<u32>,
+    /// Whether everything that happens is printed.
+    is_traced: bool,
+}
+
+/// Who has the lease of a shared slot: the number of the lease, and until when it lasts.
+#[derive(Default)]
+struct Holder {
+    number: u64,
+    process: usize,
+    until: Option<SystemTime>,
+    /// The lease that each process was given and has not given up, whether it still lasts or not.
+    given: [Option<u64>; PROCESSES],
 }
 
 impl Shared {
@@ -75,9 +94,36 @@ impl Shared {
         *self.faults.lock().unwrap() && self.random.lock().unwrap().below(one_in) == 0
     }
 
+    fn note(&self, line: impl FnOnce() -> String) {
+        if self.is_traced {
+            println!("{}", line());
+        }
+    }
+
     fn check(&self, holds: bool, violation: impl FnOnce() -> String) {
         if !holds {
-            self.violations.lock().unwrap().push(violation());
+            let violation = violation();
+            self.note(|| format!("VIOLATION: {violation}"));
+            self.violations.lock().unwrap().push(violation);
+        }
+    }
+
+    /// Checks that a token in the slot that is spent has an intent, so that whoever sends it knows.
+    fn check_told(&self, record: &Record) {
+        let (session, generation) = token(&record.tokens);
+        let is_live = self.live.lock().unwrap()[&session] == Some(generation);
+        let is_ended = self.ended.lock().unwrap().contains(&session);
+        self.check(is_live || is_ended || record.intent().is_some(), || {
+            format!("nothing says that {session}.{generation} may be spent")
+        });
+    }
+
+    /// Checks what a caller is told: a plain "sign in again" is for sessions that their owners ended.
+    fn check_answer<T>(&self, answer: Result<T, AuthError>) {
+        if let Err(AuthError::LoginRequired { reason }) = answer {
+            let session = reason.split('.').next().unwrap().parse().unwrap();
+            let is_ended = self.ended.lock().unwrap().contains(&session);
+            self.check(is_ended, || format!("of {reason} nobody said that it may be spent"));
         }
     }
 
@@ -90,43 +136,79 @@ impl Shared {
 }
 
 /// The provider, as one process sees it.
-struct Provider(Arc<Shared>, usize);
+struct Provider {
+    shared: Arc<Shared>,
+    slot: MemoryStore,
+    process: usize,
+}
+
+impl Provider {
+    /// What the provider does with a refresh token that reaches it.
+    fn receive(&self, (session, generation): Token) -> Result<(), RefreshFailure> {
+        let shared = &self.shared;
+        let mut live = shared.live.lock().unwrap();
+        if live[&session] == Some(generation) {
+            live.insert(session, Some(generation + 1));
+            drop(live);
+            shared.spending.lock().unwrap()[self.process].push((session, generation));
+            *shared.refreshes.lock().unwrap() += 1;
+            return Ok(());
+        }
+        let excused = shared.excused.lock().unwrap().contains(&(session, generation));
+        shared.check(live[&session].is_none() || excused, || {
+            format!("{session}.{generation} was spent twice while its holder lives")
+        });
+        live.insert(session, None);
+        Err(RefreshFailure::rejected(name((session, generation))))
+    }
+}
 
 #[async_trait]
 impl TokenRefresher for Provider {
     async fn refresh(
         &self,
         current: AuthTokens,
-        _permit: &RefreshPermit,
+        permit: &RefreshPermit,
     ) -> Result<AuthTokens, RefreshFailure> {
-        let Self(shared, process) = self;
-        yield_now().await;
+        let shared = &self.shared;
+        // The others may do much until the connection stands.
+        let connecting = if shared.happens(4) { 40 } else { 1 };
+        for _ in 0..connecting {
+            yield_now().await;
+        }
+        permit.check()?;
         if shared.happens(8) {
-            return Err(RefreshFailure::transient("503"));
+            return Err(RefreshFailure::transient("429"));
+        }
+        if shared.happens(30) {
+            let retry_after = Some(Duration::from_secs(90));
+            return Err(RefreshFailure::Transient {
+                reason: "429".into(),
+                retry_after,
+                unspent: true,
+            });
         }
         if shared.happens(12) {
             return Err(RefreshFailure::ambiguous("lost on the way there"));
         }
-        let (session, generation) = token(&current);
-        {
-            let mut live = shared.live.lock().unwrap();
-            let is_live = live[&session] == Some(generation);
-            if !is_live {
-                let excused = shared.excused.lock().unwrap().contains(&(session, generation));
-                shared.check(live[&session].is_none() || excused, || {
-                    format!("{session}.{generation} was spent twice while its holder lives")
-                });
-                live.insert(session, None);
-                return Err(RefreshFailure::rejected("invalid_grant"));
-            }
-            live.insert(session, Some(generation + 1));
-            shared.spending.lock().unwrap()[*process].push((session, generation));
-            *shared.refreshes.lock().unwrap() += 1;
+        if shared.happens(20) {
+            return Err(RefreshFailure::transient("503").maybe_spent());
         }
+        let (session, generation) = token(&current);
+        let received = self.receive((session, generation));
+        let (process, accepted) = (self.process, received.is_ok());
+        shared.note(|| format!("{process} sends {session}.{generation}, accepted: {accepted}"));
+        if let Ok(Some(there)) = self.slot.load().await {
+            shared.check_told(&there.record);
+        }
+        received?;
         let mut answer = Answer { shared, spent: Some((session, generation)) };
         yield_now().await;
         if shared.happens(10) {
             return Err(RefreshFailure::ambiguous("lost on the way back"));
+        }
+        if shared.happens(20) {
+            return Err(RefreshFailure::transient("503").maybe_spent());
         }
         answer.spent = None;
         Ok(tokens((session, generation + 1), &shared.clock))
@@ -165,10 +247,32 @@ impl std::fmt::Display for Slot {
     }
 }
 
+impl Slot {
+    /// Whether the lease of this process passed to another one that has it now. A server's slot takes
+    /// nothing then, because what comes of the other one's refresh is the later.
+    fn is_overtaken(&self) -> bool {
+        let Some(lease) = &self.shared.lease else { return false };
+        let holder = lease.lock().unwrap();
+        let is_held = holder.until.is_some_and(|until| self.shared.clock.now() < until);
+        is_held && holder.given[self.process].is_some_and(|given| given != holder.number)
+    }
+
+    fn failed(&self) -> StoreError {
+        StoreError::Io {
+            action: "use",
+            place: "slot".into(),
+            source: Arc::new(std::io::ErrorKind::StorageFull.into()),
+        }
+    }
+}
+
 #[async_trait]
 impl TokenStore for Slot {
     async fn load(&self) -> Result<Option<Stored>, StoreError> {
         yield_now().await;
+        if self.shared.happens(20) {
+            return Err(self.failed());
+        }
         let loaded = self.inner.load().await;
         yield_now().await;
         loaded
@@ -176,27 +280,37 @@ impl TokenStore for Slot {
 
     async fn save(&self, record: &Record, expect: Expect) -> Result<Revision, StoreError> {
         yield_now().await;
-        let full = || StoreError::Io {
-            action: "write",
-            place: "slot".into(),
-            source: Arc::new(std::io::ErrorKind::StorageFull.into()),
-        };
         let (session, generation) = token(&record.tokens);
         // A login cannot be tried again by the manager, so it does not fail here.
-        let is_rotation = generation > 0;
-        if is_rotation && self.shared.happens(6) {
-            return Err(full());
+        let is_refresh = generation > 0 || expect != Expect::Anything;
+        if is_refresh && self.shared.happens(6) {
+            return Err(self.failed());
+        }
+        if is_refresh && self.is_overtaken() {
+            return Err(StoreError::Conflict { place: "slot".into() });
         }
         let before = self.inner.load().await?.map(|stored| token(&stored.record.tokens));
-        let revision = self.inner.save(record, expect).await?;
-        if is_rotation {
+        let saved = self.inner.save(record, expect).await;
+        self.shared.note(|| {
+            let (intent, done) = (record.intent().map(Intent::at), saved.is_ok());
+            let process = self.process;
+            format!("{process} saves {session}.{generation}, intent {intent:?}, done: {done}")
+        });
+        let revision = saved?;
+        if is_refresh {
             self.shared.check(before.is_some(), || "a cleared slot was filled again".to_owned());
             let is_newer = before.is_some_and(|it| it.0 == session && it.1 <= generation);
             self.shared
                 .check(is_newer, || format!("{session}.{generation} was saved over {before:?}"));
-            self.shared.spending.lock().unwrap()[self.process].clear();
+            self.shared.check_told(record);
+            if before.is_some_and(|it| it.1 < generation) {
+                self.shared.spending.lock().unwrap()[self.process].clear();
+            }
             if self.shared.happens(8) {
                 return Err(StoreError::Conflict { place: "slot".into() });
+            }
+            if self.shared.happens(10) {
+                return Err(self.failed());
             }
         }
         yield_now().await;
@@ -210,7 +324,80 @@ impl TokenStore for Slot {
 
     async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
         yield_now().await;
-        self.inner.try_lease().await
+        let Some(lease) = &self.shared.lease else { return self.inner.try_lease().await };
+        let mut holder = lease.lock().unwrap();
+        let now = self.shared.clock.now();
+        if let Some(until) = holder.until {
+            if now < until {
+                return Ok(None);
+            }
+            let spent = self.shared.spending.lock().unwrap()[holder.process].clone();
+            self.shared.excused.lock().unwrap().extend(spent);
+        }
+        let until = now + Duration::from_secs(30);
+        holder.number += 1;
+        let number = holder.number;
+        holder.given[self.process] = Some(number);
+        (holder.process, holder.until) = (self.process, Some(until));
+        self.shared.note(|| format!("{} takes the lease {number}", self.process));
+        let (shared, process) = (self.shared.clone(), self.process);
+        Ok(Some(Box::new(SharedLease { shared, process, number, until })))
+    }
+}
+
+/// A lease that ends at a deadline, as that of a server does. Dropping it does not give it up.
+struct SharedLease {
+    shared: Arc<Shared>,
+    process: usize,
+    number: u64,
+    until: SystemTime,
+}
+
+impl Drop for SharedLease {
+    fn drop(&mut self) {
+        let lease = self.shared.lease.as_ref().expect("a shared slot");
+        lease.lock().unwrap().given[self.process].take_if(|given| *given == self.number);
+    }
+}
+
+impl std::fmt::Debug for SharedLease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SharedLease")
+    }
+}
+
+impl SharedLease {
+    /// The lease, if it has not passed to somebody else.
+    fn holder(&self) -> Option<std::sync::MutexGuard<'_, Holder>> {
+        let holder = self.shared.lease.as_ref().expect("a shared slot").lock().unwrap();
+        (holder.number == self.number).then_some(holder)
+    }
+}
+
+#[async_trait]
+impl Lease for SharedLease {
+    fn time_left(&self) -> Option<Duration> {
+        Some(self.until.duration_since(self.shared.clock.now()).unwrap_or_default())
+    }
+
+    async fn renew(&mut self, time: Duration) -> Result<bool, StoreError> {
+        yield_now().await;
+        let until = self.shared.clock.now() + time + Duration::from_secs(5);
+        let Some(mut holder) = self.holder() else { return Ok(false) };
+        self.shared.note(|| format!("the lease {} is renewed for {time:?}", self.number));
+        holder.until = Some(until);
+        drop(holder);
+        self.until = until;
+        Ok(true)
+    }
+
+    async fn release(self: Box<Self>) -> Result<(), StoreError> {
+        yield_now().await;
+        self.shared.note(|| format!("the lease {} is given up", self.number));
+        if let Some(mut holder) = self.holder() {
+            holder.until = None;
+        }
+        Ok(())
     }
 }
 
@@ -222,7 +409,7 @@ struct Process {
 impl Process {
     fn start(slot: &MemoryStore, shared: &Arc<Shared>, process: usize) -> Self {
         let store = Slot { inner: slot.clone(), shared: shared.clone(), process };
-        let provider = Provider(shared.clone(), process);
+        let provider = Provider { shared: shared.clone(), slot: slot.clone(), process };
         let manager = shared.clock.builder().store(store).refresher(provider).build();
         Self { runtime: Builder::new_current_thread().build().unwrap(), manager }
     }
@@ -236,16 +423,19 @@ impl Process {
     }
 }
 
-fn play(seed: u64) -> u32 {
+fn play(seed: u64, is_traced: bool) -> u32 {
     let shared = Arc::new(Shared {
         clock: Clock::new(),
         random: Mutex::new(Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)),
         live: Mutex::default(),
+        ended: Mutex::default(),
         excused: Mutex::default(),
+        lease: seed.is_multiple_of(2).then(Mutex::default),
         spending: Mutex::default(),
         violations: Mutex::default(),
         faults: Mutex::new(true),
         refreshes: Mutex::default(),
+        is_traced,
     });
     let slot = MemoryStore::new();
     let mut processes: Vec<Process> =
@@ -255,14 +445,29 @@ fn play(seed: u64) -> u32 {
         let number = usize::try_from(below(PROCESSES as u64)).unwrap();
         let process = &processes[number];
         let manager = process.manager.clone();
-        match below(60) {
+        let told = shared.clone();
+        let choice = below(60);
+        shared.note(|| format!("{} process {number} does {choice}", shared.clock.date()));
+        match choice {
             0 => {
                 let tokens = shared.sign_in();
                 process.run(async move { manager.set_tokens(tokens).await });
             }
             1 => process.run(async move { manager.clear().await }),
-            2..=5 => process.run(async move { manager.get_access_token().await }),
-            6 => process.run(async move { manager.refresh().await }),
+            2..=5 => {
+                process.run(async move { told.check_answer(manager.get_access_token().await) });
+            }
+            6 => process.run(async move { told.check_answer(manager.refresh().await) }),
+            12 | 14 => process.run(async move { manager.get_refresh_token().await }),
+            // The owner ends the session at the provider.
+            13 if below(3) == 0 => {
+                if let Ok(Some(there)) = crate::support::block_on(slot.load()) {
+                    let (session, _) = token(&there.record.tokens);
+                    if shared.live.lock().unwrap().insert(session, None).flatten().is_some() {
+                        shared.ended.lock().unwrap().insert(session);
+                    }
+                }
+            }
             7 => {
                 if let Some(token) = manager.cached_access_token() {
                     manager.invalidate(&token);
@@ -336,11 +541,15 @@ fn settle(shared: &Arc<Shared>, slot: &MemoryStore, processes: &[Process]) {
 }
 
 #[test]
-fn in_no_order_is_a_token_spent_twice_overwritten_or_brought_back() {
+fn in_no_order_is_a_token_spent_twice_overwritten_brought_back_or_its_doubt_forgotten() {
     let mut refreshes = 0;
     for seed in 1..=WORLDS {
-        let played = std::panic::catch_unwind(|| play(seed));
-        refreshes += played.unwrap_or_else(|_| panic!("in world {seed}"));
+        let played = std::panic::catch_unwind(|| play(seed, false));
+        refreshes += played.unwrap_or_else(|_| {
+            // Pauses are random, so it may take another course.
+            let again = std::panic::catch_unwind(|| play(seed, true));
+            panic!("in world {seed}, and again: {}", again.is_err());
+        });
     }
     assert!(u64::from(refreshes) > WORLDS, "only {refreshes} refreshes in {WORLDS} worlds");
 }
