@@ -10,6 +10,7 @@ use tokenkeep::{
 
 use crate::clock::Clock;
 use crate::provider::{Step, minutes};
+use crate::support::is_alone;
 use crate::world::{Faulty, World, access, drain, settle, transient};
 
 #[tokio::test]
@@ -957,6 +958,12 @@ impl std::io::Write for Log {
 
 #[tokio::test]
 async fn tracing_tells_what_happened_and_where_and_no_secret() {
+    // When a place in the code speaks for the first time, `tracing` asks whether anybody listens, and keeps the
+    // answer for all threads. While there is one subscriber, it asks the thread that speaks. A test on another
+    // thread would give the wrong answer.
+    if !is_alone("refresh::tracing_tells_what_happened_and_where_and_no_secret") {
+        return;
+    }
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()

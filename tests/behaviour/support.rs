@@ -45,6 +45,25 @@ pub(crate) fn can_trace(test: &str) -> bool {
     traced.status.success()
 }
 
+/// Returns whether this process runs that test and no other. If it does not, the test runs in a process of
+/// its own, whose failure is this one's.
+pub(crate) fn is_alone(test: &str) -> bool {
+    const ALONE: &str = "TOKENKEEP_TEST_ALONE";
+
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let ran = output(command.args(["--exact", test, "--nocapture"]).env(ALONE, "1"));
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(
+        ran.status.success() && said.contains("1 passed"),
+        "{said}{}",
+        String::from_utf8_lossy(&ran.stderr)
+    );
+    false
+}
+
 /// The example of that name, built by `cargo test` along with the tests.
 pub(crate) fn example(name: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap();
