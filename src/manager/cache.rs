@@ -76,7 +76,7 @@ impl Inner {
                 (Some(unsaved), Err(_)) => (Some(unsaved.stored.clone()), None),
                 (Some(waiting), Ok(there)) => match (waiting.see(there.as_ref()), there) {
                     (There::Spent, Some(there)) => {
-                        waiting.base = there.revision.clone();
+                        waiting.rebase(there);
                         (Some(waiting.stored.clone()), None)
                     }
                     // They are saved after all, or somebody signed in or out elsewhere.

@@ -102,8 +102,10 @@ impl Inner {
     /// somebody blocks the thread of a current-thread runtime to wait for this very future. A runtime that
     /// is driven begins what was started on it before it comes back to this future.
     async fn is_stuck(&self, flight: &mut Flight) -> bool {
-        let is_alone = Handle::try_current()
-            .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::CurrentThread);
+        let is_alone = Handle::try_current().is_ok_and(|runtime| {
+            runtime.runtime_flavor() == RuntimeFlavor::CurrentThread
+                || runtime.metrics().num_workers() == 1
+        });
         // Whoever waits on another thread does not keep that runtime from running.
         if !is_alone || flight.starter != thread::current().id() {
             return false;
@@ -238,7 +240,14 @@ impl Inner {
 /// Lets a task go on by itself: on this runtime, or on a thread of its own where there is none.
 fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     if let Ok(runtime) = Handle::try_current() {
-        runtime.spawn(task);
+        if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread {
+            runtime.spawn(task);
+        } else {
+            // What a worker starts is next on that worker, and no other one takes it from there; and this one
+            // may be about to block.
+            let workers = runtime.clone();
+            runtime.spawn_blocking(move || drop(workers.spawn(task)));
+        }
         return;
     }
     let run = move || {

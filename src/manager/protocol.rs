@@ -418,6 +418,7 @@ impl Inner {
         if held.record.refresh == before {
             return;
         }
+        let ours = before.intent;
         for _ in 0..ATTEMPTS {
             let expect = Expect::Unchanged(held.revision.clone());
             match self.store.save(&held.record, expect).await {
@@ -430,6 +431,10 @@ impl Inner {
                     if is_of_one_refresh(&there.record.tokens, &held.record.tokens)
                         && there.record.refresh != held.record.refresh =>
                 {
+                    // That another holder may have sent the token is not for this one to take back.
+                    if there.record.intent().is_some_and(|theirs| Some(theirs) != ours.as_ref()) {
+                        held.record.refresh.intent = there.record.refresh.intent;
+                    }
                     held.record.tokens = there.record.tokens;
                     held.revision = there.revision;
                 }

@@ -102,12 +102,15 @@ impl Unsaved {
 }
 
 impl Unsaved {
+    /// Takes note of a new state of the slot, which still holds what was spent.
+    ///
     /// Carries a doubt on: another holder of the lease, which had passed to it, was about to send the token
     /// that was spent for these. A server that saw the token twice may have revoked these too.
-    fn doubt(&self, there: &Stored, record: &mut Record) {
+    pub(super) fn rebase(&mut self, there: &Stored) {
+        self.base = there.revision.clone();
         let theirs = there.record.intent().filter(|theirs| Some(*theirs) != self.intent.as_ref());
-        if let (Some(theirs), Some(token)) = (theirs, &record.tokens.refresh_token) {
-            record.refresh.intent = Some(Intent::new(token, theirs.at()));
+        if let (Some(theirs), Some(token)) = (theirs, &self.stored.record.tokens.refresh_token) {
+            self.stored.record.refresh.intent = Some(Intent::new(token, theirs.at()));
         }
     }
 }
@@ -120,13 +123,13 @@ impl Inner {
 
     /// Tries to save what is unsaved.
     pub(super) async fn save_unsaved(&self, _turn: &mut Turn) -> Settled {
-        let (mut record, mut base) = match &*self.unsaved() {
-            None => return Settled::Nothing,
-            Some(unsaved) => (unsaved.stored.record.clone(), unsaved.base.clone()),
-        };
         let mut failed = StoreError::Conflict { place: self.store.to_string() };
         for _ in 0..ATTEMPTS {
-            let error = match self.store.save(&record, Expect::Unchanged(base.clone())).await {
+            let (record, base) = match &*self.unsaved() {
+                None => return Settled::Nothing,
+                Some(unsaved) => (unsaved.stored.record.clone(), unsaved.base.clone()),
+            };
+            let error = match self.store.save(&record, Expect::Unchanged(base)).await {
                 Ok(revision) => return self.saved(Stored { record, revision }).await,
                 Err(error) => error,
             };
@@ -141,15 +144,15 @@ impl Inner {
                     break;
                 }
             };
-            let unsaved = self.unsaved().as_ref().map(|unsaved| {
+            let seen = self.unsaved().as_mut().map(|unsaved| {
                 let seen = unsaved.see(there.as_ref());
                 if let (There::Spent, Some(there)) = (&seen, &there) {
-                    unsaved.doubt(there, &mut record);
+                    unsaved.rebase(there);
                 }
                 seen
             });
-            match (unsaved, there) {
-                (Some(There::Spent), Some(there)) => base = there.revision,
+            match (seen, there) {
+                (Some(There::Spent), _) => {}
                 (Some(There::Ours), Some(there)) => return self.saved(there).await,
                 _ => {
                     // What is there instead, the next look finds.
@@ -158,10 +161,10 @@ impl Inner {
                 }
             }
         }
-        let first = self.unsaved().as_mut().is_some_and(|unsaved| {
-            unsaved.base = base;
-            unsaved.error.replace(failed.clone()).is_none()
-        });
+        let first = self
+            .unsaved()
+            .as_mut()
+            .is_some_and(|unsaved| unsaved.error.replace(failed.clone()).is_none());
         if first {
             self.publish(Event::SaveFailed { error: failed.clone() });
         }

@@ -54,14 +54,21 @@ struct Away(PathBuf, PathBuf);
 impl Away {
     fn take(home: &Home) -> Self {
         let away = Self(home.record(), home.path("state/aside"));
-        fs::rename(&away.0, &away.1).unwrap();
-        fs::create_dir(&away.0).unwrap();
+        fs::create_dir(&away.1).unwrap();
+        away.exchange();
         away
     }
 
     fn bring_back(self) {
-        fs::remove_dir(&self.0).unwrap();
-        fs::rename(self.1, self.0).unwrap();
+        self.exchange();
+        fs::remove_dir(self.1).unwrap();
+    }
+
+    /// In one step: a record that is missing for a moment is a logout.
+    fn exchange(&self) {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+        renameat_with(CWD, &self.0, CWD, &self.1, RenameFlags::EXCHANGE).unwrap();
     }
 }
 

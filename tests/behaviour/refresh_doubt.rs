@@ -138,7 +138,6 @@ async fn the_doubt_of_another_holder_goes_along_with_the_successor() {
 }
 
 #[tokio::test]
-#[ignore = "a look at the slot in between loses the doubt"]
 async fn the_doubt_of_another_holder_goes_along_with_a_successor_that_is_saved_later() {
     // With a look at the slot in between, and without one.
     for looks in [false, true] {
@@ -181,7 +180,6 @@ async fn a_rekey_while_a_plain_rejection_is_on_its_way_does_not_keep_the_intent(
 }
 
 #[tokio::test]
-#[ignore = "it removes the intent of another holder"]
 async fn an_answer_that_proves_its_own_send_harmless_does_not_remove_the_intent_of_another_holder()
 {
     let world = World::new().await;

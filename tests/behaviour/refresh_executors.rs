@@ -43,7 +43,6 @@ fn waiting_in_a_way_that_blocks_works_where_other_threads_drive_the_runtime() {
 
 /// A task that a worker starts runs next on that worker, and no other worker takes it from there.
 #[test]
-#[ignore = "it waits for minutes: the refresh is started on the thread that is blocked"]
 fn waiting_in_a_way_that_blocks_a_worker_works_where_other_workers_drive_the_runtime() {
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
     let manager = manager();
