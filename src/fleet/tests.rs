@@ -11,7 +11,7 @@ use super::*;
 use crate::store::{Intent, TokenStore};
 use crate::tokens::AuthTokens;
 use crate::transfer::migrate;
-use crate::{RefreshFailure, TokenManager};
+use crate::{RefreshFailure, TokenManager, interrupted_refresh};
 
 /// A store in such a table.
 #[derive(Debug)]
@@ -608,6 +608,20 @@ async fn one_that_may_have_what_came_of_a_refresh_is_waited_for_while_the_server
     // The holder itself need not wait for itself.
     drop(lease);
     self::lease(&first).await.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refresh_whose_lease_is_over_is_told_as_interrupted() {
+    let table = Table::new();
+    let (first, other) = (slot(&table), Store(slot(&table.elsewhere())));
+    first.save(&record("one"), Expect::Absent).await.unwrap();
+    let _lease = lease(&first).await;
+    save_intent(&first).await.unwrap();
+    assert_eq!(interrupted_refresh(&other).await.unwrap(), None, "it is under way");
+    // Its holder may come back, and others wait for that; but it is late.
+    table.end_lease();
+    assert!(other.try_lease().await.unwrap().is_none());
+    assert!(interrupted_refresh(&other).await.unwrap().is_some());
 }
 
 #[tokio::test]

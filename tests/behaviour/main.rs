@@ -44,6 +44,7 @@ mod refresh_model;
 mod refresh_processes;
 mod refresh_races;
 mod refresh_state;
+mod reserved_room;
 mod session;
 mod support;
 mod terminal;

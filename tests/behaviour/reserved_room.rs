@@ -1,0 +1,93 @@
+//! What a refresh reserves, and what becomes of it.
+#![cfg(unix)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tokenkeep::{
+    AgeFileStore, AgeKey, AuthTokens, Expect, Intent, Lease, PlaintextStore, Record, StoreError,
+    TokenStore, check_replaceable,
+};
+
+use crate::support::scratch;
+
+fn tokens(name: &str) -> Record {
+    AuthTokens::new(name).with_refresh_token(name).into()
+}
+
+/// The steps of a refresh up to the moment at which the token is sent.
+async fn begin(store: &dyn TokenStore) -> (Box<dyn Lease>, Expect) {
+    store.save(&tokens("old"), Expect::Anything).await.unwrap();
+    let mut lease = store.try_lease().await.unwrap().unwrap();
+    lease.reserve().await.unwrap();
+    let stored = store.load().await.unwrap().unwrap();
+    let mut record = stored.record;
+    let token = record.tokens.refresh_token.as_ref().unwrap();
+    record.refresh.intent = Some(Intent::new(token, chrono::Utc::now()));
+    let noted = store.save(&record, Expect::Unchanged(stored.revision)).await.unwrap();
+    (lease, Expect::Unchanged(noted))
+}
+
+fn reserved(dir: &Path) -> Option<PathBuf> {
+    let mut paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    paths.find(|path| path.extension().is_some_and(|extension| extension == "next"))
+}
+
+#[tokio::test]
+async fn a_reserved_file_that_others_took_away_does_not_cost_the_successor() {
+    let changes: [fn(&Path); 2] = [
+        |next| fs::remove_file(next).unwrap(),
+        |next| {
+            fs::remove_file(next).unwrap();
+            fs::create_dir(next).unwrap();
+        },
+    ];
+    for change in changes {
+        let dir = scratch();
+        let store = PlaintextStore::new(dir.path().join("tokens.json"));
+        let (lease, expect) = begin(&store).await;
+        change(&reserved(dir.path()).unwrap());
+        store.save(&tokens("new"), expect).await.unwrap();
+        assert_eq!(store.load().await.unwrap().unwrap().record, tokens("new"));
+        lease.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_a_refresh_reserved_is_not_for_a_login_beside_it() {
+    let dir = scratch();
+    let store = PlaintextStore::new(dir.path().join("tokens.json"));
+    let (lease, expect) = begin(&store).await;
+    // The directory opens up: that refuses a login, and does not cost the successor.
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let refused = store.save(&tokens("login"), Expect::Anything).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Exposed { .. }), "{refused}");
+    assert!(reserved(dir.path()).is_some());
+    store.save(&tokens("new"), expect).await.unwrap();
+    assert_eq!(reserved(dir.path()), None);
+    lease.release().await.unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(store.load().await.unwrap().unwrap().record, tokens("new"));
+}
+
+#[tokio::test]
+async fn more_recipients_than_the_largest_record_allows_are_found_before_anything_is_sent() {
+    let dir = scratch();
+    let list = dir.path().join("recovery.txt");
+    let recipient = age::x25519::Identity::generate().to_public();
+    for (count, fits) in [(500, true), (900, false)] {
+        fs::write(&list, format!("{recipient}\n").repeat(count)).unwrap();
+        let identity = dir.path().join(format!("{count}.txt"));
+        let key = AgeKey::create_identity_file(identity).await.unwrap();
+        let key = key.with_recovery_recipients_file(&list);
+        let store = AgeFileStore::new(dir.path().join(format!("{count}.age")), key);
+        store.save(&tokens("small"), Expect::Absent).await.unwrap();
+        let checked = check_replaceable(&store).await;
+        assert_eq!(checked.is_ok(), fits, "{count}: {checked:?}");
+        if let Err(error) = checked {
+            assert!(error.to_string().contains("too many recovery recipients"), "{error}");
+        }
+        assert_eq!(reserved(dir.path()), None);
+    }
+}
