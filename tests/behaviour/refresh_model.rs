@@ -94,6 +94,7 @@ impl Shared {
         *self.faults.lock().unwrap() && self.random.lock().unwrap().below(one_in) == 0
     }
 
+    #[allow(clippy::print_stdout, reason = "shown when a world that failed is played again")]
     fn note(&self, line: impl FnOnce() -> String) {
         if self.is_traced {
             println!("{}", line());
