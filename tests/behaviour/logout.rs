@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokenkeep::{AuthTokens, Expect, Logout, TokenManager, TokenStore};
 
-use crate::refresh::{Faulty, World, settle};
+use crate::world::{Faulty, World, settle};
 
 /// What the provider was told to revoke, by access token.
 #[derive(Clone, Default)]

@@ -51,4 +51,5 @@ mod terminal;
 mod token_server;
 mod tower;
 mod transfer;
+mod unreplaceable_slots;
 mod world;
