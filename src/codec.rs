@@ -307,7 +307,7 @@ fn state(json: &RawValue) -> RefreshState {
     }
 }
 
-/// A longer one is none of ours, and would take the room of the rest: SHA-256 in base64 has 43 characters.
+/// A longer one was not written by this crate, and would take the room of the rest: SHA-256 in base64 has 43 characters.
 const LONGEST_DIGEST: usize = 64;
 
 fn throttle(json: &RawValue) -> Option<Throttle> {

@@ -6,7 +6,7 @@
 //! `tokens.age.RANDOM.next`, which has room for the successor. What a process that was killed left of the
 //! former, the next holder of the write lock removes; what it left of the latter, the next holder of the
 //! lease. The names are random because in a directory like `/tmp` others can take every name that they
-//! can guess. The lock files are never removed: whoever still has an unlinked one open would hold a lock
+//! can guess. The lock files are never removed: a process that still has an unlinked one open would hold a lock
 //! that nobody else sees.
 //!
 //! Earlier builds wrote `tokens.age.intent`, `tokens.age.tmp` and `tokens.age.intent.tmp`. Such an intent
@@ -212,8 +212,8 @@ impl FileSlot {
             let current = self.read_in(&dir, Exposure::Accepted)?;
             self.compare(expect, current.as_ref(), inspect)?;
         }
-        // What whoever has the lease is about to write is theirs; if nobody has it, it was left behind and
-        // goes too.
+        // What the holder of the lease is about to write stays. If nobody holds it, it was left behind and goes
+        // too.
         let lease = self.lease_in(&dir, name).ok().flatten();
         // First what holds tokens that nobody asked for.
         self.sweep(&dir, TEMPORARY);

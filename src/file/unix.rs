@@ -219,7 +219,7 @@ impl Dir {
         })
     }
 
-    /// Finds out whether the file of that name, if there is one, can be replaced.
+    /// Checks whether the file of that name, if there is one, can be replaced.
     pub(super) fn check_replaceable(&self, name: &OsStr) -> Result<(), StoreError> {
         #[cfg(target_os = "linux")]
         for (name, flags) in

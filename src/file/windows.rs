@@ -171,7 +171,7 @@ impl Dir {
         format!("it takes up to {needed} bytes, and there are not as many; free some space")
     }
 
-    /// Finds out whether the file of that name can be replaced: a write says that here.
+    /// Checks whether the file of that name can be replaced. Here only a write shows that.
     #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "as on other platforms")]
     pub(super) fn check_replaceable(&self, _name: &OsStr) -> Result<(), StoreError> {
         Ok(())

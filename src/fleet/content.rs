@@ -48,7 +48,7 @@ pub(super) fn seal(
     Ok(sealed.to_vec())
 }
 
-/// Finds out whether the largest record could be sealed and read again.
+/// Checks whether the largest record could be sealed and read again.
 pub(super) fn check_size(key: &AgeKey, sealer: &Sealer, name: &str) -> Result<(), StoreError> {
     let head = FORMAT.len() + name.len() + 24;
     if seal::sealed_size(MAX_STORED + head, sealer.recipients()) <= MAX_SEALED {

@@ -106,7 +106,7 @@ impl Inner {
             runtime.runtime_flavor() == RuntimeFlavor::CurrentThread
                 || runtime.metrics().num_workers() == 1
         });
-        // Whoever waits on another thread does not keep that runtime from running.
+        // A caller on another thread does not keep that runtime from running.
         if !is_alone || flight.starter != thread::current().id() {
             return false;
         }

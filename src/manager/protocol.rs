@@ -216,8 +216,8 @@ impl Inner {
         // Without a refresh token nothing is spent.
         if let Some(token) = &held.record.tokens.refresh_token {
             held.lease.reserve().await?;
-            // This holder's own, also where an earlier one left one: whoever has a successor of this token
-            // sees by it that somebody else may have sent the token too.
+            // This holder's own, also where an earlier one left one: a process that has a successor of this
+            // token sees by it that another one may have sent the token too.
             let intent = Intent::new(token, held.earlier.unwrap_or(held.at));
             held.record.refresh.intent = Some(intent);
             let expect = Expect::Unchanged(held.revision.clone());
@@ -284,8 +284,8 @@ impl Inner {
 
     /// Puts the new tokens in the place of the old ones.
     ///
-    /// They are kept in memory before anything is waited for: if the runtime ends here, whoever uses the
-    /// manager next saves them.
+    /// They are kept in memory before anything is waited for: if the runtime ends here, the next
+    /// caller of the manager saves them.
     async fn keep(&self, held: Held, new: AuthTokens) -> Result<Arc<Snapshot>, AuthError> {
         let intent = held.record.refresh.intent;
         let old = held.record.tokens;
@@ -333,7 +333,7 @@ impl Inner {
         failure: RefreshFailure,
         lost: bool,
     ) -> Result<Arc<Snapshot>, AuthError> {
-        // Every send since the intent was written must have left the token unspent, whoever sent it.
+        // Every send since the intent was written must have left the token unspent, also those of others.
         let is_in_doubt = held.earlier.is_some() || lost || !failure.proves_unspent();
         let lost_at = {
             let mut flights = self.flights();

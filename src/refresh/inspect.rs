@@ -8,8 +8,8 @@ use crate::clock::Timer;
 use crate::error::StoreError;
 use crate::store::{Intent, TokenStore};
 
-/// Returns when the last refresh of the tokens in a slot began, if it was interrupted: whoever began it ended
-/// before it saved the answer, so the refresh token may have been spent. A refresh that is under way is not
+/// Returns when the last refresh of the tokens in a slot began, if it was interrupted: the process that began
+/// it ended before it saved the answer, so the refresh token may have been spent. A refresh that is under way is not
 /// interrupted.
 ///
 /// # Errors
