@@ -40,7 +40,9 @@ fn errors_of(call: &Call) -> &'static [&'static str] {
         "close" => &["EIO"],
         "flock" if call.is_unlock() => &[],
         "flock" => &["ENOLCK", "EINTR"],
-        "statx" | "newfstatat" | "readlink" | "access" | "getdents64" | "chmod" => &["EIO"],
+        "fstatfs" | "statx" | "newfstatat" | "readlink" | "access" | "getdents64" | "chmod" => {
+            &["EIO"]
+        }
         "fcntl" | "ioctl" | "lseek" => &[],
         name => panic!("{name} is a call that nobody thought of"),
     }

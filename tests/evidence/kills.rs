@@ -49,8 +49,19 @@ pub(crate) fn on_two_threads(
 /// Whoever is killed at such a call leaves the disk as if it had been killed at the next one, so
 /// those are not tried.
 fn only_looks(call: &Call) -> bool {
-    ["access", "fcntl", "getdents64", "ioctl", "lseek", "newfstatat", "read", "readlink", "statx"]
-        .contains(&call.name.as_str())
+    [
+        "access",
+        "fcntl",
+        "fstatfs",
+        "getdents64",
+        "ioctl",
+        "lseek",
+        "newfstatat",
+        "read",
+        "readlink",
+        "statx",
+    ]
+    .contains(&call.name.as_str())
         || call.is_unlock()
 }
 
