@@ -3,7 +3,7 @@
 //! Each "process" is a manager with a runtime of its own, which runs only when it is told to, a step
 //! at a time. A crash drops the runtime: its tasks end where they are. In half of the worlds the slot is a
 //! file, whose lease ends with its holder. In the others it is a shared slot, whose lease ends at a
-//! deadline; half of those take nothing from a process whose lease passed on. What must hold is checked at the
+//! deadline; some of those take nothing from a process whose lease passed on. What must hold is checked at the
 //! provider and at the slot, at each call.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -87,6 +87,8 @@ struct Holder {
     number: u64,
     process: usize,
     until: Option<SystemTime>,
+    /// Whether the holder has sent a token since it took or renewed the lease.
+    has_sent: bool,
     /// The lease that each process was given and has not given up, whether it still lasts or not.
     given: [Option<u64>; PROCESSES],
 }
@@ -97,10 +99,20 @@ impl Shared {
         *self.faults.lock().unwrap() && self.random.lock().unwrap().below(one_in) == 0
     }
 
-    #[allow(clippy::print_stdout, reason = "shown when a world that failed is played again")]
+    #[expect(clippy::print_stdout, reason = "the test harness shows it if the test fails")]
     fn note(&self, line: impl FnOnce() -> String) {
         if self.is_traced {
             println!("{}", line());
+        }
+    }
+
+    /// Ends the lease of a holder that was stopped after it sent a token, before it could save the answer.
+    fn end_lease(&self) {
+        let Some(lease) = &self.lease else { return };
+        let mut holder = lease.lock().unwrap();
+        if holder.until.is_some() && holder.has_sent {
+            holder.until = Some(self.clock.now());
+            self.note(|| format!("the lease {} is over", holder.number));
         }
     }
 
@@ -154,6 +166,10 @@ impl Provider {
         if live[&session] == Some(generation) {
             live.insert(session, Some(generation + 1));
             drop(live);
+            if let Some(lease) = &shared.lease {
+                let mut holder = lease.lock().unwrap();
+                holder.has_sent |= holder.process == self.process;
+            }
             shared.spending.lock().unwrap()[self.process].push((session, generation));
             *shared.refreshes.lock().unwrap() += 1;
             return Ok(());
@@ -207,7 +223,10 @@ impl TokenRefresher for Provider {
         }
         received?;
         let mut answer = Answer { shared, spent: Some((session, generation)) };
-        yield_now().await;
+        let answering = if shared.happens(4) { 20 } else { 1 };
+        for _ in 0..answering {
+            yield_now().await;
+        }
         if shared.happens(10) {
             return Err(RefreshFailure::ambiguous("lost on the way back"));
         }
@@ -344,7 +363,7 @@ impl TokenStore for Slot {
         holder.number += 1;
         let number = holder.number;
         holder.given[self.process] = Some(number);
-        (holder.process, holder.until) = (self.process, Some(until));
+        (holder.process, holder.until, holder.has_sent) = (self.process, Some(until), false);
         self.shared.note(|| format!("{} takes the lease {number}", self.process));
         let (shared, process) = (self.shared.clone(), self.process);
         Ok(Some(Box::new(SharedLease { shared, process, number, until })))
@@ -391,7 +410,7 @@ impl Lease for SharedLease {
         let until = self.shared.clock.now() + time + Duration::from_secs(5);
         let Some(mut holder) = self.holder() else { return Ok(false) };
         self.shared.note(|| format!("the lease {} is renewed for {time:?}", self.number));
-        holder.until = Some(until);
+        (holder.until, holder.has_sent) = (Some(until), false);
         drop(holder);
         self.until = until;
         Ok(true)
@@ -437,7 +456,7 @@ fn play(seed: u64, is_traced: bool) -> u32 {
         ended: Mutex::default(),
         excused: Mutex::default(),
         lease: seed.is_multiple_of(2).then(Mutex::default),
-        is_fenced: seed.is_multiple_of(4),
+        is_fenced: seed.is_multiple_of(8),
         spending: Mutex::default(),
         violations: Mutex::default(),
         faults: Mutex::new(true),
@@ -489,6 +508,7 @@ fn play(seed: u64, is_traced: bool) -> u32 {
                     }
                 });
             }
+            15..=17 => shared.end_lease(),
             8 => shared.clock.forward(below(40)),
             9 => shared.clock.forward(61 * 60),
             10 => {
