@@ -83,6 +83,10 @@ const LONGEST_CALL: Duration = Duration::from_secs(40);
 /// How long a call waits for the one before it.
 const LONGEST_TURN: Duration = Duration::from_secs(45);
 
+/// How far this clock and a server's may differ for somebody who only looks. Who takes a lease counts on no
+/// clock but the server's own, or watches the row for that long.
+const LONGEST_SKEW: Duration = Duration::from_secs(5 * 60);
+
 /// What a server keeps for a slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Row {
@@ -112,6 +116,8 @@ pub(crate) struct Hold {
 pub(crate) struct Found<V> {
     pub(crate) row: Row,
     pub(crate) version: V,
+    /// When the row was written, by the server's clock, where the server has none for the lease.
+    pub(crate) written: Option<SystemTime>,
 }
 
 /// A server that keeps a row for a slot. `Display` names both.
@@ -222,9 +228,14 @@ impl<E: Engine> FleetSlot<E> {
     /// Returns whether the lease is somebody's and not over. One that is over may still be waited for.
     pub(crate) async fn is_leased(&self) -> Result<bool, StoreError> {
         let inner = self.0.clone();
-        let looked = self.0.in_turn(async move { inner.engine.read().await });
-        let hold = looked.await?.and_then(|found| found.row.hold);
-        Ok(hold.is_some_and(|hold| !hold.is_over))
+        let Some(found) = self.0.in_turn(async move { inner.engine.read().await }).await? else {
+            return Ok(false);
+        };
+        let Some(hold) = found.row.hold else { return Ok(false) };
+        // A process that has just started cannot have watched the lease of a server without a clock.
+        let longest = hold.lasts.unwrap_or_default().saturating_add(LONGEST_SKEW);
+        let since = found.written.and_then(|at| self.0.clock.now().duration_since(at).ok());
+        Ok(!hold.is_over && since.is_none_or(|since| since <= longest))
     }
 
     pub(crate) async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {

@@ -46,6 +46,8 @@ struct Faults {
     refuses: bool,
     /// What the next answer to a read waits for.
     slow: Option<Arc<Notify>>,
+    /// When the row was written, if that is known.
+    written: Option<SystemTime>,
     writes: usize,
 }
 
@@ -107,7 +109,8 @@ impl Engine for Table {
         if let Some(slow) = slow {
             slow.notified().await;
         }
-        Ok(row.map(|row| Found { version: row.revision.clone(), row }))
+        let written = self.faults().written;
+        Ok(row.map(|row| Found { version: row.revision.clone(), row, written }))
     }
 
     async fn replace(&self, over: Option<&String>, row: &Row) -> Result<bool, StoreError> {
@@ -618,6 +621,14 @@ async fn a_refresh_whose_lease_is_over_is_told_as_interrupted() {
     let _lease = lease(&first).await;
     save_intent(&first).await.unwrap();
     assert_eq!(interrupted_refresh(&other).await.unwrap(), None, "it is under way");
+    // A server that has no clock for leases says when it was written.
+    let elsewhere = table.elsewhere();
+    let looker = Store(slot(&elsewhere));
+    for (minutes, is_told) in [(6, false), (7, true)] {
+        let at = SystemTime::now() - Duration::from_secs(minutes * 60);
+        elsewhere.faults().written = Some(at);
+        assert_eq!(interrupted_refresh(&looker).await.unwrap().is_some(), is_told, "{minutes}");
+    }
     // Its holder may come back, and others wait for that; but it is late.
     table.end_lease();
     assert!(other.try_lease().await.unwrap().is_none());

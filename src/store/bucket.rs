@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 use self::failure::{explain, is_no_object, is_too_often, is_unmet};
 use self::provider::Provider;
 use crate::blocking;
+use crate::clock;
 use crate::endpoint::{FORM, is_endpoint};
 use crate::error::StoreError;
 use crate::fleet::{Engine, FleetSlot, Found, Row, keep_in_fleet_slot};
@@ -337,7 +338,8 @@ impl Engine for Arc<Bucket> {
         if let Some(hold) = &mut row.hold {
             hold.is_over = hold.lasts.is_none_or(|lasts| unchanged >= lasts);
         }
-        Ok(Some(Found { row, version }))
+        let written = clock::system_time(meta.last_modified);
+        Ok(Some(Found { row, version, written }))
     }
 
     async fn replace(&self, over: Option<&UpdateVersion>, row: &Row) -> Result<bool, StoreError> {

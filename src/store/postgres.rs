@@ -192,7 +192,7 @@ impl Engine for Postgres {
             let record = row.try_get(1)?;
             let fence = u64::try_from(fence).unwrap_or_default();
             let row = Row { revision: revision.clone(), record, fence, hold };
-            Ok(Found { row, version: revision })
+            Ok(Found { row, version: revision, written: None })
         };
         read().map(Some).map_err(|_| StoreError::Unavailable {
             place: self.to_string(),
