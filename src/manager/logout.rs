@@ -34,7 +34,7 @@ impl TokenManager {
     /// It waits for a refresh that is under way, here or in another process, for as long as one answer of
     /// the provider may take, so that the tokens which that brings are revoked too. New tokens that could
     /// not be saved yet are revoked like those in the slot. `revoke` is called once for each set of tokens,
-    /// and may be [`OAuth2Client::revoke`](crate::OAuth2Client::revoke).
+    /// and may be `OAuth2Client::revoke` (feature `oauth2`).
     ///
     /// # Errors
     ///
