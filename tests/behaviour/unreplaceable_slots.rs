@@ -402,3 +402,27 @@ fn in_a_shared_directory_nobody_ends_a_session_with_one_touch() {
     assert_eq!(user.run("get").ok(), "access-canary-2");
     assert_eq!(server.calls(), 1);
 }
+
+#[test]
+fn a_key_file_of_another_user_is_refused_and_nothing_is_sent() {
+    let test = "unreplaceable_slots::a_key_file_of_another_user_is_refused_and_nothing_is_sent";
+    if !parts(test) || !available(test, "setpriv") {
+        return;
+    }
+    let server = TokenServer::start();
+    let user = Unprivileged::new(&server);
+    let key = user.home.path("config/keys/default.txt");
+    for (owner, mode, says) in [
+        (12345, 0o644, "it belongs to user 12345, and this process runs as user 65534"),
+        (12345, 0o600, "access denied"),
+        (NOBODY, 0o644, "others can read it (mode 0644)"),
+    ] {
+        chown(&key, Some(owner), Some(owner)).unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+        let said = user.run("get").failed(5);
+        assert!(said.contains(says), "{owner}, {mode:o}: {said}");
+    }
+    assert_eq!(server.calls(), 0);
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(user.run("get").ok(), "access-canary-2");
+}
