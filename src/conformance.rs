@@ -196,8 +196,11 @@ async fn leases(slot: &impl Fn() -> Store) {
     for other in [store.clone(), slot()] {
         let second = other.try_lease().await.expect("asking for a taken lease is no error");
         assert!(second.is_none(), "there is one lease");
+        let is_leased = other.is_leased().await.expect("it answers");
+        assert!(is_leased, "a taken lease is seen");
     }
     lease.release().await.expect("a lease can be released");
+    assert!(!slot().is_leased().await.expect("it answers"), "a released lease is seen");
     let again = self::lease(&slot()).await;
     assert!(store.try_lease().await.expect("it answers").is_none(), "there is one lease");
     drop(again);

@@ -683,7 +683,7 @@ async fn a_key_that_is_gone_when_the_answer_is_there_does_not_cost_the_new_token
     let warning = lease.take_warning().expect("it is said").to_string();
     assert!(warning.contains("recipient"), "{warning}");
     assert_eq!(slot.load().await.unwrap().unwrap().record, record("rotated"));
-    // Whoever begins now finds out before anything is sent.
+    // A refresh that begins now finds that before anything is sent.
     lease.reserve().await.unwrap_err();
 }
 

@@ -149,7 +149,7 @@ async fn refreshes_that_nobody_demanded_are_thirty_seconds_apart() {
     // What the server issues is already expired by our clock.
     world.provider.issue_until(minutes(world.clock.date(), -60));
     let first = world.access().await;
-    assert_eq!(first.unwrap(), "access-2", "whoever waited gets what came");
+    assert_eq!(first.unwrap(), "access-2", "the caller that waited gets what came");
     for _ in 0..100 {
         assert!(matches!(world.access().await, Err(AuthError::TokenExpired)));
     }

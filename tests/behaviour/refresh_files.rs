@@ -30,7 +30,7 @@ async fn refresh_while(
     provider.hold();
     let refreshing = tokio::spawn(async move { manager.refresh().await });
     while provider.calls() == 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        tokio::task::yield_now().await;
     }
     meanwhile();
     provider.let_through();

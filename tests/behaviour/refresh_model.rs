@@ -66,7 +66,7 @@ struct Shared {
     ended: Mutex<BTreeSet<u32>>,
     /// Tokens whose successor may be lost: their holder died, its answer did, or its lease passed on.
     excused: Mutex<BTreeSet<Token>>,
-    /// The lease of a shared slot; in a file there is none of this kind.
+    /// The lease of a shared slot; a file has another kind.
     lease: Option<Mutex<Holder>>,
     /// Whether the shared slot takes nothing from a process whose lease passed to another one.
     is_fenced: bool,
@@ -124,7 +124,7 @@ impl Shared {
         }
     }
 
-    /// Checks that a token in the slot that is spent has an intent, so that whoever sends it knows.
+    /// Checks that a token in the slot that is spent has an intent, so that the next process to send it knows.
     fn check_told(&self, record: &Record) {
         let (session, generation) = token(&record.tokens);
         let is_live = self.live.lock().unwrap()[&session] == Some(generation);

@@ -111,7 +111,7 @@ async fn tokens_that_are_born_expired_make_one_request_in_half_a_minute_for_all_
     let world = World::new().await;
     world.clock.forward(61 * 60);
     world.provider.issue_until(minutes(world.clock.date(), -60));
-    assert_eq!(world.access().await.unwrap(), "access-2", "whoever waited gets what came");
+    assert_eq!(world.access().await.unwrap(), "access-2", "the caller that waited gets what came");
     for _ in 0..20 {
         assert!(matches!(access(&world.other()).await, Err(AuthError::TokenExpired)));
         world.clock.forward(1);

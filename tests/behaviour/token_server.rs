@@ -185,7 +185,7 @@ impl TokenServer {
         state.rotate(session)
     }
 
-    /// Rotates the refresh token that was issued last: whoever has it has a spent one.
+    /// Rotates the refresh token that was issued last: its holder has a spent one.
     #[cfg(unix)]
     pub(crate) fn spend(&self) {
         let mut state = self.state();
