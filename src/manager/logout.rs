@@ -125,8 +125,7 @@ impl Inner {
         R: Future<Output = Result<(), E>>,
     {
         if let Some(revoked) = revoked {
-            let cleared = self.store.clear(Expect::Unchanged(revoked.revision)).await;
-            if !matches!(cleared, Err(StoreError::Conflict { .. })) && cleared.is_ok() {
+            if self.store.clear(Expect::Unchanged(revoked.revision)).await.is_ok() {
                 return Ok(());
             }
             if let Ok(Some(there)) = self.store.load().await {
