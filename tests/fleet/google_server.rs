@@ -8,7 +8,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokenkeep::chrono::{DateTime, Utc};
 
 /// Objects by their paths.
 type Objects = Arc<Mutex<HashMap<String, Object>>>;
@@ -17,7 +19,25 @@ type Objects = Arc<Mutex<HashMap<String, Object>>>;
 struct Object {
     generation: u64,
     bytes: Vec<u8>,
-    written: Instant,
+    written: Written,
+}
+
+#[derive(Clone, Copy)]
+struct Written {
+    at: SystemTime,
+    /// For the limit, which a wall clock that is set must not change.
+    since: Instant,
+}
+
+impl Written {
+    fn now() -> Self {
+        Self { at: SystemTime::now(), since: Instant::now() }
+    }
+
+    /// As `last-modified` has it (RFC 9110, section 5.6.7).
+    fn as_header(self) -> String {
+        DateTime::<Utc>::from(self.at).format("%a, %d %b %Y %H:%M:%S GMT").to_string()
+    }
 }
 
 /// How often an object may be written ("Quotas & limits": once per second).
@@ -86,12 +106,14 @@ fn serve(mut client: &TcpStream, objects: &Objects, limit: Duration) -> io::Resu
     reader.read_exact(&mut body)?;
 
     let (status, generation, answer) = answer(&method, &path, &headers, body, objects, limit);
+    let modified = objects.lock().unwrap().get(&path).map_or_else(Written::now, |it| it.written);
     write!(
         client,
         "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\
-         last-modified: Wed, 25 Nov 2026 00:00:00 GMT\r\netag: \"{generation}\"\r\n\
+         last-modified: {}\r\netag: \"{generation}\"\r\n\
          x-goog-generation: {generation}\r\n\r\n",
-        answer.len()
+        answer.len(),
+        modified.as_header()
     )?;
     client.write_all(&answer)
 }
@@ -117,7 +139,7 @@ fn answer(
     match (method, there) {
         ("GET", Some(there)) => ("200 OK", generation, there.bytes),
         ("GET", None) => refused("404 Not Found", "NoSuchKey"),
-        ("PUT", Some(there)) if there.written.elapsed() < limit => {
+        ("PUT", Some(there)) if there.written.since.elapsed() < limit => {
             refused("429 Too Many Requests", "SlowDown")
         }
         ("PUT", _) => {
@@ -127,7 +149,7 @@ fn answer(
             }
             // Like a time: it is never that of an earlier object.
             let next = generation.max(1_700_000_000_000_000) + 1;
-            let written = Object { generation: next, bytes: body, written: Instant::now() };
+            let written = Object { generation: next, bytes: body, written: Written::now() };
             objects.insert(path.to_owned(), written);
             ("200 OK", next, Vec::new())
         }
