@@ -21,10 +21,8 @@ use std::task::{Context, Poll, Waker};
 use chrono::{DateTime, Utc};
 
 use crate::error::StoreError;
-use crate::store::{
-    Expect, Intent, Lease, MAX_RECORD, Record, RefreshState, Rejection, Revision, Stored, Throttle,
-    TokenStore,
-};
+use crate::record::{Intent, MAX_RECORD, Record, RefreshState, Rejection, Throttle};
+use crate::store::{Expect, Lease, Revision, Stored, TokenStore};
 use crate::tokens::AuthTokens;
 
 /// Checks every rule. `open` opens the same slot anew each time, as another process would; it is

@@ -8,11 +8,11 @@ pub use crate::oauth2::fuzzing::{Answer, callback, refresh, retry_after, sign_in
 /// Decodes what a keychain item of another program holds.
 #[cfg(feature = "keychain")]
 pub fn keychain_item(bytes: &[u8]) -> Result<crate::AuthTokens, crate::StoreError> {
-    crate::store::keychain_item::decode(bytes, "the item")
+    crate::stores::keychain_item::decode(bytes, "the item")
 }
 
 /// Reads the object of a slot, and writes it again.
 #[cfg(feature = "object-store")]
 pub fn bucket_object(bytes: &[u8]) -> Result<Vec<u8>, &'static str> {
-    crate::store::bucket::rewritten(bytes)
+    crate::stores::bucket::rewritten(bytes)
 }

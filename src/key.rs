@@ -3,6 +3,7 @@
 mod identity_file;
 #[cfg(feature = "keychain")]
 mod item;
+pub(crate) mod seal;
 mod source;
 mod unlock;
 
@@ -17,10 +18,10 @@ use secrecy::SecretString;
 use self::source::Source;
 pub(crate) use self::unlock::Sealer;
 use self::unlock::{Read, Unlocked};
-use crate::blocking;
 use crate::error::StoreError;
 #[cfg(feature = "keychain")]
 use crate::keychain::{Item, Kind};
+use crate::sys::blocking;
 
 /// The key of a sealed record: where its age identities come from, and who else can open it.
 ///

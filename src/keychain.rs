@@ -3,6 +3,7 @@
 mod connection;
 mod failure;
 mod probe;
+mod state;
 mod worker;
 
 use std::collections::HashMap;
@@ -16,10 +17,11 @@ use keyring_core::{CredentialStore, Entry, Error};
 use zeroize::Zeroizing;
 
 use self::failure::Failure;
-pub use self::probe::{KeychainState, probe_keychain};
-use crate::codec::Bytes;
+pub use self::probe::probe_keychain;
+pub use self::state::KeychainState;
 use crate::error::StoreError;
-use crate::file::{self, Locked};
+use crate::private_file::{self, Locked};
+use crate::sys::wipe::Bytes;
 
 /// Marks the items that are a [`KeychainStore`](crate::KeychainStore)'s own. They go when the store
 /// is cleared, so nothing else may be kept under such a name.
@@ -117,7 +119,7 @@ impl Item {
 
     /// Keeps other processes of ours away from the item.
     pub(crate) fn lock(&self) -> Result<Arc<Locked>, StoreError> {
-        file::exclusive(&self.lock_file()?).map(Arc::new)
+        private_file::exclusive(&self.lock_file()?).map(Arc::new)
     }
 
     /// Tells whether the item was ever locked, and so whether it was ever made by us.

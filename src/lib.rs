@@ -42,46 +42,30 @@
 //! and counters of refreshes, `conformance` the store contract as tests, and `cli` the command.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod blocking;
-mod clock;
-mod codec;
 #[cfg(feature = "conformance")]
 pub mod conformance;
-mod endpoint;
 mod error;
-mod file;
-#[cfg(any(feature = "object-store", feature = "postgres"))]
-mod fleet;
-mod format;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
-#[cfg(any(feature = "oauth2", feature = "object-store"))]
-mod https;
-#[cfg(any(feature = "oauth2", feature = "object-store", feature = "postgres"))]
-mod io_runtime;
-mod json;
 #[cfg(feature = "age")]
 mod key;
 #[cfg(feature = "keychain")]
 mod keychain;
-mod location;
-#[cfg(any(feature = "oauth2", feature = "object-store", feature = "postgres", feature = "tower"))]
-mod loopback;
 mod manager;
+mod net;
 #[cfg(feature = "oauth2")]
 mod oauth2;
-mod record_file;
+mod private_file;
+mod record;
 mod refresh;
-#[cfg(feature = "age")]
-mod seal;
-mod stack;
 mod store;
+mod store_url;
+mod stores;
+mod sys;
 mod tokens;
 #[cfg(feature = "tower")]
 mod tower;
-#[cfg(feature = "tracing")]
-mod trace;
 mod transfer;
 
 pub use async_trait::async_trait;
@@ -91,33 +75,31 @@ pub use error::{AuthError, RefreshFailure, SpentBy, StoreError};
 pub use key::AgeKey;
 #[cfg(feature = "keychain")]
 pub use keychain::{KeychainState, probe_keychain};
-#[cfg(feature = "keychain")]
-pub use location::{Allow, Chosen, Opened, open_default};
-pub use location::{InvalidStoreUrl, StoreUrl};
 pub use manager::{Event, Events, Logout, TokenManager, TokenManagerBuilder};
 #[cfg(feature = "oauth2")]
 pub use oauth2::{BrowserSignIn, DeviceSignIn, OAuth2Client, OAuth2Error};
+pub use record::{Intent, InvalidIntent, MAX_RECORD, Record, RefreshState, Rejection, Throttle};
 pub use refresh::{
     RefreshPermit, RefreshPolicy, TokenRefresher, check_replaceable, interrupted_refresh,
 };
 pub use secrecy;
+pub use store::{Expect, Lease, Revision, Stored, TokenStore};
+#[cfg(feature = "keychain")]
+pub use store_url::{Allow, Chosen, Opened, open_default};
+pub use store_url::{InvalidStoreUrl, StoreUrl};
 #[cfg(feature = "age")]
-pub use store::age_file::AgeFileStore;
+pub use stores::AgeFileStore;
 #[cfg(feature = "object-store")]
-pub use store::bucket::BucketStore;
-pub use store::env::EnvStore;
+pub use stores::BucketStore;
+pub use stores::EnvStore;
 #[cfg(feature = "keychain")]
-pub use store::keychain::KeychainStore;
+pub use stores::KeychainItemStore;
 #[cfg(feature = "keychain")]
-pub use store::keychain_item::KeychainItemStore;
-pub use store::memory::MemoryStore;
-pub use store::plaintext::PlaintextStore;
+pub use stores::KeychainStore;
+pub use stores::MemoryStore;
+pub use stores::PlaintextStore;
 #[cfg(feature = "postgres")]
-pub use store::postgres::PostgresStore;
-pub use store::{
-    Expect, Intent, InvalidIntent, Lease, MAX_RECORD, Record, RefreshState, Rejection, Revision,
-    Stored, Throttle, TokenStore,
-};
+pub use stores::PostgresStore;
 pub use tokens::{AccessToken, AuthTokens, EXPIRY_BUFFER, Freshness, REFRESH_BUFFER, RefreshToken};
 #[cfg(feature = "tower")]
 pub use tower::{Bearer, BearerLayer, InvalidOrigin};

@@ -3,11 +3,14 @@
 mod builder;
 mod cache;
 mod events;
-mod flight;
 mod logout;
-mod protocol;
+mod pending_save;
+mod refresh;
+mod single_flight;
 mod snapshot;
-mod unsaved;
+mod throttle;
+#[cfg(feature = "tracing")]
+mod trace;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -20,18 +23,19 @@ use tokio::sync::{Mutex, MutexGuard};
 pub use self::builder::TokenManagerBuilder;
 use self::events::Publisher;
 pub use self::events::{Event, Events};
-use self::flight::Flights;
 pub use self::logout::Logout;
-use self::protocol::{BRIEFLY, Basis};
+use self::pending_save::Unsaved;
+use self::refresh::{BRIEFLY, Basis};
+use self::single_flight::Flights;
 use self::snapshot::Snapshot;
-use self::unsaved::Unsaved;
-use crate::clock::{self, Clock, Timer};
+use self::throttle::Pace;
 use crate::error::{AuthError, RefreshFailure, StoreError};
-use crate::refresh::pace::Pace;
+use crate::record::Record;
 use crate::refresh::{RefreshPolicy, TokenRefresher};
-use crate::store::env::EnvStore;
-use crate::store::plaintext::PlaintextStore;
-use crate::store::{Expect, Record, Stored, TokenStore};
+use crate::store::{Expect, Stored, TokenStore};
+use crate::stores::EnvStore;
+use crate::stores::PlaintextStore;
+use crate::sys::clock::{self, Clock, Timer};
 use crate::tokens::{AccessToken, AuthTokens, Freshness, RefreshToken};
 
 /// What axiomtrade-rs reads: `AXIOM_ACCESS_TOKEN` and `AXIOM_REFRESH_TOKEN`.
@@ -439,6 +443,12 @@ impl TokenManager {
 const LONGEST_TURN: Duration = Duration::from_secs(45);
 
 impl Inner {
+    fn publish(&self, event: Event) {
+        #[cfg(feature = "tracing")]
+        trace::event(&self.store, &event);
+        self.events.send(event);
+    }
+
     /// Waits until this manager alone uses the store.
     async fn turn(&self) -> Result<MutexGuard<'_, Turn>, StoreError> {
         if let Ok(turn) = self.turn.try_lock() {

@@ -34,10 +34,10 @@ use self::endpoint::endpoint;
 use self::failure::Failed;
 pub use self::failure::OAuth2Error;
 use self::http::Http;
-use crate::clock::Clock;
 use crate::error::RefreshFailure;
-use crate::io_runtime;
+use crate::net::io_runtime;
 use crate::refresh::{RefreshPermit, TokenRefresher};
+use crate::sys::clock::Clock;
 use crate::tokens::{AuthTokens, RefreshToken};
 
 /// A client as it is registered at an OAuth 2.0 provider (RFC 6749).

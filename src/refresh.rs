@@ -1,7 +1,6 @@
 //! Trading a refresh token for new tokens: who does it, and when.
 
 mod inspect;
-pub(crate) mod pace;
 mod permit;
 
 use std::future::Future;

@@ -1,43 +1,13 @@
 //! The contract between tokens and the places that keep them.
 
-#[cfg(feature = "age")]
-pub(crate) mod age_file;
-#[cfg(feature = "object-store")]
-pub(crate) mod bucket;
-pub(crate) mod env;
-#[cfg(feature = "keychain")]
-pub(crate) mod keychain;
-#[cfg(feature = "keychain")]
-pub(crate) mod keychain_item;
-pub(crate) mod memory;
-pub(crate) mod plaintext;
-#[cfg(feature = "postgres")]
-pub(crate) mod postgres;
-
-mod intent;
-pub(crate) mod refresh_state;
-
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use self::intent::{Intent, InvalidIntent};
-pub use self::refresh_state::{RefreshState, Rejection, Throttle};
 use crate::error::StoreError;
-use crate::tokens::AuthTokens;
-
-/// The most bytes that the tokens of one record may have, in any store: 64 KiB. The largest real sets of
-/// tokens are some 20 KB.
-pub const MAX_RECORD: usize = 64 * 1024;
-
-/// The most bytes that the [`RefreshState`] of a record has. It takes about 1 KB.
-pub(crate) const MAX_STATE: usize = 4 * 1024;
-
-/// The most bytes of a record with its [`RefreshState`]: there is always room for an intent, also beside the
-/// largest tokens.
-pub(crate) const MAX_STORED: usize = MAX_RECORD + MAX_STATE;
+use crate::record::Record;
 
 /// One slot that holds one record of tokens, or nothing.
 ///
@@ -49,8 +19,8 @@ pub(crate) const MAX_STORED: usize = MAX_RECORD + MAX_STATE;
 /// - [`save`](Self::save) and [`clear`](Self::clear) compare and change in one atomic step: of any
 ///   number of tasks, processes and machines that save over the same [`Revision`], exactly one
 ///   succeeds and the others get [`StoreError::Conflict`].
-/// - A save that changes nothing but the [`RefreshState`] of a record is a save like any other. A manager
-///   counts on that: it saves an [`Intent`] before it sends a refresh token, by the steps that will save
+/// - A save that changes nothing but the [`RefreshState`](crate::RefreshState) of a record is a save like any other. A manager
+///   counts on that: it saves an [`Intent`](crate::Intent) before it sends a refresh token, by the steps that will save
 ///   the successor, so that a slot which cannot be written is found while the token is unspent.
 /// - What is reported is durable: also a conflict, and that an emptied slot was empty already, because
 ///   whoever made it so may have been killed before it was. [`migrate`](crate::migrate) relies on it.
@@ -148,47 +118,6 @@ pub struct Stored {
     pub record: Record,
     /// The state of the slot that holds them.
     pub revision: Revision,
-}
-
-/// What a slot holds: tokens, and what every process must know about refreshing them.
-///
-/// The two are compared apart: that somebody is refreshing tokens makes no other tokens of them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Record {
-    /// The tokens.
-    pub tokens: AuthTokens,
-    /// What is known about refreshing them.
-    pub refresh: RefreshState,
-}
-
-impl Record {
-    /// Makes a record of tokens of which nothing else is known.
-    #[must_use]
-    pub fn new(tokens: AuthTokens) -> Self {
-        Self { tokens, refresh: RefreshState::default() }
-    }
-
-    /// Sets what is known about refreshing them.
-    #[must_use]
-    pub fn with_refresh(mut self, refresh: RefreshState) -> Self {
-        self.refresh = refresh;
-        self
-    }
-
-    /// Returns the intent to send the very refresh token that this record holds: a refresh is under way, or
-    /// was interrupted and may have spent it.
-    #[must_use]
-    pub fn intent(&self) -> Option<&Intent> {
-        let token = self.tokens.refresh_token.as_ref()?;
-        self.refresh.intent.as_ref().filter(|intent| intent.is_for(token))
-    }
-}
-
-impl From<AuthTokens> for Record {
-    fn from(tokens: AuthTokens) -> Self {
-        Self::new(tokens)
-    }
 }
 
 /// What a slot must look like for a write to go ahead.

@@ -1,6 +1,7 @@
 //! The tokens themselves: what is secret, and when it ends.
 
 mod expiry;
+pub(crate) mod json;
 mod jwt;
 
 use std::collections::BTreeMap;
@@ -219,7 +220,7 @@ impl AuthTokens {
     /// its JSON text, and is the same JSON again in a record. What is no JSON is kept as a string.
     #[must_use]
     pub fn with_json_extra(mut self, name: impl Into<String>, json: SecretString) -> Self {
-        let is_json = crate::json::is_value(&json);
+        let is_json = json::is_value(&json);
         Arc::make_mut(&mut self.extra).insert(name.into(), Extra { text: json, is_json });
         self
     }

@@ -5,11 +5,12 @@ mod tests;
 
 use std::time::Duration;
 
-use crate::clock::{Patience, Timer};
 use crate::error::StoreError;
+use crate::sys::clock::{Patience, Timer};
 use chrono::SecondsFormat;
 
-use crate::store::{Expect, Lease, Record, Revision, Stored, TokenStore};
+use crate::record::Record;
+use crate::store::{Expect, Lease, Revision, Stored, TokenStore};
 use crate::tokens::AuthTokens;
 
 /// How long a transfer waits for a refresh to end, which takes seconds. It is longer than a lease on a

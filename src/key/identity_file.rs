@@ -6,11 +6,11 @@ use chrono::{SecondsFormat, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-use crate::codec::Bytes;
 use crate::error::StoreError;
-use crate::file::{self, Exposure, FileSlot};
-use crate::seal::{self, MAX_SEALED};
+use crate::key::seal::{self, MAX_SEALED};
+use crate::private_file::{self, Exposure, FileSlot};
 use crate::store::Expect;
+use crate::sys::wipe::Bytes;
 
 /// Reads the identities from the text of an identity file. The error names a line and quotes none.
 pub(super) fn parse(text: &[u8]) -> Result<Vec<Identity>, String> {
@@ -35,12 +35,13 @@ pub(super) fn read_recipients(path: &Path) -> Result<Vec<Recipient>, StoreError>
     let place = || path.display().to_string();
     let invalid = |reason| StoreError::InvalidKey { place: place(), reason };
     // They are no secrets, but who can write to them can read along.
-    let text =
-        file::read_key_file(path, Exposure::Accepted)?.ok_or_else(|| StoreError::Unavailable {
+    let text = private_file::read_key_file(path, Exposure::Accepted)?.ok_or_else(|| {
+        StoreError::Unavailable {
             place: place(),
             reason: "this list of recovery recipients does not exist".into(),
             advice: "bring it back, or take it out of the store's URL".into(),
-        })?;
+        }
+    })?;
     let text = str::from_utf8(&text).map_err(|_| invalid("it is not UTF-8 text".into()))?;
     let recipients: Vec<Recipient> = content_lines(text)
         .map(|(number, line)| {

@@ -6,9 +6,9 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::identity_file;
-use crate::codec::Bytes;
 use crate::error::StoreError;
 use crate::keychain::Item;
+use crate::sys::wipe::Bytes;
 
 /// Reads the identity, and makes one first if there is none.
 ///

@@ -6,11 +6,11 @@ use zeroize::Zeroizing;
 
 #[cfg(feature = "keychain")]
 use super::item;
-use crate::codec::Bytes;
 use crate::error::StoreError;
-use crate::file::{self, Exposure};
 #[cfg(feature = "keychain")]
 use crate::keychain::Item;
+use crate::private_file::{self, Exposure};
+use crate::sys::wipe::Bytes;
 
 /// Where the text of an identity file comes from.
 pub(super) enum Source {
@@ -29,9 +29,10 @@ impl Source {
     pub(super) fn read(&self) -> Result<Option<Bytes>, StoreError> {
         match self {
             Self::Credential(name) => match std::env::var_os("CREDENTIALS_DIRECTORY") {
-                Some(directory) => {
-                    file::read_key_file(&Path::new(&directory).join(name), Exposure::Refused)
-                }
+                Some(directory) => private_file::read_key_file(
+                    &Path::new(&directory).join(name),
+                    Exposure::Refused,
+                ),
                 None => Ok(None),
             },
             Self::Custom(_, read) => read().map(|text| {
@@ -39,7 +40,7 @@ impl Source {
                 let text = text.expose_secret();
                 Some(Zeroizing::new(text.as_bytes().to_vec()))
             }),
-            Self::File(path) => file::read_key_file(path, Exposure::Refused),
+            Self::File(path) => private_file::read_key_file(path, Exposure::Refused),
             #[cfg(feature = "keychain")]
             Self::Keychain(item) => item.read(),
             Self::Passphrase => Ok(None),

@@ -8,9 +8,9 @@ use sha2::{Digest, Sha256};
 
 use super::source::Source;
 use super::{AgeKey, identity_file};
-use crate::codec::Bytes;
 use crate::error::StoreError;
-use crate::seal::{self, OpenError};
+use crate::key::seal::{self, OpenError};
+use crate::sys::wipe::Bytes;
 
 /// Identities in memory, and what they were read from.
 pub(super) struct Unlocked {

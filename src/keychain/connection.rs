@@ -6,7 +6,7 @@ use std::thread;
 
 use keyring_core::CredentialStore;
 
-use crate::stack;
+use crate::sys::wipe;
 
 type Made = keyring_core::Result<Arc<CredentialStore>>;
 
@@ -55,7 +55,7 @@ impl Connection {
         let make = self.make;
         let run = move || {
             // If the keychain cannot be used, nobody asks.
-            let _ = reply.send(stack::wiped(make));
+            let _ = reply.send(wipe::wiped(make));
         };
         let thread = thread::Builder::new().name("tokenkeep-keychain-connect".into());
         if thread.spawn(run).is_ok() {

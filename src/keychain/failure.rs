@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keyring_core::Error;
 
-use super::probe::KeychainState;
+use super::state::KeychainState;
 use crate::error::StoreError;
 
 /// Why a call brought nothing.

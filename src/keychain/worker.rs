@@ -14,7 +14,7 @@ use keyring_core::{CredentialStore, Error};
 
 use super::connection::Connection;
 use super::failure::{self, Failure};
-use crate::stack;
+use crate::sys::wipe;
 
 /// How often an item is looked for again that was there, and gone when it was to be used.
 const ATTEMPTS: usize = 5;
@@ -118,7 +118,7 @@ impl Worker {
                 *lock(&running) = Some(job.abandoned.clone());
                 let _end = End(&running);
                 if !job.abandoned.load(Ordering::SeqCst) {
-                    stack::wiped(|| (job.work)(&mut keychain));
+                    wipe::wiped(|| (job.work)(&mut keychain));
                 }
             }
         };

@@ -8,11 +8,11 @@ use tokio::sync::Mutex;
 
 use super::events::Publisher;
 use super::{Inner, TokenManager};
-use crate::clock::{Clock, Timer};
 use crate::error::RefreshFailure;
 use crate::refresh::{Closure, RefreshPolicy, TokenRefresher};
 use crate::store::TokenStore;
-use crate::store::memory::MemoryStore;
+use crate::stores::MemoryStore;
+use crate::sys::clock::{Clock, Timer};
 use crate::tokens::AuthTokens;
 
 /// How long a cached record is trusted before the store is asked again: a login or a logout in

@@ -4,12 +4,13 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::events::Event;
+use super::pending_save::{There, release};
 use super::snapshot::Snapshot;
-use super::unsaved::{There, release};
 use super::{Inner, Turn};
-use crate::clock::random;
 use crate::error::{AuthError, StoreError};
-use crate::store::{Record, Stored};
+use crate::record::Record;
+use crate::store::Stored;
+use crate::sys::clock::random;
 use crate::tokens::AccessToken;
 
 /// How long a look may take while there is a good token at hand. A store far away takes a tenth of it.

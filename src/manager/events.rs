@@ -2,7 +2,6 @@ use std::time::SystemTime;
 
 use tokio::sync::broadcast::{self, error::RecvError};
 
-use super::Inner;
 use crate::error::{AuthError, StoreError};
 
 /// How many events wait for a listener that is slow; then the oldest are dropped.
@@ -78,13 +77,9 @@ impl Publisher {
     pub(super) fn subscribe(&self) -> Events {
         Events(self.0.subscribe())
     }
-}
 
-impl Inner {
-    pub(super) fn publish(&self, event: Event) {
-        #[cfg(feature = "tracing")]
-        crate::trace::event(&self.store, &event);
+    pub(super) fn send(&self, event: Event) {
         // If nobody listens, nobody is told.
-        let _ = self.events.0.send(event);
+        let _ = self.0.send(event);
     }
 }

@@ -5,11 +5,12 @@ use std::future::Future;
 use chrono::{DateTime, Utc};
 
 use super::events::Event;
-use super::unsaved::release;
+use super::pending_save::release;
 use super::{Inner, TokenManager};
-use crate::clock::Patience;
 use crate::error::{AuthError, StoreError};
-use crate::store::{Expect, Intent, Lease, Stored};
+use crate::record::Intent;
+use crate::store::{Expect, Lease, Stored};
+use crate::sys::clock::Patience;
 use crate::tokens::AuthTokens;
 
 /// What may be left at the provider after a logout: [`TokenManager::revoke_and_clear`].

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use crate::clock;
 use crate::refresh::RefreshPolicy;
 use crate::store::Stored;
+use crate::sys::clock;
 use crate::tokens::{AccessToken, AuthTokens, Freshness, Schedule};
 
 /// Stands for any longer time: some thirty years.

@@ -12,9 +12,9 @@ use serde::ser::{self, Serialize, Serializer};
 use serde_json::value::RawValue;
 use zeroize::Zeroize;
 
-use crate::clock;
-use crate::json;
+use crate::sys::clock;
 use crate::tokens::AuthTokens;
+use crate::tokens::json;
 
 /// The tokens in an answer, and everything else in it.
 ///

@@ -17,7 +17,7 @@ use oauth2::{
 use super::endpoint::endpoint;
 use super::failure::Failed;
 use super::{OAuth2Client, OAuth2Error, failed, not_set, on_io};
-use crate::clock;
+use crate::sys::clock;
 use crate::tokens::AuthTokens;
 
 /// Nobody waits longer between two questions.

@@ -3,7 +3,7 @@
 use oauth2::url::Url;
 
 use super::OAuth2Error;
-use crate::loopback::is_loopback;
+use crate::net::loopback::is_loopback;
 
 /// Reads a URL that secrets are sent to, or that a person is sent to. No error repeats it.
 pub(super) fn endpoint(setting: &'static str, text: &str) -> Result<Url, OAuth2Error> {

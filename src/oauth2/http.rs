@@ -22,10 +22,10 @@ use zeroize::Zeroizing;
 
 use super::failure::{Failed, error_code};
 use super::hard_close::HardClose;
-use crate::https::{NO_ROOTS, USER, reason_of, trusting_the_system};
-use crate::json;
+use crate::net::tls::{NO_ROOTS, USER, reason_of, trusting_the_system};
+use crate::record::MAX_RECORD;
 use crate::refresh::RefreshPermit;
-use crate::store::MAX_RECORD;
+use crate::tokens::json;
 
 /// For the name, the connection and the TLS handshake together. With [`ANSWER`] it stays below the 30
 /// seconds that a refresh has by default, so that this is what tells the two apart.
@@ -280,8 +280,8 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::clock::Clock;
     use crate::error::RefreshFailure;
+    use crate::sys::clock::Clock;
 
     fn header(text: &str) -> Option<Duration> {
         let headers = [(RETRY_AFTER, HeaderValue::from_str(text).unwrap())].into_iter().collect();

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::clock::Timer;
 use crate::error::StoreError;
-use crate::store::{Intent, TokenStore};
+use crate::record::Intent;
+use crate::store::TokenStore;
+use crate::sys::clock::Timer;
 
 /// Returns when the last refresh of the tokens in a slot began, if it was interrupted: the process that began
 /// it ended before it saved the answer, so the refresh token may have been spent. A refresh that is under way is not

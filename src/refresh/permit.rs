@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::clock::Clock;
 use crate::error::RefreshFailure;
+use crate::sys::clock::Clock;
 
 /// The right to send the refresh token that a [`TokenRefresher`](crate::TokenRefresher) was given.
 ///

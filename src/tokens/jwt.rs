@@ -4,7 +4,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use chrono::{DateTime, Utc};
 use zeroize::Zeroizing;
 
-use crate::json;
+use crate::tokens::json;
 
 /// RFC 7515 says no padding; some issuers pad all the same.
 const BASE64: GeneralPurpose = GeneralPurpose::new(

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use http::Uri;
 
-use crate::loopback::is_loopback;
+use crate::net::loopback::is_loopback;
 
 /// A server cannot be given a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 
 use super::*;
-use crate::store::Record;
-use crate::store::memory::MemoryStore;
+use crate::record::Record;
+use crate::stores::MemoryStore;
 
 #[tokio::test]
 async fn what_an_interrupted_run_left_is_saved_again_because_it_may_not_be_durable() {

@@ -8,7 +8,7 @@ use zbus::blocking::{Connection, Proxy, proxy};
 use zbus::proxy::CacheProperties;
 use zbus::zvariant::{ObjectPath, OwnedObjectPath};
 
-use super::KeychainState;
+use crate::keychain::state::KeychainState;
 
 const NAME: &str = "org.freedesktop.secrets";
 const PATH: &str = "/org/freedesktop/secrets";

@@ -1,0 +1,417 @@
+//! How soon a refresh may follow another one.
+
+use std::time::{Duration, SystemTime};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::error::{AuthError, RefreshFailure, SpentBy};
+use crate::record::{Intent, Record};
+use crate::sys::clock;
+use crate::tokens::AuthTokens;
+
+/// Two refreshes that nobody demanded are at least this far apart, whatever the clocks and the
+/// server say: a token that is born expired must not become a request each time it is used.
+const INTERVAL: Duration = Duration::from_secs(30);
+
+/// The first pause after a failure; each further one doubles it.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
+
+/// What is set up wrong is mended by people, not by asking again.
+const PAUSE_IF_MISCONFIGURED: Duration = Duration::from_secs(10 * 60);
+
+/// No server is left alone for longer than this, whatever it says.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
+
+/// What became of the last refreshes of one slot.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    /// The tokens that the rest is about. Others in the slot start anew.
+    tokens: Option<AuthTokens>,
+    failures: u32,
+    pause: Option<Pause>,
+    rejected: Option<Rejected>,
+    /// Of the last success, whatever it made of the slot.
+    refreshed: Option<SystemTime>,
+}
+
+#[derive(Debug)]
+struct Pause {
+    from: SystemTime,
+    until: SystemTime,
+    error: AuthError,
+}
+
+#[derive(Debug)]
+struct Rejected {
+    at: SystemTime,
+    error: AuthError,
+}
+
+/// Why a server is not to be asked now.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    pub(crate) error: AuthError,
+    /// Until when, if that is known.
+    pub(crate) until: Option<DateTime<Utc>>,
+}
+
+/// Returns why a server is not to be asked for new tokens now, by what a record says: a server that rejected
+/// the refresh token is asked again on demand alone, and one that asked to wait is left alone for so long. On
+/// demand, each is asked again after [`INTERVAL`].
+pub(crate) fn held_back_by(
+    record: &Record,
+    client: &str,
+    forced: bool,
+    now: SystemTime,
+    spent_by: impl FnOnce(DateTime<Utc>) -> SpentBy,
+) -> Option<Hold> {
+    let now = clock::date(now);
+    let is_just_said = |at: DateTime<Utc>| {
+        // A clock that was set back stops nobody.
+        let since = now.signed_duration_since(at).to_std();
+        since.is_ok_and(|since| since < INTERVAL)
+    };
+    let token = record.tokens.refresh_token.as_ref();
+    let rejection = record.refresh.rejection.as_ref();
+    let rejection = rejection.filter(|it| token.is_some_and(|token| it.is_for(token, client)));
+    if let Some(rejection) = rejection.filter(|it| !forced || is_just_said(it.at())) {
+        let error = match record.intent().map(Intent::at) {
+            Some(at) => AuthError::RefreshTokenSpent { by: spent_by(at) },
+            None => AuthError::LoginRequired { reason: rejection.reason().to_owned() },
+        };
+        return Some(Hold { error, until: None });
+    }
+    let throttle = record.refresh.throttle.as_ref()?;
+    let until = throttle.holds(client, now)?;
+    let error = match throttle.reason() {
+        Some(reason) if !forced || is_just_said(throttle.from()) => {
+            let (reason, unspent) = (reason.to_owned(), false);
+            let retry_after = (until - now).to_std().ok();
+            AuthError::Refresh(RefreshFailure::Transient { reason, retry_after, unspent })
+        }
+        None if !forced => AuthError::TokenExpired,
+        _ => return None,
+    };
+    Some(Hold { error, until: Some(until) })
+}
+
+impl Pace {
+    /// Returns why a refresh of these tokens is not to be tried now; nothing if it is.
+    ///
+    /// `lifetime` is how long the token was good for when it was obtained.
+    pub(crate) fn hold(
+        &self,
+        tokens: &AuthTokens,
+        lifetime: Option<TimeDelta>,
+        now: SystemTime,
+    ) -> Option<AuthError> {
+        if self.tokens.as_ref() == Some(tokens) {
+            if let Some(rejected) = &self.rejected {
+                return Some(rejected.error.clone());
+            }
+            // A clock that was set back says nothing about how long ago that was.
+            if let Some(pause) = &self.pause
+                && (pause.from..pause.until).contains(&now)
+            {
+                return Some(pause.error.clone());
+            }
+        }
+        let since = self.refreshed.and_then(|refreshed| now.duration_since(refreshed).ok());
+        since.is_some_and(|since| since < interval(lifetime)).then_some(AuthError::TokenExpired)
+    }
+
+    /// Returns whether the server rejected these tokens.
+    pub(crate) fn is_rejected(&self, tokens: &AuthTokens) -> bool {
+        self.rejected.is_some() && self.tokens.as_ref() == Some(tokens)
+    }
+
+    /// Returns how the server rejected these tokens, if it did so in the last [`INTERVAL`]: then it is not even
+    /// asked again on demand.
+    pub(crate) fn just_rejected(&self, tokens: &AuthTokens, now: SystemTime) -> Option<AuthError> {
+        let rejected = self.rejected.as_ref().filter(|_| self.tokens.as_ref() == Some(tokens))?;
+        let since = now.duration_since(rejected.at).ok()?;
+        (since < INTERVAL).then(|| rejected.error.clone())
+    }
+
+    pub(crate) fn refreshed(&mut self, now: SystemTime) {
+        *self = Self { refreshed: Some(now), ..Self::default() };
+    }
+
+    pub(crate) fn rejected(&mut self, tokens: &AuthTokens, error: AuthError, now: SystemTime) {
+        *self = Self {
+            tokens: Some(tokens.clone()),
+            rejected: Some(Rejected { at: now, error }),
+            refreshed: self.refreshed,
+            ..Self::default()
+        };
+    }
+
+    /// Notes a failure; returns when a refresh may be tried again.
+    pub(crate) fn failed(
+        &mut self,
+        tokens: &AuthTokens,
+        failure: &RefreshFailure,
+        now: SystemTime,
+    ) -> SystemTime {
+        self.pause(tokens, AuthError::Refresh(failure.clone()), now, |earlier| {
+            pause(failure, earlier)
+        })
+    }
+
+    /// The same for a store that could not be used.
+    pub(crate) fn store_failed(
+        &mut self,
+        tokens: &AuthTokens,
+        error: AuthError,
+        now: SystemTime,
+    ) -> SystemTime {
+        self.pause(tokens, error, now, doubled)
+    }
+
+    /// Waits until then, because a record says so.
+    pub(crate) fn told(&mut self, tokens: &AuthTokens, hold: &Hold, now: SystemTime) {
+        match hold.until.and_then(clock::system_time) {
+            None => self.rejected(tokens, hold.error.clone(), now),
+            Some(until) => {
+                self.pause(tokens, hold.error.clone(), now, |_| {
+                    until.duration_since(now).unwrap_or_default()
+                });
+            }
+        }
+    }
+
+    fn pause(
+        &mut self,
+        tokens: &AuthTokens,
+        error: AuthError,
+        now: SystemTime,
+        pause: impl FnOnce(u32) -> Duration,
+    ) -> SystemTime {
+        if self.tokens.as_ref() != Some(tokens) {
+            *self =
+                Self { tokens: Some(tokens.clone()), refreshed: self.refreshed, ..Self::default() };
+        }
+        let until = now.checked_add(pause(self.failures)).unwrap_or(now);
+        self.failures = self.failures.saturating_add(1);
+        self.pause = Some(Pause { from: now, until, error });
+        until
+    }
+}
+
+fn doubled(earlier: u32) -> Duration {
+    let doubled = FIRST_PAUSE.saturating_mul(1_u32.checked_shl(earlier).unwrap_or(u32::MAX));
+    doubled.min(LONGEST_PAUSE)
+}
+
+/// How long to wait after a failure that followed so many others.
+fn pause(failure: &RefreshFailure, earlier: u32) -> Duration {
+    let doubled = doubled(earlier);
+    match failure {
+        RefreshFailure::Misconfigured { .. } => PAUSE_IF_MISCONFIGURED,
+        RefreshFailure::Transient { retry_after: Some(time), .. } => {
+            doubled.max((*time).min(LONGEST_RETRY_AFTER))
+        }
+        _ => doubled,
+    }
+}
+
+/// Less for tokens that do not live that long.
+pub(crate) fn interval(lifetime: Option<TimeDelta>) -> Duration {
+    lifetime
+        .and_then(|lifetime| lifetime.to_std().ok())
+        .map_or(INTERVAL, |lifetime| INTERVAL.min(lifetime / 2))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::record::{RefreshState, Rejection, Throttle};
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + seconds)
+    }
+
+    fn tokens(number: u8) -> AuthTokens {
+        AuthTokens::new("access").with_refresh_token(number.to_string())
+    }
+
+    fn seconds(failure: &RefreshFailure) -> Vec<u64> {
+        (0..12).map(|earlier| pause(failure, earlier).as_secs()).collect()
+    }
+
+    fn retry_after(seconds: u64) -> RefreshFailure {
+        let retry_after = Some(Duration::from_secs(seconds));
+        RefreshFailure::Transient { reason: "busy".into(), retry_after, unspent: true }
+    }
+
+    #[test]
+    fn pauses_double_up_to_five_minutes() {
+        let expected = [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300];
+        assert_eq!(seconds(&RefreshFailure::transient("x")), expected);
+        assert_eq!(seconds(&RefreshFailure::ambiguous("x")), expected);
+        assert_eq!(pause(&RefreshFailure::transient("x"), u32::MAX).as_secs(), 300);
+    }
+
+    #[test]
+    fn a_server_that_wants_to_be_left_alone_is_for_an_hour_at_most() {
+        assert_eq!(pause(&retry_after(90), 0).as_secs(), 90);
+        assert_eq!(pause(&retry_after(1), 5).as_secs(), 32);
+        assert_eq!(pause(&retry_after(u64::MAX), 0).as_secs(), 3600);
+        assert!(seconds(&RefreshFailure::misconfigured("x")).iter().all(|&pause| pause == 600));
+    }
+
+    #[test]
+    fn a_failure_holds_until_its_pause_is_over_or_the_slot_changes() {
+        let mut pace = Pace::default();
+        assert!(pace.hold(&tokens(1), None, at(0)).is_none());
+        pace.failed(&tokens(1), &RefreshFailure::transient("x"), at(0));
+        assert!(matches!(pace.hold(&tokens(1), None, at(0)), Some(AuthError::Refresh(_))));
+        assert!(pace.hold(&tokens(1), None, at(1)).is_none());
+        // One after the other they get longer.
+        pace.failed(&tokens(1), &RefreshFailure::transient("x"), at(1));
+        assert!(pace.hold(&tokens(1), None, at(2)).is_some());
+        assert!(pace.hold(&tokens(2), None, at(2)).is_none());
+        // A clock that was set back does not hold anything up.
+        assert!(pace.hold(&tokens(1), None, at(0)).is_none());
+        pace.failed(&tokens(2), &RefreshFailure::transient("x"), at(2));
+        assert!(pace.hold(&tokens(2), None, at(3)).is_none(), "they are counted anew");
+    }
+
+    #[test]
+    fn a_rejection_holds_for_good_until_the_slot_changes() {
+        let mut pace = Pace::default();
+        pace.rejected(&tokens(1), AuthError::TokenNotFound, at(0));
+        assert!(pace.is_rejected(&tokens(1)) && !pace.is_rejected(&tokens(2)));
+        // On demand the server is asked again, though not at once.
+        assert!(pace.just_rejected(&tokens(1), at(29)).is_some());
+        assert!(pace.just_rejected(&tokens(1), at(30)).is_none());
+        assert!(pace.just_rejected(&tokens(2), at(0)).is_none());
+        assert!(pace.hold(&tokens(1), None, at(1_000_000)).is_some());
+        assert!(pace.hold(&tokens(2), None, at(0)).is_none());
+    }
+
+    #[test]
+    fn refreshes_that_nobody_demanded_are_thirty_seconds_apart() {
+        let mut pace = Pace::default();
+        pace.refreshed(at(0));
+        assert!(matches!(pace.hold(&tokens(1), None, at(29)), Some(AuthError::TokenExpired)));
+        assert!(pace.hold(&tokens(1), None, at(30)).is_none());
+        // Half of the lifetime, for a token that does not live that long.
+        let lifetime = Some(TimeDelta::seconds(20));
+        assert!(pace.hold(&tokens(1), lifetime, at(9)).is_some());
+        assert!(pace.hold(&tokens(1), lifetime, at(10)).is_none());
+    }
+
+    /// The ends of what the system can name among them.
+    fn any_moment() -> impl Strategy<Value = SystemTime> {
+        let end = i64::MAX.unsigned_abs();
+        let spans = prop_oneof![Just(0), Just(end), 0..end, any::<u32>().prop_map(u64::from)];
+        (spans, 0..1_000_000_000_u32, any::<bool>()).prop_map(|(seconds, nanos, before)| {
+            let (span, epoch) = (Duration::new(seconds, nanos / 100 * 100), SystemTime::UNIX_EPOCH);
+            let moment = if before { epoch.checked_sub(span) } else { epoch.checked_add(span) };
+            moment.unwrap_or(epoch)
+        })
+    }
+
+    fn any_failure() -> impl Strategy<Value = RefreshFailure> {
+        prop_oneof![
+            Just(RefreshFailure::ambiguous("x")),
+            Just(RefreshFailure::misconfigured("x")),
+            proptest::option::of(any::<Duration>()).prop_map(|retry_after| {
+                RefreshFailure::Transient { reason: "x".into(), retry_after, unspent: true }
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_failure_holds_for_longer_than_an_hour_or_is_forgotten_before_its_pause_is_over(
+            failures in proptest::collection::vec(any_failure(), 1..8),
+            start in any_moment(),
+            lifetime in proptest::option::of(any::<i64>()),
+            between: Duration,
+        ) {
+            let (mut pace, mut now) = (Pace::default(), start);
+            let lifetime = lifetime.map(TimeDelta::nanoseconds);
+            for failure in &failures {
+                let until = pace.failed(&tokens(1), failure, now);
+                let pause = until.duration_since(now).unwrap();
+                prop_assert!(pause <= LONGEST_RETRY_AFTER);
+                prop_assert_eq!(pace.hold(&tokens(1), lifetime, now).is_some(), until > now);
+                prop_assert!(pace.hold(&tokens(1), lifetime, until).is_none());
+                prop_assert!(pace.hold(&tokens(2), lifetime, now).is_none());
+                now = until.checked_add(between).unwrap_or(until);
+            }
+            pace.refreshed(now);
+            if let Some(later) = now.checked_add(INTERVAL) {
+                prop_assert!(pace.hold(&tokens(1), lifetime, later).is_none());
+            }
+        }
+    }
+
+    /// What was known at second 100.
+    fn record(change: impl FnOnce(&mut RefreshState)) -> Record {
+        let mut refresh = RefreshState::default();
+        change(&mut refresh);
+        Record::new(tokens(1)).with_refresh(refresh)
+    }
+
+    fn held(record: &Record, client: &str, forced: bool, second: u64) -> Option<String> {
+        let by = |at| SpentBy::DeadProcess { at };
+        let hold = held_back_by(record, client, forced, at(second), by)?;
+        Some(hold.error.to_string())
+    }
+
+    #[test]
+    fn a_record_says_that_its_refresh_token_was_rejected_for_this_client_alone() {
+        let token = tokens(1).refresh_token.unwrap();
+        let rejection = Rejection::new(&token, "client", clock::date(at(100)), "refused");
+        let plain = record(|refresh| refresh.rejection = Some(rejection.clone()));
+        let said = held(&plain, "client", false, 1_000_000).unwrap();
+        assert!(said.contains("refused") && said.contains("sign in again"), "{said}");
+        // Also where the clock was set back.
+        assert!(held(&plain, "client", false, 0).is_some());
+        assert_eq!(held(&plain, "other", false, 100), None);
+        // On demand it is asked again, at most every 30 seconds.
+        assert!(held(&plain, "client", true, 129).is_some());
+        assert_eq!(held(&plain, "client", true, 130), None);
+        assert_eq!(held(&plain, "client", true, 99), None, "a clock that was set back");
+        let other = Record::new(tokens(2)).with_refresh(plain.refresh);
+        assert_eq!(held(&other, "client", false, 100), None);
+        // With an intent that was there before, the doubt is said.
+        let doubt = record(|refresh| {
+            refresh.rejection = Some(rejection);
+            refresh.intent = Some(Intent::new(&token, clock::date(at(90))));
+        });
+        assert!(held(&doubt, "client", false, 100).unwrap().contains("may have been spent"));
+    }
+
+    #[test]
+    fn a_record_says_how_long_its_server_asked_to_wait() {
+        let throttle = |until, reason| {
+            let (from, until) = (clock::date(at(100)), clock::date(at(until)));
+            record(|refresh| refresh.throttle = Some(Throttle::new(from, until, "client", reason)))
+        };
+        let busy = throttle(220, Some("429"));
+        for (forced, second, is_held) in [
+            (false, 99, false),
+            (false, 100, true),
+            (false, 219, true),
+            (false, 220, false),
+            (true, 129, true),
+            (true, 130, false),
+        ] {
+            assert_eq!(held(&busy, "client", forced, second).is_some(), is_held, "{second}");
+        }
+        assert_eq!(held(&busy, "other", false, 150), None);
+        // An hour at most, whatever it says.
+        assert_eq!(held(&throttle(1_000_000, Some("429")), "client", false, 3700), None);
+        // New tokens that are due at once are no reason to ask again at once, but on demand.
+        let born_due = throttle(130, None);
+        assert!(held(&born_due, "client", false, 129).is_some());
+        assert_eq!(held(&born_due, "client", true, 101), None);
+    }
+}

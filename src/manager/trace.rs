@@ -1,0 +1,40 @@
+//! What `tracing` is told of refreshes (feature `tracing`); without it, nothing.
+//!
+//! Counters are fields named `monotonic_counter.…`, which the OpenTelemetry layer turns into metrics.
+//! Nothing here holds a secret: a store shows its place, and an event what happened.
+
+use std::fmt::Display;
+use std::future::Future;
+
+use tracing::{Instrument, debug, info, info_span, warn};
+
+use super::events::Event;
+
+/// Runs a refresh in a span of its own.
+pub(super) fn refresh<R>(
+    store: &impl Display,
+    task: impl Future<Output = R>,
+) -> impl Future<Output = R> {
+    task.instrument(info_span!("tokenkeep.refresh", %store))
+}
+
+/// Counts an event, and says it.
+pub(super) fn event(store: &impl Display, event: &Event) {
+    match event {
+        Event::Cleared => debug!(%store, monotonic_counter.tokenkeep_cleared = 1, "cleared"),
+        Event::LoginRequired { error } => {
+            warn!(%store, %error, monotonic_counter.tokenkeep_login_required = 1, "login required");
+        }
+        Event::RefreshFailed { error, .. } => {
+            warn!(%store, %error, monotonic_counter.tokenkeep_refresh_failed = 1, "refresh failed");
+        }
+        Event::Refreshed => info!(%store, monotonic_counter.tokenkeep_refreshed = 1, "refreshed"),
+        Event::SaveFailed { error } => {
+            warn!(%store, %error, monotonic_counter.tokenkeep_save_failed = 1, "save failed");
+        }
+        Event::SavedWithEarlierKey { error } => {
+            warn!(%store, %error, monotonic_counter.tokenkeep_saved_with_earlier_key = 1, "saved with an earlier key");
+        }
+        Event::Saved => debug!(%store, monotonic_counter.tokenkeep_saved = 1, "saved"),
+    }
+}

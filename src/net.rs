@@ -1,0 +1,9 @@
+//! Leaf helpers of everything that talks to a network.
+
+#[cfg(any(feature = "oauth2", feature = "object-store", feature = "postgres"))]
+pub(crate) mod io_runtime;
+#[cfg(any(feature = "oauth2", feature = "object-store", feature = "postgres", feature = "tower"))]
+pub(crate) mod loopback;
+pub(crate) mod server_url;
+#[cfg(any(feature = "oauth2", feature = "object-store"))]
+pub(crate) mod tls;

@@ -1,0 +1,570 @@
+//! Store URLs: one line that names a store, for configuration files and command lines.
+
+#[cfg(feature = "keychain")]
+mod default;
+mod open;
+mod parse;
+
+use std::fmt::{self, Write as _};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use secrecy::SecretString;
+
+#[cfg(feature = "keychain")]
+pub use self::default::{Allow, Chosen, Opened, open_default};
+use crate::error::StoreError;
+use crate::store::TokenStore;
+#[cfg(feature = "keychain")]
+use crate::stores::KeychainStore;
+
+/// A store, named by a URL.
+///
+/// | URL | store |
+/// |---|---|
+/// | `keychain:SERVICE/ACCOUNT` | [`KeychainStore`](crate::KeychainStore) |
+/// | `keychain-item:SERVICE/ACCOUNT` | [`KeychainItemStore`](crate::KeychainItemStore) |
+/// | `age:PATH?identity=KEY` | [`AgeFileStore`](crate::AgeFileStore) |
+/// | `plaintext:PATH` | [`PlaintextStore`](crate::PlaintextStore) |
+/// | `memory:` | [`MemoryStore`](crate::MemoryStore) |
+/// | `env:PREFIX` | [`EnvStore`](crate::EnvStore) |
+/// | `postgres://USER@HOST:PORT/DATABASE?slot=NAME&identity=KEY` | `PostgresStore` (feature `postgres`) |
+/// | `s3://BUCKET/OBJECT?identity=KEY`, and the same with `gs:` and `az:` | `BucketStore` (feature `object-store`) |
+///
+/// `KEY` is the path of an identity file, `credential:NAME` for one in `$CREDENTIALS_DIRECTORY`,
+/// or `keychain:SERVICE/NAME`. `&recipient=age1…` adds a recovery recipient, as often as need be,
+/// and `&recipients=PATH` a file of them. With `&sslrootcert=PATH` a PostgreSQL server is known by the
+/// certificates in that file; with `&endpoint=URL` a bucket is at a server that is not the provider's.
+///
+/// A path that begins with `~/` is in the home directory; any other relative path is resolved
+/// when the URL is parsed, and refused by [`parse_absolute`](Self::parse_absolute). `%`, `?`, `&` and `#` in a path are written `%25`, `%3F`, `%26`, `%23`.
+///
+/// ```
+/// use tokenkeep::StoreUrl;
+///
+/// let url: StoreUrl = "plaintext:/tmp/tokens.json".parse()?;
+/// let store = url.open()?;
+/// assert_eq!(store.to_string(), "plaintext file /tmp/tokens.json");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Security
+///
+/// A store URL holds no secret: one that carries a password is refused. `Display` leaves out the
+/// query but for a slot's name; [`to_text`](Self::to_text) has all of it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoreUrl {
+    kind: Kind,
+    /// Not part of the text: whether there is a person is not the store's to say.
+    prompts: bool,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Kind {
+    Age { path: PathBuf, seal: Seal },
+    Bucket(Bucket),
+    Env { prefix: String },
+    Keychain(Item),
+    KeychainItem(Item),
+    Memory,
+    Plaintext { path: PathBuf },
+    Postgres(Database),
+}
+
+/// Who can open what is sealed.
+#[derive(Clone, PartialEq, Eq)]
+struct Seal {
+    key: Key,
+    recipients: Vec<String>,
+    recipients_file: Option<PathBuf>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Bucket {
+    scheme: &'static str,
+    name: String,
+    /// The object's.
+    key: String,
+    endpoint: Option<String>,
+    seal: Seal,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Database {
+    user: String,
+    /// Hosts, with their ports.
+    hosts: String,
+    name: String,
+    slot: String,
+    roots: Option<PathBuf>,
+    seal: Seal,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Key {
+    Credential(String),
+    File(PathBuf),
+    Keychain(Item),
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Item {
+    service: String,
+    account: String,
+}
+
+/// What is wrong with a store URL. The URL itself is never repeated: it may hold a password.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a store URL: {reason}")]
+pub struct InvalidStoreUrl {
+    reason: String,
+}
+
+/// Asks for the passphrase of a protected key.
+type Ask = dyn Fn() -> io::Result<SecretString> + Send + Sync;
+
+impl StoreUrl {
+    /// Reads a URL in which no path is relative: one that stands in a file is read from anywhere.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidStoreUrl`] says what is wrong.
+    pub fn parse_absolute(text: &str) -> Result<Self, InvalidStoreUrl> {
+        parse::parse(text, parse::Relative::Refused)
+    }
+
+    /// Opens the store. Nothing is read or created yet.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] if this build or this user has no such store,
+    /// [`StoreError::InvalidKey`] for a recipient that is none.
+    pub fn open(&self) -> Result<Arc<dyn TokenStore>, StoreError> {
+        self.open_asking(None)
+    }
+
+    /// Opens the store like [`open`](Self::open), and asks `ask` when its key is protected by a
+    /// passphrase.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open).
+    pub fn open_with_passphrase(
+        &self,
+        ask: impl Fn() -> io::Result<SecretString> + Send + Sync + 'static,
+    ) -> Result<Arc<dyn TokenStore>, StoreError> {
+        let ask: Arc<Ask> = Arc::new(ask);
+        self.open_asking(Some(&ask))
+    }
+
+    /// Lets the keychain ask the user, as
+    /// [`KeychainStore::allow_prompts`](crate::KeychainStore::allow_prompts) does. This is not part
+    /// of the URL's text.
+    #[must_use]
+    pub fn allow_prompts(self) -> Self {
+        Self { prompts: true, ..self }
+    }
+
+    /// Tells whether this store keeps tokens in plaintext on a disk.
+    #[must_use]
+    pub fn is_plaintext(&self) -> bool {
+        matches!(self.kind, Kind::Plaintext { .. })
+    }
+
+    /// Returns the file that holds the tokens, sealed or not, if they are in one.
+    #[must_use]
+    pub fn path(&self) -> Option<PathBuf> {
+        match &self.kind {
+            Kind::Age { path, .. } | Kind::Plaintext { path } => Some(path.clone()),
+            #[cfg(feature = "keychain")]
+            Kind::Keychain(item) => KeychainStore::record_path(&item.service, &item.account).ok(),
+            _ => None,
+        }
+    }
+
+    /// Tells whether this store forgets its tokens when the process ends.
+    #[must_use]
+    pub fn is_memory(&self) -> bool {
+        self.kind == Kind::Memory
+    }
+
+    /// Returns the first part of the variables' names, if this is the environment.
+    #[must_use]
+    pub fn env_prefix(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Env { prefix } => Some(prefix),
+            _ => None,
+        }
+    }
+
+    /// Returns the file of recovery recipients that the URL names.
+    #[must_use]
+    pub fn recipients_file(&self) -> Option<&Path> {
+        self.seal().and_then(|seal| seal.recipients_file.as_deref())
+    }
+
+    /// Tells whether the keychain is needed to open this store.
+    #[must_use]
+    pub fn uses_keychain(&self) -> bool {
+        matches!(&self.kind, Kind::Keychain(_) | Kind::KeychainItem(_))
+            || self.seal().is_some_and(|seal| matches!(seal.key, Key::Keychain(_)))
+    }
+
+    /// Tells whether other machines can have this very slot.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(&self.kind, Kind::Bucket(_) | Kind::Postgres(_))
+    }
+
+    /// Names an age file and the identity file with its key.
+    #[must_use]
+    pub fn age_file(path: &Path, identity: &Path) -> Self {
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Self::of(Kind::Age {
+            path: absolute(path),
+            seal: Seal {
+                key: Key::File(absolute(identity)),
+                recipients: Vec::new(),
+                recipients_file: None,
+            },
+        })
+    }
+
+    /// Names a slot in the keychain.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`KeychainStore::new`](crate::KeychainStore::new).
+    #[cfg(feature = "keychain")]
+    pub fn keychain(service: &str, account: &str) -> Result<Self, StoreError> {
+        KeychainStore::record_path(service, account)?;
+        let item = Item { service: service.to_owned(), account: account.to_owned() };
+        Ok(Self::of(Kind::Keychain(item)))
+    }
+
+    /// Returns the URL of the same slot with another identity file and other recovery recipients, or
+    /// `None` if no identity file seals it.
+    #[must_use]
+    pub fn with_identity(&self, identity: &Path, recipients: Vec<String>) -> Option<Self> {
+        let mut kind = self.kind.clone();
+        let seal = kind.seal_mut()?;
+        seal.key = Key::File(std::path::absolute(identity).unwrap_or_else(|_| identity.to_owned()));
+        seal.recipients = recipients;
+        Some(Self::of(kind))
+    }
+
+    /// Returns the recovery recipients that the URL itself names.
+    #[must_use]
+    pub fn recipients(&self) -> &[String] {
+        self.seal().map_or(&[], |seal| &seal.recipients)
+    }
+
+    /// Returns the identity file that holds the key, if the URL names one.
+    #[must_use]
+    pub fn identity_path(&self) -> Option<&Path> {
+        match &self.seal()?.key {
+            Key::File(path) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Returns the whole URL, query included, with absolute paths.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let path = |path: &Path| escaped(&path.to_string_lossy());
+        let (mut text, mut options) = (self.to_string(), Vec::new());
+        if let Kind::Postgres(database) = &self.kind {
+            let Database { user, hosts, name, slot, roots, .. } = database;
+            text = format!("postgres://{}@{hosts}/{}", encoded(user), encoded(name));
+            options.push(("slot", escaped(slot)));
+            options.extend(roots.as_ref().map(|roots| ("sslrootcert", path(roots))));
+        }
+        if let Kind::Bucket(Bucket { endpoint: Some(endpoint), .. }) = &self.kind {
+            options.push(("endpoint", escaped(endpoint)));
+        }
+        if let Some(Seal { key, recipients, recipients_file }) = self.seal() {
+            let key = match key {
+                Key::Credential(name) => format!("credential:{}", escaped(name)),
+                Key::File(file) => path(file),
+                Key::Keychain(item) => format!("keychain:{item}"),
+            };
+            options.push(("identity", key));
+            options.extend(recipients.iter().map(|recipient| ("recipient", escaped(recipient))));
+            options.extend(recipients_file.as_ref().map(|file| ("recipients", path(file))));
+        }
+        for (index, (name, value)) in options.iter().enumerate() {
+            let separator = if index == 0 { '?' } else { '&' };
+            write!(text, "{separator}{name}={value}").expect("a String takes everything");
+        }
+        text
+    }
+
+    fn seal(&self) -> Option<&Seal> {
+        match &self.kind {
+            Kind::Age { seal, .. }
+            | Kind::Bucket(Bucket { seal, .. })
+            | Kind::Postgres(Database { seal, .. }) => Some(seal),
+            _ => None,
+        }
+    }
+
+    fn of(kind: Kind) -> Self {
+        Self { kind, prompts: false }
+    }
+}
+
+impl Kind {
+    fn seal_mut(&mut self) -> Option<&mut Seal> {
+        match self {
+            Self::Age { seal, .. }
+            | Self::Bucket(Bucket { seal, .. })
+            | Self::Postgres(Database { seal, .. }) => Some(seal),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoreUrl({self})")
+    }
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            Kind::Age { path, .. } => write!(f, "age:{}", escaped(&path.to_string_lossy())),
+            Kind::Bucket(Bucket { scheme, name, key, .. }) => {
+                write!(f, "{scheme}://{name}/{}", escaped(key))
+            }
+            Kind::Env { prefix } => write!(f, "env:{prefix}"),
+            Kind::Keychain(item) => write!(f, "keychain:{item}"),
+            Kind::KeychainItem(item) => write!(f, "keychain-item:{item}"),
+            Kind::Memory => f.write_str("memory:"),
+            Kind::Plaintext { path } => {
+                write!(f, "plaintext:{}", escaped(&path.to_string_lossy()))
+            }
+            Kind::Postgres(Database { hosts, name, slot, .. }) => {
+                write!(f, "postgres://{hosts}/{}?slot={}", encoded(name), escaped(slot))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let escaped = |name: &str| escaped(name).replace('/', "%2F");
+        write!(f, "{}/{}", escaped(&self.service), escaped(&self.account))
+    }
+}
+
+/// What would end a part of the URL is escaped, and nothing else, so that paths stay readable.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if matches!(character, '%' | '?' | '&' | '#') || character.is_ascii_control() {
+            write!(escaped, "%{:02X}", u32::from(character)).expect("a String takes everything");
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
+}
+
+/// Within the first part of a URL with an authority, much more ends a part.
+fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            write!(encoded, "%{byte:02X}").expect("a String takes everything");
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parsed(text: &str) -> StoreUrl {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[cfg(not(all(feature = "object-store", feature = "postgres")))]
+    #[tokio::test]
+    async fn a_server_that_this_build_does_not_know_is_not_taken_for_one_that_is_ready() {
+        #[cfg(not(feature = "object-store"))]
+        let url = parsed("s3://tokens/alice.age?identity=/key.txt");
+        #[cfg(feature = "object-store")]
+        let url = parsed("postgres://app@db.example/app?slot=alice&identity=/key.txt");
+        let error = url.prepare_server().await.unwrap_err().to_string();
+        assert!(error.contains("built without it"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn each_form_is_read_and_written_again() {
+        for text in [
+            "keychain:axiomtrade/alice@example.com",
+            "keychain-item:other program/alice",
+            "age:/home/me/tokens.age?identity=/home/me/key.txt",
+            "age:/a?identity=/b&recipient=age1xyz&recipient=age1abc&recipients=/c",
+            "age:/a?identity=keychain:axiomtrade/alice",
+            "age:/a?identity=credential:tokens.key",
+            "age:/100%25 sure%3F?identity=/b%26c",
+            "plaintext:/tmp/tokens.json",
+            "memory:",
+            "env:AXIOM",
+            "postgres://app@db.example:5432/app?slot=axiom/alice&identity=/etc/app/key.txt",
+            "postgres://a%40b@10.0.0.1,10.0.0.2:6432/d%2Fb?slot=1&sslrootcert=/ca.pem&identity=/k",
+            "postgres://me@%2Frun%2Fpostgresql/db?slot=a&identity=credential:key&recipient=age1",
+            "s3://tokens/axiom/alice.age?identity=/etc/app/key.txt",
+            "s3://a.b/c%3Fd?endpoint=http://127.0.0.1:9000&identity=credential:key",
+            "gs://a_b/c?identity=/k&recipient=age1",
+            "az://tokens/a b?identity=/k",
+        ] {
+            assert_eq!(parsed(text).to_text(), text);
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn printing_leaves_the_query_out() {
+        let url = parsed("age:/a?identity=/secret/place");
+        assert_eq!(format!("{url} {url:?}"), "age:/a StoreUrl(age:/a)");
+        assert_eq!(url.identity_path(), Some(Path::new("/secret/place")));
+        let url = parsed("postgres://me@host/db?slot=a/b&identity=/secret/place&sslrootcert=/ca");
+        assert_eq!(url.to_string(), "postgres://host/db?slot=a/b");
+    }
+
+    #[test]
+    fn relative_paths_are_resolved_and_home_is_known() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(parsed("plaintext:tokens.json").path(), Some(here.join("tokens.json")));
+        let home = std::env::home_dir().unwrap();
+        assert_eq!(parsed("plaintext:~/tokens.json").path(), Some(home.join("tokens.json")));
+    }
+
+    #[test]
+    fn a_wrong_url_is_explained_and_not_repeated() {
+        for (text, expected) in [
+            ("canary", "it begins with keychain:"),
+            ("canary:x", "its scheme is unknown"),
+            ("postgres://me:canary@host/db", "it carries a password"),
+            ("s3://canary?identity=/k", "it needs BUCKET/OBJECT"),
+            ("s3://ca@nary/a?identity=/k", "it needs BUCKET/OBJECT"),
+            ("s3://canary/a//b?identity=/k", "it needs BUCKET/OBJECT"),
+            ("s3://canary/../b?identity=/k", "it needs BUCKET/OBJECT"),
+            ("s3://canary/a", "needs identity=PATH"),
+            ("s3://canary/a?identity=/k&slot=b", "an option is unknown"),
+            ("s3://canary/a?identity=/k&endpoint=ftp://a", "an endpoint is https://HOST"),
+            (
+                "s3://canary/a?identity=/k&endpoint=https://a:canary@c",
+                "an endpoint is https://HOST",
+            ),
+            ("s3://a/b?identity=/k&endpoint=https:///a:canary@c", "an endpoint is https://HOST"),
+            ("s3://canary/a.trial?identity=/k", "may not end with .trial"),
+            ("age:/canary", "needs identity=PATH"),
+            ("age:/canary?identity=/canary", "the same file"),
+            ("age:?identity=/canary", "a path is missing"),
+            ("age:/a?identity=/b&canary=1", "an option is unknown"),
+            ("age:/a?identity=/b&identity=/canary", "given twice"),
+            ("age:/a?passphrase=canary", "an option is unknown"),
+            ("age:/a?identity=AGE-SECRET-KEY-1CANARY", "a secret key is given"),
+            ("plaintext:age-secret-key-1canary", "a secret key is given"),
+            ("age:/a?identity=/b&recipient=AGE-SECRET-KEY-1CANARY", "a secret key is given"),
+            ("keychain:canary/AGE-SECRET-KEY-1CANARY", "a secret key is given"),
+            ("plaintext:/canary?identity=/b", "it takes no options"),
+            ("age:/a?identity=/b&slot=canary", "an option is unknown"),
+            ("postgres:canary", "needs USER@HOST"),
+            ("postgres://canary/db?slot=a&identity=/b", "needs USER@HOST"),
+            ("postgres://canary@host?slot=a&identity=/b", "needs USER@HOST"),
+            ("postgres://canary@host/a/b?slot=a&identity=/b", "needs USER@HOST"),
+            ("postgres://canary@host/db?identity=/b", "needs slot=NAME"),
+            ("postgres://canary@host/db?slot=a", "needs identity=PATH"),
+            ("postgres://canary@host:port/db?slot=a&identity=/b", "needs USER@HOST"),
+            ("postgres://me%3Acanary@host/db?slot=a&identity=/b", "it carries a password"),
+            ("postgres://me@host/db?slot=a%0Acanary&identity=/b", "a slot's name"),
+            ("plaintext:", "a path is missing"),
+            ("plaintext:/canary%2", "two hexadecimal digits"),
+            ("plaintext:/canary%ff", "not UTF-8"),
+            ("keychain:canary", "needs SERVICE/ACCOUNT"),
+            ("keychain:canary/a/b", "needs SERVICE/ACCOUNT"),
+            ("keychain-item:canary", "needs SERVICE/ACCOUNT"),
+            ("memory:canary", "takes nothing"),
+            ("env:", "takes a prefix"),
+            ("env:CANARY-1", "takes a prefix"),
+        ] {
+            let error = text.parse::<StoreUrl>().unwrap_err();
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains(expected), "{text}: {shown}");
+            assert!(!shown.to_lowercase().contains("canary"), "{shown}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_password_behind_an_escaped_slash_is_refused_and_not_printed() {
+        for text in [
+            "plaintext:%2F/me:canary@host/db",
+            "plaintext:%2F/me:canary%3F@host/db",
+            "plaintext:~///me:canary@host/db",
+            "age:/a?identity=//me:canary@host/db",
+            "age:/a?identity=/b&recipients=/%2fme:canary@host/db",
+        ] {
+            let error = text.parse::<StoreUrl>().map(|url| url.to_text()).unwrap_err().to_string();
+            assert!(
+                error.contains("it carries a password") && !error.contains("canary"),
+                "{error}"
+            );
+        }
+    }
+
+    proptest! {
+        #[cfg(feature = "keychain")]
+        #[test]
+        fn any_names_of_a_slot_in_the_keychain_survive_being_written_down(
+            service in "[^\0]{1,20}",
+            account in "[^\0]{1,20}",
+        ) {
+            if let Ok(url) = StoreUrl::keychain(&service, &account) {
+                prop_assert_eq!(parsed(&url.to_text()), url);
+            }
+        }
+
+        #[cfg(unix)]
+        #[test]
+        fn any_paths_of_an_age_file_survive_being_written_down(
+            path in "/{1,3}[^\0]{1,20}",
+            identity in "/{0,3}[^\0]{1,20}",
+            recipients in proptest::collection::vec(".{0,10}", 0..3),
+        ) {
+            let url = StoreUrl::age_file(Path::new(&path), Path::new(&identity));
+            let url = url.with_identity(Path::new(&identity), recipients).unwrap();
+            match url.to_text().parse::<StoreUrl>() {
+                Ok(read) => prop_assert_eq!(read, url),
+                Err(error) => {
+                    let error = error.to_string();
+                    prop_assert!(
+                        error.ends_with("the same file") || error.contains("a password"),
+                        "{}: {}", url.to_text(), error
+                    );
+                }
+            }
+        }
+
+        #[test]
+        fn no_text_makes_it_panic_and_what_is_read_is_written_alike(text in ".{0,60}") {
+            for scheme in ["", "age:", "age:/x?identity=", "keychain:", "plaintext:", "env:"] {
+                if let Ok(url) = format!("{scheme}{text}").parse::<StoreUrl>() {
+                    prop_assert_eq!(parsed(&url.to_text()), url);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! From a URL to the store that it names.
+
+#[cfg(not(all(
+    feature = "age",
+    feature = "keychain",
+    feature = "object-store",
+    feature = "postgres"
+)))]
+use std::fmt;
+use std::sync::Arc;
+
+#[cfg(feature = "object-store")]
+use super::Bucket;
+use super::{Ask, Kind, StoreUrl};
+#[cfg(feature = "postgres")]
+use super::{Database, encoded};
+#[cfg(feature = "age")]
+use super::{Key, Seal};
+use crate::error::StoreError;
+#[cfg(feature = "age")]
+use crate::key::AgeKey;
+#[cfg(feature = "keychain")]
+use crate::keychain::{KeychainState, probe_keychain};
+use crate::store::TokenStore;
+#[cfg(feature = "age")]
+use crate::stores::AgeFileStore;
+use crate::stores::EnvStore;
+#[cfg(feature = "keychain")]
+use crate::stores::KeychainStore;
+use crate::stores::MemoryStore;
+use crate::stores::PlaintextStore;
+#[cfg(feature = "postgres")]
+use crate::stores::PostgresStore;
+#[cfg(feature = "object-store")]
+use crate::stores::bucket::BucketStore;
+#[cfg(feature = "keychain")]
+use crate::stores::keychain_item::KeychainItemStore;
+#[cfg(feature = "age")]
+use crate::sys::blocking;
+
+impl StoreUrl {
+    pub(super) fn open_asking(
+        &self,
+        ask: Option<&Arc<Ask>>,
+    ) -> Result<Arc<dyn TokenStore>, StoreError> {
+        #[cfg(not(feature = "age"))]
+        let _ = ask;
+        match &self.kind {
+            #[cfg(feature = "age")]
+            Kind::Age { path, seal } => {
+                Ok(Arc::new(AgeFileStore::new(path, seal.key(self.prompts, ask)?)))
+            }
+            #[cfg(feature = "object-store")]
+            Kind::Bucket(bucket) => Ok(Arc::new(bucket.open(self.prompts, ask)?)),
+            Kind::Env { prefix } => Ok(Arc::new(EnvStore::new(prefix))),
+            #[cfg(feature = "keychain")]
+            Kind::Keychain(item) => {
+                let store = KeychainStore::new(&item.service, &item.account)?;
+                Ok(Arc::new(if self.prompts { store.allow_prompts() } else { store }))
+            }
+            #[cfg(feature = "keychain")]
+            Kind::KeychainItem(item) => {
+                let store = KeychainItemStore::new(&item.service, &item.account)?;
+                Ok(Arc::new(if self.prompts { store.allow_prompts() } else { store }))
+            }
+            Kind::Memory => Ok(Arc::new(MemoryStore::new())),
+            Kind::Plaintext { path } => Ok(Arc::new(PlaintextStore::new(path))),
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(database) => Ok(Arc::new(database.open(self.prompts, ask)?)),
+            #[cfg(not(all(
+                feature = "age",
+                feature = "keychain",
+                feature = "object-store",
+                feature = "postgres"
+            )))]
+            _ => Err(not_built(self)),
+        }
+    }
+
+    /// Finds out whether a record could be sealed here now: whether the key can be read, and who else is to
+    /// open the records. Of a keychain it asks whether that can be used. Nothing is made, and nobody is asked.
+    ///
+    /// # Errors
+    ///
+    /// What keeps a record from being sealed; [`StoreError::Locked`] for a key that is protected by a
+    /// passphrase.
+    #[cfg(feature = "age")]
+    pub async fn check_key(&self) -> Result<(), StoreError> {
+        #[cfg(feature = "keychain")]
+        if self.uses_keychain() {
+            match probe_keychain().await {
+                KeychainState::Available => {}
+                KeychainState::Locked if self.prompts => {}
+                state => return Err(state.explain(self.to_string())),
+            }
+        }
+        let Some(seal) = self.seal() else { return Ok(()) };
+        let key = seal.key(self.prompts, None)?;
+        if self.uses_keychain() {
+            // Its own part may still have to be made.
+            return blocking::run(&self.to_string(), move || key.recovery().map(drop)).await;
+        }
+        key.recipients().await.map(drop)
+    }
+
+    /// Makes a server ready for this slot: makes the table of a database, and tries whether a bucket keeps
+    /// conditional writes. For any other slot there is nothing to do, if this build has such stores.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open), of `PostgresStore::create_table` and of
+    /// `BucketStore::try_conditional_writes`.
+    ///
+    /// # Cancellation
+    ///
+    /// It may be done on the server all the same, and can be done again.
+    pub async fn prepare_server(&self) -> Result<(), StoreError> {
+        match &self.kind {
+            #[cfg(feature = "object-store")]
+            Kind::Bucket(bucket) => bucket.open(self.prompts, None)?.try_conditional_writes().await,
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(database) => database.open(self.prompts, None)?.create_table().await,
+            _ => self.open().map(drop),
+        }
+    }
+}
+
+#[cfg(feature = "object-store")]
+impl Bucket {
+    fn open(&self, prompts: bool, ask: Option<&Arc<Ask>>) -> Result<BucketStore, StoreError> {
+        let Self { scheme, name, key, endpoint, seal } = self;
+        let store = BucketStore::new(&format!("{scheme}://{name}/{key}"), seal.key(prompts, ask)?)?;
+        Ok(match endpoint {
+            Some(endpoint) => store.with_endpoint(endpoint)?,
+            None => store,
+        })
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl Database {
+    fn open(&self, prompts: bool, ask: Option<&Arc<Ask>>) -> Result<PostgresStore, StoreError> {
+        let Self { user, hosts, name, slot, roots, seal } = self;
+        let url = format!("postgres://{}@{hosts}/{}", encoded(user), encoded(name));
+        let store = PostgresStore::new(&url, slot, seal.key(prompts, ask)?)?;
+        Ok(match roots {
+            Some(roots) => store.with_root_certificates(roots),
+            None => store,
+        })
+    }
+}
+
+#[cfg(feature = "age")]
+impl Seal {
+    fn key(&self, prompts: bool, ask: Option<&Arc<Ask>>) -> Result<AgeKey, StoreError> {
+        let mut key = self.key.open(prompts)?;
+        for recipient in &self.recipients {
+            key = key.with_recovery_recipient(recipient)?;
+        }
+        if let Some(path) = &self.recipients_file {
+            key = key.with_recovery_recipients_file(path);
+        }
+        if let Some(ask) = ask.cloned() {
+            key = key.with_passphrase(move || ask());
+        }
+        Ok(key)
+    }
+}
+
+#[cfg(feature = "age")]
+impl Key {
+    #[cfg_attr(not(feature = "keychain"), expect(unused_variables, reason = "no keychain asks"))]
+    fn open(&self, prompts: bool) -> Result<AgeKey, StoreError> {
+        match self {
+            Self::Credential(name) => Ok(AgeKey::credential(name)),
+            Self::File(path) => Ok(AgeKey::identity_file(path)),
+            #[cfg(feature = "keychain")]
+            Self::Keychain(item) => {
+                let key = AgeKey::keychain(&item.service, &item.account)?;
+                Ok(if prompts { key.allow_prompts() } else { key })
+            }
+            #[cfg(not(feature = "keychain"))]
+            Self::Keychain(item) => Err(not_built(item)),
+        }
+    }
+}
+
+#[cfg(not(all(
+    feature = "age",
+    feature = "keychain",
+    feature = "object-store",
+    feature = "postgres"
+)))]
+fn not_built(place: &impl fmt::Display) -> StoreError {
+    StoreError::Unavailable {
+        place: place.to_string(),
+        reason: "this program was built without it".into(),
+        advice: "build it with the feature that has it: `age`, `keychain`, `object-store` or \
+                 `postgres`"
+            .into(),
+    }
+}

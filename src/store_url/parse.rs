@@ -1,0 +1,270 @@
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::{Bucket, Database, InvalidStoreUrl, Item, Key, Kind, Seal, StoreUrl, escaped};
+use crate::net::server_url::{FORM, is_endpoint};
+
+impl FromStr for StoreUrl {
+    type Err = InvalidStoreUrl;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parse(text, Relative::Resolved)
+    }
+}
+
+/// What is done with a path that depends on where the program was started.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Relative {
+    Refused,
+    Resolved,
+}
+
+pub(super) fn parse(text: &str, relative: Relative) -> Result<StoreUrl, InvalidStoreUrl> {
+    let (scheme, rest) = text.split_once(':').ok_or_else(|| {
+        invalid("it begins with keychain:, age:, plaintext:, env:, postgres: or s3:, for example")
+    })?;
+    refuse_password(rest)?;
+    let (body, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let mut options = Options::parse(query, known_options(scheme), relative)?;
+    let kind = match scheme {
+        "age" => parse_age(body, &mut options)?,
+        "az" => parse_bucket("az", body, &mut options)?,
+        "gs" => parse_bucket("gs", body, &mut options)?,
+        "s3" => parse_bucket("s3", body, &mut options)?,
+        "env" if is_name(body) => Kind::Env { prefix: body.to_owned() },
+        "env" => return Err(invalid("env: takes a prefix of letters, digits and underscores")),
+        "keychain" => Kind::Keychain(parse_item(body)?),
+        "keychain-item" => Kind::KeychainItem(parse_item(body)?),
+        "memory" if body.is_empty() => Kind::Memory,
+        "memory" => return Err(invalid("memory: takes nothing")),
+        "plaintext" => Kind::Plaintext { path: options.resolve(body)? },
+        "postgres" | "postgresql" => parse_database(body, &mut options)?,
+        _ => {
+            return Err(invalid(
+                "its scheme is unknown; keychain, keychain-item, age, plaintext, memory, env, \
+                     postgres, s3, gs and az are known",
+            ));
+        }
+    };
+    Ok(StoreUrl::of(kind))
+}
+
+/// What stands after the question mark, and how paths are read.
+struct Options<'a> {
+    given: Vec<(&'a str, &'a str)>,
+    relative: Relative,
+}
+
+impl<'a> Options<'a> {
+    fn parse(query: &'a str, known: &[&str], relative: Relative) -> Result<Self, InvalidStoreUrl> {
+        let options = query.split('&').filter(|option| !option.is_empty());
+        let options: Vec<_> =
+            options.map(|option| option.split_once('=').unwrap_or((option, ""))).collect();
+        let twice = |(index, (name, _)): (usize, &(&str, &str))| {
+            *name != "recipient" && options[..index].iter().any(|(earlier, _)| earlier == name)
+        };
+        if options.iter().enumerate().any(twice) {
+            return Err(invalid("an option is given twice"));
+        }
+        if !options.is_empty() && known.is_empty() {
+            return Err(invalid("it takes no options after a question mark"));
+        }
+        if options.iter().any(|(name, _)| !known.contains(name)) {
+            return Err(invalid(&format!(
+                "an option is unknown; these are known: {}",
+                known.join(", ")
+            )));
+        }
+        Ok(Self { given: options, relative })
+    }
+
+    fn take(&mut self, name: &str) -> Option<&'a str> {
+        let index = self.given.iter().position(|(given, _)| *given == name)?;
+        Some(self.given.remove(index).1)
+    }
+
+    fn path(&mut self, name: &str) -> Result<Option<PathBuf>, InvalidStoreUrl> {
+        self.take(name).map(|path| self.resolve(path)).transpose()
+    }
+
+    fn resolve(&self, text: &str) -> Result<PathBuf, InvalidStoreUrl> {
+        let text = unescaped(text)?;
+        if text.is_empty() {
+            return Err(invalid("a path is missing"));
+        }
+        let path = match text.strip_prefix("~/") {
+            Some(rest) => std::env::home_dir()
+                .ok_or_else(|| invalid("~/ is used, and this user has no home directory"))?
+                .join(rest),
+            None => PathBuf::from(text),
+        };
+        if self.relative == Relative::Refused && !path.is_absolute() {
+            return Err(invalid(
+                "a relative path would be another file wherever the program is started; write the \
+                 whole path, or one that begins with ~/",
+            ));
+        }
+        // An escaped slash, or one after `~/`, makes it look like a URL with a password all the same, as
+        // it is printed.
+        path.to_str().map_or(Ok(()), |path| refuse_password(&escaped(path)))?;
+        std::path::absolute(path).map_err(|_| invalid("a path cannot be resolved"))
+    }
+
+    fn key(&self, value: &str) -> Result<Key, InvalidStoreUrl> {
+        if let Some(item) = value.strip_prefix("keychain:") {
+            return parse_item(item).map(Key::Keychain);
+        }
+        match value.strip_prefix("credential:") {
+            Some("") => Err(invalid("credential: needs a name")),
+            Some(name) => unescaped(name).map(Key::Credential),
+            None => self.resolve(value).map(Key::File),
+        }
+    }
+
+    fn seal(&mut self) -> Result<Seal, InvalidStoreUrl> {
+        let key = self
+            .take("identity")
+            .ok_or_else(|| invalid("it needs identity=PATH, the file with its key"))?;
+        let mut recipients = Vec::new();
+        while let Some(recipient) = self.take("recipient") {
+            recipients.push(unescaped(recipient)?);
+        }
+        Ok(Seal { key: self.key(key)?, recipients, recipients_file: self.path("recipients")? })
+    }
+}
+
+/// What may stand after the question mark, of each scheme.
+fn known_options(scheme: &str) -> &'static [&'static str] {
+    match scheme {
+        "age" => &["identity", "recipient", "recipients"],
+        "az" | "gs" | "s3" => &["identity", "recipient", "recipients", "endpoint"],
+        "postgres" | "postgresql" => {
+            &["slot", "identity", "recipient", "recipients", "sslrootcert"]
+        }
+        _ => &[],
+    }
+}
+
+fn parse_age(body: &str, options: &mut Options<'_>) -> Result<Kind, InvalidStoreUrl> {
+    let path = options.resolve(body)?;
+    let seal = options.seal()?;
+    if matches!(&seal.key, Key::File(key) if *key == path) {
+        return Err(invalid("the tokens and their key are the same file"));
+    }
+    Ok(Kind::Age { path, seal })
+}
+
+fn parse_bucket(
+    scheme: &'static str,
+    body: &str,
+    options: &mut Options<'_>,
+) -> Result<Kind, InvalidStoreUrl> {
+    let wrong = || invalid("it needs BUCKET/OBJECT after two slashes");
+    let (name, key) =
+        body.strip_prefix("//").and_then(|rest| rest.split_once('/')).ok_or_else(wrong)?;
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let key = unescaped(key)?;
+    let is_part = |part: &str| !["", ".", ".."].contains(&part);
+    if name.is_empty()
+        || !name.bytes().all(known)
+        || !key.split('/').all(is_part)
+        || key.chars().any(char::is_control)
+    {
+        return Err(wrong());
+    }
+    if key.ends_with(".trial") {
+        return Err(invalid(
+            "an object may not end with .trial, where conditional writes are tried",
+        ));
+    }
+    let endpoint = options.take("endpoint").map(unescaped).transpose()?;
+    if endpoint.as_ref().is_some_and(|endpoint| !is_endpoint(endpoint)) {
+        return Err(invalid(FORM));
+    }
+    let (name, seal) = (name.to_owned(), options.seal()?);
+    Ok(Kind::Bucket(Bucket { scheme, name, key, endpoint, seal }))
+}
+
+fn parse_database(body: &str, options: &mut Options<'_>) -> Result<Kind, InvalidStoreUrl> {
+    let wrong = || invalid("it needs USER@HOST:PORT/DATABASE after postgres://");
+    let (authority, name) =
+        body.strip_prefix("//").and_then(|rest| rest.split_once('/')).ok_or_else(wrong)?;
+    let (user, hosts) = authority.rsplit_once('@').ok_or_else(wrong)?;
+    let is_host = |host: &str| {
+        let (host, port) = match host.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse::<u16>().is_ok()),
+            _ => (host, true),
+        };
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-._%[]:".contains(&byte);
+        port && !host.is_empty() && host.bytes().all(known)
+    };
+    if user.is_empty() || name.is_empty() || name.contains('/') || !hosts.split(',').all(is_host) {
+        return Err(wrong());
+    }
+    let (user, name) = (unescaped(user)?, unescaped(name)?);
+    if user.contains(':') {
+        return Err(invalid(PASSWORD));
+    }
+    let slot =
+        options.take("slot").ok_or_else(|| invalid("it needs slot=NAME, one for each login"))?;
+    let slot = unescaped(slot)?;
+    if slot.is_empty() || slot.chars().any(char::is_control) {
+        return Err(invalid(
+            "a slot's name is of one character at least, and of no control characters",
+        ));
+    }
+    let (hosts, roots) = (hosts.to_owned(), options.path("sslrootcert")?);
+    Ok(Kind::Postgres(Database { user, hosts, name, slot, roots, seal: options.seal()? }))
+}
+
+const PASSWORD: &str = "it carries a password, which would show wherever it is used";
+
+fn parse_item(text: &str) -> Result<Item, InvalidStoreUrl> {
+    match text.split_once('/') {
+        Some((service, account))
+            if !service.is_empty() && !account.is_empty() && !account.contains('/') =>
+        {
+            Ok(Item { service: unescaped(service)?, account: unescaped(account)? })
+        }
+        _ => Err(invalid("a keychain item needs SERVICE/ACCOUNT")),
+    }
+}
+
+/// `user:password@` has no place in any store URL.
+fn refuse_password(rest: &str) -> Result<(), InvalidStoreUrl> {
+    let authority = rest.strip_prefix("//").and_then(|rest| rest.split(['/', '?']).next());
+    let credentials = authority.and_then(|authority| authority.rsplit_once('@'));
+    if credentials.is_some_and(|(user, _)| user.contains(':')) {
+        return Err(invalid(PASSWORD));
+    }
+    Ok(())
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+fn invalid(reason: &str) -> InvalidStoreUrl {
+    InvalidStoreUrl { reason: reason.to_owned() }
+}
+
+fn unescaped(text: &str) -> Result<String, InvalidStoreUrl> {
+    let wrong = || invalid("a % is not followed by two hexadecimal digits; write %25 for %");
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit =
+            || rest.next().and_then(|digit| char::from(digit).to_digit(16)).ok_or_else(wrong);
+        bytes.push((digit()? * 16 + digit()?).try_into().map_err(|_| wrong())?);
+    }
+    let text = String::from_utf8(bytes)
+        .map_err(|_| invalid("it is not UTF-8 text once its % are resolved"))?;
+    if text.to_ascii_uppercase().contains("AGE-SECRET-KEY-") {
+        return Err(invalid("a secret key is given where a name or the path of its file belongs"));
+    }
+    Ok(text)
+}

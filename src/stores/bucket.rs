@@ -1,0 +1,360 @@
+mod failure;
+mod http;
+mod object;
+mod provider;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use object_store::path::Path;
+use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload, UpdateVersion};
+use tokio::sync::OnceCell;
+use tokio::time::{sleep, timeout};
+
+use self::failure::{explain, is_no_object, is_too_often, is_unmet};
+use self::provider::Provider;
+use crate::error::StoreError;
+use crate::key::AgeKey;
+use crate::key::seal::MAX_SEALED;
+use crate::net::io_runtime;
+use crate::net::server_url::{FORM, is_endpoint};
+use crate::stores::shared_slot::{Engine, FleetSlot, Found, Row, keep_in_fleet_slot};
+use crate::sys::blocking;
+use crate::sys::clock;
+
+/// How long one answer may take, tries after an error included. A good store needs a tenth of a second.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How soon an object can be written again where it was too often: Google takes one write a second ("Quotas &
+/// limits").
+const ONE_WRITE: Duration = Duration::from_millis(1100);
+
+/// What is added to the ciphertext in an object, at most.
+const HEAD: usize = 8192;
+
+/// What is added to the name of an object to try something beside it.
+const TRIAL: &str = ".trial";
+
+/// The condition that a trial asks for, which no object meets.
+const NO_VERSION: &str = "\"00000000000000000000000000000000\"";
+
+/// Keeps the tokens of a whole fleet in one object: in S3 and what speaks its protocol, in Google Cloud
+/// Storage, or in Azure Blob Storage.
+///
+/// Its replicas share the object, and the lease in it: one of them refreshes, and the others notice. A
+/// write is done only over the very version that was read, so the store must keep conditional writes; that
+/// is tried at the first write of each process, with an object beside the slot's own (`KEY.trial`), and a
+/// store that does not keep them is refused then. Such a store has no clock to measure a lease by. So a
+/// lease is taken from a holder that is gone only after its object was seen unchanged for the lease's whole
+/// length, by the taker's own clock.
+///
+/// The credentials come from the environment:
+///
+/// | URL | variables | what they must allow |
+/// |---|---|---|
+/// | `s3://BUCKET/KEY` | `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL`; or the role of a pod, a task or an instance | `s3:GetObject`, `s3:PutObject`, and `s3:ListBucket`, without which S3 answers 403 for an object that is not there |
+/// | `gs://BUCKET/KEY` | `GOOGLE_SERVICE_ACCOUNT`; or the service account of the instance | `storage.objects.get`, `create` and `delete`, which overwriting takes |
+/// | `az://CONTAINER/KEY` | `AZURE_STORAGE_ACCOUNT_NAME`, `AZURE_STORAGE_ACCOUNT_KEY`, `AZURE_STORAGE_CLIENT_ID` and the like; or the managed identity | Storage Blob Data Contributor on the container |
+///
+/// It works on any executor: one thread of this crate does the network work of the whole process. An
+/// emptied slot is an object that says so: nothing is ever deleted. A bucket that keeps old versions keeps
+/// one of each refresh; have it expire them.
+///
+/// # Security
+///
+/// Anything but an address of this machine, and a cloud's own metadata service, is spoken to over TLS alone,
+/// whatever the environment says. The credentials of the store are in the memory of the `object_store` crate,
+/// which does not wipe them.
+///
+/// The store holds age ciphertext, with the key of the object and a count of its changes inside. Whoever
+/// runs it can delete a record, or put an earlier one back, and can neither read it nor have one slot's
+/// taken for another's. A process that has seen a later state refuses an earlier one with
+/// [`StoreError::RolledBack`]; one that has just started cannot know. Whoever has the recipient of the
+/// key, which is no secret, and can write to the bucket, can put in a record of their own.
+#[derive(Debug)]
+pub struct BucketStore(FleetSlot<Arc<Bucket>>);
+
+struct Bucket {
+    provider: Provider,
+    name: String,
+    key: Path,
+    endpoint: Option<String>,
+    store: OnceCell<Arc<dyn ObjectStore>>,
+    /// Whether the store was found to keep conditions.
+    trial: OnceCell<()>,
+    watch: Mutex<Option<Watch>>,
+}
+
+/// Since when an object was not seen to change.
+#[derive(Debug)]
+struct Watch {
+    version: UpdateVersion,
+    since: Instant,
+}
+
+impl BucketStore {
+    /// Names an object: `s3://BUCKET/KEY`, `gs://BUCKET/KEY` or `az://CONTAINER/KEY`.
+    ///
+    /// The age key is the same for all who share it. Nothing is connected to yet.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] if the URL is not one of these.
+    pub fn new(url: &str, key: AgeKey) -> Result<Self, StoreError> {
+        let bucket = Bucket::new(url).ok_or_else(|| StoreError::Unavailable {
+            // Not quoted: it may hold credentials.
+            place: "a bucket".into(),
+            reason: "its URL is not one of an object".into(),
+            advice: "name it like s3://BUCKET/KEY, gs://BUCKET/KEY or az://CONTAINER/KEY".into(),
+        })?;
+        let name = bucket.key.to_string();
+        Ok(Self(FleetSlot::new(Arc::new(bucket), key, &name)))
+    }
+
+    /// Sets where the store is, by its URL, for one that is not the provider's own.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] if this is more, or less, than a scheme, a host, a port and a path.
+    ///
+    /// # Panics
+    ///
+    /// If the store was used before.
+    pub fn with_endpoint(mut self, url: impl Into<String>) -> Result<Self, StoreError> {
+        let url = url.into();
+        if !is_endpoint(&url) {
+            return Err(StoreError::Unavailable {
+                place: self.to_string(),
+                // Not quoted: it may hold credentials.
+                reason: "its endpoint is not the URL of a server".into(),
+                advice: FORM.into(),
+            });
+        }
+        let bucket = Arc::get_mut(self.0.configure());
+        bucket.expect("a store is set up before it is used").endpoint = Some(url);
+        Ok(self)
+    }
+
+    /// Tries whether the store keeps conditional writes, as the first write does.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] if it does not, or cannot be reached; [`StoreError::Denied`] if the
+    /// credentials do not allow it to be tried.
+    ///
+    /// # Cancellation
+    ///
+    /// It may be done on the server all the same, and can be done again.
+    pub async fn try_conditional_writes(&self) -> Result<(), StoreError> {
+        let bucket = self.0.engine().clone();
+        let tried = io_runtime::run(async move { bucket.try_conditions().await }).await;
+        tried.map_err(|error| error.unavailable(&self.to_string()))?
+    }
+}
+
+impl fmt::Display for BucketStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.engine().fmt(f)
+    }
+}
+
+keep_in_fleet_slot!(BucketStore);
+
+impl Bucket {
+    fn new(url: &str) -> Option<Self> {
+        let (scheme, rest) = url.split_once("://")?;
+        let provider = match scheme {
+            "az" => Provider::Azure,
+            "gs" => Provider::Google,
+            "s3" => Provider::S3,
+            _ => return None,
+        };
+        let (name, key) = rest.split_once('/')?;
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        let is_key = |key: &Path| !key.as_ref().is_empty() && !key.as_ref().ends_with(TRIAL);
+        let key = Path::parse(key).ok().filter(is_key)?;
+        (!name.is_empty() && name.bytes().all(known)).then(|| Self {
+            provider,
+            name: name.to_owned(),
+            key,
+            endpoint: None,
+            store: OnceCell::new(),
+            trial: OnceCell::new(),
+            watch: Mutex::default(),
+        })
+    }
+
+    async fn store(&self) -> Result<&Arc<dyn ObjectStore>, StoreError> {
+        self.store.get_or_try_init(|| self.open()).await
+    }
+
+    async fn open(&self) -> Result<Arc<dyn ObjectStore>, StoreError> {
+        let (provider, name, endpoint) = (self.provider, self.name.clone(), self.endpoint.clone());
+        let place = self.to_string();
+        // It may read files that the environment names.
+        blocking::run(&self.to_string(), move || {
+            provider.open(&name, endpoint).map_err(|(reason, advice)| StoreError::Unavailable {
+                place,
+                reason: reason.to_owned(),
+                advice: advice.to_owned(),
+            })
+        })
+        .await
+    }
+
+    /// Waits for an answer: its own error, or that of the store.
+    async fn answer<T>(
+        &self,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<Result<T, Error>, StoreError> {
+        timeout(DEADLINE, work).await.map_err(|_| StoreError::Timeout {
+            place: self.to_string(),
+            reason: format!("it did not answer within {} seconds", DEADLINE.as_secs()),
+            advice: "see whether it can be reached, and whether the environment has credentials \
+                     for it"
+                .into(),
+        })
+    }
+
+    async fn put(
+        &self,
+        key: &Path,
+        bytes: Vec<u8>,
+        mode: PutMode,
+    ) -> Result<Result<(), Error>, StoreError> {
+        let (store, payload) = (self.store().await?, PutPayload::from(bytes));
+        let put = async {
+            loop {
+                match store.put_opts(key, payload.clone(), mode.clone().into()).await {
+                    Err(error) if is_too_often(&error) => sleep(ONE_WRITE).await,
+                    done => return done,
+                }
+            }
+        };
+        Ok(self.answer(put).await?.map(drop))
+    }
+
+    /// Asks for two writes whose conditions are not met. Once there is an object, neither may be done,
+    /// whoever else tries the same at the same time; so it is left there.
+    async fn try_conditions(&self) -> Result<(), StoreError> {
+        let trial = Path::parse(format!("{}{TRIAL}", self.key)).expect("it is one part longer");
+        let note = b"tokenkeep tries here whether this store keeps conditional writes\n";
+        let never = UpdateVersion { e_tag: Some(NO_VERSION.into()), version: Some("1".into()) };
+        let first = self.put(&trial, note.to_vec(), PutMode::Create).await?;
+        let again = self.put(&trial, note.to_vec(), PutMode::Create).await?;
+        let other = self.put(&trial, note.to_vec(), PutMode::Update(never)).await?;
+        if let Err(error) = first
+            && !is_unmet(&error)
+        {
+            return Err(explain(&error, self));
+        }
+        for answered in [again, other] {
+            match answered {
+                Err(error) if is_unmet(&error) => {}
+                Err(error) => return Err(explain(&error, self)),
+                Ok(()) => {
+                    return Err(StoreError::Unavailable {
+                        place: self.to_string(),
+                        reason: "it does not keep conditional writes: it overwrote what it was \
+                                 asked not to"
+                            .into(),
+                        advice: "use a store that does, or a database".into(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// For how long, by this machine's clock, the object was this one, up to when it was asked for.
+    fn unchanged_for(&self, version: &UpdateVersion, asked: Instant) -> Duration {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*watch {
+            Some(watch) if watch.version == *version => {
+                asked.saturating_duration_since(watch.since)
+            }
+            _ => {
+                *watch = Some(Watch { version: version.clone(), since: Instant::now() });
+                Duration::ZERO
+            }
+        }
+    }
+}
+
+/// Reads an object, and writes it again.
+#[cfg(fuzzing)]
+pub(crate) fn rewritten(bytes: &[u8]) -> Result<Vec<u8>, &'static str> {
+    object::decode(bytes).map(|row| object::encode(&row))
+}
+
+impl fmt::Debug for Bucket {
+    /// The client of the store shows its credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Bucket({self})")
+    }
+}
+
+impl fmt::Display for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}/{}", self.provider.scheme(), self.name, self.key)?;
+        match &self.endpoint {
+            Some(endpoint) => write!(f, " at {endpoint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Engine for Arc<Bucket> {
+    type Version = UpdateVersion;
+
+    async fn read(&self) -> Result<Option<Found<UpdateVersion>>, StoreError> {
+        let asked = Instant::now();
+        let store = self.store().await?;
+        let corrupt = |reason: &str| StoreError::Corrupt {
+            place: self.to_string(),
+            reason: reason.to_owned(),
+        };
+        let limit = MAX_SEALED + HEAD;
+        let get = async {
+            let got = store.get(&self.key).await?;
+            let meta = got.meta.clone();
+            let is_small = usize::try_from(meta.size).is_ok_and(|size| size <= limit);
+            Ok((meta, if is_small { Some(got.bytes().await?) } else { None }))
+        };
+        let (meta, bytes) = match self.answer(get).await? {
+            Err(error) if is_no_object(&error) => return Ok(None),
+            answered => answered.map_err(|error| explain(&error, self))?,
+        };
+        let bytes = bytes.ok_or_else(|| StoreError::TooLarge { place: self.to_string(), limit })?;
+        let mut row = object::decode(&bytes).map_err(corrupt)?;
+        let version = UpdateVersion { e_tag: meta.e_tag, version: meta.version };
+        if version.e_tag.is_none() && version.version.is_none() {
+            return Err(corrupt("the store gave no ETag with it"));
+        }
+        let unchanged = self.unchanged_for(&version, asked);
+        if let Some(hold) = &mut row.hold {
+            hold.is_over = hold.lasts.is_none_or(|lasts| unchanged >= lasts);
+        }
+        let written = clock::system_time(meta.last_modified);
+        Ok(Some(Found { row, version, written }))
+    }
+
+    async fn replace(&self, over: Option<&UpdateVersion>, row: &Row) -> Result<bool, StoreError> {
+        self.trial.get_or_try_init(|| self.try_conditions()).await?;
+        let mode = over.map_or(PutMode::Create, |version| PutMode::Update(version.clone()));
+        match self.put(&self.key, object::encode(row), mode).await? {
+            Ok(()) => Ok(true),
+            Err(error) if is_unmet(&error) => Ok(false),
+            // It was deleted meanwhile.
+            Err(Error::NotFound { .. }) if over.is_some() => Ok(false),
+            Err(error) => Err(explain(&error, self)),
+        }
+    }
+
+    fn slot(&self) -> String {
+        self.to_string()
+    }
+}

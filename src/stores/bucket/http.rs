@@ -1,0 +1,100 @@
+//! What carries the requests of the `object_store` crate.
+
+use std::net::Ipv4Addr;
+
+use async_trait::async_trait;
+use http_body_util::BodyExt;
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector as TcpConnector;
+use hyper_util::rt::TokioExecutor;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody,
+    HttpResponse, HttpResponseBody, HttpService,
+};
+use object_store::{ClientOptions, Result};
+use tokio::sync::OnceCell;
+
+use crate::net::loopback::is_loopback;
+use crate::net::tls::{NO_ROOTS, USER, reason_of, trusting_the_system};
+
+/// Why a server was not reached, or did not answer, in words of this crate.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct NotReached(pub(super) String);
+
+/// Where the machines of a cloud get their credentials, beside link-local addresses (169.254.0.0/16). These
+/// are on the link, and speak no TLS.
+const METADATA: [&str; 3] = ["[fd00:ec2::23]", "[fd00:ec2::254]", "metadata.google.internal"];
+
+fn is_metadata(host: &str) -> bool {
+    METADATA.contains(&host) || host.parse().is_ok_and(|ip: Ipv4Addr| ip.is_link_local())
+}
+
+/// Tells whether this text is about a request for credentials.
+pub(super) fn names_metadata(text: &str) -> bool {
+    METADATA.iter().any(|host| text.contains(host)) || text.contains("://169.254.")
+}
+
+/// Makes clients that speak plain HTTP with this machine and the cloud's metadata alone. What their options
+/// say of it does not count: the environment can set them, and for Google they allow it to everybody.
+#[derive(Debug)]
+pub(super) struct Connector;
+
+impl HttpConnector for Connector {
+    fn connect(&self, _options: &ClientOptions) -> Result<HttpClient> {
+        Ok(HttpClient::new(Service::default()))
+    }
+}
+
+#[derive(Debug, Default)]
+struct Service {
+    client: OnceCell<Client<HttpsConnector<TcpConnector>, HttpRequestBody>>,
+}
+
+impl Service {
+    async fn client(
+        &self,
+    ) -> Result<&Client<HttpsConnector<TcpConnector>, HttpRequestBody>, NotReached> {
+        let make = || async {
+            let builder = trusting_the_system().await;
+            let builder = builder.ok_or_else(|| NotReached(NO_ROOTS.to_owned()))?;
+            let mut tcp = TcpConnector::new();
+            tcp.enforce_http(false);
+            tcp.set_nodelay(true);
+            let tls = builder.https_or_http().enable_http1().wrap_connector(tcp);
+            Ok(Client::builder(TokioExecutor::new()).build(tls))
+        };
+        self.client.get_or_try_init(make).await
+    }
+}
+
+#[async_trait]
+impl HttpService for Service {
+    async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let host = request.uri().host().unwrap_or_default().to_owned();
+        let is_plain = request.uri().scheme_str() == Some("http");
+        if is_plain && !is_loopback(&host) && !is_metadata(&host) {
+            let reason = format!("{host} is named with http:, and is another machine; use https:");
+            return Err(HttpError::new(HttpErrorKind::Unknown, NotReached(reason)));
+        }
+        request.headers_mut().insert("user-agent", USER.parse().expect("it is ASCII"));
+        let unknown = |error| HttpError::new(HttpErrorKind::Unknown, error);
+        let sent = self.client().await.map_err(unknown)?.request(request).await;
+        let response = sent.map_err(|error| {
+            if error.is_connect() {
+                let reason = format!("{host} {}", reason_of(&error));
+                HttpError::new(HttpErrorKind::Connect, NotReached(reason))
+            } else {
+                broken(&host)
+            }
+        })?;
+        let (head, body) = response.into_parts();
+        let body = HttpResponseBody::new(body.map_err(move |_| broken(&host)));
+        Ok(HttpResponse::from_parts(head, body))
+    }
+}
+
+fn broken(host: &str) -> HttpError {
+    HttpError::new(HttpErrorKind::Interrupted, NotReached(format!("{host} broke the connection")))
+}

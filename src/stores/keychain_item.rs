@@ -1,0 +1,180 @@
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use zeroize::Zeroizing;
+
+use crate::error::StoreError;
+use crate::keychain::{Item, Kind};
+use crate::private_file::{self, FileSlot, Locked};
+use crate::record::MAX_RECORD;
+use crate::record::Record;
+use crate::record::codec;
+use crate::store::{Expect, Lease, Revision, Stored, TokenStore};
+use crate::sys::blocking;
+use crate::sys::wipe::Bytes;
+use crate::tokens::AuthTokens;
+
+/// Reads tokens that another program keeps directly in a keychain item: the `keyring` crate,
+/// `secret-tool` with the attributes `service` and `username`, Keychain Access, Credential Manager.
+///
+/// It is where tokens come *from*: they can be read and removed, so that [`migrate`](crate::migrate)
+/// takes them over, and never written. The item holds the JSON of a record, or a bare access token.
+///
+/// # Security
+///
+/// Between the last look and the removal the other program may change the item; nothing in a
+/// keychain can prevent that. Stop that program before a migration.
+#[derive(Clone, Debug)]
+pub struct KeychainItemStore {
+    item: Item,
+    /// No record is ever in it: it is where the lease lies.
+    slot: Arc<FileSlot>,
+}
+
+impl KeychainItemStore {
+    /// Names the item. Nothing is read yet.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] if a name is empty or begins with `tokenkeep:`, or if this user
+    /// has no home directory.
+    pub fn new(service: &str, account: &str) -> Result<Self, StoreError> {
+        let item = Item::new(service, account, Kind::Foreign)?;
+        let slot = Arc::new(FileSlot::new(&item.state_file("item")?, MAX_RECORD));
+        Ok(Self { item, slot })
+    }
+
+    /// Lets the keychain ask the user, as
+    /// [`KeychainStore::allow_prompts`](crate::KeychainStore::allow_prompts) does.
+    #[must_use]
+    pub fn allow_prompts(self) -> Self {
+        Self { item: self.item.with_prompts(), ..self }
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = self.clone();
+        blocking::run(&self.to_string(), move || work(&store)).await
+    }
+}
+
+/// Decodes what an item holds.
+pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError> {
+    match utf8_of_utf16(bytes) {
+        Some(text) => codec::decode_text(&text, place),
+        None => codec::decode_text(bytes, place),
+    }
+}
+
+/// Credential Manager keeps passwords, as opposed to other secrets, as UTF-16: half of the bytes of
+/// a token are then zero. The buffers have their final sizes from the start and are wiped.
+fn utf8_of_utf16(bytes: &[u8]) -> Option<Bytes> {
+    if !bytes.len().is_multiple_of(2) || !bytes.contains(&0) {
+        return None;
+    }
+    let units = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+    let mut text = Zeroizing::new(Vec::with_capacity(bytes.len() / 2 * 3));
+    for character in char::decode_utf16(units) {
+        let mut encoded = [0; 4];
+        text.extend_from_slice(character.ok()?.encode_utf8(&mut encoded).as_bytes());
+    }
+    Some(text)
+}
+
+impl fmt::Display for KeychainItemStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.item.fmt(f)
+    }
+}
+
+#[async_trait]
+impl TokenStore for KeychainItemStore {
+    async fn load(&self) -> Result<Option<Stored>, StoreError> {
+        self.run(|store| {
+            let Some(bytes) = store.item.read()? else { return Ok(None) };
+            let tokens = decode(&bytes, &store.to_string())?;
+            Ok(Some(Stored { record: tokens.into(), revision: private_file::revision(&bytes) }))
+        })
+        .await
+    }
+
+    async fn save(&self, _record: &Record, _expect: Expect) -> Result<Revision, StoreError> {
+        Err(read_only(self.to_string()))
+    }
+
+    async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
+        self.run(move |store| {
+            let place = store.to_string();
+            let deleted = store.item.delete_under(&store.item.lock()?, move |secret| {
+                // What is no token, such as a key of ours, is not a login that can be ended.
+                secret.map(|secret| decode(secret, &place)).transpose()?;
+                let current = secret.map(private_file::revision);
+                let as_expected = match &expect {
+                    Expect::Anything => true,
+                    Expect::Absent => current.is_none(),
+                    Expect::Unchanged(revision) => current.as_ref() == Some(revision),
+                };
+                if as_expected {
+                    Ok(())
+                } else {
+                    Err(StoreError::Conflict { place: place.clone() })
+                }
+            });
+            deleted?
+        })
+        .await
+    }
+
+    async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
+        let lease = self.run(|store| store.slot.try_lease()).await?;
+        Ok(lease.map(|lock| Box::new(ItemLease { lock, place: self.to_string() }) as _))
+    }
+}
+
+/// The right to move the tokens away. None of them is spent here, because no successor could be
+/// saved.
+#[derive(Debug)]
+struct ItemLease {
+    lock: Locked,
+    place: String,
+}
+
+#[async_trait]
+impl Lease for ItemLease {
+    async fn reserve(&mut self) -> Result<(), StoreError> {
+        Err(read_only(self.place.clone()))
+    }
+
+    async fn release(self: Box<Self>) -> Result<(), StoreError> {
+        self.lock.unlock().map_err(|error| StoreError::io("unlock", self.place.clone(), error))
+    }
+}
+
+fn read_only(place: String) -> StoreError {
+    StoreError::ReadOnly {
+        place,
+        reason: "the item is another program's, and a keychain cannot compare before it replaces; \
+                 move the tokens to a store of ours with `migrate`"
+            .into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_of_credential_manager_is_read_as_the_text_that_it_is() {
+        let wide =
+            |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_le_bytes).collect() };
+        for text in ["token", "{\"access_token\":\"ü\"}"] {
+            assert_eq!(utf8_of_utf16(&wide(text)).as_deref(), Some(&text.as_bytes().to_vec()));
+            assert_eq!(utf8_of_utf16(text.as_bytes()), None);
+        }
+        // Half of a pair.
+        assert_eq!(utf8_of_utf16(&[0x00, 0xd8, 0x41, 0x00]), None);
+    }
+}

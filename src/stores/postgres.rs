@@ -1,0 +1,230 @@
+mod connection;
+mod failure;
+mod password;
+mod server;
+mod tls;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio_postgres::types::Type;
+
+use self::connection::{Again, Connection};
+use self::failure::unavailable;
+use crate::error::StoreError;
+use crate::key::AgeKey;
+use crate::net::io_runtime;
+use crate::stores::shared_slot::{Engine, FleetSlot, Found, Hold, Row, keep_in_fleet_slot};
+
+/// The table of all slots. Its schema is not named: a role's search path decides where it is.
+const CREATE_TABLE: &str = "\
+CREATE TABLE IF NOT EXISTS tokenkeep (
+    slot        text PRIMARY KEY,
+    revision    text NOT NULL,
+    record      bytea NOT NULL,
+    fence       bigint NOT NULL,
+    holder      text,
+    lease_until timestamptz
+)";
+
+const HAS_TABLE: &str = "SELECT to_regclass('tokenkeep') IS NOT NULL";
+
+const READ: &str = "\
+SELECT revision, record, fence, holder, coalesce(lease_until <= clock_timestamp(), true)
+FROM tokenkeep WHERE slot = $1";
+
+const INSERT: &str = "\
+INSERT INTO tokenkeep (slot, revision, record, fence, holder, lease_until)
+VALUES ($1, $2, $3, $4, $5, clock_timestamp() + $6 * interval '1 millisecond')
+ON CONFLICT (slot) DO NOTHING
+RETURNING revision";
+
+const UPDATE: &str = "\
+UPDATE tokenkeep SET revision = $2, record = $3, fence = $4, holder = $5, lease_until = CASE
+    WHEN $5 IS NULL THEN NULL
+    WHEN $6 IS NULL THEN lease_until
+    ELSE clock_timestamp() + $6 * interval '1 millisecond'
+END
+WHERE slot = $1 AND revision = $7
+RETURNING revision";
+
+/// Keeps the tokens of a whole fleet in one row of a PostgreSQL table.
+///
+/// Its replicas share the row, and the lease in it: one of them refreshes, and the
+/// others notice. Nothing is kept open for that. A lease is a deadline by the server's clock, which its
+/// holder renews, and no statement is prepared, so all of it works behind a pooler that hands out
+/// connections for single transactions. A connection that was lost is made anew.
+///
+/// [`create_table`](Self::create_table) makes the table, and so does this:
+///
+/// ```sql
+/// CREATE TABLE tokenkeep (
+///     slot        text PRIMARY KEY,
+///     revision    text NOT NULL,    -- names this state of the row
+///     record      bytea NOT NULL,   -- age ciphertext
+///     fence       bigint NOT NULL,  -- counts the holders of the lease
+///     holder      text,             -- who has it
+///     lease_until timestamptz       -- until when, by this server's clock
+/// );
+/// GRANT SELECT, INSERT, UPDATE ON tokenkeep TO app;
+/// ```
+///
+/// It works on any executor: one thread of this crate does the network work of the whole process.
+///
+/// # Security
+///
+/// To any other machine, the connection is TLS with a certificate for the very name of the host
+/// (libpq's `verify-full`). To an address of this machine (127.0.0.0/8, `[::1]`, a socket) it is plain.
+/// The password is the one that the file `$PGPASSFILE`, else `~/.pgpass`, has for it; the driver keeps a
+/// copy of that, which is not wiped.
+///
+/// The server holds age ciphertext, with the slot's name and a count of its changes inside. Whoever runs
+/// it can delete a record, or put an earlier one back, and can neither read it nor have one slot's taken
+/// for another's. A process that has seen a later state refuses an earlier one with
+/// [`StoreError::RolledBack`]; one that has just started cannot know. Whoever has the recipient of the
+/// key, which is no secret, and can write to the table, can put in a record of their own.
+///
+/// What is reported as saved is as durable as the server's `synchronous_commit` says.
+#[derive(Debug)]
+pub struct PostgresStore(FleetSlot<Postgres>);
+
+#[derive(Debug)]
+struct Postgres {
+    connection: Arc<Connection>,
+    slot: String,
+}
+
+impl PostgresStore {
+    /// Names a slot in a database: `postgres://USER@HOST:PORT/DATABASE`. With several hosts, separated by
+    /// commas, it is the first one that can be written to; when another one takes over, that is found
+    /// by the next call or the one after it.
+    ///
+    /// `slot` tells the rows of the table apart, and `key` is the same for all who share it. Nothing is
+    /// connected to yet.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] if the URL is none, or carries a password or options, or if the slot has
+    /// no name, or one with control characters.
+    pub fn new(url: &str, slot: &str, key: AgeKey) -> Result<Self, StoreError> {
+        if slot.is_empty() || slot.contains(char::is_control) {
+            return Err(unavailable(
+                "a slot in PostgreSQL",
+                "it has no name, or one with control characters",
+                "give it a name, such as that of the account",
+            ));
+        }
+        let engine =
+            Postgres { connection: Arc::new(Connection::new(url)?), slot: slot.to_owned() };
+        Ok(Self(FleetSlot::new(engine, key, slot)))
+    }
+
+    /// Trusts the certificates in this PEM file, and no others, to tell whether the server is who it
+    /// should be: libpq's `sslrootcert`. By default those that the system trusts.
+    ///
+    /// # Panics
+    ///
+    /// If the store was used before.
+    #[must_use]
+    pub fn with_root_certificates(mut self, path: impl Into<PathBuf>) -> Self {
+        let connection = Arc::get_mut(&mut self.0.configure().connection);
+        connection.expect("a store is set up before it is used").trust(path.into());
+        self
+    }
+
+    /// Makes the table, unless it is there. To make it takes the right to create in the schema, which no
+    /// other call needs.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Denied`] without that right, [`StoreError::Unavailable`] if the server cannot be
+    /// reached.
+    ///
+    /// # Cancellation
+    ///
+    /// It may be done on the server all the same, and can be done again.
+    pub async fn create_table(&self) -> Result<(), StoreError> {
+        let connection = self.0.engine().connection.clone();
+        let made = io_runtime::run(async move { create_table(&connection).await }).await;
+        made.map_err(|error| error.unavailable(&self.to_string()))?
+    }
+}
+
+async fn create_table(connection: &Connection) -> Result<(), StoreError> {
+    // Where it is there, `CREATE TABLE IF NOT EXISTS` asks for the right all the same.
+    let found = connection.query(HAS_TABLE, &[], Again::Once).await?;
+    if found.first().is_some_and(|row| row.try_get(0).unwrap_or(false)) {
+        return Ok(());
+    }
+    connection.query(CREATE_TABLE, &[], Again::Never).await.map(drop)
+}
+
+impl fmt::Display for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.engine().fmt(f)
+    }
+}
+
+impl fmt::Display for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "slot {} in {}", self.slot, self.connection)
+    }
+}
+
+keep_in_fleet_slot!(PostgresStore);
+
+#[async_trait]
+impl Engine for Postgres {
+    /// The revision.
+    type Version = String;
+
+    async fn read(&self) -> Result<Option<Found<String>>, StoreError> {
+        let rows = self.connection.query(READ, &[(&self.slot, Type::TEXT)], Again::Once).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let read = || -> Result<Found<String>, tokio_postgres::Error> {
+            let revision: String = row.try_get(0)?;
+            let fence: i64 = row.try_get(2)?;
+            let (holder, is_over): (Option<String>, _) = (row.try_get(3)?, row.try_get(4)?);
+            let hold = holder.map(|holder| Hold { holder, lasts: None, is_over });
+            let record = row.try_get(1)?;
+            let fence = u64::try_from(fence).unwrap_or_default();
+            let row = Row { revision: revision.clone(), record, fence, hold };
+            Ok(Found { row, version: revision, written: None })
+        };
+        read().map(Some).map_err(|_| StoreError::Unavailable {
+            place: self.to_string(),
+            reason: "its table tokenkeep is not what this program expects".into(),
+            advice: "see the table that README shows".into(),
+        })
+    }
+
+    async fn replace(&self, over: Option<&String>, row: &Row) -> Result<bool, StoreError> {
+        let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        let fence = i64::try_from(row.fence).unwrap_or(i64::MAX);
+        let holder = row.hold.as_ref().map(|hold| &*hold.holder);
+        let lasts = row.hold.as_ref().and_then(|hold| hold.lasts).map(millis);
+        let mut parameters: Vec<(&(dyn tokio_postgres::types::ToSql + Sync), Type)> = vec![
+            (&self.slot, Type::TEXT),
+            (&row.revision, Type::TEXT),
+            (&row.record, Type::BYTEA),
+            (&fence, Type::INT8),
+            (&holder, Type::TEXT),
+            (&lasts, Type::INT8),
+        ];
+        if over.is_some() {
+            parameters.push((&over, Type::TEXT));
+        }
+        let statement = if over.is_some() { UPDATE } else { INSERT };
+        match self.connection.query(statement, &parameters, Again::Never).await {
+            Err(StoreError::Conflict { .. }) => Ok(false),
+            written => written.map(|rows| !rows.is_empty()),
+        }
+    }
+
+    fn slot(&self) -> String {
+        format!("{} {}", self.connection.url(), self.slot)
+    }
+}

@@ -1,0 +1,168 @@
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+
+use super::{Format, Inner, lock};
+use crate::error::StoreError;
+use crate::private_file::Locked;
+use crate::store::Lease;
+use crate::sys::blocking;
+
+/// A lock on the slot's lease file. It lasts until it is given up, or the process ends.
+pub(super) struct FileLease<F: Format> {
+    inner: Arc<Inner<F>>,
+    /// Held by whatever a dropped future left running, too: the lease is not given up before that
+    /// is over.
+    held: Arc<Held<F>>,
+    order: Arc<Mutex<()>>,
+}
+
+struct Held<F: Format> {
+    inner: Arc<Inner<F>>,
+    lock: Locked,
+    /// From then on, what is reserved is the next holder's.
+    is_released: AtomicBool,
+}
+
+impl<F: Format> FileLease<F> {
+    pub(super) fn new(inner: Arc<Inner<F>>, lock: Locked) -> Self {
+        let held =
+            Arc::new(Held { inner: inner.clone(), lock, is_released: AtomicBool::new(false) });
+        Self { inner, held, order: Arc::default() }
+    }
+}
+
+impl<F: Format> Drop for Held<F> {
+    fn drop(&mut self) {
+        // First what exists only under the lock.
+        self.give_up();
+    }
+}
+
+impl<F: Format> Held<F> {
+    fn give_up(&self) {
+        if !self.is_released.swap(true, Ordering::SeqCst) {
+            drop(lock(&self.inner.reserved).take());
+            lock(&self.inner.warning).take();
+        }
+    }
+}
+
+impl<F: Format> fmt::Debug for FileLease<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FileLease({})", self.inner.slot.path().display())
+    }
+}
+
+#[async_trait]
+impl<F: Format> Lease for FileLease<F> {
+    async fn reserve(&mut self) -> Result<(), StoreError> {
+        let (inner, held) = (self.inner.clone(), self.held.clone());
+        let turn = self.order.clone().lock_owned().await;
+        blocking::run(&self.inner.slot.place(), move || {
+            let _held = (held, turn);
+            inner.reserve()
+        })
+        .await
+    }
+
+    fn take_warning(&mut self) -> Option<StoreError> {
+        lock(&self.inner.warning).take()
+    }
+
+    async fn release(self: Box<Self>) -> Result<(), StoreError> {
+        let _turn = self.order.lock().await;
+        self.held.give_up();
+        self.held
+            .lock
+            .unlock()
+            .map_err(|error| StoreError::io("unlock", self.inner.slot.place(), error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::task::{Context, Waker};
+
+    use super::super::RecordFile;
+    use super::*;
+    use crate::record::codec;
+    use crate::record::{MAX_STORED, Record};
+    use crate::store::Expect;
+    use crate::sys::wipe::Bytes;
+    use crate::tokens::AuthTokens;
+
+    /// A format that takes as long to reserve as a test says.
+    #[derive(Debug)]
+    struct Slow {
+        begun: Sender<()>,
+        goes_on: Mutex<Receiver<()>>,
+    }
+
+    impl Format for Slow {
+        type Sealer = ();
+
+        fn reserve(&self, _: &str) -> Result<((), usize), StoreError> {
+            self.begun.send(()).unwrap();
+            self.goes_on.lock().unwrap().recv().unwrap();
+            Ok(((), MAX_STORED))
+        }
+
+        fn encode(&self, record: &Record, place: &str, _: bool) -> Result<Bytes, StoreError> {
+            codec::encode(record, place)
+        }
+
+        fn encode_reserved(
+            &self,
+            record: &Record,
+            place: &str,
+            (): &(),
+        ) -> Result<Bytes, StoreError> {
+            codec::encode(record, place)
+        }
+
+        fn decode(&self, bytes: &[u8], place: &str) -> Result<Record, StoreError> {
+            codec::decode(bytes, place)
+        }
+
+        fn limit(&self) -> usize {
+            MAX_STORED
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_dropped_call_left_running_keeps_the_lease_until_it_is_over() {
+        let mut private = tempfile::Builder::new();
+        #[cfg(unix)]
+        private.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+        let dir = private.prefix("tokenkeep").tempdir().unwrap();
+        let ((begun, has_begun), (go_on, goes_on)) = (channel(), channel());
+        let format = Slow { begun, goes_on: Mutex::new(goes_on) };
+        let file = RecordFile::new(&dir.path().join("tokens.json"), format);
+        file.save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap();
+        let mut lease = file.try_lease().await.unwrap().unwrap();
+        let mut reserve = lease.reserve();
+        assert!(reserve.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        has_begun.recv().unwrap();
+        drop(reserve);
+        drop(lease);
+        assert!(file.try_lease().await.unwrap().is_none(), "it is still at work");
+        go_on.send(()).unwrap();
+        let next = loop {
+            if let Some(next) = file.try_lease().await.unwrap() {
+                break next;
+            }
+            tokio::task::yield_now().await;
+        };
+        // What it reserved is gone with it.
+        let names = std::fs::read_dir(dir.path()).unwrap();
+        let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 3, "the record and the two locks: {names:?}");
+        next.release().await.unwrap();
+    }
+}
