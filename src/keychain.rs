@@ -20,7 +20,7 @@ use self::failure::Failure;
 pub use self::probe::probe_keychain;
 pub use self::state::KeychainState;
 use crate::error::StoreError;
-use crate::private_file::{self, Locked};
+use crate::private_file::{self, FileLock};
 use crate::sys::wipe::Bytes;
 
 /// Marks the items that are a [`KeychainStore`](crate::KeychainStore)'s own. They go when the store
@@ -88,12 +88,16 @@ impl Item {
     }
 
     /// Reads what it holds under its lock.
-    pub(crate) fn read_under(&self, held: &Arc<Locked>) -> Result<Option<Bytes>, StoreError> {
+    pub(crate) fn read_under(&self, held: &Arc<FileLock>) -> Result<Option<Bytes>, StoreError> {
         self.read_holding(Some(held))
     }
 
     /// Fills it, making it if need be.
-    pub(crate) fn write_under(&self, held: &Arc<Locked>, secret: Bytes) -> Result<(), StoreError> {
+    pub(crate) fn write_under(
+        &self,
+        held: &Arc<FileLock>,
+        secret: Bytes,
+    ) -> Result<(), StoreError> {
         self.call(Some(held), move |entry| entry.set_secret(&secret)).map(drop)
     }
 
@@ -101,7 +105,7 @@ impl Item {
     /// nobody waits for any more must not remove what was put there since. Removing none succeeds.
     pub(crate) fn delete_under<E: Send + 'static>(
         &self,
-        held: &Arc<Locked>,
+        held: &Arc<FileLock>,
         check: impl Fn(Option<&[u8]>) -> Result<(), E> + Send + 'static,
     ) -> Result<Result<(), E>, StoreError> {
         let deleted = self.call(Some(held), move |entry| {
@@ -118,7 +122,7 @@ impl Item {
     }
 
     /// Keeps other processes of ours away from the item.
-    pub(crate) fn lock(&self) -> Result<Arc<Locked>, StoreError> {
+    pub(crate) fn lock(&self) -> Result<Arc<FileLock>, StoreError> {
         private_file::exclusive(&self.lock_file()?).map(Arc::new)
     }
 
@@ -135,7 +139,7 @@ impl Item {
         })
     }
 
-    fn read_holding(&self, held: Option<&Arc<Locked>>) -> Result<Option<Bytes>, StoreError> {
+    fn read_holding(&self, held: Option<&Arc<FileLock>>) -> Result<Option<Bytes>, StoreError> {
         self.call(held, |entry| entry.get_secret().map(Zeroizing::new))
     }
 
@@ -146,7 +150,7 @@ impl Item {
     /// that it was made under until it is over.
     fn call<T: Send + 'static>(
         &self,
-        held: Option<&Arc<Locked>>,
+        held: Option<&Arc<FileLock>>,
         work: impl Fn(&Entry) -> keyring_core::Result<T> + Send + 'static,
     ) -> Result<Option<T>, StoreError> {
         let checked = self.clone();

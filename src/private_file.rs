@@ -1,59 +1,41 @@
-//! Private files: each holds one record or none, is replaced whole or not at all, and is refused
-//! when others can get at it.
+//! Private files: each is replaced whole or not at all, and is refused when others can get at it.
 //!
-//! Beside a slot `tokens.age` lie `tokens.age.lock` (the write lock) and `tokens.age.lease` (the lease).
-//! For the time of a write there is `tokens.age.RANDOM.tmp`, and for the time of a refresh
-//! `tokens.age.RANDOM.next`, which has room for the successor. What a process that was killed left of the
-//! former, the next holder of the write lock removes; what it left of the latter, the next holder of the
-//! lease. The names are random because in a directory like `/tmp` others can take every name that they
-//! can guess. The lock files are never removed: a process that still has an unlinked one open would hold a lock
-//! that nobody else sees.
-//!
-//! Earlier builds wrote `tokens.age.intent`, `tokens.age.tmp` and `tokens.age.intent.tmp`. Such an intent
-//! is read once, and the next write removes it.
+//! Beside a file `NAME` lies `NAME.lock`, the write lock. For the time of a write there is
+//! `NAME.RANDOM.tmp`, and while room is reserved for a write to come, `NAME.RANDOM.next`. The names are random
+//! because in a directory like `/tmp` others can take every name that they can guess. What a killed process
+//! left of the former, the next writer removes. A lock file is never removed: a process that still has an
+//! unlinked one open would hold a lock that nobody else sees.
 
 #[cfg(windows)]
 mod acl;
+mod lock;
 #[cfg_attr(unix, path = "private_file/unix.rs")]
 #[cfg_attr(windows, path = "private_file/windows.rs")]
 mod platform;
-mod successor;
+mod reserved_room;
 #[cfg(test)]
 mod tests;
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+pub(crate) use self::lock::FileLock;
+use self::lock::{LOCK_WAIT, lock};
 use self::platform::Dir;
-pub(crate) use self::successor::Successor;
+pub(crate) use self::reserved_room::ReservedRoom;
 use crate::error::StoreError;
-use crate::record::MAX_STATE;
-use crate::store::{Expect, Revision};
 use crate::sys::wipe::Bytes;
-
-/// How long a writer waits for another one. A write takes milliseconds; who holds the lock for
-/// this long is stopped or stuck, and the user should hear of it.
-const LOCK_WAIT: Duration = Duration::from_secs(10);
-
-/// How often a waiting writer looks again. The kernel's waiting lock has no deadline.
-const LOCK_POLL: Duration = Duration::from_millis(2);
-
-const ERROR_LOCK_VIOLATION: i32 = 33;
 
 /// The most bytes of a file that holds keys; a line of one takes some 75.
 #[cfg(feature = "age")]
 const MAX_KEY_FILE: usize = 64 * 1024;
-
-/// The most bytes of an intent as earlier builds wrote it; it has some 130.
-const MAX_INTENT: usize = 1024;
 
 /// The endings of the names of files that hold what is being written.
 const TEMPORARY: &str = ".tmp";
@@ -66,25 +48,17 @@ pub(crate) enum Exposure {
     Refused,
 }
 
-/// What a slot holds.
-pub(crate) struct Content {
-    pub(crate) bytes: Bytes,
-    pub(crate) revision: Revision,
-    /// The text of an intent that an earlier build left beside it.
-    pub(crate) intent: Option<Bytes>,
-}
-
-/// A file that holds one record or does not exist.
+/// A file that holds something of this user's alone, or does not exist.
 #[derive(Debug)]
-pub(crate) struct FileSlot {
+pub(crate) struct PrivateFile {
     path: PathBuf,
     /// The most bytes that it may have.
     limit: usize,
     lock_wait: Duration,
 }
 
-impl FileSlot {
-    /// Pins the path: a process that changes its working directory keeps its slot.
+impl PrivateFile {
+    /// Pins the path: a process that changes its working directory keeps its file.
     pub(crate) fn new(path: &Path, limit: usize) -> Self {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         Self { path, limit, lock_wait: LOCK_WAIT }
@@ -108,226 +82,94 @@ impl FileSlot {
         canonical.join(missing).join(name)
     }
 
-    /// Reads the file, and takes no lock: a rename shows the old record or the new one.
-    pub(crate) fn read(&self, exposure: Exposure) -> Result<Option<Content>, StoreError> {
-        let (parent, _) = self.split()?;
-        let Some(dir) = Dir::open(parent, exposure)? else { return Ok(None) };
-        let mut content = self.read_in(&dir, exposure)?;
-        if let Some(content) = &mut content {
-            content.intent = self.read_intent(&dir);
-        }
-        Ok(content)
+    /// Opens the directory that it is in; `None` if that does not exist. No lock is taken: a rename shows the
+    /// old content or the new one.
+    pub(crate) fn open(&self, exposure: Exposure) -> Result<Option<Opened<'_>>, StoreError> {
+        let (parent, name) = self.split()?;
+        let dir = Dir::open(parent, exposure)?;
+        Ok(dir.map(|dir| Opened { file: self, name, dir: Arc::new(dir), exposure }))
     }
 
-    /// Replaces the file if it is as `expect` says.
-    ///
-    /// Whatever is there is shown to `inspect` first, which refuses what must not be overwritten. `next` makes
-    /// the new content; it is told whether the slot is empty. Both run under the write lock.
-    ///
-    /// With a successor that was reserved, its room, its directory and its lock are used: what others did
-    /// to those since then must not cost the tokens.
-    pub(crate) fn replace(
-        &self,
-        expect: &Expect,
-        successor: Option<&mut Successor>,
-        inspect: impl FnOnce(&Content) -> Result<(), StoreError>,
-        next: impl FnOnce(bool) -> Result<Bytes, StoreError>,
-    ) -> Result<Revision, StoreError> {
+    /// Opens the directory for what takes the file away, and makes it if need be. That is possible even where
+    /// others can write, and nothing else is.
+    pub(crate) fn open_to_remove(&self) -> Result<Opened<'_>, StoreError> {
+        if let Some(opened) = self.open(Exposure::Accepted)? {
+            return Ok(opened);
+        }
         let (parent, name) = self.split()?;
-        let (dir, exposure, _lock) = match &successor {
-            Some(successor) => (successor.dir(), Exposure::Accepted, successor.lock(self, name)?),
-            None => {
-                let dir = Arc::new(Dir::create(parent)?);
-                let lock = self.lock(&dir, name)?;
-                (dir, Exposure::Refused, lock)
-            }
-        };
-        let dir = &*dir;
-        let current = self.read_in(dir, exposure)?;
-        let compared = self.compare(expect, current.as_ref(), inspect);
-        if compared.is_err() && current.is_some() {
-            // Whoever is told of a conflict may take what is there for saved, and who saved it may
-            // have been killed before it was durable.
-            dir.sync().map_err(|error| StoreError::io("write", self.place(), error))?;
-        }
-        compared?;
-        if current.is_none() {
-            dir.sync_above()?;
-        }
-        let bytes = next(current.is_none())?;
-        self.sweep(dir, TEMPORARY);
-        match successor {
-            Some(successor) => {
-                let saved = successor.become_record(&self.path, name, &bytes);
-                if let Err(error) = saved {
-                    // Something became of the reserved file. The intent was written without it.
-                    self.write(dir, name, &bytes).map_err(|_| error)?;
-                    successor.give_up();
-                }
-            }
-            None => self.write(dir, name, &bytes)?,
-        }
-        Ok(revision(&bytes))
+        let dir = Arc::new(Dir::create(parent)?);
+        Ok(Opened { file: self, name, dir, exposure: Exposure::Accepted })
     }
 
-    /// Removes the file, and what an interrupted write or refresh left beside it, if it is as
-    /// `expect` says. `Anything` removes whatever record is there without reading it.
-    ///
-    /// `afterwards` runs under the write lock; with one, the directory is made if need be.
-    pub(crate) fn remove(
-        &self,
-        expect: &Expect,
-        inspect: impl FnOnce(&Content) -> Result<(), StoreError>,
-        afterwards: Option<impl FnOnce() -> Result<(), StoreError>>,
-    ) -> Result<(), StoreError> {
+    /// Makes the directory if need be, and takes the write lock.
+    pub(crate) fn lock(&self) -> Result<LockedFile<'_>, StoreError> {
         let (parent, name) = self.split()?;
-        let failed = |error| StoreError::io("remove", self.place(), error);
-        // Whatever cannot be looked at may be there.
+        let dir = Arc::new(Dir::create(parent)?);
+        Opened { file: self, name, dir, exposure: Exposure::Refused }.lock()
+    }
+
+    /// Takes the write lock to fill reserved room. Its directory and its lock are used: what others did to
+    /// those since then must not cost what is to be written.
+    pub(crate) fn lock_reserved(&self, room: &ReservedRoom) -> Result<LockedFile<'_>, StoreError> {
+        let (_, name) = self.split()?;
+        let lock = room.lock(self, name)?;
+        let opened = Opened { file: self, name, dir: room.dir(), exposure: Exposure::Accepted };
+        Ok(LockedFile { opened, _lock: lock })
+    }
+
+    /// Creates the file with this content, durably. Returns `false` if it exists; it is then unchanged.
+    #[cfg(feature = "age")]
+    pub(crate) fn create(&self, content: &[u8]) -> Result<bool, StoreError> {
+        let locked = self.lock()?;
+        if locked.read()?.is_some() {
+            locked.sync("write")?;
+            return Ok(false);
+        }
+        locked.sync_above()?;
+        locked.replace(content).map(|()| true)
+    }
+
+    /// Makes sure that the file can be replaced by one of that size, whatever becomes of the disk: first by
+    /// one that has `growth` bytes more than it has now, then by one that has `size`.
+    pub(crate) fn reserve(&self, size: usize, growth: usize) -> Result<ReservedRoom, StoreError> {
+        let (parent, name) = self.split()?;
+        let dir = Dir::create(parent)?;
+        dir.check_replaceable(name)?;
+        // It is not kept: others may write meanwhile. But that it can be had is known.
+        drop(lock(&dir, &suffixed(name, ".lock"), &self.path, self.lock_wait)?);
+        let there = dir.open_file(name, Exposure::Accepted)?;
+        let there = there.and_then(|file| file.metadata().ok()).map_or(0, |there| there.len());
+        let first = usize::try_from(there).unwrap_or(size).min(size) + growth;
+        ReservedRoom::reserve(dir, name, size, first)
+    }
+
+    /// Returns whether neither the file, nor what an interrupted write left, nor a file with one of these
+    /// endings is there. Whatever cannot be looked at may be.
+    pub(crate) fn is_absent(&self, endings: &[&str]) -> Result<bool, StoreError> {
+        let (parent, name) = self.split()?;
         let is_there = |name: &OsStr| {
             let found = parent.join(name).symlink_metadata();
             !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
         };
-        let is_empty = !is_there(name) && !is_there(&suffixed(name, ".intent")) && {
-            let dir = Dir::open(parent, Exposure::Accepted).ok().flatten();
-            let left =
-                |suffix| dir.as_ref().map_or_else(Vec::new, |dir| leftovers(dir, name, suffix));
-            ![TEMPORARY, NEXT].into_iter().flat_map(left).any(|left| is_there(&left))
-        };
-        if afterwards.is_none() && is_empty {
-            // An empty slot needs no lock, which may not even be possible here.
-            refuse_missing_root(parent)?;
-            self.compare(expect, None, inspect)?;
-            // Whoever emptied it may have been killed before that was durable. Where we may not look,
-            // that was not one of us.
-            return match Dir::open(parent, Exposure::Accepted) {
-                Ok(Some(dir)) => dir.sync().map_err(failed),
-                _ => Ok(()),
-            };
+        if is_there(name) || endings.iter().any(|ending| is_there(&suffixed(name, ending))) {
+            return Ok(false);
         }
-        let dir = open_or_create(parent)?;
-        let _lock = self.lock(&dir, name)?;
-        if *expect == Expect::Anything {
-            // Only its kind and owner matter: a link's target would stay behind.
-            dir.open_file(name, Exposure::Accepted)?;
-        } else {
-            let current = self.read_in(&dir, Exposure::Accepted)?;
-            self.compare(expect, current.as_ref(), inspect)?;
+        let dir = Dir::open(parent, Exposure::Accepted).ok().flatten();
+        let left = |ending| dir.as_ref().map_or_else(Vec::new, |dir| leftovers(dir, name, ending));
+        let mut left = [TEMPORARY, NEXT].into_iter().flat_map(left);
+        Ok(!is_there(&suffixed(name, TEMPORARY)) && !left.any(|left| is_there(&left)))
+    }
+
+    /// Makes it durable that the file is not there, without a lock, which may not even be possible. Fails if
+    /// its directory cannot be told from one that is not mounted.
+    pub(crate) fn sync_absence(&self) -> Result<(), StoreError> {
+        let (parent, _) = self.split()?;
+        refuse_missing_root(parent)?;
+        // Where we may not look, it was not one of us who removed it.
+        match self.open(Exposure::Accepted) {
+            Ok(Some(opened)) => opened.sync("remove"),
+            _ => Ok(()),
         }
-        // What the holder of the lease is about to write stays. If nobody holds it, it was left behind and goes
-        // too.
-        let lease = self.lease_in(&dir, name).ok().flatten();
-        // First what holds tokens that nobody asked for.
-        self.sweep(&dir, TEMPORARY);
-        if lease.is_some() {
-            self.sweep(&dir, NEXT);
-        }
-        match dir.remove(name) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
-        }
-        // Last, because it would be missed beside a record.
-        let _ = dir.remove(&suffixed(name, ".intent"));
-        // Also if there was nothing to remove: see above.
-        dir.sync().map_err(failed)?;
-        afterwards.map_or(Ok(()), |afterwards| afterwards())
-    }
-
-    /// Takes the lock of the lease, or returns `None` while another holder has it, here or elsewhere.
-    pub(crate) fn try_lease(&self) -> Result<Option<Locked>, StoreError> {
-        let (parent, name) = self.split()?;
-        let dir = open_or_create(parent)?;
-        let locked = self.lease_in(&dir, name)?;
-        if locked.is_some() {
-            self.sweep(&dir, NEXT);
-        }
-        Ok(locked)
-    }
-
-    fn lease_in(&self, dir: &Dir, name: &OsStr) -> Result<Option<Locked>, StoreError> {
-        let file = dir.open_lock(&suffixed(name, ".lease"))?;
-        Ok(Locked::try_new(file, &self.path)?.ok())
-    }
-
-    /// Makes sure that the file can be replaced by one of that size, whatever becomes of the disk. The
-    /// holder of the lease calls it.
-    pub(crate) fn reserve(&self, size: usize) -> Result<Successor, StoreError> {
-        let (parent, name) = self.split()?;
-        let dir = Dir::create(parent)?;
-        dir.check_replaceable(name)?;
-        // It is not kept: a login or a logout does not wait for a refresh. But that it can be had is known.
-        drop(self.lock(&dir, name)?);
-        // The intent is written beside what is there now, and first.
-        let there = dir.open_file(name, Exposure::Accepted)?;
-        let there = there.and_then(|file| file.metadata().ok()).map_or(0, |there| there.len());
-        let intent = usize::try_from(there).unwrap_or(size).min(size) + MAX_STATE;
-        Successor::reserve(dir, name, size, intent)
-    }
-
-    /// Reads the intent that an earlier build left beside the record. What cannot be read stops nobody.
-    fn read_intent(&self, dir: &Dir) -> Option<Bytes> {
-        let name = suffixed(self.path.file_name()?, ".intent");
-        let file = dir.open_file(&name, Exposure::Accepted).ok()??;
-        read_whole(file, &self.path, MAX_INTENT).ok()
-    }
-
-    /// Removes what processes that were killed left of their writes. What cannot be removed is no
-    /// obstacle: in a directory that others can write to, it may be theirs.
-    fn sweep(&self, dir: &Dir, suffix: &str) {
-        let Some(name) = self.path.file_name() else { return };
-        for left in leftovers(dir, name, suffix) {
-            let _ = dir.remove(&left);
-        }
-    }
-
-    fn read_in(&self, dir: &Dir, exposure: Exposure) -> Result<Option<Content>, StoreError> {
-        let (_, name) = self.split()?;
-        let Some(file) = dir.open_file(name, exposure)? else { return Ok(None) };
-        let bytes = read_whole(file, &self.path, self.limit)?;
-        let revision = revision(&bytes);
-        Ok(Some(Content { bytes, revision, intent: None }))
-    }
-
-    fn compare(
-        &self,
-        expect: &Expect,
-        current: Option<&Content>,
-        inspect: impl FnOnce(&Content) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        if let Some(current) = current {
-            inspect(current)?;
-        }
-        let as_expected = match (current, expect) {
-            (Some(current), Expect::Unchanged(revision)) => current.revision == *revision,
-            (Some(_), Expect::Anything) | (None, Expect::Absent | Expect::Anything) => true,
-            (Some(_), Expect::Absent) | (None, Expect::Unchanged(_)) => false,
-        };
-        if as_expected { Ok(()) } else { Err(StoreError::Conflict { place: self.place() }) }
-    }
-
-    /// Writes, and makes durable, first the content and then its name.
-    fn write(&self, dir: &Dir, name: &OsStr, bytes: &[u8]) -> Result<(), StoreError> {
-        let failed = |error| explain_write(dir, &self.path, bytes.len(), error);
-        let temporary = unused_name(name, TEMPORARY);
-        let mut file = dir.create_new(&temporary).map_err(failed)?;
-        let written = dir
-            .make_private(&mut file, &temporary)
-            .and_then(|()| file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed));
-        // On Windows it cannot be renamed, or removed, while it is open for this process alone.
-        drop(file);
-        let written = written.and_then(|()| dir.rename(&temporary, name).map_err(failed));
-        if let Err(error) = written {
-            // What failed is the write; that its remains could not be removed adds nothing.
-            let _ = dir.remove(&temporary);
-            return Err(error);
-        }
-        dir.sync().map_err(failed)?;
-        // The record says it now.
-        let _ = dir.remove(&suffixed(name, ".intent"));
-        Ok(())
-    }
-
-    fn lock(&self, dir: &Dir, name: &OsStr) -> Result<Locked, StoreError> {
-        lock(dir, &suffixed(name, ".lock"), &self.path, self.lock_wait)
     }
 
     fn split(&self) -> Result<(&Path, &OsStr), StoreError> {
@@ -335,9 +177,156 @@ impl FileSlot {
     }
 }
 
+/// A private file in its directory, which was checked and is reached through its descriptor.
+#[derive(Debug)]
+pub(crate) struct Opened<'a> {
+    file: &'a PrivateFile,
+    name: &'a OsStr,
+    dir: Arc<Dir>,
+    exposure: Exposure,
+}
+
+impl<'a> Opened<'a> {
+    /// Takes the write lock.
+    pub(crate) fn lock(self) -> Result<LockedFile<'a>, StoreError> {
+        let PrivateFile { path, lock_wait, .. } = self.file;
+        let lock = lock(&self.dir, &suffixed(self.name, ".lock"), path, *lock_wait)?;
+        Ok(LockedFile { opened: self, _lock: lock })
+    }
+
+    /// Takes the lock of the file with that ending, or returns `None` while another holder has it, here or
+    /// elsewhere.
+    pub(crate) fn try_lock_beside(&self, ending: &str) -> Result<Option<FileLock>, StoreError> {
+        let file = self.dir.open_lock(&suffixed(self.name, ending))?;
+        Ok(FileLock::try_new(file, &self.file.path)?.ok())
+    }
+
+    /// Reads the file.
+    pub(crate) fn read(&self) -> Result<Option<Bytes>, StoreError> {
+        let Some(file) = self.dir.open_file(self.name, self.exposure)? else { return Ok(None) };
+        read_whole(file, &self.file.path, self.file.limit).map(Some)
+    }
+
+    /// Reads the file with that ending, if it is there and can be read.
+    pub(crate) fn read_beside(&self, ending: &str, limit: usize) -> Option<Bytes> {
+        let file = self.dir.open_file(&suffixed(self.name, ending), Exposure::Accepted).ok()??;
+        read_whole(file, &self.file.path, limit).ok()
+    }
+
+    /// Removes the file with that ending. What cannot be removed is no obstacle.
+    pub(crate) fn remove_beside(&self, ending: &str) {
+        let _ = self.dir.remove(&suffixed(self.name, ending));
+    }
+
+    /// Removes the room that killed processes left reserved. The caller knows that nobody uses it.
+    pub(crate) fn remove_reserved(&self) {
+        self.sweep(NEXT);
+    }
+
+    /// Makes durable what is there, and what is not. `action` is what for.
+    pub(crate) fn sync(&self, action: &'static str) -> Result<(), StoreError> {
+        self.dir.sync().map_err(|error| StoreError::io(action, self.file.place(), error))
+    }
+
+    /// Removes what killed processes left of their writes. What cannot be removed is no obstacle: in a
+    /// directory that others can write to, it may be theirs.
+    fn sweep(&self, ending: &str) {
+        for left in leftovers(&self.dir, self.name, ending) {
+            let _ = self.dir.remove(&left);
+        }
+    }
+}
+
+/// A private file under its write lock: nobody else of this crate changes it.
+#[derive(Debug)]
+pub(crate) struct LockedFile<'a> {
+    opened: Opened<'a>,
+    _lock: FileLock,
+}
+
+impl<'a> Deref for LockedFile<'a> {
+    type Target = Opened<'a>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.opened
+    }
+}
+
+impl LockedFile<'_> {
+    /// Makes the names of the directories above durable. The first file in them needs it.
+    pub(crate) fn sync_above(&self) -> Result<(), StoreError> {
+        self.dir.sync_above()
+    }
+
+    /// Replaces the file, durably.
+    pub(crate) fn replace(&self, content: &[u8]) -> Result<(), StoreError> {
+        self.remove_temporary();
+        self.write(content)
+    }
+
+    /// Replaces the file by the reserved room.
+    pub(crate) fn replace_with(
+        &self,
+        room: &mut ReservedRoom,
+        content: &[u8],
+    ) -> Result<(), StoreError> {
+        self.remove_temporary();
+        if let Err(error) = room.become_file(&self.file.path, self.name, content) {
+            // Something became of the reserved file. There may be other room.
+            self.write(content).map_err(|_| error)?;
+            room.give_up();
+        }
+        Ok(())
+    }
+
+    /// Fails unless the file is one of this user's that can be removed. Only its kind and owner matter: a
+    /// link's target would stay behind.
+    pub(crate) fn check_removable(&self) -> Result<(), StoreError> {
+        self.dir.open_file(self.name, Exposure::Accepted).map(drop)
+    }
+
+    /// Removes the file and what interrupted writes left. [`sync`](Opened::sync) makes it durable.
+    pub(crate) fn remove(&self) -> Result<(), StoreError> {
+        // First what holds tokens that nobody asked for.
+        self.remove_temporary();
+        match self.dir.remove(self.name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::io("remove", self.file.place(), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn remove_temporary(&self) {
+        self.sweep(TEMPORARY);
+        // Of an earlier build.
+        self.remove_beside(TEMPORARY);
+    }
+
+    /// Writes, and makes durable, first the content and then its name.
+    fn write(&self, content: &[u8]) -> Result<(), StoreError> {
+        let (dir, path) = (&*self.dir, &self.file.path);
+        let failed = |error| explain_write(dir, path, content.len(), error);
+        let temporary = unused_name(self.name, TEMPORARY);
+        let mut file = dir.create_new(&temporary).map_err(failed)?;
+        let written = dir
+            .make_private(&mut file, &temporary)
+            .and_then(|()| file.write_all(content).and_then(|()| file.sync_all()).map_err(failed));
+        // On Windows it cannot be renamed, or removed, while it is open for this process alone.
+        drop(file);
+        let written = written.and_then(|()| dir.rename(&temporary, self.name).map_err(failed));
+        if let Err(error) = written {
+            // What failed is the write; that its remains could not be removed adds nothing.
+            let _ = dir.remove(&temporary);
+            return Err(error);
+        }
+        dir.sync().map_err(failed)
+    }
+}
+
 /// Takes the exclusive lock of that name, making its directory if need be.
 #[cfg(feature = "keychain")]
-pub(crate) fn exclusive(path: &Path) -> Result<Locked, StoreError> {
+pub(crate) fn exclusive(path: &Path) -> Result<FileLock, StoreError> {
     let (parent, name) = split(path)?;
     lock(&Dir::create(parent)?, name, path, LOCK_WAIT)
 }
@@ -349,84 +338,6 @@ pub(crate) fn read_key_file(path: &Path, exposure: Exposure) -> Result<Option<By
     match platform::open_key_file(path, exposure)? {
         Some(file) => read_whole(file, path, MAX_KEY_FILE).map(Some),
         None => Ok(None),
-    }
-}
-
-/// For what takes tokens out: that is possible even where others can write, and nothing else is.
-fn open_or_create(directory: &Path) -> Result<Dir, StoreError> {
-    match Dir::open(directory, Exposure::Accepted)? {
-        Some(dir) => Ok(dir),
-        None => Dir::create(directory),
-    }
-}
-
-/// A lock on a file, which goes with this or with the process.
-#[derive(Debug)]
-pub(crate) struct Locked(File);
-
-impl Locked {
-    /// Takes the lock, or gives the file back while somebody else has it.
-    fn try_new(file: File, place: &Path) -> Result<Result<Self, File>, StoreError> {
-        loop {
-            return match file.try_lock() {
-                Ok(()) => Ok(Ok(Self(file))),
-                Err(TryLockError::WouldBlock) => Ok(Err(file)),
-                // By a signal, which a network file system lets through.
-                Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {
-                    continue;
-                }
-                Err(TryLockError::Error(error)) => Err(StoreError::Unavailable {
-                    place: place.display().to_string(),
-                    reason: format!("its file system refuses locks ({error})"),
-                    advice: "keep it on a local file system".into(),
-                }),
-            };
-        }
-    }
-}
-
-impl Locked {
-    /// Gives it up now.
-    pub(crate) fn unlock(&self) -> io::Result<()> {
-        match self.0.unlock() {
-            // The standard library unlocks twice, because there could be two locks, and Wine 8 has
-            // another word than Windows for there being none.
-            Err(error) if cfg!(windows) && error.raw_os_error() == Some(ERROR_LOCK_VIOLATION) => {
-                Ok(())
-            }
-            unlocked => unlocked,
-        }
-    }
-}
-
-impl Drop for Locked {
-    /// Closing the file is not enough: a child process that is just being started has it too, for
-    /// a moment.
-    fn drop(&mut self) {
-        // If this fails, the process's end gives it up.
-        let _ = self.unlock();
-    }
-}
-
-fn lock(dir: &Dir, name: &OsStr, place: &Path, wait: Duration) -> Result<Locked, StoreError> {
-    wait_for(dir.open_lock(name)?, place, wait)
-}
-
-fn wait_for(mut file: File, place: &Path, wait: Duration) -> Result<Locked, StoreError> {
-    let deadline = Instant::now() + wait;
-    loop {
-        match Locked::try_new(file, place)? {
-            Ok(locked) => return Ok(locked),
-            Err(taken) => file = taken,
-        }
-        if Instant::now() >= deadline {
-            return Err(StoreError::Timeout {
-                place: place.display().to_string(),
-                reason: format!("another process has been writing to it for {wait:?}"),
-                advice: "see whether that process is stopped or stuck".into(),
-            });
-        }
-        thread::sleep(LOCK_POLL);
     }
 }
 
@@ -471,7 +382,7 @@ fn split(path: &Path) -> Result<(&Path, &OsStr), StoreError> {
 /// about what would be in it, and neither does a drive that is missing.
 fn refuse_missing_root(path: &Path) -> Result<(), StoreError> {
     let unavailable = |reason: String| {
-        let advice = "mount or mend it".into();
+        let advice = "mount it, or fix the link".into();
         Err(StoreError::Unavailable { place: path.display().to_string(), reason, advice })
     };
     for above in path.ancestors() {
@@ -491,11 +402,6 @@ fn refuse_missing_root(path: &Path) -> Result<(), StoreError> {
     unavailable("its drive is not there".into())
 }
 
-/// The digest of the content: it differs whenever the content does, whoever wrote it.
-pub(crate) fn revision(bytes: &[u8]) -> Revision {
-    Revision::new(Sha256::digest(bytes).as_slice())
-}
-
 /// Makes the name of a file that nobody else knows.
 fn unused_name(name: &OsStr, suffix: &str) -> OsString {
     let mut random = [0; RANDOM / 2];
@@ -508,7 +414,7 @@ fn unused_name(name: &OsStr, suffix: &str) -> OsString {
 /// How many characters of such a name are random: nobody guesses one of 2^64.
 const RANDOM: usize = 16;
 
-/// Finds the files that were made under such names, and those of earlier builds, for the slot of that name.
+/// Finds the files that were made under such names beside the file of that name.
 fn leftovers(dir: &Dir, name: &OsStr, suffix: &str) -> Vec<OsString> {
     let prefix = suffixed(name, ".");
     let (prefix, suffix) = (prefix.as_encoded_bytes(), suffix.as_bytes());
@@ -519,16 +425,10 @@ fn leftovers(dir: &Dir, name: &OsStr, suffix: &str) -> Vec<OsString> {
             random.len() == RANDOM && random.iter().all(u8::is_ascii_hexdigit)
         })
     };
-    let mut found: Vec<OsString> = dir.names().into_iter().filter(is_ours).collect();
-    if suffix == TEMPORARY.as_bytes() {
-        found.push(suffixed(name, TEMPORARY));
-    } else {
-        found.push(suffixed(name, ".intent.tmp"));
-    }
-    found
+    dir.names().into_iter().filter(is_ours).collect()
 }
 
-/// Says why a record could not be written, and what to do.
+/// Says why a file could not be written, and what to do.
 fn explain_write(dir: &Dir, path: &Path, size: usize, error: io::Error) -> StoreError {
     let place = path.display().to_string();
     match error.kind() {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sha2::{Digest, Sha256};
 
 use crate::error::StoreError;
 use crate::record::Record;
@@ -140,6 +141,11 @@ impl Revision {
     #[must_use]
     pub fn new(bytes: impl Into<Arc<[u8]>>) -> Self {
         Self(bytes.into())
+    }
+
+    /// Makes the digest of a content: it differs whenever the content does, whoever wrote it.
+    pub(crate) fn of(content: &[u8]) -> Self {
+        Self::new(Sha256::digest(content).as_slice())
     }
 
     /// Returns what the backend put in.

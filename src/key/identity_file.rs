@@ -8,8 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::error::StoreError;
 use crate::key::seal::{self, MAX_SEALED};
-use crate::private_file::{self, Exposure, FileSlot};
-use crate::store::Expect;
+use crate::private_file::{self, Exposure, PrivateFile};
 use crate::sys::wipe::Bytes;
 
 /// Reads the identities from the text of an identity file. The error names a line and quotes none.
@@ -57,23 +56,18 @@ pub(super) fn read_recipients(path: &Path) -> Result<Vec<Recipient>, StoreError>
 
 /// Makes an identity and writes it to a new file, in the form of `age-keygen`.
 pub(super) fn create(path: &Path, passphrase: Option<SecretString>) -> Result<(), StoreError> {
-    let slot = FileSlot::new(path, MAX_SEALED);
-    let place = slot.place();
-    let text = text(&Identity::generate());
-    slot.replace(
-        &Expect::Absent,
-        None,
-        |_| {
-            let reason = "it exists, and may be the only key of what is sealed to it";
-            let source = io::Error::new(io::ErrorKind::AlreadyExists, reason);
-            Err(StoreError::io("create", place.clone(), source))
-        },
-        |_| match passphrase {
-            Some(passphrase) => seal::seal_to_passphrase(passphrase, &text, &place),
-            None => Ok(text.clone()),
-        },
-    )
-    .map(drop)
+    let file = PrivateFile::new(path, MAX_SEALED);
+    let (place, text) = (file.place(), text(&Identity::generate()));
+    let content = match passphrase {
+        Some(passphrase) => seal::seal_to_passphrase(passphrase, &text, &place)?,
+        None => text,
+    };
+    if file.create(&content)? {
+        return Ok(());
+    }
+    let reason = "it exists, and may be the only key of what is sealed to it";
+    let source = io::Error::new(io::ErrorKind::AlreadyExists, reason);
+    Err(StoreError::io("create", place, source))
 }
 
 fn text(identity: &Identity) -> Bytes {

@@ -1,3 +1,5 @@
+use std::time::Instant;
+
 use super::*;
 
 fn private_dir() -> tempfile::TempDir {
@@ -42,13 +44,14 @@ fn a_file_that_grows_while_it_is_read_is_read_whole_or_refused() {
 #[test]
 fn a_lock_is_given_up_although_a_child_process_still_has_its_file() {
     let dir = private_dir();
-    let slot = FileSlot::new(&dir.path().join("tokens"), 100);
-    for gives_up in [|locked: Locked| drop(locked), |locked: Locked| locked.unlock().unwrap()] {
-        let locked = slot.try_lease().unwrap().unwrap();
+    let file = PrivateFile::new(&dir.path().join("tokens"), 100);
+    let try_lock = || file.open_to_remove().unwrap().try_lock_beside(".lease").unwrap();
+    for gives_up in [|locked: FileLock| drop(locked), |locked: FileLock| locked.unlock().unwrap()] {
+        let locked = try_lock().unwrap();
         let inherited = locked.0.try_clone().unwrap();
-        assert!(slot.try_lease().unwrap().is_none());
+        assert!(try_lock().is_none());
         gives_up(locked);
-        assert!(slot.try_lease().unwrap().is_some());
+        assert!(try_lock().is_some());
         drop(inherited);
     }
 }
@@ -56,18 +59,14 @@ fn a_lock_is_given_up_although_a_child_process_still_has_its_file() {
 #[test]
 fn a_writer_gives_up_on_a_lock_that_somebody_holds_for_too_long() {
     let dir = private_dir();
-    let mut slot = FileSlot::new(&dir.path().join("tokens"), 100);
-    assert_eq!(slot.lock_wait, Duration::from_secs(10));
-    slot.lock_wait = Duration::from_millis(20);
-    let (parent, name) = slot.split().unwrap();
-    let held = slot.lock(&Dir::create(parent).unwrap(), name).unwrap();
-    let write = || {
-        slot.replace(&Expect::Anything, None, |_| Ok(()), |_| Ok(Zeroizing::new(b"new".to_vec())))
-    };
+    let mut file = PrivateFile::new(&dir.path().join("tokens"), 100);
+    assert_eq!(file.lock_wait, Duration::from_secs(10));
+    file.lock_wait = Duration::from_millis(20);
+    let held = file.lock().unwrap();
     let began = Instant::now();
-    let error = write().unwrap_err();
+    let error = file.lock().unwrap_err();
     assert!(matches!(error, StoreError::Timeout { .. }), "{error}");
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     drop(held);
-    write().unwrap();
+    file.lock().unwrap().replace(b"new").unwrap();
 }

@@ -125,7 +125,7 @@ impl Dir {
         self.open_at(name, flags, Mode::RUSR | Mode::WUSR)
     }
 
-    /// Creates such a file for the successor of `record` and takes room for so many bytes, so that writing
+    /// Creates such a file to replace `record` by, and takes room for so many bytes, so that writing
     /// them later does not fail. `beside` is what is to be written before that.
     pub(super) fn reserve(
         &self,

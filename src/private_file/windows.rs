@@ -7,7 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::acl::{self, Access, right};
-use super::{Exposure, LOCK_WAIT, refuse_missing_root};
+use super::lock::LOCK_WAIT;
+use super::{Exposure, refuse_missing_root};
 use crate::error::StoreError;
 
 const FILE_FLAG_BACKUP_SEMANTICS: u32 = 0x0200_0000;

@@ -11,8 +11,8 @@ use super::StoreUrl;
 use crate::error::StoreError;
 use crate::key::AgeKey;
 use crate::keychain::{Directory, KeychainState, probe_keychain, relative, user_directory};
-use crate::private_file::{Exposure, FileSlot};
-use crate::store::{Expect, TokenStore};
+use crate::private_file::{Exposure, PrivateFile};
+use crate::store::TokenStore;
 use crate::sys::blocking;
 
 /// The most bytes of a pinned URL.
@@ -104,7 +104,7 @@ pub async fn open_default(
         let path = user_directory(directory)?.join(relative(service, account, extension));
         Ok::<_, StoreError>(path)
     };
-    let pin = Arc::new(FileSlot::new(&at(Directory::State, "url")?, MAX_URL));
+    let pin = Arc::new(PrivateFile::new(&at(Directory::State, "url")?, MAX_URL));
     if let Some(url) = pinned(&pin).await? {
         return opened(url, Chosen::Pinned);
     }
@@ -187,24 +187,25 @@ async fn make_key(identity: &Path) -> Result<(), StoreError> {
     }
 }
 
-async fn pinned(pin: &Arc<FileSlot>) -> Result<Option<StoreUrl>, StoreError> {
-    let slot = pin.clone();
+async fn pinned(pin: &Arc<PrivateFile>) -> Result<Option<StoreUrl>, StoreError> {
+    let file = pin.clone();
     blocking::run(&pin.place(), move || {
-        let Some(content) = slot.read(Exposure::Refused)? else { return Ok(None) };
-        let url = str::from_utf8(&content.bytes).ok().and_then(|text| {
+        let Some(opened) = file.open(Exposure::Refused)? else { return Ok(None) };
+        let Some(content) = opened.read()? else { return Ok(None) };
+        let url = str::from_utf8(&content).ok().and_then(|text| {
             StoreUrl::parse_absolute(text.strip_suffix('\n').unwrap_or(text)).ok()
         });
         url.map(Some).ok_or_else(|| StoreError::Unavailable {
-            place: slot.place(),
+            place: file.place(),
             reason: "it does not name a store that this version knows".into(),
-            advice: "mend it, or remove it to choose anew".into(),
+            advice: "correct it, or remove it to choose anew".into(),
         })
     })
     .await
 }
 
 /// Pins a choice; `false` if there is one already.
-async fn write_pin(pin: &Arc<FileSlot>, url: &StoreUrl) -> Result<bool, StoreError> {
+async fn write_pin(pin: &Arc<PrivateFile>, url: &StoreUrl) -> Result<bool, StoreError> {
     let text = url.to_text();
     if text.parse::<StoreUrl>().ok().is_none_or(|read| read.kind != url.kind) {
         return Err(StoreError::Unavailable {
@@ -213,13 +214,7 @@ async fn write_pin(pin: &Arc<FileSlot>, url: &StoreUrl) -> Result<bool, StoreErr
             advice: "name a store, instead of letting one be chosen".into(),
         });
     }
-    let slot = pin.clone();
+    let file = pin.clone();
     let line = Zeroizing::new(format!("{text}\n").into_bytes());
-    blocking::run(&pin.place(), move || {
-        match slot.replace(&Expect::Absent, None, |_| Ok(()), |_| Ok(line)) {
-            Err(StoreError::Conflict { .. }) => Ok(false),
-            written => written.map(|_| true),
-        }
-    })
-    .await
+    blocking::run(&pin.place(), move || file.create(&line)).await
 }

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use crate::error::StoreError;
 use crate::keychain::{Item, Kind};
-use crate::private_file::{self, FileSlot, Locked};
+use crate::private_file::{FileLock, PrivateFile};
 use crate::record::MAX_RECORD;
 use crate::record::Record;
 use crate::record::codec;
@@ -28,8 +28,8 @@ use crate::tokens::AuthTokens;
 #[derive(Clone, Debug)]
 pub struct KeychainItemStore {
     item: Item,
-    /// No record is ever in it: it is where the lease lies.
-    slot: Arc<FileSlot>,
+    /// No record is ever in it: the lease lies beside it.
+    state: Arc<PrivateFile>,
 }
 
 impl KeychainItemStore {
@@ -41,8 +41,8 @@ impl KeychainItemStore {
     /// has no home directory.
     pub fn new(service: &str, account: &str) -> Result<Self, StoreError> {
         let item = Item::new(service, account, Kind::Foreign)?;
-        let slot = Arc::new(FileSlot::new(&item.state_file("item")?, MAX_RECORD));
-        Ok(Self { item, slot })
+        let state = Arc::new(PrivateFile::new(&item.state_file("item")?, MAX_RECORD));
+        Ok(Self { item, state })
     }
 
     /// Lets the keychain ask the user, as
@@ -96,7 +96,7 @@ impl TokenStore for KeychainItemStore {
         self.run(|store| {
             let Some(bytes) = store.item.read()? else { return Ok(None) };
             let tokens = decode(&bytes, &store.to_string())?;
-            Ok(Some(Stored { record: tokens.into(), revision: private_file::revision(&bytes) }))
+            Ok(Some(Stored { record: tokens.into(), revision: Revision::of(&bytes) }))
         })
         .await
     }
@@ -111,7 +111,7 @@ impl TokenStore for KeychainItemStore {
             let deleted = store.item.delete_under(&store.item.lock()?, move |secret| {
                 // What is no token, such as a key of ours, is not a login that can be ended.
                 secret.map(|secret| decode(secret, &place)).transpose()?;
-                let current = secret.map(private_file::revision);
+                let current = secret.map(Revision::of);
                 let as_expected = match &expect {
                     Expect::Anything => true,
                     Expect::Absent => current.is_none(),
@@ -129,7 +129,8 @@ impl TokenStore for KeychainItemStore {
     }
 
     async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
-        let lease = self.run(|store| store.slot.try_lease()).await?;
+        let lease =
+            self.run(|store| store.state.open_to_remove()?.try_lock_beside(".lease")).await?;
         Ok(lease.map(|lock| Box::new(ItemLease { lock, place: self.to_string() }) as _))
     }
 }
@@ -138,7 +139,7 @@ impl TokenStore for KeychainItemStore {
 /// saved.
 #[derive(Debug)]
 struct ItemLease {
-    lock: Locked,
+    lock: FileLock,
     place: String,
 }
 

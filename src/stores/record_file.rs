@@ -1,4 +1,7 @@
 //! One record in one file: what the plaintext, age and keychain stores have in common.
+//!
+//! Beside the record `NAME` lies `NAME.lease`, whose lock is the lease. Earlier builds wrote `NAME.intent`, and
+//! `NAME.intent.tmp` while they did: such an intent is read once, and the next write removes it.
 
 mod file_lease;
 mod format;
@@ -8,8 +11,8 @@ mod sealed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::StoreError;
-use crate::private_file::{Content, Exposure, FileSlot, Successor};
-use crate::record::Record;
+use crate::private_file::{Exposure, FileLock, LockedFile, Opened, PrivateFile, ReservedRoom};
+use crate::record::{MAX_STATE, Record};
 use crate::store::{Expect, Lease, Revision, Stored};
 use crate::sys::blocking;
 use crate::sys::wipe::Bytes;
@@ -64,6 +67,20 @@ macro_rules! keep_in_record_file {
 
 pub(crate) use keep_in_record_file;
 
+/// What was read in a slot.
+struct Found {
+    record: Bytes,
+    earlier_intent: Option<Bytes>,
+}
+
+/// The endings of names beside the record.
+const LEASE: &str = ".lease";
+const EARLIER_INTENT: &str = ".intent";
+const EARLIER_INTENT_BEING_WRITTEN: &str = ".intent.tmp";
+
+/// The most bytes of an intent as earlier builds wrote it; it has some 130.
+const MAX_EARLIER_INTENT: usize = 1024;
+
 #[derive(Debug)]
 pub(crate) struct RecordFile<F: Format> {
     inner: Arc<Inner<F>>,
@@ -71,7 +88,7 @@ pub(crate) struct RecordFile<F: Format> {
 
 #[derive(Debug)]
 struct Inner<F: Format> {
-    slot: Arc<FileSlot>,
+    file: Arc<PrivateFile>,
     format: F,
     /// Held by a write until it is over, even if its caller gave up: otherwise a logout could be
     /// overtaken by the login that was abandoned before it. A read waits for it, and does not
@@ -88,16 +105,16 @@ struct Inner<F: Format> {
 
 #[derive(Debug)]
 struct Reserved<S> {
-    successor: Successor,
+    room: ReservedRoom,
     sealer: S,
 }
 
 impl<F: Format> RecordFile<F> {
     pub(crate) fn new(path: &std::path::Path, format: F) -> Self {
-        let slot = Arc::new(FileSlot::new(path, format.limit()));
+        let file = Arc::new(PrivateFile::new(path, format.limit()));
         Self {
             inner: Arc::new(Inner {
-                slot,
+                file,
                 format,
                 order: Arc::default(),
                 sound: Mutex::default(),
@@ -109,32 +126,32 @@ impl<F: Format> RecordFile<F> {
 
     #[cfg(feature = "keychain")]
     pub(crate) fn path(&self) -> &std::path::Path {
-        self.inner.slot.path()
+        self.inner.file.path()
     }
 
     pub(crate) fn place(&self) -> String {
-        self.inner.slot.place()
+        self.inner.file.place()
     }
 
     pub(crate) fn slot(&self) -> String {
-        self.inner.slot.canonical().display().to_string()
+        self.inner.file.canonical().display().to_string()
     }
 
     pub(crate) async fn load(&self, exposure: Exposure) -> Result<Option<Stored>, StoreError> {
         drop(self.inner.order.lock().await);
         self.run(move |inner| {
-            let mut found = inner.slot.read(exposure)?;
+            let mut found = inner.read(exposure)?;
             loop {
-                let Some(content) = found else { return Ok(None) };
-                let revision = content.revision.clone();
-                let error = match inner.decode(content) {
-                    Ok(stored) => return Ok(Some(stored)),
-                    Err(error) => error,
-                };
+                let Some(Found { record, earlier_intent }) = found else { return Ok(None) };
+                let error =
+                    match inner.decode(&record, earlier_intent.as_deref().map(Vec::as_slice)) {
+                        Ok(stored) => return Ok(Some(stored)),
+                        Err(error) => error,
+                    };
                 // Nothing is locked here. A logout takes the key along, and a login after it makes
                 // another one: then this says nothing about what is there now.
-                found = inner.slot.read(exposure)?;
-                if found.as_ref().is_some_and(|found| found.revision == revision) {
+                found = inner.read(exposure)?;
+                if found.as_ref().is_some_and(|found| found.record == record) {
                     return Err(error);
                 }
             }
@@ -173,8 +190,7 @@ impl<F: Format> RecordFile<F> {
                 // logout takes the record away in any case.
                 inner.format.can_forget()?;
             }
-            let forget = keeps_a_key.then_some(|| inner.format.forget());
-            inner.slot.remove(&expect, |current| inner.inspect(current), forget)
+            inner.clear(&expect, keeps_a_key)
         })
         .await
     }
@@ -184,8 +200,13 @@ impl<F: Format> RecordFile<F> {
         self.run(move |_| {
             // What could not be sealed afterwards is better not begun.
             inner.format.prepare()?;
-            let locked = inner.slot.try_lease()?;
-            Ok(locked.map(|locked| Box::new(FileLease::new(inner, locked)) as _))
+            let opened = inner.file.open_to_remove()?;
+            let lock = opened.try_lock_beside(LEASE)?;
+            if lock.is_some() {
+                remove_reserved(&opened);
+            }
+            drop(opened);
+            Ok(lock.map(|lock| Box::new(FileLease::new(inner, lock)) as _))
         })
         .await
     }
@@ -195,22 +216,25 @@ impl<F: Format> RecordFile<F> {
         work: impl FnOnce(&Inner<F>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let inner = self.inner.clone();
-        blocking::run(&self.inner.slot.place(), move || work(&inner)).await
+        blocking::run(&self.inner.file.place(), move || work(&inner)).await
     }
 }
 
 impl<F: Format> Inner<F> {
+    fn read(&self, exposure: Exposure) -> Result<Option<Found>, StoreError> {
+        let Some(opened) = self.file.open(exposure)? else { return Ok(None) };
+        let Some(record) = opened.read()? else { return Ok(None) };
+        let earlier_intent = opened.read_beside(EARLIER_INTENT, MAX_EARLIER_INTENT);
+        Ok(Some(Found { record, earlier_intent }))
+    }
+
     fn save(&self, record: &Record, expect: &Expect) -> Result<Revision, StoreError> {
         self.format.prepare()?;
-        let place = self.slot.place();
-        let revision = self.slot.replace(
-            expect,
-            None,
-            |current| self.inspect(current),
-            |first| self.format.encode(record, &place, first),
-        )?;
-        self.remember(&revision);
-        Ok(revision)
+        let locked = self.file.lock()?;
+        let is_first = self.check(&locked, expect)?;
+        let bytes = self.format.encode(record, &self.file.place(), is_first)?;
+        locked.replace(&bytes)?;
+        Ok(self.saved(&locked, &bytes))
     }
 
     /// Saves the record that ends a refresh. Its tokens may exist nowhere else: a key that cannot be read
@@ -221,81 +245,142 @@ impl<F: Format> Inner<F> {
         expect: &Expect,
         mut reserved: Reserved<F::Sealer>,
     ) -> Result<Revision, StoreError> {
-        let (prepared, mut warning) = (self.format.prepare(), None);
-        let mut saved = self.replace_reserved(expect, &mut reserved, |place, first, sealer| {
-            let encoded = prepared.and_then(|()| self.format.encode(record, place, first));
-            encoded.or_else(|error| {
-                let encoded = self.format.encode_reserved(record, place, sealer)?;
-                warning = Some(error);
-                Ok(encoded)
-            })
-        });
-        if let Err(error @ StoreError::NoSpace { .. }) = &saved {
-            // There may be more recipients by now than when room was reserved.
-            warning = Some(error.clone());
-            saved = self.replace_reserved(expect, &mut reserved, |place, _, sealer| {
-                self.format.encode_reserved(record, place, sealer)
-            });
+        let saved = self.fill_reserved(record, expect, &mut reserved);
+        if saved.is_err() && reserved.room.is_usable() {
+            *lock(&self.reserved) = Some(reserved);
         }
-        match &saved {
-            Ok(revision) => {
-                self.remember(revision);
-                *lock(&self.warning) = warning;
-            }
-            Err(_) if reserved.successor.is_usable() => *lock(&self.reserved) = Some(reserved),
-            Err(_) => {}
-        }
-        saved
+        let (revision, warning) = saved?;
+        *lock(&self.warning) = warning;
+        Ok(revision)
     }
 
-    fn replace_reserved(
+    fn fill_reserved(
         &self,
+        record: &Record,
         expect: &Expect,
-        reserved: &mut Reserved<F::Sealer>,
-        encode: impl FnOnce(&str, bool, &F::Sealer) -> Result<Bytes, StoreError>,
-    ) -> Result<Revision, StoreError> {
-        let (place, Reserved { successor, sealer }) = (self.slot.place(), reserved);
-        self.slot.replace(
-            expect,
-            Some(successor),
-            |current| self.inspect(current),
-            |first| encode(&place, first, sealer),
-        )
+        Reserved { room, sealer }: &mut Reserved<F::Sealer>,
+    ) -> Result<(Revision, Option<StoreError>), StoreError> {
+        let (prepared, place) = (self.format.prepare(), self.file.place());
+        let locked = self.file.lock_reserved(room)?;
+        let is_first = self.check(&locked, expect)?;
+        let encoded = prepared.and_then(|()| self.format.encode(record, &place, is_first));
+        let (mut bytes, mut warning) = match encoded {
+            Ok(bytes) => (bytes, None),
+            Err(error) => (self.format.encode_reserved(record, &place, sealer)?, Some(error)),
+        };
+        match locked.replace_with(room, &bytes) {
+            Err(error @ StoreError::NoSpace { .. }) => {
+                // There may be more recipients by now than when room was reserved.
+                bytes = self.format.encode_reserved(record, &place, sealer)?;
+                locked.replace_with(room, &bytes)?;
+                warning = Some(error);
+            }
+            replaced => replaced?,
+        }
+        Ok((self.saved(&locked, &bytes), warning))
+    }
+
+    fn saved(&self, locked: &LockedFile<'_>, bytes: &[u8]) -> Revision {
+        // The record says it now.
+        locked.remove_beside(EARLIER_INTENT);
+        let revision = Revision::of(bytes);
+        self.remember(&revision);
+        revision
+    }
+
+    /// Empties the slot. `Anything` removes whatever record is there without reading it.
+    fn clear(&self, expect: &Expect, keeps_a_key: bool) -> Result<(), StoreError> {
+        if !keeps_a_key && self.file.is_absent(&[EARLIER_INTENT, EARLIER_INTENT_BEING_WRITTEN])? {
+            // An empty slot needs no lock. Whoever emptied it may have been killed before that was durable.
+            self.file.sync_absence()?;
+            return self.compare(expect, None);
+        }
+        let locked = self.file.open_to_remove()?.lock()?;
+        if *expect == Expect::Anything {
+            locked.check_removable()?;
+        } else {
+            self.compare(expect, locked.read()?.as_deref().map(Vec::as_slice))?;
+        }
+        // What the holder of the lease is about to write stays. If nobody holds it, it was left behind and goes
+        // too.
+        let lease: Option<FileLock> = locked.try_lock_beside(LEASE).ok().flatten();
+        if lease.is_some() {
+            remove_reserved(&locked);
+        }
+        locked.remove()?;
+        // Last, because it would be missed beside a record.
+        locked.remove_beside(EARLIER_INTENT);
+        // Also if there was nothing to remove: see above.
+        locked.sync("remove")?;
+        if keeps_a_key { self.format.forget() } else { Ok(()) }
     }
 
     fn reserve(&self) -> Result<(), StoreError> {
         // What an earlier call reserved would take the room of this one.
         drop(lock(&self.reserved).take());
-        let (sealer, size) = self.format.reserve(&self.slot.place())?;
-        let successor = self.slot.reserve(size)?;
-        *lock(&self.reserved) = Some(Reserved { successor, sealer });
+        let (sealer, size) = self.format.reserve(&self.file.place())?;
+        // The intent is written beside what is there now, and first.
+        let room = self.file.reserve(size, MAX_STATE)?;
+        *lock(&self.reserved) = Some(Reserved { room, sealer });
         Ok(())
     }
 
-    fn decode(&self, content: Content) -> Result<Stored, StoreError> {
-        let mut record = self.format.decode(&content.bytes, &self.slot.place())?;
-        self.remember(&content.revision);
+    fn decode(&self, bytes: &[u8], earlier_intent: Option<&[u8]>) -> Result<Stored, StoreError> {
+        let mut record = self.format.decode(bytes, &self.file.place())?;
+        let revision = Revision::of(bytes);
+        self.remember(&revision);
         if record.refresh.intent.is_none() {
-            let left = content.intent.as_ref().and_then(|text| str::from_utf8(text).ok());
+            let left = earlier_intent.and_then(|text| str::from_utf8(text).ok());
             record.refresh.intent = left.and_then(|text| text.parse().ok());
             // One about another token says nothing.
             record.refresh.intent = record.intent().cloned();
         }
-        Ok(Stored { record, revision: content.revision })
+        Ok(Stored { record, revision })
     }
 
-    /// Refuses what cannot be read, so that it is not overwritten.
-    fn inspect(&self, content: &Content) -> Result<(), StoreError> {
-        let sound = lock(&self.sound).clone();
-        if sound.as_ref() == Some(&content.revision) {
-            return Ok(());
+    /// Reads what is there, under the write lock, and fails if it must not be overwritten. Returns whether the
+    /// slot is empty.
+    fn check(&self, locked: &LockedFile<'_>, expect: &Expect) -> Result<bool, StoreError> {
+        let current = locked.read()?;
+        let compared = self.compare(expect, current.as_deref().map(Vec::as_slice));
+        if compared.is_err() && current.is_some() {
+            // Whoever is told of a conflict may take what is there for saved, and who saved it may
+            // have been killed before it was durable.
+            locked.sync("write")?;
         }
-        self.format.decode(&content.bytes, &self.slot.place()).map(drop)
+        compared?;
+        if current.is_none() {
+            locked.sync_above()?;
+        }
+        Ok(current.is_none())
+    }
+
+    fn compare(&self, expect: &Expect, current: Option<&[u8]>) -> Result<(), StoreError> {
+        let current = current.map(|bytes| (Revision::of(bytes), bytes));
+        if let Some((revision, bytes)) = &current {
+            // What cannot be read is not overwritten.
+            let sound = lock(&self.sound).clone();
+            if sound.as_ref() != Some(revision) {
+                self.format.decode(bytes, &self.file.place())?;
+            }
+        }
+        let is_as_expected = match (current, expect) {
+            (Some((current, _)), Expect::Unchanged(revision)) => current == *revision,
+            (Some(_), Expect::Anything) | (None, Expect::Absent | Expect::Anything) => true,
+            (Some(_), Expect::Absent) | (None, Expect::Unchanged(_)) => false,
+        };
+        if is_as_expected { Ok(()) } else { Err(StoreError::Conflict { place: self.file.place() }) }
     }
 
     fn remember(&self, revision: &Revision) {
         *lock(&self.sound) = Some(revision.clone());
     }
+}
+
+/// Removes what holders of the lease that were killed left. The caller has the lease, so nobody uses it.
+fn remove_reserved(opened: &Opened<'_>) {
+    opened.remove_reserved();
+    opened.remove_beside(EARLIER_INTENT_BEING_WRITTEN);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

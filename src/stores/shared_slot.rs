@@ -28,7 +28,6 @@ use self::timed_lease::{FleetLease, Leased, Overdue};
 use crate::error::StoreError;
 use crate::key::{AgeKey, Sealer};
 use crate::net::io_runtime;
-use crate::private_file::revision;
 use crate::record::Record;
 use crate::store::{Expect, Lease, Revision, Stored};
 use crate::sys::blocking;
@@ -318,7 +317,7 @@ impl<E: Engine> Inner<E> {
         let opened = blocking::run(&self.engine.to_string(), move || {
             let place = inner.engine.to_string();
             let content = envelope::open(&inner.key, &record, &inner.name, &place)?;
-            let state = Seen { generation: content.generation, revision: revision(&record) };
+            let state = Seen { generation: content.generation, revision: Revision::of(&record) };
             if known.is_some_and(|known| state.is_before(&known)) {
                 return Err(inner.rolled_back());
             }
@@ -404,7 +403,7 @@ impl<E: Engine> Inner<E> {
             sealed = warning.or(sealed);
             row.record = bytes;
             let renewed = has_intent.then(|| self.renew_in(&mut row)).flatten();
-            let revision = revision(&row.record);
+            let revision = Revision::of(&row.record);
             // Also if it is empty already: a login that was given up may still be on its way to the server,
             // and must not come after a logout.
             if self.put(found.as_ref(), row).await? {

@@ -7,7 +7,7 @@ use tokio::sync::Mutex;
 
 use super::{Format, Inner, lock};
 use crate::error::StoreError;
-use crate::private_file::Locked;
+use crate::private_file::FileLock;
 use crate::store::Lease;
 use crate::sys::blocking;
 
@@ -22,13 +22,13 @@ pub(super) struct FileLease<F: Format> {
 
 struct Held<F: Format> {
     inner: Arc<Inner<F>>,
-    lock: Locked,
+    lock: FileLock,
     /// From then on, what is reserved is the next holder's.
     is_released: AtomicBool,
 }
 
 impl<F: Format> FileLease<F> {
-    pub(super) fn new(inner: Arc<Inner<F>>, lock: Locked) -> Self {
+    pub(super) fn new(inner: Arc<Inner<F>>, lock: FileLock) -> Self {
         let held =
             Arc::new(Held { inner: inner.clone(), lock, is_released: AtomicBool::new(false) });
         Self { inner, held, order: Arc::default() }
@@ -53,7 +53,7 @@ impl<F: Format> Held<F> {
 
 impl<F: Format> fmt::Debug for FileLease<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "FileLease({})", self.inner.slot.path().display())
+        write!(f, "FileLease({})", self.inner.file.path().display())
     }
 }
 
@@ -62,7 +62,7 @@ impl<F: Format> Lease for FileLease<F> {
     async fn reserve(&mut self) -> Result<(), StoreError> {
         let (inner, held) = (self.inner.clone(), self.held.clone());
         let turn = self.order.clone().lock_owned().await;
-        blocking::run(&self.inner.slot.place(), move || {
+        blocking::run(&self.inner.file.place(), move || {
             let _held = (held, turn);
             inner.reserve()
         })
@@ -79,7 +79,7 @@ impl<F: Format> Lease for FileLease<F> {
         self.held
             .lock
             .unlock()
-            .map_err(|error| StoreError::io("unlock", self.inner.slot.place(), error))
+            .map_err(|error| StoreError::io("unlock", self.inner.file.place(), error))
     }
 }
 

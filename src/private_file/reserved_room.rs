@@ -1,4 +1,4 @@
-//! Room for the record that a refresh ends with, taken before the refresh token is sent.
+//! Room for what a file is to be replaced by, taken before it is known what that is.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -6,32 +6,32 @@ use std::io::{Seek, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::lock::{FileLock, lock, wait_for};
 use super::platform::Dir;
-use super::{FileSlot, Locked, NEXT, explain_write, suffixed, unused_name, wait_for};
+use super::{NEXT, PrivateFile, explain_write, suffixed, unused_name};
 use crate::error::StoreError;
 
-/// A file of the size of the largest record, beside the record that it is to replace. Dropping it removes
-/// it.
+/// A file of a size that suffices, beside the file that it is to replace. Dropping it removes it.
 #[derive(Debug)]
-pub(crate) struct Successor {
+pub(crate) struct ReservedRoom {
     dir: Arc<Dir>,
     name: OsString,
-    /// `None` once it has become the record, or can no longer be used.
+    /// `None` once it has become the file, or can no longer be used.
     file: Option<File>,
     /// The write lock's file, for when its name leads elsewhere by then.
     lock: File,
 }
 
-impl Successor {
+impl ReservedRoom {
     pub(super) fn reserve(
         dir: Dir,
-        record: &OsStr,
+        target: &OsStr,
         size: usize,
-        intent: usize,
+        first: usize,
     ) -> Result<Self, StoreError> {
-        let lock = dir.open_lock(&suffixed(record, ".lock"))?;
-        let name = unused_name(record, NEXT);
-        let file = dir.reserve(&name, record, size, intent)?;
+        let lock = dir.open_lock(&suffixed(target, ".lock"))?;
+        let name = unused_name(target, NEXT);
+        let file = dir.reserve(&name, target, size, first)?;
         Ok(Self { dir: Arc::new(dir), name, file: Some(file), lock })
     }
 
@@ -39,7 +39,7 @@ impl Successor {
         self.dir.clone()
     }
 
-    /// Lets go of the room: the record was saved without it.
+    /// Lets go of the room: the file was replaced without it.
     pub(super) fn give_up(&mut self) {
         if self.file.take().is_some() {
             let _ = self.dir.remove(&self.name);
@@ -51,26 +51,26 @@ impl Successor {
         self.file.is_some()
     }
 
-    /// Takes the write lock of its slot, also if its name has become unusable.
-    pub(super) fn lock(&self, slot: &FileSlot, record: &OsStr) -> Result<Locked, StoreError> {
-        match slot.lock(&self.dir, record) {
+    /// Takes the write lock of its file, also if the lock's name has become unusable.
+    pub(super) fn lock(&self, file: &PrivateFile, target: &OsStr) -> Result<FileLock, StoreError> {
+        match lock(&self.dir, &suffixed(target, ".lock"), &file.path, file.lock_wait) {
             Err(StoreError::Timeout { place, reason, advice }) => {
                 Err(StoreError::Timeout { place, reason, advice })
             }
             Err(error) => {
-                let file = self.lock.try_clone().map_err(|_| error)?;
-                wait_for(file, slot.path(), slot.lock_wait)
+                let lock = self.lock.try_clone().map_err(|_| error)?;
+                wait_for(lock, &file.path, file.lock_wait)
             }
             locked => locked,
         }
     }
 
-    /// Writes the record into the room that was reserved, and puts it in its place. If that fails, the room
+    /// Writes into the room that was reserved, and puts it in the place of the file. If that fails, the room
     /// stays reserved where the system allows it.
-    pub(super) fn become_record(
+    pub(super) fn become_file(
         &mut self,
         path: &Path,
-        record: &OsStr,
+        target: &OsStr,
         bytes: &[u8],
     ) -> Result<(), StoreError> {
         let failed = |error| explain_write(&self.dir, path, bytes.len(), error);
@@ -89,21 +89,19 @@ impl Successor {
         } else {
             Some(file)
         };
-        let renamed = written.and_then(|()| self.dir.rename(&self.name, record));
+        let renamed = written.and_then(|()| self.dir.rename(&self.name, target));
         if let Err(error) = renamed {
             let error = failed(error);
             self.file = kept;
             return Err(error);
         }
-        self.dir.sync().map_err(failed)?;
-        let _ = self.dir.remove(&suffixed(record, ".intent"));
-        Ok(())
+        self.dir.sync().map_err(failed)
     }
 }
 
-impl Drop for Successor {
+impl Drop for ReservedRoom {
     fn drop(&mut self) {
-        // If it cannot be removed, the next holder of the lease removes it.
+        // If it cannot be removed, `remove_reserved` removes it later.
         self.give_up();
         if cfg!(windows) {
             let _ = self.dir.remove(&self.name);
