@@ -1,12 +1,12 @@
 // A page links to another one by a name. The last lines of the page give the name a file, which is right where
 // somebody reads the file: `[fleets]: fleets.md`. Here links.md comes before the page, and gives the same name a
-// module. The first definition of a name counts.
-#![doc = include_str!("docs/links.md")]
+// module. The first definition of a name counts. Doctests need no links, and name the first file as theirs.
+#![cfg_attr(not(doctest), doc = include_str!("docs/links.md"))]
 #![doc = include_str!("../docs/README.md")]
 
 macro_rules! pages {
     ($($name:ident = $file:literal,)*) => {$(
-        #[doc = include_str!("docs/links.md")]
+        #[cfg_attr(not(doctest), doc = include_str!("docs/links.md"))]
         #[doc = include_str!($file)]
         pub mod $name {}
     )*};
