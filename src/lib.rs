@@ -107,14 +107,21 @@ pub use transfer::{
     Backup, Migration, Overwrite, TransferError, backup, migrate, restore, wait_for_lease,
 };
 
-/// The code in README.md compiles and runs.
-#[cfg(all(
-    doctest,
-    feature = "keychain",
-    feature = "oauth2",
-    feature = "object-store",
-    feature = "postgres",
-    feature = "tower"
+// The pages of docs/, for readers and for doctests. Their code needs these features.
+#[cfg(any(
+    all(doc, not(doctest)),
+    all(
+        doctest,
+        feature = "keychain",
+        feature = "oauth2",
+        feature = "object-store",
+        feature = "postgres",
+        feature = "tower"
+    )
 ))]
+pub mod docs;
+
+/// The code in README.md compiles and runs.
+#[cfg(all(doctest, feature = "keychain", feature = "oauth2"))]
 #[doc = include_str!("../README.md")]
 mod readme {}

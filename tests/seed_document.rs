@@ -1,6 +1,6 @@
 //! Every example of the token management document that this crate was created from, in its order.
 //!
-//! What differs from it on purpose stands in README.md, under "Coming from axiomtrade-rs".
+//! What differs from it on purpose stands in docs/from-axiomtrade-rs.md.
 
 #![allow(
     clippy::disallowed_methods,

@@ -1,4 +1,4 @@
-//! What README and the examples show is what happens.
+//! What README, the pages of docs/ and the examples show is what happens.
 
 use std::fs;
 #[cfg(unix)]
@@ -7,12 +7,12 @@ use std::process::Command;
 
 use crate::support::{example, output, scratch};
 
-/// The fenced block of README.md that begins with this line, without that line.
+/// The fenced block of this page that begins with this line, without that line.
 #[cfg(unix)]
-fn readme_block(first: &str) -> String {
-    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let block = readme.split("```").find_map(|block| block.split_once(&format!("{first}\n")));
-    block.unwrap_or_else(|| panic!("README.md has a block that begins with {first}")).1.to_owned()
+fn block(page: &str, first: &str) -> String {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
+    let block = text.split("```").find_map(|block| block.split_once(&format!("{first}\n")));
+    block.unwrap_or_else(|| panic!("{page} has a block that begins with {first}")).1.to_owned()
 }
 
 /// The text without what differs from run to run: the random part of a scratch directory's name,
@@ -48,19 +48,21 @@ fn the_readme_shows_what_the_tour_prints() {
         .unwrap();
     let printed = without_chance(&String::from_utf8(output.stdout).unwrap());
     assert!(output.status.success(), "{printed}{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(printed.trim_end(), without_chance(&readme_block("$ scripts/tour")).trim_end());
+    let shown = without_chance(&block("README.md", "$ scripts/tour"));
+    assert_eq!(printed.trim_end(), shown.trim_end());
 }
 
 #[cfg(unix)]
 #[test]
-fn the_readme_shows_what_the_quickstart_prints() {
+fn the_guide_shows_what_the_quickstart_prints() {
     // The plaintext file has the permissions that the umask leaves it.
     let mut shell = Command::new("sh");
     shell.args(["-c", "umask 022; exec \"$0\""]).arg(example("quickstart"));
     let output = shell.env("TMPDIR", "/tmp").output().unwrap();
     assert!(output.status.success());
     let printed = without_chance(&String::from_utf8(output.stdout).unwrap());
-    assert_eq!(printed, without_chance(&readme_block("$ cargo run --example quickstart")));
+    let shown = block("docs/guide.md", "$ cargo run --example quickstart");
+    assert_eq!(printed, without_chance(&shown));
 }
 
 #[test]

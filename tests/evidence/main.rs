@@ -1,4 +1,4 @@
-//! Every promise of README and SECURITY.md, tried where it would break: processes killed and system
+//! Every promise of README, docs/ and SECURITY.md, tried where it would break: processes killed and system
 //! calls failed one by one, power cut at every write, memory read, secrets looked for. On Linux, which has
 //! the tools for that.
 

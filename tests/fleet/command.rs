@@ -1,4 +1,4 @@
-//! The command, the example and the SQL of README, with a server.
+//! The command, and the example and the SQL of docs/fleets.md, with a server.
 
 use std::process::{Command, Output};
 
@@ -113,7 +113,7 @@ async fn the_key_of_a_fleet_is_changed_while_all_of_its_machines_can_read() {
         }
         machines[0].ok(&["set"], &record("start"));
         let identity = path("new.txt");
-        // As README has it: each step on each machine, before the next step on any.
+        // As docs/fleets.md has it: each step on each machine, before the next step on any.
         let steps = [
             vec!["rekey", "--recipient", &new],
             vec!["rekey", "--identity", &identity, "--recipient", &old],
@@ -157,14 +157,14 @@ async fn a_fleet_in_one_process_refreshes_once() {
 }
 
 #[tokio::test]
-async fn the_sql_of_readme_makes_the_table() {
-    if !can_serve("command::the_sql_of_readme_makes_the_table") {
+async fn the_sql_of_the_fleets_page_makes_the_table() {
+    if !can_serve("command::the_sql_of_the_fleets_page_makes_the_table") {
         return;
     }
     let world = World::on_postgres().await;
     let Engine::Postgres(_, database) = &world.engine else { unreachable!("it is PostgreSQL") };
-    let readme = include_str!("../../README.md");
-    let (_, sql) = readme.split_once("```sql\n").unwrap();
+    let page = include_str!("../../docs/fleets.md");
+    let (_, sql) = page.split_once("```sql\n").unwrap();
     let (sql, _) = sql.split_once("```").unwrap();
     database.sql("DROP TABLE tokenkeep; CREATE ROLE app LOGIN");
     database.sql(sql);
