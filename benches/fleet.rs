@@ -11,10 +11,10 @@ use std::time::{Duration, SystemTime};
 
 use plotters::prelude::*;
 use tokenkeep::chrono::{DateTime, Utc};
-use tokenkeep::{
-    AuthTokens, Expect, Lease, MemoryStore, Record, RefreshPolicy, Revision, StoreError, Stored,
-    TokenManager, TokenStore, async_trait,
-};
+use tokenkeep::{AuthTokens, StoreError, TokenManager, TokenStore, async_trait};
+use tokenkeep::refresh::RefreshPolicy;
+use tokenkeep::store::{Precondition, Lease, Record, Revision, Stored};
+use tokenkeep::stores::MemoryStore;
 use tokio::time::{Instant, sleep};
 
 /// How long the token of a refresh is good for.
@@ -157,14 +157,14 @@ impl TokenStore for Replica {
         self.row.slot.load().await
     }
 
-    async fn save(&self, record: &Record, expect: Expect) -> Result<Revision, StoreError> {
+    async fn save(&self, record: &Record, precondition: Precondition) -> Result<Revision, StoreError> {
         self.change().await;
-        self.row.slot.save(record, expect).await
+        self.row.slot.save(record, precondition).await
     }
 
-    async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
+    async fn clear(&self, precondition: Precondition) -> Result<(), StoreError> {
         self.change().await;
-        self.row.slot.clear(expect).await
+        self.row.slot.clear(precondition).await
     }
 
     async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
@@ -231,7 +231,7 @@ async fn simulate(replicas: usize, server: Server, moment: Moment) -> Run {
         Moment::Due { jitter } => (wall, START, jitter),
         Moment::Expired => (wall - 2 * LIFETIME, RESTART, Duration::ZERO),
     };
-    row.slot.save(&tokens("first", signed_in).into(), Expect::Absent).await.unwrap();
+    row.slot.save(&tokens("first", signed_in).into(), Precondition::Absent).await.unwrap();
     let run = Arc::new(Mutex::new(Run::default()));
     let tasks: Vec<_> = (0..replicas)
         .map(|number| {
@@ -239,7 +239,7 @@ async fn simulate(replicas: usize, server: Server, moment: Moment) -> Run {
             let refreshed = run.clone();
             let manager = TokenManager::builder()
                 .store(store)
-                .policy(RefreshPolicy::default().refresh_behind_the_caller().jitter(jitter))
+                .policy(RefreshPolicy::default().refresh_in_background().jitter(jitter))
                 .clock(move || wall + begun.elapsed())
                 .timer(sleep)
                 .refresh_with(move |_| {

@@ -10,7 +10,9 @@ use std::{env, fs};
 
 use age::x25519::Identity;
 use criterion::{Criterion, criterion_group};
-use tokenkeep::{AgeFileStore, AgeKey, Expect, KeychainStore, TokenStore};
+use tokenkeep::{AgeKey, TokenStore};
+use tokenkeep::store::Precondition;
+use tokenkeep::stores::{AgeFileStore, KeychainStore};
 use tokenkeep_benches::{Home, TOKEN, fill, note_memory, run};
 use tokio::runtime::Runtime;
 use zbus_secret_service_keyring_store::Store;
@@ -22,7 +24,7 @@ const SERVICE: &str = "tokenkeep-benches";
 fn stores(runtime: &Runtime) -> (KeychainStore, AgeFileStore) {
     let state = env::var("XDG_STATE_HOME").expect("scripts/bench sets it");
     let keychain = KeychainStore::new(SERVICE, "alice").unwrap();
-    runtime.block_on(keychain.save(&tokens().into(), Expect::Anything)).unwrap();
+    runtime.block_on(keychain.save(&tokens().into(), Precondition::Anything)).unwrap();
     let key_file = Path::new(&state).join("keys/key.txt");
     let key = if key_file.exists() {
         AgeKey::identity_file(&key_file)
@@ -30,7 +32,7 @@ fn stores(runtime: &Runtime) -> (KeychainStore, AgeFileStore) {
         runtime.block_on(AgeKey::create_identity_file(&key_file)).unwrap()
     };
     let age = AgeFileStore::new(Path::new(&state).join("records/tokens.age"), key);
-    runtime.block_on(age.save(&tokens().into(), Expect::Anything)).unwrap();
+    runtime.block_on(age.save(&tokens().into(), Precondition::Anything)).unwrap();
     (keychain, age)
 }
 
@@ -81,7 +83,7 @@ fn later(criterion: &mut Criterion) {
         let tokens = tokens();
         criterion.bench_function(&format!("later/save: {name}"), |bencher| {
             bencher.to_async(&runtime).iter(|| async {
-                store.save(&tokens.clone().into(), Expect::Anything).await.unwrap()
+                store.save(&tokens.clone().into(), Precondition::Anything).await.unwrap()
             });
         });
         criterion.bench_function(&format!("later/load: {name}"), |bencher| {

@@ -12,7 +12,9 @@ use age::secrecy::SecretString;
 use age::x25519::Identity;
 use age::{Encryptor, Recipient};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use tokenkeep::{AgeFileStore, AgeKey, Expect, PlaintextStore, TokenStore};
+use tokenkeep::{AgeKey, TokenStore};
+use tokenkeep::store::Precondition;
+use tokenkeep::stores::{AgeFileStore, PlaintextStore};
 use tokenkeep_benches::{durable_replace as replace, scratch};
 use tokio::runtime::Runtime;
 
@@ -40,7 +42,7 @@ fn age_store(runtime: &Runtime, dir: &Path) -> (AgeFileStore, PathBuf, PathBuf) 
     let (file, key_file) = (dir.join("state/tokens.age"), dir.join("keys/key.txt"));
     let key = runtime.block_on(AgeKey::create_identity_file(&key_file)).unwrap();
     let store = AgeFileStore::new(&file, key);
-    runtime.block_on(store.save(&tokens().into(), Expect::Absent)).unwrap();
+    runtime.block_on(store.save(&tokens().into(), Precondition::Absent)).unwrap();
     (store, file, key_file)
 }
 
@@ -57,7 +59,7 @@ fn save(criterion: &mut Criterion) {
         let (store, tokens) = (PlaintextStore::new(dir.path().join("tokens.json")), tokens());
         bencher
             .to_async(&runtime)
-            .iter(|| async { store.save(&tokens.clone().into(), Expect::Anything).await.unwrap() });
+            .iter(|| async { store.save(&tokens.clone().into(), Precondition::Anything).await.unwrap() });
     });
     criterion.bench_function("save/floor: a bare age seal and a durable replace", |bencher| {
         let (path, recipient) = (dir.path().join("floor.age"), identity.to_public());
@@ -68,7 +70,7 @@ fn save(criterion: &mut Criterion) {
         let tokens = tokens();
         bencher
             .to_async(&runtime)
-            .iter(|| async { store.save(&tokens.clone().into(), Expect::Anything).await.unwrap() });
+            .iter(|| async { store.save(&tokens.clone().into(), Precondition::Anything).await.unwrap() });
     });
 }
 
@@ -121,10 +123,10 @@ fn passphrase(criterion: &mut Criterion) {
     });
     group.bench_function("tokenkeep: save", |bencher| {
         let (store, tokens) = (store(), tokens());
-        runtime.block_on(store.save(&tokens.clone().into(), Expect::Anything)).unwrap();
+        runtime.block_on(store.save(&tokens.clone().into(), Precondition::Anything)).unwrap();
         bencher
             .to_async(&runtime)
-            .iter(|| async { store.save(&tokens.clone().into(), Expect::Anything).await.unwrap() });
+            .iter(|| async { store.save(&tokens.clone().into(), Precondition::Anything).await.unwrap() });
     });
     group.bench_function("floor: one scrypt at work factor 17", |bencher| {
         let mut recipient = age::scrypt::Recipient::new(passphrase());

@@ -10,10 +10,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokenkeep::secrecy::{ExposeSecret, SecretString};
-use tokenkeep::{
-    AuthTokens, Expect, Lease, Record, Revision, StoreError, Stored, TokenManager, TokenStore,
-    async_trait, conformance,
-};
+use tokenkeep::store::{Lease, Precondition, Record, Revision, Stored};
+use tokenkeep::{AuthTokens, StoreError, TokenManager, TokenStore, async_trait, conformance};
 
 /// A database, as far as this example needs one.
 #[derive(Clone, Default)]
@@ -45,12 +43,14 @@ impl RowStore {
         work(rows.entry(self.key.clone()).or_default())
     }
 
-    fn compare(&self, row: &Row, expect: &Expect) -> Result<(), StoreError> {
-        let as_expected = match expect {
-            Expect::Absent => row.record.is_none(),
+    fn compare(&self, row: &Row, precondition: &Precondition) -> Result<(), StoreError> {
+        let as_expected = match precondition {
+            Precondition::Absent => row.record.is_none(),
             // A record that cannot be read is not overwritten.
-            Expect::Anything => self.decode(row).is_ok(),
-            Expect::Unchanged(revision) => row.record.is_some() && *revision == row.revision(),
+            Precondition::Anything => self.decode(row).is_ok(),
+            Precondition::Unchanged(revision) => {
+                row.record.is_some() && *revision == row.revision()
+            }
         };
         if as_expected {
             return Ok(());
@@ -92,20 +92,24 @@ impl TokenStore for RowStore {
         })
     }
 
-    async fn save(&self, record: &Record, expect: Expect) -> Result<Revision, StoreError> {
+    async fn save(
+        &self,
+        record: &Record,
+        precondition: Precondition,
+    ) -> Result<Revision, StoreError> {
         let record = record.encode(&self.to_string())?;
         self.row(|row| {
-            self.compare(row, &expect)?;
+            self.compare(row, &precondition)?;
             row.record = Some(record);
             row.revision += 1;
             Ok(row.revision())
         })
     }
 
-    async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
+    async fn clear(&self, precondition: Precondition) -> Result<(), StoreError> {
         self.row(|row| {
-            if expect != Expect::Anything {
-                self.compare(row, &expect)?;
+            if precondition != Precondition::Anything {
+                self.compare(row, &precondition)?;
             }
             row.record = None;
             row.revision += 1;

@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokenkeep::chrono::Utc;
-use tokenkeep::{AuthTokens, Expect, RefreshPolicy, StoreUrl, TokenManager, TokenStore};
+use tokenkeep::refresh::RefreshPolicy;
+use tokenkeep::store::Precondition;
+use tokenkeep::{AuthTokens, StoreUrl, TokenManager, TokenStore};
 
 const REPLICAS: usize = 8;
 
@@ -26,7 +28,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let expired = AuthTokens::new("expired")
         .with_refresh_token("refresh 0")
         .with_expires_at(Utc::now() - Duration::from_secs(60));
-    store.save(&expired.clone().into(), Expect::Anything).await?;
+    store.save(&expired.clone().into(), Precondition::Anything).await?;
 
     let refreshes = Arc::new(AtomicUsize::new(0));
     let replicas: Vec<_> = (0..REPLICAS)
@@ -59,6 +61,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let have_the_same = tokens.iter().all(|token| *token == tokens[0]);
     println!("{REPLICAS} replicas on {url}: {} refresh", refreshes.load(Ordering::SeqCst));
     println!("all of them have the same token: {have_the_same}");
-    store.clear(Expect::Anything).await?;
+    store.clear(Precondition::Anything).await?;
     Ok(())
 }

@@ -20,7 +20,11 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use tokenkeep::{AgeFileStore, AgeKey, AuthError, AuthTokens, MAX_RECORD, TokenManager};
+use tokenkeep::{AgeKey, AuthError, AuthTokens, TokenManager};
+
+use tokenkeep::store::MAX_RECORD;
+
+use tokenkeep::stores::AgeFileStore;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {

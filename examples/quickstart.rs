@@ -11,7 +11,9 @@ use std::path::Path;
 use std::process::Command;
 
 use tokenkeep::chrono::Utc;
-use tokenkeep::{AgeFileStore, AgeKey, PlaintextStore, TokenManager, migrate};
+use tokenkeep::migrate;
+use tokenkeep::stores::{AgeFileStore, PlaintextStore};
+use tokenkeep::{AgeKey, TokenManager};
 
 const SAMPLE: &str = include_str!("tokens.json");
 

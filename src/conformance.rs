@@ -1,7 +1,8 @@
 //! The contract of [`TokenStore`] as tests, for this crate's stores and for yours.
 //!
 //! ```
-//! use tokenkeep::{MemoryStore, conformance};
+//! use tokenkeep::conformance;
+//! use tokenkeep::stores::MemoryStore;
 //!
 //! #[tokio::main(flavor = "current_thread")]
 //! async fn main() {
@@ -22,7 +23,7 @@ use chrono::{DateTime, Utc};
 
 use crate::error::StoreError;
 use crate::record::{Intent, MAX_RECORD, Record, RefreshState, Rejection, Throttle};
-use crate::store::{Expect, Lease, Revision, Stored, TokenStore};
+use crate::store::{Lease, Precondition, Revision, Stored, TokenStore};
 use crate::tokens::AuthTokens;
 
 /// Checks every rule. `open` opens the same slot anew each time, as another process would; it is
@@ -53,7 +54,7 @@ type Store = Arc<dyn TokenStore>;
 
 async fn fresh(slot: &impl Fn() -> Store) -> Store {
     let store = slot();
-    store.clear(Expect::Anything).await.expect("clear(Anything) empties the slot");
+    store.clear(Precondition::Anything).await.expect("clear(Anything) empties the slot");
     store
 }
 
@@ -75,7 +76,7 @@ fn date(seconds: i64, nanos: u32) -> DateTime<Utc> {
 }
 
 async fn round_trips(store: Store) {
-    store.clear(Expect::Anything).await.expect("clear(Anything) empties the slot");
+    store.clear(Precondition::Anything).await.expect("clear(Anything) empties the slot");
     let records = [
         AuthTokens::new("access alone"),
         tokens("dates")
@@ -91,7 +92,8 @@ async fn round_trips(store: Store) {
         tokens("backup").with_backup(true).with_client_secret("secret".into()),
     ];
     for record in records.map(Record::from) {
-        let revision = store.save(&record, Expect::Anything).await.expect("save(Anything) saves");
+        let revision =
+            store.save(&record, Precondition::Anything).await.expect("save(Anything) saves");
         let found = stored(&store).await;
         assert_eq!(found.record, record, "what is loaded is what was saved");
         assert_eq!(found.revision, revision, "save returns the revision that load sees");
@@ -101,10 +103,10 @@ async fn round_trips(store: Store) {
 async fn empty(slot: &impl Fn() -> Store) {
     let store = fresh(slot).await;
     assert!(store.load().await.expect("an empty slot loads").is_none(), "an empty slot is None");
-    let never = Expect::Unchanged(Revision::new(*b"never"));
+    let never = Precondition::Unchanged(Revision::new(*b"never"));
     conflict(store.clear(never).await, "clear(Unchanged) of an empty slot");
-    for expect in [Expect::Absent, Expect::Anything] {
-        store.clear(expect).await.expect("emptying an empty slot succeeds");
+    for precondition in [Precondition::Absent, Precondition::Anything] {
+        store.clear(precondition).await.expect("emptying an empty slot succeeds");
     }
     assert!(slot().load().await.expect("it loads").is_none(), "a cleared slot is None");
 }
@@ -113,26 +115,30 @@ async fn expectations(slot: &impl Fn() -> Store) {
     let store = fresh(slot).await;
     let (one, two) = (record("one"), record("two"));
 
-    let never = Expect::Unchanged(Revision::new(*b"never"));
+    let never = Precondition::Unchanged(Revision::new(*b"never"));
     conflict(store.save(&one, never.clone()).await, "save(Unchanged) over an empty slot");
-    let first = store.save(&one, Expect::Absent).await.expect("save(Absent) fills an empty slot");
-    conflict(store.save(&two, Expect::Absent).await, "save(Absent) over a record");
+    let first =
+        store.save(&one, Precondition::Absent).await.expect("save(Absent) fills an empty slot");
+    conflict(store.save(&two, Precondition::Absent).await, "save(Absent) over a record");
     conflict(store.save(&two, never.clone()).await, "save(Unchanged) over another revision");
     conflict(store.clear(never).await, "clear(Unchanged) of another revision");
-    conflict(store.clear(Expect::Absent).await, "clear(Absent) of a record");
+    conflict(store.clear(Precondition::Absent).await, "clear(Absent) of a record");
     assert_eq!(stored(&slot()).await.record, one, "a conflict changes nothing");
 
-    let second = store.save(&two, Expect::Unchanged(first.clone())).await;
+    let second = store.save(&two, Precondition::Unchanged(first.clone())).await;
     let second = second.expect("save(Unchanged) over the revision that is there");
-    conflict(store.save(&one, Expect::Unchanged(first)).await, "save over a revision that passed");
+    conflict(
+        store.save(&one, Precondition::Unchanged(first)).await,
+        "save over a revision that passed",
+    );
     let other = slot();
     assert_eq!(stored(&other).await.revision, second, "another handle sees the same revision");
     other
-        .clear(Expect::Unchanged(second.clone()))
+        .clear(Precondition::Unchanged(second.clone()))
         .await
         .expect("clear(Unchanged) of what is there");
     assert!(store.load().await.expect("it loads").is_none(), "a cleared slot is None everywhere");
-    conflict(store.clear(Expect::Unchanged(second)).await, "clear(Unchanged) after a logout");
+    conflict(store.clear(Precondition::Unchanged(second)).await, "clear(Unchanged) after a logout");
 }
 
 async fn every_change_has_its_revision(slot: &impl Fn() -> Store) {
@@ -140,7 +146,7 @@ async fn every_change_has_its_revision(slot: &impl Fn() -> Store) {
     let mut seen: Vec<Revision> = Vec::new();
     for round in 0..8 {
         let record = tokens("turn").with_obtained_at(date(round, 0)).into();
-        let revision = store.save(&record, Expect::Anything).await.expect("it saves");
+        let revision = store.save(&record, Precondition::Anything).await.expect("it saves");
         assert!(!seen.contains(&revision), "a changed record has a revision of its own");
         seen.push(revision);
     }
@@ -149,15 +155,15 @@ async fn every_change_has_its_revision(slot: &impl Fn() -> Store) {
 async fn one_of_many_wins(slot: &impl Fn() -> Store) {
     for round in 0..8 {
         let store = fresh(slot).await;
-        let start = store.save(&record("start"), Expect::Absent).await.expect("it saves");
-        let (expect, name) = if round % 2 == 0 {
-            (Expect::Unchanged(start), "over one revision")
+        let start = store.save(&record("start"), Precondition::Absent).await.expect("it saves");
+        let (precondition, name) = if round % 2 == 0 {
+            (Precondition::Unchanged(start), "over one revision")
         } else {
-            store.clear(Expect::Anything).await.expect("it clears");
-            (Expect::Absent, "into an empty slot")
+            store.clear(Precondition::Anything).await.expect("it clears");
+            (Precondition::Absent, "into an empty slot")
         };
         let racers: Vec<_> = (0..8).map(|n| (slot(), record(&n.to_string()))).collect();
-        let saves = racers.iter().map(|(store, record)| store.save(record, expect.clone()));
+        let saves = racers.iter().map(|(store, record)| store.save(record, precondition.clone()));
         let results = all(saves.collect()).await;
         let mut winner = None;
         for (result, (_, record)) in results.into_iter().zip(&racers) {
@@ -177,13 +183,13 @@ async fn one_of_many_wins(slot: &impl Fn() -> Store) {
 async fn limits(slot: &impl Fn() -> Store) {
     let store = fresh(slot).await;
     let large = AuthTokens::new("x".repeat(60_000)).with_refresh_token("r").into();
-    store.save(&large, Expect::Absent).await.expect("a record of 60 kB fits");
+    store.save(&large, Precondition::Absent).await.expect("a record of 60 kB fits");
     assert_eq!(stored(&store).await.record, large);
 
     let too_large =
-        store.save(&AuthTokens::new("x".repeat(MAX_RECORD)).into(), Expect::Anything).await;
+        store.save(&AuthTokens::new("x".repeat(MAX_RECORD)).into(), Precondition::Anything).await;
     assert!(matches!(too_large, Err(StoreError::TooLarge { .. })), "over 64 KiB is TooLarge");
-    let invalid = store.save(&AuthTokens::new("").into(), Expect::Anything).await;
+    let invalid = store.save(&AuthTokens::new("").into(), Precondition::Anything).await;
     assert!(matches!(invalid, Err(StoreError::InvalidTokens { .. })), "an empty token is invalid");
     assert_eq!(stored(&store).await.record, large, "a refused save changes nothing");
 }
@@ -215,29 +221,34 @@ fn with_intent(name: &str, at: i64) -> Record {
 async fn an_intent_is_a_save(slot: &impl Fn() -> Store) {
     let store = fresh(slot).await;
     let noted = with_intent("one", 1);
-    let never = Expect::Unchanged(Revision::new(*b"never"));
+    let never = Precondition::Unchanged(Revision::new(*b"never"));
     conflict(store.save(&noted, never).await, "an intent in an empty slot");
-    let first = store.save(&record("one"), Expect::Absent).await.expect("it saves");
+    let first = store.save(&record("one"), Precondition::Absent).await.expect("it saves");
     let mut held = lease(&store).await;
     held.reserve().await.expect("the successor can be reserved");
-    let second = store.save(&noted, Expect::Unchanged(first.clone())).await.expect("it saves");
+    let second =
+        store.save(&noted, Precondition::Unchanged(first.clone())).await.expect("it saves");
     assert_ne!(first, second, "an intent is another state of the slot");
     drop(held);
     let found = stored(&slot()).await;
     assert_eq!((&found.record, &found.revision), (&noted, &second), "others see the intent");
     assert_eq!(found.record.tokens, tokens("one"), "and the same tokens");
-    conflict(store.save(&noted, Expect::Unchanged(first)).await, "an intent after a change");
+    conflict(store.save(&noted, Precondition::Unchanged(first)).await, "an intent after a change");
 
     // One about another token is kept like any other, and says nothing.
     let foreign = record("two").with_refresh(noted.refresh.clone());
-    let third = store.save(&foreign, Expect::Unchanged(second.clone())).await.expect("it saves");
+    let third =
+        store.save(&foreign, Precondition::Unchanged(second.clone())).await.expect("it saves");
     assert_eq!(stored(&store).await.record.intent(), None, "an intent is about one token");
-    store.save(&record("two"), Expect::Unchanged(third)).await.expect("an intent can be removed");
+    store
+        .save(&record("two"), Precondition::Unchanged(third))
+        .await
+        .expect("an intent can be removed");
     assert_eq!(stored(&slot()).await.record, record("two"), "a removed intent is gone");
 
-    store.save(&noted, Expect::Anything).await.expect("it saves");
-    store.clear(Expect::Anything).await.expect("it clears");
-    conflict(store.save(&noted, Expect::Unchanged(second)).await, "an intent after a logout");
+    store.save(&noted, Precondition::Anything).await.expect("it saves");
+    store.clear(Precondition::Anything).await.expect("it clears");
+    conflict(store.save(&noted, Precondition::Unchanged(second)).await, "an intent after a logout");
     assert!(store.load().await.expect("it loads").is_none(), "an intent is no login");
 }
 
@@ -247,36 +258,39 @@ async fn all_that_is_known_about_refreshing_is_kept(slot: &impl Fn() -> Store) {
     let token = record.tokens.refresh_token.clone().expect("it has one");
     record.refresh.throttle = Some(Throttle::new(date(1, 0), date(2, 7), "client", Some("busy")));
     record.refresh.rejection = Some(Rejection::new(&token, "client", date(3, 0), "refused"));
-    store.save(&record, Expect::Absent).await.expect("it saves");
+    store.save(&record, Precondition::Absent).await.expect("it saves");
     assert_eq!(stored(&slot()).await.record, record, "all of it comes back");
 
     // There is room for it beside the largest tokens.
     let mut length = MAX_RECORD;
     let largest = loop {
         let tokens = AuthTokens::new("x".repeat(length)).with_refresh_token("refresh-state");
-        match store.save(&tokens.clone().into(), Expect::Anything).await {
+        match store.save(&tokens.clone().into(), Precondition::Anything).await {
             Ok(_) => break tokens,
             Err(StoreError::TooLarge { .. }) if length > MAX_RECORD / 2 => length -= 16,
             Err(error) => panic!("tokens near the limit are saved, or too large: {error}"),
         }
     };
     record.tokens = largest;
-    store.save(&record, Expect::Anything).await.expect("there is room for what is known");
+    store.save(&record, Precondition::Anything).await.expect("there is room for what is known");
     assert_eq!(stored(&slot()).await.record, record, "all of it comes back");
 }
 
 async fn what_was_reserved_serves_the_end_of_a_refresh(slot: &impl Fn() -> Store) {
     let store = fresh(slot).await;
-    let start = store.save(&record("old"), Expect::Absent).await.expect("it saves");
+    let start = store.save(&record("old"), Precondition::Absent).await.expect("it saves");
     let mut held = lease(&store).await;
     held.reserve().await.expect("the successor can be reserved");
     held.reserve().await.expect("and again");
-    let noted = store.save(&with_intent("old", 1), Expect::Unchanged(start)).await;
+    let noted = store.save(&with_intent("old", 1), Precondition::Unchanged(start)).await;
     let noted = noted.expect("the intent is saved");
     let new = AuthTokens::new("x".repeat(60_000)).with_refresh_token("new").into();
-    store.save(&new, Expect::Unchanged(noted.clone())).await.expect("the successor is saved");
+    store.save(&new, Precondition::Unchanged(noted.clone())).await.expect("the successor is saved");
     assert_eq!(stored(&slot()).await.record, new, "the successor is there");
-    conflict(store.save(&record("late"), Expect::Unchanged(noted)).await, "a second successor");
+    conflict(
+        store.save(&record("late"), Precondition::Unchanged(noted)).await,
+        "a second successor",
+    );
     assert_eq!(held.take_warning().map(|it| it.to_string()), None, "nothing went wrong");
     held.release().await.expect("a lease can be released");
 
@@ -284,8 +298,11 @@ async fn what_was_reserved_serves_the_end_of_a_refresh(slot: &impl Fn() -> Store
     let before = stored(&store).await.revision;
     let mut held = lease(&store).await;
     held.reserve().await.expect("the successor can be reserved");
-    slot().save(&record("login"), Expect::Anything).await.expect("a login needs no lease");
-    conflict(store.save(&record("late"), Expect::Unchanged(before)).await, "a late successor");
+    slot().save(&record("login"), Precondition::Anything).await.expect("a login needs no lease");
+    conflict(
+        store.save(&record("late"), Precondition::Unchanged(before)).await,
+        "a late successor",
+    );
     drop(held);
     assert_eq!(stored(&store).await.record, record("login"), "the login is there");
     lease(&slot()).await.release().await.expect("a dropped lease is free again");
@@ -295,33 +312,33 @@ async fn writers_do_not_wait_for_a_lease(slot: &impl Fn() -> Store) {
     let store = fresh(slot).await;
     let lease = lease(&store).await;
     let other = slot();
-    other.save(&record("login"), Expect::Anything).await.expect("a login needs no lease");
-    other.clear(Expect::Anything).await.expect("a logout needs no lease");
+    other.save(&record("login"), Precondition::Anything).await.expect("a login needs no lease");
+    other.clear(Precondition::Anything).await.expect("a logout needs no lease");
     lease.release().await.expect("a lease can be released");
 }
 
 async fn a_dropped_future_does_no_harm(slot: &impl Fn() -> Store) {
     let store = fresh(slot).await;
     let (old, new) = (record("old"), record("new"));
-    store.save(&old, Expect::Absent).await.expect("it saves");
-    let mut save = store.save(&new, Expect::Anything);
+    store.save(&old, Precondition::Absent).await.expect("it saves");
+    let mut save = store.save(&new, Precondition::Anything);
     // One step, then the caller gives up.
     let _ = save.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     drop(save);
     let found = stored(&store).await.record;
     assert!(found == old || found == new, "a dropped save has happened or has not");
-    store.save(&old, Expect::Anything).await.expect("the slot can be written afterwards");
+    store.save(&old, Precondition::Anything).await.expect("the slot can be written afterwards");
     assert_eq!(stored(&store).await.record, old, "a later save is not overtaken by a dropped one");
-    drop(store.save(&new, Expect::Anything));
-    store.clear(Expect::Anything).await.expect("it clears");
+    drop(store.save(&new, Precondition::Anything));
+    store.clear(Precondition::Anything).await.expect("it clears");
     assert!(store.load().await.expect("it loads").is_none(), "nothing comes back after a logout");
 }
 
 async fn nothing_secret_is_shown(slot: &impl Fn() -> Store) {
     let store = fresh(slot).await;
     let canary = with_intent("canary", 1);
-    let revision = store.save(&canary, Expect::Anything).await.expect("it saves");
-    let error = store.save(&canary, Expect::Absent).await.expect_err("it is not absent");
+    let revision = store.save(&canary, Precondition::Anything).await.expect("it saves");
+    let error = store.save(&canary, Precondition::Absent).await.expect_err("it is not absent");
     let lease = lease(&store).await;
     let found = stored(&store).await;
     let shown = format!(

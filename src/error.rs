@@ -198,19 +198,24 @@ impl StoreError {
 }
 
 impl StoreError {
-    /// Tells whether this may pass by itself, and says nothing against tokens that were read
-    /// before.
-    pub(crate) fn is_passing(&self) -> bool {
+    /// Returns whether the same call may succeed later although nobody changes what the store holds: the
+    /// store cannot be reached, is locked, is full, or did not answer in time.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
         matches!(
             self,
-            Self::Denied { .. }
-                | Self::Io { .. }
+            Self::Io { .. }
                 | Self::Locked { .. }
                 | Self::NoSpace { .. }
-                | Self::RolledBack { .. }
                 | Self::Timeout { .. }
                 | Self::Unavailable { .. }
         )
+    }
+
+    /// Returns whether tokens that were read before are still served after this error: it says nothing about
+    /// the record, or only that it is an earlier one.
+    pub(crate) fn keeps_cached_tokens(&self) -> bool {
+        self.is_transient() || matches!(self, Self::Denied { .. } | Self::RolledBack { .. })
     }
 }
 
@@ -218,7 +223,7 @@ impl StoreError {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthError {
-    /// The record is a copy made by [`backup`](crate::backup). It is never refreshed: two live
+    /// The record is a copy made by [`backup`](crate::transfer::backup). It is never refreshed: two live
     /// copies of a rotating refresh token revoke each other.
     #[error("these tokens are a backup, which is never refreshed; restore it first")]
     IsBackup,
@@ -374,6 +379,29 @@ impl RefreshFailure {
             Self::Ambiguous { .. } | Self::Transient { .. } => "try again later",
             Self::Misconfigured { .. } => "see how the provider is set up here",
             Self::Rejected { .. } => "sign in again",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_earlier_state_is_not_transient_and_keeps_what_is_cached() {
+        let place = || "here".to_owned();
+        let locked = StoreError::Locked { place: place(), advice: String::new() };
+        let rolled_back = StoreError::RolledBack { place: place() };
+        let denied = StoreError::Denied { place: place(), advice: String::new() };
+        let conflict = StoreError::Conflict { place: place() };
+        for (error, transient, keeps) in [
+            (locked, true, true),
+            (rolled_back, false, true),
+            (denied, false, true),
+            (conflict, false, false),
+        ] {
+            assert_eq!(error.is_transient(), transient, "{error:?}");
+            assert_eq!(error.keeps_cached_tokens(), keeps, "{error:?}");
         }
     }
 }

@@ -101,7 +101,7 @@ impl AgeKey {
     /// Uses the identity that the OS keychain holds under this service and name; it is made when
     /// the first record is sealed to it.
     ///
-    /// The item stays when a record is cleared. A [`KeychainStore`](crate::KeychainStore) has an item
+    /// The item stays when a record is cleared. A [`KeychainStore`](crate::stores::KeychainStore) has an item
     /// of its own, which goes with the record.
     ///
     /// # Errors
@@ -113,7 +113,7 @@ impl AgeKey {
     }
 
     /// Lets the keychain ask the user, as
-    /// [`KeychainStore::allow_prompts`](crate::KeychainStore::allow_prompts) does. Changes nothing
+    /// [`KeychainStore::allow_prompts`](crate::stores::KeychainStore::allow_prompts) does. Changes nothing
     /// for keys that are not in it.
     ///
     /// # Panics

@@ -23,7 +23,7 @@ use crate::error::StoreError;
 use crate::private_file::{self, FileLock};
 use crate::sys::wipe::Bytes;
 
-/// Marks the items that are a [`KeychainStore`](crate::KeychainStore)'s own. They go when the store
+/// Marks the items that are a [`KeychainStore`](crate::stores::KeychainStore)'s own. They go when the store
 /// is cleared, so nothing else may be kept under such a name.
 const OWN: &str = "tokenkeep:";
 

@@ -4,12 +4,12 @@
 //!
 //! | your program is | use | what a thief of the disk gets |
 //! |---|---|---|
-//! | a desktop app or CLI | [`KeychainStore`] | nothing without the user's keychain |
-//! | a server | [`AgeFileStore`] with an [`AgeKey`] from elsewhere | nothing without that key |
+//! | a desktop app or CLI | [`KeychainStore`](stores::KeychainStore) | nothing without the user's keychain |
+//! | a server | [`AgeFileStore`](stores::AgeFileStore) with an [`AgeKey`] from elsewhere | nothing without that key |
 //! | on many machines that share one login | `PostgresStore` or `BucketStore` (features), with a key from elsewhere | nothing without that key |
-//! | given its tokens by its environment | [`EnvStore`] (read-only) | nothing |
-//! | a test, or happy to forget | [`MemoryStore`] | nothing |
-//! | bound to plaintext JSON | [`PlaintextStore`] (its name is the warning) | everything |
+//! | given its tokens by its environment | [`EnvStore`](stores::EnvStore) (read-only) | nothing |
+//! | a test, or happy to forget | [`MemoryStore`](stores::MemoryStore) | nothing |
+//! | bound to plaintext JSON | [`PlaintextStore`](stores::PlaintextStore) (its name is the warning) | everything |
 //!
 //! Nothing here ever falls back from one to another by itself: a keychain that is locked is an
 //! error, not a reason to write plaintext.
@@ -20,7 +20,7 @@
 //!   by all tasks.
 //! - [`TokenStore`] is one slot: load, save by compare-and-swap, clear, lease. Implement it for a
 //!   store of your own and run `conformance` (feature) against it.
-//! - [`migrate`] moves tokens, [`backup`] and [`restore`] copy them; killed at any point, no token
+//! - [`migrate`] moves tokens, [`backup`](transfer::backup) and [`restore`](transfer::restore) copy them; killed at any point, no token
 //!   is lost.
 //!
 //! ```
@@ -34,6 +34,11 @@
 //! }
 //! ```
 //!
+//! # Where to read on
+//!
+//! [The guide](docs::guide), [OAuth 2.0 providers](docs::providers), [fleets](docs::fleets) and the other pages
+//! of [`docs`] are part of this documentation.
+//!
 //! # Features
 //!
 //! `keychain` and `age` are on by default; without them plaintext, memory and the environment
@@ -44,68 +49,45 @@
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
-mod error;
+pub mod error;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
 #[cfg(feature = "age")]
 mod key;
 #[cfg(feature = "keychain")]
-mod keychain;
-mod manager;
+pub mod keychain;
+pub mod manager;
 mod net;
 #[cfg(feature = "oauth2")]
-mod oauth2;
+pub mod oauth2;
 mod private_file;
 mod record;
-mod refresh;
-mod store;
-mod store_url;
-mod stores;
+pub mod refresh;
+pub mod store;
+pub mod store_url;
+pub mod stores;
 mod sys;
-mod tokens;
+pub mod tokens;
 #[cfg(feature = "tower")]
-mod tower;
-mod transfer;
+pub mod tower;
+pub mod transfer;
 
 pub use async_trait::async_trait;
 pub use chrono;
-pub use error::{AuthError, RefreshFailure, SpentBy, StoreError};
-#[cfg(feature = "age")]
-pub use key::AgeKey;
-#[cfg(feature = "keychain")]
-pub use keychain::{KeychainState, probe_keychain};
-pub use manager::{Event, Events, Logout, TokenManager, TokenManagerBuilder};
-#[cfg(feature = "oauth2")]
-pub use oauth2::{BrowserSignIn, DeviceSignIn, OAuth2Client, OAuth2Error};
-pub use record::{Intent, InvalidIntent, MAX_RECORD, Record, RefreshState, Rejection, Throttle};
-pub use refresh::{
-    RefreshPermit, RefreshPolicy, TokenRefresher, check_replaceable, interrupted_refresh,
-};
 pub use secrecy;
-pub use store::{Expect, Lease, Revision, Stored, TokenStore};
-#[cfg(feature = "keychain")]
-pub use store_url::{Allow, Chosen, Opened, open_default};
-pub use store_url::{InvalidStoreUrl, StoreUrl};
+
+pub use self::error::{AuthError, RefreshFailure, StoreError};
 #[cfg(feature = "age")]
-pub use stores::AgeFileStore;
-#[cfg(feature = "object-store")]
-pub use stores::BucketStore;
-pub use stores::EnvStore;
+pub use self::key::AgeKey;
+pub use self::manager::TokenManager;
+pub use self::refresh::TokenRefresher;
+pub use self::store::TokenStore;
+pub use self::store_url::StoreUrl;
 #[cfg(feature = "keychain")]
-pub use stores::KeychainItemStore;
-#[cfg(feature = "keychain")]
-pub use stores::KeychainStore;
-pub use stores::MemoryStore;
-pub use stores::PlaintextStore;
-#[cfg(feature = "postgres")]
-pub use stores::PostgresStore;
-pub use tokens::{AccessToken, AuthTokens, EXPIRY_BUFFER, Freshness, REFRESH_BUFFER, RefreshToken};
-#[cfg(feature = "tower")]
-pub use tower::{Bearer, BearerLayer, InvalidOrigin};
-pub use transfer::{
-    Backup, Migration, Overwrite, TransferError, backup, migrate, restore, wait_for_lease,
-};
+pub use self::store_url::open_default;
+pub use self::tokens::{AccessToken, AuthTokens, RefreshToken};
+pub use self::transfer::migrate;
 
 // The pages of docs/, for readers and for doctests. Their code needs these features.
 #[cfg(any(

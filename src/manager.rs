@@ -32,7 +32,7 @@ use self::throttle::Pace;
 use crate::error::{AuthError, RefreshFailure, StoreError};
 use crate::record::Record;
 use crate::refresh::{RefreshPolicy, TokenRefresher};
-use crate::store::{Expect, Stored, TokenStore};
+use crate::store::{Precondition, Stored, TokenStore};
 use crate::stores::EnvStore;
 use crate::stores::PlaintextStore;
 use crate::sys::clock::{self, Clock, Timer};
@@ -163,7 +163,7 @@ impl TokenManager {
         self.0.cached.store(None);
         let mut record = Record::new(tokens);
         record.refresh.intent = known_doubt;
-        let revision = self.0.store.save(&record, Expect::Anything).await?;
+        let revision = self.0.store.save(&record, Precondition::Anything).await?;
         self.0.remember(Some(Stored { record, revision }), now);
         self.0.flights().pace = Pace::default();
         self.0.publish(Event::Saved);
@@ -183,7 +183,7 @@ impl TokenManager {
 
     /// Returns an access token that works.
     ///
-    /// Without a refresher that is one which is good for [`EXPIRY_BUFFER`](crate::EXPIRY_BUFFER) at
+    /// Without a refresher that is one which is good for [`EXPIRY_BUFFER`](crate::tokens::EXPIRY_BUFFER) at
     /// least. With one, tokens that are due are refreshed first. If that fails, or takes longer than
     /// 5 seconds, an access token that the server still accepts is returned all the same, until its true
     /// expiry; an [`Event`] says why it was not refreshed.
@@ -223,7 +223,7 @@ impl TokenManager {
             return token(&snapshot);
         }
         let basis = Basis { snapshot, forced: false };
-        if inner.policy.behind && basis.snapshot.is_good(now) {
+        if inner.policy.in_background && basis.snapshot.is_good(now) {
             inner.refresh_behind(&basis);
             return token(&basis.snapshot);
         }
@@ -359,7 +359,7 @@ impl TokenManager {
     pub async fn clear(&self) -> Result<(), AuthError> {
         let _turn = self.0.turn().await?;
         self.0.cached.store(None);
-        self.0.store.clear(Expect::Anything).await?;
+        self.0.store.clear(Precondition::Anything).await?;
         self.0.remember(None, self.0.clock.now());
         self.0.publish(Event::Cleared);
         self.0.end_unsaved().await;
@@ -424,7 +424,7 @@ impl TokenManager {
         Ok(())
     }
 
-    /// Returns the store, for [`migrate`](crate::migrate), [`backup`](crate::backup) and the like.
+    /// Returns the store, for [`migrate`](crate::migrate), [`backup`](crate::transfer::backup) and the like.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn TokenStore> {
         &self.0.store

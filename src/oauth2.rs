@@ -47,7 +47,8 @@ use crate::tokens::{AuthTokens, RefreshToken};
 /// ([`sign_in_by_browser`](Self::sign_in_by_browser)), and [revokes](Self::revoke) tokens.
 ///
 /// ```
-/// use tokenkeep::{OAuth2Client, OAuth2Error, TokenManager};
+/// use tokenkeep::TokenManager;
+/// use tokenkeep::oauth2::{OAuth2Client, OAuth2Error};
 ///
 /// fn manager() -> Result<TokenManager, OAuth2Error> {
 ///     let client = OAuth2Client::new("https://issuer.example/token", "app")?;
@@ -64,7 +65,7 @@ use crate::tokens::{AuthTokens, RefreshToken};
 /// Each URL has to be `https`. Plain `http` is for an address of this machine's own (127.0.0.0/8,
 /// `[::1]`) and not for `localhost`, which is a name that something has to resolve. No redirect is
 /// followed: 307 and 308 would send the refresh token again, to wherever they point. An answer has at
-/// most [`MAX_RECORD`](crate::MAX_RECORD) bytes and 15 seconds after a connection that took at most 10.
+/// most [`MAX_RECORD`](crate::store::MAX_RECORD) bytes and 15 seconds after a connection that took at most 10.
 /// Errors carry the host, the status and a registered error code, and nothing else that was sent or
 /// received.
 ///

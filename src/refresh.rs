@@ -115,7 +115,7 @@ where
 pub struct RefreshPolicy {
     pub(crate) buffers: Buffers,
     pub(crate) deadline: Duration,
-    pub(crate) behind: bool,
+    pub(crate) in_background: bool,
     pub(crate) jitter: Duration,
 }
 
@@ -127,7 +127,7 @@ impl Default for RefreshPolicy {
         Self {
             buffers: Buffers { expiry: EXPIRY_BUFFER, refresh: REFRESH_BUFFER },
             deadline: DEADLINE,
-            behind: false,
+            in_background: false,
             jitter: Duration::ZERO,
         }
     }
@@ -164,8 +164,8 @@ impl RefreshPolicy {
     /// End such a program with [`TokenManager::shutdown`](crate::TokenManager::shutdown): one that
     /// just ends may have sent the refresh token and not yet saved its successor.
     #[must_use]
-    pub fn refresh_behind_the_caller(mut self) -> Self {
-        self.behind = true;
+    pub fn refresh_in_background(mut self) -> Self {
+        self.in_background = true;
         self
     }
 

@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 
 use crate::error::StoreError;
-use crate::record::Record;
+pub use crate::record::{
+    Intent, InvalidIntent, MAX_RECORD, Record, RefreshState, Rejection, Throttle,
+};
 
 /// One slot that holds one record of tokens, or nothing.
 ///
@@ -20,13 +22,13 @@ use crate::record::Record;
 /// - [`save`](Self::save) and [`clear`](Self::clear) compare and change in one atomic step: of any
 ///   number of tasks, processes and machines that save over the same [`Revision`], exactly one
 ///   succeeds and the others get [`StoreError::Conflict`].
-/// - A save that changes nothing but the [`RefreshState`](crate::RefreshState) of a record is a save like any other. A manager
-///   counts on that: it saves an [`Intent`](crate::Intent) before it sends a refresh token, by the steps that will save
+/// - A save that changes nothing but the [`RefreshState`] of a record is a save like any other. A manager
+///   counts on that: it saves an [`Intent`] before it sends a refresh token, by the steps that will save
 ///   the successor, so that a slot which cannot be written is found while the token is unspent.
 /// - What is reported is durable: also a conflict, and that an emptied slot was empty already, because
 ///   whoever made it so may have been killed before it was. [`migrate`](crate::migrate) relies on it.
 /// - A record that cannot be read (damaged, undecryptable, of a newer version) is an error of its
-///   own kind for `load`. No `save` overwrites it, and only `clear(Expect::Anything)` removes it.
+///   own kind for `load`. No `save` overwrites it, and only `clear(Precondition::Anything)` removes it.
 /// - `Ok(None)` means that the slot is known to be empty, and nothing else does.
 /// - [`try_lease`](Self::try_lease) and the two writers do not exclude each other: a login or a
 ///   logout never waits for a refresh.
@@ -54,22 +56,26 @@ pub trait TokenStore: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// Any [`StoreError`] that tells why the slot could not be read.
     async fn load(&self) -> Result<Option<Stored>, StoreError>;
 
-    /// Fills the slot if it is as `expect` says.
+    /// Fills the slot if it is as `precondition` says.
     ///
     /// # Errors
     ///
     /// [`StoreError::Conflict`] if it is not; the errors of [`load`](Self::load) if it holds
     /// something that cannot be read; [`StoreError::ReadOnly`] or [`StoreError::Denied`] if it
     /// cannot be written.
-    async fn save(&self, record: &Record, expect: Expect) -> Result<Revision, StoreError>;
+    async fn save(
+        &self,
+        record: &Record,
+        precondition: Precondition,
+    ) -> Result<Revision, StoreError>;
 
-    /// Empties the slot if it is as `expect` says. Emptying an empty slot succeeds, unless a
+    /// Empties the slot if it is as `precondition` says. Emptying an empty slot succeeds, unless a
     /// revision was expected in it: who asks for that wants to know that somebody was faster.
     ///
     /// # Errors
     ///
     /// [`StoreError::Conflict`] if it is not.
-    async fn clear(&self, expect: Expect) -> Result<(), StoreError>;
+    async fn clear(&self, precondition: Precondition) -> Result<(), StoreError>;
 
     /// Claims the sole right to spend the slot's refresh token: `None` while someone else has it.
     ///
@@ -123,7 +129,7 @@ pub struct Stored {
 
 /// What a slot must look like for a write to go ahead.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Expect {
+pub enum Precondition {
     /// The slot is empty.
     Absent,
     /// The slot is empty, or holds a record that can be read.
@@ -231,12 +237,16 @@ macro_rules! by_pointer {
                 (**self).load().await
             }
 
-            async fn save(&self, record: &Record, expect: Expect) -> Result<Revision, StoreError> {
-                (**self).save(record, expect).await
+            async fn save(
+                &self,
+                record: &Record,
+                precondition: Precondition,
+            ) -> Result<Revision, StoreError> {
+                (**self).save(record, precondition).await
             }
 
-            async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
-                (**self).clear(expect).await
+            async fn clear(&self, precondition: Precondition) -> Result<(), StoreError> {
+                (**self).clear(precondition).await
             }
 
             async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {

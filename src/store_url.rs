@@ -13,7 +13,7 @@ use std::sync::Arc;
 use secrecy::SecretString;
 
 #[cfg(feature = "keychain")]
-pub use self::default::{Allow, Chosen, Opened, open_default};
+pub use self::default::{DefaultStore, DefaultStoreOptions, StoreChoice, open_default};
 use crate::error::StoreError;
 use crate::store::TokenStore;
 #[cfg(feature = "keychain")]
@@ -23,12 +23,12 @@ use crate::stores::KeychainStore;
 ///
 /// | URL | store |
 /// |---|---|
-/// | `keychain:SERVICE/ACCOUNT` | [`KeychainStore`](crate::KeychainStore) |
-/// | `keychain-item:SERVICE/ACCOUNT` | [`KeychainItemStore`](crate::KeychainItemStore) |
-/// | `age:PATH?identity=KEY` | [`AgeFileStore`](crate::AgeFileStore) |
-/// | `plaintext:PATH` | [`PlaintextStore`](crate::PlaintextStore) |
-/// | `memory:` | [`MemoryStore`](crate::MemoryStore) |
-/// | `env:PREFIX` | [`EnvStore`](crate::EnvStore) |
+/// | `keychain:SERVICE/ACCOUNT` | [`KeychainStore`] |
+/// | `keychain-item:SERVICE/ACCOUNT` | [`KeychainItemStore`](crate::stores::KeychainItemStore) |
+/// | `age:PATH?identity=KEY` | [`AgeFileStore`](crate::stores::AgeFileStore) |
+/// | `plaintext:PATH` | [`PlaintextStore`](crate::stores::PlaintextStore) |
+/// | `memory:` | [`MemoryStore`](crate::stores::MemoryStore) |
+/// | `env:PREFIX` | [`EnvStore`](crate::stores::EnvStore) |
 /// | `postgres://USER@HOST:PORT/DATABASE?slot=NAME&identity=KEY` | `PostgresStore` (feature `postgres`) |
 /// | `s3://BUCKET/OBJECT?identity=KEY`, and the same with `gs:` and `az:` | `BucketStore` (feature `object-store`) |
 ///
@@ -159,7 +159,7 @@ impl StoreUrl {
     }
 
     /// Lets the keychain ask the user, as
-    /// [`KeychainStore::allow_prompts`](crate::KeychainStore::allow_prompts) does. This is not part
+    /// [`KeychainStore::allow_prompts`](crate::stores::KeychainStore::allow_prompts) does. This is not part
     /// of the URL's text.
     #[must_use]
     pub fn allow_prompts(self) -> Self {
@@ -235,7 +235,7 @@ impl StoreUrl {
     ///
     /// # Errors
     ///
-    /// Those of [`KeychainStore::new`](crate::KeychainStore::new).
+    /// Those of [`KeychainStore::new`](crate::stores::KeychainStore::new).
     #[cfg(feature = "keychain")]
     pub fn keychain(service: &str, account: &str) -> Result<Self, StoreError> {
         KeychainStore::record_path(service, account)?;

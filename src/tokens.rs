@@ -98,7 +98,7 @@ secret_token! {
 impl AccessToken {
     /// The same secret behind another handle: who clones this one does not wait for those who clone
     /// the other.
-    pub(crate) fn apart(&self) -> Self {
+    pub(crate) fn clone_unshared(&self) -> Self {
         Self(Arc::new(Handle(self.0.0.clone())))
     }
 }
@@ -258,10 +258,10 @@ impl AuthTokens {
         self.extra.iter().map(|(name, extra)| (name.as_str(), &extra.text, extra.is_json))
     }
 
-    /// Tells whether this record is a copy made by [`backup`](crate::backup).
+    /// Tells whether this record is a copy made by [`backup`](crate::transfer::backup).
     ///
     /// Such a copy is never refreshed: two live copies of a rotating refresh token revoke each
-    /// other. [`restore`](crate::restore) makes it live again.
+    /// other. [`restore`](crate::transfer::restore) makes it live again.
     #[must_use]
     pub fn is_backup(&self) -> bool {
         self.backup
@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn a_token_apart_shares_the_secret_and_not_the_count_of_its_clones() {
         let token = AccessToken::from("secret");
-        let apart = token.apart();
+        let apart = token.clone_unshared();
         assert!(std::ptr::eq(token.expose_secret(), apart.expose_secret()));
         let clones = [token.clone(), token.clone()];
         assert_eq!(Arc::strong_count(&apart.0), 1);

@@ -33,7 +33,8 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// ```
 /// use bytes::Bytes;
 /// use http::{Request, Response};
-/// use tokenkeep::{BearerLayer, InvalidOrigin, TokenManager};
+/// use tokenkeep::TokenManager;
+/// use tokenkeep::tower::{BearerLayer, InvalidOrigin};
 /// use tower::{Service, ServiceBuilder};
 ///
 /// fn client(

@@ -6,11 +6,11 @@ mod tests;
 use std::time::Duration;
 
 use crate::error::StoreError;
-use crate::sys::clock::{Patience, Timer};
+use crate::sys::clock::{PollUntil, Timer};
 use chrono::SecondsFormat;
 
 use crate::record::Record;
-use crate::store::{Expect, Lease, Revision, Stored, TokenStore};
+use crate::store::{Lease, Precondition, Revision, Stored, TokenStore};
 use crate::tokens::AuthTokens;
 
 /// How long a transfer waits for a refresh to end, which takes seconds. It is longer than a lease on a
@@ -189,24 +189,26 @@ async fn migrate_leased(
         let Some(Stored { record, revision }) = stored else {
             match copied.clone() {
                 // A logout came in between.
-                Some(copied) => to.clear(Expect::Unchanged(copied)).await?,
+                Some(copied) => to.clear(Precondition::Unchanged(copied)).await?,
                 // The run that cleared the source may have been killed before that was whole or durable.
-                None if to.load().await?.is_some() => match from.clear(Expect::Absent).await {
-                    Err(StoreError::Conflict { .. }) => continue,
-                    Ok(()) | Err(StoreError::ReadOnly { .. }) => {}
-                    Err(error) => return Err(error.into()),
-                },
+                None if to.load().await?.is_some() => {
+                    match from.clear(Precondition::Absent).await {
+                        Err(StoreError::Conflict { .. }) => continue,
+                        Ok(()) | Err(StoreError::ReadOnly { .. }) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
                 None => return Err(TransferError::Empty { place: from.to_string() }),
             }
             return Ok(Migration { moved: false, warning });
         };
         keep(from, from_lease).await?;
         keep(to, to_lease).await?;
-        let expect = copied.clone().map_or(Expect::Absent, Expect::Unchanged);
-        *copied = Some(save_verified(to, &record, expect).await?);
+        let precondition = copied.clone().map_or(Precondition::Absent, Precondition::Unchanged);
+        *copied = Some(save_verified(to, &record, precondition).await?);
         // Once the lease has passed, somebody may be refreshing the tokens where they were.
         keep(from, from_lease).await?;
-        match from.clear(Expect::Unchanged(revision)).await {
+        match from.clear(Precondition::Unchanged(revision)).await {
             Ok(()) => {
                 let warning = warning.or_else(|| doubt(&record));
                 return Ok(Migration { moved: true, warning });
@@ -227,7 +229,7 @@ async fn keep(store: &dyn TokenStore, lease: &mut dyn Lease) -> Result<(), Trans
 async fn take_back(from: &dyn TokenStore, to: &dyn TokenStore, copied: Revision) {
     // If it cannot be removed, the next run says that there are others.
     if let Ok(Some(_)) = from.load().await {
-        let _ = to.clear(Expect::Unchanged(copied)).await;
+        let _ = to.clear(Precondition::Unchanged(copied)).await;
     }
 }
 
@@ -261,16 +263,16 @@ fn doubt(record: &Record) -> Option<String> {
 pub async fn backup(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<Backup, TransferError> {
     refuse_same_slot(from, to)?;
     let source = load(from).await?;
-    let expect = match to.load().await? {
-        None => Expect::Absent,
-        Some(there) if there.record.tokens.is_backup() => Expect::Unchanged(there.revision),
+    let precondition = match to.load().await? {
+        None => Precondition::Absent,
+        Some(there) if there.record.tokens.is_backup() => Precondition::Unchanged(there.revision),
         Some(_) => return Err(TransferError::Occupied { place: to.to_string() }),
     };
     let mut record = source.record;
     record.tokens = record.tokens.with_backup(true);
     let warning = doubt(&record)
         .map(|doubt| format!("{doubt}; make the backup again once a refresh has succeeded"));
-    save_verified(to, &record, expect).await?;
+    save_verified(to, &record, precondition).await?;
     Ok(Backup { warning })
 }
 
@@ -302,25 +304,25 @@ pub async fn restore(
     }
     record.tokens = record.tokens.with_backup(false);
     let tokens = &record.tokens;
-    let expect = match to.load().await? {
-        None => Expect::Absent,
+    let precondition = match to.load().await? {
+        None => Precondition::Absent,
         // Saved again, because who saved them may have been killed before that was durable.
         Some(there) if there.record.tokens == *tokens => {
             // It knows what became of them since the backup was made.
             if there.record.intent().is_some() {
                 record.refresh = there.record.refresh;
             }
-            Expect::Unchanged(there.revision)
+            Precondition::Unchanged(there.revision)
         }
         Some(there) if there.record.tokens.is_backup() => {
             return Err(TransferError::Occupied { place: to.to_string() });
         }
         Some(there) if overwrite == Overwrite::Always || is_older(&there.record.tokens, tokens) => {
-            Expect::Unchanged(there.revision)
+            Precondition::Unchanged(there.revision)
         }
         Some(_) => return Err(TransferError::Newer { place: to.to_string() }),
     };
-    save_verified(to, &record, expect).await.map(drop)
+    save_verified(to, &record, precondition).await.map(drop)
 }
 
 fn refuse_same_slot(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<(), TransferError> {
@@ -359,14 +361,14 @@ async fn load_source(
 async fn save_verified(
     to: &dyn TokenStore,
     record: &Record,
-    expect: Expect,
+    precondition: Precondition,
 ) -> Result<Revision, TransferError> {
     let is_it = |there: &Stored| there.record.tokens == record.tokens;
-    match to.save(record, expect).await {
+    match to.save(record, precondition).await {
         Ok(_) => {}
         Err(error @ StoreError::Conflict { .. }) => match to.load().await? {
             Some(found) if is_it(&found) => {
-                to.save(record, Expect::Unchanged(found.revision)).await?;
+                to.save(record, Precondition::Unchanged(found.revision)).await?;
             }
             Some(_) => return Err(TransferError::Occupied { place: to.to_string() }),
             None => return Err(error.into()),
@@ -389,7 +391,7 @@ async fn lease_both(
     timer: &Timer,
 ) -> Result<(Box<dyn Lease>, Box<dyn Lease>), TransferError> {
     let mut first = lease(one, timer).await?;
-    let mut patience = Patience::new(LEASE_WAIT);
+    let mut poll = PollUntil::new(LEASE_WAIT);
     let failed = loop {
         match other.try_lease().await {
             Ok(Some(second)) => return Ok((first, second)),
@@ -399,7 +401,7 @@ async fn lease_both(
         if let Err(error) = keep(one, &mut *first).await {
             break error;
         }
-        if !patience.wait(timer).await {
+        if !poll.wait(timer).await {
             break busy(other);
         }
     };
@@ -423,12 +425,12 @@ pub async fn wait_for_lease(store: &dyn TokenStore) -> Result<Box<dyn Lease>, Tr
 }
 
 async fn lease(store: &dyn TokenStore, timer: &Timer) -> Result<Box<dyn Lease>, TransferError> {
-    let mut patience = Patience::new(LEASE_WAIT);
+    let mut poll = PollUntil::new(LEASE_WAIT);
     loop {
         if let Some(lease) = store.try_lease().await? {
             return Ok(lease);
         }
-        if !patience.wait(timer).await {
+        if !poll.wait(timer).await {
             return Err(busy(store));
         }
     }

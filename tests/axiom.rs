@@ -22,10 +22,9 @@ use std::time::Duration;
 use client::{AuthClient, ClientError};
 use server::{EMAIL, PASSWORD, Server};
 use tokenkeep::chrono::{TimeDelta, Utc};
-use tokenkeep::{
-    AccessToken, AuthError, AuthTokens, PlaintextStore, RefreshFailure, RefreshPermit,
-    TokenManager, TokenRefresher,
-};
+use tokenkeep::refresh::RefreshPermit;
+use tokenkeep::stores::PlaintextStore;
+use tokenkeep::{AccessToken, AuthError, AuthTokens, RefreshFailure, TokenManager, TokenRefresher};
 use tokio::sync::Barrier;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nSet-Cookie: auth-access-token=new; Path=/; HttpOnly\r\n\r\n";

@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokenkeep::chrono::{Duration, Utc};
-use tokenkeep::{AuthError, AuthTokens, EnvStore, PlaintextStore, TokenManager, backup, migrate};
+use tokenkeep::stores::{EnvStore, PlaintextStore};
+use tokenkeep::transfer::{backup, migrate};
+use tokenkeep::{AuthError, AuthTokens, TokenManager};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 

@@ -9,10 +9,9 @@ use reqwest::header::{CONTENT_TYPE, COOKIE, HeaderMap, HeaderValue, RETRY_AFTER,
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, Response, Url};
 use tokenkeep::chrono::{DateTime, Utc};
+use tokenkeep::refresh::RefreshPermit;
 use tokenkeep::secrecy::{ExposeSecret, SecretString};
-use tokenkeep::{
-    AccessToken, AuthTokens, RefreshFailure, RefreshPermit, TokenRefresher, async_trait,
-};
+use tokenkeep::{AccessToken, AuthTokens, RefreshFailure, TokenRefresher, async_trait};
 use zeroize::Zeroizing;
 
 const ACCESS: &str = "auth-access-token";

@@ -14,10 +14,9 @@ use std::time::Duration;
 
 use client::AuthClient;
 use server::{EMAIL, PASSWORD, Server};
-use tokenkeep::{
-    AccessToken, AgeFileStore, AgeKey, AuthError, PlaintextStore, TokenManager, TokenStore, backup,
-    migrate,
-};
+use tokenkeep::stores::{AgeFileStore, PlaintextStore};
+use tokenkeep::transfer::{backup, migrate};
+use tokenkeep::{AccessToken, AgeKey, AuthError, TokenManager, TokenStore};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {

@@ -8,10 +8,9 @@ use std::time::{Duration, SystemTime};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use tokenkeep::chrono::{DateTime, TimeDelta, Utc};
-use tokenkeep::{
-    AuthTokens, Expect, Intent, MemoryStore, PlaintextStore, Record, RefreshToken, Stored,
-    TokenManager, TokenStore,
-};
+use tokenkeep::{AuthTokens, RefreshToken, TokenManager, TokenStore};
+use tokenkeep::store::{Precondition, Intent, Record, Stored};
+use tokenkeep::stores::{MemoryStore, PlaintextStore};
 use tokenkeep_fuzz::{File, assert_hidden, assert_record_round_trip, now, wait};
 
 static RECORD: LazyLock<File> = LazyLock::new(|| File::new("tokens.json"));
@@ -104,7 +103,7 @@ fn assert_can_be_shown(reason: &str) {
 fn assert_stops_nobody(record: Record) {
     let is_held = |later: Duration| {
         let store = MemoryStore::new();
-        wait(store.save(&record, Expect::Absent)).expect("it is empty");
+        wait(store.save(&record, Precondition::Absent)).expect("it is empty");
         let now = SystemTime::from(now()).checked_add(later).expect("it is in range");
         let manager = TokenManager::builder()
             .store(store.clone())

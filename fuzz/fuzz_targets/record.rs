@@ -2,7 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tokenkeep::{AuthTokens, Record};
+use tokenkeep::AuthTokens;
+use tokenkeep::store::Record;
 use tokenkeep_fuzz::{
     assert_ages, assert_hidden, assert_record_round_trip, assert_redacted, assert_round_trip,
 };

@@ -8,7 +8,9 @@ use std::io;
 
 use tokenkeep::chrono::{DateTime, TimeDelta, Utc};
 use tokenkeep::secrecy::{ExposeSecret, SecretString};
-use tokenkeep::{AuthTokens, Freshness, MAX_RECORD, Record, RefreshToken, StoreError};
+use tokenkeep::{AuthTokens, RefreshToken, StoreError};
+use tokenkeep::store::{MAX_RECORD, Record};
+use tokenkeep::tokens::Freshness;
 use tokio::runtime::{Builder, Runtime};
 
 pub use self::file::File;

@@ -73,7 +73,7 @@ impl AgeKey {
         match self.unlock(&self.to_string(), read) {
             // It is sealed to a key that was good when it was read: better than to lose a rotated
             // token because the key's file is away just now.
-            Err(error) if is_away(&error) && lock(&self.0.unlocked).is_some() => Ok(()),
+            Err(error) if cannot_be_read_now(&error) && lock(&self.0.unlocked).is_some() => Ok(()),
             // It may be about to be made.
             Err(StoreError::KeyMissing { .. }) if self.0.source.can_be_made() => Ok(()),
             unlocked => unlocked.map(drop),
@@ -196,7 +196,7 @@ impl AgeKey {
             let mut known = lock(&self.0.recovery_from_file);
             match identity_file::read_recipients(path) {
                 Ok(read) => *known = read,
-                Err(error) if is_away(&error) && !known.is_empty() => {}
+                Err(error) if cannot_be_read_now(&error) && !known.is_empty() => {}
                 Err(error) => return Err(error),
             }
             recovery.extend(known.iter().cloned());
@@ -205,9 +205,10 @@ impl AgeKey {
     }
 }
 
-/// Tells whether a key could not be read just now, as opposed to having been replaced by a bad one.
-fn is_away(error: &StoreError) -> bool {
-    error.is_passing() || matches!(error, StoreError::KeyMissing { .. })
+/// Returns whether a key could not be read just now, as opposed to having been replaced by a bad one.
+fn cannot_be_read_now(error: &StoreError) -> bool {
+    error.is_transient()
+        || matches!(error, StoreError::Denied { .. } | StoreError::KeyMissing { .. })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

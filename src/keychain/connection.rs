@@ -55,7 +55,7 @@ impl Connection {
         let make = self.make;
         let run = move || {
             // If the keychain cannot be used, nobody asks.
-            let _ = reply.send(wipe::wiped(make));
+            let _ = reply.send(wipe::with_wiped_stack(make));
         };
         let thread = thread::Builder::new().name("tokenkeep-keychain-connect".into());
         if thread.spawn(run).is_ok() {

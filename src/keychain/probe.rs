@@ -32,7 +32,7 @@ const TIMEOUT_OF_A_CALL: Duration = Duration::from_millis(2500);
 
 #[cfg(all(unix, not(target_vendor = "apple")))]
 fn probe() -> KeychainState {
-    let probed = super::worker::aside(DEADLINE, || secret_service::probe(TIMEOUT));
+    let probed = super::worker::run_abandonable(DEADLINE, || secret_service::probe(TIMEOUT));
     probed.unwrap_or(KeychainState::NotAnswering)
 }
 

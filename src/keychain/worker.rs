@@ -57,7 +57,7 @@ pub(super) fn call<T: Send + 'static>(
 
 /// Does something else that talks to the keychain's service, on the same terms.
 #[cfg(all(unix, not(target_vendor = "apple")))]
-pub(super) fn aside<T: Send + 'static>(
+pub(super) fn run_abandonable<T: Send + 'static>(
     deadline: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Failure> {
@@ -118,7 +118,7 @@ impl Worker {
                 *lock(&running) = Some(job.abandoned.clone());
                 let _end = End(&running);
                 if !job.abandoned.load(Ordering::SeqCst) {
-                    wipe::wiped(|| (job.work)(&mut keychain));
+                    wipe::with_wiped_stack(|| (job.work)(&mut keychain));
                 }
             }
         };

@@ -32,7 +32,7 @@ impl Inner {
         let Some(kept) = kept else { return Ok(self.look_in_turn().await?) };
         // A good token in memory is as good as it was, and does not wait for a store that is slow or away.
         match self.timer.within(SOON, self.look_in_turn()).await {
-            Some(Err(error)) if !error.is_passing() => return Err(error.into()),
+            Some(Err(error)) if !error.keeps_cached_tokens() => return Err(error.into()),
             Some(Ok(snapshot)) => return Ok(snapshot),
             Some(Err(_)) | None => {}
         }
@@ -91,7 +91,7 @@ impl Inner {
         let stored = match loaded {
             Ok(stored) => stored,
             Err(error) => {
-                if !error.is_passing() {
+                if !error.keeps_cached_tokens() {
                     // What is in memory says nothing about a slot that is broken.
                     self.cached.store(None);
                 }

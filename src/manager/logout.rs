@@ -9,8 +9,8 @@ use super::pending_save::release;
 use super::{Inner, TokenManager};
 use crate::error::{AuthError, StoreError};
 use crate::record::Intent;
-use crate::store::{Expect, Lease, Stored};
-use crate::sys::clock::Patience;
+use crate::store::{Lease, Precondition, Stored};
+use crate::sys::clock::PollUntil;
 use crate::tokens::AuthTokens;
 
 /// What may be left at the provider after a logout: [`TokenManager::revoke_and_clear`].
@@ -102,12 +102,12 @@ impl Inner {
     /// Takes the lease, so that no refresh brings new tokens while the old ones are revoked: `None` if
     /// somebody else has it all the time.
     async fn lease_for_logout(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
-        let mut patience = Patience::new(self.policy.deadline);
+        let mut poll = PollUntil::new(self.policy.deadline);
         loop {
             if let Some(lease) = self.store.try_lease().await? {
                 return Ok(Some(lease));
             }
-            if !patience.wait(&self.timer).await {
+            if !poll.wait(&self.timer).await {
                 return Ok(None);
             }
         }
@@ -126,14 +126,14 @@ impl Inner {
         R: Future<Output = Result<(), E>>,
     {
         if let Some(revoked) = revoked {
-            if self.store.clear(Expect::Unchanged(revoked.revision)).await.is_ok() {
+            if self.store.clear(Precondition::Unchanged(revoked.revision)).await.is_ok() {
                 return Ok(());
             }
             if let Ok(Some(there)) = self.store.load().await {
                 revoke_once(revoke, there.record.tokens, seen, logout).await;
             }
         }
-        self.store.clear(Expect::Anything).await
+        self.store.clear(Precondition::Anything).await
     }
 }
 

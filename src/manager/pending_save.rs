@@ -9,7 +9,7 @@ use super::snapshot::Snapshot;
 use super::{Inner, Turn};
 use crate::error::StoreError;
 use crate::record::{Intent, Record};
-use crate::store::{Expect, Lease, Revision, Stored};
+use crate::store::{Lease, Precondition, Revision, Stored};
 use crate::sys::clock::{Backoff, random};
 use crate::tokens::AuthTokens;
 
@@ -133,7 +133,7 @@ impl Inner {
                 None => return Settled::Nothing,
                 Some(unsaved) => (unsaved.stored.record.clone(), unsaved.base.clone()),
             };
-            let error = match self.store.save(&record, Expect::Unchanged(base)).await {
+            let error = match self.store.save(&record, Precondition::Unchanged(base)).await {
                 Ok(revision) => return self.saved(Stored { record, revision }).await,
                 Err(error) => error,
             };

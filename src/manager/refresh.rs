@@ -21,8 +21,8 @@ use super::throttle::{self, Hold};
 use crate::error::{AuthError, RefreshFailure, SpentBy, StoreError};
 use crate::record::{Intent, Record, RefreshState, Rejection, Throttle};
 use crate::refresh::{RefreshPermit, TokenRefresher};
-use crate::store::{Expect, Lease, Revision, Stored};
-use crate::sys::clock::{self, Patience};
+use crate::store::{Lease, Precondition, Revision, Stored};
+use crate::sys::clock::{self, PollUntil};
 use crate::tokens::{AuthTokens, Schedule};
 
 /// How often a refresh begins again because its lease passed to somebody else before it was used, or because
@@ -111,11 +111,11 @@ impl Inner {
 
     /// Takes the lease and reads the tokens under it, or finds that there is nothing left to do.
     async fn acquire(&self, basis: &Basis) -> Result<Held, Ended> {
-        let mut patience = self.longest_wait_for_lease();
+        let mut poll = self.longest_wait_for_lease();
         if !basis.forced && basis.snapshot.is_accepted(self.clock.now()) {
-            patience = patience.min(BRIEFLY);
+            poll = poll.min(BRIEFLY);
         }
-        let (mut patience, mut is_waiting) = (Patience::new(patience), false);
+        let (mut poll, mut is_waiting) = (PollUntil::new(poll), false);
         loop {
             let mut turn = self.turn().await.map_err(failed)?;
             let mut looked = None;
@@ -156,8 +156,8 @@ impl Inner {
                 return Ok(Held { record, revision, lease, earlier, at });
             }
             // Another process is refreshing; it may be done soon.
-            if !patience.wait(&self.timer).await {
-                let waited = patience.waited().as_secs();
+            if !poll.wait(&self.timer).await {
+                let waited = poll.waited().as_secs();
                 return Err(failed(StoreError::Timeout {
                     place: self.store.to_string(),
                     reason: format!("another process has been refreshing it for {waited} seconds"),
@@ -217,8 +217,8 @@ impl Inner {
             // token sees by it that another one may have sent the token too.
             let intent = Intent::new(token, held.earlier.unwrap_or(held.at));
             held.record.refresh.intent = Some(intent);
-            let expect = Expect::Unchanged(held.revision.clone());
-            match self.store.save(&held.record, expect).await {
+            let precondition = Precondition::Unchanged(held.revision.clone());
+            match self.store.save(&held.record, precondition).await {
                 Ok(revision) => held.revision = revision,
                 Err(StoreError::Conflict { .. }) => return Ok(false),
                 Err(error) => return Err(error),
@@ -417,8 +417,8 @@ impl Inner {
         }
         let ours = before.intent;
         for _ in 0..ATTEMPTS {
-            let expect = Expect::Unchanged(held.revision.clone());
-            match self.store.save(&held.record, expect).await {
+            let precondition = Precondition::Unchanged(held.revision.clone());
+            match self.store.save(&held.record, precondition).await {
                 Err(StoreError::Conflict { .. }) => {}
                 _ => return,
             }

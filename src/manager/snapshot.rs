@@ -88,7 +88,7 @@ impl Snapshot {
         );
         let hand_out_until = hand_out_until(refresh_at, invalid, now, recheck);
         let access = stored.as_ref().map_or_else(Box::default, |stored| {
-            (0..*HANDLES).map(|_| stored.record.tokens.access_token.apart()).collect()
+            (0..*HANDLES).map(|_| stored.record.tokens.access_token.clone_unshared()).collect()
         });
         Self {
             stored,

@@ -114,7 +114,7 @@ pub struct InvalidIntent(());
 fn digest(salt: &[u8], token: &RefreshToken, client: &str) -> [u8; 32] {
     #[expect(clippy::disallowed_methods, reason = "only the salted digest is kept")]
     let token = token.expose_secret();
-    wipe::wiped(|| {
+    wipe::with_wiped_stack(|| {
         let mut digest = Sha256::new().chain_update(salt).chain_update(token);
         if !client.is_empty() {
             // No token has a line end, so no token and client can pass for another token.

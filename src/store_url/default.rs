@@ -20,19 +20,19 @@ const MAX_URL: usize = 16 * 1024;
 
 /// What [`open_default`] may do; by default, neither.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Allow {
+pub struct DefaultStoreOptions {
     /// On a machine that has no keychain, keep the tokens in an age file, and its key in a file of
     /// this user's in another directory.
     pub key_file: bool,
     /// Let the keychain ask the user, as
-    /// [`KeychainStore::allow_prompts`](crate::KeychainStore::allow_prompts) does.
+    /// [`KeychainStore::allow_prompts`](crate::stores::KeychainStore::allow_prompts) does.
     pub prompts: bool,
 }
 
 /// Why a store was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Chosen {
+pub enum StoreChoice {
     /// There is a keychain, which is locked and may ask the user.
     KeychainLocked,
     /// The keychain can be used.
@@ -43,7 +43,7 @@ pub enum Chosen {
     Pinned,
 }
 
-impl fmt::Display for Chosen {
+impl fmt::Display for StoreChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::KeychainLocked => f.write_str("because there is a keychain, though locked"),
@@ -59,9 +59,9 @@ impl fmt::Display for Chosen {
 /// What [`open_default`] opened.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Opened {
+pub struct DefaultStore {
     /// Why this store.
-    pub chosen: Chosen,
+    pub chosen: StoreChoice,
     /// The store.
     pub store: Arc<dyn TokenStore>,
     /// What names it.
@@ -93,12 +93,12 @@ pub struct Opened {
 pub async fn open_default(
     service: &str,
     account: &str,
-    allow: Allow,
-) -> Result<Opened, StoreError> {
+    allow: DefaultStoreOptions,
+) -> Result<DefaultStore, StoreError> {
     let with_prompts = |url: StoreUrl| if allow.prompts { url.allow_prompts() } else { url };
     let opened = |url: StoreUrl, chosen| {
         let url = with_prompts(url);
-        Ok(Opened { chosen, store: url.open()?, url })
+        Ok(DefaultStore { chosen, store: url.open()?, url })
     };
     let at = |directory, extension| {
         let path = user_directory(directory)?.join(relative(service, account, extension));
@@ -106,7 +106,7 @@ pub async fn open_default(
     };
     let pin = Arc::new(PrivateFile::new(&at(Directory::State, "url")?, MAX_URL));
     if let Some(url) = pinned(&pin).await? {
-        return opened(url, Chosen::Pinned);
+        return opened(url, StoreChoice::Pinned);
     }
     let keychain = with_prompts(StoreUrl::keychain(service, account)?);
     let key_file = if allow.key_file {
@@ -121,7 +121,7 @@ pub async fn open_default(
     }
     // Another process was faster; its choice counts.
     let url = pinned(&pin).await?.unwrap_or(url);
-    opened(url, Chosen::Pinned)
+    opened(url, StoreChoice::Pinned)
 }
 
 impl StoreUrl {
@@ -144,19 +144,19 @@ impl StoreUrl {
     pub async fn choose(
         keychain: Self,
         key_file: Option<Self>,
-    ) -> Result<(Self, Chosen), StoreError> {
+    ) -> Result<(Self, StoreChoice), StoreError> {
         let state = probe_keychain().await;
         match key_file {
-            _ if state == KeychainState::Available => Ok((keychain, Chosen::KeychainWorks)),
+            _ if state == KeychainState::Available => Ok((keychain, StoreChoice::KeychainWorks)),
             _ if state == KeychainState::Locked && keychain.prompts => {
-                Ok((keychain, Chosen::KeychainLocked))
+                Ok((keychain, StoreChoice::KeychainLocked))
             }
             Some(url) if state.is_absent() => {
                 if let Some(identity) = url.identity_path() {
                     refuse_orphan(&url, identity)?;
                     make_key(identity).await?;
                 }
-                Ok((url, Chosen::NoKeychain(state)))
+                Ok((url, StoreChoice::NoKeychain(state)))
             }
             _ => Err(state.explain("the keychain".into())),
         }

@@ -16,7 +16,7 @@ use crate::stores::record_file::{RecordFile, keep_in_record_file};
 /// better on another medium, and out of the same backup. age hides what is written and shows
 /// damage; it does not show who wrote a file, nor that an older copy was put back.
 ///
-/// The file is also as private as a [`PlaintextStore`](crate::PlaintextStore)'s, and refused if it
+/// The file is also as private as a [`PlaintextStore`](crate::stores::PlaintextStore)'s, and refused if it
 /// is not.
 #[derive(Debug)]
 pub struct AgeFileStore {

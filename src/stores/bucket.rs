@@ -20,7 +20,7 @@ use crate::key::AgeKey;
 use crate::key::seal::MAX_SEALED;
 use crate::net::io_runtime;
 use crate::net::server_url::{FORM, is_endpoint};
-use crate::stores::shared_slot::{Engine, FleetSlot, Found, Row, keep_in_fleet_slot};
+use crate::stores::shared_slot::{Engine, Found, Row, SharedSlot, keep_in_shared_slot};
 use crate::sys::blocking;
 use crate::sys::clock;
 
@@ -74,7 +74,7 @@ const NO_VERSION: &str = "\"00000000000000000000000000000000\"";
 /// [`StoreError::RolledBack`]; one that has just started cannot know. Whoever has the recipient of the
 /// key, which is no secret, and can write to the bucket, can put in a record of their own.
 #[derive(Debug)]
-pub struct BucketStore(FleetSlot<Arc<Bucket>>);
+pub struct BucketStore(SharedSlot<Arc<Bucket>>);
 
 struct Bucket {
     provider: Provider,
@@ -110,7 +110,7 @@ impl BucketStore {
             advice: "name it like s3://BUCKET/KEY, gs://BUCKET/KEY or az://CONTAINER/KEY".into(),
         })?;
         let name = bucket.key.to_string();
-        Ok(Self(FleetSlot::new(Arc::new(bucket), key, &name)))
+        Ok(Self(SharedSlot::new(Arc::new(bucket), key, &name)))
     }
 
     /// Sets where the store is, by its URL, for one that is not the provider's own.
@@ -160,7 +160,7 @@ impl fmt::Display for BucketStore {
     }
 }
 
-keep_in_fleet_slot!(BucketStore);
+keep_in_shared_slot!(BucketStore);
 
 impl Bucket {
     fn new(url: &str) -> Option<Self> {

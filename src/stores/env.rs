@@ -8,7 +8,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::StoreError;
 use crate::record::Record;
-use crate::store::{Expect, Lease, Revision, Stored, TokenStore};
+use crate::store::{Lease, Precondition, Revision, Stored, TokenStore};
 use crate::tokens::{AccessToken, AuthTokens, RefreshToken};
 
 /// Reads tokens from two environment variables, `PREFIX_ACCESS_TOKEN` and
@@ -97,11 +97,11 @@ impl TokenStore for EnvStore {
         Ok(Some(Stored { record: tokens.into(), revision }))
     }
 
-    async fn save(&self, _record: &Record, _expect: Expect) -> Result<Revision, StoreError> {
+    async fn save(&self, _record: &Record, _expect: Precondition) -> Result<Revision, StoreError> {
         Err(self.read_only())
     }
 
-    async fn clear(&self, _expect: Expect) -> Result<(), StoreError> {
+    async fn clear(&self, _expect: Precondition) -> Result<(), StoreError> {
         Err(self.read_only())
     }
 

@@ -10,7 +10,7 @@ use crate::private_file::{FileLock, PrivateFile};
 use crate::record::MAX_RECORD;
 use crate::record::Record;
 use crate::record::codec;
-use crate::store::{Expect, Lease, Revision, Stored, TokenStore};
+use crate::store::{Lease, Precondition, Revision, Stored, TokenStore};
 use crate::sys::blocking;
 use crate::sys::wipe::Bytes;
 use crate::tokens::AuthTokens;
@@ -46,7 +46,7 @@ impl KeychainItemStore {
     }
 
     /// Lets the keychain ask the user, as
-    /// [`KeychainStore::allow_prompts`](crate::KeychainStore::allow_prompts) does.
+    /// [`KeychainStore::allow_prompts`](crate::stores::KeychainStore::allow_prompts) does.
     #[must_use]
     pub fn allow_prompts(self) -> Self {
         Self { item: self.item.with_prompts(), ..self }
@@ -101,21 +101,21 @@ impl TokenStore for KeychainItemStore {
         .await
     }
 
-    async fn save(&self, _record: &Record, _expect: Expect) -> Result<Revision, StoreError> {
+    async fn save(&self, _record: &Record, _expect: Precondition) -> Result<Revision, StoreError> {
         Err(read_only(self.to_string()))
     }
 
-    async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
+    async fn clear(&self, precondition: Precondition) -> Result<(), StoreError> {
         self.run(move |store| {
             let place = store.to_string();
             let deleted = store.item.delete_under(&store.item.lock()?, move |secret| {
                 // What is no token, such as a key of ours, is not a login that can be ended.
                 secret.map(|secret| decode(secret, &place)).transpose()?;
                 let current = secret.map(Revision::of);
-                let as_expected = match &expect {
-                    Expect::Anything => true,
-                    Expect::Absent => current.is_none(),
-                    Expect::Unchanged(revision) => current.as_ref() == Some(revision),
+                let as_expected = match &precondition {
+                    Precondition::Anything => true,
+                    Precondition::Absent => current.is_none(),
+                    Precondition::Unchanged(revision) => current.as_ref() == Some(revision),
                 };
                 if as_expected {
                     Ok(())

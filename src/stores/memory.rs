@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use crate::error::StoreError;
 use crate::record::Record;
 use crate::record::codec;
-use crate::store::{Expect, Lease, Revision, Stored, TokenStore};
+use crate::store::{Lease, Precondition, Revision, Stored, TokenStore};
 
 /// Keeps tokens in this process, and nowhere else. Clones share one slot.
 ///
@@ -41,11 +41,13 @@ impl Slot {
         Revision::new(self.revision.to_be_bytes())
     }
 
-    fn check(&self, expect: &Expect) -> Result<(), StoreError> {
-        let as_expected = match expect {
-            Expect::Absent => self.record.is_none(),
-            Expect::Anything => true,
-            Expect::Unchanged(revision) => self.record.is_some() && self.revision() == *revision,
+    fn check(&self, precondition: &Precondition) -> Result<(), StoreError> {
+        let as_expected = match precondition {
+            Precondition::Absent => self.record.is_none(),
+            Precondition::Anything => true,
+            Precondition::Unchanged(revision) => {
+                self.record.is_some() && self.revision() == *revision
+            }
         };
         if as_expected { Ok(()) } else { Err(StoreError::Conflict { place: PLACE.into() }) }
     }
@@ -72,19 +74,23 @@ impl TokenStore for MemoryStore {
         Ok(slot.record.clone().map(|record| Stored { record, revision: slot.revision() }))
     }
 
-    async fn save(&self, record: &Record, expect: Expect) -> Result<Revision, StoreError> {
+    async fn save(
+        &self,
+        record: &Record,
+        precondition: Precondition,
+    ) -> Result<Revision, StoreError> {
         // What no other store could keep is refused here too.
         codec::encode(record, PLACE)?;
         let mut slot = self.lock();
-        slot.check(&expect)?;
+        slot.check(&precondition)?;
         slot.record = Some(record.clone());
         slot.revision += 1;
         Ok(slot.revision())
     }
 
-    async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
+    async fn clear(&self, precondition: Precondition) -> Result<(), StoreError> {
         let mut slot = self.lock();
-        slot.check(&expect)?;
+        slot.check(&precondition)?;
         if slot.record.take().is_some() {
             slot.revision += 1;
         }

@@ -11,8 +11,8 @@ use crate::stores::record_file::{RecordFile, keep_in_record_file};
 /// # Security
 ///
 /// Whoever reads the file has the tokens: any program of this user, root, every backup, whoever
-/// gets the disk. Prefer [`AgeFileStore`](crate::AgeFileStore) or
-/// [`KeychainStore`](crate::KeychainStore), and [`migrate`](crate::migrate) to it.
+/// gets the disk. Prefer [`AgeFileStore`](crate::stores::AgeFileStore) or
+/// [`KeychainStore`](crate::stores::KeychainStore), and [`migrate`](crate::migrate) to it.
 ///
 /// On Unix the file has mode 0600 from its first byte on, missing directories are made with mode
 /// 0700, and a file is refused ([`StoreError::Exposed`](crate::StoreError::Exposed)) that others can read or own, that is a

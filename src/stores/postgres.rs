@@ -17,7 +17,7 @@ use self::failure::unavailable;
 use crate::error::StoreError;
 use crate::key::AgeKey;
 use crate::net::io_runtime;
-use crate::stores::shared_slot::{Engine, FleetSlot, Found, Hold, Row, keep_in_fleet_slot};
+use crate::stores::shared_slot::{Engine, Found, Hold, Row, SharedSlot, keep_in_shared_slot};
 
 /// The table of all slots. Its schema is not named: a role's search path decides where it is.
 const CREATE_TABLE: &str = "\
@@ -89,7 +89,7 @@ RETURNING revision";
 ///
 /// What is reported as saved is as durable as the server's `synchronous_commit` says.
 #[derive(Debug)]
-pub struct PostgresStore(FleetSlot<Postgres>);
+pub struct PostgresStore(SharedSlot<Postgres>);
 
 #[derive(Debug)]
 struct Postgres {
@@ -119,7 +119,7 @@ impl PostgresStore {
         }
         let engine =
             Postgres { connection: Arc::new(Connection::new(url)?), slot: slot.to_owned() };
-        Ok(Self(FleetSlot::new(engine, key, slot)))
+        Ok(Self(SharedSlot::new(engine, key, slot)))
     }
 
     /// Trusts the certificates in this PEM file, and no others, to tell whether the server is who it
@@ -174,7 +174,7 @@ impl fmt::Display for Postgres {
     }
 }
 
-keep_in_fleet_slot!(PostgresStore);
+keep_in_shared_slot!(PostgresStore);
 
 #[async_trait]
 impl Engine for Postgres {

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::error::StoreError;
 use crate::private_file::{Exposure, FileLock, LockedFile, Opened, PrivateFile, ReservedRoom};
 use crate::record::{MAX_STATE, Record};
-use crate::store::{Expect, Lease, Revision, Stored};
+use crate::store::{Lease, Precondition, Revision, Stored};
 use crate::sys::blocking;
 use crate::sys::wipe::Bytes;
 
@@ -29,7 +29,7 @@ macro_rules! keep_in_record_file {
             use crate::error::StoreError;
             use crate::private_file::Exposure;
             use crate::record::Record;
-            use crate::store::{Expect, Lease, Revision, Stored, TokenStore};
+            use crate::store::{Lease, Precondition, Revision, Stored, TokenStore};
 
             #[async_trait::async_trait]
             impl TokenStore for $store {
@@ -40,13 +40,13 @@ macro_rules! keep_in_record_file {
                 async fn save(
                     &self,
                     record: &Record,
-                    expect: Expect,
+                    precondition: Precondition,
                 ) -> Result<Revision, StoreError> {
-                    self.$file.save(record, expect).await
+                    self.$file.save(record, precondition).await
                 }
 
-                async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
-                    self.$file.clear(expect).await
+                async fn clear(&self, precondition: Precondition) -> Result<(), StoreError> {
+                    self.$file.clear(precondition).await
                 }
 
                 async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
@@ -162,35 +162,35 @@ impl<F: Format> RecordFile<F> {
     pub(crate) async fn save(
         &self,
         record: &Record,
-        expect: Expect,
+        precondition: Precondition,
     ) -> Result<Revision, StoreError> {
         let record = record.clone();
         let turn = self.inner.order.clone().lock_owned().await;
         self.run(move |inner| {
             let _turn = turn;
             // A refresh ends with a record that has no intent, over the one that has it.
-            let ends_a_refresh =
-                record.refresh.intent.is_none() && matches!(expect, Expect::Unchanged(_));
+            let ends_a_refresh = record.refresh.intent.is_none()
+                && matches!(precondition, Precondition::Unchanged(_));
             let reserved = if ends_a_refresh { lock(&inner.reserved).take() } else { None };
             match reserved {
-                Some(reserved) => inner.save_reserved(&record, &expect, reserved),
-                None => inner.save(&record, &expect),
+                Some(reserved) => inner.save_reserved(&record, &precondition, reserved),
+                None => inner.save(&record, &precondition),
             }
         })
         .await
     }
 
-    pub(crate) async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
+    pub(crate) async fn clear(&self, precondition: Precondition) -> Result<(), StoreError> {
         let turn = self.inner.order.clone().lock_owned().await;
         self.run(move |inner| {
             let _turn = turn;
             let keeps_a_key = inner.format.keeps_a_key();
-            if keeps_a_key && expect != Expect::Anything {
+            if keeps_a_key && precondition != Precondition::Anything {
                 // Who moves tokens away comes back if this fails, and must find them as they were. A
                 // logout takes the record away in any case.
                 inner.format.can_forget()?;
             }
-            inner.clear(&expect, keeps_a_key)
+            inner.clear(&precondition, keeps_a_key)
         })
         .await
     }
@@ -228,10 +228,10 @@ impl<F: Format> Inner<F> {
         Ok(Some(Found { record, earlier_intent }))
     }
 
-    fn save(&self, record: &Record, expect: &Expect) -> Result<Revision, StoreError> {
+    fn save(&self, record: &Record, precondition: &Precondition) -> Result<Revision, StoreError> {
         self.format.prepare()?;
         let locked = self.file.lock()?;
-        let is_first = self.check(&locked, expect)?;
+        let is_first = self.check(&locked, precondition)?;
         let bytes = self.format.encode(record, &self.file.place(), is_first)?;
         locked.replace(&bytes)?;
         Ok(self.saved(&locked, &bytes))
@@ -242,10 +242,10 @@ impl<F: Format> Inner<F> {
     fn save_reserved(
         &self,
         record: &Record,
-        expect: &Expect,
+        precondition: &Precondition,
         mut reserved: Reserved<F::Sealer>,
     ) -> Result<Revision, StoreError> {
-        let saved = self.fill_reserved(record, expect, &mut reserved);
+        let saved = self.fill_reserved(record, precondition, &mut reserved);
         if saved.is_err() && reserved.room.is_usable() {
             *lock(&self.reserved) = Some(reserved);
         }
@@ -257,12 +257,12 @@ impl<F: Format> Inner<F> {
     fn fill_reserved(
         &self,
         record: &Record,
-        expect: &Expect,
+        precondition: &Precondition,
         Reserved { room, sealer }: &mut Reserved<F::Sealer>,
     ) -> Result<(Revision, Option<StoreError>), StoreError> {
         let (prepared, place) = (self.format.prepare(), self.file.place());
         let locked = self.file.lock_reserved(room)?;
-        let is_first = self.check(&locked, expect)?;
+        let is_first = self.check(&locked, precondition)?;
         let encoded = prepared.and_then(|()| self.format.encode(record, &place, is_first));
         let (mut bytes, mut warning) = match encoded {
             Ok(bytes) => (bytes, None),
@@ -289,17 +289,17 @@ impl<F: Format> Inner<F> {
     }
 
     /// Empties the slot. `Anything` removes whatever record is there without reading it.
-    fn clear(&self, expect: &Expect, keeps_a_key: bool) -> Result<(), StoreError> {
+    fn clear(&self, precondition: &Precondition, keeps_a_key: bool) -> Result<(), StoreError> {
         if !keeps_a_key && self.file.is_absent(&[EARLIER_INTENT, EARLIER_INTENT_BEING_WRITTEN])? {
             // An empty slot needs no lock. Whoever emptied it may have been killed before that was durable.
             self.file.sync_absence()?;
-            return self.compare(expect, None);
+            return self.compare(precondition, None);
         }
         let locked = self.file.open_to_remove()?.lock()?;
-        if *expect == Expect::Anything {
+        if *precondition == Precondition::Anything {
             locked.check_removable()?;
         } else {
-            self.compare(expect, locked.read()?.as_deref().map(Vec::as_slice))?;
+            self.compare(precondition, locked.read()?.as_deref().map(Vec::as_slice))?;
         }
         // What the holder of the lease is about to write stays. If nobody holds it, it was left behind and goes
         // too.
@@ -340,9 +340,13 @@ impl<F: Format> Inner<F> {
 
     /// Reads what is there, under the write lock, and fails if it must not be overwritten. Returns whether the
     /// slot is empty.
-    fn check(&self, locked: &LockedFile<'_>, expect: &Expect) -> Result<bool, StoreError> {
+    fn check(
+        &self,
+        locked: &LockedFile<'_>,
+        precondition: &Precondition,
+    ) -> Result<bool, StoreError> {
         let current = locked.read()?;
-        let compared = self.compare(expect, current.as_deref().map(Vec::as_slice));
+        let compared = self.compare(precondition, current.as_deref().map(Vec::as_slice));
         if compared.is_err() && current.is_some() {
             // Whoever is told of a conflict may take what is there for saved, and who saved it may
             // have been killed before it was durable.
@@ -355,7 +359,11 @@ impl<F: Format> Inner<F> {
         Ok(current.is_none())
     }
 
-    fn compare(&self, expect: &Expect, current: Option<&[u8]>) -> Result<(), StoreError> {
+    fn compare(
+        &self,
+        precondition: &Precondition,
+        current: Option<&[u8]>,
+    ) -> Result<(), StoreError> {
         let current = current.map(|bytes| (Revision::of(bytes), bytes));
         if let Some((revision, bytes)) = &current {
             // What cannot be read is not overwritten.
@@ -364,10 +372,11 @@ impl<F: Format> Inner<F> {
                 self.format.decode(bytes, &self.file.place())?;
             }
         }
-        let is_as_expected = match (current, expect) {
-            (Some((current, _)), Expect::Unchanged(revision)) => current == *revision,
-            (Some(_), Expect::Anything) | (None, Expect::Absent | Expect::Anything) => true,
-            (Some(_), Expect::Absent) | (None, Expect::Unchanged(_)) => false,
+        let is_as_expected = match (current, precondition) {
+            (Some((current, _)), Precondition::Unchanged(revision)) => current == *revision,
+            (Some(_), Precondition::Anything)
+            | (None, Precondition::Absent | Precondition::Anything) => true,
+            (Some(_), Precondition::Absent) | (None, Precondition::Unchanged(_)) => false,
         };
         if is_as_expected { Ok(()) } else { Err(StoreError::Conflict { place: self.file.place() }) }
     }
@@ -447,7 +456,7 @@ mod tests {
             let path = dir.path().join("tokens.json");
             let format = Interrupted { path: path.clone(), login: Mutex::new(None) };
             let file = RecordFile::new(&path, format);
-            file.save(&AuthTokens::new("the first login's").into(), Expect::Anything)
+            file.save(&AuthTokens::new("the first login's").into(), Precondition::Anything)
                 .await
                 .unwrap();
             *file.inner.format.login.lock().unwrap() = Some(login.clone());

@@ -24,21 +24,21 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
 use self::envelope::Content;
-use self::timed_lease::{FleetLease, Leased, Overdue};
+use self::timed_lease::{Leased, Overdue, TimedLease};
 use crate::error::StoreError;
 use crate::key::{AgeKey, Sealer};
 use crate::net::io_runtime;
 use crate::record::Record;
-use crate::store::{Expect, Lease, Revision, Stored};
+use crate::store::{Lease, Precondition, Revision, Stored};
 use crate::sys::blocking;
 use crate::sys::clock::Clock;
 
-/// Implements [`TokenStore`](crate::TokenStore) for a store that is a [`FleetSlot`].
-macro_rules! keep_in_fleet_slot {
+/// Implements [`TokenStore`](crate::TokenStore) for a store that is a [`SharedSlot`].
+macro_rules! keep_in_shared_slot {
     ($store:ty) => {
         const _: () = {
             use crate::record::Record;
-            use crate::store::{Expect, Lease, Revision, Stored, TokenStore};
+            use crate::store::{Lease, Precondition, Revision, Stored, TokenStore};
 
             #[async_trait]
             impl TokenStore for $store {
@@ -49,13 +49,13 @@ macro_rules! keep_in_fleet_slot {
                 async fn save(
                     &self,
                     record: &Record,
-                    expect: Expect,
+                    precondition: Precondition,
                 ) -> Result<Revision, StoreError> {
-                    self.0.save(record, expect).await
+                    self.0.save(record, precondition).await
                 }
 
-                async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
-                    self.0.clear(expect).await
+                async fn clear(&self, precondition: Precondition) -> Result<(), StoreError> {
+                    self.0.clear(precondition).await
                 }
 
                 async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
@@ -73,7 +73,7 @@ macro_rules! keep_in_fleet_slot {
         };
     };
 }
-pub(crate) use keep_in_fleet_slot;
+pub(crate) use keep_in_shared_slot;
 
 /// How often a change begins again because somebody else was faster.
 const ATTEMPTS: usize = 20;
@@ -140,7 +140,7 @@ pub(crate) trait Engine: fmt::Debug + fmt::Display + Send + Sync + 'static {
 
 /// A slot on a server.
 #[derive(Debug)]
-pub(crate) struct FleetSlot<E>(Arc<Inner<E>>);
+pub(crate) struct SharedSlot<E>(Arc<Inner<E>>);
 
 #[derive(Debug)]
 struct Inner<E> {
@@ -171,7 +171,7 @@ struct Seen {
     revision: Revision,
 }
 
-impl<E: Engine> FleetSlot<E> {
+impl<E: Engine> SharedSlot<E> {
     pub(crate) fn new(engine: E, key: AgeKey, name: &str) -> Self {
         Self(Arc::new(Inner {
             engine,
@@ -215,15 +215,15 @@ impl<E: Engine> FleetSlot<E> {
     pub(crate) async fn save(
         &self,
         record: &Record,
-        expect: Expect,
+        precondition: Precondition,
     ) -> Result<Revision, StoreError> {
         let (inner, record) = (self.0.clone(), record.clone());
-        self.0.in_turn(async move { inner.write(Some(record), &expect).await }).await
+        self.0.in_turn(async move { inner.write(Some(record), &precondition).await }).await
     }
 
-    pub(crate) async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
+    pub(crate) async fn clear(&self, precondition: Precondition) -> Result<(), StoreError> {
         let inner = self.0.clone();
-        self.0.in_turn(async move { inner.write(None, &expect).await.map(drop) }).await
+        self.0.in_turn(async move { inner.write(None, &precondition).await.map(drop) }).await
     }
 
     /// Returns whether the lease is somebody's and not over. One that is over may still be waited for.
@@ -241,7 +241,7 @@ impl<E: Engine> FleetSlot<E> {
 
     pub(crate) async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
         let inner = self.0.clone();
-        let lease = self.0.in_turn(async move { FleetLease::take(inner).await }).await?;
+        let lease = self.0.in_turn(async move { TimedLease::take(inner).await }).await?;
         Ok(lease.map(|lease| Box::new(lease) as Box<dyn Lease>))
     }
 }
@@ -357,17 +357,17 @@ impl<E: Engine> Inner<E> {
         u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(known.saturating_add(1))
     }
 
-    /// Fills or empties the slot if it is as `expect` says.
+    /// Fills or empties the slot if it is as `precondition` says.
     ///
     /// The holder of the lease renews it in the same step when it saves an intent: some servers take one
     /// write of an object a second.
     async fn write(
         self: &Arc<Self>,
         record: Option<Record>,
-        expect: &Expect,
+        precondition: &Precondition,
     ) -> Result<Revision, StoreError> {
         let has_intent = record.as_ref().is_some_and(|record| record.refresh.intent.is_some());
-        let is_unchanged = matches!(expect, Expect::Unchanged(_));
+        let is_unchanged = matches!(precondition, Precondition::Unchanged(_));
         let ends_a_refresh = record.is_some() && !has_intent && is_unchanged;
         let mut sealed = None;
         for _ in 0..ATTEMPTS {
@@ -375,17 +375,17 @@ impl<E: Engine> Inner<E> {
             let mut row = found.as_ref().map(|found| found.row.clone()).unwrap_or_default();
             let opened = match opened {
                 // Only a logout takes away what cannot be read.
-                Err(_) if record.is_none() && *expect == Expect::Anything => None,
+                Err(_) if record.is_none() && *precondition == Precondition::Anything => None,
                 opened => opened?,
             };
             let generation = opened.as_ref().map_or(0, |opened| opened.content.generation);
             // Nothing that its key opens: there may be none yet, or none any more.
             let is_first = opened.is_none();
             let there = opened.filter(|opened| opened.content.record.is_some());
-            let as_expected = match expect {
-                Expect::Absent => there.is_none(),
-                Expect::Anything => true,
-                Expect::Unchanged(expected) => {
+            let as_expected = match precondition {
+                Precondition::Absent => there.is_none(),
+                Precondition::Anything => true,
+                Precondition::Unchanged(expected) => {
                     there.as_ref().is_some_and(|there| there.revision == *expected)
                         && !self.is_overtaken(&row)
                 }

@@ -22,7 +22,7 @@ pub(crate) async fn run<T: Send + 'static>(
         reason: reason.to_owned(),
         advice: advice.to_owned(),
     };
-    let work = || wipe::wiped(work);
+    let work = || wipe::with_wiped_stack(work);
     let joined = if let Ok(runtime) = Handle::try_current() {
         runtime.spawn_blocking(work).await.map_err(|error| error.try_into_panic().ok())
     } else {

@@ -109,14 +109,14 @@ const FIRST_LOOK: Duration = Duration::from_millis(10);
 const SLOWEST_LOOK: Duration = Duration::from_millis(250);
 
 /// Waits, up to a limit, for something that somebody else has.
-pub(crate) struct Patience {
+pub(crate) struct PollUntil {
     limit: Duration,
     backoff: Backoff,
     slept: Duration,
     began: Instant,
 }
 
-impl Patience {
+impl PollUntil {
     pub(crate) fn new(limit: Duration) -> Self {
         let backoff = Backoff::new(FIRST_LOOK, SLOWEST_LOOK);
         Self { limit, backoff, slept: Duration::ZERO, began: Instant::now() }

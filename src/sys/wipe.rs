@@ -13,15 +13,15 @@ const DEPTH: usize = 24 * 1024;
 ///
 /// Ciphers and digests keep blocks of what they work on in local variables. A thread of a pool may
 /// wait for hours after that, with the tokens on its stack.
-pub(crate) fn wiped<T>(work: impl FnOnce() -> T) -> T {
-    let done = apart(work);
+pub(crate) fn with_wiped_stack<T>(work: impl FnOnce() -> T) -> T {
+    let done = not_inlined(work);
     wipe();
     done
 }
 
 /// Not inlined, so that its frame, and all below it, lies where [`wipe`]'s does.
 #[inline(never)]
-fn apart<T>(work: impl FnOnce() -> T) -> T {
+fn not_inlined<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 

@@ -13,8 +13,8 @@ use crate::stores::MemoryStore;
 async fn what_an_interrupted_run_left_is_saved_again_because_it_may_not_be_durable() {
     let (from, to) = (MemoryStore::new(), MemoryStore::new());
     let tokens = AuthTokens::new("mine");
-    from.save(&tokens.clone().into(), Expect::Absent).await.unwrap();
-    let left = to.save(&tokens.clone().into(), Expect::Absent).await.unwrap();
+    from.save(&tokens.clone().into(), Precondition::Absent).await.unwrap();
+    let left = to.save(&tokens.clone().into(), Precondition::Absent).await.unwrap();
     assert!(migrate(&from, &to).await.unwrap().moved);
     let moved = to.load().await.unwrap().unwrap();
     assert_eq!(moved.record.tokens, tokens);
@@ -83,15 +83,19 @@ impl TokenStore for Way {
         self.slot.load().await
     }
 
-    async fn save(&self, record: &Record, expect: Expect) -> Result<Revision, StoreError> {
+    async fn save(
+        &self,
+        record: &Record,
+        precondition: Precondition,
+    ) -> Result<Revision, StoreError> {
         if let Some(hold) = &self.slows_down {
             *hold.lock().unwrap() = Some(SOMEBODY);
         }
-        self.slot.save(record, expect).await
+        self.slot.save(record, precondition).await
     }
 
-    async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
-        self.slot.clear(expect).await
+    async fn clear(&self, precondition: Precondition) -> Result<(), StoreError> {
+        self.slot.clear(precondition).await
     }
 
     async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
@@ -126,7 +130,7 @@ impl Lease for Way {
 async fn nothing_moves_from_a_slot_onto_itself_by_another_way() {
     let one = Way::new("one");
     let tokens = AuthTokens::new("mine");
-    let saved = one.save(&tokens.clone().into(), Expect::Absent).await.unwrap();
+    let saved = one.save(&tokens.clone().into(), Precondition::Absent).await.unwrap();
     for name in ["another", "way"] {
         let other = Way { name, ..one.clone() };
         assert_ne!(one.slot(), other.slot());
@@ -142,7 +146,7 @@ async fn tokens_that_somebody_refreshes_where_they_were_are_not_there_twice() {
     let (from, mut to) = (Way::new("a"), Way::new("b"));
     to.slows_down = Some(from.hold.clone());
     let tokens = AuthTokens::new("mine");
-    let saved = from.save(&tokens.clone().into(), Expect::Absent).await.unwrap();
+    let saved = from.save(&tokens.clone().into(), Precondition::Absent).await.unwrap();
     let busy = migrate(&from, &to).await.unwrap_err();
     assert!(matches!(&busy, TransferError::Busy { place } if place == "a"), "{busy}");
     assert!(to.load().await.unwrap().is_none());
@@ -159,8 +163,8 @@ async fn a_migration_that_moves_nothing_leaves_no_lease_taken() {
     let is_free = |way: &Way| way.hold.lock().unwrap().is_none();
     assert!(matches!(migrate(&from, &to).await, Err(TransferError::Empty { .. })));
     assert!(is_free(&from) && is_free(&to));
-    from.save(&AuthTokens::new("mine").into(), Expect::Absent).await.unwrap();
-    to.save(&AuthTokens::new("others").into(), Expect::Absent).await.unwrap();
+    from.save(&AuthTokens::new("mine").into(), Precondition::Absent).await.unwrap();
+    to.save(&AuthTokens::new("others").into(), Precondition::Absent).await.unwrap();
     assert!(matches!(migrate(&from, &to).await, Err(TransferError::Occupied { .. })));
     assert!(is_free(&from) && is_free(&to));
     *to.hold.lock().unwrap() = Some(SOMEBODY);
@@ -173,7 +177,7 @@ async fn a_migration_that_moves_nothing_leaves_no_lease_taken() {
 async fn a_lease_that_passed_on_while_the_other_was_waited_for_moves_nothing() {
     let (from, to) = (Way::new("a"), Way::new("b"));
     let tokens = AuthTokens::new("mine");
-    from.save(&tokens.clone().into(), Expect::Absent).await.unwrap();
+    from.save(&tokens.clone().into(), Precondition::Absent).await.unwrap();
     *to.hold.lock().unwrap() = Some(SOMEBODY);
     // This process is stopped while it waits, and meanwhile somebody refreshes.
     let (hold, free) = (from.hold.clone(), to.hold.clone());

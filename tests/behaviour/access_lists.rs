@@ -7,11 +7,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
+use tokenkeep::migrate;
 use tokenkeep::secrecy::SecretString;
-use tokenkeep::{
-    AgeFileStore, AgeKey, AuthTokens, Expect, MemoryStore, PlaintextStore, StoreError, TokenStore,
-    migrate,
-};
+use tokenkeep::store::Precondition;
+use tokenkeep::stores::{AgeFileStore, MemoryStore, PlaintextStore};
+use tokenkeep::{AgeKey, AuthTokens, StoreError, TokenStore};
 use windows_permissions::constants::{SeObjectType, SecurityInformation};
 use windows_permissions::wrappers::{GetSecurityInfo, SetSecurityInfo};
 use windows_permissions::{LocalBox, SecurityDescriptor};
@@ -59,7 +59,8 @@ async fn exposed(store: &impl TokenStore, words: &[&str]) {
         assert!(text.contains(word), "{word:?} is in {text:?}");
     }
     assert!(!text.contains("canary"), "{text}");
-    let error = store.save(&AuthTokens::new("new").into(), Expect::Anything).await.unwrap_err();
+    let error =
+        store.save(&AuthTokens::new("new").into(), Precondition::Anything).await.unwrap_err();
     assert!(matches!(error, StoreError::Exposed { .. }), "{error}");
 }
 
@@ -121,11 +122,11 @@ async fn a_list_of_recipients_may_be_read_by_everyone_and_written_by_nobody_else
         AgeFileStore::new(dir.path().join("tokens.age"), key)
     };
     share(&list, WRITABLE);
-    let error = store().save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap_err();
+    let error = store().save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap_err();
     assert!(matches!(error, StoreError::Exposed { .. }), "{error}");
     assert!(error.to_string().contains("Everyone can write to it"), "{error}");
     share(&list, READABLE);
-    store().save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap();
+    store().save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap();
 }
 
 #[tokio::test]
@@ -136,7 +137,8 @@ async fn a_directory_in_which_everyone_can_replace_files_is_refused() {
     share(&shared, ALL_OF_IT);
     for name in ["tokens.json", "mine/tokens.json"] {
         let store = PlaintextStore::new(shared.join(name));
-        let error = store.save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap_err();
+        let error =
+            store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap_err();
         assert!(matches!(error, StoreError::Exposed { .. }), "{error}");
         let words = ["Everyone can replace", "icacls", text(&shared)];
         assert!(words.iter().all(|word| error.to_string().contains(word)), "{error}");
@@ -146,7 +148,7 @@ async fn a_directory_in_which_everyone_can_replace_files_is_refused() {
     // What everyone may look into is no danger to private files.
     share(&shared, "(A;;FRFX;;;WD)");
     let store = PlaintextStore::new(shared.join("tokens.json"));
-    store.save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap();
+    store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap();
     store.load().await.unwrap().unwrap();
 }
 
@@ -209,8 +211,8 @@ async fn a_drive_that_is_not_there_is_no_empty_slot() {
     let store = PlaintextStore::new(r"Q:\tokens\tokens.json");
     for error in [
         store.load().await.map(drop).unwrap_err(),
-        store.save(&AuthTokens::new("a").into(), Expect::Absent).await.map(drop).unwrap_err(),
-        store.clear(Expect::Anything).await.unwrap_err(),
+        store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.map(drop).unwrap_err(),
+        store.clear(Precondition::Anything).await.unwrap_err(),
     ] {
         assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
     }

@@ -21,10 +21,13 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use tokenkeep::{
-    AuthTokens, Expect, Intent, Lease, Overwrite, Record, RefreshFailure, Revision, StoreError,
-    StoreUrl, Stored, TokenManager, TokenStore, async_trait, backup, chrono, conformance, migrate,
-    restore,
+    AuthTokens, RefreshFailure, StoreError, StoreUrl, TokenManager, TokenStore, async_trait,
+    chrono, conformance,
 };
+
+use tokenkeep::store::{Intent, Lease, Precondition, Record, Revision, Stored};
+
+use tokenkeep::transfer::{Overwrite, backup, migrate, restore};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 type Store = Arc<dyn TokenStore>;
@@ -144,26 +147,26 @@ impl Actor {
                 self.last = stored.as_ref().map(|stored| stored.revision.clone());
                 Ok(stored.map_or_else(|| "none".into(), |stored| describe(&stored.record.tokens)))
             }
-            ["save", name, expect] => {
-                let expect = match (*expect, &self.last) {
-                    ("absent", _) => Expect::Absent,
-                    ("last", Some(revision)) => Expect::Unchanged(revision.clone()),
-                    ("anything", _) => Expect::Anything,
-                    _ => panic!("unknown expectation {expect}"),
+            ["save", name, precondition] => {
+                let precondition = match (*precondition, &self.last) {
+                    ("absent", _) => Precondition::Absent,
+                    ("last", Some(revision)) => Precondition::Unchanged(revision.clone()),
+                    ("anything", _) => Precondition::Anything,
+                    _ => panic!("unknown expectation {precondition}"),
                 };
-                self.last = Some(self.store.save(&tokens(name).into(), expect).await?);
+                self.last = Some(self.store.save(&tokens(name).into(), precondition).await?);
                 Ok("saved".into())
             }
             // Tokens whose access token has expired.
             ["save-expired", name] => {
                 let tokens = tokens(name).with_expires_at(chrono::DateTime::UNIX_EPOCH);
-                self.store.save(&tokens.clone().into(), Expect::Anything).await?;
+                self.store.save(&tokens.clone().into(), Precondition::Anything).await?;
                 Ok("saved".into())
             }
             // A record of about that many bytes.
             ["fill", bytes] => {
                 let tokens = AuthTokens::new("x".repeat(bytes.parse()?));
-                self.store.save(&tokens.clone().into(), Expect::Anything).await?;
+                self.store.save(&tokens.clone().into(), Precondition::Anything).await?;
                 Ok("saved".into())
             }
             ["access"] => {
@@ -176,11 +179,11 @@ impl Actor {
             }
             ["clear", "last"] => {
                 let last = self.last.clone().expect("a revision");
-                self.store.clear(Expect::Unchanged(last)).await?;
+                self.store.clear(Precondition::Unchanged(last)).await?;
                 Ok("cleared".into())
             }
             ["clear"] => {
-                self.store.clear(Expect::Anything).await?;
+                self.store.clear(Precondition::Anything).await?;
                 Ok("cleared".into())
             }
             ["lease"] => {
@@ -195,8 +198,8 @@ impl Actor {
                 let mut stored = self.store.load().await?.expect("a record");
                 let token = stored.record.tokens.refresh_token.as_ref().expect("a refresh token");
                 stored.record.refresh.intent = Some(Intent::new(token, chrono::Utc::now()));
-                let expect = Expect::Unchanged(stored.revision);
-                self.last = Some(self.store.save(&stored.record, expect).await?);
+                let precondition = Precondition::Unchanged(stored.revision);
+                self.last = Some(self.store.save(&stored.record, precondition).await?);
                 Ok("written".into())
             }
             ["has-intent"] => {
@@ -212,13 +215,13 @@ impl Actor {
             }
             ["probe"] => {
                 let before = Instant::now();
-                let state = tokenkeep::probe_keychain().await;
+                let state = tokenkeep::keychain::probe_keychain().await;
                 assert!(before.elapsed() < Duration::from_secs(2), "the promise of its docs");
                 Ok(state.to_string())
             }
             // Says what was chosen and why, and where.
             ["open-default", allowed @ ..] => {
-                let allow = tokenkeep::Allow {
+                let allow = tokenkeep::store_url::DefaultStoreOptions {
                     key_file: allowed.contains(&"key-file"),
                     prompts: allowed.contains(&"prompts"),
                 };
@@ -227,7 +230,10 @@ impl Actor {
                 Ok(format!("{} {}", opened.url, opened.chosen))
             }
             ["open-default-of", service, account] => {
-                let (account, allow) = (account.replace("%20", " "), tokenkeep::Allow::default());
+                let (account, allow) = (
+                    account.replace("%20", " "),
+                    tokenkeep::store_url::DefaultStoreOptions::default(),
+                );
                 let opened = tokenkeep::open_default(service, &account, allow).await?;
                 self.store = opened.store;
                 Ok(format!("{} {}", opened.url, opened.chosen))
@@ -278,14 +284,14 @@ fn ask(server: &str, current: &AuthTokens) -> Result<AuthTokens, RefreshFailure>
 }
 
 async fn increment(store: &Store) -> Result<bool, StoreError> {
-    let (count, expect) = match store.load().await? {
-        None => (0, Expect::Absent),
+    let (count, precondition) = match store.load().await? {
+        None => (0, Precondition::Absent),
         Some(stored) => {
             let text = stored.record.tokens.access_token.expose_secret().to_owned();
-            (text.parse::<u32>().unwrap(), Expect::Unchanged(stored.revision))
+            (text.parse::<u32>().unwrap(), Precondition::Unchanged(stored.revision))
         }
     };
-    match store.save(&AuthTokens::new((count + 1).to_string()).into(), expect).await {
+    match store.save(&AuthTokens::new((count + 1).to_string()).into(), precondition).await {
         Ok(_) => Ok(true),
         Err(StoreError::Conflict { .. }) => Ok(false),
         Err(error) => Err(error),
@@ -357,16 +363,20 @@ impl TokenStore for Killing {
         loaded
     }
 
-    async fn save(&self, record: &Record, expect: Expect) -> Result<Revision, StoreError> {
+    async fn save(
+        &self,
+        record: &Record,
+        precondition: Precondition,
+    ) -> Result<Revision, StoreError> {
         live_on();
-        let saved = self.0.save(record, expect).await;
+        let saved = self.0.save(record, precondition).await;
         live_on();
         saved
     }
 
-    async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
+    async fn clear(&self, precondition: Precondition) -> Result<(), StoreError> {
         live_on();
-        let cleared = self.0.clear(expect).await;
+        let cleared = self.0.clear(precondition).await;
         live_on();
         cleared
     }

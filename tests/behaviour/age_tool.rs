@@ -6,7 +6,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use tokenkeep::{AgeFileStore, AgeKey, AuthTokens, Expect, TokenStore};
+use tokenkeep::{AgeKey, AuthTokens, TokenStore};
+
+use tokenkeep::store::Precondition;
+
+use tokenkeep::stores::AgeFileStore;
 
 use crate::support::{available, scratch};
 
@@ -57,7 +61,7 @@ async fn age_decrypts_what_is_written_here() {
     let files = Files::new();
     AgeKey::create_identity_file(&files.key).await.unwrap();
     let tokens = AuthTokens::new("to age").with_refresh_token("r");
-    files.store().save(&tokens.clone().into(), Expect::Absent).await.unwrap();
+    files.store().save(&tokens.clone().into(), Precondition::Absent).await.unwrap();
     let (key, data) = (files.key.to_str().unwrap(), files.data.to_str().unwrap());
     let json: serde_json::Value =
         serde_json::from_slice(&run("age", &["-d", "-i", key, data], b"")).unwrap();
@@ -82,7 +86,7 @@ async fn what_age_and_age_keygen_write_is_read_here_binary_and_armored() {
         let found = files.store().load().await.unwrap().unwrap().record.tokens;
         assert_eq!(found.access_token.expose_secret(), "from age");
         // A record in armor can be replaced like any other; binary is what is written.
-        files.store().save(&AuthTokens::new("ours").into(), Expect::Anything).await.unwrap();
+        files.store().save(&AuthTokens::new("ours").into(), Precondition::Anything).await.unwrap();
         assert!(fs::read(&files.data).unwrap().starts_with(b"age-encryption.org/v1\n"));
         fs::remove_file(&files.data).unwrap();
     }
@@ -145,7 +149,7 @@ async fn a_file_that_age_sealed_to_a_passphrase_is_read_and_then_sealed_to_the_k
     let store = AgeFileStore::new(&files.data, key);
     let found = store.load().await.unwrap().unwrap();
     assert_eq!(found.record.tokens.access_token.expose_secret(), "from age");
-    store.save(&found.record, Expect::Unchanged(found.revision)).await.unwrap();
+    store.save(&found.record, Precondition::Unchanged(found.revision)).await.unwrap();
     assert_eq!(files.store().load().await.unwrap().unwrap().record.tokens, found.record.tokens);
 }
 
@@ -158,7 +162,7 @@ async fn age_opens_a_protected_identity_file_made_here() {
     let files = Files::new();
     let key = AgeKey::create_protected_identity_file(&files.key, "secret words".into()).await;
     let store = AgeFileStore::new(&files.data, key.unwrap());
-    store.save(&AuthTokens::new("to age").into(), Expect::Absent).await.unwrap();
+    store.save(&AuthTokens::new("to age").into(), Precondition::Absent).await.unwrap();
     with_passphrase(files.dir.path(), "age -d -i key.txt -o plain tokens.age", "secret words");
     let plain = fs::read_to_string(files.dir.path().join("plain")).unwrap();
     assert!(plain.contains("\"access_token\": \"to age\""), "{plain}");

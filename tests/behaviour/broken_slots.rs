@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tokenkeep::{
-    AgeFileStore, AgeKey, AuthError, AuthTokens, Expect, PlaintextStore, StoreError, TokenManager,
-    TokenStore,
-};
+use tokenkeep::{AgeKey, AuthError, AuthTokens, StoreError, TokenManager, TokenStore};
+
+use tokenkeep::store::Precondition;
+
+use tokenkeep::stores::{AgeFileStore, PlaintextStore};
 
 #[cfg(unix)]
 use crate::support::make_pipe;
@@ -56,8 +57,8 @@ async fn stays_broken(store: impl TokenStore, path: &Path, expected: &str) {
     let store = manager.store();
     let errors = [
         store.load().await.unwrap_err(),
-        store.save(&AuthTokens::new("new").into(), Expect::Anything).await.unwrap_err(),
-        store.save(&AuthTokens::new("new").into(), Expect::Absent).await.unwrap_err(),
+        store.save(&AuthTokens::new("new").into(), Precondition::Anything).await.unwrap_err(),
+        store.save(&AuthTokens::new("new").into(), Precondition::Absent).await.unwrap_err(),
     ];
     for error in errors {
         check_error(&error, path, expected);
@@ -132,7 +133,7 @@ impl AgeSlot {
         let path = dir.path().join("tokens.age");
         let key = AgeKey::create_identity_file(dir.path().join("keys/key.txt")).await.unwrap();
         let store = AgeFileStore::new(&path, key.clone());
-        store.save(&AuthTokens::new("canary-a").into(), Expect::Absent).await.unwrap();
+        store.save(&AuthTokens::new("canary-a").into(), Precondition::Absent).await.unwrap();
         let sealed = fs::read(&path).unwrap();
         Self { _dir: dir, path, key, sealed }
     }
@@ -227,9 +228,9 @@ async fn what_is_no_regular_file_is_named_and_never_touched() {
         let mut errors = vec![store.load().await.unwrap_err()];
         if !path.starts_with("/dev") {
             errors.push(
-                store.save(&AuthTokens::new("a").into(), Expect::Anything).await.unwrap_err(),
+                store.save(&AuthTokens::new("a").into(), Precondition::Anything).await.unwrap_err(),
             );
-            errors.push(store.clear(Expect::Anything).await.unwrap_err());
+            errors.push(store.clear(Precondition::Anything).await.unwrap_err());
         }
         for error in errors {
             let text = error.to_string();
@@ -255,8 +256,8 @@ async fn a_directory_above_that_is_a_file_is_an_error_and_not_an_empty_slot() {
     let store = PlaintextStore::new(dir.path().join("file/tokens.json"));
     for error in [
         store.load().await.map(drop).unwrap_err(),
-        store.clear(Expect::Anything).await.unwrap_err(),
-        store.clear(Expect::Absent).await.unwrap_err(),
+        store.clear(Precondition::Anything).await.unwrap_err(),
+        store.clear(Precondition::Absent).await.unwrap_err(),
     ] {
         assert!(matches!(error, StoreError::Io { .. }), "{error}");
     }
@@ -269,8 +270,10 @@ async fn a_revision_of_another_handle_does_not_make_a_record_overwritable_that_c
     let reader = AgeFileStore::new(&ours.path, theirs.key.clone());
     let revision = reader.load().await.unwrap().unwrap().revision;
     let writer = AgeFileStore::new(&ours.path, ours.key.clone());
-    let error =
-        writer.save(&AuthTokens::new("new").into(), Expect::Unchanged(revision)).await.unwrap_err();
+    let error = writer
+        .save(&AuthTokens::new("new").into(), Precondition::Unchanged(revision))
+        .await
+        .unwrap_err();
     assert!(matches!(error, StoreError::Undecryptable { .. }), "{error}");
     assert_eq!(fs::read(&ours.path).unwrap(), theirs.sealed);
 }

@@ -5,7 +5,9 @@ use std::sync::mpsc;
 use std::task::{Context, Waker};
 
 use tokenkeep::secrecy::SecretString;
-use tokenkeep::{AgeFileStore, AgeKey, AuthTokens, Expect, TokenStore};
+use tokenkeep::store::Precondition;
+use tokenkeep::stores::AgeFileStore;
+use tokenkeep::{AgeKey, AuthTokens, TokenStore};
 
 use crate::support::scratch;
 
@@ -26,11 +28,11 @@ async fn a_logout_is_not_overtaken_by_the_login_that_was_given_up_before_it() {
 
     let tokens = AuthTokens::new("given up");
     let record = tokens.clone().into();
-    let mut login = store.save(&record, Expect::Anything);
+    let mut login = store.save(&record, Precondition::Anything);
     assert!(login.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     drop(login);
 
-    let mut logout = store.clear(Expect::Anything);
+    let mut logout = store.clear(Precondition::Anything);
     for _ in 0..10_000 {
         let mut context = Context::from_waker(Waker::noop());
         assert!(logout.as_mut().poll(&mut context).is_pending(), "it did not wait for the login");

@@ -8,7 +8,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use tokenkeep::chrono::{DateTime, Utc};
-use tokenkeep::{TokenManager, TokenManagerBuilder, TokenStore};
+use tokenkeep::manager::TokenManagerBuilder;
+use tokenkeep::{TokenManager, TokenStore};
 
 /// A clock that stands still until it is turned. Who waits by it goes on then.
 #[derive(Clone)]

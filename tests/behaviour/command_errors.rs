@@ -109,13 +109,13 @@ fn status_shows_what_get_will_meet() {
     let home = Home::signed_in();
     let intent = home.path("state/tokenkeep/default.age.intent");
     for (token, is_shown) in [("canary-r", true), ("canary of another session", false)] {
-        let noted = tokenkeep::Intent::new(&token.into(), chrono::Utc::now());
+        let noted = tokenkeep::store::Intent::new(&token.into(), chrono::Utc::now());
         fs::write(&intent, noted.to_string()).unwrap();
         let shown = home.run("status").ok();
         assert_eq!(shown.contains("warning  a refresh was cut off"), is_shown, "{shown}");
     }
     // Whoever cannot have the lease there is told as well.
-    let noted = tokenkeep::Intent::new(&"canary-r".into(), chrono::Utc::now());
+    let noted = tokenkeep::store::Intent::new(&"canary-r".into(), chrono::Utc::now());
     fs::write(&intent, noted.to_string()).unwrap();
     let lease = home.path("state/tokenkeep/default.age.lease");
     let _ = fs::remove_file(&lease);

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use tokenkeep::{AgeFileStore, AgeKey, MemoryStore, PlaintextStore, TokenStore, conformance};
+use tokenkeep::{AgeKey, TokenStore, conformance};
+
+use tokenkeep::stores::{AgeFileStore, MemoryStore, PlaintextStore};
 
 use crate::support::{block_on, scratch};
 

@@ -5,7 +5,11 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use tokenkeep::{AgeFileStore, AgeKey, AuthTokens, Expect, PlaintextStore, StoreError, TokenStore};
+use tokenkeep::{AgeKey, AuthTokens, StoreError, TokenStore};
+
+use tokenkeep::store::Precondition;
+
+use tokenkeep::stores::{AgeFileStore, PlaintextStore};
 
 use crate::support::{Actor, scratch, skip};
 
@@ -26,7 +30,8 @@ async fn exposed(store: &impl TokenStore, words: &[&str]) {
     for word in words {
         assert!(text.contains(word), "{word:?} is in {text:?}");
     }
-    let error = store.save(&AuthTokens::new("new").into(), Expect::Anything).await.unwrap_err();
+    let error =
+        store.save(&AuthTokens::new("new").into(), Precondition::Anything).await.unwrap_err();
     assert!(matches!(error, StoreError::Exposed { .. }), "{error}");
 }
 
@@ -87,7 +92,7 @@ async fn a_link_is_refused_and_so_is_a_file_with_two_names() {
     chmod(&path, 0o600);
     symlink(&path, &link).unwrap();
     exposed(&PlaintextStore::new(&link), &["is a symbolic link"]).await;
-    let error = PlaintextStore::new(&link).clear(Expect::Anything).await.unwrap_err();
+    let error = PlaintextStore::new(&link).clear(Precondition::Anything).await.unwrap_err();
     assert!(matches!(error, StoreError::Exposed { .. }), "{error}");
     // A link to nothing is no empty slot either.
     fs::remove_file(&link).unwrap();
@@ -106,7 +111,7 @@ async fn a_lock_file_that_is_a_link_is_refused() {
     let victim = dir.path().join("victim");
     symlink(&victim, dir.path().join("tokens.json.lock")).unwrap();
     let store = PlaintextStore::new(dir.path().join("tokens.json"));
-    let error = store.save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap_err();
+    let error = store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap_err();
     assert!(matches!(error, StoreError::Exposed { .. }), "{error}");
     assert!(!victim.exists());
 }
@@ -124,7 +129,7 @@ async fn a_directory_that_others_can_write_to_is_refused_unless_it_is_sticky() {
     }
     // As /tmp is.
     chmod(&shared, 0o1777);
-    store.save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap();
+    store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap();
 }
 
 #[tokio::test]
@@ -134,12 +139,12 @@ async fn directories_are_made_where_the_group_may_write_but_not_where_everybody_
     fs::create_dir(&shared).unwrap();
     chmod(&shared, 0o777);
     let store = PlaintextStore::new(shared.join("mine/tokens.json"));
-    let error = store.save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap_err();
+    let error = store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap_err();
     assert!(matches!(error, StoreError::Exposed { .. }), "{error}");
     assert_eq!(fs::read_dir(&shared).unwrap().count(), 0);
     // As home directories are on many a system.
     chmod(&shared, 0o775);
-    store.save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap();
+    store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap();
     assert_eq!(mode(&shared.join("mine")), 0o700);
 }
 
@@ -152,8 +157,8 @@ async fn a_directory_that_is_a_link_to_nothing_is_no_empty_slot() {
         let store = PlaintextStore::new(dir.path().join(path));
         for result in [
             store.load().await.map(drop),
-            store.save(&AuthTokens::new("a").into(), Expect::Absent).await.map(drop),
-            store.clear(Expect::Anything).await,
+            store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.map(drop),
+            store.clear(Precondition::Anything).await,
         ] {
             assert!(matches!(result, Err(StoreError::Unavailable { .. })), "{result:?}");
         }
@@ -168,8 +173,8 @@ async fn behind_a_link_to_a_directory_a_slot_may_be_empty() {
     symlink(dir.path().join("real"), dir.path().join("link")).unwrap();
     let store = PlaintextStore::new(dir.path().join("link/new/tokens.json"));
     assert!(store.load().await.unwrap().is_none());
-    store.clear(Expect::Anything).await.unwrap();
-    store.save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap();
+    store.clear(Precondition::Anything).await.unwrap();
+    store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap();
     assert!(dir.path().join("real/new/tokens.json").exists());
 }
 
@@ -192,8 +197,9 @@ async fn a_file_or_directory_of_another_user_is_refused() {
     fs::remove_file(&path).unwrap();
     std::os::unix::fs::chown(&theirs, Some(1234), None).unwrap();
     for path in [path, theirs.join("deeper/tokens.json")] {
-        let error =
-            PlaintextStore::new(&path).save(&AuthTokens::new("a").into(), Expect::Absent).await;
+        let error = PlaintextStore::new(&path)
+            .save(&AuthTokens::new("a").into(), Precondition::Absent)
+            .await;
         assert!(matches!(error, Err(StoreError::Exposed { .. })), "{error:?}");
     }
     assert_eq!(
@@ -209,14 +215,14 @@ async fn what_a_killed_writer_left_is_replaced_and_goes_with_the_record() {
     let remains = dir.path().join("tokens.json.tmp");
     let store = PlaintextStore::new(&path);
     fs::write(&remains, "half a rec").unwrap();
-    store.save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap();
+    store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap();
     assert!(!remains.exists());
     fs::write(&remains, "half a rec").unwrap();
-    store.clear(Expect::Anything).await.unwrap();
+    store.clear(Precondition::Anything).await.unwrap();
     assert!(!remains.exists() && !path.exists());
     // Even if there never was a record.
     fs::write(&remains, "half a rec").unwrap();
-    store.clear(Expect::Anything).await.unwrap();
+    store.clear(Precondition::Anything).await.unwrap();
     assert!(!remains.exists());
 }
 

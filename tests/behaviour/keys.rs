@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokenkeep::secrecy::SecretString;
-use tokenkeep::{AgeFileStore, AgeKey, AuthTokens, Expect, StoreError, TokenStore};
+use tokenkeep::store::Precondition;
+use tokenkeep::stores::AgeFileStore;
+use tokenkeep::{AgeKey, AuthTokens, StoreError, TokenStore};
 
 #[cfg(unix)]
 use crate::support::make_pipe;
@@ -36,13 +38,13 @@ async fn load_error(key: AgeKey) -> StoreError {
     let dir = scratch();
     let path = dir.path().join("tokens.age");
     AgeFileStore::new(&path, escrow())
-        .save(&AuthTokens::new("a").into(), Expect::Absent)
+        .save(&AuthTokens::new("a").into(), Precondition::Absent)
         .await
         .unwrap();
     let before = fs::read(&path).unwrap();
     let store = AgeFileStore::new(&path, key);
     let error = store.load().await.unwrap_err();
-    store.save(&AuthTokens::new("b").into(), Expect::Anything).await.unwrap_err();
+    store.save(&AuthTokens::new("b").into(), Precondition::Anything).await.unwrap_err();
     assert_eq!(fs::read(&path).unwrap(), before);
     error
 }
@@ -128,7 +130,10 @@ async fn a_passphrase_is_asked_for_once_however_many_tasks_need_it() {
         .map(|n| {
             let store = store.clone();
             tokio::spawn(async move {
-                store.save(&AuthTokens::new(n.to_string()).into(), Expect::Anything).await.unwrap();
+                store
+                    .save(&AuthTokens::new(n.to_string()).into(), Precondition::Anything)
+                    .await
+                    .unwrap();
                 store.load().await.unwrap().unwrap();
             })
         })
@@ -215,14 +220,14 @@ async fn a_running_process_follows_a_change_of_keys() {
     AgeKey::create_identity_file(&key).await.unwrap();
     let old_line = fs::read_to_string(&key).unwrap();
     let store = AgeFileStore::new(&path, AgeKey::identity_file(&key));
-    store.save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap();
+    store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap();
 
     // Somebody adds a new identity, and seals to both.
     let new = dir.path().join("new.txt");
     AgeKey::create_identity_file(&new).await.unwrap();
     let new_line = fs::read_to_string(&new).unwrap();
     fs::write(&key, format!("{new_line}{old_line}")).unwrap();
-    store.save(&AuthTokens::new("b").into(), Expect::Anything).await.unwrap();
+    store.save(&AuthTokens::new("b").into(), Precondition::Anything).await.unwrap();
     let with_new = AgeFileStore::new(&path, AgeKey::identity_file(&new));
     assert_eq!(with_new.load().await.unwrap().unwrap().record.tokens, AuthTokens::new("b"));
 
@@ -232,7 +237,7 @@ async fn a_running_process_follows_a_change_of_keys() {
     fs::write(&key, fs::read_to_string(&newest).unwrap()).unwrap();
     fs::remove_file(&path).unwrap();
     let with_newest = AgeFileStore::new(&path, AgeKey::identity_file(&newest));
-    with_newest.save(&AuthTokens::new("c").into(), Expect::Absent).await.unwrap();
+    with_newest.save(&AuthTokens::new("c").into(), Precondition::Absent).await.unwrap();
     assert_eq!(store.load().await.unwrap().unwrap().record.tokens, AuthTokens::new("c"));
 }
 
@@ -242,9 +247,9 @@ async fn a_key_file_that_goes_away_does_not_cost_a_running_process_its_tokens() 
     let (key, path) = (dir.path().join("key.txt"), dir.path().join("tokens.age"));
     AgeKey::create_identity_file(&key).await.unwrap();
     let store = AgeFileStore::new(&path, AgeKey::identity_file(&key));
-    store.save(&AuthTokens::new("old").into(), Expect::Absent).await.unwrap();
+    store.save(&AuthTokens::new("old").into(), Precondition::Absent).await.unwrap();
     fs::rename(&key, dir.path().join("elsewhere")).unwrap();
-    store.save(&AuthTokens::new("rotated").into(), Expect::Anything).await.unwrap();
+    store.save(&AuthTokens::new("rotated").into(), Precondition::Anything).await.unwrap();
 
     let fresh = || AgeFileStore::new(&path, AgeKey::identity_file(&key));
     assert!(matches!(fresh().load().await, Err(StoreError::KeyMissing { .. })));
@@ -258,10 +263,11 @@ async fn a_key_file_that_was_replaced_by_a_bad_one_stops_a_running_process_from_
     let (key, path) = (dir.path().join("key.txt"), dir.path().join("tokens.age"));
     AgeKey::create_identity_file(&key).await.unwrap();
     let store = AgeFileStore::new(&path, AgeKey::identity_file(&key));
-    store.save(&AuthTokens::new("old").into(), Expect::Absent).await.unwrap();
+    store.save(&AuthTokens::new("old").into(), Precondition::Absent).await.unwrap();
     let before = fs::read(&path).unwrap();
     write_private(&key, "garbled");
-    let error = store.save(&AuthTokens::new("new").into(), Expect::Anything).await.unwrap_err();
+    let error =
+        store.save(&AuthTokens::new("new").into(), Precondition::Anything).await.unwrap_err();
     assert!(matches!(error, StoreError::InvalidKey { .. }), "{error}");
     assert_eq!(fs::read(&path).unwrap(), before);
 }
@@ -280,16 +286,18 @@ async fn a_list_of_recipients_that_others_can_write_to_or_that_is_no_file_is_ref
     fs::write(&list, RECIPIENT).unwrap();
     for mode in [0o664, 0o646] {
         fs::set_permissions(&list, fs::Permissions::from_mode(mode)).unwrap();
-        let error = store().save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap_err();
+        let error =
+            store().save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap_err();
         assert!(matches!(error, StoreError::Exposed { .. }), "{error}");
         assert!(error.to_string().contains("others can write to it"), "{error}");
     }
     fs::set_permissions(&list, fs::Permissions::from_mode(0o644)).unwrap();
-    store().save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap();
+    store().save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap();
 
     fs::remove_file(&list).unwrap();
     make_pipe(&list);
-    let error = store().save(&AuthTokens::new("a").into(), Expect::Anything).await.unwrap_err();
+    let error =
+        store().save(&AuthTokens::new("a").into(), Precondition::Anything).await.unwrap_err();
     assert!(matches!(error, StoreError::NotAFile { .. }), "{error}");
 }
 
@@ -301,7 +309,7 @@ async fn so_many_recipients_that_the_record_could_not_be_read_again_are_refused(
         key = key.with_recovery_recipient(RECIPIENT).unwrap();
     }
     let store = AgeFileStore::new(dir.path().join("tokens.age"), key);
-    let error = store.save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap_err();
+    let error = store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap_err();
     assert!(error.to_string().contains("too many recovery recipients"), "{error}");
     assert!(store.load().await.unwrap().is_none());
 }
@@ -323,7 +331,10 @@ async fn recovery_recipients_open_the_record_too() {
     let recipients = key.recipients().await.unwrap();
     assert_eq!(recipients[1..], [RECIPIENT.to_owned(), second]);
     let path = dir.path().join("tokens.age");
-    AgeFileStore::new(&path, key).save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap();
+    AgeFileStore::new(&path, key)
+        .save(&AuthTokens::new("a").into(), Precondition::Absent)
+        .await
+        .unwrap();
     for key in [escrow(), AgeKey::identity_file(&recovery)] {
         let found = AgeFileStore::new(&path, key).load().await.unwrap().unwrap();
         assert_eq!(found.record.tokens, AuthTokens::new("a"));
@@ -345,17 +356,18 @@ async fn a_bad_recovery_recipient_is_refused_and_not_quoted() {
         write_private(&list, text);
         let key = own().with_recovery_recipients_file(&list);
         let store = AgeFileStore::new(dir.path().join("tokens.age"), key);
-        let error = store.save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap_err();
+        let error =
+            store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
         assert!(store.load().await.unwrap().is_none());
         // A list that was good once goes on being used while it cannot be read.
         write_private(&list, RECIPIENT);
-        store.save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap();
+        store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap();
         fs::remove_file(&list).unwrap();
-        store.save(&AuthTokens::new("b").into(), Expect::Anything).await.unwrap();
+        store.save(&AuthTokens::new("b").into(), Precondition::Anything).await.unwrap();
         let recovered = AgeFileStore::new(dir.path().join("tokens.age"), escrow());
         assert_eq!(recovered.load().await.unwrap().unwrap().record.tokens, AuthTokens::new("b"));
-        recovered.clear(Expect::Anything).await.unwrap();
+        recovered.clear(Precondition::Anything).await.unwrap();
     }
 }
 

@@ -5,7 +5,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use tokenkeep::{AgeKey, AuthTokens, Expect, PlaintextStore, TokenStore};
+use tokenkeep::{AgeKey, AuthTokens, TokenStore};
+
+use tokenkeep::store::Precondition;
+
+use tokenkeep::stores::PlaintextStore;
 
 use crate::support::{Actor, example, scratch};
 
@@ -25,7 +29,10 @@ impl Slots {
         let from = dir.path().join("from/tokens.json");
         let to = dir.path().join("to/tokens.age");
         let tokens = AuthTokens::new("mine").with_refresh_token("refresh-mine");
-        PlaintextStore::new(&from).save(&tokens.clone().into(), Expect::Absent).await.unwrap();
+        PlaintextStore::new(&from)
+            .save(&tokens.clone().into(), Precondition::Absent)
+            .await
+            .unwrap();
         Self {
             plaintext: format!("plaintext:{}", from.display()),
             age: format!("age:{}?identity={}", to.display(), key.display()),

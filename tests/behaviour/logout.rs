@@ -3,7 +3,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokenkeep::{AuthTokens, Expect, Logout, TokenManager, TokenStore};
+use tokenkeep::{AuthTokens, TokenManager, TokenStore};
+
+use tokenkeep::manager::Logout;
+
+use tokenkeep::store::Precondition;
 
 use crate::world::{Faulty, World, settle};
 
@@ -131,7 +135,7 @@ async fn a_login_in_between_is_revoked_as_well() {
                 revoked.0.lock().unwrap().push(tokens.access_token.expose_secret().to_owned());
                 if is_first {
                     let login = AuthTokens::new("another login").into();
-                    store.save(&login, Expect::Anything).await.unwrap();
+                    store.save(&login, Precondition::Anything).await.unwrap();
                 }
                 Ok(())
             }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokenkeep::{
-    AuthError, AuthTokens, Expect, Lease, MemoryStore, PlaintextStore, Record, Revision,
-    StoreError, Stored, TokenManager, TokenStore, async_trait,
-};
+use tokenkeep::{AuthError, AuthTokens, StoreError, TokenManager, TokenStore, async_trait};
+
+use tokenkeep::store::{Lease, Precondition, Record, Revision, Stored};
+
+use tokenkeep::stores::{MemoryStore, PlaintextStore};
 
 use crate::clock::Clock;
 use crate::support::block_on;
@@ -61,16 +62,20 @@ impl TokenStore for Watched {
         self.inner.load().await
     }
 
-    async fn save(&self, record: &Record, expect: Expect) -> Result<Revision, StoreError> {
+    async fn save(
+        &self,
+        record: &Record,
+        precondition: Precondition,
+    ) -> Result<Revision, StoreError> {
         self.check()?;
-        let revision = self.inner.save(record, expect).await;
+        let revision = self.inner.save(record, precondition).await;
         tokio::task::yield_now().await;
         revision
     }
 
-    async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
+    async fn clear(&self, precondition: Precondition) -> Result<(), StoreError> {
         self.check()?;
-        self.inner.clear(expect).await
+        self.inner.clear(precondition).await
     }
 
     async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
@@ -133,7 +138,7 @@ async fn the_time_of_a_login_is_noted_so_that_short_lifetimes_are_known() {
 async fn a_cached_token_is_handed_out_without_asking_the_store_for_30_seconds() {
     let (clock, store) = (Clock::new(), Watched::default());
     let manager = clock.manager(store.clone());
-    store.inner.save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap();
+    store.inner.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap();
     for _ in 0..100 {
         manager.get_access_token().await.unwrap();
         manager.get_tokens().await.unwrap();
@@ -142,17 +147,17 @@ async fn a_cached_token_is_handed_out_without_asking_the_store_for_30_seconds() 
     manager.get_access_token().await.unwrap();
     assert_eq!(store.loads(), 1);
     // A login elsewhere is seen after 30 seconds.
-    store.inner.save(&AuthTokens::new("b").into(), Expect::Anything).await.unwrap();
+    store.inner.save(&AuthTokens::new("b").into(), Precondition::Anything).await.unwrap();
     clock.forward(1);
     assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), "b");
     assert_eq!(store.loads(), 2);
     // And so is a logout.
-    store.inner.clear(Expect::Anything).await.unwrap();
+    store.inner.clear(Precondition::Anything).await.unwrap();
     clock.forward(30);
     assert!(matches!(manager.get_access_token().await, Err(AuthError::TokenNotFound)));
     // A clock that was set back says nothing about how old the cache is.
     for name in ["c", "d"] {
-        store.inner.save(&AuthTokens::new(name).into(), Expect::Anything).await.unwrap();
+        store.inner.save(&AuthTokens::new(name).into(), Precondition::Anything).await.unwrap();
         clock.back(10_000);
         assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), name);
     }
@@ -165,7 +170,7 @@ async fn a_refresh_token_is_always_the_one_in_the_store() {
     manager.set_tokens(AuthTokens::new("a").with_refresh_token("old")).await.unwrap();
     // Another process refreshes.
     let rotated = AuthTokens::new("b").with_refresh_token("rotated");
-    store.inner.save(&rotated.clone().into(), Expect::Anything).await.unwrap();
+    store.inner.save(&rotated.clone().into(), Precondition::Anything).await.unwrap();
     assert_eq!(manager.get_refresh_token().await.unwrap().expose_secret(), "rotated");
     assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), "b");
     store.fail(Some("locked"));
@@ -176,7 +181,7 @@ async fn a_refresh_token_is_always_the_one_in_the_store() {
 async fn many_tasks_that_find_the_cache_old_ask_the_store_once() {
     let (clock, store) = (Clock::new(), Watched::default());
     let manager = clock.manager(store.clone());
-    store.inner.save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap();
+    store.inner.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap();
     let tasks: Vec<_> = (0..1000)
         .map(|_| {
             let manager = manager.clone();
@@ -244,7 +249,7 @@ async fn a_good_token_does_not_wait_for_a_store_that_does_not_answer() {
     asked.abort();
     // What somebody did meanwhile is noticed once it answers.
     store.fail(None);
-    store.inner.save(&AuthTokens::new("b").into(), Expect::Anything).await.unwrap();
+    store.inner.save(&AuthTokens::new("b").into(), Precondition::Anything).await.unwrap();
     clock.forward(31);
     assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), "b");
 }

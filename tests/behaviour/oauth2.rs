@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use tokenkeep::chrono::DateTime;
+use tokenkeep::oauth2::{OAuth2Client, OAuth2Error};
+use tokenkeep::refresh::RefreshPermit;
 use tokenkeep::secrecy::{ExposeSecret, SecretString};
-use tokenkeep::{
-    AuthTokens, OAuth2Client, OAuth2Error, RefreshFailure, RefreshPermit, TokenRefresher,
-};
+use tokenkeep::{AuthTokens, RefreshFailure, TokenRefresher};
 
 use crate::support::block_on;
 use crate::token_server::{Act, LIFETIME, TokenServer, fetch};

@@ -1,6 +1,12 @@
 //! Several processes on one slot.
 
-use tokenkeep::{AgeKey, AuthTokens, Expect, PlaintextStore, TokenStore, migrate};
+use tokenkeep::{AgeKey, AuthTokens, TokenStore};
+
+use tokenkeep::store::Precondition;
+
+use tokenkeep::stores::PlaintextStore;
+
+use tokenkeep::migrate;
 
 use crate::support::{Actor, scratch};
 
@@ -59,18 +65,18 @@ async fn what_a_killed_holder_reserved_goes_with_the_tokens_or_with_the_next_lea
     // A logout and a migration take it away, even from a slot that is empty already.
     let elsewhere = PlaintextStore::new(dir.path().join("elsewhere.json"));
     let tokens = AuthTokens::new("access").with_refresh_token("refresh");
-    store.save(&tokens.clone().into(), Expect::Absent).await.unwrap();
+    store.save(&tokens.clone().into(), Precondition::Absent).await.unwrap();
     leave();
     migrate(&store, &elsewhere).await.unwrap();
     assert!(!half.exists(), "it was left behind by a migration");
     leave();
-    store.clear(Expect::Anything).await.unwrap();
+    store.clear(Precondition::Anything).await.unwrap();
     assert!(!half.exists(), "it was left behind by a logout");
     // So does the next holder of the lease. Until then it may be what a holder is about to write.
-    store.save(&tokens.clone().into(), Expect::Absent).await.unwrap();
+    store.save(&tokens.clone().into(), Precondition::Absent).await.unwrap();
     let lease = store.try_lease().await.unwrap().unwrap();
     leave();
-    store.clear(Expect::Anything).await.unwrap();
+    store.clear(Precondition::Anything).await.unwrap();
     assert!(half.exists(), "it was taken from under the holder's hands");
     lease.release().await.unwrap();
     let lease = store.try_lease().await.unwrap().unwrap();

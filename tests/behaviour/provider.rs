@@ -9,7 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use tokenkeep::chrono::{DateTime, TimeDelta, Utc};
-use tokenkeep::{AuthTokens, RefreshFailure, RefreshPermit, TokenRefresher, async_trait};
+use tokenkeep::refresh::RefreshPermit;
+use tokenkeep::{AuthTokens, RefreshFailure, TokenRefresher, async_trait};
 use tokio::sync::Semaphore;
 
 #[derive(Clone, Default)]

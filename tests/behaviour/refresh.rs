@@ -3,10 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokenkeep::{
-    AuthError, AuthTokens, Expect, MemoryStore, RefreshFailure, RefreshPolicy, SpentBy, StoreError,
-    TokenStore,
-};
+use tokenkeep::{AuthError, AuthTokens, RefreshFailure, StoreError, TokenStore};
+
+use tokenkeep::error::SpentBy;
+
+use tokenkeep::refresh::RefreshPolicy;
+
+use tokenkeep::store::Precondition;
+
+use tokenkeep::stores::MemoryStore;
 
 use crate::clock::Clock;
 use crate::provider::{Step, minutes};
@@ -459,7 +464,7 @@ async fn a_record_that_was_touched_during_a_refresh_is_saved_over_if_its_tokens_
     settle().await;
     // As a rekey does.
     let there = world.store.inner.load().await.unwrap().unwrap();
-    world.store.inner.save(&there.record, Expect::Anything).await.unwrap();
+    world.store.inner.save(&there.record, Precondition::Anything).await.unwrap();
     world.provider.let_through();
     assert_eq!(waiting.await.unwrap().unwrap(), "access-2");
     assert!(world.provider.accepts(&world.stored().await.unwrap()));
@@ -486,7 +491,7 @@ async fn a_program_that_knows_no_lease_and_was_faster_is_adopted() {
     let winners = AuthTokens::new("winner")
         .with_refresh_token("winner-refresh")
         .with_expires_at(world.clock.in_minutes(60));
-    world.store.inner.save(&winners.clone().into(), Expect::Anything).await.unwrap();
+    world.store.inner.save(&winners.clone().into(), Precondition::Anything).await.unwrap();
     world.provider.revoke();
     world.provider.let_through();
     assert_eq!(waiting.await.unwrap().unwrap(), "winner");
@@ -623,7 +628,7 @@ async fn a_record_that_is_touched_while_its_successor_is_unsaved_does_not_end_th
     world.manager.refresh().await.unwrap();
     // As a rekey does.
     let there = world.store.inner.load().await.unwrap().unwrap();
-    world.store.inner.save(&there.record, Expect::Anything).await.unwrap();
+    world.store.inner.save(&there.record, Precondition::Anything).await.unwrap();
     world.clock.forward(31);
     settle().await;
     assert_eq!(world.access().await.unwrap(), "access-2");
@@ -687,7 +692,7 @@ async fn a_touched_record_is_not_taken_for_the_answer_of_a_server_that_does_not_
     let waiting = world.ask();
     settle().await;
     let there = world.store.inner.load().await.unwrap().unwrap();
-    world.store.inner.save(&there.record, Expect::Anything).await.unwrap();
+    world.store.inner.save(&there.record, Precondition::Anything).await.unwrap();
     world.provider.let_through();
     assert_eq!(waiting.await.unwrap().unwrap(), "access-2");
     assert_eq!(world.stored().await.unwrap().access_token.expose_secret(), "access-2");
@@ -759,7 +764,7 @@ async fn a_lease_whose_holder_died_says_that_the_token_may_be_spent() {
 async fn a_backup_is_never_refreshed() {
     let world = World::new().await;
     let copy = MemoryStore::new();
-    tokenkeep::backup(world.manager.store(), &copy).await.unwrap();
+    tokenkeep::transfer::backup(world.manager.store(), &copy).await.unwrap();
     let manager = world.clock.builder().store(copy).refresher(world.provider.clone()).build();
     world.clock.forward(61 * 60);
     for error in [access(&manager).await.unwrap_err(), manager.refresh().await.unwrap_err()] {
@@ -781,7 +786,7 @@ async fn without_a_refresher_nothing_is_refreshed_and_that_is_said() {
 
 #[tokio::test]
 async fn refreshing_behind_the_caller_hands_out_the_old_token_at_once() {
-    let world = World::with_policy(RefreshPolicy::default().refresh_behind_the_caller()).await;
+    let world = World::with_policy(RefreshPolicy::default().refresh_in_background()).await;
     world.clock.forward(46 * 60);
     world.provider.hold();
     assert_eq!(world.access().await.unwrap(), "access-1");

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use tokenkeep::{
-    AuthError, Expect, Intent, RefreshFailure, RefreshToken, SpentBy, StoreError, TokenStore,
-};
+use tokenkeep::{AuthError, RefreshFailure, RefreshToken, StoreError, TokenStore};
+
+use tokenkeep::error::SpentBy;
+
+use tokenkeep::store::{Intent, Precondition};
 
 use crate::provider::Step;
 use crate::world::{Faulty, World, refresh, settle};
@@ -101,7 +103,7 @@ async fn an_intent_about_another_token_says_nothing() {
     let mut record = stored.record;
     let other = RefreshToken::from("another token");
     record.refresh.intent = Some(Intent::new(&other, world.clock.date()));
-    world.store.inner.save(&record, Expect::Anything).await.unwrap();
+    world.store.inner.save(&record, Precondition::Anything).await.unwrap();
     assert_eq!(world.intent().await, None);
     world.provider.script([rejected()]);
     let error = world.other().refresh().await.unwrap_err();
@@ -161,7 +163,7 @@ async fn a_rekey_while_the_answer_is_on_its_way_leaves_no_doubt() {
     let world = World::new().await;
     let refreshing = world.begin().await;
     let there = world.store.inner.load().await.unwrap().unwrap();
-    world.store.inner.save(&there.record, Expect::Anything).await.unwrap();
+    world.store.inner.save(&there.record, Precondition::Anything).await.unwrap();
     world.provider.let_through();
     refreshing.await.unwrap().unwrap();
     assert_eq!(world.whole_intent().await, None);
@@ -173,7 +175,7 @@ async fn a_rekey_while_a_plain_rejection_is_on_its_way_does_not_keep_the_intent(
     world.provider.script([rejected()]);
     let refreshing = world.begin().await;
     let there = world.store.inner.load().await.unwrap().unwrap();
-    world.store.inner.save(&there.record, Expect::Anything).await.unwrap();
+    world.store.inner.save(&there.record, Precondition::Anything).await.unwrap();
     world.provider.let_through();
     refreshing.await.unwrap().unwrap_err();
     assert_eq!(world.whole_intent().await, None);

@@ -4,8 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use tokenkeep::chrono::Utc;
+use tokenkeep::manager::{Event, Events};
 use tokenkeep::secrecy::SecretString;
-use tokenkeep::{AgeFileStore, AgeKey, AuthTokens, Event, Events, TokenManager, TokenStore};
+use tokenkeep::stores::AgeFileStore;
+use tokenkeep::{AgeKey, AuthTokens, TokenManager, TokenStore};
 
 use crate::provider::{Provider, minutes};
 use crate::support::scratch;
@@ -70,7 +72,11 @@ mod unix {
     use std::os::unix::fs::PermissionsExt;
     use std::time::{Duration, Instant};
 
-    use tokenkeep::{Expect, Intent, PlaintextStore, interrupted_refresh};
+    use tokenkeep::refresh::interrupted_refresh;
+
+    use tokenkeep::store::{Intent, Precondition};
+
+    use tokenkeep::stores::PlaintextStore;
 
     use super::*;
     use crate::command::Home;
@@ -104,7 +110,7 @@ mod unix {
     async fn saved(path: &Path) -> PlaintextStore {
         let store = PlaintextStore::new(path);
         let tokens = AuthTokens::new("canary-a").with_refresh_token("canary-r");
-        store.save(&tokens.into(), Expect::Absent).await.unwrap();
+        store.save(&tokens.into(), Precondition::Absent).await.unwrap();
         store
     }
 
@@ -120,7 +126,7 @@ mod unix {
         assert_eq!(at, Some("2026-11-01T12:00:00Z".parse().unwrap()));
         assert!(interrupted_refresh(&store).await.unwrap().is_some());
         // The record says it from the next save on, and the file is gone.
-        store.save(&stored.record, Expect::Unchanged(stored.revision)).await.unwrap();
+        store.save(&stored.record, Precondition::Unchanged(stored.revision)).await.unwrap();
         assert!(!old_intent(&path).exists());
         assert_eq!(store.load().await.unwrap().unwrap().record.intent().map(Intent::at), at);
     }
@@ -132,12 +138,12 @@ mod unix {
         let store = saved(&path).await;
         fs::write(old_intent(&path), OLD_INTENT).unwrap();
         let other = AuthTokens::new("canary-b").with_refresh_token("canary-s");
-        store.save(&other.clone().into(), Expect::Anything).await.unwrap();
+        store.save(&other.clone().into(), Precondition::Anything).await.unwrap();
         assert!(!old_intent(&path).exists());
         fs::write(old_intent(&path), OLD_INTENT).unwrap();
         let stored = store.load().await.unwrap().unwrap();
         assert!(stored.record.refresh.is_empty());
-        store.clear(Expect::Anything).await.unwrap();
+        store.clear(Precondition::Anything).await.unwrap();
         assert!(!old_intent(&path).exists());
     }
 
@@ -165,9 +171,10 @@ mod unix {
             let began = Instant::now();
             let stored = store.load().await.unwrap().unwrap();
             assert!(stored.record.refresh.is_empty(), "{kind}");
-            let revision = store.save(&stored.record, Expect::Unchanged(stored.revision)).await;
+            let revision =
+                store.save(&stored.record, Precondition::Unchanged(stored.revision)).await;
             store.try_lease().await.unwrap().unwrap().reserve().await.unwrap();
-            store.clear(Expect::Unchanged(revision.unwrap())).await.unwrap();
+            store.clear(Precondition::Unchanged(revision.unwrap())).await.unwrap();
             assert_eq!(store.load().await.unwrap(), None, "{kind}");
             assert!(began.elapsed() < Duration::from_secs(5), "{kind}: {:?}", began.elapsed());
         }

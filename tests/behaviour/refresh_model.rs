@@ -11,10 +11,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use tokenkeep::{
-    AuthError, AuthTokens, Expect, Intent, Lease, MemoryStore, Record, RefreshFailure,
-    RefreshPermit, Revision, StoreError, Stored, TokenManager, TokenRefresher, TokenStore,
+    AuthError, AuthTokens, RefreshFailure, StoreError, TokenManager, TokenRefresher, TokenStore,
     async_trait,
 };
+
+use tokenkeep::refresh::RefreshPermit;
+
+use tokenkeep::store::{Intent, Lease, Precondition, Record, Revision, Stored};
+
+use tokenkeep::stores::MemoryStore;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::yield_now;
 
@@ -303,11 +308,15 @@ impl TokenStore for Slot {
         loaded
     }
 
-    async fn save(&self, record: &Record, expect: Expect) -> Result<Revision, StoreError> {
+    async fn save(
+        &self,
+        record: &Record,
+        precondition: Precondition,
+    ) -> Result<Revision, StoreError> {
         yield_now().await;
         let (session, generation) = token(&record.tokens);
         // A login cannot be tried again by the manager, so it does not fail here.
-        let is_refresh = generation > 0 || expect != Expect::Anything;
+        let is_refresh = generation > 0 || precondition != Precondition::Anything;
         if is_refresh && self.shared.happens(6) {
             return Err(self.failed());
         }
@@ -315,7 +324,7 @@ impl TokenStore for Slot {
             return Err(StoreError::Conflict { place: "slot".into() });
         }
         let before = self.inner.load().await?.map(|stored| token(&stored.record.tokens));
-        let saved = self.inner.save(record, expect).await;
+        let saved = self.inner.save(record, precondition).await;
         self.shared.note(|| {
             let (intent, done) = (record.intent().map(Intent::at), saved.is_ok());
             let process = self.process;
@@ -342,9 +351,9 @@ impl TokenStore for Slot {
         Ok(revision)
     }
 
-    async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
+    async fn clear(&self, precondition: Precondition) -> Result<(), StoreError> {
         yield_now().await;
-        self.inner.clear(expect).await
+        self.inner.clear(precondition).await
     }
 
     async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
@@ -504,7 +513,8 @@ fn play(seed: u64, is_traced: bool) -> u32 {
                 let slot = slot.clone();
                 process.run(async move {
                     if let Ok(Some(there)) = slot.load().await {
-                        let _ = slot.save(&there.record, Expect::Unchanged(there.revision)).await;
+                        let _ =
+                            slot.save(&there.record, Precondition::Unchanged(there.revision)).await;
                     }
                 });
             }

@@ -3,7 +3,9 @@
 use std::process::Command;
 
 use tokenkeep::chrono::Utc;
-use tokenkeep::{AgeFileStore, AgeKey, AuthTokens, Expect, PlaintextStore, TokenStore};
+use tokenkeep::store::Precondition;
+use tokenkeep::stores::{AgeFileStore, PlaintextStore};
+use tokenkeep::{AgeKey, AuthTokens, TokenStore};
 
 use crate::provider::{Provider, minutes};
 use crate::support::{Actor, example, scratch};
@@ -38,7 +40,7 @@ impl World {
     /// A login whose access token has expired already.
     async fn expire(&self) {
         let tokens = self.provider.sign_in(minutes(Utc::now(), -1));
-        self.store.save(&tokens.clone().into(), Expect::Anything).await.unwrap();
+        self.store.save(&tokens.clone().into(), Precondition::Anything).await.unwrap();
         self.provider.issue_until(minutes(Utc::now(), 60));
     }
 

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokenkeep::chrono::{DateTime, Utc};
-use tokenkeep::{AuthTokens, MemoryStore, TokenManager, TokenStore};
+use tokenkeep::stores::MemoryStore;
+use tokenkeep::{AuthTokens, TokenManager, TokenStore};
 
 use crate::provider::Provider;
 

@@ -5,10 +5,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use tokenkeep::{
-    AgeFileStore, AgeKey, AuthTokens, Expect, Intent, Lease, PlaintextStore, Record, StoreError,
-    TokenStore, check_replaceable,
-};
+use tokenkeep::{AgeKey, AuthTokens, StoreError, TokenStore};
+
+use tokenkeep::refresh::check_replaceable;
+
+use tokenkeep::store::{Intent, Lease, Precondition, Record};
+
+use tokenkeep::stores::{AgeFileStore, PlaintextStore};
 
 use crate::support::scratch;
 
@@ -17,16 +20,16 @@ fn tokens(name: &str) -> Record {
 }
 
 /// The steps of a refresh up to the moment at which the token is sent.
-async fn begin(store: &dyn TokenStore) -> (Box<dyn Lease>, Expect) {
-    store.save(&tokens("old"), Expect::Anything).await.unwrap();
+async fn begin(store: &dyn TokenStore) -> (Box<dyn Lease>, Precondition) {
+    store.save(&tokens("old"), Precondition::Anything).await.unwrap();
     let mut lease = store.try_lease().await.unwrap().unwrap();
     lease.reserve().await.unwrap();
     let stored = store.load().await.unwrap().unwrap();
     let mut record = stored.record;
     let token = record.tokens.refresh_token.as_ref().unwrap();
     record.refresh.intent = Some(Intent::new(token, chrono::Utc::now()));
-    let noted = store.save(&record, Expect::Unchanged(stored.revision)).await.unwrap();
-    (lease, Expect::Unchanged(noted))
+    let noted = store.save(&record, Precondition::Unchanged(stored.revision)).await.unwrap();
+    (lease, Precondition::Unchanged(noted))
 }
 
 fn reserved(dir: &Path) -> Option<PathBuf> {
@@ -46,9 +49,9 @@ async fn a_reserved_file_that_others_took_away_does_not_cost_the_successor() {
     for change in changes {
         let dir = scratch();
         let store = PlaintextStore::new(dir.path().join("tokens.json"));
-        let (lease, expect) = begin(&store).await;
+        let (lease, precondition) = begin(&store).await;
         change(&reserved(dir.path()).unwrap());
-        store.save(&tokens("new"), expect).await.unwrap();
+        store.save(&tokens("new"), precondition).await.unwrap();
         assert_eq!(store.load().await.unwrap().unwrap().record, tokens("new"));
         lease.release().await.unwrap();
     }
@@ -58,13 +61,13 @@ async fn a_reserved_file_that_others_took_away_does_not_cost_the_successor() {
 async fn what_a_refresh_reserved_is_not_for_a_login_beside_it() {
     let dir = scratch();
     let store = PlaintextStore::new(dir.path().join("tokens.json"));
-    let (lease, expect) = begin(&store).await;
+    let (lease, precondition) = begin(&store).await;
     // The directory opens up: that refuses a login, and does not cost the successor.
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let refused = store.save(&tokens("login"), Expect::Anything).await.unwrap_err();
+    let refused = store.save(&tokens("login"), Precondition::Anything).await.unwrap_err();
     assert!(matches!(refused, StoreError::Exposed { .. }), "{refused}");
     assert!(reserved(dir.path()).is_some());
-    store.save(&tokens("new"), expect).await.unwrap();
+    store.save(&tokens("new"), precondition).await.unwrap();
     assert_eq!(reserved(dir.path()), None);
     lease.release().await.unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
@@ -82,7 +85,7 @@ async fn more_recipients_than_the_largest_record_allows_are_found_before_anythin
         let key = AgeKey::create_identity_file(identity).await.unwrap();
         let key = key.with_recovery_recipients_file(&list);
         let store = AgeFileStore::new(dir.path().join(format!("{count}.age")), key);
-        store.save(&tokens("small"), Expect::Absent).await.unwrap();
+        store.save(&tokens("small"), Precondition::Absent).await.unwrap();
         let checked = check_replaceable(&store).await;
         assert_eq!(checked.is_ok(), fits, "{count}: {checked:?}");
         if let Err(error) = checked {

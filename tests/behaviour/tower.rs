@@ -10,7 +10,9 @@ use http::{Request, Response, header::AUTHORIZATION};
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use tokenkeep::{AuthError, AuthTokens, BearerLayer, OAuth2Client, TokenManager};
+use tokenkeep::oauth2::OAuth2Client;
+use tokenkeep::tower::BearerLayer;
+use tokenkeep::{AuthError, AuthTokens, TokenManager};
 use tower::{Service, ServiceBuilder, ServiceExt};
 
 use crate::token_server::TokenServer;

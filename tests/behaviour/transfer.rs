@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokenkeep::chrono::{DateTime, Utc};
-use tokenkeep::{
-    AgeFileStore, AgeKey, AuthTokens, EnvStore, Expect, Intent, Lease, MemoryStore, Overwrite,
-    PlaintextStore, Record, RefreshState, Revision, StoreError, Stored, TokenStore, TransferError,
-    async_trait, backup, interrupted_refresh, migrate, restore,
-};
+use tokenkeep::refresh::interrupted_refresh;
+use tokenkeep::store::{Intent, Lease, Precondition, Record, RefreshState, Revision, Stored};
+use tokenkeep::stores::{AgeFileStore, EnvStore, MemoryStore, PlaintextStore};
+use tokenkeep::transfer::{Overwrite, TransferError, backup, migrate, restore};
+use tokenkeep::{AgeKey, AuthTokens, StoreError, TokenStore, async_trait};
 
 use crate::support::scratch;
 
@@ -34,7 +34,7 @@ async fn a_migration_moves_everything_and_leaves_nothing() {
     let from = PlaintextStore::new(dir.path().join("tokens.json"));
     let key = AgeKey::create_identity_file(dir.path().join("key.txt")).await.unwrap();
     let to = AgeFileStore::new(dir.path().join("tokens.age"), key);
-    from.save(&tokens("mine").into(), Expect::Absent).await.unwrap();
+    from.save(&tokens("mine").into(), Precondition::Absent).await.unwrap();
     let migration = migrate(&from, &to).await.unwrap();
     assert!(migration.moved && migration.warning.is_none());
     assert_eq!((found(&from).await, found(&to).await), (None, Some(tokens("mine"))));
@@ -47,7 +47,7 @@ async fn a_migration_moves_everything_and_leaves_nothing() {
 #[tokio::test]
 async fn run_again_after_it_was_done_it_says_so_and_does_nothing() {
     let (from, to) = (MemoryStore::new(), MemoryStore::new());
-    to.save(&tokens("mine").into(), Expect::Absent).await.unwrap();
+    to.save(&tokens("mine").into(), Precondition::Absent).await.unwrap();
     assert!(!migrate(&from, &to).await.unwrap().moved);
     assert_eq!(found(&to).await, Some(tokens("mine")));
     let error = migrate(&from, &MemoryStore::new()).await.unwrap_err();
@@ -57,8 +57,8 @@ async fn run_again_after_it_was_done_it_says_so_and_does_nothing() {
 #[tokio::test]
 async fn other_tokens_in_the_target_are_not_overwritten() {
     let (from, to) = (MemoryStore::new(), MemoryStore::new());
-    from.save(&tokens("mine").into(), Expect::Absent).await.unwrap();
-    to.save(&tokens("theirs").into(), Expect::Absent).await.unwrap();
+    from.save(&tokens("mine").into(), Precondition::Absent).await.unwrap();
+    to.save(&tokens("theirs").into(), Precondition::Absent).await.unwrap();
     let error = migrate(&from, &to).await.unwrap_err();
     assert!(matches!(error, TransferError::Occupied { .. }), "{error}");
     assert_eq!(found(&from).await, Some(tokens("mine")));
@@ -76,7 +76,7 @@ async fn two_spellings_of_one_slot_are_refused() {
     let path = dir.path().join("real/tokens.json");
     let key = AgeKey::create_identity_file(dir.path().join("key.txt")).await.unwrap();
     let store = PlaintextStore::new(&path);
-    store.save(&tokens("mine").into(), Expect::Absent).await.unwrap();
+    store.save(&tokens("mine").into(), Precondition::Absent).await.unwrap();
     let spellings: Vec<Box<dyn TokenStore>> = vec![
         Box::new(PlaintextStore::new(&path)),
         Box::new(PlaintextStore::new(dir.path().join("real/../real/./tokens.json"))),
@@ -136,7 +136,7 @@ async fn a_read_only_source_cannot_be_emptied_and_so_is_not_moved() {
 async fn that_a_token_may_have_been_spent_moves_along_with_it() {
     let (from, to) = (MemoryStore::new(), MemoryStore::new());
     let record = in_doubt("mine");
-    from.save(&record, Expect::Absent).await.unwrap();
+    from.save(&record, Precondition::Absent).await.unwrap();
     assert!(migrate(&from, &to).await.unwrap().moved);
     assert_eq!(from.load().await.unwrap(), None);
     assert_eq!(to.load().await.unwrap().unwrap().record, record);
@@ -153,21 +153,21 @@ fn in_doubt(name: &str) -> Record {
 #[tokio::test]
 async fn a_backup_of_tokens_in_doubt_says_so_and_its_copy_carries_the_doubt() {
     let (live, copy) = (MemoryStore::new(), MemoryStore::new());
-    live.save(&tokens("mine").into(), Expect::Anything).await.unwrap();
+    live.save(&tokens("mine").into(), Precondition::Anything).await.unwrap();
     assert_eq!(backup(&live, &copy).await.unwrap().warning, None);
-    live.save(&in_doubt("mine"), Expect::Anything).await.unwrap();
+    live.save(&in_doubt("mine"), Precondition::Anything).await.unwrap();
     let warning = backup(&live, &copy).await.unwrap().warning.unwrap();
     assert!(warning.contains("may have been spent"), "{warning}");
     // It is not forgotten on the way there and back.
-    live.clear(Expect::Anything).await.unwrap();
+    live.clear(Precondition::Anything).await.unwrap();
     restore(&copy, &live, Overwrite::IfOlder).await.unwrap();
     assert_eq!(live.load().await.unwrap().unwrap().record.tokens, tokens("mine"));
     assert_eq!(interrupted_refresh(&live).await.unwrap(), Some(at(1)));
     // A restore over the very tokens does not forget what became of them since.
     let (live, copy) = (MemoryStore::new(), MemoryStore::new());
-    live.save(&tokens("mine").into(), Expect::Anything).await.unwrap();
+    live.save(&tokens("mine").into(), Precondition::Anything).await.unwrap();
     backup(&live, &copy).await.unwrap();
-    live.save(&in_doubt("mine"), Expect::Anything).await.unwrap();
+    live.save(&in_doubt("mine"), Precondition::Anything).await.unwrap();
     restore(&copy, &live, Overwrite::IfOlder).await.unwrap();
     assert_eq!(interrupted_refresh(&live).await.unwrap(), Some(at(1)));
 }
@@ -176,14 +176,14 @@ async fn a_backup_of_tokens_in_doubt_says_so_and_its_copy_carries_the_doubt() {
 async fn a_refresh_that_is_under_way_is_not_called_interrupted() {
     let store = MemoryStore::new();
     assert_eq!(interrupted_refresh(&store).await.unwrap(), None);
-    store.save(&in_doubt("mine"), Expect::Anything).await.unwrap();
+    store.save(&in_doubt("mine"), Precondition::Anything).await.unwrap();
     let lease = store.try_lease().await.unwrap().unwrap();
     assert_eq!(interrupted_refresh(&store).await.unwrap(), None);
     lease.release().await.unwrap();
     assert_eq!(interrupted_refresh(&store).await.unwrap(), Some(at(1)));
     // An intent about another token says nothing.
     let foreign = Record::new(tokens("other")).with_refresh(in_doubt("mine").refresh);
-    store.save(&foreign, Expect::Anything).await.unwrap();
+    store.save(&foreign, Precondition::Anything).await.unwrap();
     assert_eq!(interrupted_refresh(&store).await.unwrap(), None);
 }
 
@@ -215,19 +215,23 @@ impl TokenStore for Busy {
         let again = self.happens == Happens::LoginEachTime;
         if again || !self.done.swap(true, Ordering::SeqCst) {
             match self.happens {
-                Happens::Logout => self.inner.clear(Expect::Anything).await?,
-                _ => drop(self.inner.save(&tokens("newer").into(), Expect::Anything).await?),
+                Happens::Logout => self.inner.clear(Precondition::Anything).await?,
+                _ => drop(self.inner.save(&tokens("newer").into(), Precondition::Anything).await?),
             }
         }
         loaded
     }
 
-    async fn save(&self, record: &Record, expect: Expect) -> Result<Revision, StoreError> {
-        self.inner.save(record, expect).await
+    async fn save(
+        &self,
+        record: &Record,
+        precondition: Precondition,
+    ) -> Result<Revision, StoreError> {
+        self.inner.save(record, precondition).await
     }
 
-    async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
-        self.inner.clear(expect).await
+    async fn clear(&self, precondition: Precondition) -> Result<(), StoreError> {
+        self.inner.clear(precondition).await
     }
 
     async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
@@ -237,7 +241,7 @@ impl TokenStore for Busy {
 
 async fn busy(happens: Happens) -> Busy {
     let inner = MemoryStore::new();
-    inner.save(&tokens("older").into(), Expect::Absent).await.unwrap();
+    inner.save(&tokens("older").into(), Precondition::Absent).await.unwrap();
     Busy { inner, happens, done: AtomicBool::new(false) }
 }
 
@@ -279,14 +283,18 @@ impl TokenStore for Forgetful {
         self.0.load().await
     }
 
-    async fn save(&self, record: &Record, expect: Expect) -> Result<Revision, StoreError> {
+    async fn save(
+        &self,
+        record: &Record,
+        precondition: Precondition,
+    ) -> Result<Revision, StoreError> {
         let mut less = record.clone();
         less.tokens.refresh_token = None;
-        self.0.save(&less, expect).await
+        self.0.save(&less, precondition).await
     }
 
-    async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
-        self.0.clear(expect).await
+    async fn clear(&self, precondition: Precondition) -> Result<(), StoreError> {
+        self.0.clear(precondition).await
     }
 
     async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
@@ -297,7 +305,7 @@ impl TokenStore for Forgetful {
 #[tokio::test]
 async fn a_target_that_does_not_keep_what_it_was_given_is_found_out_before_the_source_is_cleared() {
     let from = MemoryStore::new();
-    from.save(&tokens("mine").into(), Expect::Absent).await.unwrap();
+    from.save(&tokens("mine").into(), Precondition::Absent).await.unwrap();
     let error = migrate(&from, &Forgetful::default()).await.unwrap_err();
     assert!(matches!(error, TransferError::Unverified { .. }), "{error}");
     assert_eq!(found(&from).await, Some(tokens("mine")));
@@ -309,7 +317,7 @@ async fn two_migrations_in_opposite_directions_do_not_wait_for_each_other_foreve
     let (a, b) = (dir.path().join("a.json"), dir.path().join("b.json"));
     let open = || (Arc::new(PlaintextStore::new(&a)), Arc::new(PlaintextStore::new(&b)));
     let (store, _) = open();
-    store.save(&tokens("mine").into(), Expect::Absent).await.unwrap();
+    store.save(&tokens("mine").into(), Precondition::Absent).await.unwrap();
     let there = tokio::spawn({
         let (a, b) = open();
         async move {
@@ -337,14 +345,14 @@ async fn two_migrations_in_opposite_directions_do_not_wait_for_each_other_foreve
 #[tokio::test]
 async fn a_backup_is_marked_and_can_be_repeated_and_restored() {
     let (live, copy) = (MemoryStore::new(), MemoryStore::new());
-    live.save(&tokens("one").with_obtained_at(at(1)).into(), Expect::Absent).await.unwrap();
+    live.save(&tokens("one").with_obtained_at(at(1)).into(), Precondition::Absent).await.unwrap();
     backup(&live, &copy).await.unwrap();
     assert!(found(&copy).await.unwrap().is_backup());
     assert!(!found(&live).await.unwrap().is_backup());
 
-    live.save(&tokens("two").with_obtained_at(at(2)).into(), Expect::Anything).await.unwrap();
+    live.save(&tokens("two").with_obtained_at(at(2)).into(), Precondition::Anything).await.unwrap();
     backup(&live, &copy).await.unwrap();
-    live.clear(Expect::Anything).await.unwrap();
+    live.clear(Precondition::Anything).await.unwrap();
     for _ in 0..2 {
         restore(&copy, &live, Overwrite::IfOlder).await.unwrap();
         assert_eq!(found(&live).await, Some(tokens("two").with_obtained_at(at(2))));
@@ -355,8 +363,8 @@ async fn a_backup_is_marked_and_can_be_repeated_and_restored() {
 #[tokio::test]
 async fn a_backup_does_not_overwrite_live_tokens() {
     let (live, other) = (MemoryStore::new(), MemoryStore::new());
-    live.save(&tokens("mine").into(), Expect::Absent).await.unwrap();
-    other.save(&tokens("theirs").into(), Expect::Absent).await.unwrap();
+    live.save(&tokens("mine").into(), Precondition::Absent).await.unwrap();
+    other.save(&tokens("theirs").into(), Precondition::Absent).await.unwrap();
     let error = backup(&live, &other).await.unwrap_err();
     assert!(matches!(error, TransferError::Occupied { .. }), "{error}");
     let error = backup(&MemoryStore::new(), &other).await.unwrap_err();
@@ -367,29 +375,31 @@ async fn a_backup_does_not_overwrite_live_tokens() {
 #[tokio::test]
 async fn restoring_over_newer_tokens_has_to_be_meant() {
     let (live, copy) = (MemoryStore::new(), MemoryStore::new());
-    live.save(&tokens("old").with_obtained_at(at(1)).into(), Expect::Absent).await.unwrap();
+    live.save(&tokens("old").with_obtained_at(at(1)).into(), Precondition::Absent).await.unwrap();
     backup(&live, &copy).await.unwrap();
     for newer in [tokens("new").with_obtained_at(at(2)), tokens("of unknown age")] {
-        live.save(&newer.clone().into(), Expect::Anything).await.unwrap();
+        live.save(&newer.clone().into(), Precondition::Anything).await.unwrap();
         let error = restore(&copy, &live, Overwrite::IfOlder).await.unwrap_err();
         assert!(matches!(error, TransferError::Newer { .. }), "{error}");
         assert_eq!(found(&live).await, Some(newer));
     }
     restore(&copy, &live, Overwrite::Always).await.unwrap();
     assert_eq!(found(&live).await, Some(tokens("old").with_obtained_at(at(1))));
-    live.save(&tokens("older").with_obtained_at(at(0)).into(), Expect::Anything).await.unwrap();
+    live.save(&tokens("older").with_obtained_at(at(0)).into(), Precondition::Anything)
+        .await
+        .unwrap();
     restore(&copy, &live, Overwrite::IfOlder).await.unwrap();
 }
 
 #[tokio::test]
 async fn only_a_backup_is_restored_and_only_into_a_live_slot() {
     let (one, other) = (MemoryStore::new(), MemoryStore::new());
-    one.save(&tokens("live").into(), Expect::Absent).await.unwrap();
+    one.save(&tokens("live").into(), Precondition::Absent).await.unwrap();
     let error = restore(&one, &other, Overwrite::Always).await.unwrap_err();
     assert!(matches!(error, TransferError::NotABackup { .. }), "{error}");
     backup(&one, &other).await.unwrap();
     let third = MemoryStore::new();
-    one.save(&tokens("another").into(), Expect::Anything).await.unwrap();
+    one.save(&tokens("another").into(), Precondition::Anything).await.unwrap();
     backup(&one, &third).await.unwrap();
     let error = restore(&other, &third, Overwrite::Always).await.unwrap_err();
     assert!(matches!(error, TransferError::Occupied { .. }), "{error}");

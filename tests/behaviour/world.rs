@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokenkeep::chrono::{DateTime, Utc};
+use tokenkeep::manager::Events;
+use tokenkeep::refresh::{RefreshPermit, RefreshPolicy};
+use tokenkeep::store::{Intent, Lease, Precondition, Record, Revision, Stored};
+use tokenkeep::stores::MemoryStore;
 use tokenkeep::{
-    AuthError, AuthTokens, Events, Expect, Intent, Lease, MemoryStore, Record, RefreshFailure,
-    RefreshPermit, RefreshPolicy, Revision, StoreError, Stored, TokenManager, TokenRefresher,
-    TokenStore, async_trait,
+    AuthError, AuthTokens, RefreshFailure, StoreError, TokenManager, TokenRefresher, TokenStore,
+    async_trait,
 };
 use tokio::task::JoinHandle;
 
@@ -56,7 +59,7 @@ impl World {
         let stored = self.store.inner.load().await.unwrap().unwrap();
         let mut record = stored.record;
         record.refresh.intent = record.tokens.refresh_token.as_ref().map(|it| Intent::new(it, at));
-        self.store.inner.save(&record, Expect::Unchanged(stored.revision)).await.unwrap();
+        self.store.inner.save(&record, Precondition::Unchanged(stored.revision)).await.unwrap();
     }
 
     pub(crate) async fn access(&self) -> Result<String, AuthError> {
@@ -199,7 +202,11 @@ impl TokenStore for Faulty {
         self.inner.load().await
     }
 
-    async fn save(&self, record: &Record, expect: Expect) -> Result<Revision, StoreError> {
+    async fn save(
+        &self,
+        record: &Record,
+        precondition: Precondition,
+    ) -> Result<Revision, StoreError> {
         tokio::task::yield_now().await;
         let fault = {
             let faults = self.faults.lock().unwrap();
@@ -211,7 +218,7 @@ impl TokenStore for Faulty {
         if hangs {
             std::future::pending::<()>().await;
         }
-        let saved = self.inner.save(record, expect).await;
+        let saved = self.inner.save(record, precondition).await;
         if record.refresh.intent.is_none()
             && std::mem::take(&mut self.faults.lock().unwrap().lose_answer)
         {
@@ -221,8 +228,8 @@ impl TokenStore for Faulty {
         saved
     }
 
-    async fn clear(&self, expect: Expect) -> Result<(), StoreError> {
-        self.inner.clear(expect).await
+    async fn clear(&self, precondition: Precondition) -> Result<(), StoreError> {
+        self.inner.clear(precondition).await
     }
 
     async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {

@@ -20,7 +20,9 @@ mod transfers;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
-use tokenkeep::{AuthTokens, Expect, StoreError, StoreUrl, TokenStore};
+use tokenkeep::{AuthTokens, StoreError, StoreUrl, TokenStore};
+
+use tokenkeep::store::Precondition;
 
 use self::scene::Scene;
 
@@ -69,7 +71,7 @@ fn try_load(url: &str) -> Result<Option<String>, StoreError> {
 }
 
 fn save(url: &str, name: &str) {
-    block_on(open(url).save(&tokens(name).into(), Expect::Anything)).unwrap();
+    block_on(open(url).save(&tokens(name).into(), Precondition::Anything)).unwrap();
 }
 
 /// That the next save goes through and leaves nothing but itself behind.

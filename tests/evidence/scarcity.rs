@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tokenkeep::Expect;
 use tokenkeep::chrono::{SecondsFormat, TimeDelta, Utc};
+use tokenkeep::store::Precondition;
 
 use crate::figures::figure;
 use crate::scenes::{Done, LONG_AGO, Scene, block_on};
@@ -256,7 +256,7 @@ fn a_refresh_token_is_not_sent_where_the_next_one_may_not_fit_on_the_disk() {
 fn save_again(scene: &Scene) {
     let store = scene.store_of("default").unwrap().open().unwrap();
     let there = block_on(store.load()).unwrap().unwrap();
-    block_on(store.save(&there.record, Expect::Unchanged(there.revision))).unwrap();
+    block_on(store.save(&there.record, Precondition::Unchanged(there.revision))).unwrap();
 }
 
 /// Makes the files of the locks, which stay.

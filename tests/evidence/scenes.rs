@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 use tokenkeep::secrecy::SecretString;
-use tokenkeep::{AgeFileStore, AgeKey, AuthTokens, Expect, StoreError, StoreUrl, TokenStore};
+use tokenkeep::store::Precondition;
+use tokenkeep::stores::AgeFileStore;
+use tokenkeep::{AgeKey, AuthTokens, StoreError, StoreUrl, TokenStore};
 
 use crate::session::Session;
 use crate::support::scratch;
@@ -197,7 +199,7 @@ impl Scene {
         );
         let tokens = AuthTokens::from_text(record.as_bytes(), "a test").unwrap();
         let store = self.store_of("default").unwrap().open().unwrap();
-        block_on(store.save(&tokens.into(), Expect::Anything)).unwrap();
+        block_on(store.save(&tokens.into(), Precondition::Anything)).unwrap();
         fs::write(self.aside("issued"), access).unwrap();
     }
 

@@ -5,10 +5,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use tokenkeep::chrono::Utc;
-use tokenkeep::{
-    AgeKey, AuthTokens, BucketStore, Expect, StoreError, StoreUrl, TokenManager, TokenStore,
-    conformance,
-};
+use tokenkeep::store::Precondition;
+use tokenkeep::stores::BucketStore;
+use tokenkeep::{AgeKey, AuthTokens, StoreError, StoreUrl, TokenManager, TokenStore, conformance};
 
 use crate::bucket_server::{BucketServer, Protocol, can_serve_s3, in_environment};
 use crate::google_server::GoogleServer;
@@ -37,7 +36,7 @@ async fn a_bucket_that_is_not_there_is_named() {
         let server = BucketServer::start_empty(protocol);
         let url = server.url("fleet/alice.age", &identity).parse::<StoreUrl>().unwrap();
         for missing in [
-            url.open().unwrap().save(&tokens().into(), Expect::Anything).await.unwrap_err(),
+            url.open().unwrap().save(&tokens().into(), Precondition::Anything).await.unwrap_err(),
             url.open().unwrap().load().await.unwrap_err(),
             url.prepare_server().await.unwrap_err(),
         ] {
@@ -95,7 +94,10 @@ async fn a_store_that_takes_one_write_a_second_is_refreshed_in() {
     let url = server.url("tokens", "fleet", &identity).parse::<StoreUrl>().unwrap();
     let provider = Provider::default();
     let store = url.open().unwrap();
-    store.save(&provider.sign_in(minutes(Utc::now(), -1)).into(), Expect::Absent).await.unwrap();
+    store
+        .save(&provider.sign_in(minutes(Utc::now(), -1)).into(), Precondition::Absent)
+        .await
+        .unwrap();
     provider.issue_until(minutes(Utc::now(), 60));
     let manager = TokenManager::builder().store(store).refresher(provider.clone()).build();
     manager.get_access_token().await.unwrap();
@@ -189,7 +191,7 @@ async fn a_store_that_does_not_keep_conditions_is_refused_at_the_first_write() {
     let store = world.open();
     let url = world.url.parse::<StoreUrl>().unwrap();
     for refused in [
-        store.save(&tokens().into(), Expect::Anything).await.unwrap_err(),
+        store.save(&tokens().into(), Precondition::Anything).await.unwrap_err(),
         store.try_lease().await.unwrap_err(),
         url.prepare_server().await.unwrap_err(),
     ] {
@@ -199,7 +201,7 @@ async fn a_store_that_does_not_keep_conditions_is_refused_at_the_first_write() {
     // Once they are kept, all is well.
     server.proxy.set(Way::Open);
     url.prepare_server().await.unwrap();
-    store.save(&tokens().into(), Expect::Absent).await.unwrap();
+    store.save(&tokens().into(), Precondition::Absent).await.unwrap();
 }
 
 #[tokio::test]
@@ -210,10 +212,11 @@ async fn a_write_whose_answer_was_lost_is_found_to_be_done() {
     let world = World::on_s3().await;
     let server = world.bucket();
     let store = world.open();
-    store.save(&tokens().into(), Expect::Absent).await.unwrap();
+    store.save(&tokens().into(), Precondition::Absent).await.unwrap();
     server.proxy.set(Way::LosesAnswers);
-    let revision = store.save(&AuthTokens::new("later").into(), Expect::Anything).await.unwrap();
-    store.clear(Expect::Unchanged(revision)).await.unwrap();
+    let revision =
+        store.save(&AuthTokens::new("later").into(), Precondition::Anything).await.unwrap();
+    store.clear(Precondition::Unchanged(revision)).await.unwrap();
     assert!(world.open().load().await.unwrap().is_none());
 }
 
@@ -225,7 +228,7 @@ async fn what_the_operator_of_a_bucket_puts_into_it_is_not_taken_for_the_slots_o
     }
     let world = World::on_s3().await;
     let server = world.bucket();
-    world.open_other().save(&tokens().into(), Expect::Anything).await.unwrap();
+    world.open_other().save(&tokens().into(), Precondition::Anything).await.unwrap();
     let other = server.object("other");
     for (object, expected) in [
         (other.clone(), "it is another slot's record"),
@@ -237,14 +240,14 @@ async fn what_the_operator_of_a_bucket_puts_into_it_is_not_taken_for_the_slots_o
         world.delete();
         // As a process that has just started.
         let store = world.open();
-        store.save(&tokens().into(), Expect::Anything).await.unwrap();
+        store.save(&tokens().into(), Precondition::Anything).await.unwrap();
         let held = server.object("fleet");
         assert!(!held.windows(6).any(|bytes| bytes == b"canary"), "it is ciphertext");
         server.put_object("fleet", &object);
         for error in [
             store.load().await.unwrap_err(),
             world.open().load().await.unwrap_err(),
-            world.open().save(&tokens().into(), Expect::Anything).await.unwrap_err(),
+            world.open().save(&tokens().into(), Precondition::Anything).await.unwrap_err(),
         ] {
             let shown = format!("{error} {error:?}");
             assert!(shown.contains(expected) && !shown.contains("canary"), "{expected}: {shown}");

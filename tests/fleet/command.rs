@@ -3,7 +3,8 @@
 use std::process::{Command, Output};
 
 use tempfile::TempDir;
-use tokenkeep::{AgeKey, PostgresStore, conformance};
+use tokenkeep::stores::PostgresStore;
+use tokenkeep::{AgeKey, conformance};
 
 use crate::postgres_server::can_serve;
 use crate::support::{example, scratch};

@@ -1,9 +1,12 @@
 //! What every store of a fleet does like any other store.
 
-use tokenkeep::{
-    AgeFileStore, AgeKey, AuthTokens, Expect, PlaintextStore, StoreUrl, TokenStore, TransferError,
-    conformance, migrate,
-};
+use tokenkeep::{AgeKey, AuthTokens, StoreUrl, TokenStore, conformance};
+
+use tokenkeep::store::Precondition;
+
+use tokenkeep::stores::{AgeFileStore, PlaintextStore};
+
+use tokenkeep::transfer::{TransferError, migrate};
 
 use crate::session::Session;
 use crate::support::{Actor, available, example};
@@ -32,7 +35,7 @@ async fn tokens_move_to_a_server_and_back_from_every_kind_of_file() {
         let (shared, other) = (world.open(), world.open_other());
         for file in files {
             let tokens = AuthTokens::new("access").with_refresh_token("refresh");
-            file.save(&tokens.clone().into(), Expect::Absent).await.unwrap();
+            file.save(&tokens.clone().into(), Precondition::Absent).await.unwrap();
             assert!(migrate(&file, &shared).await.unwrap().moved);
             assert!(file.load().await.unwrap().is_none());
             assert!(migrate(&shared, &other).await.unwrap().moved);
@@ -60,11 +63,11 @@ async fn a_migration_killed_at_any_step_is_completed_by_the_next_one() {
         let mut killed = 0;
         for (from, to) in [(0, 1), (1, 0)] {
             for kill_at in 0.. {
-                plaintext.clear(Expect::Anything).await.unwrap();
-                world.open().clear(Expect::Anything).await.unwrap();
+                plaintext.clear(Precondition::Anything).await.unwrap();
+                world.open().clear(Precondition::Anything).await.unwrap();
                 let server = world.open();
                 let source = [&plaintext as &dyn TokenStore, &server][from];
-                source.save(&tokens.clone().into(), Expect::Absent).await.unwrap();
+                source.save(&tokens.clone().into(), Precondition::Absent).await.unwrap();
                 let command = format!("migrate {}", urls[to]);
                 let mut actor = world.actor_on(&urls[from], kill_at);
                 actor.send(&command);
@@ -130,7 +133,7 @@ async fn tokens_move_from_one_kind_of_server_to_another() {
     }
     let (database, bucket) = (World::on_postgres().await, World::on_s3().await);
     let tokens = AuthTokens::new("access").with_refresh_token("refresh");
-    database.open().save(&tokens.clone().into(), Expect::Absent).await.unwrap();
+    database.open().save(&tokens.clone().into(), Precondition::Absent).await.unwrap();
     assert!(migrate(&database.open(), &bucket.open()).await.unwrap().moved);
     assert!(database.open().load().await.unwrap().is_none());
     assert!(migrate(&bucket.open(), &database.open()).await.unwrap().moved);
@@ -150,7 +153,7 @@ async fn a_slot_with_the_wrong_key_says_so_and_keeps_what_it_has() {
         let tokens = AuthTokens::new("access");
         for error in [
             wrong.load().await.unwrap_err(),
-            wrong.save(&tokens.clone().into(), Expect::Anything).await.unwrap_err(),
+            wrong.save(&tokens.clone().into(), Precondition::Anything).await.unwrap_err(),
         ] {
             assert!(error.to_string().contains("other.txt"), "{error}");
         }

@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::process::Command;
 
-use tokenkeep::{
-    AgeKey, AuthTokens, Expect, PostgresStore, StoreError, StoreUrl, TokenStore, conformance,
-};
+use tokenkeep::{AgeKey, AuthTokens, StoreError, StoreUrl, TokenStore, conformance};
+
+use tokenkeep::store::Precondition;
+
+use tokenkeep::stores::PostgresStore;
 
 use crate::postgres_server::{PostgresServer, can_serve};
 use crate::support::{Actor, block_on, example, scratch};
@@ -33,7 +35,7 @@ async fn a_user_needs_no_more_than_the_documented_rights_and_is_told_what_is_mis
 
     database.sql("ALTER ROLE app SET default_transaction_read_only = on");
     let tokens = AuthTokens::new("access");
-    let read_only = store().save(&tokens.clone().into(), Expect::Anything).await.unwrap_err();
+    let read_only = store().save(&tokens.clone().into(), Precondition::Anything).await.unwrap_err();
     assert!(matches!(read_only, StoreError::ReadOnly { .. }), "{read_only}");
     assert!(matches!(store().try_lease().await, Err(StoreError::ReadOnly { .. })));
     assert!(store().load().await.unwrap().is_none());
@@ -81,7 +83,7 @@ async fn a_statement_that_nobody_waits_for_any_more_is_stopped() {
     let held_up = "SELECT count(*) FROM pg_stat_activity \
                    WHERE application_name = 'tokenkeep' AND wait_event_type = 'Lock'";
     let somebody = database.begin("SELECT 1 FROM tokenkeep FOR UPDATE");
-    let error = store.save(&login.clone().into(), Expect::Anything).await.unwrap_err();
+    let error = store.save(&login.clone().into(), Precondition::Anything).await.unwrap_err();
     assert!(matches!(error, StoreError::Timeout { .. }), "{error}");
     while database.sql(held_up) != "0" {
         tokio::task::yield_now().await;
@@ -92,7 +94,7 @@ async fn a_statement_that_nobody_waits_for_any_more_is_stopped() {
         tokens,
         "it does not come later"
     );
-    store.save(&login.clone().into(), Expect::Anything).await.unwrap();
+    store.save(&login.clone().into(), Precondition::Anything).await.unwrap();
 }
 
 #[tokio::test]
@@ -110,7 +112,7 @@ async fn a_connection_that_is_silent_costs_a_moment_and_no_call() {
         assert!(stopped.success());
     }
     assert_eq!(store.load().await.unwrap().unwrap().record.tokens, tokens);
-    store.clear(Expect::Anything).await.unwrap();
+    store.clear(Precondition::Anything).await.unwrap();
     for backend in database.sql(backends).lines() {
         let _ = Command::new("kill").args(["-CONT", backend]).status().unwrap();
     }
@@ -299,11 +301,11 @@ async fn what_an_operator_puts_into_the_table_is_not_taken_for_the_slots_own() {
     let Engine::Postgres(_, database) = &world.engine else { unreachable!("it is PostgreSQL") };
     let store = world.open();
     let tokens = AuthTokens::new("canary").with_refresh_token("canary refresh");
-    store.save(&tokens.clone().into(), Expect::Anything).await.unwrap();
+    store.save(&tokens.clone().into(), Precondition::Anything).await.unwrap();
     let held =
         database.sql("SELECT encode(record, 'escape') || coalesce(holder, '') FROM tokenkeep");
     assert!(!held.is_empty() && !held.contains("canary"), "{held}");
-    world.open_other().save(&tokens.clone().into(), Expect::Anything).await.unwrap();
+    world.open_other().save(&tokens.clone().into(), Precondition::Anything).await.unwrap();
 
     let put = |record: &str| {
         database.sql(&format!("UPDATE tokenkeep SET record = {record} WHERE slot = 'fleet'"));
@@ -323,17 +325,17 @@ async fn what_an_operator_puts_into_the_table_is_not_taken_for_the_slots_own() {
         database.sql("DELETE FROM tokenkeep WHERE slot = 'fleet'");
         // As a process that has just started.
         let store = world.open();
-        store.save(&tokens.clone().into(), Expect::Anything).await.unwrap();
+        store.save(&tokens.clone().into(), Precondition::Anything).await.unwrap();
         put(record);
         for error in [
             store.load().await.unwrap_err(),
             world.open().load().await.unwrap_err(),
-            world.open().save(&tokens.clone().into(), Expect::Anything).await.unwrap_err(),
+            world.open().save(&tokens.clone().into(), Precondition::Anything).await.unwrap_err(),
         ] {
             let shown = format!("{error} {error:?}");
             assert!(shown.contains(expected) && !shown.contains("canary"), "{record}: {shown}");
         }
-        store.clear(Expect::Anything).await.unwrap();
+        store.clear(Precondition::Anything).await.unwrap();
         assert!(world.open().load().await.unwrap().is_none());
     }
     database.sql("ALTER TABLE tokenkeep DROP COLUMN holder");

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokenkeep::chrono::Utc;
-use tokenkeep::{AgeKey, AuthTokens, Expect, StoreUrl, TokenStore};
+use tokenkeep::store::Precondition;
+use tokenkeep::{AgeKey, AuthTokens, StoreUrl, TokenStore};
 
 use crate::bucket_server::{BucketServer, Protocol, in_environment, is_in_environment};
 use crate::postgres_server::{Database, PostgresServer, can_serve};
@@ -85,7 +86,7 @@ impl World {
     /// A login whose access token is good for so many minutes; the next ones are good for an hour.
     pub(crate) async fn sign_in(&self, good_for: i64) -> AuthTokens {
         let tokens = self.provider.sign_in(minutes(Utc::now(), good_for));
-        self.open().save(&tokens.clone().into(), Expect::Anything).await.unwrap();
+        self.open().save(&tokens.clone().into(), Precondition::Anything).await.unwrap();
         self.provider.issue_until(minutes(Utc::now(), 60));
         tokens
     }

@@ -16,9 +16,8 @@ use std::sync::Arc;
 use clap::CommandFactory;
 use serde_json::{Value, json};
 use tokenkeep::chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use tokenkeep::{
-    AuthTokens, Record, StoreError, StoreUrl, TokenManager, TokenRefresher, TokenStore,
-};
+use tokenkeep::store::Record;
+use tokenkeep::{AuthTokens, StoreError, StoreUrl, TokenManager, TokenRefresher, TokenStore};
 
 use crate::arguments::{Cli, Command, Slot};
 use crate::failure::{Code, Failure};
@@ -128,7 +127,7 @@ async fn doubts(store: &dyn TokenStore, record: Option<&Record>, client: &str) -
             rejection.reason()
         )];
     }
-    match tokenkeep::interrupted_refresh(store).await {
+    match tokenkeep::refresh::interrupted_refresh(store).await {
         Ok(Some(at)) => vec![format!(
             "a refresh was cut off at {}, and may have spent the refresh token; if the next one fails, sign \
              in again",

@@ -4,7 +4,13 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use tokenkeep::{AuthError, InvalidStoreUrl, OAuth2Error, StoreError, TransferError};
+use tokenkeep::{AuthError, StoreError};
+
+use tokenkeep::oauth2::OAuth2Error;
+
+use tokenkeep::store_url::InvalidStoreUrl;
+
+use tokenkeep::transfer::TransferError;
 
 use crate::terminal;
 

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use tokenkeep::TokenRefresher;
+use tokenkeep::oauth2::{OAuth2Client, OAuth2Error};
 use tokenkeep::secrecy::SecretString;
-use tokenkeep::{OAuth2Client, OAuth2Error, TokenRefresher};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 

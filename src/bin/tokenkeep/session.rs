@@ -4,10 +4,11 @@ use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
-use tokenkeep::{
-    AuthError, AuthTokens, Event, Events, RefreshFailure, RefreshPermit, TokenManager,
-    TokenRefresher, async_trait,
-};
+use tokenkeep::{AuthError, AuthTokens, RefreshFailure, TokenManager, TokenRefresher, async_trait};
+
+use tokenkeep::manager::{Event, Events};
+
+use tokenkeep::refresh::RefreshPermit;
 
 use crate::failure::{Code, Failure};
 use crate::provider::Provider;
@@ -144,8 +145,8 @@ async fn listen(events: &mut Events, not_refreshed: &mut Option<String>) {
 
 #[cfg(test)]
 mod tests {
-    use tokenkeep::MemoryStore;
     use tokenkeep::chrono::{TimeDelta, Utc};
+    use tokenkeep::stores::MemoryStore;
 
     use super::*;
 

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
     use crate::record::codec;
     use crate::record::{MAX_STORED, Record};
-    use crate::store::Expect;
+    use crate::store::Precondition;
     use crate::sys::wipe::Bytes;
     use crate::tokens::AuthTokens;
 
@@ -144,7 +144,7 @@ mod tests {
         let ((begun, has_begun), (go_on, goes_on)) = (channel(), channel());
         let format = Slow { begun, goes_on: Mutex::new(goes_on) };
         let file = RecordFile::new(&dir.path().join("tokens.json"), format);
-        file.save(&AuthTokens::new("a").into(), Expect::Absent).await.unwrap();
+        file.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap();
         let mut lease = file.try_lease().await.unwrap().unwrap();
         let mut reserve = lease.reserve();
         assert!(reserve.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());

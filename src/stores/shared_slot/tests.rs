@@ -9,14 +9,15 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::record::Intent;
+use crate::refresh::interrupted_refresh;
 use crate::store::TokenStore;
 use crate::tokens::AuthTokens;
 use crate::transfer::migrate;
-use crate::{RefreshFailure, TokenManager, interrupted_refresh};
+use crate::{RefreshFailure, TokenManager};
 
 /// A store in such a table.
 #[derive(Debug)]
-struct Store(FleetSlot<Table>);
+struct Store(SharedSlot<Table>);
 
 impl fmt::Display for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -24,7 +25,7 @@ impl fmt::Display for Store {
     }
 }
 
-keep_in_fleet_slot!(Store);
+keep_in_shared_slot!(Store);
 
 /// A table with one row, and a way to it that can be bad.
 #[derive(Clone, Debug)]
@@ -143,8 +144,8 @@ fn key() -> AgeKey {
     AgeKey::custom("a key for these tests", || Ok(SecretString::from(IDENTITY)))
 }
 
-fn slot(table: &Table) -> FleetSlot<Table> {
-    FleetSlot::new(table.clone(), key(), "fleet")
+fn slot(table: &Table) -> SharedSlot<Table> {
+    SharedSlot::new(table.clone(), key(), "fleet")
 }
 
 fn tokens(name: &str) -> AuthTokens {
@@ -156,22 +157,22 @@ fn record(name: &str) -> Record {
 }
 
 /// Says in the record that its refresh token is about to be sent.
-async fn save_intent(slot: &FleetSlot<Table>) -> Result<Revision, StoreError> {
+async fn save_intent(slot: &SharedSlot<Table>) -> Result<Revision, StoreError> {
     let stored = slot.load().await?.expect("a record");
     let mut record = stored.record;
     let token = record.tokens.refresh_token.as_ref().expect("a refresh token");
     record.refresh.intent = Some(Intent::new(token, chrono::Utc::now()));
-    slot.save(&record, Expect::Unchanged(stored.revision)).await
+    slot.save(&record, Precondition::Unchanged(stored.revision)).await
 }
 
-async fn lease(slot: &FleetSlot<Table>) -> Box<dyn Lease> {
+async fn lease(slot: &SharedSlot<Table>) -> Box<dyn Lease> {
     slot.try_lease().await.unwrap().expect("nobody has it")
 }
 
 /// Two slots, the second of which took the lease over from the first.
-async fn taken_over(table: &Table) -> [(FleetSlot<Table>, Box<dyn Lease>); 2] {
+async fn taken_over(table: &Table) -> [(SharedSlot<Table>, Box<dyn Lease>); 2] {
     let (first, second) = (slot(table), slot(&table.elsewhere()));
-    first.save(&record("one"), Expect::Absent).await.unwrap();
+    first.save(&record("one"), Precondition::Absent).await.unwrap();
     let earlier = lease(&first).await;
     table.end_lease();
     let later = lease(&second).await;
@@ -210,15 +211,15 @@ async fn what_was_overtaken_is_neither_saved_nor_cleared_until_the_successor_is_
     let table = Table::new();
     let [(first, _earlier), (second, later)] = taken_over(&table).await;
     let Stored { revision, .. } = first.load().await.unwrap().unwrap();
-    let expect = Expect::Unchanged(revision.clone());
-    let refused = first.save(&record("late"), expect.clone()).await.unwrap_err();
+    let precondition = Precondition::Unchanged(revision.clone());
+    let refused = first.save(&record("late"), precondition.clone()).await.unwrap_err();
     assert!(matches!(refused, StoreError::Conflict { .. }), "{refused}");
     // Nor is it taken away, by a migration that was stopped.
-    let refused = first.clear(expect.clone()).await.unwrap_err();
+    let refused = first.clear(precondition.clone()).await.unwrap_err();
     assert!(matches!(refused, StoreError::Conflict { .. }), "{refused}");
     assert_eq!(second.load().await.unwrap().unwrap().record.tokens, tokens("one"));
     later.release().await.unwrap();
-    first.save(&record("late"), expect).await.unwrap();
+    first.save(&record("late"), precondition).await.unwrap();
     assert_eq!(second.load().await.unwrap().unwrap().record.tokens, tokens("late"));
 }
 
@@ -263,11 +264,11 @@ async fn a_change_whose_answer_was_lost_is_found_to_be_done() {
     let table = Table::new();
     let slot = slot(&table);
     table.faults().loses_answers = true;
-    let revision = slot.save(&record("one"), Expect::Absent).await.unwrap();
+    let revision = slot.save(&record("one"), Precondition::Absent).await.unwrap();
     let mut lease = lease(&slot).await;
     assert!(lease.renew(Duration::from_secs(90)).await.unwrap());
     lease.release().await.unwrap();
-    slot.clear(Expect::Unchanged(revision)).await.unwrap();
+    slot.clear(Precondition::Unchanged(revision)).await.unwrap();
     assert!(slot.load().await.unwrap().is_none());
 }
 
@@ -275,10 +276,10 @@ async fn a_change_whose_answer_was_lost_is_found_to_be_done() {
 async fn whoever_is_never_fast_enough_gives_up() {
     let table = Table::new();
     let slot = slot(&table);
-    slot.save(&record("one"), Expect::Anything).await.unwrap();
+    slot.save(&record("one"), Precondition::Anything).await.unwrap();
     let (mut lease, before) = (lease(&slot).await, table.faults().writes);
     table.faults().refuses = true;
-    let refused = slot.save(&record("two"), Expect::Anything).await.unwrap_err();
+    let refused = slot.save(&record("two"), Precondition::Anything).await.unwrap_err();
     assert!(matches!(refused, StoreError::Conflict { .. }), "{refused}");
     assert_eq!(table.faults().writes - before, ATTEMPTS);
     let refused = lease.renew(Duration::from_secs(90)).await.unwrap_err();
@@ -289,9 +290,9 @@ async fn whoever_is_never_fast_enough_gives_up() {
 async fn an_earlier_state_is_told_from_the_latest() {
     let table = Table::new();
     let (reader, writer) = (slot(&table), slot(&table.elsewhere()));
-    writer.save(&record("one"), Expect::Anything).await.unwrap();
+    writer.save(&record("one"), Precondition::Anything).await.unwrap();
     let first = table.row();
-    writer.save(&record("two"), Expect::Anything).await.unwrap();
+    writer.save(&record("two"), Precondition::Anything).await.unwrap();
     let second = table.row();
     assert_eq!(reader.load().await.unwrap().unwrap().record.tokens, tokens("two"));
 
@@ -299,7 +300,7 @@ async fn an_earlier_state_is_told_from_the_latest() {
         table.put(earlier);
         for rolled_back in [
             reader.load().await.unwrap_err(),
-            reader.save(&record("three"), Expect::Anything).await.unwrap_err(),
+            reader.save(&record("three"), Precondition::Anything).await.unwrap_err(),
         ] {
             assert!(matches!(rolled_back, StoreError::RolledBack { .. }), "{rolled_back}");
         }
@@ -322,18 +323,18 @@ async fn a_state_that_somebody_made_out_of_an_earlier_one_is_told_from_the_lates
         Arc::get_mut(&mut slot.0).unwrap().clock = still();
         slot
     });
-    other.save(&record("one"), Expect::Anything).await.unwrap();
+    other.save(&record("one"), Precondition::Anything).await.unwrap();
     let first = table.row();
-    other.save(&record("two"), Expect::Anything).await.unwrap();
+    other.save(&record("two"), Precondition::Anything).await.unwrap();
     assert!(reader.load().await.unwrap().is_some());
     table.put(first);
     let mut new = slot(&table.elsewhere());
     Arc::get_mut(&mut new.0).unwrap().clock = still();
-    new.save(&record("other"), Expect::Anything).await.unwrap();
+    new.save(&record("other"), Precondition::Anything).await.unwrap();
     let rolled_back = reader.load().await.unwrap_err();
     assert!(matches!(rolled_back, StoreError::RolledBack { .. }), "{rolled_back}");
     // A login is later than all that anybody remembers.
-    slot(&table.elsewhere()).save(&record("login"), Expect::Anything).await.unwrap();
+    slot(&table.elsewhere()).save(&record("login"), Precondition::Anything).await.unwrap();
     assert_eq!(reader.load().await.unwrap().unwrap().record.tokens, tokens("login"));
 }
 
@@ -353,18 +354,18 @@ async fn the_count_of_changes_rises_by_a_clock_that_stands_still_or_is_set_back(
     };
     let first = slot_now();
     for expected in 1..4 {
-        first.save(&record("one"), Expect::Anything).await.unwrap();
+        first.save(&record("one"), Precondition::Anything).await.unwrap();
         assert_eq!(generation(&table), expected);
     }
     // Somebody else, who has seen nothing yet, goes on from there. A logout counts too.
     let second = slot_now();
-    second.clear(Expect::Anything).await.unwrap();
+    second.clear(Precondition::Anything).await.unwrap();
     assert_eq!(generation(&table), 4);
     *now.lock().unwrap() += Duration::from_secs(1);
-    second.save(&record("two"), Expect::Absent).await.unwrap();
+    second.save(&record("two"), Precondition::Absent).await.unwrap();
     assert_eq!(generation(&table), 1000);
     *now.lock().unwrap() = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
-    first.save(&record("three"), Expect::Anything).await.unwrap();
+    first.save(&record("three"), Precondition::Anything).await.unwrap();
     assert_eq!(generation(&table), 1001);
 }
 
@@ -372,15 +373,15 @@ async fn the_count_of_changes_rises_by_a_clock_that_stands_still_or_is_set_back(
 async fn what_a_process_wrote_last_is_what_it_has_seen() {
     let table = Table::new();
     let slot = slot(&table);
-    slot.save(&record("one"), Expect::Anything).await.unwrap();
+    slot.save(&record("one"), Precondition::Anything).await.unwrap();
     let first = table.row();
-    slot.save(&record("two"), Expect::Anything).await.unwrap();
+    slot.save(&record("two"), Precondition::Anything).await.unwrap();
     let second = table.row();
     table.put(first);
     let rolled_back = slot.load().await.unwrap_err();
     assert!(matches!(rolled_back, StoreError::RolledBack { .. }), "{rolled_back}");
     table.put(second.clone());
-    slot.clear(Expect::Anything).await.unwrap();
+    slot.clear(Precondition::Anything).await.unwrap();
     table.put(second);
     let rolled_back = slot.load().await.unwrap_err();
     assert!(matches!(rolled_back, StoreError::RolledBack { .. }), "{rolled_back}");
@@ -398,8 +399,8 @@ async fn each_holder_of_the_lease_has_a_number_of_its_own() {
 #[tokio::test]
 async fn the_name_of_a_slot_is_sealed_with_its_record() {
     let table = Table::new();
-    let name = FleetSlot::new(table.clone(), key(), "another");
-    name.save(&record("one"), Expect::Anything).await.unwrap();
+    let name = SharedSlot::new(table.clone(), key(), "another");
+    name.save(&record("one"), Precondition::Anything).await.unwrap();
     let swapped = slot(&table).load().await.unwrap_err();
     assert!(swapped.to_string().contains("another slot's record"), "{swapped}");
 }
@@ -413,7 +414,7 @@ fn it_works_outside_a_runtime_and_where_the_runtime_is_not_driven() {
     for entered in [false, true] {
         let _entered = entered.then(|| runtime.enter());
         block_on(async {
-            slot.save(&record("one"), Expect::Anything).await.unwrap();
+            slot.save(&record("one"), Precondition::Anything).await.unwrap();
             assert_eq!(slot.load().await.unwrap().unwrap().record, record("one"));
             let mut lease = lease(&slot).await;
             lease.reserve().await.unwrap();
@@ -449,7 +450,7 @@ async fn a_migration_whose_last_step_was_repeated_does_not_lose_the_tokens() {
     for repeats in 0..3 {
         let (one, two) = (Table::new(), Table::new());
         let (from, to) = (Store(slot(&one)), Store(slot(&two)));
-        from.save(&record("live"), Expect::Absent).await.unwrap();
+        from.save(&record("live"), Precondition::Absent).await.unwrap();
         one.faults().repeats = Some(repeats);
         let migrated = migrate(&from, &to).await;
         one.faults().repeats = None;
@@ -466,7 +467,7 @@ async fn a_migration_whose_last_step_was_repeated_does_not_lose_the_tokens() {
 async fn a_record_that_was_saved_is_known_though_somebody_took_the_lease_since() {
     let table = Table::new();
     let slot = slot(&table);
-    slot.save(&record("one"), Expect::Absent).await.unwrap();
+    slot.save(&record("one"), Precondition::Absent).await.unwrap();
     let found = slot.engine().read().await.unwrap().unwrap();
     let saved = Row { record: b"made once".to_vec(), ..found.row.clone() };
     // It is there, in a row that changed again before anybody looked.
@@ -482,12 +483,12 @@ async fn a_login_that_is_still_on_its_way_does_not_come_after_a_logout() {
         let table = Table::new();
         let slot = slot(&table);
         if was_used {
-            slot.save(&record("one"), Expect::Absent).await.unwrap();
-            slot.clear(Expect::Anything).await.unwrap();
+            slot.save(&record("one"), Precondition::Absent).await.unwrap();
+            slot.clear(Precondition::Anything).await.unwrap();
         }
         let found = table.read().await.unwrap();
         let late = Row { record: b"a login's".to_vec(), ..Row::default() };
-        slot.clear(Expect::Anything).await.unwrap();
+        slot.clear(Precondition::Anything).await.unwrap();
         let over = found.as_ref().map(|found| &found.version);
         assert!(!table.replace(over, &late).await.unwrap(), "it is out of date");
     }
@@ -497,7 +498,7 @@ async fn a_login_that_is_still_on_its_way_does_not_come_after_a_logout() {
 async fn a_slow_answer_is_not_taken_for_an_earlier_state() {
     let table = Table::new();
     let (reader, writer) = (Arc::new(slot(&table)), slot(&table.elsewhere()));
-    writer.save(&record("one"), Expect::Anything).await.unwrap();
+    writer.save(&record("one"), Precondition::Anything).await.unwrap();
     let answers = Arc::new(Notify::new());
     table.faults().slow = Some(answers.clone());
     let slow = tokio::spawn({
@@ -507,7 +508,7 @@ async fn a_slow_answer_is_not_taken_for_an_earlier_state() {
     while table.faults().slow.is_some() {
         tokio::task::yield_now().await;
     }
-    writer.save(&record("two"), Expect::Anything).await.unwrap();
+    writer.save(&record("two"), Precondition::Anything).await.unwrap();
     assert_eq!(reader.load().await.unwrap().unwrap().record.tokens, tokens("two"));
     answers.notify_one();
     assert_eq!(slow.await.unwrap().unwrap().unwrap().record.tokens, tokens("one"));
@@ -527,7 +528,7 @@ async fn a_save_that_was_done_is_done_even_if_a_later_one_was_seen_meanwhile() {
 }
 
 /// A slot that waits for `time` at most.
-fn impatient(table: &Table, time: Duration) -> FleetSlot<Table> {
+fn impatient(table: &Table, time: Duration) -> SharedSlot<Table> {
     let mut slot = slot(table);
     let inner = Arc::get_mut(&mut slot.0).unwrap();
     (inner.longest_call, inner.longest_turn) = (time, time);
@@ -542,20 +543,20 @@ async fn a_call_that_does_not_end_holds_up_nobody_for_ever() {
     let answer = Arc::new(Notify::new());
     table.faults().slow = Some(answer.clone());
     let record = record("one");
-    let mut save = Box::pin(slot.save(&record, Expect::Anything));
+    let mut save = Box::pin(slot.save(&record, Precondition::Anything));
     while table.faults().slow.is_some() {
         assert!(poll_once(&mut save).await.is_none());
         tokio::task::yield_now().await;
     }
     drop(save);
     // It goes on, and is waited for.
-    for error in [slot.load().await.map(drop), slot.clear(Expect::Anything).await] {
+    for error in [slot.load().await.map(drop), slot.clear(Precondition::Anything).await] {
         let error = error.unwrap_err();
         assert!(error.to_string().contains("the call before this one"), "{error}");
     }
     answer.notify_one();
     while slot.load().await.map(|stored| stored.is_none()).unwrap_or(true) {}
-    slot.clear(Expect::Anything).await.unwrap();
+    slot.clear(Precondition::Anything).await.unwrap();
 }
 
 /// Polls a future once.
@@ -574,16 +575,16 @@ async fn a_call_whose_answers_never_come_ends() {
     let table = Table::new();
     let slot = impatient(&table, Duration::from_millis(50));
     table.faults().slow = Some(Arc::default());
-    let error = slot.save(&record("one"), Expect::Anything).await.unwrap_err();
+    let error = slot.save(&record("one"), Precondition::Anything).await.unwrap_err();
     assert!(error.to_string().contains("its answers took too long"), "{error}");
-    slot.save(&record("one"), Expect::Anything).await.unwrap();
+    slot.save(&record("one"), Precondition::Anything).await.unwrap();
 }
 
 #[tokio::test]
 async fn one_that_may_have_what_came_of_a_refresh_is_waited_for_while_the_server_can_be_reached() {
     let table = Table::new();
     let (first, second) = (slot(&table), slot(&table.elsewhere()));
-    first.save(&record("one"), Expect::Absent).await.unwrap();
+    first.save(&record("one"), Precondition::Absent).await.unwrap();
     let earlier = lease(&first).await;
     table.end_lease();
     lease(&second).await.release().await.unwrap();
@@ -618,7 +619,7 @@ async fn one_that_may_have_what_came_of_a_refresh_is_waited_for_while_the_server
 async fn a_refresh_whose_lease_is_over_is_told_as_interrupted() {
     let table = Table::new();
     let (first, other) = (slot(&table), Store(slot(&table.elsewhere())));
-    first.save(&record("one"), Expect::Absent).await.unwrap();
+    first.save(&record("one"), Precondition::Absent).await.unwrap();
     let _lease = lease(&first).await;
     save_intent(&first).await.unwrap();
     assert_eq!(interrupted_refresh(&other).await.unwrap(), None, "it is under way");
@@ -640,7 +641,7 @@ async fn a_refresh_whose_lease_is_over_is_told_as_interrupted() {
 async fn saving_the_intent_renews_the_lease_in_the_same_write() {
     let table = Table::new();
     let slot = slot(&table);
-    slot.save(&record("one"), Expect::Absent).await.unwrap();
+    slot.save(&record("one"), Precondition::Absent).await.unwrap();
     let mut lease = lease(&slot).await;
     let at_first = lease.time_left().unwrap();
     assert!(at_first <= Duration::from_secs(30), "{at_first:?}");
@@ -673,14 +674,14 @@ async fn a_key_that_is_gone_when_the_answer_is_there_does_not_cost_the_new_token
     )
     .unwrap();
     let key = key().with_recovery_recipients_file(&list);
-    let slot = FleetSlot::new(table.clone(), key, "fleet");
-    slot.save(&record("one"), Expect::Absent).await.unwrap();
+    let slot = SharedSlot::new(table.clone(), key, "fleet");
+    slot.save(&record("one"), Precondition::Absent).await.unwrap();
     let mut lease = lease(&slot).await;
     lease.reserve().await.unwrap();
     let noted = save_intent(&slot).await.unwrap();
     // The list turns invalid while the server is asked.
     std::fs::write(&list, "no recipient\n").unwrap();
-    slot.save(&record("rotated"), Expect::Unchanged(noted)).await.unwrap();
+    slot.save(&record("rotated"), Precondition::Unchanged(noted)).await.unwrap();
     let warning = lease.take_warning().expect("it is said").to_string();
     assert!(warning.contains("recipient"), "{warning}");
     assert_eq!(slot.load().await.unwrap().unwrap().record, record("rotated"));
@@ -701,7 +702,7 @@ fn manager(table: &Table) -> TokenManager {
 #[tokio::test]
 async fn where_refresh_tokens_do_not_rotate_one_that_was_stopped_takes_what_its_successor_got() {
     let table = Table::new();
-    slot(&table).save(&record("old"), Expect::Anything).await.unwrap();
+    slot(&table).save(&record("old"), Precondition::Anything).await.unwrap();
     let (asked, answered) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let stopped = {
         let (asked, answered) = (asked.clone(), answered.clone());
@@ -732,7 +733,7 @@ async fn where_refresh_tokens_do_not_rotate_one_that_was_stopped_takes_what_its_
 async fn a_refresh_writes_four_times() {
     // Google takes one write of an object a second.
     let table = Table::new();
-    slot(&table).save(&record("old"), Expect::Anything).await.unwrap();
+    slot(&table).save(&record("old"), Precondition::Anything).await.unwrap();
     let before = table.faults().writes;
     manager(&table).refresh().await.unwrap();
     assert_eq!(
@@ -747,7 +748,7 @@ async fn a_refresh_writes_four_times() {
 async fn whoever_finds_the_work_done_leaves_the_lease_to_others() {
     let table = Table::new();
     let expired = tokens("old").with_expires_at(chrono::DateTime::UNIX_EPOCH);
-    slot(&table).save(&expired.into(), Expect::Anything).await.unwrap();
+    slot(&table).save(&expired.into(), Precondition::Anything).await.unwrap();
     let waiting: Vec<_> = (0..4)
         .map(|_| {
             let manager = manager(&table.elsewhere());
@@ -760,9 +761,9 @@ async fn whoever_finds_the_work_done_leaves_the_lease_to_others() {
     assert_eq!(table.row().hold, None);
     // Nor does one that finds nothing to refresh.
     let store = slot(&table);
-    store.clear(Expect::Anything).await.unwrap();
+    store.clear(Precondition::Anything).await.unwrap();
     assert!(manager(&table).refresh().await.is_err());
-    store.save(&tokens("backup").with_backup(true).into(), Expect::Anything).await.unwrap();
+    store.save(&tokens("backup").with_backup(true).into(), Precondition::Anything).await.unwrap();
     assert!(manager(&table).refresh().await.is_err());
     assert_eq!(table.row().hold, None);
 }

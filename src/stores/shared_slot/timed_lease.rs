@@ -69,7 +69,7 @@ pub(super) struct Overdue {
 }
 
 /// The lease of a slot on a server.
-pub(super) struct FleetLease<E: Engine> {
+pub(super) struct TimedLease<E: Engine> {
     slot: Arc<Inner<E>>,
     fence: u64,
     _claim: Claim,
@@ -109,7 +109,7 @@ impl Term {
     }
 }
 
-impl<E: Engine> FleetLease<E> {
+impl<E: Engine> TimedLease<E> {
     /// Takes the lease, unless somebody has it.
     pub(super) async fn take(slot: Arc<Inner<E>>) -> Result<Option<Self>, StoreError> {
         let Some(claim) = Claim::new(slot.engine.slot()) else { return Ok(None) };
@@ -150,14 +150,14 @@ impl<E: Engine> FleetLease<E> {
     }
 }
 
-impl<E: Engine> fmt::Debug for FleetLease<E> {
+impl<E: Engine> fmt::Debug for TimedLease<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "FleetLease({}, {})", self.slot.engine, self.fence)
+        write!(f, "TimedLease({}, {})", self.slot.engine, self.fence)
     }
 }
 
 #[async_trait]
-impl<E: Engine> Lease for FleetLease<E> {
+impl<E: Engine> Lease for TimedLease<E> {
     async fn reserve(&mut self) -> Result<(), StoreError> {
         let slot = self.slot.clone();
         blocking::run(&self.slot.engine.to_string(), move || {
@@ -208,7 +208,7 @@ impl<E: Engine> Lease for FleetLease<E> {
     }
 }
 
-impl<E: Engine> Drop for FleetLease<E> {
+impl<E: Engine> Drop for TimedLease<E> {
     fn drop(&mut self) {
         *self.slot.leased() = None;
         *lock(&self.slot.reserved) = None;

@@ -2,11 +2,17 @@
 
 use std::process::Stdio;
 
-use tokenkeep::{
-    AgeFileStore, AgeKey, AuthTokens, BearerLayer, BucketStore, EnvStore, Expect, Intent,
-    KeychainStore, MemoryStore, OAuth2Client, PlaintextStore, PostgresStore, RefreshFailure,
-    StoreUrl, Stored, TokenManager, TokenStore, chrono,
+use tokenkeep::{AgeKey, AuthTokens, RefreshFailure, StoreUrl, TokenManager, TokenStore, chrono};
+
+use tokenkeep::oauth2::OAuth2Client;
+
+use tokenkeep::store::{Intent, Precondition, Stored};
+
+use tokenkeep::stores::{
+    AgeFileStore, BucketStore, EnvStore, KeychainStore, MemoryStore, PlaintextStore, PostgresStore,
 };
+
+use tokenkeep::tower::BearerLayer;
 
 use super::{Scene, text};
 use crate::canaries::hex;
@@ -27,8 +33,8 @@ async fn no_public_type_shows_a_secret_when_it_is_printed() {
     let key = AgeKey::create_protected_identity_file(path("own.txt"), text("PASSPHRASE").into());
     let key = key.await.unwrap();
     let (sealed, memory) = (AgeFileStore::new(path("own.age"), key.clone()), MemoryStore::new());
-    sealed.save(&tokens().into(), Expect::Absent).await.unwrap();
-    memory.save(&tokens().into(), Expect::Absent).await.unwrap();
+    sealed.save(&tokens().into(), Precondition::Absent).await.unwrap();
+    memory.save(&tokens().into(), Precondition::Absent).await.unwrap();
     let stored: Stored = sealed.load().await.unwrap().unwrap();
     let client = OAuth2Client::new(&scene.server.token_url(), "app").unwrap();
     let client = client.with_secret(text("CLIENT").into());
@@ -59,7 +65,7 @@ async fn no_public_type_shows_a_secret_when_it_is_printed() {
     );
     let damaged = AuthTokens::from_record(format!("{{\"{}", text("mine")).as_bytes(), "here");
     let damaged = damaged.unwrap_err();
-    let conflict = memory.save(&tokens().into(), Expect::Absent).await.unwrap_err();
+    let conflict = memory.save(&tokens().into(), Precondition::Absent).await.unwrap_err();
     let record = tokens().to_record("here").unwrap();
     let not_a_recipient = key_without_clones().with_recovery_recipient(&scene.keys[0]).unwrap_err();
     let keychain = KeychainStore::new("a", "b").unwrap();
@@ -110,7 +116,7 @@ async fn no_public_type_shows_a_secret_when_it_is_printed() {
         bucket,
         bad_database,
         bad_bucket,
-        Expect::Unchanged(stored.revision.clone()),
+        Precondition::Unchanged(stored.revision.clone()),
         TokenManager::builder(),
         refreshing,
     ];

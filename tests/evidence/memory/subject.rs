@@ -21,11 +21,11 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use tokenkeep::oauth2::OAuth2Client;
 use tokenkeep::secrecy::{ExposeSecret, SecretString};
-use tokenkeep::{
-    AuthTokens, Expect, OAuth2Client, Overwrite, StoreUrl, TokenManager, TokenStore, backup,
-    chrono, migrate, restore,
-};
+use tokenkeep::store::Precondition;
+use tokenkeep::transfer::{Overwrite, backup, migrate, restore};
+use tokenkeep::{AuthTokens, StoreUrl, TokenManager, TokenStore, chrono};
 
 fn main() {
     if std::env::var_os("LOG_EVERYTHING").is_some() {
@@ -56,9 +56,9 @@ fn main() {
 
 async fn act(store: Arc<dyn TokenStore>, verb: String, object: String) {
     match verb.as_str() {
-        "save" => drop(store.save(&tokens().into(), Expect::Anything).await.unwrap()),
+        "save" => drop(store.save(&tokens().into(), Precondition::Anything).await.unwrap()),
         "load" => drop(store.load().await.unwrap().expect("tokens")),
-        "clear" => store.clear(Expect::Anything).await.unwrap(),
+        "clear" => store.clear(Precondition::Anything).await.unwrap(),
         "migrate" => assert!(migrate(&store, &open(&object)).await.unwrap().moved),
         "backup" => drop(backup(&store, &open(&object)).await.unwrap()),
         "restore" => restore(&open(&object), &store, Overwrite::Always).await.unwrap(),

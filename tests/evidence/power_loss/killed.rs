@@ -78,8 +78,8 @@ fn what_a_killed_restore_had_saved_is_there_for_good_when_another_says_so() {
     let mut home = transfers::home(|home| {
         let (from, to) = (home.plaintext("tokens.json"), home.age("backup.age", "one.txt"));
         save(&from, "mine");
-        block_on(tokenkeep::backup(&open(&from), &open(&to))).unwrap();
-        block_on(open(&from).clear(tokenkeep::Expect::Anything)).unwrap();
+        block_on(tokenkeep::transfer::backup(&open(&from), &open(&to))).unwrap();
+        block_on(open(&from).clear(tokenkeep::store::Precondition::Anything)).unwrap();
     });
     let (from, to) = (home.age("backup.age", "one.txt"), home.age("new/tokens.age", "two.txt"));
     let order = format!("restore --store {to} --from {from}");

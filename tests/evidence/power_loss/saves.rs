@@ -3,7 +3,8 @@
 use std::fs;
 
 use tokenkeep::chrono::Utc;
-use tokenkeep::{AuthError, Expect, Intent, RefreshFailure, TokenManager};
+use tokenkeep::store::{Intent, Precondition};
+use tokenkeep::{AuthError, RefreshFailure, TokenManager};
 
 use super::record::Stage;
 use super::scene::Scene;
@@ -79,7 +80,7 @@ fn a_logout_is_for_good_once_the_command_has_ended() {
             let mut record = stored.record;
             record.refresh.intent =
                 record.tokens.refresh_token.as_ref().map(|token| Intent::new(token, Utc::now()));
-            open(&url).save(&record, Expect::Anything).await.unwrap();
+            open(&url).save(&record, Precondition::Anything).await.unwrap();
         });
         for left in ["0123456789abcdef.tmp", "0123456789abcdef.next", "tmp"] {
             fs::copy(home.path("tokens.json"), home.path(&format!("tokens.json.{left}"))).unwrap();
@@ -150,7 +151,7 @@ fn a_refresh_token_that_may_have_been_sent_is_known_as_such_until_its_successor_
         } else {
             noted += usize::from(has_intent);
         }
-        block_on(open(&url).save(&tokens("later").into(), Expect::Anything)).unwrap();
+        block_on(open(&url).save(&tokens("later").into(), Precondition::Anything)).unwrap();
         assert_eq!(load(&url).as_deref(), Some("later"));
     });
     // There were such states.

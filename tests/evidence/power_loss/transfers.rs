@@ -1,6 +1,8 @@
 //! Moving tokens and copying them.
 
-use tokenkeep::{AgeKey, migrate};
+use tokenkeep::AgeKey;
+
+use tokenkeep::migrate;
 
 use super::record::Stage;
 use super::scene::Scene;
@@ -93,7 +95,7 @@ fn a_backup_is_there_whole_or_not_at_all_and_what_was_copied_stays() {
                 (home.plaintext("tokens.json"), home.age("away/backup.age", "one.txt"));
             if earlier.is_some() {
                 save(&from, "earlier");
-                block_on(tokenkeep::backup(&open(&from), &open(&to))).unwrap();
+                block_on(tokenkeep::transfer::backup(&open(&from), &open(&to))).unwrap();
             }
             save(&from, "mine");
         });
@@ -120,8 +122,8 @@ fn what_is_restored_is_there_whole_or_not_at_all_and_the_backup_stays() {
     let mut home = home(|home| {
         let (from, to) = (home.plaintext("tokens.json"), home.age("backup.age", "one.txt"));
         save(&from, "mine");
-        block_on(tokenkeep::backup(&open(&from), &open(&to))).unwrap();
-        block_on(open(&from).clear(tokenkeep::Expect::Anything)).unwrap();
+        block_on(tokenkeep::transfer::backup(&open(&from), &open(&to))).unwrap();
+        block_on(open(&from).clear(tokenkeep::store::Precondition::Anything)).unwrap();
     });
     let (from, to) = (home.age("backup.age", "one.txt"), home.age("new/tokens.age", "two.txt"));
     let order = format!("restore --store {to} --from {from}");

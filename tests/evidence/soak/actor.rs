@@ -17,10 +17,11 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokenkeep::{
-    AuthTokens, Overwrite, RefreshFailure, RefreshPolicy, StoreUrl, TokenManager, TokenStore,
-    backup, chrono, migrate, restore,
-};
+use tokenkeep::{AuthTokens, RefreshFailure, StoreUrl, TokenManager, TokenStore, chrono};
+
+use tokenkeep::refresh::RefreshPolicy;
+
+use tokenkeep::transfer::{Overwrite, backup, migrate, restore};
 
 type Answer = Result<String, Box<dyn std::error::Error + Send + Sync>>;
 

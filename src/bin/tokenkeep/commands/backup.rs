@@ -6,7 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokenkeep::secrecy::SecretString;
-use tokenkeep::{AgeFileStore, AgeKey, Expect, Overwrite, TokenStore, TransferError};
+use tokenkeep::store::Precondition;
+use tokenkeep::stores::AgeFileStore;
+use tokenkeep::transfer::{Overwrite, TransferError};
+use tokenkeep::{AgeKey, TokenStore};
 
 use super::{DONE, Outcome, Target, open};
 use crate::arguments::{self, Slot};
@@ -40,13 +43,13 @@ pub(super) async fn backup(slot: &Slot, backup: &arguments::Backup) -> Outcome {
         if from.load().await?.is_none() {
             return Err(TransferError::Empty { place: from.to_string() }.into());
         }
-        to.clear(Expect::Anything).await?;
+        to.clear(Precondition::Anything).await?;
     } else if is_sealed_here && Path::new(&backup.to).exists() {
         // It can be opened by others and not by us, so what it is cannot be told.
         let message = format!("{} exists; --overwrite replaces it", backup.to);
         return Err(Failure::new(Code::Conflict, message));
     }
-    let backup = tokenkeep::backup(&from, &to).await?;
+    let backup = tokenkeep::transfer::backup(&from, &to).await?;
     terminal::say(&format!("copied to {to}"));
     if let Some(warning) = backup.warning {
         terminal::say(&format!("warning: {warning}"));
@@ -89,7 +92,7 @@ pub(super) async fn restore(slot: &Slot, restore: &arguments::Restore) -> Outcom
         (None, None) => Arc::new(AgeFileStore::new(&restore.from, AgeKey::passphrase(ask))),
     };
     let overwrite = if restore.overwrite { Overwrite::Always } else { Overwrite::IfOlder };
-    tokenkeep::restore(&from, &to, overwrite).await.map_err(|error| match error {
+    tokenkeep::transfer::restore(&from, &to, overwrite).await.map_err(|error| match error {
         TransferError::Newer { place } => {
             let message =
                 format!("{place} holds newer tokens than the backup; --overwrite replaces them");

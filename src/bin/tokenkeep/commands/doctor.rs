@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use console::style;
 use serde_json::json;
 use tokenkeep::chrono::{DateTime, Utc};
+use tokenkeep::keychain::{KeychainState, probe_keychain};
 use tokenkeep::secrecy::SecretString;
-use tokenkeep::{
-    AgeFileStore, AgeKey, AuthTokens, Expect, Freshness, KeychainState, StoreError, StoreUrl,
-    TokenRefresher, TokenStore, probe_keychain,
-};
+use tokenkeep::store::Precondition;
+use tokenkeep::stores::AgeFileStore;
+use tokenkeep::tokens::Freshness;
+use tokenkeep::{AgeKey, AuthTokens, StoreError, StoreUrl, TokenRefresher, TokenStore};
 
 use super::{Outcome, check_key, describe, doubts, span};
 use crate::arguments::Slot;
@@ -92,7 +93,7 @@ async fn age_finding() -> Finding {
         let key = AgeKey::custom("a key for this test", move || Ok(identity.clone()));
         let store = AgeFileStore::new(directory.path().join("private/tokens.age"), key);
         let tokens = AuthTokens::new("test");
-        store.save(&tokens.clone().into(), Expect::Absent).await?;
+        store.save(&tokens.clone().into(), Precondition::Absent).await?;
         let found = store.load().await?;
         Ok::<_, Failure>(found.is_some_and(|found| found.record.tokens == tokens))
     };
@@ -172,7 +173,7 @@ async fn slot_finding(
         let tokens = record.map(|record| record.tokens);
         let has_refresh_token = tokens.as_ref().is_some_and(|it| it.refresh_token.is_some());
         if has_refresh_token && store.env_prefix().is_none() {
-            tokenkeep::check_replaceable(&*opened).await?;
+            tokenkeep::refresh::check_replaceable(&*opened).await?;
         }
         Ok((tokens, doubts))
     };

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use tokenkeep::secrecy::ExposeSecret;
-use tokenkeep::{AgeKey, Expect, StoreUrl, TransferError, wait_for_lease};
+use tokenkeep::store::Precondition;
+use tokenkeep::transfer::{TransferError, wait_for_lease};
+use tokenkeep::{AgeKey, StoreUrl};
 
 use super::{DONE, Outcome, Target, open};
 use crate::arguments::{Keygen, Rekey, Slot};
@@ -159,6 +161,6 @@ async fn reseal(from: &StoreUrl, to: &StoreUrl) -> Result<(), Failure> {
     let stored = open(from)?.load().await?;
     let stored = stored.ok_or_else(|| TransferError::Empty { place: from.to_string() })?;
     let to = open(to)?;
-    to.save(&stored.record, Expect::Unchanged(stored.revision)).await?;
+    to.save(&stored.record, Precondition::Unchanged(stored.revision)).await?;
     Ok(())
 }

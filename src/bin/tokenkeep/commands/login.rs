@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use tokenkeep::chrono::SecondsFormat;
-use tokenkeep::{Expect, StoreError, StoreUrl, Stored, TokenStore};
+use tokenkeep::store::{Precondition, Stored};
+use tokenkeep::{StoreError, StoreUrl, TokenStore};
 
 use super::{DONE, Outcome, Target, open};
 use crate::arguments::{Clear, Login, Slot};
@@ -98,7 +99,7 @@ pub(super) async fn clear(slot: &Slot, clear: &Clear) -> Outcome {
         {
             may_live.push(error.into());
         }
-        store.clear(Expect::Unchanged(copy.revision)).await?;
+        store.clear(Precondition::Unchanged(copy.revision)).await?;
     }
     if let Err(error) = cleared {
         may_live.iter().for_each(Failure::say);

@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use tokenkeep::{Expect, Record, StoreError, StoreUrl, TokenStore, TransferError};
+use tokenkeep::{StoreError, StoreUrl, TokenStore};
+
+use tokenkeep::store::{Precondition, Record};
+
+use tokenkeep::transfer::TransferError;
 
 use super::{DONE, Outcome, Target, check_key, open};
 use crate::arguments::{self, Slot};
@@ -173,7 +177,7 @@ impl Move {
     async fn copy(&self) -> Result<(), Failure> {
         self.refuse_same_slot()?;
         let record = self.record().await?;
-        let saved = self.target.save(&record, Expect::Absent).await;
+        let saved = self.target.save(&record, Precondition::Absent).await;
         let there = self.target.load().await?;
         let is_copy = there.is_some_and(|there| there.record.tokens == record.tokens);
         match saved {

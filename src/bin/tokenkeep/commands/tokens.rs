@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use serde_json::json;
 use tokenkeep::chrono::{DateTime, TimeDelta, Utc};
 use tokenkeep::secrecy::{ExposeSecret, SecretString};
-use tokenkeep::{AuthError, AuthTokens, Freshness, MAX_RECORD, StoreError, StoreUrl, TokenManager};
+use tokenkeep::store::MAX_RECORD;
+use tokenkeep::tokens::Freshness;
+use tokenkeep::{AuthError, AuthTokens, StoreError, StoreUrl, TokenManager};
 use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
