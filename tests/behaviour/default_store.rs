@@ -4,7 +4,7 @@
 use std::fs;
 
 use crate::session::Session;
-use crate::support::{Actor, available, example};
+use crate::support::{Actor, available, program};
 
 /// Whether everything is there that these tests run.
 fn parts(test: &str) -> bool {
@@ -14,10 +14,10 @@ fn parts(test: &str) -> bool {
 }
 
 /// A process that has opened nothing yet.
-fn program(session: &Session) -> Actor {
+fn start_actor(session: &Session) -> Actor {
     Actor::spawn(
         session
-            .command(example("test-actor"))
+            .command(program("test-actor"))
             .env("XDG_CONFIG_HOME", config(session))
             .arg("memory:"),
     )
@@ -35,7 +35,7 @@ fn the_keychain_is_chosen_once_and_switching_it_off_later_is_an_error_and_no_sec
         return;
     }
     let mut session = Session::with_keychain();
-    let mut first = program(&session);
+    let mut first = start_actor(&session);
     assert_eq!(
         first.ask("open-default key-file"),
         "ok keychain:program/alice because the keychain works"
@@ -43,7 +43,7 @@ fn the_keychain_is_chosen_once_and_switching_it_off_later_is_an_error_and_no_sec
     assert_eq!(first.ask("save mine absent"), "ok saved");
 
     session.stop_keychain();
-    let mut later = program(&session);
+    let mut later = start_actor(&session);
     assert_eq!(
         later.ask("open-default key-file"),
         "ok keychain:program/alice because it was chosen before"
@@ -56,7 +56,7 @@ fn the_keychain_is_chosen_once_and_switching_it_off_later_is_an_error_and_no_sec
     assert!(!session.state().join("tokenkeep/program/alice.sealed").exists());
 
     session.start_keychain();
-    let mut again = program(&session);
+    let mut again = start_actor(&session);
     again.ask("open-default");
     assert_eq!(again.ask("load"), "ok mine");
 }
@@ -68,16 +68,16 @@ fn a_locked_or_silent_keychain_is_an_error_and_nothing_is_pinned() {
     }
     let session = Session::with_keychain();
     session.lock_keychain();
-    let answer = program(&session).ask("open-default key-file");
+    let answer = start_actor(&session).ask("open-default key-file");
     assert!(answer.starts_with("error Locked: the keychain is locked; "), "{answer}");
     // With a person to unlock it, it is the store.
     assert!(!session.state().join("tokenkeep/program/alice.url").exists());
-    let pinned = program(&session).ask("open-default key-file prompts");
+    let pinned = start_actor(&session).ask("open-default key-file prompts");
     assert_eq!(pinned, "ok keychain:program/alice because there is a keychain, though locked");
 
     let session = Session::with_keychain();
     session.suspend_keychain();
-    let answer = program(&session).ask("open-default key-file");
+    let answer = start_actor(&session).ask("open-default key-file");
     assert!(answer.starts_with("error Timeout: the keychain"), "{answer}");
     assert!(!session.state().join("tokenkeep").exists(), "nothing is pinned");
 }
@@ -88,11 +88,11 @@ fn without_a_keychain_a_key_file_is_used_only_if_that_is_allowed() {
         return;
     }
     let mut session = Session::without_keychain();
-    let answer = program(&session).ask("open-default");
+    let answer = start_actor(&session).ask("open-default");
     assert!(answer.starts_with("error Unavailable: the keychain is unavailable: "), "{answer}");
     assert!(!session.state().exists(), "nothing is pinned");
 
-    let mut actor = program(&session);
+    let mut actor = start_actor(&session);
     let record = session.state().join("tokenkeep/program/alice.sealed");
     let url = format!("age:{}", record.display());
     let answer = actor.ask("open-default key-file");
@@ -103,7 +103,7 @@ fn without_a_keychain_a_key_file_is_used_only_if_that_is_allowed() {
 
     // A keychain that turns up later does not change its mind.
     session.start_keychain();
-    let mut later = program(&session);
+    let mut later = start_actor(&session);
     assert_eq!(later.ask("open-default"), format!("ok {url} because it was chosen before"));
     assert_eq!(later.ask("load"), "ok mine");
 }
@@ -114,7 +114,7 @@ fn eight_processes_choose_one_store() {
         return;
     }
     let session = Session::without_keychain();
-    let mut actors: Vec<Actor> = (0..8).map(|_| program(&session)).collect();
+    let mut actors: Vec<Actor> = (0..8).map(|_| start_actor(&session)).collect();
     for actor in &mut actors {
         actor.send("open-default key-file");
     }
@@ -138,10 +138,10 @@ fn a_pinned_choice_that_cannot_be_read_is_an_error_that_names_its_file() {
         return;
     }
     let session = Session::with_keychain();
-    program(&session).ask("open-default");
+    start_actor(&session).ask("open-default");
     let pin = session.state().join("tokenkeep/program/alice.url");
     fs::write(&pin, "vault:canary\n").unwrap();
-    let answer = program(&session).ask("open-default");
+    let answer = start_actor(&session).ask("open-default");
     assert!(answer.starts_with(&format!("error Unavailable: {}", pin.display())), "{answer}");
     assert!(answer.contains("remove it to choose anew") && !answer.contains("canary"), "{answer}");
     assert_eq!(fs::read_to_string(&pin).unwrap(), "vault:canary\n");
@@ -155,10 +155,10 @@ fn names_with_slashes_and_blanks_are_pinned_as_they_are() {
     let session = Session::with_keychain();
     let order = "open-default-of https://issuer.example/app alice%20";
     let url = "keychain:https:%2F%2Fissuer.example%2Fapp/alice ";
-    let mut actor = program(&session);
+    let mut actor = start_actor(&session);
     assert_eq!(actor.ask(order), format!("ok {url} because the keychain works"));
     assert_eq!(actor.ask("save mine absent"), "ok saved");
-    let mut again = program(&session);
+    let mut again = start_actor(&session);
     assert_eq!(again.ask(order), format!("ok {url} because it was chosen before"));
     assert_eq!(again.ask("load"), "ok mine");
 }

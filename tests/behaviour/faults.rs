@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Actor, can_trace, example, scratch};
+use crate::support::{Actor, can_trace, program, scratch};
 
 /// An actor under `strace`, which writes its calls of this name down.
 fn traced(store: &str, log: &Path, call: &str, inject: Option<String>) -> Actor {
@@ -15,7 +15,7 @@ fn traced(store: &str, log: &Path, call: &str, inject: Option<String>) -> Actor 
     if let Some(inject) = inject {
         strace.args(["-e", &format!("inject={call}:{inject}")]);
     }
-    Actor::spawn(strace.arg(example("test-actor")).arg(store))
+    Actor::spawn(strace.arg(program("test-actor")).arg(store))
 }
 
 /// An actor whose first call of this name that concerns the temporary file fails with that error. The name

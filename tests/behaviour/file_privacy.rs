@@ -45,7 +45,7 @@ async fn files_and_directories_are_private_whatever_the_umask() {
     // The most permissive umask there is.
     let script = "umask 000; exec \"$0\" \"$1\"";
     let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", script]).arg(crate::support::example("test-actor")).arg(&store);
+    shell.args(["-c", script]).arg(crate::support::program("test-actor")).arg(&store);
     let mut actor = Actor::spawn(&mut shell);
     assert_eq!(actor.ask("save a absent"), "ok saved");
     assert_eq!(actor.ask("lease"), "ok leased");
@@ -241,7 +241,7 @@ async fn a_relative_path_is_pinned_when_the_store_is_made() {
     let dir = scratch();
     let key = dir.path().join("key.txt");
     AgeKey::create_identity_file(&key).await.unwrap();
-    let mut command = std::process::Command::new(crate::support::example("test-actor"));
+    let mut command = std::process::Command::new(crate::support::program("test-actor"));
     command.arg("plaintext:tokens.json").current_dir(dir.path());
     let mut actor = Actor::spawn(&mut command);
     assert_eq!(actor.ask("save a absent"), "ok saved");

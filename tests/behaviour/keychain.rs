@@ -4,7 +4,7 @@
 use std::fs;
 
 use crate::session::Session;
-use crate::support::{Actor, available, example};
+use crate::support::{Actor, available, program};
 
 const STORE: &str = "keychain:axiomtrade/alice";
 
@@ -247,7 +247,7 @@ fn a_migration_into_the_keychain_killed_at_any_store_operation_completes_when_ru
             session.actor(to).ask("clear");
             session.actor(from).ask("clear");
             assert_eq!(session.actor(from).ask("save mine absent"), "ok saved");
-            let mut command = session.command(example("test-actor"));
+            let mut command = session.command(program("test-actor"));
             let mut actor = Actor::spawn(command.arg(from).arg(kill_at.to_string()));
             actor.send(&format!("migrate {to}"));
             let answer = actor.answer();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use zbus::zvariant::{OwnedObjectPath, OwnedValue, Value};
 
 use crate::session::Session;
-use crate::support::{Actor, available, example, scratch};
+use crate::support::{Actor, available, program, scratch};
 
 const STORE: &str = "keychain:axiomtrade/alice";
 const ITEM: &str = "keychain item tokenkeep:axiomtrade/alice";
@@ -175,7 +175,7 @@ fn without_a_provider_the_error_says_so_and_nothing_is_written() {
 #[test]
 fn without_a_bus_the_error_says_so() {
     let dir = scratch();
-    let mut command = Command::new(example("test-actor"));
+    let mut command = Command::new(program("test-actor"));
     command
         .arg(STORE)
         .env("XDG_STATE_HOME", dir.path())
@@ -193,7 +193,7 @@ fn a_bus_that_never_answers_costs_one_deadline_and_does_not_keep_the_process_ali
     let socket = dir.path().join("bus");
     // Accepts connections, and says nothing.
     let _listener = UnixListener::bind(&socket).unwrap();
-    let mut command = Command::new(example("test-actor"));
+    let mut command = Command::new(program("test-actor"));
     command
         .arg(STORE)
         .env("XDG_STATE_HOME", dir.path())
@@ -382,7 +382,7 @@ fn the_keychain_works_outside_a_runtime_too() {
         return;
     }
     let session = Session::with_keychain();
-    let mut command = session.command(example("test-actor"));
+    let mut command = session.command(program("test-actor"));
     let mut actor = Actor::spawn(command.args(["--without-runtime", STORE]));
     assert_eq!(actor.ask("probe"), "ok works");
     assert_eq!(actor.ask("save mine absent"), "ok saved");

@@ -11,7 +11,7 @@ use tokenkeep::store::Precondition;
 
 use tokenkeep::stores::PlaintextStore;
 
-use crate::support::{Actor, example, scratch};
+use crate::support::{Actor, program, scratch};
 
 struct Slots {
     dir: tempfile::TempDir,
@@ -82,7 +82,7 @@ impl Slots {
 async fn a_migration_killed_at_any_store_operation_completes_when_run_again() {
     for kill_at in 0.. {
         let slots = Slots::new().await;
-        let mut command = Command::new(example("test-actor"));
+        let mut command = Command::new(program("test-actor"));
         let mut actor = Actor::spawn(command.arg(&slots.plaintext).arg(kill_at.to_string()));
         actor.send(&format!("migrate {}", slots.age));
         let answer = actor.answer();
@@ -101,7 +101,7 @@ async fn a_backup_or_restore_killed_at_any_store_operation_completes_when_run_ag
     for kill_at in 0.. {
         let slots = Slots::new().await;
         let killed = |from: &str, order: &str| {
-            let mut command = Command::new(example("test-actor"));
+            let mut command = Command::new(program("test-actor"));
             let mut actor = Actor::spawn(command.arg(from).arg(kill_at.to_string()));
             actor.send(order);
             actor.answer().is_none()

@@ -9,7 +9,8 @@ use tokenkeep::manager::Logout;
 
 use tokenkeep::store::Precondition;
 
-use crate::world::{Faulty, World, settle};
+use crate::faulty_store::Faulty;
+use crate::world::{World, settle};
 
 /// What the provider was told to revoke, by access token.
 #[derive(Clone, Default)]

@@ -14,9 +14,10 @@ use tokenkeep::store::Precondition;
 use tokenkeep::stores::MemoryStore;
 
 use crate::clock::Clock;
+use crate::faulty_store::Faulty;
 use crate::provider::{Step, minutes};
 use crate::support::is_alone;
-use crate::world::{Faulty, World, access, drain, settle, transient};
+use crate::world::{World, access, drain, settle, transient};
 
 #[tokio::test]
 async fn a_fresh_token_is_served_and_one_that_is_due_is_refreshed_first() {
@@ -113,15 +114,6 @@ async fn a_good_token_is_served_when_an_early_refresh_fails_in_passing() {
     assert!(world.provider.accepts(&world.stored().await.unwrap()), "nothing was deleted");
     world.clock.forward(60);
     assert_eq!(world.access().await.unwrap(), "access-2");
-}
-
-impl Clock {
-    /// Minutes since the world began, which are counted from the last call.
-    fn forward_to_minute(&self, minute: u64) {
-        let begin = 1_800_000_000 + minute * 60;
-        let now = self.now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap().as_secs();
-        self.forward(begin - now);
-    }
 }
 
 #[tokio::test]

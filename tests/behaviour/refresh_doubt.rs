@@ -8,8 +8,9 @@ use tokenkeep::error::SpentBy;
 
 use tokenkeep::store::{Intent, Precondition};
 
+use crate::faulty_store::Faulty;
 use crate::provider::Step;
-use crate::world::{Faulty, World, refresh, settle};
+use crate::world::{World, refresh, settle};
 
 fn rejected() -> Step {
     Step::Fail(RefreshFailure::rejected("invalid_grant"))

@@ -79,8 +79,7 @@ mod unix {
     use tokenkeep::stores::PlaintextStore;
 
     use super::*;
-    use crate::command::Home;
-    use crate::support::make_pipe;
+    use crate::support::{ODD_FILES, put_odd_file};
 
     fn set_mode(path: &Path, mode: u32) {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -147,27 +146,13 @@ mod unix {
         assert!(!old_intent(&path).exists());
     }
 
-    /// Makes something of that kind where earlier builds kept an intent.
-    fn put_something(kind: &str, at: &Path) {
-        match kind {
-            "a pipe" => make_pipe(at),
-            "a link to a device" => std::os::unix::fs::symlink("/dev/zero", at).unwrap(),
-            "a directory" => fs::create_dir(at).unwrap(),
-            "garbage" => fs::write(at, b"\xff\xfe garbage").unwrap(),
-            _ => fs::write(at, "x".repeat(1 << 20)).unwrap(),
-        }
-    }
-
-    const KINDS: [&str; 5] =
-        ["a pipe", "a link to a device", "a directory", "garbage", "a large file"];
-
     #[tokio::test]
     async fn what_lies_where_earlier_builds_kept_an_intent_blocks_nothing() {
-        for kind in KINDS {
+        for kind in ODD_FILES {
             let dir = scratch();
             let path = dir.path().join("tokens.json");
             let store = saved(&path).await;
-            put_something(kind, &old_intent(&path));
+            put_odd_file(kind, &old_intent(&path));
             let began = Instant::now();
             let stored = store.load().await.unwrap().unwrap();
             assert!(stored.record.refresh.is_empty(), "{kind}");
@@ -177,18 +162,6 @@ mod unix {
             store.clear(Precondition::Unchanged(revision.unwrap())).await.unwrap();
             assert_eq!(store.load().await.unwrap(), None, "{kind}");
             assert!(began.elapsed() < Duration::from_secs(5), "{kind}: {:?}", began.elapsed());
-        }
-    }
-
-    #[test]
-    fn status_does_not_hang_on_what_lies_where_earlier_builds_kept_an_intent() {
-        for kind in KINDS {
-            let home = Home::signed_in();
-            put_something(kind, &old_intent(&home.record()));
-            let began = Instant::now();
-            home.run("status").ok();
-            home.run("doctor");
-            assert!(began.elapsed() < Duration::from_secs(20), "{kind}: {:?}", began.elapsed());
         }
     }
 }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tokenkeep::{AuthError, AuthTokens, RefreshFailure, StoreError, TokenStore};
 
+use crate::faulty_store::Faulty;
 use crate::provider::Step;
-use crate::world::{Faulty, World, refresh, settle};
+use crate::world::{World, refresh, settle};
 
 /// The deadline of an answer and the margin to save it.
 const ANSWER_AND_SAVE: Duration = Duration::from_secs(60);

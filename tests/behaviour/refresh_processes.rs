@@ -8,7 +8,7 @@ use tokenkeep::stores::{AgeFileStore, PlaintextStore};
 use tokenkeep::{AgeKey, AuthTokens, TokenStore};
 
 use crate::provider::{Provider, minutes};
-use crate::support::{Actor, example, scratch};
+use crate::support::{Actor, program, scratch};
 
 /// A slot with an expired token of a server that can be reached from other processes.
 struct World {
@@ -49,7 +49,7 @@ impl World {
     }
 
     fn killed_at(&self, kill_at: i64) -> Actor {
-        let mut command = Command::new(example("test-actor"));
+        let mut command = Command::new(program("test-actor"));
         command.args([&self.url, &kill_at.to_string()]).env("TEST_SERVER", &self.server);
         Actor::spawn(&mut command)
     }
@@ -202,7 +202,7 @@ fn processes_that_share_a_keychain_slot_make_one_call_even_if_it_locks_meanwhile
     let start = || {
         // With prompts allowed, the keychain has two minutes for an answer. Without them it has three seconds
         // of real time, which 16 processes on a busy machine can take to start.
-        let mut command = session.command(example("test-actor"));
+        let mut command = session.command(program("test-actor"));
         command.args(["--allow-prompts", "keychain:axiomtrade/alice"]);
         Actor::spawn(command.env("TEST_SERVER", &server))
     };

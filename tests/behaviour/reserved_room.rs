@@ -27,7 +27,7 @@ async fn begin(store: &dyn TokenStore) -> (Box<dyn Lease>, Precondition) {
     let stored = store.load().await.unwrap().unwrap();
     let mut record = stored.record;
     let token = record.tokens.refresh_token.as_ref().unwrap();
-    record.refresh.intent = Some(Intent::new(token, chrono::Utc::now()));
+    record.refresh.intent = Some(Intent::new(token, tokenkeep::chrono::Utc::now()));
     let noted = store.save(&record, Precondition::Unchanged(stored.revision)).await.unwrap();
     (lease, Precondition::Unchanged(noted))
 }

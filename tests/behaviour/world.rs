@@ -1,20 +1,18 @@
 //! A manager with a provider, a clock and a store that fail and turn as a test says.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokenkeep::chrono::{DateTime, Utc};
 use tokenkeep::manager::Events;
 use tokenkeep::refresh::{RefreshPermit, RefreshPolicy};
-use tokenkeep::store::{Intent, Lease, Precondition, Record, Revision, Stored};
-use tokenkeep::stores::MemoryStore;
+use tokenkeep::store::{Intent, Precondition};
 use tokenkeep::{
-    AuthError, AuthTokens, RefreshFailure, StoreError, TokenManager, TokenRefresher, TokenStore,
-    async_trait,
+    AuthError, AuthTokens, RefreshFailure, TokenManager, TokenRefresher, TokenStore, async_trait,
 };
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
+use crate::faulty_store::Faulty;
 use crate::provider::{Provider, Step, minutes};
 
 /// A manager, its provider and its clock, with a session that is good for an hour.
@@ -90,7 +88,7 @@ impl World {
 
     /// How often the lease was renewed.
     pub(crate) fn renewals(&self) -> Vec<Duration> {
-        self.store.faults.lock().unwrap().renewals.clone()
+        self.store.renewals()
     }
 
     /// Asks for a token in a task of its own.
@@ -145,125 +143,6 @@ pub(crate) async fn drain(events: &mut Events) -> Vec<String> {
             }
             () = std::future::ready(()) => return names,
         }
-    }
-}
-
-/// A memory store in which writing fails as long as that is set, and answers get lost.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Faulty {
-    pub(crate) inner: MemoryStore,
-    faults: Arc<std::sync::Mutex<Faults>>,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Faults {
-    pub(crate) save: Option<StoreError>,
-    pub(crate) intent: Option<StoreError>,
-    pub(crate) reserve: Option<StoreError>,
-    pub(crate) renew: Option<StoreError>,
-    pub(crate) load: Option<StoreError>,
-    /// The next save happens, and its answer is lost.
-    pub(crate) lose_answer: bool,
-    /// Saves do not come to an end.
-    pub(crate) hang: bool,
-    /// Somebody else has the lease by now.
-    pub(crate) lost_lease: bool,
-    /// How long the lease was to last, each time that it was renewed.
-    pub(crate) renewals: Vec<Duration>,
-}
-
-impl Faulty {
-    pub(crate) fn set(&self, change: impl FnOnce(&mut Faults)) {
-        change(&mut self.faults.lock().unwrap());
-    }
-
-    pub(crate) fn full_disk() -> StoreError {
-        let source = Arc::new(std::io::Error::from(std::io::ErrorKind::StorageFull));
-        StoreError::Io { action: "write", place: "faulty".into(), source }
-    }
-
-    pub(crate) fn read_only() -> StoreError {
-        StoreError::ReadOnly { place: "faulty".into(), reason: "for the test".into() }
-    }
-}
-
-impl std::fmt::Display for Faulty {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("faulty")
-    }
-}
-
-#[async_trait]
-impl TokenStore for Faulty {
-    async fn load(&self) -> Result<Option<Stored>, StoreError> {
-        tokio::task::yield_now().await;
-        let fault = self.faults.lock().unwrap().load.clone();
-        fault.map_or(Ok(()), Err)?;
-        self.inner.load().await
-    }
-
-    async fn save(
-        &self,
-        record: &Record,
-        precondition: Precondition,
-    ) -> Result<Revision, StoreError> {
-        tokio::task::yield_now().await;
-        let fault = {
-            let faults = self.faults.lock().unwrap();
-            let is_intent = record.refresh.intent.is_some();
-            if is_intent { faults.intent.clone() } else { faults.save.clone() }
-        };
-        fault.map_or(Ok(()), Err)?;
-        let hangs = self.faults.lock().unwrap().hang && record.refresh.intent.is_none();
-        if hangs {
-            std::future::pending::<()>().await;
-        }
-        let saved = self.inner.save(record, precondition).await;
-        if record.refresh.intent.is_none()
-            && std::mem::take(&mut self.faults.lock().unwrap().lose_answer)
-        {
-            // As an object store's client that tries again by itself: it conflicts with itself.
-            return Err(StoreError::Conflict { place: "faulty".into() });
-        }
-        saved
-    }
-
-    async fn clear(&self, precondition: Precondition) -> Result<(), StoreError> {
-        self.inner.clear(precondition).await
-    }
-
-    async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
-        tokio::task::yield_now().await;
-        let lease = self.inner.try_lease().await?;
-        Ok(lease.map(|lease| Box::new(FaultyLease { lease, store: self.clone() }) as _))
-    }
-}
-
-#[derive(Debug)]
-struct FaultyLease {
-    lease: Box<dyn Lease>,
-    store: Faulty,
-}
-
-#[async_trait]
-impl Lease for FaultyLease {
-    async fn reserve(&mut self) -> Result<(), StoreError> {
-        let fault = self.store.faults.lock().unwrap().reserve.clone();
-        fault.map_or(Ok(()), Err)?;
-        self.lease.reserve().await
-    }
-
-    async fn renew(&mut self, time: Duration) -> Result<bool, StoreError> {
-        let faults = &mut *self.store.faults.lock().unwrap();
-        faults.renewals.push(time);
-        match &faults.renew {
-            Some(error) => Err(error.clone()),
-            None => Ok(!faults.lost_lease),
-        }
-    }
-
-    async fn release(self: Box<Self>) -> Result<(), StoreError> {
-        self.lease.release().await
     }
 }
 

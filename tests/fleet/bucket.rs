@@ -13,7 +13,7 @@ use crate::bucket_server::{BucketServer, Protocol, can_serve_s3, in_environment}
 use crate::google_server::GoogleServer;
 use crate::provider::{Provider, minutes};
 use crate::proxy::Way;
-use crate::support::{Actor, block_on, example, scratch};
+use crate::support::{Actor, block_on, program, scratch};
 use crate::world::World;
 
 fn tokens() -> AuthTokens {
@@ -170,7 +170,7 @@ async fn what_the_environment_says_is_neither_repeated_nor_a_reason_to_panic() {
         ("s3://tokens/fleet", "AWS_METADATA_ENDPOINT", "https://h ost/canary"),
         ("s3://tokens/fleet", "AWS_SECRET_ACCESS_KEY", "canary"),
     ] {
-        let mut host = Command::new(example("test-actor"));
+        let mut host = Command::new(program("test-actor"));
         host.args(["--with-network", &format!("{url}?identity={}", identity.display())]);
         host.env("AZURE_STORAGE_ACCOUNT_NAME", "account").env(name, value);
         let answer = Actor::spawn(&mut host).ask("load");
@@ -272,7 +272,7 @@ async fn a_bucket_elsewhere_is_not_spoken_to_without_tls_whatever_the_environmen
     }
     // For an emulator, the endpoint is in the environment.
     let url = format!("az://tokens/fleet?identity={}", dir.path().join("key.txt").display());
-    let mut elsewhere = Command::new(example("test-actor"));
+    let mut elsewhere = Command::new(program("test-actor"));
     elsewhere.args(["--with-network", &url]).env("AZURE_STORAGE_USE_EMULATOR", "true");
     elsewhere.env("AZURITE_BLOB_STORAGE_URL", "http://localhost:9");
     let answer = Actor::spawn(&mut elsewhere).ask("load");

@@ -9,7 +9,7 @@ use tokenkeep::stores::{AgeFileStore, PlaintextStore};
 use tokenkeep::transfer::{TransferError, migrate};
 
 use crate::session::Session;
-use crate::support::{Actor, available, example};
+use crate::support::{Actor, available, program};
 use crate::world::{World, on_each_engine};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,7 +103,7 @@ async fn tokens_move_from_the_keychain_to_a_server_and_back() {
         let session = Session::with_keychain();
         let keychain = "keychain:tokenkeep-test/alice";
         let actor = |url: &str| {
-            Actor::spawn(session.command(example("test-actor")).args(["--with-network", url]))
+            Actor::spawn(session.command(program("test-actor")).args(["--with-network", url]))
         };
         let mut local = actor(keychain);
         assert_eq!(local.ask("save one anything"), "ok saved");

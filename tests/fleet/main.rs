@@ -8,22 +8,12 @@
 )]
 
 mod bucket;
-mod bucket_server;
-mod command;
 mod contract;
 mod faults;
-mod google_server;
 mod hosts;
 mod postgres;
-mod postgres_server;
-#[allow(dead_code, reason = "it is shared with the other tests")]
-#[path = "../behaviour/provider.rs"]
-mod provider;
-mod proxy;
-#[allow(dead_code, reason = "it is shared with the other tests")]
-#[path = "../behaviour/session.rs"]
-mod session;
-#[allow(dead_code, reason = "it is shared with the other tests")]
-#[path = "../behaviour/support.rs"]
-mod support;
-mod world;
+
+use tokenkeep_test_support::{
+    self as support, bucket_server, fleet as world, google_server, postgres_server, provider,
+    proxy, session,
+};

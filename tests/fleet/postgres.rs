@@ -10,7 +10,7 @@ use tokenkeep::store::Precondition;
 use tokenkeep::stores::PostgresStore;
 
 use crate::postgres_server::{PostgresServer, can_serve};
-use crate::support::{Actor, block_on, example, scratch};
+use crate::support::{Actor, block_on, program, scratch};
 use crate::world::{Engine, World};
 
 #[tokio::test]
@@ -144,7 +144,7 @@ async fn the_password_comes_from_the_file_of_passwords_and_a_wrong_one_is_named_
     database.sql("SELECT pg_reload_conf()");
     let url = world.url.replace("postgres@", "app@");
     let ask = |passwords: &Path| {
-        let mut command = Command::new(example("test-actor"));
+        let mut command = Command::new(program("test-actor"));
         Actor::spawn(command.args(["--with-network", &url]).env("PGPASSFILE", passwords))
             .ask("load")
     };

@@ -1,0 +1,382 @@
+//! What the command says when something is wrong: early, by name, and with the next step.
+
+use std::fs;
+
+use crate::home::{Done, Home, SEED};
+
+/// A home whose key was taken away.
+#[cfg(unix)]
+fn without_key() -> Home {
+    let home = Home::signed_in();
+    fs::rename(home.path("config/keys/default.txt"), home.path("aside.txt")).unwrap();
+    home
+}
+
+fn json(done: &Done) -> serde_json::Value {
+    serde_json::from_str(&done.out).unwrap_or_else(|error| panic!("{error}: {done:?}"))
+}
+
+fn profile(home: &Home) -> String {
+    fs::read_to_string(home.path("config/profiles/default.toml")).unwrap()
+}
+
+#[test]
+fn what_has_no_tokens_is_named() {
+    let home = Home::new();
+    home.run("init --store plaintext:tokens.json").ok();
+    let place = home.path("tokens.json").display().to_string();
+    for line in [
+        "get",
+        "get --field json",
+        "exec -- true",
+        "backup --to plaintext:b.json",
+        "backup --overwrite --to plaintext:b.json",
+        "migrate --to plaintext:m.json",
+        "migrate --dry-run --to plaintext:m.json",
+    ] {
+        let said = home.run(line).failed(3);
+        assert!(said.contains(&place), "{line}: {said}");
+    }
+    home.feed("set", "canary-a").ok();
+    assert!(home.run("get --field refresh").failed(3).contains(&place));
+}
+
+#[test]
+fn a_word_that_is_nearly_right_is_named_and_any_other_is_not() {
+    let home = Home::new();
+    assert!(home.run("stauts").failed(2).contains("is `status` meant?"));
+    // Of several, the most similar one.
+    assert!(home.run("refesh").failed(2).contains("is `refresh` meant?"));
+    assert!(home.run("get --heder").failed(2).contains("is `--header` meant?"));
+    for line in ["canary-token", "get --canary"] {
+        let said = home.run(line).failed(2);
+        assert!(!said.contains("canary") && !said.contains("meant"), "{said}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn what_cannot_be_printed_says_so() {
+    let home = Home::signed_in();
+    for line in ["get", "status", "man"] {
+        let full = std::process::Stdio::from(fs::File::create("/dev/full").unwrap());
+        let output = home.command().arg(line).stdout(full).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.starts_with("tokenkeep: cannot write to standard output: "), "{said}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn exec_ends_as_a_shell_would_if_there_is_nothing_to_run() {
+    let home = Home::signed_in();
+    fs::write(home.path("text"), "not executable").unwrap();
+    assert!(home.run("exec -- ./text").failed(126).contains("cannot run ./text: "));
+    assert!(home.run("exec -- ./none").failed(127).contains("cannot run ./none: "));
+}
+
+#[test]
+fn init_looks_before_it_makes_anything() {
+    let home = Home::new();
+    home.run("init --profile No/Name --store plaintext:tokens.json").failed(2);
+    home.run("init --profile ../x").failed(2);
+    assert!(!home.path("config").exists() && !home.path("state").exists());
+
+    // A profile that cannot be read is not there to be replaced.
+    fs::create_dir_all(home.path("config/profiles")).unwrap();
+    fs::write(home.path("config/profiles/default.toml"), "canary canary").unwrap();
+    let said = home.run("init").failed(2);
+    assert!(said.contains("default.toml, line 1: this is not TOML"), "{said}");
+    assert_eq!(profile(&home), "canary canary");
+}
+
+#[cfg(unix)]
+#[test]
+fn init_makes_no_key_beside_tokens_that_another_one_opens() {
+    let home = without_key();
+    fs::remove_file(home.path("config/profiles/default.toml")).unwrap();
+    let said = home.run("init").failed(5);
+    assert!(said.contains("default.txt; put that file back"), "{said}");
+    assert!(!home.path("config/keys/default.txt").exists());
+    fs::rename(home.path("aside.txt"), home.path("config/keys/default.txt")).unwrap();
+    home.run("init").ok();
+    assert_eq!(home.run("get").ok(), "canary-a");
+}
+
+#[test]
+fn status_shows_what_get_will_meet() {
+    let home = Home::signed_in();
+    let intent = home.path("state/tokenkeep/default.age.intent");
+    for (token, is_shown) in [("canary-r", true), ("canary of another session", false)] {
+        let noted = tokenkeep::store::Intent::new(&token.into(), tokenkeep::chrono::Utc::now());
+        fs::write(&intent, noted.to_string()).unwrap();
+        let shown = home.run("status").ok();
+        assert_eq!(shown.contains("warning  a refresh was cut off"), is_shown, "{shown}");
+    }
+    // Whoever cannot have the lease there is told as well.
+    let noted = tokenkeep::store::Intent::new(&"canary-r".into(), tokenkeep::chrono::Utc::now());
+    fs::write(&intent, noted.to_string()).unwrap();
+    let lease = home.path("state/tokenkeep/default.age.lease");
+    let _ = fs::remove_file(&lease);
+    fs::create_dir(&lease).unwrap();
+    assert!(home.run("status").ok().contains("warning  a refresh was cut off"));
+    fs::remove_dir(lease).unwrap();
+
+    let there = json(&home.run("status --json"));
+    home.run("clear").ok();
+    let none = json(&home.run("status --json"));
+    let keys = |value: &serde_json::Value| -> Vec<String> {
+        value.as_object().unwrap().keys().cloned().collect()
+    };
+    assert_eq!(keys(&there), keys(&none), "they have the same shape");
+    assert_eq!((&none["state"], &none["expires_at"]), (&"none".into(), &serde_json::Value::Null));
+
+    fs::write(home.path("state/tokenkeep/default.age"), "canary").unwrap();
+    let broken = home.run("status --json");
+    assert_eq!(broken.code, 6, "{broken:?}");
+    let report = json(&broken);
+    assert_eq!(keys(&report), keys(&none));
+    assert_eq!(report["state"], "unknown");
+    assert!(report["error"].as_str().unwrap().contains("default.age"), "{broken:?}");
+    assert!(!broken.out.contains("canary"), "{broken:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn status_ends_as_get_does_if_others_can_read_the_tokens() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let home = Home::signed_in();
+    let record = home.path("state/tokenkeep/default.age");
+    fs::set_permissions(&record, fs::Permissions::from_mode(0o644)).unwrap();
+    let status = home.run("status");
+    assert_eq!(status.code, 5, "{status:?}");
+    assert!(status.out.contains("tokens   fresh"), "{status:?}");
+    assert!(status.out.contains("warning  "), "{status:?}");
+    home.run("get").failed(5);
+}
+
+#[test]
+fn list_is_of_all_profiles() {
+    let home = Home::signed_in();
+    for line in ["list --profile default", "list --store plaintext:x.json"] {
+        assert!(home.run(line).failed(2).contains("`tokenkeep status` is about one"));
+    }
+    fs::write(home.path("config/profiles/broken.toml"), "store = 5\n").unwrap();
+    let rows = json(&home.run("list --json"));
+    assert_eq!(rows[0]["store"], serde_json::Value::Null);
+    assert!(rows[0]["error"].as_str().unwrap().contains("line 1"));
+    assert_eq!(rows[1]["error"], serde_json::Value::Null);
+}
+
+#[test]
+fn doctor_finds_what_the_next_save_or_refresh_will_meet() {
+    let home = Home::new();
+    home.run("keygen -o key.txt").ok();
+    home.run("init --profile empty --store age:empty.age?identity=key.txt").ok();
+    home.run("init --profile old --store plaintext:old.json").ok();
+    home.feed("set --profile old", r#"{"access_token":"a","expires_at":"2020-01-01T00:00:00Z"}"#)
+        .ok();
+    fs::write(home.path("config/profiles/wrong.toml"), "store = 5\n").unwrap();
+    let row = |name: &str| {
+        let doctor = home.run("doctor");
+        assert_eq!(doctor.code, 1);
+        let rows: Vec<_> = doctor.out.lines().collect();
+        let found = rows.iter().find(|row| row.starts_with(&format!("profiles\t{name}\t")));
+        found.unwrap_or_else(|| panic!("{rows:?}")).to_string()
+    };
+    assert!(row("empty").contains("\tno tokens\t"));
+    fs::rename(home.path("key.txt"), home.path("aside.txt")).unwrap();
+    assert!(row("empty").contains("\tbroken\t") && row("empty").contains("key.txt"));
+    assert!(row("old").contains("expired") && row("old").ends_with("to `tokenkeep set`"));
+    assert!(row("wrong").contains("line 1: ") && row("wrong").ends_with("if it is of no use"));
+
+    // One that is named, alone.
+    fs::rename(home.path("aside.txt"), home.path("key.txt")).unwrap();
+    let one = home.run("doctor --profile empty").ok();
+    assert_eq!(one.matches("profiles\t").count(), 1, "{one}");
+    let one = home.run("doctor --store age:other.age?identity=none.txt");
+    assert_eq!(one.code, 1);
+    assert!(one.out.contains("none.txt") && !one.out.contains("wrong"), "{one:?}");
+    home.run("doctor --profile wrong").failed(2);
+}
+
+#[test]
+fn restore_looks_at_the_file_before_it_asks_for_a_passphrase() {
+    let home = Home::signed_in();
+    assert!(home.run("restore --from none.age").failed(3).contains("there is no file none.age"));
+    home.run("backup --to plaintext:backup.json").ok();
+    let said = home.run("restore --from backup.json").failed(2);
+    assert!(said.contains("give plaintext:backup.json"), "{said}");
+    home.feed("set", SEED).ok();
+    let said = home.run("restore --from plaintext:backup.json").failed(7);
+    assert!(said.contains("--overwrite"), "{said}");
+    home.run("restore --overwrite --from plaintext:backup.json").ok();
+}
+
+#[test]
+fn rekey_takes_no_tokens_for_an_identity() {
+    let home = Home::signed_in();
+    let said = home.run("rekey --identity state/tokenkeep/default.age").failed(6);
+    assert!(said.contains("is no identity file"), "{said}");
+    assert_eq!(home.run("get").ok(), "canary-a");
+}
+
+#[test]
+fn a_dry_run_finds_what_would_keep_the_real_one_from_being_done() {
+    let home = Home::signed_in();
+    home.run("init --profile empty --store plaintext:empty.json").ok();
+    let before = profile(&home);
+    let mut targets = vec![
+        ("env:AXIOM", 5, "cannot keep tokens in its environment"),
+        ("age:new.age?identity=none.txt", 5, "none.txt"),
+        ("age:new.age?identity=credential:none", 5, "credential none"),
+        ("age:new.age?identity=config/keys/default.txt&recipients=none.txt", 5, "none.txt"),
+    ];
+    if cfg!(all(unix, not(target_vendor = "apple"))) {
+        // On others it is always there.
+        targets.push(("keychain:tokenkeep/none", 5, "dbus-run-session"));
+    }
+    for (target, code, words) in targets {
+        for option in ["", " --dry-run"] {
+            let said = home.run(&format!("migrate --to {target}{option}")).failed(code);
+            assert!(said.contains(words), "{said}");
+            // What did not begin is not noted either.
+            assert_eq!(profile(&home), before);
+        }
+    }
+    let all = "migrate --all --to plaintext:all/{profile}.json";
+    let shown = home.run(&format!("{all} --dry-run"));
+    let (all_of_it, file) = (&shown.err, home.path("all").join("empty.json"));
+    let expected = format!("would name plaintext file {}, as there is nothing", file.display());
+    assert!(all_of_it.contains("would move from ") && all_of_it.contains(&expected), "{shown:?}");
+    shown.ok();
+    home.run(all).ok();
+}
+
+#[test]
+fn tokens_that_are_at_both_ends_already_need_no_second_copy() {
+    let home = Home::signed_in();
+    for _ in 0..2 {
+        home.run("migrate --to plaintext:copy.json --keep-source").ok();
+    }
+    home.feed("set", "canary-other").ok();
+    home.run("migrate --to plaintext:copy.json --keep-source").failed(7);
+}
+
+#[test]
+fn clear_takes_along_what_a_migration_left_that_was_cut_off() {
+    let home = Home::signed_in();
+    let store = profile(&home);
+    let noted = |store: &str| {
+        let path = home.path("copy.json").display().to_string();
+        let text = format!("moving_to = {:?}\n{store}", format!("plaintext:{path}"));
+        fs::write(home.path("config/profiles/default.toml"), text).unwrap();
+    };
+    let copy = |tokens: &str| home.feed("set --store plaintext:copy.json", tokens);
+    let copied = || home.run("get --store plaintext:copy.json").code;
+
+    // Killed before it had cleared the source.
+    home.run("migrate --to plaintext:copy.json --keep-source").ok();
+    noted(&store);
+    home.run("clear").ok();
+    assert_eq!((home.run("get").code, copied()), (3, 3));
+    assert_eq!(profile(&home), store);
+    // Killed after that.
+    copy(SEED).ok();
+    noted(&store);
+    home.run("clear").ok();
+    assert_eq!(copied(), 3);
+    assert_eq!(profile(&home), store);
+    // Somebody else's since.
+    home.feed("set", SEED).ok();
+    copy("canary-other").ok();
+    noted(&store);
+    home.run("clear").ok();
+    assert_eq!((home.run("get").code, copied()), (3, 0));
+    // What cannot be read may be a copy: that is said, and not forgotten.
+    home.feed("set", SEED).ok();
+    fs::write(home.path("copy.json"), "canary").unwrap();
+    noted(&store);
+    let said = home.run("clear").failed(6);
+    assert!(said.contains("may have left a copy of the tokens in plaintext file"), "{said}");
+    home.run("get").failed(3);
+    assert!(profile(&home).starts_with("moving_to = "));
+    home.run("clear --store plaintext:copy.json").ok();
+    home.run("clear").ok();
+    assert_eq!(profile(&home), store);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_sign_in_that_could_not_be_kept_is_not_begun() {
+    let server = crate::token_server::TokenServer::start();
+    let home = crate::login::home(&server, "");
+    fs::remove_file(home.path("config/keys/default.txt")).unwrap();
+    let said = crate::home::done(home.command().args(["login", "--browser"]), "").failed(5);
+    assert!(said.contains("default.txt"), "{said}");
+    assert_eq!(server.requests().len(), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_no_backup_and_is_not_waited_for() {
+    let home = Home::signed_in();
+    crate::support::make_pipe(&home.path("pipe"));
+    let said = home.run("restore --from pipe").failed(6);
+    assert!(said.contains("pipe"), "{said}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_source_that_could_not_be_cleared_stays_noted_and_a_logout_takes_the_copy_along() {
+    let test = "a_source_that_could_not_be_cleared_stays_noted_and_a_logout_takes_the_copy_along";
+    if !crate::support::can_trace(test) {
+        return;
+    }
+    let home = Home::signed_in();
+    let store = profile(&home);
+    let mut migrate = home.wrapped("strace");
+    migrate.args(["-f", "-qq", "-o", "calls", "-e", "trace=unlinkat"]);
+    migrate.args(["-P", "default.age", "-e", "inject=unlinkat:error=EIO"]);
+    migrate.args([env!("CARGO_BIN_EXE_tokenkeep"), "migrate", "--to", "plaintext:copy.json"]);
+    crate::home::done(&mut migrate, "").failed(1);
+    assert!(home.path("copy.json").exists() && profile(&home).starts_with("moving_to = "));
+    home.run("clear").ok();
+    assert!(!home.path("copy.json").exists());
+    assert_eq!(profile(&home), store);
+}
+
+#[test]
+fn what_would_not_count_is_refused_and_what_is_empty_does_not_count() {
+    let home = Home::signed_in();
+    for line in [
+        "migrate --all --profile default --to plaintext:{profile}.json --dry-run",
+        "migrate --from plaintext:a.json --profile default --to plaintext:b.json",
+    ] {
+        assert!(home.run(line).failed(2).contains("leave out one of them"));
+    }
+    let mut status = home.command();
+    status.env("TOKENKEEP_CONFIG_DIR", "").env("XDG_CONFIG_HOME", home.path("other"));
+    status.env("APPDATA", home.path("other"));
+    let said = crate::home::done(status.arg("status"), "").failed(2);
+    assert!(said.contains("there is no profile default"), "{said}");
+}
+
+#[cfg(unix)]
+#[test]
+fn status_does_not_hang_on_what_lies_where_earlier_builds_kept_an_intent() {
+    for kind in crate::support::ODD_FILES {
+        let home = Home::signed_in();
+        crate::support::put_odd_file(kind, &home.record().with_extension("age.intent"));
+        let began = std::time::Instant::now();
+        home.run("status").ok();
+        home.run("doctor");
+        assert!(
+            began.elapsed() < std::time::Duration::from_secs(20),
+            "{kind}: {:?}",
+            began.elapsed()
+        );
+    }
+}

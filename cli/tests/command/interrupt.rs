@@ -1,0 +1,238 @@
+//! Signals while a command refreshes, and a store that is away when it wants to save.
+#![cfg(unix)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Lines, Read};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::home::{Home, done};
+use crate::refresh_command::{expire, expired, sign_in_for};
+use crate::support::available;
+use crate::token_server::{Act, TokenServer};
+
+/// A command that was started, and what it says.
+struct Running {
+    child: Child,
+    says: Lines<BufReader<ChildStderr>>,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let says = BufReader::new(child.stderr.take().unwrap()).lines();
+        Self { child, says }
+    }
+
+    fn get(home: &Home) -> Self {
+        Self::start(with_default_signals(home).arg("get"))
+    }
+
+    fn send(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn hear(&mut self, words: &str) {
+        let line = self.says.next().unwrap().unwrap();
+        assert!(line.contains(words), "{line}");
+    }
+
+    /// How it ended, and what it printed.
+    fn end(mut self) -> (ExitStatus, String) {
+        let mut printed = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
+        (self.child.wait().unwrap(), printed)
+    }
+}
+
+/// A store that was taken away: where it belongs, and where it is.
+struct Away(PathBuf, PathBuf);
+
+impl Away {
+    fn take(home: &Home) -> Self {
+        let away = Self(home.record(), home.path("state/aside"));
+        fs::create_dir(&away.1).unwrap();
+        away.exchange();
+        away
+    }
+
+    fn bring_back(self) {
+        self.exchange();
+        fs::remove_dir(self.1).unwrap();
+    }
+
+    /// In one step: a record that is missing for a moment is a logout.
+    fn exchange(&self) {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+        renameat_with(CWD, &self.0, CWD, &self.1, RenameFlags::EXCHANGE).unwrap();
+    }
+}
+
+/// The command, with signals as a shell has them, whatever the tests were started to ignore.
+fn with_default_signals(home: &Home) -> Command {
+    const START: &str = "import os, signal, sys
+for number in signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM:
+    signal.signal(number, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])";
+    let mut command = home.wrapped("python3");
+    command.args(["-c", START, env!("CARGO_BIN_EXE_tokenkeep")]);
+    command
+}
+
+#[test]
+fn a_signal_waits_for_a_refresh_and_its_result_is_kept() {
+    if !available("interrupt::a_signal_waits_for_a_refresh_and_its_result_is_kept", "python3") {
+        return;
+    }
+    let server = TokenServer::start();
+    let home = expired(&server);
+    for (nth, signal) in [Signal::INT, Signal::TERM, Signal::HUP].into_iter().enumerate() {
+        let held = server.hold();
+        let mut running = Running::get(&home);
+        held.wait();
+        running.send(signal);
+        // As from one who passes on what the terminal has sent already.
+        running.send(signal);
+        running.hear("finishing a refresh");
+        // As from a terminal that is closed: its shell hangs up, and so does the terminal itself.
+        running.send(Signal::HUP);
+        held.release();
+        let (status, printed) = running.end();
+        assert_eq!(status.signal(), Some(signal.as_raw()), "{printed}");
+        assert_eq!(printed, "", "nobody waits for it");
+        let refreshed = format!("access-canary-{}", 2 * (nth + 1));
+        assert_eq!(home.run("get").ok(), refreshed);
+        assert_eq!(server.calls(), nth + 1);
+        expire(&server, &home);
+    }
+    assert!(!server.has_ended_a_session());
+}
+
+#[test]
+fn a_second_signal_ends_a_command_at_once() {
+    if !available("interrupt::a_second_signal_ends_a_command_at_once", "python3") {
+        return;
+    }
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let held = server.hold();
+    let mut running = Running::get(&home);
+    held.wait();
+    running.send(Signal::INT);
+    running.hear("once more ends this at once");
+    // Not what may still be the echo of the first one.
+    while running.child.try_wait().unwrap().is_none() {
+        running.send(Signal::TERM);
+        std::thread::yield_now();
+    }
+    assert_eq!(running.end().0.signal(), Some(Signal::TERM.as_raw()));
+    held.release();
+    server.wait_for_issued(2);
+    home.run("get").failed(8);
+}
+
+#[test]
+fn whoever_wants_to_see_where_it_is_does_not_wait() {
+    let test = "interrupt::whoever_wants_to_see_where_it_is_does_not_wait";
+    if !available(test, "python3") {
+        return;
+    }
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let held = server.hold();
+    let running = Running::get(&home);
+    held.wait();
+    running.send(Signal::QUIT);
+    assert_eq!(running.end().0.signal(), Some(Signal::QUIT.as_raw()));
+    held.release();
+}
+
+#[test]
+fn what_was_to_be_ignored_stays_ignored() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let held = server.hold();
+    let mut nohup = home.wrapped("sh");
+    let program = env!("CARGO_BIN_EXE_tokenkeep");
+    nohup.args(["-c", &format!("trap '' HUP; exec {program} get")]);
+    let running = Running::start(&mut nohup);
+    held.wait();
+    running.send(Signal::HUP);
+    held.release();
+    let (status, printed) = running.end();
+    assert_eq!((status.code(), printed.as_str()), (Some(0), "access-canary-2"));
+}
+
+#[test]
+fn what_exec_starts_gets_the_signals_as_they_were() {
+    if !available("interrupt::what_exec_starts_gets_the_signals_as_they_were", "python3") {
+        return;
+    }
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let mut exec = with_default_signals(&home);
+    exec.args(["exec", "--", "sh", "-c", "echo started; kill -INT $$; echo goes on"]);
+    let (status, printed) = Running::start(&mut exec).end();
+    assert_eq!((status.signal(), printed.as_str()), (Some(Signal::INT.as_raw()), "started\n"));
+    assert_eq!(server.calls(), 1);
+}
+
+#[test]
+fn tokens_that_cannot_be_saved_at_once_are_told_of_and_saved_as_soon_as_that_is_mended() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let held = server.hold();
+    let mut running = Running::start(home.command().arg("get"));
+    held.wait();
+    let away = Away::take(&home);
+    held.release();
+    running.hear("the new tokens could not be saved yet, which is tried again: ");
+    away.bring_back();
+    let (status, printed) = running.end();
+    assert_eq!((status.code(), printed.as_str()), (Some(0), "access-canary-2"));
+    assert_eq!(home.run("get").ok(), "access-canary-2");
+    assert_eq!(server.calls(), 1);
+}
+
+#[test]
+fn a_signal_waits_for_tokens_that_are_not_saved_yet() {
+    let test = "interrupt::a_signal_waits_for_tokens_that_are_not_saved_yet";
+    if !available(test, "python3") {
+        return;
+    }
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let held = server.hold();
+    let mut running = Running::get(&home);
+    held.wait();
+    let away = Away::take(&home);
+    held.release();
+    running.hear("the new tokens could not be saved yet, which is tried again: ");
+    running.send(Signal::TERM);
+    running.hear("finishing a refresh");
+    away.bring_back();
+    let (status, printed) = running.end();
+    // What was printed before that is good.
+    assert_eq!(
+        (status.signal(), printed.as_str()),
+        (Some(Signal::TERM.as_raw()), "access-canary-2")
+    );
+    assert_eq!(home.run("get").ok(), "access-canary-2");
+}
+
+#[test]
+fn a_good_token_that_could_not_be_refreshed_is_printed_and_that_is_said() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let access = sign_in_for(&server, &home, 10);
+    server.script([Act::answer(503, "canary"), Act::answer(503, "canary")]);
+    let got = done(home.command().arg("get"), "");
+    assert_eq!((got.code, &got.out), (0, &access));
+    let expected = "warning: these tokens were not refreshed: the refresh failed for now (";
+    assert!(got.err.starts_with(expected) && got.err.lines().count() == 1, "{}", got.err);
+    assert!(!got.err.contains("canary"), "{}", got.err);
+}

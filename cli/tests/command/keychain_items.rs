@@ -1,0 +1,139 @@
+//! Tokens that another program keeps directly in a keychain item, on their way to a store of ours.
+#![cfg(all(unix, not(target_vendor = "apple")))]
+
+use crate::session::Session;
+use crate::support::{Actor, available, program};
+
+const ITEM: &str = "keychain-item:their-program/alice";
+
+/// Whether everything is there that these tests run.
+fn parts(test: &str) -> bool {
+    ["dbus-daemon", "gnome-keyring-daemon", "gdbus", "secret-tool"]
+        .iter()
+        .all(|program| available(&format!("keychain_items::{test}"), program))
+}
+
+/// Puts something into the item, as its program would.
+fn store(session: &Session, secret: &str) {
+    let script = format!(
+        "printf %s '{secret}' | secret-tool store --label theirs service their-program username alice"
+    );
+    session.output("sh", &["-c", &script]);
+}
+
+fn lookup(session: &Session) -> String {
+    session.output("secret-tool", &["lookup", "service", "their-program", "username", "alice"])
+}
+
+const RECORD: &str =
+    r#"{"access_token": "mine", "refresh_token": "refresh-mine", "expires_at": null}"#;
+
+#[test]
+fn a_record_or_a_bare_token_in_an_item_moves_to_a_store_of_ours() {
+    if !parts("a_record_or_a_bare_token_in_an_item_moves_to_a_store_of_ours") {
+        return;
+    }
+    let session = Session::with_keychain();
+    let plaintext = format!("plaintext:{}", session.state().join("tokens.json").display());
+    for (secret, to) in [
+        (RECORD, "keychain:axiomtrade/alice"),
+        ("mine", &plaintext),
+        (RECORD, "keychain:their-program/alice"),
+    ] {
+        store(&session, secret);
+        assert_eq!(session.actor(ITEM).ask("load"), "ok mine");
+        assert_eq!(session.actor(ITEM).ask(&format!("migrate {to}")), "ok moved", "{to}");
+        assert_eq!(session.actor(to).ask("load"), "ok mine", "{to}");
+        assert_eq!(lookup(&session), "", "{to}");
+        assert_eq!(session.actor(ITEM).ask("load"), "ok none", "{to}");
+        assert_eq!(session.actor(to).ask("clear"), "ok cleared");
+    }
+}
+
+#[test]
+fn a_migration_out_of_an_item_killed_at_any_store_operation_completes_when_run_again() {
+    if !parts("a_migration_out_of_an_item_killed_at_any_store_operation_completes_when_run_again") {
+        return;
+    }
+    let session = Session::with_keychain();
+    let to = format!("plaintext:{}", session.state().join("tokens.json").display());
+    for kill_at in 0.. {
+        session.actor(&to).ask("clear");
+        store(&session, RECORD);
+        let mut command = session.command(program("test-actor"));
+        let mut actor = Actor::spawn(command.arg(ITEM).arg(kill_at.to_string()));
+        actor.send(&format!("migrate {to}"));
+        let answer = actor.answer();
+        let sides = [ITEM, &to].map(|store| session.actor(store).ask("load"));
+        assert!(sides.contains(&"ok mine".to_owned()), "killed at {kill_at}: {sides:?}");
+        session.actor(ITEM).ask(&format!("migrate {to}"));
+        assert_eq!(session.actor(&to).ask("load"), "ok mine", "killed at {kill_at}");
+        assert_eq!(lookup(&session), "", "killed at {kill_at}");
+        if answer.is_some() {
+            assert!(kill_at > 8, "it was killed {kill_at} times");
+            break;
+        }
+    }
+}
+
+#[test]
+fn an_item_of_another_program_is_never_written() {
+    if !parts("an_item_of_another_program_is_never_written") {
+        return;
+    }
+    let session = Session::with_keychain();
+    store(&session, "theirs");
+    for order in ["save mine anything", "save mine absent"] {
+        let answer = session.actor(ITEM).ask(order);
+        assert!(answer.starts_with("error ReadOnly: "), "{answer}");
+        assert!(answer.contains("migrate"), "{answer}");
+    }
+    let plaintext = format!("plaintext:{}", session.state().join("tokens.json").display());
+    assert_eq!(session.actor(&plaintext).ask("save mine absent"), "ok saved");
+    let answer = session.actor(&plaintext).ask(&format!("migrate {ITEM}"));
+    assert!(answer.starts_with("error "), "{answer}");
+    assert_eq!(session.actor(&plaintext).ask("load"), "ok mine");
+    assert_eq!(lookup(&session), "theirs");
+}
+
+#[test]
+fn an_item_that_changed_meanwhile_is_not_removed() {
+    if !parts("an_item_that_changed_meanwhile_is_not_removed") {
+        return;
+    }
+    let session = Session::with_keychain();
+    store(&session, "old");
+    let mut actor = session.actor(ITEM);
+    assert_eq!(actor.ask("load"), "ok old");
+    store(&session, "new");
+    assert!(actor.ask("clear last").starts_with("error Conflict: "));
+    assert_eq!(lookup(&session), "new");
+}
+
+#[test]
+fn what_is_no_token_is_an_error_and_is_not_shown() {
+    if !parts("what_is_no_token_is_an_error_and_is_not_shown") {
+        return;
+    }
+    let session = Session::with_keychain();
+    store(&session, "canary with blanks");
+    let answer = session.actor(ITEM).ask("load");
+    assert!(answer.starts_with("error Corrupt: keychain item their-program/alice "), "{answer}");
+    assert!(!answer.contains("canary"), "{answer}");
+}
+
+#[test]
+fn the_command_takes_tokens_over_from_another_programs_item() {
+    if !parts("the_command_takes_tokens_over_from_another_programs_item") {
+        return;
+    }
+    let session = Session::with_keychain();
+    store(&session, RECORD);
+    let tokenkeep = env!("CARGO_BIN_EXE_tokenkeep");
+    let arguments = ["migrate", "--from", ITEM, "--to", "keychain:axiomtrade/alice"];
+    let output = session.command(tokenkeep).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let token = session.output(tokenkeep, &["get", "--store", "keychain:axiomtrade/alice"]);
+    assert_eq!(token.trim_end(), "mine");
+    assert_eq!(lookup(&session), "");
+}

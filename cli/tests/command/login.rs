@@ -1,0 +1,273 @@
+//! Signing in and out with the command, at a provider of the test's own.
+#![cfg(unix)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::process::Stdio;
+
+use crate::home::{Home, done};
+use crate::token_server::{Act, TokenServer, fetch};
+
+/// A home with a profile that names this server, and more settings.
+pub(crate) fn home(server: &TokenServer, more: &str) -> Home {
+    let home = Home::new();
+    home.run("init").ok();
+    let path = home.path("config/profiles/default.toml");
+    let store = fs::read_to_string(&path).unwrap();
+    let url = |path: &str| server.url(path);
+    fs::write(
+        &path,
+        format!(
+            "{store}[oauth2]\ntoken_url = \"{}\"\nclient_id = \"app\"\nrevocation_url = \"{}\"\n\
+             authorization_url = \"{}\"\nscopes = [\"read\", \"offline_access\"]\n{more}",
+            url("/token"),
+            url("/revoke"),
+            url("/authorize")
+        ),
+    )
+    .unwrap();
+    home
+}
+
+fn by_device(server: &TokenServer) -> Home {
+    home(server, &format!("device_authorization_url = \"{}\"\n", server.url("/device")))
+}
+
+#[test]
+fn a_sign_in_by_device_keeps_the_tokens() {
+    let server = TokenServer::start();
+    let home = by_device(&server);
+    let login = home.run("login");
+    let said: Vec<_> = login.err.lines().collect();
+    let first =
+        format!("open {} on any device, and type the code WDJB-MJHT", server.url("/device"));
+    assert_eq!(said[0], first);
+    assert!(said[1].starts_with("signed in; the tokens are in age file ") && said.len() == 2);
+    assert!(login.out.is_empty() && !login.err.contains("canary"), "{login:?}");
+    login.ok();
+    assert_eq!(home.run("get").ok(), "access-canary-2");
+    assert_eq!(home.run("get --field refresh").ok(), "refresh-canary-2");
+    let record: serde_json::Value =
+        serde_json::from_str(&home.run("get --field json").ok()).unwrap();
+    assert_eq!(record["extra"]["id_token"], "id-canary");
+    assert!(record["expires_at"].is_string());
+    assert_eq!(server.requests()[0].form["scope"], "read offline_access");
+}
+
+#[test]
+fn a_sign_in_by_browser_keeps_the_tokens() {
+    let server = TokenServer::start();
+    let home = by_device(&server);
+    let mut login = home.command();
+    let mut login = login
+        .args(["login", "--browser"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(login.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    let url = line.trim_end().strip_prefix("open this in a browser on this machine: ").unwrap();
+    let (_, back, _) = fetch(url);
+    assert_eq!(fetch(&back.unwrap()).0, 200);
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert!(login.wait().unwrap().success(), "{rest}");
+    assert!(rest.starts_with("signed in; ") && !rest.contains("canary"), "{rest}");
+    assert_eq!(home.run("get").ok(), "access-canary-2");
+}
+
+#[test]
+fn who_says_no_is_told_so_and_old_tokens_stay() {
+    let server = TokenServer::start();
+    let home = by_device(&server);
+    home.run("login").ok();
+    server.device_hears(["access_denied"]);
+    let login = home.run("login");
+    assert_eq!(login.code, 4, "{login:?}");
+    assert!(login.err.ends_with(
+        "tokenkeep: the sign-in was declined; start it again, and allow it this time\n"
+    ));
+    assert_eq!(home.run("get").ok(), "access-canary-2");
+}
+
+#[test]
+fn a_store_that_cannot_be_used_is_found_before_anybody_signs_in() {
+    let server = TokenServer::start();
+    let home = by_device(&server);
+    fs::create_dir_all(home.path("state/tokenkeep")).unwrap();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    fs::set_permissions(home.path("state/tokenkeep"), private).unwrap();
+    let record = home.path("state/tokenkeep/default.age");
+    fs::write(&record, "canary").unwrap();
+    fs::set_permissions(&record, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    home.run("login").failed(6);
+    assert_eq!(server.requests().len(), 0);
+}
+
+#[test]
+fn the_clients_secret_comes_from_the_variable_that_the_profile_names() {
+    let server = TokenServer::start();
+    server.require_client("app", "secret-canary", true);
+    let device = format!("device_authorization_url = \"{}\"\n", server.url("/device"));
+    let home = home(&server, &format!("client_secret_env = \"APP_SECRET\"\n{device}"));
+    let login = |secret: Option<&str>| {
+        let mut command = home.command();
+        command.arg("login").env_remove("APP_SECRET");
+        done(command.envs(secret.map(|secret| ("APP_SECRET", secret))), "")
+    };
+    for unusable in [None, Some("")] {
+        assert!(
+            login(unusable)
+                .failed(2)
+                .contains("client_secret_env of this profile names is not set")
+        );
+    }
+    assert_eq!(server.requests().len(), 0);
+    assert!(login(Some("canary-wrong")).failed(1).contains("answered 401 invalid_client"));
+    login(Some("secret-canary")).ok();
+    // Fresh tokens need no secret.
+    assert_eq!(home.run("get").ok(), "access-canary-2");
+}
+
+#[test]
+fn an_expired_token_is_refreshed_at_the_provider_that_the_profile_names() {
+    let server = TokenServer::start();
+    server.require_client("app", "secret-canary", true);
+    let home = home(&server, "client_secret_env = \"APP_SECRET\"\n");
+    let (access, refresh) = server.issue();
+    let expired = format!(
+        r#"{{"access_token":"{access}","refresh_token":"{refresh}","expires_at":"2020-01-01T00:00:00Z"}}"#
+    );
+    home.feed("set", &expired).ok();
+    assert!(
+        home.run("get").failed(1).contains("client_secret_env of this profile names is not set")
+    );
+    assert_eq!(server.calls(), 0);
+    let mut get = home.command();
+    get.arg("get").env("APP_SECRET", "secret-canary");
+    assert_eq!(done(&mut get, "").ok(), "access-canary-2");
+    assert_eq!(home.run("get --field refresh").ok(), "refresh-canary-2");
+    assert_eq!(server.received(), [refresh]);
+}
+
+#[test]
+fn a_logout_tells_the_provider_first_if_it_is_asked_to() {
+    let server = TokenServer::start();
+    let home = by_device(&server);
+    home.run("login").ok();
+    home.run("clear --revoke").ok();
+    assert!(server.is_revoked("access-canary-2") && server.is_revoked("refresh-canary-2"));
+    home.run("get").failed(3);
+    // With nothing to revoke it is done already.
+    home.run("clear --revoke").ok();
+
+    home.run("login").ok();
+    home.run("clear").ok();
+    assert!(!server.is_revoked("refresh-canary-4"));
+    home.run("get").failed(3);
+}
+
+#[test]
+fn a_revocation_that_fails_does_not_keep_the_tokens_here_and_says_that_they_may_live() {
+    let server = TokenServer::start();
+    let home = by_device(&server);
+    home.run("login").ok();
+    let path = home.path("config/profiles/default.toml");
+    // The token endpoint can be scripted.
+    let text = fs::read_to_string(&path).unwrap().replace("/revoke\"", "/token\"");
+    fs::write(&path, text).unwrap();
+    server.script([Act::answer(503, "canary")]);
+    let said = home.run("clear --revoke").failed(1);
+    assert!(said.contains("the tokens are removed here, and may be accepted until"), "{said}");
+    assert!(said.contains("answered 503; try again later"), "{said}");
+    home.run("get").failed(3);
+}
+
+#[test]
+fn a_logout_says_that_it_could_not_revoke_what_it_could_not_read() {
+    let server = TokenServer::start();
+    let home = by_device(&server);
+    home.run("login").ok();
+    fs::write(home.record(), "damaged").unwrap();
+    let said = home.run("clear --revoke").failed(6);
+    assert!(said.contains("the tokens are removed here, and may be accepted until"), "{said}");
+    assert!(said.contains("is damaged"), "{said}");
+    home.run("get").failed(3);
+    // Nor does a secret that is not set keep anybody signed in.
+    home.run("login").ok();
+    let path = home.path("config/profiles/default.toml");
+    let text = fs::read_to_string(&path).unwrap() + "client_secret_env = \"NO_SUCH_VARIABLE\"\n";
+    fs::write(&path, text).unwrap();
+    let said = home.run("clear --revoke").failed(2);
+    assert!(said.contains("the tokens are removed here, and may be accepted until"), "{said}");
+    home.run("get").failed(3);
+}
+
+#[test]
+fn what_no_provider_is_named_for_is_said() {
+    let home = Home::new();
+    home.run("init").ok();
+    assert!(home.run("login").failed(2).contains("names no provider; add [oauth2]"));
+    assert!(home.run("clear --revoke").failed(2).contains("names no provider"));
+    assert!(home.run("login --store plaintext:x.json").failed(2).contains("no provider"));
+    let path = home.path("config/profiles/default.toml");
+    let store = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("{store}[oauth2]\nclient_id = \"app\"\n")).unwrap();
+    assert!(home.run("login").failed(2).contains("line 2: oauth2 needs token_url and client_id"));
+    let text =
+        format!("{store}[oauth2]\nclient_id = \"app\"\ntoken_url = \"https://x.example/\"\n");
+    fs::write(&path, text).unwrap();
+    assert!(home.run("login").failed(2).contains("authorization_url is not set"));
+    assert!(home.run("login --device").failed(2).contains("device_authorization_url is not set"));
+}
+
+#[test]
+fn a_setting_that_cannot_be_used_is_named_by_file_and_line() {
+    let home = Home::new();
+    home.run("init").ok();
+    let path = home.path("config/profiles/default.toml");
+    let store = fs::read_to_string(&path).unwrap();
+    let good = "client_id = \"app\"\ntoken_url = \"https://issuer.example/token\"\n";
+    for (wrong, words) in [
+        ("revocation_url = \"http://issuer.example/canary\"", "revocation_url has to begin with"),
+        ("authorization_url = \"canary\"", "authorization_url is not a URL"),
+        ("device_authorization_url = \"https://me:canary@x.example/\"", "a user or a password"),
+        ("redirect_port = 65536", "wrong type"),
+        ("redirect_port = \"canary\"", "wrong type"),
+        ("scopes = [\"read\", 5]", "wrong type"),
+        ("client_secret_in_body = \"canary\"", "wrong type"),
+        ("client_secret = \"canary\"", "unknown setting; oauth2 has authorization_url, "),
+    ] {
+        fs::write(&path, format!("{store}[oauth2]\n{good}{wrong}\n")).unwrap();
+        let message = home.run("get").failed(2);
+        assert!(message.contains("default.toml, line 5: "), "{wrong}: {message}");
+        assert!(message.contains(words), "{wrong}: {message}");
+    }
+    let good = "client_id = \"app\"\ntoken_url = \"https://issuer.example/token\"\n\
+                redirect_port = 8912\nclient_secret_in_body = true\n";
+    fs::write(&path, format!("{store}[oauth2]\n{good}")).unwrap();
+    home.run("get").failed(3);
+}
+
+#[test]
+fn tokens_come_by_tls_from_a_server_whose_certificate_is_trusted_and_from_no_other() {
+    let (server, certificate) = TokenServer::start_with_tls();
+    let (_, other) = TokenServer::start_with_tls();
+    let home = by_device(&server);
+    let login = |trusted: &str| {
+        fs::write(home.path("roots.pem"), trusted).unwrap();
+        let mut command = home.command();
+        command
+            .arg("login")
+            .env("SSL_CERT_FILE", home.path("roots.pem"))
+            .env_remove("SSL_CERT_DIR");
+        done(&mut command, "")
+    };
+    assert!(login(&other).failed(1).contains("has a certificate that is not trusted"));
+    assert!(login("").failed(1).contains("no root certificates"));
+    assert_eq!(server.requests().len(), 0);
+    login(&certificate).ok();
+    assert_eq!(home.run("get").ok(), "access-canary-2");
+}

@@ -1,0 +1,25 @@
+//! What users of the command rely on, tried as they use it: real files, processes and terminals, a real
+//! keychain, and a provider of the tests' own.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "these are tests, and their tokens are made up"
+)]
+
+mod access_lists;
+mod command;
+mod command_errors;
+mod credential_manager;
+mod interrupt;
+mod keychain_items;
+mod login;
+mod migrate_all;
+mod readme;
+mod refresh_command;
+mod terminal;
+mod unreplaceable_slots;
+
+#[cfg(all(unix, not(target_vendor = "apple")))]
+use tokenkeep_test_support::session;
+use tokenkeep_test_support::{self as support, home, token_server};

@@ -1,0 +1,153 @@
+//! Every profile on its way to another store: a few one after the other, many side by side.
+
+use std::fs;
+
+use crate::home::Home;
+#[cfg(unix)]
+use crate::home::done;
+#[cfg(target_os = "linux")]
+use crate::support::available;
+#[cfg(unix)]
+use crate::support::can_trace;
+
+#[test]
+fn migrate_all_goes_on_past_a_profile_that_fails_and_completes_when_run_again() {
+    let home = Home::new();
+    for n in 0..5 {
+        home.run(&format!("init --profile p{n}")).ok();
+        home.feed(&format!("set --profile p{n}"), &format!("canary-{n}")).ok();
+    }
+    home.run("clear --profile p4").ok();
+    let blocker = home.path("all/p2.json");
+    fs::create_dir_all(&blocker).unwrap();
+    #[cfg(unix)]
+    fs::set_permissions(home.path("all"), std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .unwrap();
+    let order = "migrate --all --to plaintext:all/{profile}.json";
+    let message = home.run(order);
+    assert_eq!(message.code, 1, "{message:?}");
+    assert!(
+        message.err.contains("p2: ") && message.err.contains("did not move: p2"),
+        "{message:?}"
+    );
+    assert_eq!(home.run("get --profile p2").ok(), "canary-2");
+    fs::remove_dir(&blocker).unwrap();
+    home.run(order).ok();
+    for n in 0..4 {
+        assert_eq!(home.run(&format!("get --profile p{n}")).ok(), format!("canary-{n}"));
+        assert!(home.path(format!("all/p{n}.json")).exists());
+    }
+}
+
+/// Signed in to so many profiles, each in a plaintext file.
+fn profiles(count: usize) -> Home {
+    let home = Home::new();
+    home.run("keygen -o key.txt").ok();
+    for n in 0..count {
+        home.run(&format!("init --profile p{n} --store plaintext:from/p{n}.json")).ok();
+        home.feed(&format!("set --profile p{n}"), &format!("canary-{n}")).ok();
+    }
+    home
+}
+
+const ORDER: &str = "migrate --all --to age:to/{profile}.age?identity=key.txt";
+
+/// Enough of them for more than one thread.
+const MANY: usize = 24;
+
+#[test]
+fn many_profiles_move_side_by_side_and_those_that_fail_stay_behind() {
+    let home = profiles(MANY);
+    home.run("clear --profile p3").ok();
+    home.feed("set --store age:to/p7.age?identity=key.txt", "theirs").ok();
+    let broken = home.path("config/profiles/p11.toml");
+    let sound = fs::read_to_string(&broken).unwrap();
+    fs::write(&broken, "store = 1").unwrap();
+    let message = home.run(ORDER);
+    assert!(message.code == 1 && message.err.contains("2 of the profiles did not"), "{message:?}");
+    for failed in ["p7: ", "p11: ", "holds other tokens already", "wrong type"] {
+        assert!(message.err.contains(failed), "{message:?}");
+    }
+    assert_eq!(message.err.matches("moved to ").count(), MANY - 3);
+    fs::write(&broken, sound).unwrap();
+    home.run("get --profile p3").failed(3);
+    for n in (0..MANY).filter(|n| *n != 3) {
+        assert_eq!(home.run(&format!("get --profile p{n}")).ok(), format!("canary-{n}"));
+        let stayed = n == 7 || n == 11;
+        assert_eq!(home.path(format!("from/p{n}.json")).exists(), stayed, "p{n}");
+    }
+    // The one that is in the way aside, the rest follows.
+    home.run("clear --store age:to/p7.age?identity=key.txt").ok();
+    home.run(ORDER).ok();
+    home.run(ORDER).ok();
+    assert_eq!(home.run("get --profile p7").ok(), "canary-7");
+    assert_eq!(home.run("get --profile p11").ok(), "canary-11");
+    let store = home.run("status --profile p3 --json").out;
+    assert!(store.contains("p3.age"), "{store}");
+}
+
+#[cfg(unix)]
+#[test]
+fn killed_in_the_middle_of_many_every_profile_has_its_tokens_and_the_next_run_completes() {
+    let test = "migrate_all::killed_in_the_middle_of_many_every_profile_has_its_tokens_and_the_next_run_completes";
+    if !can_trace(test) {
+        return;
+    }
+    let mut killed = 0;
+    for (call, nth) in
+        [("fsync", 2), ("fsync", 9), ("renameat", 1), ("renameat", 6), ("unlinkat", 3)]
+    {
+        let home = profiles(MANY);
+        let mut strace = home.wrapped("strace");
+        strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+        // Each thread counts by itself: whichever is first ends them all.
+        strace.args(["-e", &format!("inject={call}:signal=SIGKILL:when={nth}")]);
+        let outcome = done(strace.arg(env!("CARGO_BIN_EXE_tokenkeep")).args(ORDER.split(' ')), "");
+        killed += usize::from(outcome.code != 0);
+        let at = format!("killed at {call} {nth}: {outcome:?}");
+        for n in 0..MANY {
+            let (from, to) = (format!("from/p{n}.json"), format!("to/p{n}.age"));
+            assert!(home.path(&from).exists() || home.path(&to).exists(), "p{n}, {at}");
+        }
+        home.run(ORDER).ok();
+        for n in 0..MANY {
+            assert_eq!(
+                home.run(&format!("get --profile p{n}")).ok(),
+                format!("canary-{n}"),
+                "{at}"
+            );
+            assert!(!home.path(format!("from/p{n}.json")).exists(), "p{n}, {at}");
+        }
+        for directory in ["config/profiles", "to"] {
+            for entry in fs::read_dir(home.path(directory)).unwrap() {
+                let name = entry.unwrap().file_name().into_string().unwrap();
+                assert!(!name.ends_with(".tmp") && !name.ends_with(".intent"), "{name}, {at}");
+            }
+        }
+    }
+    assert_eq!(killed, 5);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_key_with_a_passphrase_takes_its_memory_once_however_many_profiles_move() {
+    let test =
+        "migrate_all::a_key_with_a_passphrase_takes_its_memory_once_however_many_profiles_move";
+    if !available(test, "python3") {
+        return;
+    }
+    let home = profiles(16);
+    let passphrase = ("TOKENKEEP_PASSPHRASE", "canary");
+    let mut keygen = home.command();
+    keygen.args(["keygen", "--passphrase", "-o", "protected.txt"]);
+    done(keygen.env(passphrase.0, passphrase.1), "").ok();
+    let measure = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); \
+                   print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)";
+    let order = ORDER.replace("key.txt", "protected.txt");
+    let mut measured = home.wrapped("python3");
+    measured.args(["-c", measure, env!("CARGO_BIN_EXE_tokenkeep")]).args(order.split(' '));
+    let kib = done(measured.env(passphrase.0, passphrase.1), "").ok();
+    let kib: u64 = kib.lines().last().unwrap().parse().unwrap();
+    // scrypt takes 128 MiB of it.
+    assert!((128 * 1024..240 * 1024).contains(&kib), "{kib} KiB");
+}

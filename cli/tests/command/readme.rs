@@ -1,0 +1,110 @@
+//! What README, the pages of docs/ and the examples show is what happens.
+
+use std::fs;
+#[cfg(unix)]
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{example, output, scratch};
+
+const PROJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// The fenced block of this page that begins with this line, without that line.
+#[cfg(unix)]
+fn block(page: &str, first: &str) -> String {
+    let text = fs::read_to_string(Path::new(PROJECT).join(page)).unwrap();
+    let block = text.split("```").find_map(|block| block.split_once(&format!("{first}\n")));
+    block.unwrap_or_else(|| panic!("{page} has a block that begins with {first}")).1.to_owned()
+}
+
+/// The text without what differs from run to run: the random part of a scratch directory's name,
+/// and the years until an expiry.
+#[cfg(unix)]
+pub(crate) fn without_chance(text: &str) -> String {
+    let mut plain = text.to_owned();
+    for (before, chance) in [
+        ("tokenkeep-quickstart-", char::is_alphanumeric as fn(char) -> bool),
+        ("tokenkeep-tour-", char::is_alphanumeric),
+        ("due in ", char::is_numeric),
+        ("expire in ", char::is_numeric),
+        ("expires in ", char::is_numeric),
+        ("age1", char::is_alphanumeric),
+    ] {
+        let mut parts = plain.split(before);
+        let mut without = parts.next().unwrap().to_owned();
+        for part in parts {
+            without += before;
+            without += part.trim_start_matches(chance);
+        }
+        plain = without;
+    }
+    plain
+}
+
+#[cfg(unix)]
+#[test]
+fn the_readme_shows_what_the_tour_prints() {
+    let output = Command::new(Path::new(PROJECT).join("scripts/tour"))
+        .arg(Path::new(env!("CARGO_BIN_EXE_tokenkeep")).parent().unwrap())
+        .output()
+        .unwrap();
+    let printed = without_chance(&String::from_utf8(output.stdout).unwrap());
+    assert!(output.status.success(), "{printed}{}", String::from_utf8_lossy(&output.stderr));
+    let shown = without_chance(&block("README.md", "$ scripts/tour"));
+    assert_eq!(printed.trim_end(), shown.trim_end());
+}
+
+#[cfg(unix)]
+#[test]
+fn the_guide_shows_what_the_quickstart_prints() {
+    // The plaintext file has the permissions that the umask leaves it.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "umask 022; exec \"$0\""]).arg(example("quickstart"));
+    let output = shell.env("TMPDIR", "/tmp").output().unwrap();
+    assert!(output.status.success());
+    let printed = without_chance(&String::from_utf8(output.stdout).unwrap());
+    let shown = block("docs/guide.md", "$ cargo run --example quickstart");
+    assert_eq!(printed, without_chance(&shown));
+}
+
+#[test]
+fn the_quickstart_takes_a_file_of_the_users_and_leaves_it_alone() {
+    let dir = scratch();
+    let path = dir.path().join("mine.json");
+    let json = r#"{"access_token":"canary","refresh_token":"canary","expires_at":null}"#;
+    fs::write(&path, json).unwrap();
+    let output = output(Command::new(example("quickstart")).arg(&path));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && printed.contains("Fresh, and has no expiry"), "{printed}");
+    assert!(!printed.contains("canary"));
+    assert_eq!(fs::read_to_string(&path).unwrap(), json);
+}
+
+#[test]
+fn the_headless_example_runs_on_a_credentials_directory() {
+    let dir = scratch();
+    let credentials = dir.path().join("credentials");
+    let run = |input: &str| {
+        fs::write(dir.path().join("input"), input).unwrap();
+        let mut command = Command::new(example("headless"));
+        command
+            .env("CREDENTIALS_DIRECTORY", &credentials)
+            .env("STATE_DIRECTORY", dir.path().join("state"))
+            .stdin(fs::File::open(dir.path().join("input")).unwrap());
+        let output = output(&mut command);
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    };
+    let record = fs::read_to_string(Path::new(PROJECT).join("examples/tokens.json"));
+    let missing = run(&record.unwrap());
+    assert!(missing.contains("LoadCredential=tokens.key:/path/to/key.txt"), "{missing}");
+
+    let make = tokenkeep::AgeKey::create_identity_file(credentials.join("tokens.key"));
+    crate::support::block_on(make).unwrap();
+    let broken = run("{");
+    assert!(broken.contains("standard input is damaged: it ends too early"), "{broken}");
+    let first = run(r#"{"access_token":"canary"}"#);
+    assert!(first.contains("took the tokens from standard input"), "{first}");
+    let second = run("");
+    assert!(second.starts_with("AccessToken([REDACTED]) from age file"), "{second}");
+    assert!(!first.contains("canary"));
+}

@@ -1,0 +1,351 @@
+//! Refreshing with the command, from many processes and from ones that are killed.
+#![cfg(unix)]
+
+use std::process::Stdio;
+
+use crate::home::{Home, done};
+use crate::login::home;
+use crate::support::can_trace;
+use crate::token_server::{Act, TokenServer};
+
+/// A home whose access token has expired.
+pub(crate) fn expired(server: &TokenServer) -> Home {
+    let home = home(server, "");
+    expire(server, &home);
+    home
+}
+
+pub(crate) fn expire(server: &TokenServer, home: &Home) {
+    let (access, refresh) = server.issue();
+    let record = format!(
+        r#"{{"access_token":"{access}","refresh_token":"{refresh}","expires_at":"2020-01-01T00:00:00Z"}}"#
+    );
+    home.feed("set", &record).ok();
+}
+
+/// Signs in with an access token of an hour that is good for so many more minutes; returns it.
+pub(crate) fn sign_in_for(server: &TokenServer, home: &Home, minutes: i64) -> String {
+    use tokenkeep::chrono::TimeDelta;
+
+    let (access, refresh) = server.issue();
+    let expiry = tokenkeep::chrono::Utc::now() + TimeDelta::minutes(minutes);
+    let record = format!(
+        r#"{{"access_token":"{access}","refresh_token":"{refresh}","obtained_at":"{}","expires_at":"{}"}}"#,
+        (expiry - TimeDelta::hours(1)).to_rfc3339(),
+        expiry.to_rfc3339()
+    );
+    home.feed("set", &record).ok();
+    access
+}
+
+#[test]
+fn refresh_replaces_the_tokens_and_says_how_long_they_are_good_for() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let refreshed = home.run("refresh");
+    assert!(refreshed.err.starts_with("refreshed: fresh; due in 44 minutes"), "{refreshed:?}");
+    assert!(!refreshed.err.contains("canary"), "{refreshed:?}");
+    assert_eq!(refreshed.ok(), "");
+    assert_eq!(home.run("get").ok(), "access-canary-2");
+    // It does so even if they are fresh.
+    home.run("refresh").ok();
+    assert_eq!(home.run("get").ok(), "access-canary-3");
+    assert_eq!(server.calls(), 2);
+}
+
+#[test]
+fn exec_hands_over_a_refreshed_token() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let mut exec = home.command();
+    exec.args(["exec", "--prefix", "APP", "--", "sh", "-c", "printf %s $APP_ACCESS_TOKEN"]);
+    assert_eq!(done(&mut exec, "").ok(), "access-canary-2");
+    assert_eq!(home.run("get").ok(), "access-canary-2");
+    assert_eq!(server.calls(), 1);
+}
+
+#[test]
+fn sixteen_commands_with_an_expired_token_make_one_call() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let children: Vec<_> = (0..16)
+        .map(|_| home.command().arg("get").stdout(Stdio::piped()).spawn().unwrap())
+        .collect();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "access-canary-2");
+    }
+    assert_eq!(server.calls(), 1);
+    assert!(!server.has_ended_a_session());
+}
+
+#[test]
+fn a_command_killed_with_its_answer_on_the_way_is_told_of_by_the_next_one() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let held = server.hold();
+    let mut killed = home.command().arg("get").stdout(Stdio::null()).spawn().unwrap();
+    held.wait();
+    assert!(!home.run("status").out.contains("cut off"), "it is under way");
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    // The request was carried out all the same.
+    held.release();
+    server.wait_for_issued(2);
+    assert!(home.run("status").out.contains("a refresh was cut off"));
+    let said = home.run("get").failed(8);
+    assert!(
+        said.contains("the refresh token may have been spent by an unfinished refresh at 20"),
+        "{said}"
+    );
+    assert!(said.contains("sign in again"), "{said}");
+    // Nothing was deleted, and a new sign-in mends it.
+    assert!(home.run("get --field refresh").ok().starts_with("refresh-canary-"));
+    expire(&server, &home);
+    assert!(!home.run("status").out.contains("cut off"), "it is mended");
+    home.run("get").ok();
+}
+
+#[test]
+fn rekey_waits_for_a_refresh_and_what_came_of_it_is_sealed_to_the_new_keys() {
+    if !can_trace("rekey_waits_for_a_refresh_and_what_came_of_it_is_sealed_to_the_new_keys") {
+        return;
+    }
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let escrow = home.run("keygen -o escrow.txt").ok().trim_end().to_owned();
+    home.run("keygen -o new.txt").ok();
+    home.run(&format!("rekey --recipient {escrow}")).ok();
+    let held = server.hold();
+    let refreshing = home.command().arg("get").stdout(Stdio::piped()).spawn().unwrap();
+    held.wait();
+    let mut rekey = home.wrapped("strace");
+    rekey.args(["-f", "-qq", "-o", "calls", "-e", "trace=openat", env!("CARGO_BIN_EXE_tokenkeep")]);
+    rekey.args(["rekey", "--identity", "new.txt", "--remove-recipient", &escrow]);
+    let mut rekey = rekey.stdout(Stdio::null()).spawn().unwrap();
+    // It is as far as it can come once it asks for the lease.
+    let calls = || std::fs::read_to_string(home.path("calls")).unwrap_or_default();
+    while !calls().contains("default.age.lease") {
+        assert!(rekey.try_wait().unwrap().is_none(), "it waits");
+    }
+    held.release();
+    let refreshed = refreshing.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(refreshed.stdout).unwrap(), "access-canary-2");
+    assert!(rekey.wait().unwrap().success());
+    assert_eq!(home.run("get").ok(), "access-canary-2");
+    let record = home.path("state/tokenkeep/default.age");
+    for key in ["config/keys/default.txt", "escrow.txt"] {
+        let url = format!("age:{}?identity={key}", record.display());
+        home.run(&format!("get --store {url}")).failed(6);
+    }
+}
+
+#[test]
+fn what_the_server_says_decides_about_the_exit_code() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    server.script([Act::error(429, "slow_down")]);
+    assert!(home.run("get").failed(1).contains("try again later"));
+    server.script([Act::error(400, "invalid_grant")]);
+    assert!(home.run("get").failed(4).contains("sign in again"));
+    // The next process does not ask again.
+    assert!(home.run("get").failed(4).contains("sign in again"));
+    // No server is asked for what is no longer there.
+    home.run("clear").ok();
+    home.run("get").failed(3);
+    home.run("refresh").failed(3);
+    assert_eq!(server.calls(), 2);
+}
+
+#[test]
+fn without_a_provider_refresh_says_what_is_missing() {
+    let home = Home::signed_in();
+    assert!(home.run("refresh").failed(2).contains("add token_url and client_id"));
+}
+
+#[test]
+fn what_may_be_spent_is_told_by_the_next_process_whatever_the_answer_was() {
+    type Named = (&'static str, fn() -> Act);
+
+    let answers: [Named; 13] = [
+        ("408", || Act::answer(408, "")),
+        ("500", || Act::answer(500, "<html>")),
+        ("502", || Act::answer(502, "<html>")),
+        ("503", || Act::answer(503, "")),
+        ("504", || Act::answer(504, "")),
+        ("a 200 that cannot be read", || Act::answer(200, "<html>")),
+        ("a 200 without tokens", || Act::answer(200, "{}")),
+        ("an empty access token", || Act::answer(200, r#"{"access_token":""}"#)),
+        ("one that is too large", || Act::answer(200, &"x".repeat(100_000))),
+        ("a redirect", || Act::answer(307, "").header("Location", "https://elsewhere.example/")),
+        ("an HTML 403", || Act::answer(403, "<html>")),
+        ("an HTML 404", || Act::answer(404, "<html>")),
+        ("server_error", || Act::error(400, "server_error")),
+    ];
+    for (name, answer) in answers {
+        let server = TokenServer::start();
+        let home = expired(&server);
+        // The server has rotated the token, and what it says is this.
+        server.spend();
+        server.script([answer()]);
+        let first = home.run("get");
+        assert!([1, 8].contains(&first.code), "{name}: {first:?}");
+        let calls = server.calls();
+        assert!((1..=2).contains(&calls), "{name}: {calls}");
+        assert!(home.run("status").out.contains("a refresh was cut off"), "{name}");
+        let said = home.run("get").failed(8);
+        assert!(said.contains("the refresh token may have been spent"), "{name}: {said}");
+        // It is said again, and the server is left alone.
+        let calls = server.calls();
+        home.run("get").failed(8);
+        assert_eq!(server.calls(), calls, "{name}");
+    }
+}
+
+#[test]
+fn an_answer_that_proves_the_token_unspent_leaves_no_doubt() {
+    let answers: [fn() -> Act; 5] = [
+        || Act::error(429, "slow_down"),
+        || Act::error(401, "invalid_client"),
+        || Act::error(400, "unauthorized_client"),
+        || Act::error(400, "unsupported_grant_type"),
+        || Act::error(400, "invalid_request"),
+    ];
+    for answer in answers {
+        let server = TokenServer::start();
+        let home = expired(&server);
+        server.script([answer()]);
+        home.run("get").failed(1);
+        assert!(!home.run("status").out.contains("cut off"));
+        server.script([Act::error(400, "invalid_grant")]);
+        assert!(home.run("get").failed(4).contains("sign in again"));
+    }
+}
+
+#[test]
+fn a_lost_answer_is_asked_for_once_more_which_rescues_a_session_at_a_server_with_a_grace_period() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    server.script([Act::answer(502, "<html>")]);
+    assert_eq!(home.run("get").ok(), "access-canary-2");
+    assert_eq!(server.calls(), 2);
+    assert!(!home.run("status").out.contains("cut off"));
+}
+
+#[test]
+fn a_server_that_asks_to_wait_is_left_alone_by_every_process() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    server.script([Act::error(429, "slow_down").header("Retry-After", "120")]);
+    for line in ["get", "get", "exec -- true", "refresh"] {
+        assert!(home.run(line).failed(1).contains("answered 429"), "{line}");
+    }
+    assert_eq!(server.calls(), 1);
+    // Another client is another matter.
+    let profile = home.path("config/profiles/default.toml");
+    let text = std::fs::read_to_string(&profile).unwrap();
+    let other = text.replace("client_id = \"", "client_id = \"other-");
+    assert_ne!(text, other);
+    std::fs::write(&profile, other).unwrap();
+    assert_eq!(home.run("get").ok(), "access-canary-2");
+}
+
+#[test]
+fn a_refused_refresh_token_is_sent_once_by_any_number_of_processes() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    server.script([Act::error(400, "invalid_grant")]);
+    for line in ["get", "get", "refresh", "exec -- true"] {
+        assert!(home.run(line).failed(4).contains("sign in again"), "{line}");
+    }
+    assert_eq!(server.calls(), 1);
+    let status = home.run("status");
+    assert!(status.out.contains("the refresh token was rejected at "), "{status:?}");
+    let doctor = home.run("doctor");
+    assert_eq!(doctor.code, 1);
+    assert!(doctor.out.contains("the refresh token was rejected at "), "{doctor:?}");
+    // A new sign-in goes on.
+    expire(&server, &home);
+    home.run("get").ok();
+}
+
+#[test]
+fn tokens_that_are_born_expired_are_asked_for_once_in_half_a_minute() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let born_expired = || {
+        Act::Change(|mut answer| {
+            answer["expires_in"] = 0.into();
+            answer
+        })
+    };
+    server.script([born_expired(), born_expired()]);
+    assert_eq!(home.run("get").ok(), "access-canary-2");
+    for _ in 0..10 {
+        home.run("get").failed(4);
+    }
+    assert_eq!(server.calls(), 1);
+    // On demand it is asked.
+    home.run("refresh").ok();
+    assert_eq!(server.calls(), 2);
+}
+
+#[test]
+fn a_refused_refresh_does_not_withhold_an_access_token_that_is_still_accepted() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    // Three minutes before its true expiry: it counts as expired, and the server accepts it.
+    let access = sign_in_for(&server, &home, 3);
+    server.script([Act::error(400, "invalid_grant")]);
+    for _ in 0..2 {
+        let got = home.run("get");
+        assert_eq!((got.code, &got.out), (0, &access), "{got:?}");
+        assert!(got.err.contains("sign in again"), "{got:?}");
+    }
+    home.run("refresh").failed(4);
+    assert_eq!(server.calls(), 1);
+}
+
+#[test]
+fn a_backup_of_tokens_in_doubt_says_so_and_the_doubt_comes_back_with_it() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    server.spend();
+    server.script([Act::answer(500, ""), Act::answer(500, "")]);
+    home.run("get").failed(1);
+    let backup = home.run("backup --to plaintext:copy.json");
+    assert!(backup.err.contains("warning: the refresh token may have been spent"));
+    backup.ok();
+    home.run("clear").ok();
+    home.run("restore --from plaintext:copy.json").ok();
+    assert!(home.run("status").out.contains("a refresh was cut off"));
+    home.run("get").failed(8);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_logout_with_revocation_waits_for_a_refresh_and_revokes_what_that_brings() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let held = server.hold();
+    let refreshing = home.command().arg("get").stdout(Stdio::piped()).spawn().unwrap();
+    let stream = held.wait();
+    let clearing = home.command().args(["clear", "--revoke"]).spawn().unwrap();
+    // It asks for the lease, again and again.
+    let opened = || {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", clearing.id())).ok()?;
+        let links = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+        Some(links.map(|link| link.display().to_string()).collect::<Vec<_>>())
+    };
+    while !opened().is_some_and(|files| files.iter().any(|it| it.ends_with(".age.lease"))) {
+        std::thread::yield_now();
+    }
+    assert!(!server.is_revoked("refresh-canary-1"), "nothing is revoked under a refresh");
+    drop(stream);
+    held.release();
+    let refreshed = refreshing.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(refreshed.stdout).unwrap(), "access-canary-2");
+    assert!(clearing.wait_with_output().unwrap().status.success());
+    home.run("get").failed(3);
+    assert!(server.is_revoked("refresh-canary-2"), "the successor stays alive");
+}

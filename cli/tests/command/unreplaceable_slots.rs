@@ -1,0 +1,428 @@
+//! Slots that cannot be replaced: that is found while the refresh token is unspent, named, and no session is
+//! lost for it.
+#![cfg(target_os = "linux")]
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::home::{Done, Home, done};
+use crate::refresh_command::{expire, expired, sign_in_for};
+use crate::support::{available, scratch, skip};
+use crate::token_server::TokenServer;
+
+/// What is in the way.
+struct Obstacle {
+    name: &'static str,
+    put: fn(&Home),
+    remove: fn(&Home),
+    /// What starts the command, if the obstacle is there for this process alone: with the record as `$1`.
+    within: Option<&'static str>,
+    code: i32,
+    /// What the error says.
+    says: &'static str,
+}
+
+impl Obstacle {
+    /// Runs a command with the obstacle in its way.
+    fn run(&self, home: &Home, line: &str) -> Done {
+        let program = env!("CARGO_BIN_EXE_tokenkeep");
+        let Some(within) = self.within else { return home.run(line) };
+        let mut command = home.wrapped("unshare");
+        let script = format!("{within} && shift && exec \"$@\"");
+        command.args(["-m", "sh", "-ec", &script, "sh"]).arg(home.record()).arg(program);
+        done(command.args(line.split(' ')), "")
+    }
+}
+
+const NOTHING: fn(&Home) = |_| {};
+
+fn chattr(home: &Home, flags: &str) {
+    let mut chattr = Command::new("chattr");
+    assert!(chattr.arg(flags).arg(home.record()).status().unwrap().success());
+}
+
+fn lock(home: &Home) -> PathBuf {
+    home.record().with_extension("age.lock")
+}
+
+fn without_lock(home: &Home) -> PathBuf {
+    let lock = lock(home);
+    let _ = fs::remove_file(&lock);
+    lock
+}
+
+/// Names a list of recovery recipients in the profile's store.
+fn with_list(home: &Home, text: &str, mode: u32) {
+    let (profile, list) = (home.path("config/profiles/default.toml"), home.path("recovery.txt"));
+    let before = fs::read_to_string(&profile).unwrap();
+    if !before.contains("recipients") {
+        let url = before.lines().next().unwrap().trim_end_matches('"');
+        let named = format!("{url}&recipients={}\"", list.display());
+        fs::write(&profile, before.replace(before.lines().next().unwrap(), &named)).unwrap();
+    }
+    fs::write(&list, text).unwrap();
+    fs::set_permissions(&list, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn without_list(home: &Home) {
+    let profile = home.path("config/profiles/default.toml");
+    let text = fs::read_to_string(&profile).unwrap();
+    let list = format!("&recipients={}", home.path("recovery.txt").display());
+    fs::write(&profile, text.replace(&list, "")).unwrap();
+}
+
+const OBSTACLES: [Obstacle; 10] = [
+    Obstacle {
+        name: "a record that is mounted as a single file",
+        put: NOTHING,
+        remove: NOTHING,
+        within: Some("mount --bind \"$1\" \"$1\""),
+        code: 5,
+        says: "mount its directory, and not the file",
+    },
+    Obstacle {
+        name: "one that is mounted read-only",
+        put: NOTHING,
+        remove: NOTHING,
+        within: Some("mount --bind \"$1\" \"$1\" && mount -o remount,ro,bind \"$1\""),
+        code: 5,
+        says: "mount its directory, and not the file",
+    },
+    Obstacle {
+        name: "an immutable record",
+        put: |home| chattr(home, "+i"),
+        remove: |home| chattr(home, "-i"),
+        within: None,
+        code: 5,
+        says: "marked immutable; run `chattr -i ",
+    },
+    Obstacle {
+        name: "an append-only record",
+        put: |home| chattr(home, "+a"),
+        remove: |home| chattr(home, "-a"),
+        within: None,
+        code: 5,
+        says: "marked append-only; run `chattr -a ",
+    },
+    Obstacle {
+        name: "a lock that is a directory",
+        put: |home| fs::create_dir(without_lock(home)).unwrap(),
+        remove: |home| fs::remove_dir(lock(home)).unwrap(),
+        within: None,
+        code: 6,
+        says: ".lock is a directory",
+    },
+    Obstacle {
+        name: "a lock that is a link",
+        put: |home| symlink("/etc/passwd", without_lock(home)).unwrap(),
+        remove: |home| fs::remove_file(lock(home)).unwrap(),
+        within: None,
+        code: 5,
+        says: ".lock is not private: it is a symbolic link",
+    },
+    Obstacle {
+        name: "a list of recovery recipients that is gone",
+        put: |home| {
+            with_list(home, "", 0o600);
+            fs::remove_file(home.path("recovery.txt")).unwrap();
+        },
+        remove: without_list,
+        within: None,
+        code: 5,
+        says: "recovery.txt is unavailable: this list of recovery recipients does not exist; bring it back",
+    },
+    Obstacle {
+        name: "a list of recovery recipients that holds none",
+        put: |home| with_list(home, "nobody\n", 0o600),
+        remove: without_list,
+        within: None,
+        code: 6,
+        says: "recovery.txt is not a usable age key: line 1",
+    },
+    Obstacle {
+        name: "a list of recovery recipients that others can write to",
+        put: |home| with_list(home, "# nobody\n", 0o666),
+        remove: without_list,
+        within: None,
+        code: 5,
+        says: "recovery.txt is not private: others can write to it",
+    },
+    Obstacle {
+        name: "a limit on the size of files",
+        put: NOTHING,
+        remove: NOTHING,
+        within: Some("ulimit -f 40"),
+        code: 5,
+        says: "raise it (`ulimit -f`)",
+    },
+];
+
+/// What the tests of this file need: to be root, and to mount and mark files in a scratch directory.
+fn parts(test: &str) -> bool {
+    if !rustix::process::geteuid().is_root() {
+        skip(test, "it mounts and marks files as root");
+        return false;
+    }
+    available(test, "chattr") && available(test, "unshare")
+}
+
+#[test]
+fn a_slot_that_cannot_be_replaced_is_found_before_the_refresh_token_is_sent() {
+    if !parts("unreplaceable_slots::a_slot_that_cannot_be_replaced_is_found_before") {
+        return;
+    }
+    for obstacle in OBSTACLES {
+        let server = TokenServer::start();
+        let home = expired(&server);
+        (obstacle.put)(&home);
+        for line in ["get", "refresh", "exec -- true"] {
+            let begun = Instant::now();
+            let said = obstacle.run(&home, line).failed(obstacle.code);
+            assert!(said.contains(obstacle.says), "{}: {line}: {said}", obstacle.name);
+            assert!(begun.elapsed() < Duration::from_secs(15), "{}: {line}", obstacle.name);
+        }
+        let doctor = obstacle.run(&home, "doctor");
+        assert_eq!(doctor.code, 1, "{}: {doctor:?}", obstacle.name);
+        assert!(doctor.out.contains(obstacle.says), "{}: {doctor:?}", obstacle.name);
+        assert_eq!(server.calls(), 0, "{}", obstacle.name);
+        // Nothing is left of the attempts, and the same session goes on.
+        (obstacle.remove)(&home);
+        let status = home.run("status");
+        assert!(!status.out.contains("cut off"), "{}: {status:?}", obstacle.name);
+        assert_eq!(home.run("get").ok(), "access-canary-2", "{}", obstacle.name);
+        assert_eq!(server.calls(), 1, "{}", obstacle.name);
+        assert_eq!(remains(&home), Vec::<String>::new(), "{}", obstacle.name);
+    }
+}
+
+#[test]
+fn while_the_access_token_is_accepted_it_is_served_and_the_obstacle_is_said() {
+    if !parts("unreplaceable_slots::while_the_access_token_is_accepted_it_is_served") {
+        return;
+    }
+    for obstacle in OBSTACLES {
+        let server = TokenServer::start();
+        let home = expired(&server);
+        let access = sign_in_for(&server, &home, 10);
+        (obstacle.put)(&home);
+        for line in ["get", "exec --prefix APP -- printenv APP_ACCESS_TOKEN"] {
+            let served = obstacle.run(&home, line);
+            assert_eq!((served.code, served.out.trim_end()), (0, &*access), "{}", obstacle.name);
+            assert!(
+                served.err.starts_with("warning: these tokens were not refreshed: "),
+                "{served:?}"
+            );
+            assert!(served.err.contains(obstacle.says), "{}: {served:?}", obstacle.name);
+        }
+        obstacle.run(&home, "refresh").failed(obstacle.code);
+        assert_eq!(server.calls(), 0, "{}", obstacle.name);
+        (obstacle.remove)(&home);
+        assert!(home.run("get").ok().starts_with("access-canary-"));
+        assert_eq!(server.calls(), 1, "{}", obstacle.name);
+    }
+}
+
+/// What writes and refreshes leave beside a record until they end.
+fn remains(home: &Home) -> Vec<String> {
+    let entries = fs::read_dir(home.record().parent().unwrap()).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(".tmp") || name.ends_with(".next")).collect()
+}
+
+#[test]
+fn a_lock_that_a_stopped_process_holds_is_waited_for_and_then_named() {
+    let test = "unreplaceable_slots::a_lock_that_a_stopped_process_holds";
+    if !available(test, "flock") || !available(test, "pkill") {
+        return;
+    }
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let mut holder = Command::new("flock");
+    let ready = home.path("ready");
+    let mut holder = holder
+        .arg(lock(&home))
+        .args(["sh", "-c", "touch \"$0\"; kill -STOP $$"])
+        .arg(&ready)
+        .spawn()
+        .unwrap();
+    while !ready.exists() {
+        std::thread::yield_now();
+    }
+    let begun = Instant::now();
+    let said = home.run("get").failed(5);
+    assert!(said.contains("see whether that process is stopped or stuck"), "{said}");
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert_eq!(server.calls(), 0);
+    let stopped = Command::new("pkill").args(["-CONT", "-P", &holder.id().to_string()]).status();
+    assert!(stopped.unwrap().success());
+    holder.wait().unwrap();
+    assert_eq!(home.run("get").ok(), "access-canary-2");
+    assert_eq!(server.calls(), 1);
+}
+
+#[test]
+fn what_others_put_where_temporary_files_were_once_is_no_obstacle() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let record = home.record();
+    for (suffix, expected) in [("tmp", 2), ("intent.tmp", 4), ("intent", 6)] {
+        let in_the_way = record.with_extension(format!("age.{suffix}"));
+        fs::create_dir(&in_the_way).unwrap();
+        assert_eq!(home.run("get").ok(), format!("access-canary-{expected}"), "{suffix}");
+        expire(&server, &home);
+    }
+    assert!(!server.has_ended_a_session());
+}
+
+/// The user id of nobody.
+const NOBODY: u32 = 65534;
+
+/// A home whose files belong to a user without rights, and the command as that user runs it.
+struct Unprivileged {
+    home: Home,
+    program: PathBuf,
+    _copy: tempfile::TempDir,
+}
+
+impl Unprivileged {
+    fn new(server: &TokenServer) -> Self {
+        let home = expired(server);
+        let copy = scratch();
+        fs::set_permissions(copy.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        // Where the build lies, that user may not look.
+        let program = copy.path().join("tokenkeep");
+        fs::copy(env!("CARGO_BIN_EXE_tokenkeep"), &program).unwrap();
+        give_away(&home.path(""));
+        Self { home, program, _copy: copy }
+    }
+
+    fn run(&self, line: &str) -> Done {
+        let mut command = self.home.wrapped("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&self.program);
+        done(command.args(line.split(' ')), "")
+    }
+}
+
+/// Makes all of a directory that user's.
+fn give_away(path: &Path) {
+    chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    if path.is_dir() {
+        for entry in fs::read_dir(path).unwrap() {
+            give_away(&entry.unwrap().path());
+        }
+    }
+}
+
+#[test]
+fn a_user_without_rights_is_told_of_what_root_left_in_the_way() {
+    let test = "unreplaceable_slots::a_user_without_rights_is_told_of_what_root_left_in_the_way";
+    if !parts(test) || !available(test, "setpriv") {
+        return;
+    }
+    let root_owned = |path: &Path| chown(path, Some(0), Some(0)).unwrap();
+    type Change<'a> = &'a dyn Fn(&Home);
+
+    let obstacles: [(&str, Change<'_>, Change<'_>, &str); 4] = [
+        (
+            "a lock of root's",
+            &|home| {
+                fs::write(lock(home), "").unwrap();
+                root_owned(&lock(home));
+                fs::set_permissions(lock(home), fs::Permissions::from_mode(0o666)).unwrap();
+            },
+            &|home| fs::remove_file(lock(home)).unwrap(),
+            ".lock is not private: it belongs to user 0",
+        ),
+        (
+            "a lock that cannot be written to",
+            &|home| fs::set_permissions(lock(home), fs::Permissions::from_mode(0o400)).unwrap(),
+            &|home| fs::set_permissions(lock(home), fs::Permissions::from_mode(0o600)).unwrap(),
+            ".lock: access denied; stop the programs that use these tokens, and remove",
+        ),
+        (
+            "a directory that cannot be written to",
+            &|home| {
+                let directory = home.record().parent().unwrap().to_owned();
+                fs::set_permissions(directory, fs::Permissions::from_mode(0o500)).unwrap();
+            },
+            &|home| {
+                let directory = home.record().parent().unwrap().to_owned();
+                fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).unwrap();
+            },
+            "access denied",
+        ),
+        (
+            "a list of recipients that cannot be read",
+            &|home| {
+                with_list(home, "# nobody\n", 0o000);
+                give_away(&home.path("config"));
+            },
+            &|home| {
+                without_list(home);
+                give_away(&home.path("config"));
+            },
+            "recovery.txt",
+        ),
+    ];
+    for (name, put, remove, says) in obstacles {
+        let server = TokenServer::start();
+        let user = Unprivileged::new(&server);
+        put(&user.home);
+        for line in ["get", "refresh"] {
+            let said = user.run(line).failed(5);
+            assert!(said.contains(says), "{name}: {said}");
+        }
+        let doctor = user.run("doctor");
+        assert!(doctor.out.contains(says), "{name}: {doctor:?}");
+        assert_eq!(server.calls(), 0, "{name}");
+        remove(&user.home);
+        assert_eq!(user.run("get").ok(), "access-canary-2", "{name}");
+        assert_eq!(server.calls(), 1, "{name}");
+    }
+}
+
+#[test]
+fn in_a_shared_directory_nobody_ends_a_session_with_one_touch() {
+    let test = "unreplaceable_slots::in_a_shared_directory_nobody_ends_a_session_with_one_touch";
+    if !parts(test) || !available(test, "setpriv") {
+        return;
+    }
+    let server = TokenServer::start();
+    let user = Unprivileged::new(&server);
+    let directory = user.home.record().parent().unwrap().to_owned();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o1777)).unwrap();
+    // Of yet another user, under the names that were used once.
+    for name in ["default.age.tmp", "default.age.intent.tmp", "default.age.intent"] {
+        fs::write(directory.join(name), "").unwrap();
+        chown(directory.join(name), Some(12345), Some(12345)).unwrap();
+    }
+    assert_eq!(user.run("get").ok(), "access-canary-2");
+    assert_eq!(server.calls(), 1);
+}
+
+#[test]
+fn a_key_file_of_another_user_is_refused_and_nothing_is_sent() {
+    let test = "unreplaceable_slots::a_key_file_of_another_user_is_refused_and_nothing_is_sent";
+    if !parts(test) || !available(test, "setpriv") {
+        return;
+    }
+    let server = TokenServer::start();
+    let user = Unprivileged::new(&server);
+    let key = user.home.path("config/keys/default.txt");
+    for (owner, mode, says) in [
+        (12345, 0o644, "it belongs to user 12345, and this process runs as user 65534"),
+        (12345, 0o600, "access denied"),
+        (NOBODY, 0o644, "others can read it (mode 0644)"),
+    ] {
+        chown(&key, Some(owner), Some(owner)).unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+        let said = user.run("get").failed(5);
+        assert!(said.contains(says), "{owner}, {mode:o}: {said}");
+    }
+    assert_eq!(server.calls(), 0);
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(user.run("get").ok(), "access-canary-2");
+}

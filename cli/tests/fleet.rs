@@ -1,0 +1,159 @@
+//! The command, and the example and the SQL of docs/fleets.md, with a server.
+
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "these are tests, and their tokens are made up"
+)]
+
+use std::process::Command;
+
+use tokenkeep::stores::PostgresStore;
+use tokenkeep::{AgeKey, conformance};
+
+use tokenkeep_test_support::example;
+use tokenkeep_test_support::fleet::{Engine, World, on_each_engine};
+use tokenkeep_test_support::home::{Done, Home, done};
+use tokenkeep_test_support::postgres_server::can_serve;
+
+fn run(home: &Home, arguments: &[&str], input: &str) -> Done {
+    done(home.command().args(arguments), input)
+}
+
+/// What it prints of a command that succeeds.
+fn ok(home: &Home, arguments: &[&str], input: &str) -> String {
+    let done = run(home, arguments, input);
+    assert_eq!(done.code, 0, "{done:?}");
+    done.out + &done.err
+}
+
+#[tokio::test]
+async fn the_command_keeps_a_profile_on_a_server() {
+    let test = "the_command_keeps_a_profile_on_a_server";
+    on_each_engine(test, async |world: World| {
+        let (home, other) = (Home::new(), Home::new());
+        let record =
+            r#"{"access_token":"one","refresh_token":"r","expires_at":"2099-01-01T00:00:00Z"}"#;
+        let made = ok(&home, &["init", "--store", &world.url], "");
+        assert!(
+            made.contains("because you named it") && made.contains("runs the server"),
+            "{made}"
+        );
+        ok(&home, &["set"], record);
+        // Another machine, which needs the same key and nothing else.
+        ok(&other, &["init", "--store", &world.url], "");
+        assert_eq!(ok(&other, &["get"], "").trim_end(), "one");
+        let status = ok(&other, &["status"], "");
+        assert!(status.contains("fresh"), "{status}");
+        let found = run(&other, &["doctor"], "");
+        assert!(found.out.contains("fresh, expires in"), "{found:?}");
+
+        let file = format!("plaintext:{}", home.directory().join("tokens.json").display());
+        ok(&home, &["migrate", "--to", &file], "");
+        assert_eq!(run(&other, &["get"], "").code, 3, "no tokens");
+        ok(&home, &["migrate", "--to", &world.url], "");
+        assert_eq!(ok(&other, &["get"], "").trim_end(), "one");
+
+        let before = world.back_up();
+        ok(&other, &["clear"], "");
+        assert_eq!(run(&home, &["get"], "").code, 3);
+        world.restore(&before);
+        assert_eq!(ok(&home, &["get"], "").trim_end(), "one", "a new process cannot know");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_command_says_which_server_is_away_and_makes_no_profile_for_it() {
+    let test = "the_command_says_which_server_is_away_and_makes_no_profile_for_it";
+    on_each_engine(test, async |mut world: World| {
+        let home = Home::new();
+        world.stop();
+        let refused = run(&home, &["init", "--store", &world.url], "");
+        let text = refused.err;
+        assert_eq!(refused.code, 5, "{text}");
+        assert!(text.contains("PostgreSQL database") || text.contains("://tokens/fleet"), "{text}");
+        assert!(run(&home, &["list"], "").out.is_empty());
+        world.go_on();
+        ok(&home, &["init", "--store", &world.url], "");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_key_of_a_fleet_is_changed_while_all_of_its_machines_can_read() {
+    let test = "the_key_of_a_fleet_is_changed_while_all_of_its_machines_can_read";
+    on_each_engine(test, async |world: World| {
+        let machines = [Home::new(), Home::new()];
+        let record = |name: &str| {
+            format!(r#"{{"access_token":"{name}","expires_at":"2099-01-01T00:00:00Z"}}"#)
+        };
+        let path = |name: &str| world.dir.path().join(name).display().to_string();
+        let old = AgeKey::identity_file(path("key.txt")).recipients().await.unwrap().remove(0);
+        let new = AgeKey::create_identity_file(path("new.txt")).await.unwrap();
+        let new = new.recipients().await.unwrap().remove(0);
+        for machine in &machines {
+            ok(machine, &["init", "--store", &world.url], "");
+        }
+        ok(&machines[0], &["set"], &record("start"));
+        let identity = path("new.txt");
+        // As docs/fleets.md has it: each step on each machine, before the next step on any.
+        let steps = [
+            vec!["rekey", "--recipient", &new],
+            vec!["rekey", "--identity", &identity, "--recipient", &old],
+            vec!["rekey", "--remove-recipient", &old, "--remove-recipient", &new],
+        ];
+        for (number, step) in steps.iter().enumerate() {
+            for (turn, machine) in machines.iter().enumerate() {
+                ok(machine, step, "");
+                for writer in &machines {
+                    // Whatever each of them saves, all can read.
+                    let name = format!("{number}{turn}");
+                    ok(writer, &["set"], &record(&name));
+                    for reader in &machines {
+                        assert_eq!(ok(reader, &["get"], ""), name, "{step:?}");
+                    }
+                }
+            }
+        }
+        let old = world.open().load().await.unwrap_err();
+        assert!(old.to_string().contains("sealed to other keys"), "{old}");
+
+        // One that was left behind catches up with the new key alone.
+        let late = Home::new();
+        ok(&late, &["init", "--store", &world.url], "");
+        assert_eq!(run(&late, &["get"], "").code, 6);
+        ok(&late, &["rekey", "--identity", &identity], "");
+        assert_eq!(ok(&late, &["get"], ""), "21");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_fleet_in_one_process_refreshes_once() {
+    let test = "a_fleet_in_one_process_refreshes_once";
+    on_each_engine(test, async |world: World| {
+        let shown = Command::new(example("fleet")).arg(&world.url).output().unwrap();
+        let text = String::from_utf8([&shown.stdout[..], &shown.stderr].concat()).unwrap();
+        assert!(text.contains(": 1 refresh\nall of them have the same token: true\n"), "{text}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_sql_of_the_fleets_page_makes_the_table() {
+    if !can_serve("the_sql_of_the_fleets_page_makes_the_table") {
+        return;
+    }
+    let world = World::on_postgres().await;
+    let Engine::Postgres(_, database) = &world.engine else { unreachable!("it is PostgreSQL") };
+    let page = include_str!("../../docs/fleets.md");
+    let (_, sql) = page.split_once("```sql\n").unwrap();
+    let (sql, _) = sql.split_once("```").unwrap();
+    database.sql("DROP TABLE tokenkeep; CREATE ROLE app LOGIN");
+    database.sql(sql);
+    let key = AgeKey::identity_file(world.dir.path().join("key.txt"));
+    let address = database.address("app", "127.0.0.1");
+    conformance::check(|| PostgresStore::new(&address, "fleet", key.clone()).unwrap()).await;
+}

@@ -1,0 +1,572 @@
+//! An OAuth 2.0 provider that is as strict as providers are, on a port of this machine.
+//!
+//! It rotates the refresh token on each use. A token that comes twice ends the session of everybody:
+//! from then on it answers `invalid_grant`. It is not part of the crate and uses none of it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+
+use base64::Engine;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use sha2::{Digest, Sha256};
+
+/// The server. It ends with the process.
+#[derive(Clone)]
+pub struct TokenServer {
+    origin: String,
+    state: Arc<Mutex<State>>,
+}
+
+/// What the next request to the token endpoint meets, instead of the usual.
+pub enum Act {
+    /// This answer; the request is not looked at.
+    Answer { status: u16, headers: Vec<(String, String)>, body: String },
+    /// The usual answer, with its body changed.
+    Change(fn(serde_json::Value) -> serde_json::Value),
+    /// Nothing: the request is read, and not looked at.
+    DropRequest,
+    /// Nothing: the request is carried out, so that a refresh token is spent, and nobody is told.
+    DropAnswer,
+    /// The usual, once it is let go on.
+    Hold(Sender<TcpStream>, Receiver<()>),
+    /// The head of an answer and half of its body.
+    BreakOff,
+}
+
+impl Act {
+    /// An answer with a body of JSON.
+    pub fn answer(status: u16, body: &str) -> Self {
+        Self::Answer { status, headers: Vec::new(), body: body.to_owned() }
+    }
+
+    /// An answer with an error code.
+    pub fn error(status: u16, code: &str) -> Self {
+        Self::answer(status, &format!(r#"{{"error":"{code}","error_description":"canary"}}"#))
+    }
+
+    /// Adds a header to an answer.
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        if let Self::Answer { headers, .. } = &mut self {
+            headers.push((name.to_owned(), value.to_owned()));
+        }
+        self
+    }
+}
+
+/// A request that waits at the server.
+pub struct Held {
+    arrived: Receiver<TcpStream>,
+    release: Sender<()>,
+}
+
+impl Held {
+    /// Waits until it is there, and returns its connection. It is not carried out yet.
+    pub fn wait(&self) -> TcpStream {
+        self.arrived.recv().expect("the server lives")
+    }
+
+    /// Lets it go on.
+    pub fn release(self) {
+        // Whoever sent it may be gone.
+        let _ = self.release.send(());
+    }
+}
+
+/// A request as it came.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub method: String,
+    pub path: String,
+    pub query: BTreeMap<String, String>,
+    /// With lower-case names.
+    pub headers: BTreeMap<String, String>,
+    pub form: BTreeMap<String, String>,
+}
+
+#[derive(Default)]
+struct State {
+    acts: VecDeque<Act>,
+    requests: Vec<Request>,
+    issued: usize,
+    /// By refresh token: the session that it belongs to.
+    refresh_tokens: BTreeMap<String, usize>,
+    sessions: Vec<Session>,
+    /// The access tokens that `/api` takes.
+    accepted: BTreeSet<String>,
+    revoked: BTreeSet<String>,
+    /// The client's id and secret, and whether the secret comes by HTTP Basic.
+    client: Option<(String, String, bool)>,
+    /// What a device hears before it gets tokens.
+    device_answers: VecDeque<String>,
+    device_codes: BTreeSet<String>,
+    /// By authorization code: its PKCE challenge and where it leads back to.
+    codes: BTreeMap<String, (String, String)>,
+    denies: bool,
+    /// What it adds to every secret of a kind that it issues.
+    mark: Option<fn(&'static str) -> String>,
+}
+
+#[derive(Default)]
+struct Session {
+    current: String,
+    ended: bool,
+}
+
+/// How long an access token is good for, in seconds.
+pub const LIFETIME: i64 = 3600;
+
+impl TokenServer {
+    pub fn start() -> Self {
+        Self::listen(
+            |address| format!("http://{address}"),
+            |server, stream| {
+                server.serve(&mut &stream, &stream);
+            },
+        )
+    }
+
+    /// A server that speaks TLS, and its certificate, which nobody trusts unless told to.
+    #[cfg(unix)]
+    pub fn start_with_tls() -> (Self, String) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key.into())
+            .unwrap();
+        let config = Arc::new(config);
+        let origin = |address: SocketAddr| format!("https://localhost:{}", address.port());
+        let server = Self::listen(origin, move |server, stream| {
+            let tls = rustls::ServerConnection::new(config.clone()).unwrap();
+            let tcp = stream.try_clone().unwrap();
+            server.serve(&mut rustls::StreamOwned::new(tls, stream), &tcp);
+        });
+        (server, made.cert.pem())
+    }
+
+    fn listen(
+        origin: impl Fn(SocketAddr) -> String,
+        serve: impl Fn(&Self, TcpStream) + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let origin = origin(listener.local_addr().unwrap());
+        let server = Self { origin, state: Arc::default() };
+        let (serving, serve) = (server.clone(), Arc::new(serve));
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (server, serve) = (serving.clone(), serve.clone());
+                thread::spawn(move || serve(&server, stream.unwrap()));
+            }
+        });
+        server
+    }
+
+    /// A URL of this server: `url("/token")`.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.origin)
+    }
+
+    pub fn token_url(&self) -> String {
+        self.url("/token")
+    }
+
+    /// Starts a session; its access token and its refresh token.
+    pub fn issue(&self) -> (String, String) {
+        let mut state = self.state();
+        state.sessions.push(Session::default());
+        let session = state.sessions.len() - 1;
+        state.rotate(session)
+    }
+
+    /// Rotates the refresh token that was issued last: its holder has a spent one.
+    #[cfg(unix)]
+    pub fn spend(&self) {
+        let mut state = self.state();
+        let session = state.sessions.len() - 1;
+        state.rotate(session);
+    }
+
+    /// Sets what the next requests to the token endpoint meet, one each.
+    pub fn script(&self, acts: impl IntoIterator<Item = Act>) {
+        self.state().acts.extend(acts);
+    }
+
+    /// Makes the next request to the token endpoint wait.
+    pub fn hold(&self) -> Held {
+        let (arrive, arrived) = channel();
+        let (release, released) = channel();
+        self.script([Act::Hold(arrive, released)]);
+        Held { arrived, release }
+    }
+
+    /// From now on a client has to give this id and secret, by HTTP Basic or in the body.
+    pub fn require_client(&self, id: &str, secret: &str, basic: bool) {
+        self.state().client = Some((id.to_owned(), secret.to_owned(), basic));
+    }
+
+    /// What a device hears when it asks, before it gets tokens.
+    pub fn device_hears<'a>(&self, codes: impl IntoIterator<Item = &'a str>) {
+        self.state().device_answers.extend(codes.into_iter().map(str::to_owned));
+    }
+
+    /// From now on every secret that it issues ends in what this returns for its kind.
+    #[allow(dead_code, reason = "only tests that look for secrets everywhere use it")]
+    pub fn mark(&self, mark: fn(&'static str) -> String) {
+        self.state().mark = Some(mark);
+    }
+
+    /// From now on the person at the browser says no.
+    pub fn deny(&self) {
+        self.state().denies = true;
+    }
+
+    /// From now on `/api` takes none of the access tokens that were issued.
+    pub fn forget_access_tokens(&self) {
+        self.state().accepted.clear();
+    }
+
+    /// How many requests came to the token endpoint.
+    pub fn calls(&self) -> usize {
+        self.requests().iter().filter(|request| request.path == "/token").count()
+    }
+
+    /// Waits until it has issued so often.
+    #[cfg(unix)]
+    pub fn wait_for_issued(&self, count: usize) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while self.state().issued < count {
+            assert!(std::time::Instant::now() < deadline, "nothing was issued");
+            thread::yield_now();
+        }
+    }
+
+    /// Every request, in the order in which they came.
+    pub fn requests(&self) -> Vec<Request> {
+        self.state().requests.clone()
+    }
+
+    /// Every refresh token that came to be traded, in that order.
+    pub fn received(&self) -> Vec<String> {
+        let requests = self.requests();
+        let refreshes = requests.iter().filter(|request| request.path == "/token");
+        refreshes.filter_map(|request| request.form.get("refresh_token").cloned()).collect()
+    }
+
+    /// Whether a refresh token came twice, or was revoked, in any session.
+    pub fn has_ended_a_session(&self) -> bool {
+        self.state().sessions.iter().any(|session| session.ended)
+    }
+
+    /// Whether this token was revoked at the revocation endpoint.
+    pub fn is_revoked(&self, token: &str) -> bool {
+        self.state().revoked.contains(token)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Answers one request; the connection ends with it.
+    fn serve(&self, stream: &mut (impl Read + Write), tcp: &TcpStream) {
+        let Some(request) = Request::read(&mut BufReader::new(&mut *stream)) else { return };
+        self.state().requests.push(request.clone());
+        let act = if request.path == "/token" { self.state().acts.pop_front() } else { None };
+        let mut answer = match &act {
+            Some(Act::Answer { status, headers, body }) => {
+                let mut answer = Answer::json(*status, body.clone());
+                answer.headers.extend(headers.iter().cloned());
+                answer
+            }
+            Some(Act::DropRequest) => return,
+            Some(Act::Hold(arrive, release)) => {
+                arrive.send(tcp.try_clone().unwrap()).unwrap();
+                let _ = release.recv();
+                self.state().answer(&request, &self.origin)
+            }
+            _ => self.state().answer(&request, &self.origin),
+        };
+        match act {
+            Some(Act::DropAnswer) => return,
+            Some(Act::Change(change)) => {
+                let body = serde_json::from_str(&answer.body).unwrap();
+                answer.body = change(body).to_string();
+            }
+            _ => {}
+        }
+        let whole = answer.to_text();
+        let end = match act {
+            Some(Act::BreakOff) => whole.len() - answer.body.len() / 2,
+            _ => whole.len(),
+        };
+        // The other side may be gone.
+        let _ = stream.write_all(&whole.as_bytes()[..end]);
+    }
+}
+
+impl State {
+    fn marked(&self, kind: &'static str) -> String {
+        let mark = self.mark.map_or_else(String::new, |mark| mark(kind));
+        format!("{kind}-canary-{}{mark}", self.issued)
+    }
+
+    /// Issues the next tokens of a session.
+    fn rotate(&mut self, session: usize) -> (String, String) {
+        self.issued += 1;
+        let (access, refresh) = (self.marked("access"), self.marked("refresh"));
+        self.refresh_tokens.insert(refresh.clone(), session);
+        self.accepted.insert(access.clone());
+        self.sessions[session].current.clone_from(&refresh);
+        (access, refresh)
+    }
+
+    fn answer(&mut self, request: &Request, origin: &str) -> Answer {
+        let host = origin.split_once("://").map(|(_, host)| host);
+        if request.headers.get("host").map(String::as_str) != host {
+            return Answer::json(421, String::new());
+        }
+        match (request.method.as_str(), request.path.as_str()) {
+            ("POST", "/token") => self.token(request),
+            ("POST", "/device") => self.device(request, origin),
+            ("GET", "/authorize") => self.authorize(request),
+            ("POST", "/revoke") => self.revoke(request),
+            (_, "/api") => self.api(request),
+            _ => Answer::json(404, String::new()),
+        }
+    }
+
+    fn token(&mut self, request: &Request) -> Answer {
+        if request.headers.get("content-type").map(String::as_str)
+            != Some("application/x-www-form-urlencoded")
+        {
+            return Answer::error("invalid_request");
+        }
+        if !self.knows_client(request) {
+            return Answer::error_with(401, "invalid_client");
+        }
+        let field = |name: &str| request.form.get(name).map_or("", String::as_str);
+        let session = match field("grant_type") {
+            "refresh_token" => {
+                let token = field("refresh_token");
+                let Some(&session) = self.refresh_tokens.get(token) else {
+                    return Answer::error("invalid_grant");
+                };
+                if self.sessions[session].ended || self.sessions[session].current != token {
+                    // Somebody has a copy: nobody can tell who is the thief.
+                    self.sessions[session].ended = true;
+                    return Answer::error("invalid_grant");
+                }
+                session
+            }
+            "authorization_code" => {
+                let Some((challenge, redirect)) = self.codes.remove(field("code")) else {
+                    return Answer::error("invalid_grant");
+                };
+                let verifier = field("code_verifier");
+                let digest = BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(verifier));
+                let is_proved = (43..=128).contains(&verifier.len()) && digest == challenge;
+                if !is_proved || field("redirect_uri") != redirect {
+                    return Answer::error("invalid_grant");
+                }
+                self.start_session()
+            }
+            "urn:ietf:params:oauth:grant-type:device_code" => {
+                if !self.device_codes.contains(field("device_code")) {
+                    return Answer::error("invalid_grant");
+                }
+                if let Some(code) = self.device_answers.pop_front() {
+                    return Answer::error(&code);
+                }
+                self.device_codes.remove(field("device_code"));
+                self.start_session()
+            }
+            _ => return Answer::error("unsupported_grant_type"),
+        };
+        let (access, refresh) = self.rotate(session);
+        let body = serde_json::json!({
+            "access_token": access,
+            "expires_in": LIFETIME,
+            "id_token": self.mark.map_or_else(|| "id-canary".to_owned(), |mark| mark("id")),
+            "refresh_token": refresh,
+            "scope": "read offline_access",
+            "token_type": "Bearer",
+        });
+        Answer::json(200, body.to_string())
+    }
+
+    fn start_session(&mut self) -> usize {
+        self.sessions.push(Session::default());
+        self.sessions.len() - 1
+    }
+
+    fn knows_client(&self, request: &Request) -> bool {
+        let Some((id, secret, basic)) = &self.client else { return true };
+        if *basic {
+            let expected = format!("Basic {}", BASE64_STANDARD.encode(format!("{id}:{secret}")));
+            request.headers.get("authorization") == Some(&expected)
+                && !request.form.contains_key("client_secret")
+        } else {
+            request.form.get("client_id") == Some(id)
+                && request.form.get("client_secret") == Some(secret)
+                && !request.headers.contains_key("authorization")
+        }
+    }
+
+    fn device(&mut self, request: &Request, origin: &str) -> Answer {
+        if !self.knows_client(request) {
+            return Answer::error_with(401, "invalid_client");
+        }
+        self.issued += 1;
+        let code = self.marked("device");
+        self.device_codes.insert(code.clone());
+        let body = serde_json::json!({
+            "device_code": code,
+            "expires_in": 600,
+            "interval": 5,
+            "user_code": "WDJB-MJHT",
+            "verification_uri": format!("{origin}/device"),
+        });
+        Answer::json(200, body.to_string())
+    }
+
+    /// The person at the browser says yes at once, or no.
+    fn authorize(&mut self, request: &Request) -> Answer {
+        let field = |name: &str| request.query.get(name).map_or("", String::as_str);
+        let redirect = field("redirect_uri");
+        let is_right = field("response_type") == "code"
+            && field("code_challenge_method") == "S256"
+            && field("code_challenge").len() == 43
+            && field("state").len() >= 16
+            && redirect.starts_with("http://127.0.0.1:");
+        if !is_right {
+            return Answer::error("invalid_request");
+        }
+        self.issued += 1;
+        let code = self.marked("code");
+        let answer = if self.denies {
+            "error=access_denied&error_description=canary".to_owned()
+        } else {
+            format!("code={code}")
+        };
+        self.codes.insert(code, (field("code_challenge").to_owned(), redirect.to_owned()));
+        let mut found = Answer::json(302, String::new());
+        found
+            .headers
+            .push(("Location".into(), format!("{redirect}?{answer}&state={}", field("state"))));
+        found
+    }
+
+    /// What the tokens are for.
+    fn api(&self, request: &Request) -> Answer {
+        let authorization = request.headers.get("authorization");
+        let token = authorization.and_then(|it| it.strip_prefix("Bearer "));
+        let is_known = token.is_some_and(|token| self.accepted.contains(token));
+        Answer::json(if is_known { 200 } else { 401 }, "{}".to_owned())
+    }
+
+    fn revoke(&mut self, request: &Request) -> Answer {
+        if !self.knows_client(request) {
+            return Answer::error_with(401, "invalid_client");
+        }
+        let token = request.form.get("token").cloned().unwrap_or_default();
+        if let Some(&session) = self.refresh_tokens.get(&token) {
+            self.sessions[session].ended = true;
+        }
+        self.revoked.insert(token);
+        // What it does not know is no error (RFC 7009, 2.2).
+        Answer { status: 200, headers: Vec::new(), body: String::new() }
+    }
+}
+
+struct Answer {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: String,
+}
+
+impl Answer {
+    fn json(status: u16, body: String) -> Self {
+        let headers = vec![("Content-Type".to_owned(), "application/json".to_owned())];
+        Self { status, headers, body }
+    }
+
+    fn error(code: &str) -> Self {
+        Self::error_with(400, code)
+    }
+
+    fn error_with(status: u16, code: &str) -> Self {
+        Self::json(status, format!(r#"{{"error":"{code}"}}"#))
+    }
+
+    fn to_text(&self) -> String {
+        let mut text = format!("HTTP/1.1 {} Whatever\r\nConnection: close\r\n", self.status);
+        for (name, value) in &self.headers {
+            text += &format!("{name}: {value}\r\n");
+        }
+        text + &format!("Content-Length: {}\r\n\r\n{}", self.body.len(), self.body)
+    }
+}
+
+impl Request {
+    /// Reads a request; nothing if the connection was only tried.
+    fn read(stream: &mut impl BufRead) -> Option<Self> {
+        let mut line = String::new();
+        stream.read_line(&mut line).ok()?;
+        let mut words = line.split(' ');
+        let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
+        let mut headers = BTreeMap::new();
+        loop {
+            let mut line = String::new();
+            stream.read_line(&mut line).ok()?;
+            let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+            headers.insert(name.to_lowercase(), value.to_owned());
+        }
+        let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).ok()?;
+        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+        let form = fields(str::from_utf8(&body).ok()?);
+        Some(Self { method, path: path.to_owned(), query: fields(query), headers, form })
+    }
+}
+
+/// Splits what is form-encoded.
+fn fields(text: &str) -> BTreeMap<String, String> {
+    let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(name, value)| (decoded(name), decoded(value))).collect()
+}
+
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let digits = [rest.next().unwrap(), rest.next().unwrap()];
+                u8::from_str_radix(str::from_utf8(&digits).unwrap(), 16).unwrap()
+            }
+            other => other,
+        });
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
+/// Fetches a page as a browser would, and says where it leads: the status, the `Location` and the body.
+pub fn fetch(url: &str) -> (u16, Option<String>, String) {
+    let (address, target) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET /{target} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    let location = head.lines().find_map(|line| line.strip_prefix("Location: "));
+    (status, location.map(str::to_owned), body.to_owned())
+}
