@@ -98,6 +98,14 @@ impl AgeKey {
         Self::new(Source::Passphrase).with_passphrase(ask)
     }
 
+    /// Generates an identity that lives in this key alone: what is sealed to it is lost with the key. For tests,
+    /// and for what need not outlive the process.
+    #[must_use]
+    pub fn generate() -> Self {
+        let identity = age::x25519::Identity::generate().to_string();
+        Self::custom("a key of this process", move || Ok(identity.clone()))
+    }
+
     /// Uses the identity that the OS keychain holds under this service and name; it is made when
     /// the first record is sealed to it.
     ///

@@ -12,7 +12,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcetera::BaseStrategy;
 use keyring_core::{CredentialStore, Entry, Error};
 use zeroize::Zeroizing;
 
@@ -21,6 +20,7 @@ pub use self::probe::probe_keychain;
 pub use self::state::KeychainState;
 use crate::error::StoreError;
 use crate::private_file::{self, FileLock};
+use crate::sys::directories::state_directory;
 use crate::sys::wipe::Bytes;
 
 /// Marks the items that are a [`KeychainStore`](crate::stores::KeychainStore)'s own. They go when the store
@@ -75,11 +75,7 @@ impl Item {
 
     /// The file of that extension in this user's state directory that goes with this item.
     pub(crate) fn state_file(&self, extension: &str) -> Result<PathBuf, StoreError> {
-        Ok(user_directory(Directory::State)?.join(relative(
-            &self.service,
-            &self.account,
-            extension,
-        )))
+        Ok(state_directory()?.join(relative(&self.service, &self.account, extension)))
     }
 
     /// Reads what it holds: `None` if there is no such item.
@@ -227,31 +223,6 @@ impl fmt::Display for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "keychain item {}/{}", self.service_name(), self.account)
     }
-}
-
-/// Where this user's programs keep things.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Directory {
-    Config,
-    State,
-}
-
-/// This crate's part of such a directory.
-pub(crate) fn user_directory(directory: Directory) -> Result<PathBuf, StoreError> {
-    let strategy =
-        etcetera::base_strategy::choose_native_strategy().map_err(|_| StoreError::Unavailable {
-            place: "this user's directory for the state of programs".into(),
-            reason: "there is no home directory".into(),
-            advice: "set HOME, or name a path".into(),
-        })?;
-    let directory = match directory {
-        Directory::Config => strategy.config_dir(),
-        Directory::State => strategy.state_dir().unwrap_or_else(|| {
-            // On Windows this is the part of the profile that does not roam.
-            if cfg!(windows) { strategy.cache_dir() } else { strategy.data_dir() }
-        }),
-    };
-    Ok(directory.join("tokenkeep"))
 }
 
 /// A path for what belongs to these names and to no others.

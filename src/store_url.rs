@@ -18,6 +18,8 @@ use crate::error::StoreError;
 use crate::store::TokenStore;
 #[cfg(feature = "keychain")]
 use crate::stores::KeychainStore;
+#[cfg(feature = "keychain")]
+pub use crate::sys::directories::{config_directory, state_directory};
 
 /// A store, named by a URL.
 ///

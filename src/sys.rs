@@ -2,4 +2,6 @@
 
 pub(crate) mod blocking;
 pub(crate) mod clock;
+#[cfg(feature = "keychain")]
+pub(crate) mod directories;
 pub(crate) mod wipe;

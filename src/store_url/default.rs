@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -10,10 +10,11 @@ use zeroize::Zeroizing;
 use super::StoreUrl;
 use crate::error::StoreError;
 use crate::key::AgeKey;
-use crate::keychain::{Directory, KeychainState, probe_keychain, relative, user_directory};
+use crate::keychain::{KeychainState, probe_keychain, relative};
 use crate::private_file::{Exposure, PrivateFile};
 use crate::store::TokenStore;
 use crate::sys::blocking;
+use crate::sys::directories::{config_directory, state_directory};
 
 /// The most bytes of a pinned URL.
 const MAX_URL: usize = 16 * 1024;
@@ -100,17 +101,14 @@ pub async fn open_default(
         let url = with_prompts(url);
         Ok(DefaultStore { chosen, store: url.open()?, url })
     };
-    let at = |directory, extension| {
-        let path = user_directory(directory)?.join(relative(service, account, extension));
-        Ok::<_, StoreError>(path)
-    };
-    let pin = Arc::new(PrivateFile::new(&at(Directory::State, "url")?, MAX_URL));
+    let at = |directory: PathBuf, extension| directory.join(relative(service, account, extension));
+    let pin = Arc::new(PrivateFile::new(&at(state_directory()?, "url"), MAX_URL));
     if let Some(url) = pinned(&pin).await? {
         return opened(url, StoreChoice::Pinned);
     }
     let keychain = with_prompts(StoreUrl::keychain(service, account)?);
     let key_file = if allow.key_file {
-        let (record, key) = (at(Directory::State, "sealed")?, at(Directory::Config, "key")?);
+        let (record, key) = (at(state_directory()?, "sealed"), at(config_directory()?, "key"));
         Some(StoreUrl::age_file(&record, &key))
     } else {
         None
