@@ -180,18 +180,11 @@ fn progress() -> MutexGuard<'static, Option<ProgressBar>> {
     PROGRESS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Prints a secret to standard output: alone, and with a newline only where a person looks.
-pub(crate) fn print_secret(secret: &str) -> io::Result<()> {
-    write_output(secret, if io::stdout().is_terminal() { "\n" } else { "" })
-}
-
-/// Prints what is no secret to standard output.
+/// Prints lines to standard output. The last one ends with a newline too, also into a pipe: `read`,
+/// `while read` and `xargs` take a line without one for the end of their input.
 pub(crate) fn print(text: &str) -> io::Result<()> {
-    write_output(text, if text.ends_with('\n') { "" } else { "\n" })
-}
-
-fn write_output(text: &str, end: &str) -> io::Result<()> {
     stop_working();
+    let end = if text.ends_with('\n') { "" } else { "\n" };
     let mut output = io::stdout().lock();
     let mut write = || {
         output.write_all(text.as_bytes())?;

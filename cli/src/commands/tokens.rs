@@ -112,7 +112,7 @@ async fn print(manager: &TokenManager, get: &Get) -> Outcome {
         Field::Access => {
             let token = manager.get_access_token().await?;
             if !get.header {
-                terminal::print_secret(token.expose_secret())?;
+                terminal::print(token.expose_secret())?;
                 return DONE;
             }
             if !token.expose_secret().bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -120,17 +120,17 @@ async fn print(manager: &TokenManager, get: &Get) -> Outcome {
                 return Err(Failure::new(Code::Unreadable, reason));
             }
             let header = Zeroizing::new(["Authorization: Bearer ", token.expose_secret()].concat());
-            terminal::print_secret(&header)?;
+            terminal::print(&header)?;
         }
         Field::Refresh => {
             let tokens = manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?;
             let token = tokens.refresh_token.ok_or_else(no_refresh_token)?;
-            terminal::print_secret(token.expose_secret())?;
+            terminal::print(token.expose_secret())?;
         }
         Field::Json => {
             let tokens = manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?;
             let record: SecretString = tokens.to_record("standard output")?;
-            terminal::print_secret(record.expose_secret())?;
+            terminal::print(record.expose_secret())?;
         }
     }
     DONE

@@ -70,20 +70,40 @@ fn the_answer_of_a_provider_is_good_for_as_long_as_it_says() {
 #[test]
 fn tokens_go_in_and_come_out() {
     let home = Home::signed_in();
-    // Alone, without a newline that would have to be cut off.
-    assert_eq!(home.run("get").ok(), "canary-a");
-    assert_eq!(home.run("get --field refresh").ok(), "canary-r");
-    assert_eq!(home.run("get --header").ok(), "Authorization: Bearer canary-a");
+    assert_eq!(home.run("get").line(), "canary-a");
+    assert_eq!(home.run("get --field refresh").line(), "canary-r");
+    assert_eq!(home.run("get --header").line(), "Authorization: Bearer canary-a");
     let record: serde_json::Value =
         serde_json::from_str(&home.run("get --field json").ok()).unwrap();
     assert_eq!(record["refresh_token"], "canary-r");
     home.feed("set", " canary-bare\n").ok();
-    assert_eq!(home.run("get").ok(), "canary-bare");
+    assert_eq!(home.run("get").line(), "canary-bare");
     assert!(home.run("get --field refresh").failed(3).contains("no refresh token"));
     home.run("clear").ok();
     home.run("get").failed(3);
     assert_eq!(home.run("status").code, 3);
     home.run("clear").ok();
+}
+
+#[cfg(unix)]
+#[test]
+fn what_get_prints_into_a_pipe_is_a_whole_line_for_each_field() {
+    let home = Home::signed_in();
+    for (options, begins) in [
+        ("", "canary-a"),
+        ("--header", "Authorization: Bearer canary-a"),
+        ("--field access", "canary-a"),
+        ("--field refresh", "canary-r"),
+    ] {
+        let mut shell = home.wrapped("bash");
+        let line = format!("set -e; read -r line < <(\"$0\" get {options}); printf %s \"$line\"");
+        shell.args(["-c", &line, env!("CARGO_BIN_EXE_tokenkeep")]);
+        let read = done(&mut shell, "").ok();
+        assert!(read.starts_with(begins), "{options}: {read}");
+        assert_eq!(home.run(format!("get {options}").trim_end()).line(), read);
+    }
+    let record = home.run("get --field json").ok();
+    assert!(record.ends_with("}\n") && !record.ends_with("\n\n"), "{record}");
 }
 
 /// Each command when it goes well, and in the states that people see most.
@@ -159,7 +179,7 @@ fn what_is_no_token_is_refused_and_leaves_the_old_ones() {
         assert!(message.contains("standard input"), "{message}");
     }
     home.feed("set", &"canary".repeat(20_000)).failed(6);
-    assert_eq!(home.run("get").ok(), "canary-a");
+    assert_eq!(home.run("get").line(), "canary-a");
 }
 
 #[cfg(unix)]
@@ -232,7 +252,7 @@ fn init_pins_the_keychain_if_it_works_and_nothing_if_it_is_locked() {
     let init = run("init", "");
     assert!(init.err.starts_with("keychain:tokenkeep/default, because"), "{init:?}");
     run("set", SEED).ok();
-    assert_eq!(run("get", "").ok(), "canary-a");
+    assert_eq!(run("get", "").line(), "canary-a");
     let doctor = run("doctor", "").ok();
     assert!(doctor.contains("keychain\tworks"), "{doctor}");
 
@@ -346,7 +366,7 @@ fn a_profile_with_an_unknown_setting_is_refused_by_file_and_line() {
     let oauth2 = "[oauth2]\ntoken_url = \"https://issuer.example/token\"\nclient_id = \"app\"\n\
                   client_secret_env = \"APP_CLIENT_SECRET\"\nscopes = [\"offline_access\"]\n";
     fs::write(&path, format!("# mine\n{good}{oauth2}")).unwrap();
-    assert_eq!(home.run("get").ok(), "canary-a");
+    assert_eq!(home.run("get").line(), "canary-a");
     // What is not about the store stays when the store changes.
     home.run("migrate --to plaintext:tokens.json").ok();
     let text = fs::read_to_string(&path).unwrap();
@@ -472,7 +492,7 @@ fn backups_open_with_what_they_were_sealed_to() {
 
     let restored = |done: Done| {
         done.ok();
-        assert_eq!(home.run("get").ok(), "canary-a");
+        assert_eq!(home.run("get").line(), "canary-a");
         home.run("clear").ok();
     };
     home.run("clear").ok();
@@ -485,7 +505,7 @@ fn backups_open_with_what_they_were_sealed_to() {
     // Newer tokens are not overwritten unless that is said.
     home.feed("set", "canary-newer").ok();
     home.run("restore --from sealed.age --identity escrow.txt").failed(7);
-    assert_eq!(home.run("get").ok(), "canary-newer");
+    assert_eq!(home.run("get").line(), "canary-newer");
     restored(home.run("restore --from sealed.age --identity escrow.txt --overwrite"));
 }
 
@@ -545,8 +565,8 @@ fn two_slots_are_never_confused() {
         done(command.args(line.split(' ')).env("TOKENKEEP_STORE", "plaintext:other.json"), "")
     };
     // What is on the command line counts before the environment.
-    assert_eq!(with_variable("get").ok(), "canary-other");
-    assert_eq!(with_variable("get --profile default").ok(), "canary-a");
+    assert_eq!(with_variable("get").line(), "canary-other");
+    assert_eq!(with_variable("get --profile default").line(), "canary-a");
     with_variable("clear --profile none").failed(2);
     home.run("get --profile other --store plaintext:x.json").failed(2);
     // Nothing is kept where it is forgotten at once.
@@ -555,7 +575,7 @@ fn two_slots_are_never_confused() {
     }
     home.run("migrate --to memory:").failed(2);
     home.run("backup --to memory:").failed(2);
-    assert_eq!(home.run("get").ok(), "canary-a");
+    assert_eq!(home.run("get").line(), "canary-a");
     // An empty slot does not take over what somebody else keeps at the target.
     home.run("clear").ok();
     home.run("migrate --to plaintext:other.json").failed(3);
@@ -611,12 +631,12 @@ fn migrate_moves_the_profile_along() {
     assert!(home.record().exists() && !home.path("tokens.json").exists());
     home.run("migrate --to plaintext:tokens.json").ok();
     assert!(!home.record().exists());
-    assert_eq!(home.run("get").ok(), "canary-a");
+    assert_eq!(home.run("get").line(), "canary-a");
     // Between two stores that are no profile's.
     home.run("migrate --from plaintext:tokens.json --to plaintext:other.json").ok();
     home.run("get").failed(3);
     home.run("migrate --from plaintext:other.json --to plaintext:tokens.json --keep-source").ok();
-    assert_eq!(home.run("get").ok(), "canary-a");
+    assert_eq!(home.run("get").line(), "canary-a");
     assert!(home.path("other.json").exists());
     home.run("migrate --to plaintext:tokens.json").failed(2);
 }
@@ -642,7 +662,7 @@ fn rekey_adds_removes_and_replaces() {
     assert!(!opens("config/keys/default.txt") && opens("escrow.txt") && opens("new.txt"));
     assert_eq!(home.run(&format!("rekey --remove-recipient {escrow}")).ok(), format!("{new}\n"));
     assert!(!opens("escrow.txt") && opens("new.txt"));
-    assert_eq!(home.run("get").ok(), "canary-a");
+    assert_eq!(home.run("get").line(), "canary-a");
     home.run("rekey --identity missing.txt").failed(5);
     home.run("rekey --recipient canary").failed(6);
     home.run(&format!("rekey --remove-recipient {escrow}")).failed(2);
@@ -655,7 +675,7 @@ fn rekey_adds_removes_and_replaces() {
     home.feed("set --store age:other.age?identity=config/keys/default.txt", SEED).ok();
     home.run(order).ok();
     home.run(order).ok();
-    assert_eq!(home.run("get").ok(), "canary-a");
+    assert_eq!(home.run("get").line(), "canary-a");
 }
 
 #[cfg(unix)]
@@ -676,9 +696,9 @@ fn a_rekey_killed_at_any_system_call_leaves_the_record_open_to_its_profile() {
             strace.args(["-e", &inject, env!("CARGO_BIN_EXE_tokenkeep")]);
             let outcome = done(strace.args(["rekey", "--identity", "new.txt"]), "");
             let at = format!("killed at {call} {nth}: {outcome:?}");
-            assert_eq!(home.run("get").out, "canary-a", "{at}");
+            assert_eq!(home.run("get").out, "canary-a\n", "{at}");
             assert_eq!(home.run("rekey --identity new.txt").ok(), new, "{at}");
-            assert_eq!(home.run("get").out, "canary-a", "{at}");
+            assert_eq!(home.run("get").out, "canary-a\n", "{at}");
             // And in the end the old key does not open it any more.
             let record = home.record();
             let old = format!("age:{}?identity=config/keys/default.txt", record.display());
@@ -705,7 +725,7 @@ fn reading_an_age_file_needs_no_bus_and_no_network() {
     let trace = home.path("trace");
     let mut strace = home.wrapped("strace");
     strace.args(["-f", "-qq", "-e", "trace=socket,connect", "-o", trace.to_str().unwrap()]);
-    assert_eq!(done(strace.args([env!("CARGO_BIN_EXE_tokenkeep"), "get"]), "").ok(), "canary-a");
+    assert_eq!(done(strace.args([env!("CARGO_BIN_EXE_tokenkeep"), "get"]), "").line(), "canary-a");
     assert_eq!(fs::read_to_string(trace).unwrap(), "");
 }
 
@@ -729,7 +749,7 @@ fn it_leaves_no_core_dumps() {
     }
     child.stdin.take().unwrap().write_all(b"canary-new").unwrap();
     assert!(child.wait().unwrap().success());
-    assert_eq!(home.run("get").ok(), "canary-new");
+    assert_eq!(home.run("get").line(), "canary-new");
 }
 
 #[cfg(target_os = "linux")]

@@ -105,7 +105,7 @@ fn a_signal_waits_for_a_refresh_and_its_result_is_kept() {
         assert_eq!(status.signal(), Some(signal.as_raw()), "{printed}");
         assert_eq!(printed, "", "nobody waits for it");
         let refreshed = format!("access-canary-{}", 2 * (nth + 1));
-        assert_eq!(home.run("get").ok(), refreshed);
+        assert_eq!(home.run("get").line(), refreshed);
         assert_eq!(server.calls(), nth + 1);
         expire(&server, &home);
     }
@@ -164,7 +164,7 @@ fn what_was_to_be_ignored_stays_ignored() {
     running.send(Signal::HUP);
     held.release();
     let (status, printed) = running.end();
-    assert_eq!((status.code(), printed.as_str()), (Some(0), "access-canary-2"));
+    assert_eq!((status.code(), printed.as_str()), (Some(0), "access-canary-2\n"));
 }
 
 #[test]
@@ -193,8 +193,8 @@ fn tokens_that_cannot_be_saved_at_once_are_told_of_and_saved_as_soon_as_that_is_
     running.hear("the new tokens could not be saved yet, which is tried again: ");
     away.bring_back();
     let (status, printed) = running.end();
-    assert_eq!((status.code(), printed.as_str()), (Some(0), "access-canary-2"));
-    assert_eq!(home.run("get").ok(), "access-canary-2");
+    assert_eq!((status.code(), printed.as_str()), (Some(0), "access-canary-2\n"));
+    assert_eq!(home.run("get").line(), "access-canary-2");
     assert_eq!(server.calls(), 1);
 }
 
@@ -221,7 +221,7 @@ fn a_signal_waits_for_tokens_that_are_not_saved_yet() {
         (status.signal(), printed.as_str()),
         (Some(Signal::TERM.as_raw()), "access-canary-2")
     );
-    assert_eq!(home.run("get").ok(), "access-canary-2");
+    assert_eq!(home.run("get").line(), "access-canary-2");
 }
 
 #[test]

@@ -45,8 +45,8 @@ fn a_sign_in_by_device_keeps_the_tokens() {
     assert!(said[1].starts_with("signed in; the tokens are in age file ") && said.len() == 2);
     assert!(login.out.is_empty() && !login.err.contains("canary"), "{login:?}");
     login.ok();
-    assert_eq!(home.run("get").ok(), "access-canary-2");
-    assert_eq!(home.run("get --field refresh").ok(), "refresh-canary-2");
+    assert_eq!(home.run("get").line(), "access-canary-2");
+    assert_eq!(home.run("get --field refresh").line(), "refresh-canary-2");
     let record: serde_json::Value =
         serde_json::from_str(&home.run("get --field json").ok()).unwrap();
     assert_eq!(record["extra"]["id_token"], "id-canary");
@@ -75,7 +75,7 @@ fn a_sign_in_by_browser_keeps_the_tokens() {
     said.read_to_string(&mut rest).unwrap();
     assert!(login.wait().unwrap().success(), "{rest}");
     assert!(rest.starts_with("signed in; ") && !rest.contains("canary"), "{rest}");
-    assert_eq!(home.run("get").ok(), "access-canary-2");
+    assert_eq!(home.run("get").line(), "access-canary-2");
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn who_says_no_is_told_so_and_old_tokens_stay() {
     assert!(login.err.ends_with(
         "tokenkeep: the sign-in was declined; start it again, and allow it this time\n"
     ));
-    assert_eq!(home.run("get").ok(), "access-canary-2");
+    assert_eq!(home.run("get").line(), "access-canary-2");
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn the_clients_secret_comes_from_the_variable_that_the_profile_names() {
     assert!(login(Some("canary-wrong")).failed(1).contains("answered 401 invalid_client"));
     login(Some("secret-canary")).ok();
     // Fresh tokens need no secret.
-    assert_eq!(home.run("get").ok(), "access-canary-2");
+    assert_eq!(home.run("get").line(), "access-canary-2");
 }
 
 #[test]
@@ -147,8 +147,8 @@ fn an_expired_token_is_refreshed_at_the_provider_that_the_profile_names() {
     assert_eq!(server.calls(), 0);
     let mut get = home.command();
     get.arg("get").env("APP_SECRET", "secret-canary");
-    assert_eq!(done(&mut get, "").ok(), "access-canary-2");
-    assert_eq!(home.run("get --field refresh").ok(), "refresh-canary-2");
+    assert_eq!(done(&mut get, "").line(), "access-canary-2");
+    assert_eq!(home.run("get --field refresh").line(), "refresh-canary-2");
     assert_eq!(server.received(), [refresh]);
 }
 
@@ -269,5 +269,5 @@ fn tokens_come_by_tls_from_a_server_whose_certificate_is_trusted_and_from_no_oth
     assert!(login("").failed(1).contains("no root certificates"));
     assert_eq!(server.requests().len(), 0);
     login(&certificate).ok();
-    assert_eq!(home.run("get").ok(), "access-canary-2");
+    assert_eq!(home.run("get").line(), "access-canary-2");
 }

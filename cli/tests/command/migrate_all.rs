@@ -30,11 +30,11 @@ fn migrate_all_goes_on_past_a_profile_that_fails_and_completes_when_run_again() 
         message.err.contains("p2: ") && message.err.contains("did not move: p2"),
         "{message:?}"
     );
-    assert_eq!(home.run("get --profile p2").ok(), "canary-2");
+    assert_eq!(home.run("get --profile p2").line(), "canary-2");
     fs::remove_dir(&blocker).unwrap();
     home.run(order).ok();
     for n in 0..4 {
-        assert_eq!(home.run(&format!("get --profile p{n}")).ok(), format!("canary-{n}"));
+        assert_eq!(home.run(&format!("get --profile p{n}")).line(), format!("canary-{n}"));
         assert!(home.path(format!("all/p{n}.json")).exists());
     }
 }
@@ -72,7 +72,7 @@ fn many_profiles_move_side_by_side_and_those_that_fail_stay_behind() {
     fs::write(&broken, sound).unwrap();
     home.run("get --profile p3").failed(3);
     for n in (0..MANY).filter(|n| *n != 3) {
-        assert_eq!(home.run(&format!("get --profile p{n}")).ok(), format!("canary-{n}"));
+        assert_eq!(home.run(&format!("get --profile p{n}")).line(), format!("canary-{n}"));
         let stayed = n == 7 || n == 11;
         assert_eq!(home.path(format!("from/p{n}.json")).exists(), stayed, "p{n}");
     }
@@ -80,8 +80,8 @@ fn many_profiles_move_side_by_side_and_those_that_fail_stay_behind() {
     home.run("clear --store age:to/p7.age?identity=key.txt").ok();
     home.run(ORDER).ok();
     home.run(ORDER).ok();
-    assert_eq!(home.run("get --profile p7").ok(), "canary-7");
-    assert_eq!(home.run("get --profile p11").ok(), "canary-11");
+    assert_eq!(home.run("get --profile p7").line(), "canary-7");
+    assert_eq!(home.run("get --profile p11").line(), "canary-11");
     let store = home.run("status --profile p3 --json").out;
     assert!(store.contains("p3.age"), "{store}");
 }
@@ -112,7 +112,7 @@ fn killed_in_the_middle_of_many_every_profile_has_its_tokens_and_the_next_run_co
         home.run(ORDER).ok();
         for n in 0..MANY {
             assert_eq!(
-                home.run(&format!("get --profile p{n}")).ok(),
+                home.run(&format!("get --profile p{n}")).line(),
                 format!("canary-{n}"),
                 "{at}"
             );

@@ -46,10 +46,10 @@ fn refresh_replaces_the_tokens_and_says_how_long_they_are_good_for() {
     assert!(refreshed.err.starts_with("refreshed: fresh; due in 44 minutes"), "{refreshed:?}");
     assert!(!refreshed.err.contains("canary"), "{refreshed:?}");
     assert_eq!(refreshed.ok(), "");
-    assert_eq!(home.run("get").ok(), "access-canary-2");
+    assert_eq!(home.run("get").line(), "access-canary-2");
     // It does so even if they are fresh.
     home.run("refresh").ok();
-    assert_eq!(home.run("get").ok(), "access-canary-3");
+    assert_eq!(home.run("get").line(), "access-canary-3");
     assert_eq!(server.calls(), 2);
 }
 
@@ -60,7 +60,7 @@ fn exec_hands_over_a_refreshed_token() {
     let mut exec = home.command();
     exec.args(["exec", "--prefix", "APP", "--", "sh", "-c", "printf %s $APP_ACCESS_TOKEN"]);
     assert_eq!(done(&mut exec, "").ok(), "access-canary-2");
-    assert_eq!(home.run("get").ok(), "access-canary-2");
+    assert_eq!(home.run("get").line(), "access-canary-2");
     assert_eq!(server.calls(), 1);
 }
 
@@ -73,7 +73,7 @@ fn sixteen_commands_with_an_expired_token_make_one_call() {
         .collect();
     for child in children {
         let output = child.wait_with_output().unwrap();
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), "access-canary-2");
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "access-canary-2\n");
     }
     assert_eq!(server.calls(), 1);
     assert!(!server.has_ended_a_session());
@@ -130,9 +130,9 @@ fn rekey_waits_for_a_refresh_and_what_came_of_it_is_sealed_to_the_new_keys() {
     }
     held.release();
     let refreshed = refreshing.wait_with_output().unwrap();
-    assert_eq!(String::from_utf8(refreshed.stdout).unwrap(), "access-canary-2");
+    assert_eq!(String::from_utf8(refreshed.stdout).unwrap(), "access-canary-2\n");
     assert!(rekey.wait().unwrap().success());
-    assert_eq!(home.run("get").ok(), "access-canary-2");
+    assert_eq!(home.run("get").line(), "access-canary-2");
     let record = home.path("state/tokenkeep/default.age");
     for key in ["config/keys/default.txt", "escrow.txt"] {
         let url = format!("age:{}?identity={key}", record.display());
@@ -227,7 +227,7 @@ fn a_lost_answer_is_asked_for_once_more_which_rescues_a_session_at_a_server_with
     let server = TokenServer::start();
     let home = expired(&server);
     server.script([Act::answer(502, "<html>")]);
-    assert_eq!(home.run("get").ok(), "access-canary-2");
+    assert_eq!(home.run("get").line(), "access-canary-2");
     assert_eq!(server.calls(), 2);
     assert!(!home.run("status").out.contains("cut off"));
 }
@@ -247,7 +247,7 @@ fn a_server_that_asks_to_wait_is_left_alone_by_every_process() {
     let other = text.replace("client_id = \"", "client_id = \"other-");
     assert_ne!(text, other);
     std::fs::write(&profile, other).unwrap();
-    assert_eq!(home.run("get").ok(), "access-canary-2");
+    assert_eq!(home.run("get").line(), "access-canary-2");
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn tokens_that_are_born_expired_are_asked_for_once_in_half_a_minute() {
         })
     };
     server.script([born_expired(), born_expired()]);
-    assert_eq!(home.run("get").ok(), "access-canary-2");
+    assert_eq!(home.run("get").line(), "access-canary-2");
     for _ in 0..10 {
         home.run("get").failed(4);
     }
@@ -299,7 +299,7 @@ fn a_refused_refresh_does_not_withhold_an_access_token_that_is_still_accepted() 
     server.script([Act::error(400, "invalid_grant")]);
     for _ in 0..2 {
         let got = home.run("get");
-        assert_eq!((got.code, &got.out), (0, &access), "{got:?}");
+        assert_eq!((got.code, got.out.trim_end()), (0, &*access), "{got:?}");
         assert!(got.err.contains("sign in again"), "{got:?}");
     }
     home.run("refresh").failed(4);
@@ -344,7 +344,7 @@ fn a_logout_with_revocation_waits_for_a_refresh_and_revokes_what_that_brings() {
     drop(stream);
     held.release();
     let refreshed = refreshing.wait_with_output().unwrap();
-    assert_eq!(String::from_utf8(refreshed.stdout).unwrap(), "access-canary-2");
+    assert_eq!(String::from_utf8(refreshed.stdout).unwrap(), "access-canary-2\n");
     assert!(clearing.wait_with_output().unwrap().status.success());
     home.run("get").failed(3);
     assert!(server.is_revoked("refresh-canary-2"), "the successor stays alive");

@@ -192,7 +192,7 @@ fn a_slot_that_cannot_be_replaced_is_found_before_the_refresh_token_is_sent() {
         (obstacle.remove)(&home);
         let status = home.run("status");
         assert!(!status.out.contains("cut off"), "{}: {status:?}", obstacle.name);
-        assert_eq!(home.run("get").ok(), "access-canary-2", "{}", obstacle.name);
+        assert_eq!(home.run("get").line(), "access-canary-2", "{}", obstacle.name);
         assert_eq!(server.calls(), 1, "{}", obstacle.name);
         assert_eq!(remains(&home), Vec::<String>::new(), "{}", obstacle.name);
     }
@@ -259,7 +259,7 @@ fn a_lock_that_a_stopped_process_holds_is_waited_for_and_then_named() {
     let stopped = Command::new("pkill").args(["-CONT", "-P", &holder.id().to_string()]).status();
     assert!(stopped.unwrap().success());
     holder.wait().unwrap();
-    assert_eq!(home.run("get").ok(), "access-canary-2");
+    assert_eq!(home.run("get").line(), "access-canary-2");
     assert_eq!(server.calls(), 1);
 }
 
@@ -271,7 +271,7 @@ fn what_others_put_where_temporary_files_were_once_is_no_obstacle() {
     for (suffix, expected) in [("tmp", 2), ("intent.tmp", 4), ("intent", 6)] {
         let in_the_way = record.with_extension(format!("age.{suffix}"));
         fs::create_dir(&in_the_way).unwrap();
-        assert_eq!(home.run("get").ok(), format!("access-canary-{expected}"), "{suffix}");
+        assert_eq!(home.run("get").line(), format!("access-canary-{expected}"), "{suffix}");
         expire(&server, &home);
     }
     assert!(!server.has_ended_a_session());
@@ -379,7 +379,7 @@ fn a_user_without_rights_is_told_of_what_root_left_in_the_way() {
         assert!(doctor.out.contains(says), "{name}: {doctor:?}");
         assert_eq!(server.calls(), 0, "{name}");
         remove(&user.home);
-        assert_eq!(user.run("get").ok(), "access-canary-2", "{name}");
+        assert_eq!(user.run("get").line(), "access-canary-2", "{name}");
         assert_eq!(server.calls(), 1, "{name}");
     }
 }
@@ -399,7 +399,7 @@ fn in_a_shared_directory_nobody_ends_a_session_with_one_touch() {
         fs::write(directory.join(name), "").unwrap();
         chown(directory.join(name), Some(12345), Some(12345)).unwrap();
     }
-    assert_eq!(user.run("get").ok(), "access-canary-2");
+    assert_eq!(user.run("get").line(), "access-canary-2");
     assert_eq!(server.calls(), 1);
 }
 
@@ -424,5 +424,5 @@ fn a_key_file_of_another_user_is_refused_and_nothing_is_sent() {
     }
     assert_eq!(server.calls(), 0);
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
-    assert_eq!(user.run("get").ok(), "access-canary-2");
+    assert_eq!(user.run("get").line(), "access-canary-2");
 }

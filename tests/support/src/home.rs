@@ -36,6 +36,14 @@ impl Done {
         self.out
     }
 
+    /// That it went well and printed one whole line; that line.
+    pub fn line(self) -> String {
+        let mut line = self.ok();
+        assert_eq!(line.find('\n'), Some(line.len().wrapping_sub(1)), "one line: {line:?}");
+        line.pop();
+        line
+    }
+
     /// That it failed with this code and in at most two lines, and that neither shows a secret.
     pub fn failed(self, code: i32) -> String {
         assert_eq!(self.code, code, "{self:?}");

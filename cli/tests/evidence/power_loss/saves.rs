@@ -126,7 +126,7 @@ fn a_refresh_token_that_may_have_been_sent_is_known_as_such_until_its_successor_
         // Somebody else died who had made room.
         fs::write(home.path(&format!("{RECORD}.0123456789abcdef.next")), [0; 2000]).unwrap();
     });
-    assert_eq!(home.record(&home.command("get"), ""), "access-canary-2");
+    assert_eq!(home.record(&home.command("get"), ""), "access-canary-2\n");
     let url = home.age(RECORD, KEY);
     let (mut spent, mut noted) = (0, 0);
     home.cut_power(|home, moment| {
