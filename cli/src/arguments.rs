@@ -23,13 +23,18 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+/// Each line fits in 80 columns, so that no terminal of that width breaks it.
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
-  0 done                    4 expired, or sign-in required
-  1 anything else           5 store locked, denied, exposed or unavailable, or its key missing
-  2 wrong usage or profile  6 corrupt, undecryptable, rolled back, or of a newer version
-  3 no tokens               7 conflict
-  8 the refresh token may have been spent by a refresh that was cut off: sign in again";
+  0 done
+  1 anything else
+  2 wrong usage, wrong input or wrong profile
+  3 no tokens
+  4 expired, or sign-in required
+  5 store locked, denied, exposed or unavailable, or its key missing
+  6 corrupt, undecryptable, rolled back, or of a newer version
+  7 conflict
+  8 sign in again: a refresh that was cut off may have spent the refresh token";
 
 /// Which tokens a command is about.
 #[derive(Args)]
@@ -50,35 +55,49 @@ pub(crate) struct Slot {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Probe, choose and pin a store for a profile; say which and why
+    #[command(after_help = examples::INIT)]
     Init,
     /// Sign in at the provider that the profile's `[oauth2]` names
     ///
     /// Without an option, by device if the profile has a `device_authorization_url`, and else by
     /// browser. No browser is opened: open the URL that is printed.
+    #[command(after_help = examples::LOGIN)]
     Login(Login),
     /// Store tokens from standard input: the JSON of a record, or a bare access token
+    #[command(after_help = examples::SET)]
     Set,
     /// Print a valid access token
+    #[command(after_help = examples::GET)]
     Get(Get),
     /// Say where the tokens are, how they are protected, and when they expire
+    #[command(after_help = examples::STATUS)]
     Status(Json),
     /// List the profiles
+    #[command(after_help = examples::LIST)]
     List(Json),
     /// Refresh the tokens
+    #[command(after_help = examples::REFRESH)]
     Refresh,
     /// Remove the tokens: a logout
+    #[command(after_help = examples::CLEAR)]
     Clear(Clear),
     /// Move tokens to another store
+    #[command(after_help = examples::MIGRATE)]
     Migrate(Migrate),
     /// Copy tokens; the copy is marked as one, and never refreshed
+    #[command(after_help = examples::BACKUP)]
     Backup(Backup),
     /// Make the tokens of a backup live again
+    #[command(after_help = examples::RESTORE)]
     Restore(Restore),
     /// Make an age identity
+    #[command(after_help = examples::KEYGEN)]
     Keygen(Keygen),
     /// Change who can open what an identity file seals
+    #[command(after_help = examples::REKEY)]
     Rekey(Rekey),
     /// Check the keychain, age files and every profile on this machine
+    #[command(after_help = examples::DOCTOR)]
     Doctor(Json),
     /// Run a command with the access token in its environment
     ///
@@ -87,16 +106,95 @@ pub(crate) enum Command {
     /// the same user while they run. Prefer `tokenkeep get` in a pipe where the command can read
     /// from one.
     ///
-    /// It ends as the command does; with 127 if there is no such command, and with 126 if it cannot be
-    /// run.
+    /// It exits with the status of the command; with 127 if there is no such command, and with 126 if it
+    /// cannot be run.
+    #[command(after_help = examples::EXEC)]
     Exec(Exec),
     /// Print completions for a shell
+    #[command(after_help = examples::COMPLETIONS)]
     Completions {
         /// The shell
         shell: Shell,
     },
     /// Print the manual page
+    #[command(after_help = examples::MAN)]
     Man,
+}
+
+/// What stands below the help of each command. Each line fits in 80 columns.
+mod examples {
+    pub(super) const INIT: &str = "\
+Examples:
+  tokenkeep init
+  tokenkeep init --profile work --store keychain:app/work
+  tokenkeep init --store 'age:~/tokens.age?identity=~/key.txt'";
+    pub(super) const LOGIN: &str = "\
+Examples:
+  tokenkeep login
+  tokenkeep login --profile work --browser";
+    pub(super) const SET: &str = "\
+Examples:
+  tokenkeep set < tokens.json
+  pass show app | tokenkeep set --profile work";
+    pub(super) const GET: &str = "\
+Examples:
+  tokenkeep get --header | curl -H @- https://api.example/me
+  tokenkeep get --field json";
+    pub(super) const STATUS: &str = "\
+Examples:
+  tokenkeep status
+  tokenkeep status --profile work --json";
+    pub(super) const LIST: &str = "\
+Examples:
+  tokenkeep list
+  tokenkeep list | cut -f 1";
+    pub(super) const REFRESH: &str = "\
+Examples:
+  tokenkeep refresh --profile work";
+    pub(super) const CLEAR: &str = "\
+Examples:
+  tokenkeep clear
+  tokenkeep clear --profile work --revoke";
+    pub(super) const MIGRATE: &str = "\
+Examples:
+  tokenkeep migrate --to keychain:app/work
+  tokenkeep migrate --from plaintext:tokens.json \\
+      --to 'age:tokens.age?identity=key.txt'
+  tokenkeep migrate --all --to 'keychain:app/{profile}' --dry-run";
+    pub(super) const BACKUP: &str = "\
+Examples:
+  tokenkeep backup --to backup.age --passphrase
+  tokenkeep backup --to backup.age --recipient age1...";
+    pub(super) const RESTORE: &str = "\
+Examples:
+  tokenkeep restore --from backup.age
+  tokenkeep restore --from backup.age --identity key.txt";
+    pub(super) const KEYGEN: &str = "\
+Examples:
+  tokenkeep keygen -o key.txt
+  tokenkeep keygen -o key.txt --passphrase";
+    pub(super) const REKEY: &str = "\
+Examples:
+  tokenkeep rekey --identity new-key.txt
+  tokenkeep rekey --recipient age1...";
+    pub(super) const DOCTOR: &str = "\
+Examples:
+  tokenkeep doctor
+  tokenkeep doctor --profile work --json";
+    pub(super) const EXEC: &str = "\
+Examples:
+  tokenkeep exec -- my-program --its-option
+  tokenkeep exec --prefix APP -- sh -c 'echo \"${#APP_ACCESS_TOKEN} characters\"'
+
+Put -- before the command. In single quotes, the inner shell fills in the
+variable. In double quotes your own shell would, which does not have it.";
+    pub(super) const COMPLETIONS: &str = "\
+Examples:
+  tokenkeep completions fish > ~/.config/fish/completions/tokenkeep.fish";
+    pub(super) const MAN: &str = "\
+Examples:
+  tokenkeep man
+  tokenkeep man > ~/.local/share/man/man1/tokenkeep.1";
 }
 
 #[derive(Args)]
@@ -128,8 +226,8 @@ pub(crate) struct Get {
     /// What to print
     #[arg(long, value_enum, default_value_t = Field::Access)]
     pub(crate) field: Field,
-    /// Print an Authorization header, for `curl -H @-`
-    #[arg(long, conflicts_with = "field")]
+    /// Print the access token as an Authorization header, for `curl -H @-`
+    #[arg(long)]
     pub(crate) header: bool,
 }
 
@@ -231,35 +329,79 @@ pub(crate) struct Exec {
 /// Says what is wrong with the command line, without repeating what stands in it: a token is soon
 /// given as an argument by mistake, and standard error is soon in a log.
 pub(crate) fn report(error: &clap::Error) -> ExitCode {
-    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    use clap::error::{ContextKind, ErrorKind};
 
+    let is_of_exec = || {
+        let usage = error.get(ContextKind::Usage);
+        usage.is_some_and(|usage| usage.to_string().contains("tokenkeep exec "))
+    };
     let wrong = match error.kind() {
-        ErrorKind::InvalidSubcommand => "there is no such command",
-        ErrorKind::InvalidUtf8 => "an argument is not UTF-8 text",
+        ErrorKind::ArgumentConflict => conflict(error),
+        ErrorKind::InvalidSubcommand => "there is no such command".into(),
+        ErrorKind::InvalidUtf8 => "an argument is not UTF-8 text".into(),
         ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
-            "an option has a value that it cannot have"
+            "an option has a value that it cannot have".into()
         }
+        ErrorKind::MissingRequiredArgument if is_of_exec() => {
+            "the command to run is missing; put it after `--`: `tokenkeep exec -- CMD`".into()
+        }
+        ErrorKind::MissingRequiredArgument => {
+            format!("{} is missing", names(error, ContextKind::InvalidArg).join(" and "))
+        }
+        ErrorKind::MissingSubcommand => "a command is missing".into(),
         ErrorKind::NoEquals
         | ErrorKind::TooFewValues
         | ErrorKind::TooManyValues
-        | ErrorKind::WrongNumberOfValues => "an option has too many values, or too few",
+        | ErrorKind::WrongNumberOfValues => "an option has too many values, or too few".into(),
+        ErrorKind::UnknownArgument if is_of_exec() && !is_option(error) => {
+            "put `--` before the command to run: `tokenkeep exec -- CMD`".into()
+        }
         ErrorKind::UnknownArgument => {
             "an argument is unknown here; secrets go in through standard input, never as arguments"
+                .into()
         }
+        // These are help and version, which were asked for.
         _ => {
-            // These name options, and nothing that was given to them.
             let _ = error.print();
             return u8::try_from(error.exit_code()).unwrap_or(2).into();
         }
     };
-    // These are the names of what there is, and not what was given.
+    // These are the names of what there is, and not what was given. The most similar one is the last.
     let suggested = [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg];
-    let suggested = suggested.into_iter().find_map(|kind| match error.get(kind)? {
-        ContextValue::String(one) => Some(one),
-        // The most similar one is the last.
-        ContextValue::Strings(some) => some.last(),
-        _ => None,
-    });
-    let meant = suggested.map(|name| format!(" (is `{name}` meant?)")).unwrap_or_default();
+    let suggested = suggested.into_iter().find_map(|kind| names(error, kind).pop());
+    let meant = suggested.map(|name| format!(" (is {name} meant?)")).unwrap_or_default();
     Failure::usage(format!("{wrong}{meant}; see `tokenkeep COMMAND --help`")).report()
+}
+
+/// Says which options do not go together. Their names are ours, and no values stand there.
+fn conflict(error: &clap::Error) -> String {
+    use clap::error::ContextKind;
+
+    let given = names(error, ContextKind::InvalidArg).join(" and ");
+    let other = names(error, ContextKind::PriorArg).join(" and ");
+    if other.is_empty() || given == other {
+        format!("{given} is given twice")
+    } else {
+        format!("{given} does not go with {other}; leave out one of them")
+    }
+}
+
+/// Returns whether what clap does not know looks like an option.
+fn is_option(error: &clap::Error) -> bool {
+    use clap::error::{ContextKind, ContextValue};
+
+    let unknown = error.get(ContextKind::InvalidArg);
+    matches!(unknown, Some(ContextValue::String(unknown)) if unknown.starts_with('-'))
+}
+
+/// The names that clap gives of this kind.
+fn names(error: &clap::Error, kind: clap::error::ContextKind) -> Vec<String> {
+    use clap::error::ContextValue;
+
+    let names = match error.get(kind) {
+        Some(ContextValue::String(name)) => std::slice::from_ref(name),
+        Some(ContextValue::Strings(names)) => names,
+        _ => &[],
+    };
+    names.iter().map(|name| format!("`{name}`")).collect()
 }

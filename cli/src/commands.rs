@@ -144,8 +144,17 @@ async fn doubts(store: &dyn TokenStore, record: Option<&Record>, client: &str) -
 fn open(url: &StoreUrl) -> Result<Arc<dyn TokenStore>, Failure> {
     let protected =
         url.identity_path().map_or_else(|| url.to_string(), |path| path.display().to_string());
-    Ok(as_prompts_are_allowed(url)
-        .open_with_passphrase(move || terminal::ask_passphrase(&protected))?)
+    let opened = as_prompts_are_allowed(url)
+        .open_with_passphrase(move || terminal::ask_passphrase(&protected));
+    opened.map_err(not_openable)
+}
+
+/// Nothing was read yet: a key that is none stands in the URL itself.
+fn not_openable(error: StoreError) -> Failure {
+    match error {
+        StoreError::InvalidKey { .. } => Failure::usage(Failure::from(error).message()),
+        error => error.into(),
+    }
 }
 
 fn as_prompts_are_allowed(url: &StoreUrl) -> StoreUrl {

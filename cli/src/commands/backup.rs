@@ -11,7 +11,7 @@ use tokenkeep::stores::AgeFileStore;
 use tokenkeep::transfer::{Overwrite, TransferError};
 use tokenkeep::{AgeKey, TokenStore};
 
-use super::{DONE, Outcome, Target, open};
+use super::{DONE, Outcome, Target, not_openable, open};
 use crate::arguments::{self, Slot};
 use crate::failure::{Code, Failure};
 use crate::slot::{check_path, parse_url_or_path};
@@ -63,11 +63,11 @@ fn says_itself() -> Failure {
 
 /// A key that seals to these recipients. What it seals is read back with an identity that exists in
 /// this process only, and is forgotten with it.
-fn for_recipients(recipients: &[String]) -> Result<AgeKey, Failure> {
+pub(super) fn for_recipients(recipients: &[String]) -> Result<AgeKey, Failure> {
     let identity: SecretString = age::x25519::Identity::generate().to_string();
     let mut key = AgeKey::custom("the recipients' key", move || Ok(identity.clone()));
     for recipient in recipients {
-        key = key.with_recovery_recipient(recipient)?;
+        key = key.with_recovery_recipient(recipient).map_err(not_openable)?;
     }
     Ok(key)
 }

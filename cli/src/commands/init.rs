@@ -1,6 +1,6 @@
 use tokenkeep::StoreUrl;
 
-use super::{DONE, Outcome};
+use super::{DONE, Outcome, open};
 use crate::arguments::Slot;
 use crate::failure::{Code, Failure};
 use crate::profile::{self, Profile};
@@ -28,6 +28,8 @@ pub(super) async fn init(slot: &Slot) -> Outcome {
 }
 
 async fn named(store: StoreUrl) -> Result<(StoreUrl, String, String), Failure> {
+    // A recipient that is none is found here, before a server is asked.
+    open(&store)?;
     store.prepare_server().await?;
     let protects = if store.is_plaintext() {
         "WARNING: plaintext. Any program of this user, every backup and whoever gets the disk can \

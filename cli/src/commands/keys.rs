@@ -7,6 +7,7 @@ use tokenkeep::store::Precondition;
 use tokenkeep::transfer::{TransferError, wait_for_lease};
 use tokenkeep::{AgeKey, StoreUrl};
 
+use super::backup::for_recipients;
 use super::{DONE, Outcome, Target, open};
 use crate::arguments::{Keygen, Rekey, Slot};
 use crate::failure::{Code, Failure};
@@ -39,6 +40,7 @@ pub(super) async fn keygen(keygen: &Keygen) -> Outcome {
 /// Seals the record to another set of keys, while nobody refreshes it: what came of that would be sealed to
 /// the keys that it had before.
 pub(super) async fn rekey(slot: &Slot, rekey: &Rekey) -> Outcome {
+    for_recipients(&rekey.recipient)?;
     let target = Target::of(slot)?;
     if target.profile.is_none() {
         refuse_if_named(&target.url)?;

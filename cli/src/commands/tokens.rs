@@ -26,7 +26,10 @@ pub(super) async fn set(slot: &Slot) -> Outcome {
     let tokens = if io::stdin().is_terminal() {
         let prompt = "Access token, or a record in one line: ";
         let typed = spawn_blocking(|| terminal::ask_hidden(prompt)).await;
-        let typed = typed.map_err(io::Error::other)??;
+        let typed = typed.map_err(io::Error::other)?.map_err(|error| match error.kind() {
+            io::ErrorKind::Other => Failure::usage(error.to_string()),
+            _ => error.into(),
+        })?;
         #[expect(clippy::disallowed_methods, reason = "this is where it comes in")]
         read(typed.expose_secret().as_bytes(), "what was typed")?
     } else {
@@ -65,14 +68,14 @@ fn dated(mut tokens: AuthTokens, now: DateTime<Utc>) -> AuthTokens {
     tokens
 }
 
-/// Reads a record, or a bare access token.
+/// Reads a record, or a bare access token. What is given is wrong, and not what is kept.
 fn read(text: &[u8], place: &str) -> Result<AuthTokens, Failure> {
     AuthTokens::from_text(text, place).map_err(|error| match error {
         // There is nothing to restore or to clear, as there is in a store.
         StoreError::Corrupt { reason, .. } => {
-            Failure::new(Code::Unreadable, format!("{place} holds no tokens: {reason}"))
+            Failure::usage(format!("{place} holds no tokens: {reason}"))
         }
-        error => error.into(),
+        error => Failure::usage(Failure::from(error).message()),
     })
 }
 
@@ -82,9 +85,13 @@ fn read_input() -> Result<AuthTokens, Failure> {
     let mut filled = 0;
     let mut stdin = unbuffered_input()?;
     while filled < input.len() {
-        match stdin.read(&mut input[filled..])? {
-            0 => break,
-            count => filled += count,
+        match stdin.read(&mut input[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                return Err(Failure::usage(format!("cannot read standard input: {error}")));
+            }
         }
     }
     read(&input[..filled], "standard input")
@@ -101,6 +108,11 @@ fn unbuffered_input() -> io::Result<File> {
 }
 
 pub(super) async fn get(slot: &Slot, get: &Get) -> Outcome {
+    if get.header && get.field != Field::Access {
+        return Err(Failure::usage(
+            "a header has the access token, and --field names something else; leave out one of them",
+        ));
+    }
     let manager = Target::of(slot)?.manager()?;
     // Before all is saved: if it cannot be, the access token is good all the same.
     session(&manager, print(&manager, get)).await

@@ -167,18 +167,32 @@ fn a_session_reads_as_recorded() {
 #[test]
 fn what_is_no_token_is_refused_and_leaves_the_old_ones() {
     let home = Home::signed_in();
-    for (input, code) in [
-        ("", 6),
-        ("  \n", 6),
-        ("canary canary", 6),
-        ("canary\u{e9}", 6),
-        ("{\"access_token\":\"canary", 6),
-        ("{\"refresh_token\":\"canary\"}", 6),
+    for input in [
+        "",
+        "  \n",
+        "canary canary",
+        "canary\u{e9}",
+        "\"canary\"",
+        "AGE-SECRET-KEY-1CANARY",
+        "{\"access_token\":\"canary",
+        "{\"access_token\":5}",
+        "{\"refresh_token\":\"canary\"}",
+        "{\"access_token\":\"canary\",\"version\":99}",
+        "{\"access_token\":\"canary\",\"expires_at\":\"canary\"}",
+        &"canary".repeat(20_000),
     ] {
-        let message = home.feed("set", input).failed(code);
+        // The store is sound: what was given is wrong.
+        let message = home.feed("set", input).failed(2);
         assert!(message.contains("standard input"), "{message}");
     }
-    home.feed("set", &"canary".repeat(20_000)).failed(6);
+    #[cfg(unix)]
+    {
+        let directory = fs::File::open(home.path("")).unwrap();
+        let output = home.command().arg("set").stdin(directory).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.starts_with("tokenkeep: cannot read standard input: "), "{said}");
+    }
     assert_eq!(home.run("get").line(), "canary-a");
 }
 
@@ -664,7 +678,7 @@ fn rekey_adds_removes_and_replaces() {
     assert!(!opens("escrow.txt") && opens("new.txt"));
     assert_eq!(home.run("get").line(), "canary-a");
     home.run("rekey --identity missing.txt").failed(5);
-    home.run("rekey --recipient canary").failed(6);
+    home.run("rekey --recipient canary").failed(2);
     home.run(&format!("rekey --remove-recipient {escrow}")).failed(2);
     // What a profile names is changed with the profile.
     let named = format!("age:{}?identity=new.txt", home.record().display());

@@ -54,6 +54,65 @@ fn a_word_that_is_nearly_right_is_named_and_any_other_is_not() {
     }
 }
 
+#[test]
+fn a_command_to_run_that_is_not_set_apart_is_told_how() {
+    let home = Home::new();
+    for line in [
+        "exec env",
+        "exec ls -la",
+        "exec --prefix APP env",
+        "exec --profile default env -- x",
+        "exec canary",
+    ] {
+        let said = home.run(line).failed(2);
+        assert!(said.contains("put `--` before the command"), "{line}: {said}");
+    }
+    // What is no command gets no such advice.
+    let said = home.run("exec --prefx A -- env").failed(2);
+    assert!(said.contains("is `--prefix` meant?") && !said.contains("put `--`"), "{said}");
+    assert!(home.run("exec").failed(2).contains("the command to run is missing"));
+}
+
+#[test]
+fn options_that_do_not_go_together_are_refused_in_the_style_of_all_errors() {
+    let home = Home::signed_in();
+    for (line, words) in [
+        ("get --field refresh --header", "--field names something else"),
+        ("get --field json --header", "--field names something else"),
+        ("get --header --header", "`--header` is given twice"),
+        ("login --device --browser", "`--device` does not go with `--browser`"),
+        ("backup --to b.age --passphrase --recipient age1x", "does not go with `--recipient"),
+        ("backup", "`--to <FILE|URL>` is missing"),
+        ("keygen --passphrase", "`--output <FILE>` is missing"),
+        ("--profile default", "a command is missing"),
+    ] {
+        let said = home.run(line).failed(2);
+        assert!(said.contains(words), "{line}: {said}");
+    }
+    let header = home.run("get --field access --header").line();
+    assert_eq!(header, "Authorization: Bearer canary-a");
+}
+
+#[test]
+fn a_recipient_that_is_none_is_wrong_usage_wherever_it_stands() {
+    let home = Home::signed_in();
+    let key = "config/keys/default.txt";
+    for recipient in ["canary", "age1canary", "ssh-ed25519", "AGE-SECRET-KEY-1CANARY", ""] {
+        for line in [
+            format!("backup --to b.age --recipient {recipient}"),
+            format!("rekey --recipient {recipient}"),
+            format!("rekey --identity none.txt --recipient {recipient}"),
+            format!("init --profile new --store age:n.age?identity={key}&recipient={recipient}"),
+            format!("get --store age:n.age?identity={key}&recipient={recipient}"),
+            format!("migrate --to age:n.age?identity={key}&recipient={recipient}"),
+        ] {
+            home.run(&line).failed(2);
+        }
+    }
+    assert!(!home.path("b.age").exists() && !home.path("config/profiles/new.toml").exists());
+    assert_eq!(home.run("get").line(), "canary-a");
+}
+
 #[cfg(unix)]
 #[test]
 fn what_cannot_be_printed_says_so() {

@@ -119,9 +119,10 @@ fn a_token_is_typed_unseen_and_printed_with_a_newline() {
     // A record that is pasted is one, and what is no token is none.
     for (typed, code, token) in [
         ("{\"access_token\": \"canary-pasted\"}\r", 0, "canary-pasted"),
-        ("{\r\"access_token\": \"canary\"}\r", 6, "canary-pasted"),
-        ("\u{1b}[200~canary\u{1b}[201~\r", 6, "canary-pasted"),
-        ("Bearer canary\r", 6, "canary-pasted"),
+        ("{\r\"access_token\": \"canary\"}\r", 2, "canary-pasted"),
+        ("\u{1b}[200~canary\u{1b}[201~\r", 2, "canary-pasted"),
+        ("Bearer canary\r", 2, "canary-pasted"),
+        ("\r", 2, "canary-pasted"),
     ] {
         let prompt = "Access token, or a record in one line: ";
         let seen = person(home.path(), "tokenkeep set", &[(prompt, typed)]);
@@ -262,4 +263,20 @@ fn who_waits_is_told_what_for_and_ctrl_c_says_what_it_waits_for() {
     let ask = [("a record in one line: ", "a wait"), ("", "canary-typed\r")];
     let seen = person(&home.path(""), "tokenkeep set", &ask);
     assert!(seen.code == 0 && !seen.screen.contains("waiting"), "{}", seen.screen);
+}
+
+#[test]
+fn help_is_as_wide_as_the_terminal_and_no_wider_than_is_easy_to_read() {
+    if !can_play("help_is_as_wide_as_the_terminal_and_no_wider_than_is_easy_to_read") {
+        return;
+    }
+    let home = scratch();
+    for (columns, widest) in [(60, 50..=60), (80, 70..=80), (200, 90..=100)] {
+        for page in ["--help", "exec --help", "help migrate", "get -h"] {
+            let line = format!("stty rows 24 cols {columns}; NO_COLOR=1 tokenkeep {page}");
+            let seen = person(home.path(), &line, &[]);
+            let found = seen.screen.lines().map(|line| line.trim_end().len()).max().unwrap();
+            assert!(widest.contains(&found), "{page} is {found} wide: {}", seen.screen);
+        }
+    }
 }
