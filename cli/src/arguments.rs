@@ -116,7 +116,7 @@ pub(crate) enum Command {
         /// The shell
         shell: Shell,
     },
-    /// Print the manual page
+    /// Show the manual page; into a pipe or a file, print its source for `man`
     #[command(after_help = examples::MAN)]
     Man,
 }

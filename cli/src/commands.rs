@@ -57,10 +57,7 @@ pub(crate) async fn run(cli: Cli, limits: Limits) -> Outcome {
             terminal::print(&String::from_utf8_lossy(&script))?;
             DONE
         }
-        Command::Man => {
-            terminal::print(&manual::manual()?)?;
-            DONE
-        }
+        Command::Man => manual::man(),
     }
 }
 

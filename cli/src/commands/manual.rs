@@ -1,10 +1,19 @@
 //! The manual page: one for the command and all below it.
 
-use clap::CommandFactory;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Seek, Write};
+use std::process;
+
+use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
+use super::{DONE, Outcome};
 use crate::arguments::{Cli, EXIT_CODES};
+use crate::terminal;
+
+/// The widest that text is, on any terminal.
+const WIDEST: u16 = 100;
 
 const ENVIRONMENT: &[(&str, &str)] = &[
     (
@@ -29,7 +38,8 @@ const ENVIRONMENT: &[(&str, &str)] = &[
 
 const OTHER_CODES: &str = "
   126, 127 what `exec` was to run cannot be run, or is not there
-`status` says 0, 3, 4, 5 or 6 of the tokens, and `doctor` 1 if there is anything to mend.";
+`status` exits as `get` would, without a refresh: 0 also where `get` would refresh
+the tokens first. `doctor` exits with 1 if there is anything to fix.";
 
 const FILES: &[(&str, &str)] = &[
     ("~/.config/tokenkeep/profiles/NAME.toml", "A profile."),
@@ -87,6 +97,9 @@ const JSON: &[(&str, &str)] = &[
     ),
 ];
 
+const LISTS: &[(&str, &[(&str, &str)])] =
+    &[("ENVIRONMENT", ENVIRONMENT), ("STORES", STORES), ("JSON", JSON), ("FILES", FILES)];
+
 const PROFILE: &str = "\
 store = \"keychain:tokenkeep/default\"
 
@@ -102,7 +115,111 @@ redirect_port = 8080              # 0, any, unless it is given
 client_secret_env = \"A_VARIABLE\"  # its name, not the secret
 client_secret_in_body = false";
 
-pub(super) fn manual() -> std::io::Result<String> {
+/// Shows the page on a terminal, and prints its source to anything else.
+pub(super) fn man() -> Outcome {
+    let source = source()?;
+    if !io::stdout().is_terminal() {
+        terminal::print(&source)?;
+    } else if !show(&source).unwrap_or(false) {
+        terminal::print(&text())?;
+    }
+    DONE
+}
+
+/// Shows the page with the system's `man`, which knows the user's pager. Returns whether that could be
+/// done.
+fn show(source: &str) -> io::Result<bool> {
+    /// What a shell adds to the number of the signal that ended a pager.
+    const BY_SIGNAL: i32 = 128;
+
+    // In a file, whose position says afterwards whether anybody read it: where manual pages are not
+    // installed, some systems have a `man` that does nothing but say so.
+    let mut file = tempfile::tempfile()?;
+    file.write_all(source.as_bytes())?;
+    file.rewind()?;
+    let mut read = file.try_clone()?;
+    // Ctrl-C is for the pager. What is caught here is not passed on to it, as what is ignored would be.
+    #[cfg(unix)]
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGQUIT] {
+        signal_hook::flag::register(signal, std::sync::Arc::default())?;
+    }
+    let mut man = process::Command::new("man");
+    // What this program was given to open a store is nobody else's business.
+    man.args(["-l", "-"]).env_remove(terminal::PASSPHRASE_VARIABLE).stdin(file);
+    let status = man.status()?;
+    let was_shown = status.code().is_none_or(|code| code == 0 || code > BY_SIGNAL);
+    Ok(was_shown && read.stream_position()? > 0)
+}
+
+/// The page as plain text: the help of all commands, and what is in no help.
+fn text() -> String {
+    let mut command = Cli::command().after_help("");
+    command.build();
+    let mut text = command.render_long_help().to_string();
+    for (name, mut command) in subcommands(&command) {
+        let help = command.render_long_help();
+        write!(text, "\n\n{name}\n\n{help}").expect("a String takes everything");
+    }
+    let columns = console::Term::stdout().size().1.clamp(40, WIDEST).into();
+    let entries = |text: &mut String, title: &str, entries: &[(&str, &str)]| {
+        write!(text, "\n\n{title}\n").expect("a String takes everything");
+        for (name, meaning) in entries {
+            let meaning = wrapped(meaning, columns, "      ");
+            write!(text, "  {name}\n{meaning}").expect("a String takes everything");
+        }
+    };
+    write!(text, "\n\nEXIT STATUS\n{}", exit_status()).expect("a String takes everything");
+    for (title, list) in LISTS {
+        entries(&mut text, title, list);
+    }
+    write!(text, "\n\nPROFILES\n{PROFILE}").expect("a String takes everything");
+    text
+}
+
+/// Breaks a text into lines of at most so many columns, each of which begins with the margin.
+fn wrapped(text: &str, columns: usize, margin: &str) -> String {
+    let (mut lines, mut line) = (String::new(), margin.to_owned());
+    for word in text.split(' ') {
+        if line.len() > margin.len() && line.len() + 1 + word.len() > columns {
+            lines += &line;
+            lines.push('\n');
+            margin.clone_into(&mut line);
+        }
+        if line.len() > margin.len() {
+            line.push(' ');
+        }
+        line += word;
+    }
+    lines + &line + "\n"
+}
+
+/// All commands but `help`, each with its name in capitals, and without what all have in common.
+fn subcommands(command: &Command) -> Vec<(String, Command)> {
+    let mut all = Vec::new();
+    for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
+        let below: Vec<_> = subcommands(command);
+        let name = command.get_name().to_uppercase();
+        // What contains commands does nothing by itself.
+        if !below.is_empty() {
+            all.extend(below.into_iter().map(|(below, it)| (format!("{name} {below}"), it)));
+            continue;
+        }
+        let command = command.clone().mut_args(|argument| {
+            let is_common = argument.is_global_set() || argument.get_id() == "help";
+            argument.hide(is_common)
+        });
+        all.push((name, command));
+    }
+    all
+}
+
+/// The exit codes without their heading, and those that only some commands have.
+fn exit_status() -> String {
+    let codes = EXIT_CODES.split_once('\n').map_or(EXIT_CODES, |(_, codes)| codes);
+    format!("{codes}{OTHER_CODES}")
+}
+
+fn source() -> io::Result<String> {
     let mut page = Vec::new();
     let mut command = Cli::command().after_help("");
     command.build();
@@ -112,13 +229,8 @@ pub(super) fn manual() -> std::io::Result<String> {
     man.render_synopsis_section(&mut page)?;
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
-    for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
-        // What all have in common was said above.
-        let command = command.clone().mut_args(|argument| {
-            let is_common = argument.is_global_set() || argument.get_id() == "help";
-            argument.hide(is_common)
-        });
-        let name = command.get_name().to_uppercase();
+    for (name, command) in subcommands(&command) {
+        let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
         let has_options = command.get_arguments().any(|argument| !argument.is_hide_set());
         // Its description and options become parts of a section of its own.
         let mut section = Vec::new();
@@ -129,16 +241,18 @@ pub(super) fn manual() -> std::io::Result<String> {
         }
         let section = String::from_utf8_lossy(&section).replace(".SH ", ".SS ");
         page.extend_from_slice(format!(".SH \"{name}\"\n{section}").as_bytes());
+        if let Some((_, examples)) = examples.split_once('\n') {
+            let mut part = Roff::new();
+            verbatim(&mut part, "SS", "EXAMPLES", examples);
+            page.extend_from_slice(part.render().as_bytes());
+        }
     }
     let mut rest = Roff::new();
-    // Without its own heading.
-    let codes = EXIT_CODES.split_once('\n').map_or(EXIT_CODES, |(_, codes)| codes);
-    verbatim(&mut rest, "EXIT STATUS", &format!("{codes}{OTHER_CODES}"));
-    list(&mut rest, "ENVIRONMENT", ENVIRONMENT);
-    list(&mut rest, "STORES", STORES);
-    list(&mut rest, "JSON", JSON);
-    list(&mut rest, "FILES", FILES);
-    verbatim(&mut rest, "PROFILES", PROFILE);
+    verbatim(&mut rest, "SH", "EXIT STATUS", &exit_status());
+    for (title, entries) in LISTS {
+        list(&mut rest, title, entries);
+    }
+    verbatim(&mut rest, "SH", "PROFILES", PROFILE);
     page.extend_from_slice(rest.render().as_bytes());
     Ok(String::from_utf8_lossy(&page).into_owned())
 }
@@ -150,8 +264,8 @@ fn list(page: &mut Roff, title: &str, entries: &[(&str, &str)]) {
     }
 }
 
-fn verbatim(page: &mut Roff, title: &str, text: &str) {
-    page.control("SH", [title]).control("nf", []);
+fn verbatim(page: &mut Roff, macro_name: &str, title: &str, text: &str) {
+    page.control(macro_name, [title]).control("nf", []);
     for line in text.lines() {
         page.text([roman(line)]);
     }

@@ -280,3 +280,42 @@ fn help_is_as_wide_as_the_terminal_and_no_wider_than_is_easy_to_read() {
         }
     }
 }
+
+#[test]
+fn the_manual_page_is_rendered_on_a_terminal_with_and_without_a_man_program() {
+    let test = "the_manual_page_is_rendered_on_a_terminal_with_and_without_a_man_program";
+    if !can_play(test) || !available(&format!("terminal::{test}"), "man") {
+        return;
+    }
+    let home = scratch();
+    let program = env!("CARGO_BIN_EXE_tokenkeep");
+    fs::create_dir(home.path().join("bin")).unwrap();
+    // Where manual pages are not installed, some systems have a `man` that only says so.
+    let idle = home.path().join("bin/man");
+    fs::write(&idle, "#!/bin/sh\necho there are no manual pages here\n").unwrap();
+    fs::set_permissions(&idle, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let sizes = "stty rows 24 cols 70; export NO_COLOR=1";
+    for (how, words) in [
+        ("MANPAGER='sed s/^/paged:/' tokenkeep man".to_owned(), "paged:"),
+        ("PAGER='sed s/^/paged:/' tokenkeep man".to_owned(), "paged:"),
+        ("MANPAGER=/nonexistent/pager tokenkeep man".to_owned(), "Usage: tokenkeep"),
+        (format!("PATH=/nonexistent {program} man"), "Usage: tokenkeep"),
+        (format!("PATH=$PWD/bin:$PATH {program} man"), "Usage: tokenkeep"),
+    ] {
+        let seen = person(home.path(), &format!("{sizes}; {how}"), &[]);
+        assert!(seen.code == 0 && seen.screen.contains(words), "{how}: {}", seen.screen);
+        // Bold is a letter printed over itself.
+        let letters: Vec<char> = seen.screen.chars().collect();
+        let plain: String = (0..letters.len())
+            .filter(|&at| letters[at] != '\u{8}' && letters.get(at + 1) != Some(&'\u{8}'))
+            .map(|at| letters[at])
+            .collect();
+        for word in ["EXEC", "EXIT STATUS", "keychain:SERVICE/ACCOUNT", "client_secret_env"] {
+            assert!(plain.contains(word), "{how}: {word}: {plain}");
+        }
+        let is_source = |line: &str| line.trim_start_matches("paged:").starts_with(".SH");
+        assert!(!plain.lines().any(is_source), "{how}: {plain}");
+    }
+    let seen = person(home.path(), "tokenkeep man | head -n 3", &[]);
+    assert!(seen.screen.contains(".TH tokenkeep 1"), "its source: {}", seen.screen);
+}
