@@ -82,6 +82,13 @@ impl Target {
         open(&self.url)
     }
 
+    /// Warns if tokens were put in plaintext into a place that the command line names.
+    fn warn_of_plaintext(&self) {
+        if self.profile.is_none() {
+            warn_of_plaintext(&self.url);
+        }
+    }
+
     /// Names who refreshes, as a record remembers it.
     fn client(&self) -> String {
         let provider = self.profile.as_ref().and_then(|profile| profile.provider.as_ref());
@@ -177,8 +184,23 @@ fn describe(tokens: Option<&AuthTokens>, now: DateTime<Utc>) -> Value {
     })
 }
 
+/// A moment as people read it.
+pub(crate) fn moment(date: DateTime<Utc>) -> String {
+    date.format("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// Warns of a place that was named just now. A profile's own was warned of when it was made.
+fn warn_of_plaintext(url: &StoreUrl) {
+    if url.is_plaintext() {
+        terminal::say(PLAINTEXT);
+    }
+}
+
+const PLAINTEXT: &str = "WARNING: plaintext. Any program of this user, and anyone who gets the disk or a backup \
+                         of it, can read the tokens.";
+
 /// A span of time as people say it: the largest unit alone.
-fn span(delta: TimeDelta) -> String {
+pub(crate) fn span(delta: TimeDelta) -> String {
     let minutes = delta.num_minutes().abs();
     let (count, unit) = match minutes {
         0 => return "less than a minute".into(),

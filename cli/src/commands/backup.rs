@@ -11,7 +11,7 @@ use tokenkeep::stores::AgeFileStore;
 use tokenkeep::transfer::{Overwrite, TransferError};
 use tokenkeep::{AgeKey, TokenStore};
 
-use super::{DONE, Outcome, Target, not_openable, open};
+use super::{DONE, Outcome, Target, not_openable, open, warn_of_plaintext};
 use crate::arguments::{self, Slot};
 use crate::failure::{Code, Failure};
 use crate::slot::{check_path, parse_url_or_path};
@@ -23,7 +23,7 @@ pub(super) async fn backup(slot: &Slot, backup: &arguments::Backup) -> Outcome {
     let is_sealed_here = backup.passphrase || !backup.recipient.is_empty();
     let to: Arc<dyn TokenStore> = match url {
         Some(_) if is_sealed_here => return Err(says_itself()),
-        Some(url) => open(&url)?,
+        Some(ref url) => open(url)?,
         None if backup.passphrase => {
             let passphrase = terminal::ask_new_passphrase()?;
             let key = AgeKey::passphrase(move || Ok(passphrase.clone()));
@@ -51,6 +51,9 @@ pub(super) async fn backup(slot: &Slot, backup: &arguments::Backup) -> Outcome {
     }
     let backup = tokenkeep::transfer::backup(&from, &to).await?;
     terminal::say(&format!("copied to {to}"));
+    if let Some(url) = &url {
+        warn_of_plaintext(url);
+    }
     if let Some(warning) = backup.warning {
         terminal::say(&format!("warning: {warning}"));
     }
@@ -73,7 +76,8 @@ pub(super) fn for_recipients(recipients: &[String]) -> Result<AgeKey, Failure> {
 }
 
 pub(super) async fn restore(slot: &Slot, restore: &arguments::Restore) -> Outcome {
-    let to = Target::of(slot)?.open()?;
+    let target = Target::of(slot)?;
+    let to = target.open()?;
     let url = parse_url_or_path(&restore.from)?;
     let protected = restore.identity.as_deref().unwrap_or(Path::new(&restore.from));
     check_path(protected)?;
@@ -101,6 +105,7 @@ pub(super) async fn restore(slot: &Slot, restore: &arguments::Restore) -> Outcom
         error => error.into(),
     })?;
     terminal::say(&format!("restored to {to}"));
+    target.warn_of_plaintext();
     DONE
 }
 

@@ -1,6 +1,6 @@
 use tokenkeep::StoreUrl;
 
-use super::{DONE, Outcome, open};
+use super::{DONE, Outcome, PLAINTEXT, open};
 use crate::arguments::Slot;
 use crate::failure::{Code, Failure};
 use crate::profile::{self, Profile};
@@ -32,8 +32,7 @@ async fn named(store: StoreUrl) -> Result<(StoreUrl, String, String), Failure> {
     open(&store)?;
     store.prepare_server().await?;
     let protects = if store.is_plaintext() {
-        "WARNING: plaintext. Any program of this user, every backup and whoever gets the disk can \
-         read the tokens."
+        PLAINTEXT
     } else if store.is_shared() {
         "Protects against whoever runs the server or gets its backups: without the key they can delete \
          a record or put an earlier one back, and not read it."

@@ -8,7 +8,7 @@ use tokenkeep::store::{Precondition, Record};
 
 use tokenkeep::transfer::TransferError;
 
-use super::{DONE, Outcome, Target, check_key, open};
+use super::{DONE, Outcome, Target, check_key, open, warn_of_plaintext};
 use crate::arguments::{self, Slot};
 use crate::failure::{Code, Failure};
 use crate::profile::{Profile, Rewrite};
@@ -43,6 +43,7 @@ pub(super) async fn migrate(slot: &Slot, migrate: &arguments::Migrate) -> Outcom
     run(&mut moves, migrate).await?;
     let [one] = moves;
     one.outcome?;
+    warn_of_plaintext(&one.to);
     DONE
 }
 
@@ -61,7 +62,7 @@ async fn migrate_all(migrate: &arguments::Migrate) -> Outcome {
     if !migrate.dry_run {
         terminal::start_counting(profiles.len());
     }
-    let mut moved_before = None;
+    let (mut moved_before, mut moved_to) = (None, None);
     while profiles.len() > 0 {
         let mut moves = Vec::new();
         for (name, profile) in profiles.by_ref().take(BATCH) {
@@ -82,16 +83,27 @@ async fn migrate_all(migrate: &arguments::Migrate) -> Outcome {
             }
         }
         run(&mut moves, migrate).await?;
-        for Move { profile, outcome, .. } in moves {
-            if let (Some(profile), Err(failure)) = (profile, outcome) {
-                fail(profile.name, &failure);
+        for Move { source, target, to, profile, was_empty, outcome, .. } in moves {
+            let Some(profile) = profile else { continue };
+            match outcome {
+                Err(failure) => fail(profile.name, &failure),
+                Ok(()) if was_empty => terminal::say(&format!(
+                    "{}: there was nothing to move in {source}; the profile names {target} now",
+                    profile.name
+                )),
+                Ok(()) => {}
             }
+            moved_to = Some(to);
         }
     }
     if let Some(profile) = moved_before.filter(|_| !migrate.dry_run) {
         profile.sync()?; // and all of them with it
     }
     terminal::stop_working();
+    // Once: they are all of one kind.
+    if let Some(to) = moved_to {
+        warn_of_plaintext(&to);
+    }
     if failed.is_empty() {
         return DONE;
     }
@@ -111,6 +123,8 @@ struct Move {
     /// Whether an earlier run noted that it was moving them: what is at the target was then moved
     /// there by that, and is not somebody else's.
     was_begun: bool,
+    /// Whether there was nothing to move, and the profile is pointed to the target all the same.
+    was_empty: bool,
     /// What became of it so far.
     outcome: Result<(), Failure>,
 }
@@ -120,7 +134,16 @@ impl Move {
         let (source, target) = (open(from)?, open(&to)?);
         let was_begun =
             profile.as_ref().is_none_or(|profile| profile.moving_to.as_ref() == Some(&to));
-        Ok(Self { to, source, target, profile, text: None, was_begun, outcome: Ok(()) })
+        Ok(Self {
+            to,
+            source,
+            target,
+            profile,
+            text: None,
+            was_begun,
+            was_empty: false,
+            outcome: Ok(()),
+        })
     }
 
     fn refuse_same_slot(&self) -> Result<(), Failure> {
@@ -159,8 +182,9 @@ impl Move {
                 if there.is_some() {
                     return Err(self.occupied());
                 }
+                let name = self.profile.as_ref().map_or("", |profile| &profile.name);
                 terminal::say(&format!(
-                    "would name {}, as there is nothing to move in {}",
+                    "{name}: would name {}, as there is nothing to move in {}",
                     self.target, self.source
                 ));
                 return Ok(());
@@ -242,6 +266,7 @@ impl Move {
         if self.target.load().await?.is_some() {
             return Err(self.occupied());
         }
+        self.was_empty = true;
         self.follow();
         Ok(())
     }

@@ -39,6 +39,27 @@ fn migrate_all_goes_on_past_a_profile_that_fails_and_completes_when_run_again() 
     }
 }
 
+#[test]
+fn a_profile_that_is_pointed_elsewhere_without_tokens_is_named() {
+    let home = Home::new();
+    for name in ["empty", "full"] {
+        home.run(&format!("init --profile {name} --store plaintext:{name}.json")).ok();
+    }
+    home.feed("set --profile full", "canary").ok();
+    let to = |name: &str| home.path("all").join(format!("{name}.json")).display().to_string();
+    let order = "migrate --all --to plaintext:all/{profile}.json";
+    let shown = home.run(&format!("{order} --dry-run"));
+    let would = format!("empty: would name plaintext file {}", to("empty"));
+    assert!(shown.err.contains(&would) && !shown.err.contains("full: "), "{shown:?}");
+    let moved = home.run(order);
+    let names = format!("the profile names plaintext file {} now", to("empty"));
+    let said = moved.err.lines().find(|line| line.starts_with("empty: there was nothing to move"));
+    assert!(said.is_some_and(|line| line.ends_with(&names)), "{moved:?}");
+    assert!(!moved.err.contains("full: "), "{moved:?}");
+    // Nothing is pointed anywhere a second time.
+    assert!(!home.run(order).err.contains("empty: "));
+}
+
 /// Signed in to so many profiles, each in a plaintext file.
 fn profiles(count: usize) -> Home {
     let home = Home::new();
