@@ -4,12 +4,15 @@ use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
-use tokenkeep::{AuthError, AuthTokens, RefreshFailure, TokenManager, TokenRefresher, async_trait};
-
+use tokenkeep::chrono::Utc;
 use tokenkeep::manager::{Event, Events};
-
 use tokenkeep::refresh::RefreshPermit;
+use tokenkeep::tokens::Freshness;
+use tokenkeep::{
+    AccessToken, AuthError, AuthTokens, RefreshFailure, TokenManager, TokenRefresher, async_trait,
+};
 
+use crate::commands::{moment, span};
 use crate::failure::{Code, Failure};
 use crate::provider::Provider;
 use crate::{interrupt, terminal};
@@ -101,10 +104,36 @@ async fn caught() {
     );
 }
 
+/// Returns an access token that works. Says of one that does not when it expires: a token that has 3 minutes
+/// left counts as expired, and has not.
+pub(crate) async fn access_token(manager: &TokenManager) -> Result<AccessToken, Failure> {
+    let error = match manager.get_access_token().await {
+        Ok(token) => return Ok(token),
+        Err(error) => error,
+    };
+    let now = Utc::now();
+    if let AuthError::TokenExpired = error
+        && let Ok(Some(tokens)) = manager.get_tokens().await
+        && tokens.freshness(now) == Freshness::Expiring
+        && let Some(expiry) = tokens.expiry()
+    {
+        return Err(Failure::new(
+            Code::Expired,
+            format!(
+                "the access token is about to expire, in {} ({}), and counts as expired; refresh it or sign \
+                 in again",
+                span(expiry - now),
+                moment(expiry)
+            ),
+        ));
+    }
+    Err(error.into())
+}
+
 /// Returns tokens of which the access token is good, refreshed if that is due. It waits until that is over:
 /// a refresh token that is being spent would be worth nothing to whoever gets it.
 pub(crate) async fn good_tokens(manager: &TokenManager) -> Result<AuthTokens, Failure> {
-    session(manager, async { Ok(manager.get_access_token().await?) }).await?;
+    session(manager, access_token(manager)).await?;
     Ok(manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?)
 }
 

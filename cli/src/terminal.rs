@@ -209,6 +209,13 @@ pub(crate) fn say(text: &str) {
     line();
 }
 
+/// Says what was done to a person in front of it. A script has the exit code.
+pub(crate) fn say_to_person(text: &str) {
+    if io::stderr().is_terminal() {
+        say(text);
+    }
+}
+
 /// Reads a line that is not shown, from the terminal and not from standard input.
 pub(crate) fn ask_hidden(prompt: &str) -> io::Result<SecretString> {
     IS_ASKING.store(true, Ordering::Relaxed);

@@ -45,6 +45,7 @@ pub(super) async fn login(slot: &Slot, login: &Login) -> Outcome {
     };
     manager.set_tokens(tokens).await?;
     terminal::say(&format!("signed in; the tokens are in {}", manager.store()));
+    target.warn_of_plaintext();
     DONE
 }
 
@@ -118,7 +119,14 @@ pub(super) async fn clear(slot: &Slot, clear: &Clear) -> Outcome {
         profile.forget_move().await?;
     }
     match may_live.pop() {
-        None => DONE,
+        None => {
+            let revoked = if clear.revoke { "revoked and " } else { "" };
+            terminal::say_to_person(&format!(
+                "signed out; the tokens are {revoked}removed from {}",
+                manager.store()
+            ));
+            DONE
+        }
         Some(failure) => {
             may_live.iter().for_each(Failure::say);
             Err(failure

@@ -5,19 +5,19 @@ use std::io::{self, IsTerminal, Read};
 use std::process::ExitCode;
 
 use serde_json::json;
-use tokenkeep::chrono::{DateTime, TimeDelta, Utc};
+use tokenkeep::chrono::{DateTime, TimeDelta, Timelike, Utc};
 use tokenkeep::secrecy::{ExposeSecret, SecretString};
-use tokenkeep::store::MAX_RECORD;
+use tokenkeep::store::{MAX_RECORD, Record};
 use tokenkeep::tokens::Freshness;
-use tokenkeep::{AuthError, AuthTokens, StoreError, StoreUrl, TokenManager};
+use tokenkeep::{AuthError, AuthTokens, StoreError, StoreUrl, TokenManager, TokenRefresher};
 use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
-use super::{DONE, Outcome, Target, describe, doubts, no_refresh_token, span};
+use super::{DONE, Outcome, Target, describe, doubts, moment, no_refresh_token, span};
 use crate::arguments::{Field, Get, Slot};
 use crate::failure::{Code, Failure};
 use crate::profile::Profile;
-use crate::session::session;
+use crate::session::{access_token, session};
 use crate::terminal;
 
 pub(super) async fn set(slot: &Slot) -> Outcome {
@@ -45,6 +45,8 @@ pub(super) async fn set(slot: &Slot) -> Outcome {
     // If the very refresh token is there already, and is in doubt, it stays in doubt.
     let _ = manager.get_tokens().await;
     manager.set_tokens(tokens).await?;
+    terminal::say_to_person(&format!("stored in {}", manager.store()));
+    target.warn_of_plaintext();
     if is_expired {
         terminal::say(&format!("note: this access token has expired; {next}"));
     }
@@ -122,7 +124,7 @@ pub(super) async fn get(slot: &Slot, get: &Get) -> Outcome {
 async fn print(manager: &TokenManager, get: &Get) -> Outcome {
     match get.field {
         Field::Access => {
-            let token = manager.get_access_token().await?;
+            let token = access_token(manager).await?;
             if !get.header {
                 terminal::print(token.expose_secret())?;
                 return DONE;
@@ -141,11 +143,20 @@ async fn print(manager: &TokenManager, get: &Get) -> Outcome {
         }
         Field::Json => {
             let tokens = manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?;
-            let record: SecretString = tokens.to_record("standard output")?;
+            let record: SecretString = in_seconds(tokens).to_record("standard output")?;
             terminal::print(record.expose_secret())?;
         }
     }
     DONE
+}
+
+/// The same, with times as people and other programs write them.
+fn in_seconds(mut tokens: AuthTokens) -> AuthTokens {
+    let times = [&mut tokens.expires_at, &mut tokens.obtained_at, &mut tokens.refresh_expires_at];
+    for time in times.into_iter().flatten() {
+        *time = time.with_nanosecond(0).unwrap_or(*time);
+    }
+    tokens
 }
 
 pub(super) async fn status(slot: &Slot, json: bool) -> Outcome {
@@ -161,6 +172,11 @@ pub(super) async fn status(slot: &Slot, json: bool) -> Outcome {
     let exposed = exposed.map(|error| Failure::from(error).message().to_owned());
     let mut warnings: Vec<String> = exposed.iter().cloned().chain(warnings(&target.url)).collect();
     warnings.extend(doubts(&*store, found, &target.client()).await);
+    let refresher = target.profile.as_ref().and_then(|profile| profile.provider.as_ref());
+    // Nothing can be replaced in the environment.
+    let refresher = refresher.filter(|_| target.url.env_prefix().is_none());
+    let client = refresher.map(TokenRefresher::client);
+    let prospect = found.map(|record| Prospect::of(record, client.as_deref(), now));
     let tokens = record.map(|record| record.map(|record| record.tokens));
     let found = tokens.as_ref().ok().and_then(Option::as_ref);
     if json {
@@ -177,7 +193,7 @@ pub(super) async fn status(slot: &Slot, json: bool) -> Outcome {
     let tokens = tokens?;
     if !json {
         let mut text = format!("store    {store}\n");
-        text += &format!("tokens   {}\n", sentence(tokens.as_ref()));
+        text += &format!("tokens   {}\n", sentence(tokens.as_ref(), prospect));
         for warning in &warnings {
             text += &format!("warning  {warning}\n");
         }
@@ -186,35 +202,75 @@ pub(super) async fn status(slot: &Slot, json: bool) -> Outcome {
     if exposed.is_some() {
         return Ok(Code::Inaccessible.into());
     }
-    Ok(match tokens.map(|tokens| tokens.freshness(now)) {
+    Ok(match prospect {
         None => Code::NoTokens.into(),
-        Some(Freshness::Fresh | Freshness::Due) => ExitCode::SUCCESS,
-        Some(Freshness::Expiring | Freshness::Expired) => Code::Expired.into(),
+        Some(Prospect::HandsOut | Prospect::RefreshesFirst) => ExitCode::SUCCESS,
+        Some(Prospect::Refuses) => Code::Expired.into(),
     })
 }
 
+/// What `get` does with tokens, as far as that can be told without a refresh.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Prospect {
+    HandsOut,
+    RefreshesFirst,
+    Refuses,
+}
+
+impl Prospect {
+    /// As the manager decides it; `client` is who refreshes, if somebody does.
+    fn of(record: &Record, client: Option<&str>, now: DateTime<Utc>) -> Self {
+        let tokens = &record.tokens;
+        let is_asked = |client: &str| {
+            let Record { tokens, refresh, .. } = record;
+            let Some(token) = &tokens.refresh_token else { return false };
+            let is_rejected =
+                refresh.rejection.as_ref().is_some_and(|rejected| rejected.is_for(token, client));
+            let is_held =
+                || refresh.throttle.as_ref().is_some_and(|it| it.holds(client, now).is_some());
+            !tokens.is_backup() && !is_rejected && !is_held()
+        };
+        match (tokens.freshness(now), client) {
+            (Freshness::Due | Freshness::Expiring | Freshness::Expired, Some(client))
+                if is_asked(client) =>
+            {
+                Self::RefreshesFirst
+            }
+            (Freshness::Fresh | Freshness::Due, _) | (Freshness::Expiring, Some(_)) => {
+                Self::HandsOut
+            }
+            (Freshness::Expiring, None) | (Freshness::Expired, _) => Self::Refuses,
+        }
+    }
+}
+
 /// The state of the tokens for people.
-fn sentence(tokens: Option<&AuthTokens>) -> String {
+fn sentence(tokens: Option<&AuthTokens>, prospect: Option<Prospect>) -> String {
     let Some(tokens) = tokens else { return "none".into() };
     let now = Utc::now();
-    let mut text = match (tokens.freshness(now), tokens.expiry(), tokens.refresh_due()) {
+    let freshness = tokens.freshness(now);
+    let at = tokens.expiry().map(moment).unwrap_or_default();
+    let mut text = match (freshness, tokens.expiry(), tokens.refresh_due()) {
         (Freshness::Fresh, Some(expiry), Some(due)) => {
-            format!(
-                "fresh; due in {}, expire in {} ({expiry})",
-                span(due - now),
-                span(expiry - now)
-            )
+            format!("fresh; due in {}, expire in {} ({at})", span(due - now), span(expiry - now))
         }
         (Freshness::Due, Some(expiry), _) => {
-            format!("due; expire in {} ({expiry})", span(expiry - now))
+            format!("due; expire in {} ({at})", span(expiry - now))
         }
         (Freshness::Expiring, Some(expiry), _) => {
-            format!("about to expire, in {} ({expiry})", span(expiry - now))
+            format!("about to expire, in {} ({at})", span(expiry - now))
         }
         (Freshness::Expired, Some(expiry), _) => {
-            format!("expired {} ago ({expiry})", span(now - expiry))
+            format!("expired {} ago ({at})", span(now - expiry))
         }
+        (Freshness::Expired, None, _) => "there is no access token".to_owned(),
         _ => "fresh; they have no expiry".to_owned(),
+    };
+    text += match (prospect, freshness) {
+        (Some(Prospect::RefreshesFirst), _) => "; `get` refreshes them first",
+        (Some(Prospect::Refuses), Freshness::Expiring) => "; `get` counts them as expired",
+        (Some(Prospect::HandsOut), Freshness::Expiring) => "; `get` uses them until then",
+        _ => "",
     };
     if tokens.refresh_token.is_none() {
         text += "; there is no refresh token";
@@ -262,7 +318,7 @@ pub(super) fn list(slot: &Slot, json: bool) -> Outcome {
     if json {
         let rows = profiles.iter().map(|(name, profile)| match profile {
             Ok(profile) => {
-                json!({ "profile": name, "store": profile.store.to_string(), "error": null })
+                json!({ "profile": name, "store": profile.store.to_text(), "error": null })
             }
             Err(failure) => json!({ "profile": name, "store": null, "error": failure.message() }),
         });
@@ -278,12 +334,19 @@ pub(super) fn list(slot: &Slot, json: bool) -> Outcome {
     let (width, gap) = width.map_or((0, "\t"), |width| (width, "  "));
     for (name, profile) in &profiles {
         let store = match profile {
-            Ok(profile) => profile.store.to_string(),
+            Ok(profile) if is_table => for_shell(profile.store.to_text()),
+            Ok(profile) => profile.store.to_text(),
             Err(failure) => failure.message().to_owned(),
         };
         terminal::print(&format!("{name:width$}{gap}{store}"))?;
     }
     DONE
+}
+
+/// As a shell takes it for one word: people paste what they see.
+fn for_shell(text: String) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:,@%+=".contains(&byte);
+    if text.bytes().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 pub(super) async fn refresh(slot: &Slot) -> Outcome {
@@ -299,6 +362,6 @@ pub(super) async fn refresh(slot: &Slot) -> Outcome {
         })
     })
     .await?;
-    terminal::say(&format!("refreshed: {}", sentence(Some(&refreshed))));
+    terminal::say(&format!("refreshed: {}", sentence(Some(&refreshed), None)));
     DONE
 }

@@ -229,6 +229,107 @@ fn list_is_of_all_profiles() {
     assert_eq!(rows[1]["error"], serde_json::Value::Null);
 }
 
+#[cfg(unix)]
+#[test]
+fn what_list_prints_of_each_store_names_that_store_again() {
+    use tokenkeep::StoreUrl;
+
+    let home = Home::new();
+    let root = home.path("").display().to_string();
+    let (here, key) = (root.trim_end_matches('/'), "k%23 %3F'%26.txt");
+    home.run("init --profile p0 --store plaintext:p.json").ok();
+    let done = |arguments: &[&str], input: &str| {
+        crate::command::done(home.command().args(arguments), input)
+    };
+    done(&["keygen", "-o", "k# ?'&.txt"], "").ok();
+    let urls = [
+        format!("plaintext:{here}/a b%3F%25%23%26c=\u{e4}$(x)'\".json"),
+        format!("age:{here}/d e%3F%25%23%26f.age?identity={here}/{key}"),
+        format!("age:{here}/g.age?identity={here}/{key}&recipients={here}/r%26 s"),
+        format!("age:{here}/h.age?identity=keychain:my app/a%2Fb"),
+        format!("age:{here}/i.age?identity=credential:k%26"),
+        "keychain:my app/me%3F%26".to_owned(),
+        "keychain-item:other app/me".to_owned(),
+        "env:APP".to_owned(),
+        format!(
+            "postgres://a%40b@h:1,i:2/d%2F?slot=x/y z%26&sslrootcert={here}/c a&identity={here}/k"
+        ),
+        format!("s3://bucket/a b%3F.age?endpoint=https://h.example:9000&identity={here}/k"),
+    ];
+    for (n, url) in urls.iter().enumerate() {
+        let text = format!("store = {}\n", serde_json::Value::from(&**url));
+        let profile = home.path(&format!("config/profiles/p{n}.toml"));
+        fs::write(profile, text).unwrap();
+    }
+    let lines = home.run("list").ok();
+    let rows = json(&home.run("list --json"));
+    for (n, (url, line)) in urls.iter().zip(lines.lines()).enumerate() {
+        let printed = line.split_once('\t').unwrap().1;
+        assert_eq!(rows[n]["store"], printed);
+        let same: StoreUrl = printed.parse().unwrap_or_else(|error| panic!("{printed}: {error}"));
+        assert!(same == url.parse().unwrap(), "{printed}");
+    }
+    for (n, line) in lines.lines().take(2).enumerate() {
+        let pasted = line.split_once('\t').unwrap().1;
+        let token = format!("canary-{n}");
+        home.feed(&format!("set --profile p{n}"), &token).ok();
+        assert_eq!(done(&["get", "--store", pasted], "").line(), token);
+    }
+}
+
+#[test]
+fn whatever_puts_tokens_in_plaintext_into_a_place_that_is_named_warns() {
+    let home = Home::signed_in();
+    home.run("backup --to plaintext:b.json").ok();
+    for (line, input) in [
+        ("init --profile plain --store plaintext:p.json", ""),
+        ("set --store plaintext:s.json", "canary"),
+        ("restore --from plaintext:b.json --store plaintext:r.json", ""),
+        ("backup --overwrite --to plaintext:b.json", ""),
+        ("migrate --to plaintext:m.json --dry-run", ""),
+        ("migrate --to plaintext:k.json --keep-source", ""),
+        ("migrate --from plaintext:s.json --to plaintext:t.json", ""),
+        ("migrate --all --to plaintext:all/{profile}.json --dry-run", ""),
+        ("migrate --all --to plaintext:all/{profile}.json", ""),
+    ] {
+        let done = home.feed(line, input);
+        assert_eq!(done.err.matches("WARNING: plaintext. Any program").count(), 1, "{done:?}");
+        done.ok();
+    }
+    // What stays in the place that a profile names was warned of before.
+    let set = home.feed("set", SEED);
+    assert_eq!(set.err, "");
+    let moved = home.run("migrate --to age:back.age?identity=config/keys/default.txt");
+    assert!(!moved.err.contains("WARNING"), "{moved:?}");
+    // What failed did not write.
+    assert!(!home.run("migrate --to plaintext:t.json").failed(7).contains("WARNING"));
+}
+
+#[test]
+fn no_time_has_more_than_seconds() {
+    let home = Home::signed_in();
+    let (time, at) = ("2099-01-01T00:00:00.123456789Z", "2098-12-31T23:59:59.987654321Z");
+    let record = format!(
+        r#"{{"access_token":"a","refresh_token":"r","expires_at":"{time}","obtained_at":"{at}","refresh_expires_at":"{time}"}}"#
+    );
+    for (record, part) in [
+        (record.clone(), "2099-01-01"),
+        (record.replace("2099", "2020").replace("2098", "2019"), "2020-01-01"),
+        // Without any, the time of its storing is filled in.
+        ("a".to_owned(), ""),
+    ] {
+        home.feed("set", &record).ok();
+        for line in ["status", "status --json", "get --field json", "doctor", "doctor --json"] {
+            let done = home.run(line);
+            let is_time = |window: &[u8]| {
+                window[0] == b':' && window[3] == b'.' && window[4].is_ascii_digit()
+            };
+            assert!(!done.out.as_bytes().windows(5).any(is_time), "{line}: {}", done.out);
+            assert!(line.starts_with("doctor") || done.out.contains(part), "{line}: {}", done.out);
+        }
+    }
+}
+
 #[test]
 fn doctor_finds_what_the_next_save_or_refresh_will_meet() {
     let home = Home::new();

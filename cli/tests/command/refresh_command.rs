@@ -54,6 +54,52 @@ fn refresh_replaces_the_tokens_and_says_how_long_they_are_good_for() {
 }
 
 #[test]
+fn status_tells_what_get_does_with_a_token_that_has_three_minutes_left() {
+    let server = TokenServer::start();
+    let home = home(&server, "");
+    // With a provider, it is refreshed first.
+    for minutes in [3, 12, -3] {
+        sign_in_for(&server, &home, minutes);
+        let status = home.run("status");
+        assert!(status.out.contains("; `get` refreshes them first"), "{status:?}");
+        assert!(home.run("get").line().starts_with("access-canary-"));
+        assert_eq!(status.code, 0, "{status:?}");
+    }
+    // Where that is known to be in vain, it is used as long as it is accepted.
+    for (minutes, code) in [(3, 0), (-3, 4)] {
+        let access = sign_in_for(&server, &home, minutes);
+        server.script([Act::error(400, "invalid_grant")]);
+        home.run("get");
+        let (status, got) = (home.run("status"), home.run("get"));
+        assert_eq!((status.code, got.code), (code, code), "{status:?} {got:?}");
+        assert_eq!(status.out.contains("; `get` uses them until then"), code == 0, "{status:?}");
+        assert_eq!(got.out.trim_end() == access, code == 0, "{got:?}");
+    }
+    let calls = server.calls();
+
+    // Without one, it counts as expired, and nobody says that it has.
+    let profile = home.path("config/profiles/default.toml");
+    let text = std::fs::read_to_string(&profile).unwrap();
+    std::fs::write(&profile, text.split("[oauth2]").next().unwrap()).unwrap();
+    sign_in_for(&server, &home, 3);
+    let status = home.run("status");
+    assert_eq!(status.code, 4, "{status:?}");
+    assert!(status.out.contains("about to expire, in 2 minutes"), "{status:?}");
+    assert!(status.out.contains("; `get` counts them as expired"), "{status:?}");
+    for line in ["get", "get --header", "exec -- true"] {
+        let said = home.run(line).failed(4);
+        assert!(said.contains("is about to expire, in 2 minutes (20"), "{said}");
+        assert!(!said.contains("has expired"), "{said}");
+    }
+    sign_in_for(&server, &home, 12);
+    assert_eq!((home.run("status").code, home.run("get").code), (0, 0));
+    sign_in_for(&server, &home, -3);
+    assert_eq!(home.run("status").code, 4);
+    assert!(home.run("get").failed(4).contains("has expired"));
+    assert_eq!(server.calls(), calls, "nobody was asked");
+}
+
+#[test]
 fn exec_hands_over_a_refreshed_token() {
     let server = TokenServer::start();
     let home = expired(&server);

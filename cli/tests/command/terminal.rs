@@ -319,3 +319,57 @@ fn the_manual_page_is_rendered_on_a_terminal_with_and_without_a_man_program() {
     let seen = person(home.path(), "tokenkeep man | head -n 3", &[]);
     assert!(seen.screen.contains(".TH tokenkeep 1"), "its source: {}", seen.screen);
 }
+
+#[test]
+fn set_clear_and_login_say_one_line_when_they_are_done_and_ask_nothing() {
+    if !can_play("set_clear_and_login_say_one_line_when_they_are_done_and_ask_nothing") {
+        return;
+    }
+    let server = TokenServer::start();
+    let device = format!("device_authorization_url = \"{}\"\n", server.url("/device"));
+    let home = home(&server, &device);
+    for (line, said) in [
+        ("printf canary | tokenkeep set", "stored in age file "),
+        ("tokenkeep clear", "signed out; the tokens are removed from age file "),
+        ("tokenkeep clear", "signed out; the tokens are removed from age file "),
+        ("tokenkeep login", "signed in; the tokens are in age file "),
+        (
+            "tokenkeep clear --revoke",
+            "signed out; the tokens are revoked and removed from age file ",
+        ),
+    ] {
+        let seen = person(&home.path(""), &format!("{line} > out; cat out"), &[]);
+        assert_eq!(seen.code, 0, "{line}: {}", seen.screen);
+        let of_it = seen.screen.lines().filter(|line| line.contains("age file ")).count();
+        assert!(of_it == 1 && seen.screen.contains(said), "{line}: {}", seen.screen);
+        assert!(!seen.screen.contains("canary"), "{line}: {}", seen.screen);
+        let lines = seen.screen.lines().filter(|line| !line.trim().is_empty()).count();
+        // And where to sign in.
+        assert_eq!(lines, 1 + usize::from(line.contains("login")), "{line}: {}", seen.screen);
+    }
+    // Others have the exit code.
+    let seen = person(&home.path(""), "printf canary | tokenkeep set 2> said; cat said", &[]);
+    assert_eq!(seen.screen, "");
+    let seen = person(&home.path(""), "tokenkeep clear 2> said; cat said", &[]);
+    assert_eq!(seen.screen, "");
+}
+
+#[test]
+fn a_store_that_list_shows_can_be_pasted_into_a_shell() {
+    if !can_play("a_store_that_list_shows_can_be_pasted_into_a_shell") {
+        return;
+    }
+    let home = scratch();
+    let word = "it's a \"place\" & $HOME";
+    fs::create_dir(home.path().join(word)).unwrap();
+    let key = "tokenkeep keygen -o \"it's a \\\"place\\\" & \\$HOME/key.txt\"";
+    assert_eq!(person(home.path(), key, &[]).code, 0);
+    let store = "age:tokens.age?identity=it's a \\\"place\\\" %26 \\$HOME/key.txt";
+    let seen = person(home.path(), &format!("tokenkeep init --store \"{store}\""), &[]);
+    assert_eq!(seen.code, 0, "{}", seen.screen);
+    person(home.path(), "printf canary-pasted | tokenkeep set", &[]);
+    let listed = person(home.path(), "tokenkeep list", &[]).screen;
+    let pasted = listed.trim_end().split_once("  ").unwrap().1;
+    let seen = person(home.path(), &format!("tokenkeep get --store {pasted}"), &[]);
+    assert_eq!(seen.screen, "canary-pasted\r\n", "{listed}");
+}
