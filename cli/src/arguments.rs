@@ -75,6 +75,9 @@ pub(crate) enum Command {
     /// List the profiles
     #[command(after_help = examples::LIST)]
     List(Json),
+    /// Remove a profile
+    #[command(subcommand)]
+    Profile(ProfileCommand),
     /// Refresh the tokens
     #[command(after_help = examples::REFRESH)]
     Refresh,
@@ -121,6 +124,33 @@ pub(crate) enum Command {
     Man,
 }
 
+#[derive(Subcommand)]
+pub(crate) enum ProfileCommand {
+    /// Remove a profile, its tokens, its key and its locks
+    ///
+    /// The tokens are removed as `clear` removes them. The provider is not told: run `clear --revoke` first
+    /// if they are to end there too. The key is deleted for good, and no backup that is sealed to it
+    /// can be opened after that. A key that may not be this profile's alone stays, and is named: a link,
+    /// a file with several keys, one that belongs to another user, `identity=keychain:` and
+    /// `identity=credential:`.
+    ///
+    /// Nothing is removed if another profile has the same tokens or the same key, or if the tokens are on
+    /// a server that other machines use too: `clear` them first. Nothing is asked. If this is
+    /// interrupted, run it again.
+    #[command(after_help = examples::REMOVE)]
+    Remove(Remove),
+}
+
+#[derive(Args)]
+pub(crate) struct Remove {
+    /// The profile
+    #[arg(value_name = "NAME", value_hint = ValueHint::Other)]
+    pub(crate) name: String,
+    /// Leave the key where it is
+    #[arg(long)]
+    pub(crate) keep_key: bool,
+}
+
 /// What stands below the help of each command. Each line fits in 80 columns.
 mod examples {
     pub(super) const INIT: &str = "\
@@ -148,6 +178,10 @@ Examples:
 Examples:
   tokenkeep list
   tokenkeep list | cut -f 1";
+    pub(super) const REMOVE: &str = "\
+Examples:
+  tokenkeep profile remove work
+  tokenkeep profile remove work --keep-key";
     pub(super) const REFRESH: &str = "\
 Examples:
   tokenkeep refresh --profile work";

@@ -8,6 +8,7 @@ mod keys;
 mod login;
 mod manual;
 mod migrate;
+mod remove;
 mod tokens;
 
 use std::process::ExitCode;
@@ -19,7 +20,7 @@ use tokenkeep::chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use tokenkeep::store::Record;
 use tokenkeep::{AuthTokens, StoreError, StoreUrl, TokenManager, TokenRefresher, TokenStore};
 
-use crate::arguments::{Cli, Command, Slot};
+use crate::arguments::{Cli, Command, ProfileCommand, Slot};
 use crate::failure::{Code, Failure};
 use crate::harden::Limits;
 use crate::profile::Profile;
@@ -42,6 +43,7 @@ pub(crate) async fn run(cli: Cli, limits: Limits) -> Outcome {
         Command::Get(get) => tokens::get(slot, &get).await,
         Command::Status(json) => tokens::status(slot, json.json).await,
         Command::List(json) => tokens::list(slot, json.json),
+        Command::Profile(ProfileCommand::Remove(remove)) => remove::remove(slot, &remove).await,
         Command::Refresh => tokens::refresh(slot).await,
         Command::Clear(clear) => login::clear(slot, &clear).await,
         Command::Migrate(migrate) => migrate::migrate(slot, &migrate).await,

@@ -90,6 +90,40 @@ pub(crate) fn failed(action: &str, path: &Path, error: &io::Error) -> Failure {
     Failure::new(code, format!("cannot {action} {}: {error}", path.display()))
 }
 
+/// Removes a file for good. Removing none succeeds: an earlier run may have been killed after that.
+pub(crate) fn remove(path: &Path) -> Result<(), Failure> {
+    let removed = match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    };
+    let synced = removed.and_then(|()| sync_directory(path.parent().unwrap_or(path)));
+    synced.map_err(|error| failed("remove", path, &error))
+}
+
+/// Makes the names in a directory durable, if it is there and may be opened.
+#[cfg(unix)]
+fn sync_directory(path: &Path) -> io::Result<()> {
+    match File::open(path).and_then(|directory| directory.sync_all()) {
+        // Some network and user-space file systems know no such thing.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::InvalidInput
+                    | io::ErrorKind::NotFound
+                    | io::ErrorKind::PermissionDenied
+            ) =>
+        {
+            Ok(())
+        }
+        synced => synced,
+    }
+}
+
+#[cfg(not(unix))]
+fn sync_directory(_path: &Path) -> io::Result<()> {
+    Ok(())
+}
+
 fn create_directory(path: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);

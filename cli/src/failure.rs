@@ -67,6 +67,11 @@ impl Failure {
         Self { message: format!("{words}: {}", self.message), ..self }
     }
 
+    /// Puts the next step after the message.
+    pub(crate) fn followed_by(self, words: &str) -> Self {
+        Self { message: format!("{}; {words}", self.message), ..self }
+    }
+
     pub(crate) fn say(&self) {
         if !self.message.is_empty() {
             terminal::say(&format!("tokenkeep: {}", self.message));

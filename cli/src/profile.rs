@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tokenkeep::StoreUrl;
 use toml::de::{DeTable, DeValue};
 
-use crate::draft::{Writer, failed, sync_names};
+use crate::draft::{Writer, failed, remove, sync_names};
 use crate::failure::{Code, Failure};
 use crate::provider::Provider;
 use crate::side_by_side;
@@ -89,6 +89,36 @@ impl Profile {
         })?;
         sync_names(&path).map_err(|error| failed("write", &path, &error))?;
         Ok(path)
+    }
+
+    /// Reads a profile that is to be removed, and takes the right to write profiles: then no other one begins
+    /// to use what belongs to it.
+    pub(crate) fn load_to_remove(name: &str) -> Result<(Writer, Self), Failure> {
+        let path = path_of(name)?;
+        let load = || {
+            match Self::find(name) {
+            Ok(Some(profile)) => Ok(profile),
+            Ok(None) => Err(Failure::usage(format!(
+                "there is no profile {name} ({} does not exist); `tokenkeep list` shows those that there are",
+                path.display()
+            ))),
+            Err(failure) if failure.is(Code::Inaccessible) => Err(failure),
+            Err(failure) => Err(failure.followed_by(
+                "fix that, as only this file names its tokens and its key; if they are of no use, delete \
+                 the file",
+            )),
+        }
+        };
+        load()?;
+        let writer = Writer::of(directory_of(&path))?;
+        // Others may have changed it meanwhile.
+        Ok((writer, load()?))
+    }
+
+    /// Removes the file, for good.
+    pub(crate) fn remove(&self, _writer: &Writer) -> Result<(), Failure> {
+        remove(&self.path.with_extension("toml.tmp"))?;
+        remove(&self.path)
     }
 
     /// Points the profile to another store.

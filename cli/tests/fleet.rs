@@ -60,6 +60,20 @@ async fn the_command_keeps_a_profile_on_a_server() {
         assert_eq!(run(&home, &["get"], "").code, 3);
         world.restore(&before);
         assert_eq!(ok(&home, &["get"], "").trim_end(), "one", "a new process cannot know");
+
+        let listed = ok(&home, &["list"], "");
+        let url = listed.trim_end().split_once('\t').unwrap().1;
+        assert_eq!(ok(&other, &["get", "--store", url], "").trim_end(), "one");
+        // Others may use it, so nobody removes it along with a profile.
+        let remove = ["profile", "remove", "default", "--keep-key"];
+        let refused = run(&home, &remove, "");
+        assert_eq!(refused.code, 7, "{refused:?}");
+        assert!(refused.err.contains("`tokenkeep clear --profile default` first"), "{refused:?}");
+        assert_eq!(ok(&other, &["get"], "").trim_end(), "one");
+        ok(&home, &["clear"], "");
+        ok(&home, &remove, "");
+        assert_eq!(run(&home, &["get"], "").code, 2, "no profile");
+        assert_eq!(run(&other, &["get"], "").code, 3, "no tokens");
     })
     .await;
 }

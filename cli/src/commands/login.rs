@@ -54,7 +54,7 @@ pub(super) async fn clear(slot: &Slot, clear: &Clear) -> Outcome {
     let manager = target.manager()?;
     let (mut copy, mut remedy) = (None, None);
     if let Some(to) = moving_to(&target) {
-        match copy_of(&*target.open()?, to).await {
+        match copy_of(&*target.open()?, open(to)?).await {
             Ok(found) => copy = found,
             Err(failure) => remedy = Some(failure),
         }
@@ -104,13 +104,7 @@ pub(super) async fn clear(slot: &Slot, clear: &Clear) -> Outcome {
     }
     if let Err(error) = cleared {
         may_live.iter().for_each(Failure::say);
-        let failure = Failure::from(error);
-        return Err(match manager.store().load().await {
-            Ok(None) if target.url.uses_keychain() => failure.within(
-                "the tokens are removed and their key is not, so run this again after that",
-            ),
-            _ => failure,
-        });
+        return Err(not_cleared(&**manager.store(), &target.url, error.into()).await);
     }
     if let Some(failure) = remedy {
         return Err(failure);
@@ -135,6 +129,19 @@ pub(super) async fn clear(slot: &Slot, clear: &Clear) -> Outcome {
     }
 }
 
+/// Why a slot was not emptied, and how far that got.
+pub(super) async fn not_cleared(
+    store: &dyn TokenStore,
+    url: &StoreUrl,
+    failure: Failure,
+) -> Failure {
+    match store.load().await {
+        Ok(None) if url.uses_keychain() => failure
+            .within("the tokens are removed and their key is not, so run this again after that"),
+        _ => failure,
+    }
+}
+
 /// Where a migration was moving the tokens that did not get to its end.
 fn moving_to(target: &Target) -> Option<&StoreUrl> {
     target.profile.as_ref()?.moving_to.as_ref()
@@ -142,11 +149,10 @@ fn moving_to(target: &Target) -> Option<&StoreUrl> {
 
 /// What a migration that was cut off left at its target: it is this session's, if it is the same or if
 /// nothing is left at the source.
-async fn copy_of(
+pub(super) async fn copy_of(
     source: &dyn TokenStore,
-    to: &StoreUrl,
+    target: Arc<dyn TokenStore>,
 ) -> Result<Option<(Arc<dyn TokenStore>, Stored)>, Failure> {
-    let target = open(to)?;
     let looked = async {
         let Some(copy) = target.load_exposed().await? else { return Ok(None) };
         let here = source.load_exposed().await?;

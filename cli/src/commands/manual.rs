@@ -49,7 +49,7 @@ const FILES: &[(&str, &str)] = &[
     (
         "PATH.lock, PATH.lease",
         "Beside any file of tokens: what keeps two processes from writing or refreshing it at once. They \
-         are empty, and stay.",
+         are empty, and stay until `profile remove`.",
     ),
     (
         "PATH.RANDOM.tmp, PATH.RANDOM.next",

@@ -15,6 +15,7 @@ mod interrupt;
 mod keychain_items;
 mod login;
 mod migrate_all;
+mod profile_remove;
 mod readme;
 mod refresh_command;
 mod terminal;

@@ -1,0 +1,367 @@
+//! profile remove: a profile, and all that belongs to it.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokenkeep::{StoreUrl, TokenStore};
+
+use tokenkeep::store::Precondition;
+use zeroize::Zeroizing;
+
+use super::login::{copy_of, not_cleared};
+use super::{DONE, Outcome, as_prompts_are_allowed, not_openable};
+use crate::arguments::{Remove, Slot};
+use crate::draft::{self, failed};
+use crate::failure::{Code, Failure};
+use crate::profile::Profile;
+use crate::terminal;
+
+/// First all that could be in the way is found, then the profile is removed, and last of all its file: as
+/// long as that is there, it says what is left for the next run.
+pub(super) async fn remove(slot: &Slot, remove: &Remove) -> Outcome {
+    if slot.is_given() {
+        return Err(Failure::usage(
+            "a profile or store is named beside the one to remove; leave it out",
+        ));
+    }
+    let (writer, profile) = Profile::load_to_remove(&remove.name)?;
+    refuse_shared(&profile, remove.keep_key)?;
+    let mut belongings = vec![Belongings::of(&profile.store, remove.keep_key)?];
+    refuse_if_on_server(&profile).await?;
+    // What a migration left that was cut off, if it is this profile's.
+    let source = belongings[0].store.clone();
+    if let Some(to) = &profile.moving_to {
+        let copy = copy_of(&*source, open(to)?).await?;
+        let mut target = Belongings::of(to, remove.keep_key)?;
+        if same_key(to, &profile.store).is_some() {
+            target.key = Key::None;
+        }
+        if copy.is_some() || target.store.load_exposed().await?.is_none() {
+            // First what the profile would not name any more if this is interrupted after a logout.
+            belongings.insert(0, target);
+        }
+    }
+    for one in &belongings {
+        one.refuse_if_busy()?;
+    }
+    for one in &belongings {
+        one.empty().await?;
+        one.remove_files()?;
+    }
+    profile.remove(&writer)?;
+    terminal::say(&format!("removed the profile {}", profile.name));
+    for one in &belongings {
+        one.say_what_became_of_it().await;
+    }
+    DONE
+}
+
+/// Nobody is asked for a passphrase: what is to be removed need not be opened.
+fn open(url: &StoreUrl) -> Result<Arc<dyn TokenStore>, Failure> {
+    as_prompts_are_allowed(url).open().map_err(not_openable)
+}
+
+/// What one URL names.
+struct Belongings {
+    url: StoreUrl,
+    store: Arc<dyn TokenStore>,
+    key: Key,
+}
+
+/// What becomes of a key.
+enum Key {
+    /// There is none, or the store removes it with the record.
+    None,
+    Removed(PathBuf),
+    Kept {
+        place: String,
+        reason: &'static str,
+    },
+}
+
+impl Belongings {
+    fn of(url: &StoreUrl, keep_key: bool) -> Result<Self, Failure> {
+        let kept = |place: String, reason| Key::Kept { place, reason };
+        let key = match (url.identity_path(), named_key(url)) {
+            (Some(path), _) if keep_key => kept(path.display().to_string(), "--keep-key says so"),
+            (Some(path), _) => match why_it_stays(path)? {
+                Some(reason) => kept(path.display().to_string(), reason),
+                None => Key::Removed(path.to_owned()),
+            },
+            (None, Some(name)) => kept(name, "other records may be sealed to it"),
+            (None, None) => Key::None,
+        };
+        Ok(Self { url: url.clone(), store: open(url)?, key })
+    }
+
+    /// Whether tokens are kept there that this profile may remove.
+    fn is_kept(&self) -> bool {
+        self.url.env_prefix().is_none() && !self.url.is_memory() && !self.url.is_shared()
+    }
+
+    /// The locks beside the record, and beside its item in the keychain.
+    fn locks(&self) -> Vec<PathBuf> {
+        let with = |path: &Path, suffixes: &[&str]| -> Vec<PathBuf> {
+            let suffixed = suffixes.iter().map(|suffix| {
+                let mut name = path.as_os_str().to_owned();
+                name.push(suffix);
+                PathBuf::from(name)
+            });
+            suffixed.collect()
+        };
+        let beside = |path: &Path, suffixes: &[&str]| with(&path.with_extension(""), suffixes);
+        if let Some(path) = self.url.path() {
+            let mut locks = with(&path, &[".lease", ".lock"]);
+            if self.url.to_text().starts_with("keychain:") {
+                locks.extend(beside(&path, &[".key.lock"]));
+            }
+            return locks;
+        }
+        // These are where those of a keychain's record of the same name would be.
+        let text = self.url.to_text();
+        let item = text.strip_prefix("keychain-item:").map(|item| format!("keychain:{item}"));
+        let record = item.and_then(|item| item.parse::<StoreUrl>().ok()?.path());
+        record.map_or_else(Vec::new, |path| beside(&path, &[".item.lease", ".item.lock"]))
+    }
+
+    /// A process that refreshes these tokens gets new ones, which nobody should lose.
+    fn refuse_if_busy(&self) -> Result<(), Failure> {
+        self.locks().iter().try_for_each(|lock| hold(lock).map(drop))
+    }
+
+    async fn empty(&self) -> Result<(), Failure> {
+        if !self.is_kept() {
+            return Ok(());
+        }
+        match self.store.clear(Precondition::Anything).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(not_cleared(&*self.store, &self.url, error.into()).await),
+        }
+    }
+
+    fn remove_files(&self) -> Result<(), Failure> {
+        let done = "the tokens are removed, so run this again after that";
+        let remove = |path: &Path| draft::remove(path).map_err(|failure| failure.within(done));
+        for lock in self.locks() {
+            // Under the lock: whoever holds it is still at work.
+            if let Some(_held) = hold(&lock).map_err(|failure| failure.within(done))? {
+                remove(&lock)?;
+            }
+        }
+        if let Key::Removed(path) = &self.key {
+            remove(path)?;
+            let mut lock = path.clone().into_os_string();
+            lock.push(".lock");
+            if let Some(_held) = hold(Path::new(&lock)).map_err(|failure| failure.within(done))? {
+                remove(Path::new(&lock))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn say_what_became_of_it(&self) {
+        if self.is_kept() {
+            terminal::say(&format!("there are no tokens any more in {}", self.store));
+        } else if self.url.env_prefix().is_some() && matches!(self.store.load().await, Ok(Some(_)))
+        {
+            terminal::say(&format!(
+                "{} stay as they are; unset them where they are set",
+                self.store
+            ));
+        }
+        match &self.key {
+            Key::None => {}
+            Key::Removed(path) => terminal::say(&format!("the key {} is deleted", path.display())),
+            Key::Kept { place, reason } => terminal::say(&format!(
+                "the key {place} stays, because {reason}; delete it if nothing else needs it"
+            )),
+        }
+    }
+}
+
+/// Refuses to remove what another profile has too.
+fn refuse_shared(profile: &Profile, keep_key: bool) -> Result<(), Failure> {
+    let urls = |profile: &Profile| -> Vec<StoreUrl> {
+        [Some(&profile.store), profile.moving_to.as_ref()].into_iter().flatten().cloned().collect()
+    };
+    let ours = urls(profile);
+    for (name, other) in Profile::all()?.into_iter().filter(|(name, _)| *name != profile.name) {
+        let other = other.map_err(|failure| {
+            failure
+                .within(&format!("the profile {name} may have the same tokens or the same key"))
+                .followed_by("fix its file, or delete that if it is of no use")
+        })?;
+        for (ours, theirs) in
+            ours.iter().flat_map(|ours| urls(&other).into_iter().map(move |it| (ours, it)))
+        {
+            if is_same_slot(ours, &theirs) {
+                let path = profile.path.display();
+                return Err(Failure::new(
+                    Code::Conflict,
+                    format!(
+                        "the profile {name} has the same tokens, in {theirs}; to remove this name alone, delete {path}"
+                    ),
+                ));
+            }
+            if !keep_key && let Some(key) = same_key(ours, &theirs) {
+                return Err(Failure::new(
+                    Code::Conflict,
+                    format!(
+                        "the profile {name} has the same key, {key}; --keep-key leaves it there"
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Other machines, of which nothing is known here, may use what is on a server.
+async fn refuse_if_on_server(profile: &Profile) -> Result<(), Failure> {
+    let path = profile.path.display();
+    for url in [Some(&profile.store), profile.moving_to.as_ref()].into_iter().flatten() {
+        if !url.is_shared() {
+            continue;
+        }
+        let alone = format!("to remove this name alone, delete {path}");
+        match open(url)?.load().await {
+            Ok(None) => {}
+            Ok(Some(_)) => {
+                return Err(Failure::new(
+                    Code::Conflict,
+                    format!(
+                        "{url} holds tokens that other machines may use; if none does, run `tokenkeep clear \
+                         --profile {}` first; {alone}",
+                        profile.name
+                    ),
+                ));
+            }
+            Err(error) => return Err(Failure::from(error).followed_by(&alone)),
+        }
+    }
+    Ok(())
+}
+
+/// Names the key, if it is that of both.
+fn same_key(one: &StoreUrl, other: &StoreUrl) -> Option<String> {
+    match (one.identity_path(), other.identity_path()) {
+        (Some(one), Some(other)) => is_same_file(one, other).then(|| one.display().to_string()),
+        _ => named_key(one).filter(|key| named_key(other).as_ref() == Some(key)),
+    }
+}
+
+fn is_same_slot(one: &StoreUrl, other: &StoreUrl) -> bool {
+    if let (Some(one), Some(other)) = (one.path(), other.path()) {
+        return is_same_file(&one, &other);
+    }
+    let slot = |url: &StoreUrl| {
+        let is_kept = url.env_prefix().is_none() && !url.is_memory();
+        is_kept.then(|| url.open().map_or_else(|_| url.to_string(), |store| store.slot()))
+    };
+    slot(one).is_some_and(|slot_of_one| slot(other) == Some(slot_of_one))
+}
+
+/// Whether two paths lead to one file, however they are spelled.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    is_one_inode(one, other) || resolved(one) == resolved(other)
+}
+
+#[cfg(unix)]
+fn is_one_inode(one: &Path, other: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+
+    let inode = |path: &Path| path.metadata().ok().map(|found| (found.dev(), found.ino()));
+    inode(one).is_some_and(|inode_of_one| inode(other) == Some(inode_of_one))
+}
+
+#[cfg(not(unix))]
+fn is_one_inode(_one: &Path, _other: &Path) -> bool {
+    false
+}
+
+/// The path without links and `..`, as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    let there = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+    let Some((above, canonical)) = there else { return path.to_owned() };
+    match path.strip_prefix(above) {
+        // Joining nothing would add a slash.
+        Ok(rest) if !rest.as_os_str().is_empty() => canonical.join(rest),
+        _ => canonical,
+    }
+}
+
+/// The key that is no file of its own, as the URL names it.
+fn named_key(url: &StoreUrl) -> Option<String> {
+    let text = url.to_text();
+    let mut options = text.split_once('?')?.1.split('&');
+    let key = options.find_map(|option| option.strip_prefix("identity="))?;
+    url.identity_path().is_none().then(|| key.to_owned())
+}
+
+/// Why an identity file may be more than one profile's key, if it may.
+fn why_it_stays(path: &Path) -> Result<Option<&'static str>, Failure> {
+    /// What is longer is no identity file.
+    const LONGEST: u64 = 64 * 1024;
+    const SEALED: [&[u8]; 2] = [b"age-encryption.org/", b"-----BEGIN AGE ENCRYPTED FILE"];
+
+    let unreadable = |error| failed("read", path, &error);
+    let found = match path.symlink_metadata() {
+        Ok(found) => found,
+        // By an earlier run.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unreadable(error)),
+    };
+    if found.is_symlink() {
+        return Ok(Some("it is a link"));
+    }
+    if !found.is_file() || found.len() > LONGEST {
+        return Ok(Some("it is no identity file"));
+    }
+    #[cfg(unix)]
+    if std::os::unix::fs::MetadataExt::uid(&found) != rustix::process::geteuid().as_raw() {
+        return Ok(Some("it belongs to another user"));
+    }
+    // Of its full size, so that it does not grow and leave copies behind.
+    let mut text = Zeroizing::new(Vec::with_capacity(LONGEST as usize));
+    File::open(path)
+        .and_then(|file| file.take(LONGEST).read_to_end(&mut text))
+        .map_err(unreadable)?;
+    if SEALED.iter().any(|start| text.starts_with(start)) {
+        return Ok(None);
+    }
+    let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with(b"#"));
+    let is_key = |line: &[u8]| line.starts_with(b"AGE-SECRET-KEY-");
+    Ok(match lines.map(is_key).collect::<Vec<_>>()[..] {
+        [true] => None,
+        [true, ..] => Some("it holds several keys"),
+        _ => Some("it is no identity file"),
+    })
+}
+
+/// Takes a lock that is there and is one of ours, which are empty files.
+fn hold(path: &Path) -> Result<Option<File>, Failure> {
+    let unusable = |error| failed("lock", path, &error);
+    match path.symlink_metadata() {
+        Ok(found) if found.is_file() && found.len() == 0 => {}
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(error)),
+        _ => return Ok(None),
+    }
+    let file = match fs::OpenOptions::new().read(true).write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(unusable)?,
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::Error(error)) => Err(unusable(error)),
+        Err(TryLockError::WouldBlock) => Err(Failure::new(
+            Code::Conflict,
+            format!(
+                "another process is at work there and holds {}; repeat this when it has ended",
+                path.display()
+            ),
+        )),
+    }
+}

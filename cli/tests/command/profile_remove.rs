@@ -1,0 +1,391 @@
+//! A profile goes with all that belongs to it, and with nothing that belongs to others.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::home::{Home, SEED, done};
+#[cfg(unix)]
+use crate::support::can_trace;
+
+/// All files of a home but the lock of the profiles, which is that of all.
+fn files(home: &Home) -> Vec<PathBuf> {
+    fn below(directory: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(directory).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && !path.is_symlink() {
+                below(&path, found);
+            } else if !path.ends_with("profiles/.lock") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    below(&home.path(""), &mut found);
+    found.sort();
+    found
+}
+
+/// Writes a profile as a person does, and signs in.
+fn write_profile(home: &Home, name: &str, store: &str) {
+    fs::create_dir_all(home.path("config/profiles")).unwrap();
+    let text = format!("store = {}\n", serde_json::Value::from(store));
+    fs::write(home.path(&format!("config/profiles/{name}.toml")), text).unwrap();
+}
+
+fn here(home: &Home) -> String {
+    home.path("").display().to_string().trim_end_matches(['/', '\\']).to_owned()
+}
+
+#[test]
+fn a_removed_profile_leaves_no_file_of_its_own_and_all_of_others() {
+    let home = Home::signed_in();
+    let others = files(&home);
+    home.run("keygen -o config/keys/work.txt").ok();
+    home.run("init --profile work --store age:w.age?identity=config/keys/work.txt").ok();
+    home.feed("set --profile work", SEED).ok();
+    // What keeps two processes from refreshing at once is made by the first who looks.
+    home.run("status --profile work").ok();
+    fs::write(home.path("w.age.lease"), "").unwrap();
+    let removed = home.run("profile remove work");
+    for said in [
+        "removed the profile work",
+        "there are no tokens any more in age file ",
+        "work.txt is deleted",
+    ] {
+        assert!(removed.err.contains(said), "{removed:?}");
+    }
+    removed.ok();
+    assert_eq!(files(&home), others);
+    assert_eq!(home.run("get").line(), "canary-a");
+    home.run("get --profile work").failed(2);
+    // Nothing is left that another one could trip over.
+    home.run("init --profile work --store plaintext:w.age").ok();
+    home.run("get --profile work").failed(3);
+}
+
+#[test]
+fn each_kind_of_store_is_emptied_as_far_as_it_is_the_profiles() {
+    let home = Home::new();
+    home.run("keygen -o key.txt").ok();
+    let untouched = files(&home);
+    for store in ["plaintext:p.json", "age:a.age?identity=own.txt"] {
+        // Empty, and then with tokens.
+        for tokens in [None, Some(SEED)] {
+            if store.starts_with("age") {
+                home.run("keygen -o own.txt").ok();
+            }
+            home.run(&format!("init --profile p --store {store}")).ok();
+            if let Some(tokens) = tokens {
+                home.feed("set --profile p", tokens).ok();
+            }
+            home.run("profile remove p").ok();
+            assert_eq!(files(&home), untouched, "{store}");
+        }
+    }
+
+    // On a server others may use it; whether there is anything cannot be found out here.
+    let server = format!("postgres://me@127.0.0.1:1/db?slot=a&identity={}/key.txt", here(&home));
+    write_profile(&home, "server", &server);
+    let said = home.run("profile remove server").failed(5);
+    assert!(said.contains("to remove this name alone, delete "), "{said}");
+    assert!(said.contains("server.toml"), "{said}");
+    fs::remove_file(home.path("config/profiles/server.toml")).unwrap();
+
+    // What others gave cannot be taken away.
+    write_profile(&home, "env", "env:APP");
+    home.run("profile remove env").ok();
+    write_profile(&home, "env", "env:APP");
+    let mut remove = home.command();
+    remove.args(["profile", "remove", "env"]).env("APP_ACCESS_TOKEN", "canary");
+    let removed = done(&mut remove, "");
+    assert!(removed.err.contains("environment variables APP_* stay as they are"), "{removed:?}");
+    assert!(!removed.err.contains("canary"));
+    removed.ok();
+    write_profile(&home, "none", "memory:");
+    home.run("profile remove none").ok();
+    write_profile(&home, "service", &format!("age:{}/s.age?identity=credential:k", here(&home)));
+    let removed = home.run("profile remove service");
+    assert!(removed.err.contains("the key credential:k stays"), "{removed:?}");
+    removed.ok();
+    assert_eq!(files(&home), untouched);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_key_of_another_profile_is_not_removed_however_it_is_spelled() {
+    use std::os::unix::fs::symlink;
+
+    let home = Home::new();
+    let here = here(&home);
+    home.run("keygen -o keys/k.txt").ok();
+    symlink("keys", home.path("also")).unwrap();
+    symlink("keys/k.txt", home.path("link.txt")).unwrap();
+    fs::hard_link(home.path("keys/k.txt"), home.path("hard.txt")).unwrap();
+    home.run("init --profile ours --store age:ours.age?identity=keys/k.txt").ok();
+    home.feed("set --profile ours", SEED).ok();
+    let ours = files(&home);
+    for key in ["keys/k.txt", "keys/../keys/./k.txt", "also/k.txt", "link.txt", "hard.txt"] {
+        for text in [
+            format!("store = 'age:{here}/theirs.age?identity={here}/{key}'\n"),
+            format!("moving_to = 'age:{here}/t.age?identity={here}/{key}'\nstore = 'env:APP'\n"),
+        ] {
+            fs::write(home.path("config/profiles/theirs.toml"), text).unwrap();
+            let said = home.run("profile remove ours").failed(7);
+            assert!(said.contains("the profile theirs has the same key, "), "{key}: {said}");
+            assert!(said.contains("keys/k.txt; --keep-key leaves it"), "{key}: {said}");
+            // And the other way around.
+            home.run("profile remove theirs").failed(7);
+            fs::remove_file(home.path("config/profiles/theirs.toml")).unwrap();
+            assert_eq!(files(&home), ours, "nothing is removed");
+        }
+    }
+    // One that is not there is one key all the same.
+    write_profile(&home, "a", &format!("age:{here}/a.age?identity={here}/keys/none.txt"));
+    write_profile(&home, "b", &format!("age:{here}/b.age?identity={here}/also/../also/none.txt"));
+    home.run("profile remove a").failed(7);
+    fs::remove_file(home.path("config/profiles/a.toml")).unwrap();
+    fs::remove_file(home.path("config/profiles/b.toml")).unwrap();
+
+    home.run("init --profile theirs --store age:theirs.age?identity=keys/k.txt").ok();
+    home.feed("set --profile theirs", "canary-theirs").ok();
+    home.run("profile remove ours --keep-key").ok();
+    assert_eq!(home.run("get --profile theirs").line(), "canary-theirs");
+    assert!(!home.path("ours.age").exists());
+    fs::remove_file(home.path("hard.txt")).unwrap();
+    home.run("profile remove theirs").ok();
+    assert!(!home.path("keys/k.txt").exists());
+}
+
+#[test]
+fn tokens_that_another_profile_names_are_not_removed() {
+    let home = Home::new();
+    let here = here(&home);
+    home.run("init --profile ours --store plaintext:sub/t.json").ok();
+    home.feed("set --profile ours", SEED).ok();
+    for text in [
+        format!("store = 'plaintext:{here}/sub/../sub/t.json'\n"),
+        format!("store = 'age:{here}/sub/t.json?identity={here}/k.txt'\n"),
+        format!("moving_to = 'plaintext:{here}/sub/t.json'\nstore = 'env:APP'\n"),
+    ] {
+        fs::write(home.path("config/profiles/theirs.toml"), text).unwrap();
+        for line in ["profile remove ours", "profile remove ours --keep-key"] {
+            let said = home.run(line).failed(7);
+            assert!(said.contains("the profile theirs has the same tokens, in "), "{said}");
+            assert!(said.contains("ours.toml"), "{said}");
+        }
+    }
+    // One that cannot be read may have them.
+    fs::write(home.path("config/profiles/theirs.toml"), "store = canary").unwrap();
+    let said = home.run("profile remove ours").failed(2);
+    assert!(said.contains("theirs.toml, line 1") && said.contains("fix its file"), "{said}");
+    assert_eq!(home.run("get --profile ours").line(), "canary-a");
+    fs::remove_file(home.path("config/profiles/theirs.toml")).unwrap();
+    home.run("profile remove ours").ok();
+}
+
+#[test]
+fn what_is_no_profile_is_not_removed_and_the_next_step_is_told() {
+    let home = Home::signed_in();
+    let before = files(&home);
+    let said = home.run("profile remove none").failed(2);
+    assert!(said.contains("none.toml does not exist") && said.contains("tokenkeep list"), "{said}");
+    home.run("profile remove No/Name").failed(2);
+    for line in ["profile remove default --profile default", "--store env:A profile remove default"]
+    {
+        assert!(home.run(line).failed(2).contains("leave it out"), "{line}");
+    }
+    assert!(home.run("profile remove").failed(2).contains("`<NAME>` is missing"));
+    assert_eq!(files(&home), before);
+    assert!(!home.path("config/profiles/none.toml").exists());
+    fs::write(home.path("config/profiles/broken.toml"), "canary").unwrap();
+    let said = home.run("profile remove broken").failed(2);
+    assert!(said.contains("broken.toml, line 1: this is not TOML; fix that"), "{said}");
+    assert!(home.path("config/profiles/broken.toml").exists());
+    // Where there was never any, none is made.
+    let empty = Home::new();
+    empty.run("profile remove none").failed(2);
+    assert!(!empty.path("config").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_key_that_may_open_more_than_the_profile_stays_and_is_named() {
+    let home = Home::new();
+    home.run("keygen -o one.txt").ok();
+    home.run("keygen -o two.txt").ok();
+    let both = [home.path("one.txt"), home.path("two.txt")].map(|path| fs::read(path).unwrap());
+    fs::write(home.path("both.txt"), both.concat()).unwrap();
+    fs::set_permissions(home.path("both.txt"), std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .unwrap();
+    std::os::unix::fs::symlink("one.txt", home.path("link.txt")).unwrap();
+    for (key, why) in [("both.txt", "it holds several keys"), ("link.txt", "it is a link")] {
+        home.run(&format!("init --profile p --store age:p.age?identity={key}")).ok();
+        home.feed("set --profile p", SEED).ok();
+        let removed = home.run("profile remove p");
+        let said = format!("{key} stays, because {why}; delete it if nothing else needs it");
+        assert!(removed.err.contains(&said), "{removed:?}");
+        removed.ok();
+        assert!(home.path(key).exists() && home.path("one.txt").exists());
+        assert!(!home.path("p.age").exists() && !home.path("config/profiles/p.toml").exists());
+    }
+    // One that a passphrase protects is one key.
+    let mut keygen = home.command();
+    keygen
+        .args(["keygen", "-o", "locked.txt", "--passphrase"])
+        .env("TOKENKEEP_PASSPHRASE", "canary");
+    done(&mut keygen, "").ok();
+    home.run("init --profile p --store age:p.age?identity=locked.txt").ok();
+    let mut set = home.command();
+    set.args(["set", "--profile", "p"]).env("TOKENKEEP_PASSPHRASE", "canary");
+    done(&mut set, SEED).ok();
+    // It is not asked for.
+    home.run("profile remove p").ok();
+    assert!(!home.path("locked.txt").exists() && !home.path("p.age").exists());
+}
+
+#[test]
+fn tokens_that_somebody_is_at_work_on_are_not_removed() {
+    let home = Home::signed_in();
+    for suffix in ["lease", "lock"] {
+        let path = home.path(&format!("state/tokenkeep/default.age.{suffix}"));
+        let lock = fs::File::options().create(true).append(true).open(&path).unwrap();
+        lock.lock().unwrap();
+        let said = home.run("profile remove default").failed(7);
+        assert!(said.contains(&format!("default.age.{suffix}; repeat this")), "{said}");
+        lock.unlock().unwrap();
+        assert_eq!(home.run("get").line(), "canary-a");
+    }
+    home.run("profile remove default").ok();
+    assert_eq!(files(&home), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn what_a_migration_left_that_was_cut_off_is_removed_too_if_it_is_the_profiles() {
+    let home = Home::signed_in();
+    let profile = home.path("config/profiles/default.toml");
+    let text = fs::read_to_string(&profile).unwrap();
+    let moving = format!("moving_to = 'plaintext:{}/copy.json'\n{text}", here(&home));
+    // Somebody else's since: it stays.
+    home.feed("set --store plaintext:copy.json", "canary-other").ok();
+    fs::write(&profile, &moving).unwrap();
+    home.run("profile remove default").ok();
+    assert_eq!(home.run("get --store plaintext:copy.json").line(), "canary-other");
+    home.run("clear --store plaintext:copy.json").ok();
+
+    let home = Home::signed_in();
+    let profile = home.path("config/profiles/default.toml");
+    let text = fs::read_to_string(&profile).unwrap();
+    home.run("migrate --to plaintext:copy.json --keep-source").ok();
+    let moving = format!("moving_to = 'plaintext:{}/copy.json'\n{text}", here(&home));
+    fs::write(&profile, &moving).unwrap();
+    home.run("profile remove default").ok();
+    assert_eq!(files(&home), Vec::<PathBuf>::new());
+}
+
+#[cfg(unix)]
+#[test]
+fn killed_at_any_removal_it_is_completed_by_the_next_run() {
+    if !can_trace("profile_remove::killed_at_any_removal_it_is_completed_by_the_next_run") {
+        return;
+    }
+    let mut killed = 0;
+    for call in ["unlink", "unlinkat", "fsync"] {
+        for nth in 1.. {
+            let home = Home::signed_in();
+            let mut strace = home.wrapped("strace");
+            strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+            strace.args(["-e", &format!("inject={call}:signal=SIGKILL:when={nth}")]);
+            strace.args([env!("CARGO_BIN_EXE_tokenkeep"), "profile", "remove", "default"]);
+            let outcome = done(&mut strace, "");
+            let at = format!("killed at {call} {nth}: {outcome:?}");
+            if home.path("config/profiles/default.toml").exists() {
+                home.run("profile remove default").ok();
+            }
+            assert_eq!(files(&home), Vec::<PathBuf>::new(), "{at}");
+            home.run("profile remove default").failed(2);
+            if outcome.code == 0 {
+                break;
+            }
+            killed += 1;
+        }
+    }
+    assert!(killed > 8, "{killed}");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_cannot_be_removed_is_named_and_the_profile_stays_until_it_is() {
+    if !can_trace(
+        "profile_remove::what_cannot_be_removed_is_named_and_the_profile_stays_until_it_is",
+    ) {
+        return;
+    }
+    for (call, name) in [
+        ("unlinkat", "default.age"),
+        ("unlink", "state/tokenkeep/default.age.lock"),
+        ("unlink", "config/keys/default.txt"),
+        ("unlink", "config/profiles/default.toml"),
+    ] {
+        let home = Home::signed_in();
+        let path =
+            if call == "unlink" { home.path(name).display().to_string() } else { name.to_owned() };
+        let mut strace = home.wrapped("strace");
+        strace.args(["-f", "-qq", "-o", "calls", "-e", &format!("trace={call}"), "-P", &path]);
+        strace.args(["-e", &format!("inject={call}:error=EACCES")]);
+        strace.args([env!("CARGO_BIN_EXE_tokenkeep"), "profile", "remove", "default"]);
+        let said = done(&mut strace, "").failed(5);
+        assert!(said.contains(name), "{name}: {said}");
+        fs::remove_file(home.path("calls")).unwrap();
+        home.run("profile remove default").ok();
+        assert_eq!(files(&home), Vec::<PathBuf>::new(), "{name}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_keychain_gives_up_the_key_of_the_profile_and_keeps_one_that_is_shared() {
+    use crate::session::Session;
+    use crate::support::available;
+
+    let test =
+        "profile_remove::a_keychain_gives_up_the_key_of_the_profile_and_keeps_one_that_is_shared";
+    let parts = ["dbus-daemon", "gnome-keyring-daemon", "gdbus", "secret-tool"];
+    if !parts.iter().all(|program| available(test, program)) {
+        return;
+    }
+    let mut session = Session::with_keychain();
+    let state = session.state();
+    let run = |session: &Session, line: &str, input: &str| {
+        let mut command = session.command(env!("CARGO_BIN_EXE_tokenkeep"));
+        let config = session.state().join("config");
+        done(command.args(line.split(' ')).env("TOKENKEEP_CONFIG_DIR", config), input)
+    };
+    let holds = |session: &Session, service: &str, account: &str| {
+        let mut lookup = session.command("secret-tool");
+        done(lookup.args(["lookup", "service", service, "username", account]), "").code == 0
+    };
+    let shared = format!("age:{}/s.age?identity=keychain:app/shared", state.display());
+    run(&session, "init --profile own --store keychain:app/own", "").ok();
+    run(&session, &format!("init --profile shared --store {shared}"), "").ok();
+    run(&session, "set --profile own", SEED).ok();
+    run(&session, "set --profile shared", SEED).ok();
+    assert!(holds(&session, "tokenkeep:app", "own") && holds(&session, "app", "shared"));
+
+    session.lock_keychain();
+    let said = run(&session, "profile remove own", "").failed(5);
+    assert!(said.contains("the tokens are removed and their key is not"), "{said}");
+    assert!(state.join("config/profiles/own.toml").exists());
+    session.start_keychain();
+    run(&session, "profile remove own", "").ok();
+    assert!(!holds(&session, "tokenkeep:app", "own"));
+    let removed = run(&session, "profile remove shared", "");
+    assert!(removed.err.contains("the key keychain:app/shared stays"), "{removed:?}");
+    removed.ok();
+    assert!(holds(&session, "app", "shared") && !state.join("s.age").exists());
+    for directory in fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().path()) {
+        for entry in fs::read_dir(directory).into_iter().flatten() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            assert!(!name.contains("own") && !name.contains("s.age"), "{name}");
+        }
+    }
+}
