@@ -56,6 +56,48 @@ fn the_readme_shows_what_the_tour_prints() {
 
 #[cfg(unix)]
 #[test]
+fn the_tour_says_that_it_builds_and_finds_what_cargo_built_wherever_that_is() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = scratch();
+    // Stands for cargo, which would take minutes, and says where it put the program as cargo does.
+    let elsewhere = dir.path().join("a target/debug");
+    fs::create_dir_all(&elsewhere).unwrap();
+    let program = elsewhere.join("tokenkeep");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_tokenkeep"), &program).unwrap();
+    let artifact = serde_json::json!({
+        "reason": "compiler-artifact", "filenames": [program], "executable": program, "fresh": false
+    });
+    let cargo = dir.path().join("cargo");
+    let script = format!(
+        "#!/bin/sh\necho \"   Compiling into $CARGO_TARGET_DIR\" >&2\nprintf '%s\\n' \
+         '{{\"reason\":\"compiler-artifact\",\"executable\":null}}' '{artifact}' \
+         '{{\"reason\":\"build-finished\",\"success\":true}}'\n"
+    );
+    fs::write(&cargo, script).unwrap();
+    fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+    let output = Command::new(Path::new(PROJECT).join("scripts/tour"))
+        .current_dir(dir.path())
+        .env("PATH", path)
+        .env("CARGO_TARGET_DIR", "a target")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(said.starts_with("Building the command; "), "{said}");
+    // Relative to where it was started, as for cargo.
+    let target = dir.path().join("a target");
+    assert!(said.contains(&format!("Compiling into {}", target.display())), "{said}");
+    let printed = without_chance(&String::from_utf8(output.stdout).unwrap());
+    assert_eq!(
+        printed.trim_end(),
+        without_chance(&block("README.md", "$ scripts/tour")).trim_end()
+    );
+}
+
+#[cfg(unix)]
+#[test]
 fn the_guide_shows_what_the_quickstart_prints() {
     // The plaintext file has the permissions that the umask leaves it.
     let mut shell = Command::new("sh");
