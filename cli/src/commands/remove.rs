@@ -145,7 +145,7 @@ impl Belongings {
         let done = "the tokens are removed, so run this again after that";
         let remove = |path: &Path| draft::remove(path).map_err(|failure| failure.within(done));
         for lock in self.locks() {
-            // Under the lock: whoever holds it is still at work.
+            // Under the lock: a process that holds it is still at work.
             if let Some(_held) = hold(&lock).map_err(|failure| failure.within(done))? {
                 remove(&lock)?;
             }

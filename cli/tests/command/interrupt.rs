@@ -219,7 +219,7 @@ fn a_signal_waits_for_tokens_that_are_not_saved_yet() {
     // What was printed before that is good.
     assert_eq!(
         (status.signal(), printed.as_str()),
-        (Some(Signal::TERM.as_raw()), "access-canary-2")
+        (Some(Signal::TERM.as_raw()), "access-canary-2\n")
     );
     assert_eq!(home.run("get").line(), "access-canary-2");
 }
@@ -231,7 +231,7 @@ fn a_good_token_that_could_not_be_refreshed_is_printed_and_that_is_said() {
     let access = sign_in_for(&server, &home, 10);
     server.script([Act::answer(503, "canary"), Act::answer(503, "canary")]);
     let got = done(home.command().arg("get"), "");
-    assert_eq!((got.code, &got.out), (0, &access));
+    assert_eq!((got.code, got.out.trim_end()), (0, &*access));
     let expected = "warning: these tokens were not refreshed: the refresh failed for now (";
     assert!(got.err.starts_with(expected) && got.err.lines().count() == 1, "{}", got.err);
     assert!(!got.err.contains("canary"), "{}", got.err);
