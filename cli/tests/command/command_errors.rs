@@ -238,9 +238,8 @@ fn what_list_prints_of_each_store_names_that_store_again() {
     let root = home.path("").display().to_string();
     let (here, key) = (root.trim_end_matches('/'), "k%23 %3F'%26.txt");
     home.run("init --profile p0 --store plaintext:p.json").ok();
-    let done = |arguments: &[&str], input: &str| {
-        crate::command::done(home.command().args(arguments), input)
-    };
+    let done =
+        |arguments: &[&str], input: &str| crate::home::done(home.command().args(arguments), input);
     done(&["keygen", "-o", "k# ?'&.txt"], "").ok();
     let urls = [
         format!("plaintext:{here}/a b%3F%25%23%26c=\u{e4}$(x)'\".json"),
