@@ -257,7 +257,7 @@ fn what_list_prints_of_each_store_names_that_store_again() {
     ];
     for (n, url) in urls.iter().enumerate() {
         let text = format!("store = {}\n", serde_json::Value::from(&**url));
-        let profile = home.path(&format!("config/profiles/p{n}.toml"));
+        let profile = home.path(format!("config/profiles/p{n}.toml"));
         fs::write(profile, text).unwrap();
     }
     let lines = home.run("list").ok();

@@ -33,7 +33,7 @@ fn files_in(directory: &Path) -> Vec<PathBuf> {
 fn write_profile(home: &Home, name: &str, store: &str) {
     fs::create_dir_all(home.path("config/profiles")).unwrap();
     let text = format!("store = {}\n", serde_json::Value::from(store));
-    fs::write(home.path(&format!("config/profiles/{name}.toml")), text).unwrap();
+    fs::write(home.path(format!("config/profiles/{name}.toml")), text).unwrap();
 }
 
 fn here(home: &Home) -> String {
@@ -251,7 +251,7 @@ fn a_key_that_may_open_more_than_the_profile_stays_and_is_named() {
 fn tokens_that_somebody_is_at_work_on_are_not_removed() {
     let home = Home::signed_in();
     for suffix in ["lease", "lock"] {
-        let path = home.path(&format!("state/tokenkeep/default.age.{suffix}"));
+        let path = home.path(format!("state/tokenkeep/default.age.{suffix}"));
         let lock = fs::File::options().create(true).append(true).open(&path).unwrap();
         lock.lock().unwrap();
         let said = home.run("profile remove default").failed(7);
