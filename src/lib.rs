@@ -44,7 +44,8 @@
 //! `keychain` and `age` are on by default; without them plaintext, memory and the environment
 //! remain. `oauth2` adds a refresher and a sign-in for any OAuth 2.0 provider, `tower` a layer that
 //! puts the token into requests, `postgres` and `object-store` stores for many machines, `tracing` spans
-//! and counters of refreshes, `conformance` the store contract as tests, and `cli` the command.
+//! and counters of refreshes, and `conformance` the store contract as tests. The command is a package of its own,
+//! `tokenkeep-cli`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "conformance")]

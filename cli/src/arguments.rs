@@ -15,7 +15,7 @@ use crate::failure::Failure;
 /// Secrets go in through standard input and out through standard output; everything else is said
 /// on standard error.
 #[derive(Parser)]
-#[command(version, bin_name = "tokenkeep", max_term_width = 100, after_help = EXIT_CODES)]
+#[command(name = "tokenkeep", version, bin_name = "tokenkeep", max_term_width = 100, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) slot: Slot,
