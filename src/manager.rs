@@ -5,8 +5,10 @@ mod cache;
 mod events;
 mod logout;
 mod pending_save;
+mod publisher;
 mod refresh;
 mod single_flight;
+mod slot;
 mod snapshot;
 mod throttle;
 #[cfg(feature = "tracing")]
@@ -14,17 +16,17 @@ mod trace;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use tokio::sync::{Mutex, MutexGuard};
 
 pub use self::builder::TokenManagerBuilder;
-use self::events::Publisher;
+use self::cache::Cache;
 pub use self::events::{Event, Events};
 pub use self::logout::Logout;
 use self::pending_save::Unsaved;
+use self::publisher::Publisher;
 use self::refresh::{BRIEFLY, Basis};
 use self::single_flight::Flights;
 use self::snapshot::Snapshot;
@@ -76,15 +78,11 @@ struct Inner {
     policy: RefreshPolicy,
     clock: Clock,
     timer: Timer,
-    recheck: Duration,
-    /// `None` while the state of the store is not known.
-    cached: ArcSwapOption<Snapshot>,
+    cache: Cache,
     /// Held around every access to the store, so that memory changes in the order in which the
     /// store does.
     turn: Mutex<Turn>,
     unsaved: std::sync::Mutex<Option<Unsaved>>,
-    /// The access token that a server refused, as long as it is the current one.
-    refused: std::sync::Mutex<Option<AccessToken>>,
     flights: std::sync::Mutex<Flights>,
     events: Publisher,
 }
@@ -155,18 +153,18 @@ impl TokenManager {
         let now = self.0.clock.now();
         tokens.obtained_at.get_or_insert_with(|| clock::date(now));
         // The same refresh token is in doubt as before, as far as that is known.
-        let known_doubt = self.0.cached.load_full().and_then(|known| {
+        let known_doubt = self.0.cache.latest().and_then(|known| {
             let intent = known.stored.as_ref()?.record.refresh.intent.clone()?;
             intent.is_for(tokens.refresh_token.as_ref()?).then_some(intent)
         });
         // If this is cancelled from here on, what the store holds is not known.
-        self.0.cached.store(None);
+        self.0.cache.forget();
         let mut record = Record::new(tokens);
         record.refresh.intent = known_doubt;
         let revision = self.0.store.save(&record, Precondition::Anything).await?;
-        self.0.remember(Some(Stored { record, revision }), now);
+        self.0.install(Some(Stored { record, revision }), now);
         self.0.flights().pace = Pace::default();
-        self.0.publish(Event::Saved);
+        self.0.events.publish(Event::Saved);
         self.0.end_unsaved().await;
         Ok(())
     }
@@ -199,7 +197,7 @@ impl TokenManager {
     /// A refresh goes on without its caller, and its result is saved.
     pub async fn get_access_token(&self) -> Result<AccessToken, AuthError> {
         let inner = &self.0;
-        if let Some(token) = inner.at_hand(inner.clock.now()) {
+        if let Some(token) = inner.cache.cached(inner.clock.now()) {
             return Ok(token);
         }
         let snapshot = inner.snapshot().await?;
@@ -261,10 +259,7 @@ impl TokenManager {
     /// cannot wait, such as interceptors; nothing is read or refreshed.
     #[must_use]
     pub fn cached_access_token(&self) -> Option<AccessToken> {
-        let (cached, now) = (self.0.cached.load(), self.0.clock.now());
-        let snapshot = cached.as_ref()?;
-        let at_hand = snapshot.at_hand(now);
-        at_hand.or_else(|| snapshot.access().filter(|_| snapshot.is_good(now))).cloned()
+        self.0.cache.unexpired(self.0.clock.now())
     }
 
     /// Says that a server refused this access token: a 401 came back. If it is still the current
@@ -273,17 +268,7 @@ impl TokenManager {
     /// Refreshes that follow from this are at least 30 seconds apart, so that a server which refuses
     /// everything is not asked each time.
     pub fn invalidate(&self, token: &AccessToken) {
-        let mut refused = self.0.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.0.cached.load().as_ref().is_some_and(|snapshot| !snapshot.holds(token)) {
-            return; // it is no longer the current one
-        }
-        *refused = Some(token.clone());
-        self.0.cached.rcu(|cached| {
-            cached.as_ref().map(|snapshot| match snapshot.refused(token) {
-                Some(refused) => Arc::new(refused),
-                None => snapshot.clone(),
-            })
-        });
+        self.0.cache.invalidate(token);
     }
 
     /// Refreshes the tokens now, fresh or not, and returns the new ones.
@@ -358,10 +343,10 @@ impl TokenManager {
     /// It may be emptied all the same; clear it again to know.
     pub async fn clear(&self) -> Result<(), AuthError> {
         let _turn = self.0.turn().await?;
-        self.0.cached.store(None);
+        self.0.cache.forget();
         self.0.store.clear(Precondition::Anything).await?;
-        self.0.remember(None, self.0.clock.now());
-        self.0.publish(Event::Cleared);
+        self.0.install(None, self.0.clock.now());
+        self.0.events.publish(Event::Cleared);
         self.0.end_unsaved().await;
         Ok(())
     }
@@ -443,12 +428,6 @@ impl TokenManager {
 const LONGEST_TURN: Duration = Duration::from_secs(45);
 
 impl Inner {
-    fn publish(&self, event: Event) {
-        #[cfg(feature = "tracing")]
-        trace::event(&self.store, &event);
-        self.events.send(event);
-    }
-
     /// Waits until this manager alone uses the store.
     async fn turn(&self) -> Result<MutexGuard<'_, Turn>, StoreError> {
         if let Ok(turn) = self.turn.try_lock() {

@@ -3,10 +3,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwapOption;
 use tokio::sync::Mutex;
 
-use super::events::Publisher;
+use super::cache::Cache;
+use super::publisher::Publisher;
 use super::{Inner, TokenManager};
 use crate::error::RefreshFailure;
 use crate::refresh::{Closure, RefreshPolicy, TokenRefresher};
@@ -92,19 +92,18 @@ impl TokenManagerBuilder {
     /// Builds it. This reads and spawns nothing.
     #[must_use]
     pub fn build(self) -> TokenManager {
+        let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::new()));
         TokenManager(Arc::new(Inner {
-            store: self.store.unwrap_or_else(|| Arc::new(MemoryStore::new())),
+            events: Publisher::new(store.clone()),
+            store,
+            cache: Cache::new(self.policy, self.recheck, self.refresher.is_some()),
             refresher: self.refresher,
             policy: self.policy,
             clock: self.clock,
             timer: self.timer,
-            recheck: self.recheck,
-            cached: ArcSwapOption::empty(),
             turn: Mutex::default(),
             unsaved: std::sync::Mutex::default(),
-            refused: std::sync::Mutex::default(),
             flights: std::sync::Mutex::default(),
-            events: Publisher::new(),
         }))
     }
 }

@@ -1,151 +1,95 @@
-//! What is at hand, and when the store is asked again.
+//! What is kept in memory of a slot, and for how long it is trusted.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::events::Event;
-use super::pending_save::{There, release};
+use arc_swap::ArcSwapOption;
+
 use super::snapshot::Snapshot;
-use super::{Inner, Turn};
-use crate::error::{AuthError, StoreError};
-use crate::record::Record;
+use crate::refresh::RefreshPolicy;
 use crate::store::Stored;
 use crate::sys::clock::random;
 use crate::tokens::AccessToken;
 
-/// How long a look may take while there is a good token at hand. A store far away takes a tenth of it.
-const SOON: Duration = Duration::from_secs(2);
+/// The last known state of a slot. It knows nothing of stores: it holds what was installed.
+///
+/// Readers take no lock.
+pub(super) struct Cache {
+    /// `None` while the state of the store is not known.
+    snapshot: ArcSwapOption<Snapshot>,
+    /// The access token that a server refused, as long as it is the current one. Locked while a
+    /// snapshot is installed, so that no refusal falls between two snapshots of one token.
+    refused: Mutex<Option<AccessToken>>,
+    policy: RefreshPolicy,
+    recheck: Duration,
+    has_refresher: bool,
+}
 
-impl Inner {
-    /// The quick way: no lock, no allocation, no await.
-    pub(super) fn at_hand(&self, now: SystemTime) -> Option<AccessToken> {
-        self.cached.load().as_ref()?.at_hand(now).cloned()
-    }
+/// What [`Cache::install`] did.
+pub(super) struct Installed {
+    pub(super) snapshot: Arc<Snapshot>,
+    /// Whether there were tokens before, and there are none now.
+    pub(super) is_cleared: bool,
+}
 
-    /// What is known of the slot, as of the last seconds.
-    pub(super) async fn snapshot(&self) -> Result<Arc<Snapshot>, AuthError> {
-        if let Some(snapshot) = self.recent() {
-            return Ok(snapshot);
-        }
-        let now = self.clock.now();
-        let kept = self.cached.load_full().filter(|kept| self.is_good_enough(kept, now));
-        let Some(kept) = kept else { return Ok(self.look_in_turn().await?) };
-        // A good token in memory is as good as it was, and does not wait for a store that is slow or away.
-        match self.timer.within(SOON, self.look_in_turn()).await {
-            Some(Err(error)) if !error.keeps_cached_tokens() => return Err(error.into()),
-            Some(Ok(snapshot)) => return Ok(snapshot),
-            Some(Err(_)) | None => {}
-        }
-        let longer = Arc::new(kept.for_longer(now, self.recheck));
-        self.cached.rcu(|cached| match cached {
-            Some(cached) if Arc::ptr_eq(cached, &kept) => Some(longer.clone()),
-            // Somebody signed in or out meanwhile.
-            changed => changed.clone(),
-        });
-        Ok(self.cached.load_full().unwrap_or(longer))
-    }
-
-    /// Asks the store, unless whoever had the turn before did.
-    async fn look_in_turn(&self) -> Result<Arc<Snapshot>, StoreError> {
-        let mut turn = self.turn().await?;
-        if let Some(snapshot) = self.recent() {
-            return Ok(snapshot);
-        }
-        // Whoever was to save them may have ended with its runtime.
-        self.save_unsaved(&mut turn).await;
-        self.look(&mut turn).await
-    }
-
-    pub(super) fn is_good_enough(&self, snapshot: &Snapshot, now: SystemTime) -> bool {
-        match self.refresher {
-            Some(_) => snapshot.is_accepted(now),
-            None => snapshot.is_good(now),
+impl Cache {
+    /// `recheck` is how long a snapshot is trusted before the store is asked again.
+    pub(super) fn new(policy: RefreshPolicy, recheck: Duration, has_refresher: bool) -> Self {
+        Self {
+            snapshot: ArcSwapOption::empty(),
+            refused: Mutex::default(),
+            policy,
+            recheck,
+            has_refresher,
         }
     }
 
-    /// Asks the store what it holds now. Tokens that could not be saved yet count as in it.
-    pub(super) async fn look(&self, _turn: &mut Turn) -> Result<Arc<Snapshot>, StoreError> {
-        let loaded = self.store.load().await;
-        let now = self.clock.now();
-        let (kept, ended) = {
-            // Seen and taken in one go: a refresh on another thread may put new ones here at any
-            // moment, and what was loaded before says nothing about those.
-            let mut unsaved = self.unsaved();
-            match (&mut *unsaved, &loaded) {
-                (None, _) => (None, None),
-                // They are good whatever became of the store.
-                (Some(unsaved), Err(_)) => (Some(unsaved.stored.clone()), None),
-                (Some(waiting), Ok(there)) => match (waiting.see(there.as_ref()), there) {
-                    (There::Spent, Some(there)) => {
-                        waiting.rebase(there);
-                        (Some(waiting.stored.clone()), None)
-                    }
-                    // They are saved after all, or somebody signed in or out elsewhere.
-                    _ => (None, unsaved.take()),
-                },
-            }
-        };
-        if let Some(kept) = kept {
-            return Ok(self.remember(Some(kept), now));
-        }
-        let stored = match loaded {
-            Ok(stored) => stored,
-            Err(error) => {
-                if !error.keeps_cached_tokens() {
-                    // What is in memory says nothing about a slot that is broken.
-                    self.cached.store(None);
-                }
-                return Err(error);
-            }
-        };
-        if let Some(lease) = ended.and_then(|ended| ended.lease) {
-            release(lease).await;
-        }
-        Ok(self.remember(stored, now))
+    /// Returns the access token, if it can be handed out without another look at anything.
+    ///
+    /// This is the quick way: no lock, no allocation, no await.
+    pub(super) fn cached(&self, now: SystemTime) -> Option<AccessToken> {
+        self.snapshot.load().as_ref()?.cached(now).cloned()
     }
 
-    /// Looks again where a refresh is not simply the next step: once the server rejected a refresh
-    /// token, the store is asked each time whether it holds others, and the server is not; and
-    /// tokens that wait to be saved may do so because the runtime that was to save them has ended.
-    pub(super) async fn look_again(
-        &self,
-        snapshot: Arc<Snapshot>,
-    ) -> Result<Arc<Snapshot>, AuthError> {
-        let is_rejected =
-            snapshot.stored.as_ref().is_some_and(|stored| self.is_rejected(&stored.record));
-        let is_unsaved = self.unsaved().is_some();
-        if !is_rejected && !is_unsaved {
-            return Ok(snapshot);
-        }
-        let mut turn = self.turn().await?;
-        self.save_unsaved(&mut turn).await;
-        Ok(self.look(&mut turn).await?)
+    /// Returns the access token, if it does not count as expired.
+    pub(super) fn unexpired(&self, now: SystemTime) -> Option<AccessToken> {
+        let loaded = self.snapshot.load();
+        let snapshot = loaded.as_ref()?;
+        let cached = snapshot.cached(now);
+        cached.or_else(|| snapshot.access().filter(|_| snapshot.is_good(now))).cloned()
     }
 
-    /// Returns whether the server rejected the refresh token of this record, here or in another process.
-    fn is_rejected(&self, record: &Record) -> bool {
-        record.refresh.rejection.is_some() || self.flights().pace.is_rejected(&record.tokens)
+    /// Returns what was installed last.
+    pub(super) fn latest(&self) -> Option<Arc<Snapshot>> {
+        self.snapshot.load_full()
     }
 
-    pub(super) fn recent(&self) -> Option<Arc<Snapshot>> {
-        let now = self.clock.now();
-        self.cached.load_full().filter(|snapshot| snapshot.is_recent(now))
+    /// Returns what was installed last, if that was a moment ago.
+    pub(super) fn recent(&self, now: SystemTime) -> Option<Arc<Snapshot>> {
+        self.latest().filter(|snapshot| snapshot.is_recent(now))
     }
 
-    pub(super) fn remember(&self, stored: Option<Stored>, now: SystemTime) -> Arc<Snapshot> {
+    /// Returns what was installed last, if its access token is good enough to be handed out while
+    /// the store cannot be asked: until its true expiry where it is refreshed meanwhile.
+    pub(super) fn usable(&self, now: SystemTime) -> Option<Arc<Snapshot>> {
+        self.latest().filter(|snapshot| {
+            if self.has_refresher { snapshot.is_accepted(now) } else { snapshot.is_good(now) }
+        })
+    }
+
+    /// Puts in what the store holds.
+    pub(super) fn install(&self, stored: Option<Stored>, now: SystemTime) -> Installed {
         let random = if self.policy.jitter.is_zero() { 0.0 } else { random() };
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let previous = self.cached.load_full();
-        let is_logout = stored.is_none() && previous.as_ref().is_some_and(|it| it.stored.is_some());
-        if is_logout {
-            self.publish(Event::Cleared);
-        }
+        let mut refused = self.refused();
+        let previous = self.latest();
+        let had_tokens = previous.as_ref().is_some_and(|previous| previous.stored.is_some());
+        let is_cleared = had_tokens && stored.is_none();
         let access = stored.as_ref().map(|stored| &stored.record.tokens.access_token);
         let is_refused = refused.as_ref().is_some_and(|refused| access == Some(refused));
         if !is_refused {
             *refused = None;
         }
-        let snapshot = Snapshot::new(
+        let snapshot = Arc::new(Snapshot::new(
             stored,
             previous.as_deref(),
             is_refused,
@@ -153,9 +97,168 @@ impl Inner {
             self.recheck,
             &self.policy,
             random,
+        ));
+        self.snapshot.store(Some(snapshot.clone()));
+        Installed { snapshot, is_cleared }
+    }
+
+    /// Trusts this snapshot for as long again, unless another one was installed meanwhile. Returns
+    /// the one that holds now.
+    pub(super) fn trust_again(&self, kept: &Arc<Snapshot>, now: SystemTime) -> Arc<Snapshot> {
+        let longer = Arc::new(kept.for_longer(now, self.recheck));
+        self.snapshot.rcu(|current| match current {
+            Some(current) if Arc::ptr_eq(current, kept) => Some(longer.clone()),
+            // Somebody signed in or out meanwhile.
+            changed => changed.clone(),
+        });
+        self.latest().unwrap_or(longer)
+    }
+
+    /// Marks the access token as refused, if it is the current one. While the state of the store is
+    /// not known it may be.
+    pub(super) fn invalidate(&self, token: &AccessToken) {
+        let mut refused = self.refused();
+        if self.snapshot.load().as_ref().is_some_and(|snapshot| !snapshot.holds(token)) {
+            return; // it is no longer the current one
+        }
+        *refused = Some(token.clone());
+        self.snapshot.rcu(|current| {
+            current.as_ref().map(|snapshot| match snapshot.refused(token) {
+                Some(refused) => Arc::new(refused),
+                None => snapshot.clone(),
+            })
+        });
+    }
+
+    /// Drops what is known: the store is about to change, or cannot be read.
+    pub(super) fn forget(&self) {
+        self.snapshot.store(None);
+    }
+
+    fn refused(&self) -> MutexGuard<'_, Option<AccessToken>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Revision;
+    use crate::sys::clock;
+    use crate::tokens::AuthTokens;
+
+    const RECHECK: Duration = Duration::from_secs(30);
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + seconds)
+    }
+
+    /// Tokens that expire after an hour.
+    fn stored(access: &str) -> Option<Stored> {
+        let mut tokens = AuthTokens::new(access).with_refresh_token("refresh");
+        tokens.expires_at = Some(clock::date(at(3600)));
+        Some(Stored { record: tokens.into(), revision: Revision::new([1]) })
+    }
+
+    fn cache(has_refresher: bool) -> Cache {
+        Cache::new(RefreshPolicy::default(), RECHECK, has_refresher)
+    }
+
+    fn token(access: &str) -> AccessToken {
+        AccessToken::from(access)
+    }
+
+    #[test]
+    fn a_fresh_token_is_handed_out_until_the_store_is_to_be_asked_again() {
+        let cache = cache(true);
+        assert!(cache.cached(at(0)).is_none() && cache.recent(at(0)).is_none());
+        cache.install(stored("one"), at(0));
+        for (second, is_recent) in [(0, true), (29, true), (30, false), (3000, false)] {
+            assert_eq!(cache.cached(at(second)).is_some(), is_recent, "{second}");
+            assert_eq!(cache.recent(at(second)).is_some(), is_recent, "{second}");
+        }
+        // A clock that was set back says nothing about how long ago that was.
+        let earlier = at(0) - Duration::from_secs(1);
+        assert!(cache.cached(earlier).is_none() && cache.recent(earlier).is_none());
+        cache.forget();
+        assert!(cache.cached(at(0)).is_none() && cache.latest().is_none());
+    }
+
+    #[test]
+    fn a_due_token_is_not_handed_out_unseen_but_it_is_not_expired() {
+        let cache = cache(true);
+        cache.install(stored("one"), at(2700));
+        assert!(cache.cached(at(2700)).is_none());
+        assert_eq!(cache.unexpired(at(3299)), Some(token("one")));
+        assert_eq!(cache.unexpired(at(3300)), None);
+    }
+
+    #[test]
+    fn while_the_store_cannot_be_asked_a_token_is_usable_to_its_true_expiry_if_it_is_refreshed() {
+        for (has_refresher, last) in [(false, 3299), (true, 3599)] {
+            let cache = cache(has_refresher);
+            assert!(cache.usable(at(0)).is_none());
+            cache.install(stored("one"), at(0));
+            assert!(cache.usable(at(last)).is_some(), "{has_refresher}");
+            assert!(cache.usable(at(last + 1)).is_none(), "{has_refresher}");
+            cache.invalidate(&token("one"));
+            assert!(cache.usable(at(0)).is_none(), "{has_refresher}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_lasts_as_long_as_the_token_that_it_is_about() {
+        let cache = cache(true);
+        cache.install(stored("one"), at(0));
+        cache.invalidate(&token("another"));
+        assert!(cache.cached(at(1)).is_some(), "it is not about the current one");
+        cache.invalidate(&token("one"));
+        assert!(cache.cached(at(1)).is_none() && cache.unexpired(at(1)).is_none());
+        // The store still holds it.
+        assert!(cache.install(stored("one"), at(2)).snapshot.wants_refresh(at(2)));
+        assert!(!cache.install(stored("two"), at(3)).snapshot.wants_refresh(at(3)));
+        // It came back: somebody put it there anew.
+        assert!(!cache.install(stored("one"), at(4)).snapshot.wants_refresh(at(4)));
+    }
+
+    #[test]
+    fn a_refusal_while_nothing_is_known_counts_for_what_is_installed_next() {
+        let cache = cache(true);
+        cache.invalidate(&token("one"));
+        assert!(cache.install(stored("one"), at(0)).snapshot.wants_refresh(at(0)));
+        cache.forget();
+        cache.invalidate(&token("one"));
+        assert!(!cache.install(stored("two"), at(0)).snapshot.wants_refresh(at(0)));
+    }
+
+    #[test]
+    fn tokens_that_are_gone_were_cleared_unless_nothing_was_known_of_them() {
+        let cache = cache(true);
+        assert!(!cache.install(None, at(0)).is_cleared);
+        assert!(!cache.install(stored("one"), at(0)).is_cleared);
+        assert!(cache.install(None, at(0)).is_cleared);
+        assert!(!cache.install(None, at(0)).is_cleared);
+        cache.install(stored("one"), at(0));
+        cache.forget();
+        assert!(!cache.install(None, at(0)).is_cleared);
+    }
+
+    #[test]
+    fn a_snapshot_is_not_trusted_again_once_there_is_another_one() {
+        let cache = cache(true);
+        let kept = cache.install(stored("one"), at(0)).snapshot;
+        cache.trust_again(&kept, at(60));
+        assert_eq!(cache.cached(at(89)), Some(token("one")));
+        let current = cache.trust_again(&kept, at(90));
+        assert!(
+            current.holds(&token("one")) && cache.cached(at(91)).is_none(),
+            "it is another one"
         );
-        let snapshot = Arc::new(snapshot);
-        self.cached.store(Some(snapshot.clone()));
-        snapshot
+        cache.install(stored("two"), at(100));
+        assert!(cache.trust_again(&kept, at(100)).holds(&token("two")));
+        // What was dropped meanwhile does not come back.
+        cache.forget();
+        assert!(cache.trust_again(&kept, at(100)).holds(&token("one")));
+        assert!(cache.latest().is_none());
     }
 }

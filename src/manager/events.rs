@@ -4,9 +4,6 @@ use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::error::{AuthError, StoreError};
 
-/// How many events wait for a listener that is slow; then the oldest are dropped.
-const WAITING: usize = 64;
-
 /// Something that happened to the tokens of a [`TokenManager`](crate::TokenManager). No event holds
 /// a secret.
 #[derive(Clone, Debug)]
@@ -47,7 +44,7 @@ pub enum Event {
 /// What happens to the tokens of a [`TokenManager`](crate::TokenManager) from the moment of its
 /// [`subscribe`](crate::TokenManager::subscribe) on.
 #[derive(Debug)]
-pub struct Events(broadcast::Receiver<Event>);
+pub struct Events(pub(super) broadcast::Receiver<Event>);
 
 impl Events {
     /// Waits for the next event: `None` when the last clone of the manager is gone. Who listens too
@@ -64,22 +61,5 @@ impl Events {
                 Err(RecvError::Closed) => return None,
             }
         }
-    }
-}
-
-pub(super) struct Publisher(broadcast::Sender<Event>);
-
-impl Publisher {
-    pub(super) fn new() -> Self {
-        Self(broadcast::Sender::new(WAITING))
-    }
-
-    pub(super) fn subscribe(&self) -> Events {
-        Events(self.0.subscribe())
-    }
-
-    pub(super) fn send(&self, event: Event) {
-        // If nobody listens, nobody is told.
-        let _ = self.0.send(event);
     }
 }

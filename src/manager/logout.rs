@@ -84,14 +84,14 @@ impl TokenManager {
         for tokens in [found, unsaved].into_iter().flatten() {
             revoke_once(&revoke, tokens, &mut seen, &mut logout).await;
         }
-        inner.cached.store(None);
+        inner.cache.forget();
         let cleared = inner.clear_or_revoke(loaded, &revoke, &mut seen, &mut logout).await;
         if let Ok(Some(lease)) = lease {
             release(lease).await;
         }
         cleared?;
-        inner.remember(None, inner.clock.now());
-        inner.publish(Event::Cleared);
+        inner.install(None, inner.clock.now());
+        inner.events.publish(Event::Cleared);
         inner.end_unsaved().await;
         drop(turn);
         Ok(logout)
@@ -102,12 +102,12 @@ impl Inner {
     /// Takes the lease, so that no refresh brings new tokens while the old ones are revoked: `None` if
     /// somebody else has it all the time.
     async fn lease_for_logout(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
-        let mut poll = PollUntil::new(self.policy.deadline);
+        let mut patience = PollUntil::new(self.policy.deadline);
         loop {
             if let Some(lease) = self.store.try_lease().await? {
                 return Ok(Some(lease));
             }
-            if !poll.wait(&self.timer).await {
+            if !patience.wait(&self.timer).await {
                 return Ok(None);
             }
         }

@@ -170,18 +170,18 @@ impl Inner {
             .as_mut()
             .is_some_and(|unsaved| unsaved.error.replace(failed.clone()).is_none());
         if first {
-            self.publish(Event::SaveFailed { error: failed.clone() });
+            self.events.publish(Event::SaveFailed { error: failed.clone() });
         }
         Settled::NotYet(failed)
     }
 
     async fn saved(&self, stored: Stored) -> Settled {
-        let snapshot = self.remember(Some(stored), self.clock.now());
-        self.publish(Event::Saved);
+        let snapshot = self.install(Some(stored), self.clock.now());
+        self.events.publish(Event::Saved);
         let lease = self.unsaved().take().and_then(|unsaved| unsaved.lease);
         if let Some(mut lease) = lease {
             if let Some(error) = lease.take_warning() {
-                self.publish(Event::SavedWithEarlierKey { error });
+                self.events.publish(Event::SavedWithEarlierKey { error });
             }
             release(lease).await;
         }

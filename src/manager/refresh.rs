@@ -111,11 +111,11 @@ impl Inner {
 
     /// Takes the lease and reads the tokens under it, or finds that there is nothing left to do.
     async fn acquire(&self, basis: &Basis) -> Result<Held, Ended> {
-        let mut poll = self.longest_wait_for_lease();
+        let mut patience = self.longest_wait_for_lease();
         if !basis.forced && basis.snapshot.is_accepted(self.clock.now()) {
-            poll = poll.min(BRIEFLY);
+            patience = patience.min(BRIEFLY);
         }
-        let (mut poll, mut is_waiting) = (PollUntil::new(poll), false);
+        let (mut patience, mut is_waiting) = (PollUntil::new(patience), false);
         loop {
             let mut turn = self.turn().await.map_err(failed)?;
             let mut looked = None;
@@ -156,8 +156,8 @@ impl Inner {
                 return Ok(Held { record, revision, lease, earlier, at });
             }
             // Another process is refreshing; it may be done soon.
-            if !poll.wait(&self.timer).await {
-                let waited = poll.waited().as_secs();
+            if !patience.wait(&self.timer).await {
+                let waited = patience.waited().as_secs();
                 return Err(failed(StoreError::Timeout {
                     place: self.store.to_string(),
                     reason: format!("another process has been refreshing it for {waited} seconds"),
@@ -311,7 +311,7 @@ impl Inner {
         };
         drop(settled);
         let stored = self.unsaved().as_ref().map(|unsaved| unsaved.stored.clone());
-        self.present(self.remember(stored, self.clock.now()))
+        self.present(self.install(stored, self.clock.now()))
     }
 
     /// Keeps every process from asking again at once, if the new token is due right away.
@@ -360,7 +360,7 @@ impl Inner {
             .await;
             release(held.lease).await;
             let (error, retry_at) = (AuthError::Refresh(failure), Some(until));
-            self.publish(Event::RefreshFailed { error: error.clone(), retry_at });
+            self.events.publish(Event::RefreshFailed { error: error.clone(), retry_at });
             return Err(error);
         };
         // A program that knows nothing of our lease may have been faster. If that cannot be found out, a
@@ -392,7 +392,7 @@ impl Inner {
         })
         .await;
         release(held.lease).await;
-        self.publish(Event::LoginRequired { error: error.clone() });
+        self.events.publish(Event::LoginRequired { error: error.clone() });
         Err(error)
     }
 

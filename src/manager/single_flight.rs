@@ -154,7 +154,7 @@ impl Inner {
         }
         let now = self.clock.now();
         // One may have landed since the caller looked.
-        if let Some(current) = self.cached.load_full()
+        if let Some(current) = self.cache.latest()
             && basis.is_met_by(&current, now)
         {
             return Ok(Boarding::Met(current));
@@ -173,7 +173,7 @@ impl Inner {
             if let Some(hold) = self.held_back_by(&stored.record, basis.forced) {
                 // Another process was told. This one says so once, and remembers it.
                 self.flights().pace.told(tokens, &hold, now);
-                self.publish(match (&hold.error, hold.until) {
+                self.events.publish(match (&hold.error, hold.until) {
                     (error, None) => Event::LoginRequired { error: error.clone() },
                     (error, Some(until)) => Event::RefreshFailed {
                         error: error.clone(),
@@ -215,7 +215,7 @@ impl Inner {
     async fn fly(&self, basis: &Basis) -> Result<Arc<Snapshot>, AuthError> {
         let result = self.protocol(basis).await;
         match &result {
-            Ok(_) => self.publish(Event::Refreshed),
+            Ok(_) => self.events.publish(Event::Refreshed),
             // These were told where they happened.
             Err(
                 AuthError::LoginRequired { .. }
@@ -230,7 +230,7 @@ impl Inner {
                     let (tokens, now) = (&stored.record.tokens, self.clock.now());
                     retry_at = Some(self.flights().pace.store_failed(tokens, error.clone(), now));
                 }
-                self.publish(Event::RefreshFailed { error: error.clone(), retry_at });
+                self.events.publish(Event::RefreshFailed { error: error.clone(), retry_at });
             }
         }
         result

@@ -136,7 +136,7 @@ impl Snapshot {
     }
 
     /// The access token, if it can be handed out without another look.
-    pub(super) fn at_hand(&self, now: SystemTime) -> Option<&AccessToken> {
+    pub(super) fn cached(&self, now: SystemTime) -> Option<&AccessToken> {
         // A clock that was set back says nothing about how long ago the store was asked.
         let in_time = self.checked <= now && now < self.hand_out_until;
         if in_time { self.access() } else { None }
@@ -250,7 +250,7 @@ mod tests {
             prop_assert_eq!(snapshot.is_accepted(later), !is_over);
             // Beyond the dates, all moments have one name.
             let has_date = clock::system_time(clock::date(later)) == Some(later);
-            prop_assert!(!has_date || !is_over || snapshot.at_hand(later).is_none());
+            prop_assert!(!has_date || !is_over || snapshot.cached(later).is_none());
         }
     }
 }
