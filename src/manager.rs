@@ -7,6 +7,7 @@ mod logout;
 mod pending_save;
 mod publisher;
 mod refresh;
+mod saving;
 mod single_flight;
 mod slot;
 mod snapshot;
@@ -25,7 +26,7 @@ pub use self::builder::TokenManagerBuilder;
 use self::cache::Cache;
 pub use self::events::{Event, Events};
 pub use self::logout::Logout;
-use self::pending_save::Unsaved;
+use self::pending_save::PendingSave;
 use self::publisher::Publisher;
 use self::refresh::{BRIEFLY, Basis};
 use self::single_flight::Flights;
@@ -82,7 +83,7 @@ struct Inner {
     /// Held around every access to the store, so that memory changes in the order in which the
     /// store does.
     turn: Mutex<Turn>,
-    unsaved: std::sync::Mutex<Option<Unsaved>>,
+    pending: PendingSave,
     flights: std::sync::Mutex<Flights>,
     events: Publisher,
 }
@@ -165,7 +166,7 @@ impl TokenManager {
         self.0.install(Some(Stored { record, revision }), now);
         self.0.flights().pace = Pace::default();
         self.0.events.publish(Event::Saved);
-        self.0.end_unsaved().await;
+        self.0.end_pending().await;
         Ok(())
     }
 
@@ -347,7 +348,7 @@ impl TokenManager {
         self.0.store.clear(Precondition::Anything).await?;
         self.0.install(None, self.0.clock.now());
         self.0.events.publish(Event::Cleared);
-        self.0.end_unsaved().await;
+        self.0.end_pending().await;
         Ok(())
     }
 
@@ -394,13 +395,13 @@ impl TokenManager {
             inner.save_now().await;
         };
         let is_done = inner.timer.within(limit, done).await.is_some();
-        if let Some(unsaved) = &*inner.unsaved() {
-            let busy = || StoreError::Timeout {
-                place: inner.store.to_string(),
-                reason: format!("it could not be written within {limit:?}"),
-                advice: "see who keeps it busy".into(),
-            };
-            return Err(AuthError::NotSaved(unsaved.error.clone().unwrap_or_else(busy)));
+        let busy = StoreError::Timeout {
+            place: inner.store.to_string(),
+            reason: format!("it could not be written within {limit:?}"),
+            advice: "see who keeps it busy".into(),
+        };
+        if let Some(error) = inner.pending.error_or(busy) {
+            return Err(AuthError::NotSaved(error));
         }
         if !is_done {
             let failure = RefreshFailure::ambiguous("a refresh was still under way");

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Mutex;
 
 use super::cache::Cache;
+use super::pending_save::PendingSave;
 use super::publisher::Publisher;
 use super::{Inner, TokenManager};
 use crate::error::RefreshFailure;
@@ -102,7 +103,7 @@ impl TokenManagerBuilder {
             clock: self.clock,
             timer: self.timer,
             turn: Mutex::default(),
-            unsaved: std::sync::Mutex::default(),
+            pending: PendingSave::default(),
             flights: std::sync::Mutex::default(),
         }))
     }

@@ -54,8 +54,7 @@ impl TokenManager {
         let inner = &self.0;
         let limit = inner.policy.deadline;
         let landed = inner.timer.within(limit, inner.landed()).await.is_some();
-        let unsaved = inner.unsaved().as_mut().map(|it| (it.tokens().clone(), it.lease.take()));
-        let (unsaved, lease) = unsaved.unzip();
+        let (unsaved, lease) = inner.pending.revoke().unzip();
         let lease = match lease.flatten() {
             Some(lease) => Ok(Some(lease)),
             // What this process itself does not end is not waited for a second time.
@@ -92,7 +91,7 @@ impl TokenManager {
         cleared?;
         inner.install(None, inner.clock.now());
         inner.events.publish(Event::Cleared);
-        inner.end_unsaved().await;
+        inner.end_pending().await;
         drop(turn);
         Ok(logout)
     }

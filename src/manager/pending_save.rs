@@ -1,62 +1,43 @@
 //! Refreshed tokens on their way into the store: until they are there, the store holds the spent ones.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::events::Event;
-use super::snapshot::Snapshot;
-use super::{Inner, Turn};
 use crate::error::StoreError;
 use crate::record::{Intent, Record};
-use crate::store::{Lease, Precondition, Revision, Stored};
-use crate::sys::clock::{Backoff, random};
+use crate::store::{Lease, Revision, Stored};
 use crate::tokens::AuthTokens;
 
-/// How much longer than the answers of the server a holder may take: to save, on a slow disk or a server
-/// of its own.
-pub(super) const MARGIN: Duration = Duration::from_secs(30);
-
-/// How soon, and how often at last, saving is tried again. Once a server is back that was away for longer
-/// than the lease, another replica waits so much longer for it.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-const SLOWEST_RETRY: Duration = Duration::from_secs(5);
-
-/// How often a save begins anew because somebody touched the record without changing its tokens.
-const ATTEMPTS: usize = 5;
+/// New tokens that are still to be saved, if there are any.
+///
+/// Each method takes the lock, reads, decides and writes. Only a refresh puts tokens in without the
+/// lock of the slot.
+#[derive(Default)]
+pub(super) struct PendingSave(Mutex<Option<NewTokens>>);
 
 /// New tokens that this process alone is known to have, and the lease that keeps others from spending the
 /// old refresh token a second time.
 ///
 /// They are served until their true expiry, and nothing is refreshed from them: an earlier save may have
 /// been done although its answer was lost, and then others know them too.
-pub(super) struct Unsaved {
+pub(super) struct NewTokens {
     /// With a revision that no store gave it.
-    pub(super) stored: Stored,
+    stored: Stored,
     /// The state of the store that they are to replace.
-    pub(super) base: Revision,
+    base: Revision,
     /// What that state holds: the tokens that were spent for these.
     spent: AuthTokens,
     /// With which intent they were spent.
     intent: Option<Intent>,
     /// Nothing while it is being renewed.
-    pub(super) lease: Option<Box<dyn Lease>>,
+    lease: Option<Box<dyn Lease>>,
     /// Why they are not saved yet.
-    pub(super) error: Option<StoreError>,
-}
-
-/// What became of what was unsaved.
-pub(super) enum Settled {
-    /// There is nothing unsaved: there was nothing, or somebody signed in or out meanwhile.
-    Nothing,
-    /// It is saved.
-    Saved(Arc<Snapshot>),
-    /// It is still unsaved.
-    NotYet(StoreError),
+    error: Option<StoreError>,
 }
 
 /// What is in the slot now, seen from tokens that are to be saved there.
-pub(super) enum There {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SlotState {
     /// These very tokens: an earlier save got through, and its answer was lost.
     Ours,
     /// Tokens that were spent for these, maybe sealed to another key or touched by another program.
@@ -65,7 +46,104 @@ pub(super) enum There {
     Others,
 }
 
-impl Unsaved {
+/// What a load of the slot means for tokens that are to be saved there.
+pub(super) enum Resolved {
+    /// They are still to be saved, and count as what the slot holds.
+    Pending(Box<Stored>),
+    /// Nothing is to be saved, or no longer: the slot holds what was loaded. The lease is that of tokens
+    /// that were pending until now.
+    Over(Option<Box<dyn Lease>>),
+}
+
+impl PendingSave {
+    /// Puts in new tokens.
+    pub(super) fn put(&self, new: NewTokens) {
+        *self.lock() = Some(new);
+    }
+
+    pub(super) fn is_some(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    /// Returns whether these tokens are still the ones to be saved.
+    pub(super) fn is_about(&self, revision: &Revision) -> bool {
+        self.lock().as_ref().is_some_and(|new| new.stored.revision == *revision)
+    }
+
+    /// Returns the tokens as if they were stored, with a revision that no store gave them.
+    pub(super) fn stored(&self) -> Option<Stored> {
+        self.lock().as_ref().map(|new| new.stored.clone())
+    }
+
+    /// Returns what is to be saved, and the state of the slot that it is to replace.
+    pub(super) fn next_save(&self) -> Option<(Record, Revision)> {
+        self.lock().as_ref().map(|new| (new.stored.record.clone(), new.base.clone()))
+    }
+
+    /// Compares with what the slot holds, and takes note of it if that is what was spent. `None` if nothing
+    /// is pending.
+    pub(super) fn compare(&self, there: Option<&Stored>) -> Option<SlotState> {
+        self.lock().as_mut().map(|new| new.compare(there))
+    }
+
+    /// Decides whether the tokens are still to be saved, now that the slot was loaded. If not, they are let
+    /// go of.
+    pub(super) fn resolve(&self, there: Option<&Stored>) -> Resolved {
+        // Seen and taken in one go: a refresh on another thread may put new ones here at any
+        // moment, and what was loaded before says nothing about those.
+        let mut pending = self.lock();
+        if let Some(new) = pending.as_mut()
+            && new.compare(there) == SlotState::Spent
+        {
+            return Resolved::Pending(Box::new(new.stored.clone()));
+        }
+        // They are saved after all, or somebody signed in or out elsewhere.
+        Resolved::Over(pending.take().and_then(|new| new.lease))
+    }
+
+    /// Notes why the tokens could not be saved, and returns whether this is the first failure.
+    pub(super) fn fail(&self, error: &StoreError) -> bool {
+        let mut pending = self.lock();
+        pending.as_mut().is_some_and(|new| new.error.replace(error.clone()).is_none())
+    }
+
+    /// Returns why the tokens are not saved, or `otherwise` if saving them has not failed yet. `None` if
+    /// nothing is pending.
+    pub(super) fn error_or(&self, otherwise: StoreError) -> Option<StoreError> {
+        self.lock().as_ref().map(|new| new.error.clone().unwrap_or(otherwise))
+    }
+
+    /// Takes the lease, to renew it or for a logout.
+    pub(super) fn take_lease(&self) -> Option<Box<dyn Lease>> {
+        self.lock().as_mut().and_then(|new| new.lease.take())
+    }
+
+    /// Gives a lease back that was taken. Returns it if nobody is left to keep it.
+    pub(super) fn give_back(&self, lease: Box<dyn Lease>) -> Option<Box<dyn Lease>> {
+        match self.lock().as_mut() {
+            Some(new) if new.lease.is_none() => new.lease.replace(lease),
+            _ => Some(lease),
+        }
+    }
+
+    /// Returns the tokens and takes their lease, both in one go, for a logout.
+    pub(super) fn revoke(&self) -> Option<(AuthTokens, Option<Box<dyn Lease>>)> {
+        self.lock().as_mut().map(|new| (new.tokens().clone(), new.lease.take()))
+    }
+
+    /// Lets go of the tokens, and returns their lease.
+    pub(super) fn end(&self) -> Option<Box<dyn Lease>> {
+        self.lock().take().and_then(|new| new.lease)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<NewTokens>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl NewTokens {
+    /// `spent` are the tokens that were refreshed, `base` the state of the slot that holds them, and `intent`
+    /// the intent in it.
     pub(super) fn new(
         record: Record,
         base: Revision,
@@ -81,18 +159,20 @@ impl Unsaved {
         Self { stored, base, spent, intent, lease: Some(lease), error: None }
     }
 
-    pub(super) fn tokens(&self) -> &AuthTokens {
+    fn tokens(&self) -> &AuthTokens {
         &self.stored.record.tokens
     }
 
-    pub(super) fn see(&self, there: Option<&Stored>) -> There {
-        let Some(there) = there.map(|there| &there.record.tokens) else { return There::Others };
-        if is_one_answer(there, self.tokens()) {
-            There::Ours
-        } else if self.is_still_spent(there) {
-            There::Spent
+    fn compare(&mut self, there: Option<&Stored>) -> SlotState {
+        let Some(there) = there else { return SlotState::Others };
+        let tokens = &there.record.tokens;
+        if is_one_answer(tokens, self.tokens()) {
+            SlotState::Ours
+        } else if self.is_still_spent(tokens) {
+            self.rebase(there);
+            SlotState::Spent
         } else {
-            There::Others
+            SlotState::Others
         }
     }
 
@@ -103,147 +183,16 @@ impl Unsaved {
         is_of_one_refresh(there, &self.spent)
             && (is_rotated || there.access_token == self.spent.access_token)
     }
-}
 
-impl Unsaved {
-    /// Takes note of a new state of the slot, which still holds what was spent.
+    /// Takes a new state of the slot as the one to replace. It still holds what was spent.
     ///
     /// Carries a doubt on: another holder of the lease, which had passed to it, was about to send the token
     /// that was spent for these. A server that saw the token twice may have revoked these too.
-    pub(super) fn rebase(&mut self, there: &Stored) {
+    fn rebase(&mut self, there: &Stored) {
         self.base = there.revision.clone();
         let theirs = there.record.intent().filter(|theirs| Some(*theirs) != self.intent.as_ref());
         if let (Some(theirs), Some(token)) = (theirs, &self.stored.record.tokens.refresh_token) {
             self.stored.record.refresh.intent = Some(Intent::new(token, theirs.at()));
-        }
-    }
-}
-
-impl Inner {
-    /// Sees and changes what is unsaved. Whoever changes what is there already has the turn.
-    pub(super) fn unsaved(&self) -> MutexGuard<'_, Option<Unsaved>> {
-        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Tries to save what is unsaved.
-    pub(super) async fn save_unsaved(&self, _turn: &mut Turn) -> Settled {
-        let mut failed = StoreError::Conflict { place: self.store.to_string() };
-        for _ in 0..ATTEMPTS {
-            let (record, base) = match &*self.unsaved() {
-                None => return Settled::Nothing,
-                Some(unsaved) => (unsaved.stored.record.clone(), unsaved.base.clone()),
-            };
-            let error = match self.store.save(&record, Precondition::Unchanged(base)).await {
-                Ok(revision) => return self.saved(Stored { record, revision }).await,
-                Err(error) => error,
-            };
-            let there = match error {
-                StoreError::Conflict { .. } => self.store.load().await,
-                error => Err(error),
-            };
-            let there = match there {
-                Ok(there) => there,
-                Err(error) => {
-                    failed = error;
-                    break;
-                }
-            };
-            let seen = self.unsaved().as_mut().map(|unsaved| {
-                let seen = unsaved.see(there.as_ref());
-                if let (There::Spent, Some(there)) = (&seen, &there) {
-                    unsaved.rebase(there);
-                }
-                seen
-            });
-            match (seen, there) {
-                (Some(There::Spent), _) => {}
-                (Some(There::Ours), Some(there)) => return self.saved(there).await,
-                _ => {
-                    // What is there instead, the next look finds.
-                    self.end_unsaved().await;
-                    return Settled::Nothing;
-                }
-            }
-        }
-        let first = self
-            .unsaved()
-            .as_mut()
-            .is_some_and(|unsaved| unsaved.error.replace(failed.clone()).is_none());
-        if first {
-            self.events.publish(Event::SaveFailed { error: failed.clone() });
-        }
-        Settled::NotYet(failed)
-    }
-
-    async fn saved(&self, stored: Stored) -> Settled {
-        let snapshot = self.install(Some(stored), self.clock.now());
-        self.events.publish(Event::Saved);
-        let lease = self.unsaved().take().and_then(|unsaved| unsaved.lease);
-        if let Some(mut lease) = lease {
-            if let Some(error) = lease.take_warning() {
-                self.events.publish(Event::SavedWithEarlierKey { error });
-            }
-            release(lease).await;
-        }
-        Settled::Saved(snapshot)
-    }
-
-    /// Lets go of what is unsaved: it is saved, or somebody signed in or out.
-    pub(super) async fn end_unsaved(&self) {
-        let unsaved = self.unsaved().take();
-        if let Some(lease) = unsaved.and_then(|unsaved| unsaved.lease) {
-            release(lease).await;
-        }
-    }
-
-    /// Tries until nothing is unsaved any more.
-    pub(super) async fn save_now(&self) {
-        let mut backoff = Backoff::new(FIRST_RETRY, SLOWEST_RETRY);
-        loop {
-            if let Ok(mut turn) = self.turn().await
-                && !matches!(self.save_unsaved(&mut turn).await, Settled::NotYet(_))
-            {
-                return;
-            }
-            self.timer.sleep(backoff.next(random())).await;
-        }
-    }
-
-    /// Goes on trying until these are saved, or until somebody signs in or out.
-    pub(super) async fn keep_saving(self: &Arc<Self>) {
-        let ours = match &*self.unsaved() {
-            Some(unsaved) => unsaved.stored.revision.clone(),
-            None => return,
-        };
-        let mut backoff = Backoff::new(FIRST_RETRY, SLOWEST_RETRY);
-        loop {
-            self.timer.sleep(backoff.next(random())).await;
-            // Others are kept by the refresh that they came from.
-            let is_ours =
-                self.unsaved().as_ref().is_some_and(|unsaved| unsaved.stored.revision == ours);
-            if !is_ours {
-                return;
-            }
-            let Ok(mut turn) = self.turn().await else { continue };
-            if !matches!(self.save_unsaved(&mut turn).await, Settled::NotYet(_)) {
-                return;
-            }
-            self.keep_lease(&mut turn).await;
-        }
-    }
-
-    /// Keeps others from sending the token that was spent, until saving is tried again.
-    async fn keep_lease(&self, _turn: &mut Turn) {
-        let lease = self.unsaved().as_mut().and_then(|unsaved| unsaved.lease.take());
-        let Some(mut lease) = lease else { return };
-        // If it has passed on, or cannot be renewed, nothing else can be done about it.
-        let _ = lease.renew(SLOWEST_RETRY.saturating_add(MARGIN)).await;
-        let ended = match &mut *self.unsaved() {
-            Some(unsaved) if unsaved.lease.is_none() => unsaved.lease.replace(lease),
-            _ => Some(lease),
-        };
-        if let Some(lease) = ended {
-            release(lease).await;
         }
     }
 }
@@ -267,4 +216,150 @@ pub(super) fn is_of_one_refresh(one: &AuthTokens, other: &AuthTokens) -> bool {
 pub(super) async fn release(lease: Box<dyn Lease>) {
     // If that fails, the end of the process gives it up.
     let _ = lease.release().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use async_trait::async_trait;
+    use chrono::DateTime;
+
+    use super::*;
+
+    /// A lease that says whether it is still held.
+    #[derive(Debug)]
+    struct Held(#[expect(dead_code, reason = "it is counted")] Arc<()>);
+
+    #[async_trait]
+    impl Lease for Held {
+        async fn release(self: Box<Self>) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    fn tokens(access: &str, refresh: &str) -> AuthTokens {
+        AuthTokens::new(access).with_refresh_token(refresh)
+    }
+
+    fn stored(tokens: AuthTokens, revision: u8) -> Stored {
+        Stored { record: Record::new(tokens), revision: Revision::new([revision]) }
+    }
+
+    fn intent(tokens: &AuthTokens, second: i64) -> Intent {
+        let at = DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap();
+        Intent::new(tokens.refresh_token.as_ref().unwrap(), at)
+    }
+
+    /// Tokens that `spent` was spent for, and what counts who has their lease.
+    fn pending(spent: &AuthTokens, new: AuthTokens) -> (PendingSave, Arc<()>) {
+        pending_with(spent, new, intent(spent, 1))
+    }
+
+    fn pending_with(spent: &AuthTokens, new: AuthTokens, own: Intent) -> (PendingSave, Arc<()>) {
+        let (pending, count) = (PendingSave::default(), Arc::new(()));
+        let (record, base) = (Record::new(new), Revision::new([1]));
+        let lease = Box::new(Held(count.clone()));
+        pending.put(NewTokens::new(record, base, spent.clone(), Some(own), lease));
+        (pending, count)
+    }
+
+    #[test]
+    fn the_slot_holds_these_tokens_or_what_was_spent_for_them_or_something_else() {
+        let (old, new) = (tokens("old", "1"), tokens("new", "2"));
+        for (there, expected) in [
+            (Some(new.clone()), SlotState::Ours),
+            (Some(old.clone()), SlotState::Spent),
+            (Some(tokens("touched", "1")), SlotState::Spent),
+            (Some(tokens("later", "2")), SlotState::Others),
+            (Some(tokens("new", "3")), SlotState::Others),
+            (Some(old.clone().with_backup(true)), SlotState::Others),
+            (None, SlotState::Others),
+        ] {
+            let (pending, _) = pending(&old, new.clone());
+            let there = there.map(|there| stored(there, 2));
+            assert_eq!(pending.compare(there.as_ref()), Some(expected), "{there:?}");
+        }
+        assert_eq!(PendingSave::default().compare(None), None);
+    }
+
+    #[test]
+    fn without_rotation_another_access_token_is_a_later_answer() {
+        let (old, new) = (tokens("old", "1"), tokens("new", "1"));
+        for (there, expected) in [
+            (new.clone(), SlotState::Ours),
+            (old.clone(), SlotState::Spent),
+            (tokens("later", "1"), SlotState::Others),
+        ] {
+            let (pending, _) = pending(&old, new.clone());
+            assert_eq!(pending.compare(Some(&stored(there, 2))), Some(expected));
+        }
+    }
+
+    #[test]
+    fn they_replace_the_state_that_was_seen_last_and_carry_the_doubt_of_others_on() {
+        let (old, new) = (tokens("old", "1"), tokens("new", "2"));
+        let own = intent(&old, 1);
+        let (pending, _) = pending_with(&old, new.clone(), own.clone());
+        assert_eq!(pending.next_save().unwrap().1, Revision::new([1]));
+        // This process's own intent is no doubt.
+        let mut there = stored(old.clone(), 2);
+        there.record.refresh.intent = Some(own);
+        pending.compare(Some(&there));
+        let (record, base) = pending.next_save().unwrap();
+        assert_eq!((record.refresh.intent, base), (None, Revision::new([2])));
+        let theirs = intent(&old, 7);
+        there.record.refresh.intent = Some(theirs.clone());
+        pending.compare(Some(&there));
+        let doubt = pending.next_save().unwrap().0.refresh.intent.unwrap();
+        assert_eq!(doubt.at(), theirs.at());
+        assert!(doubt.is_for(new.refresh_token.as_ref().unwrap()));
+    }
+
+    #[test]
+    fn what_was_spent_leaves_them_pending_and_anything_else_ends_them() {
+        let (old, new) = (tokens("old", "1"), tokens("new", "2"));
+        for there in [None, Some(new.clone()), Some(tokens("login", "9"))] {
+            let (pending, count) = pending(&old, new.clone());
+            let spent = stored(old.clone(), 2);
+            let Resolved::Pending(kept) = pending.resolve(Some(&spent)) else { panic!() };
+            assert_eq!(kept.record.tokens, new);
+            assert!(pending.is_about(&kept.revision));
+            let there = there.map(|there| stored(there, 3));
+            let Resolved::Over(lease) = pending.resolve(there.as_ref()) else { panic!() };
+            assert!(lease.is_some() && !pending.is_some());
+            drop(lease);
+            assert_eq!(Arc::strong_count(&count), 1);
+        }
+        assert!(matches!(PendingSave::default().resolve(None), Resolved::Over(None)));
+    }
+
+    #[test]
+    fn only_the_first_failure_is_news_and_the_last_one_is_the_reason() {
+        let error = |place: &str| StoreError::Conflict { place: place.into() };
+        let place =
+            |pending: &PendingSave| pending.error_or(error("none")).map(|it| it.to_string());
+        let (pending, _) = pending(&tokens("old", "1"), tokens("new", "2"));
+        assert!(place(&pending).unwrap().contains("none"));
+        assert!(pending.fail(&error("first")));
+        assert!(!pending.fail(&error("second")));
+        assert!(place(&pending).unwrap().contains("second"));
+        pending.end();
+        assert!(!pending.fail(&error("third")) && place(&pending).is_none());
+    }
+
+    #[test]
+    fn a_lease_comes_back_only_to_tokens_that_have_none() {
+        let (old, new) = (tokens("old", "1"), tokens("new", "2"));
+        let (pending, count) = pending(&old, new.clone());
+        let lease = pending.take_lease().unwrap();
+        assert!(pending.take_lease().is_none());
+        assert!(pending.give_back(lease).is_none());
+        let (revoked, lease) = pending.revoke().unwrap();
+        assert!(revoked == new && pending.is_some());
+        // Somebody signed in or out while it was away.
+        assert!(pending.end().is_none());
+        drop(pending.give_back(lease.unwrap()).expect("nobody keeps it"));
+        assert_eq!(Arc::strong_count(&count), 1);
+    }
 }

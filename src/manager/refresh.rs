@@ -15,7 +15,8 @@ use chrono::{DateTime, Utc};
 
 use super::Inner;
 use super::events::Event;
-use super::pending_save::{MARGIN, Settled, Unsaved, is_of_one_refresh, release};
+use super::pending_save::{NewTokens, is_of_one_refresh, release};
+use super::saving::{SAVE_MARGIN, Settled};
 use super::snapshot::Snapshot;
 use super::throttle::{self, Hold};
 use crate::error::{AuthError, RefreshFailure, SpentBy, StoreError};
@@ -129,7 +130,7 @@ impl Inner {
             }
             // A refresh never starts from tokens that are not saved: an earlier save may have got through
             // without an answer, and then others know them too.
-            if let Settled::NotYet(error) = self.save_unsaved(&mut turn).await {
+            if let Settled::NotYet(error) = self.save_pending(&mut turn).await {
                 return Err(Err(AuthError::NotSaved(error)));
             }
             let leased = self.store.try_lease().await;
@@ -170,7 +171,7 @@ impl Inner {
 
     /// How long one waits for the refresh of another process: two answers of the server, and their saves.
     pub(super) fn longest_wait_for_lease(&self) -> Duration {
-        self.policy.deadline.saturating_add(MARGIN).saturating_mul(2)
+        self.policy.deadline.saturating_add(SAVE_MARGIN).saturating_mul(2)
     }
 
     /// Finds the tokens that are to be refreshed, in what a look at the store found.
@@ -209,7 +210,7 @@ impl Inner {
     /// successor, and makes sure that nobody else sends it until that is saved. `false` if it is to begin
     /// again: somebody signed in or out in between, or has the lease by now.
     async fn record_intent(&self, held: &mut Held) -> Result<bool, StoreError> {
-        let lasts = self.policy.deadline.saturating_add(MARGIN);
+        let lasts = self.policy.deadline.saturating_add(SAVE_MARGIN);
         // Without a refresh token nothing is spent.
         if let Some(token) = &held.record.tokens.refresh_token {
             held.lease.reserve().await?;
@@ -237,7 +238,7 @@ impl Inner {
         if !matches!(answer, Err(RefreshFailure::Ambiguous { .. })) {
             return (answer, false);
         }
-        let lasts = self.policy.deadline.saturating_add(MARGIN);
+        let lasts = self.policy.deadline.saturating_add(SAVE_MARGIN);
         if !matches!(held.lease.renew(lasts).await, Ok(true)) {
             return (answer, true);
         }
@@ -252,7 +253,7 @@ impl Inner {
         let deadline = self.policy.deadline;
         let permit = match held.lease.time_left() {
             None => RefreshPermit::unlimited(),
-            Some(left) => RefreshPermit::until(left, deadline, MARGIN, &self.clock),
+            Some(left) => RefreshPermit::until(left, deadline, SAVE_MARGIN, &self.clock),
         };
         let mut answer = pin!(refresher.refresh(held.record.tokens.clone(), &permit));
         // A refresher that panics is a failure like others: those who wait must be told.
@@ -300,9 +301,9 @@ impl Inner {
         let throttle = self.throttle_after_success(&tokens, now);
         let refresh = RefreshState { throttle, ..RefreshState::default() };
         let record = Record::new(tokens).with_refresh(refresh);
-        *self.unsaved() = Some(Unsaved::new(record, held.revision, old, intent, held.lease));
+        self.pending.put(NewTokens::new(record, held.revision, old, intent, held.lease));
         let settled = match self.turn().await {
-            Ok(mut turn) => match self.save_unsaved(&mut turn).await {
+            Ok(mut turn) => match self.save_pending(&mut turn).await {
                 Settled::Saved(snapshot) => return self.present(snapshot),
                 Settled::NotYet(error) => Settled::NotYet(error),
                 Settled::Nothing => return self.present(self.look(&mut turn).await?),
@@ -310,7 +311,7 @@ impl Inner {
             Err(error) => Settled::NotYet(error),
         };
         drop(settled);
-        let stored = self.unsaved().as_ref().map(|unsaved| unsaved.stored.clone());
+        let stored = self.pending.stored();
         self.present(self.install(stored, self.clock.now()))
     }
 

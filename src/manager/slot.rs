@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::events::Event;
-use super::pending_save::{There, release};
+use super::pending_save::{Resolved, release};
 use super::snapshot::Snapshot;
 use super::{Inner, Turn};
 use crate::error::{AuthError, StoreError};
@@ -38,7 +38,7 @@ impl Inner {
             return Ok(snapshot);
         }
         // Whoever was to save them may have ended with its runtime.
-        self.save_unsaved(&mut turn).await;
+        self.save_pending(&mut turn).await;
         self.look(&mut turn).await
     }
 
@@ -46,40 +46,28 @@ impl Inner {
     pub(super) async fn look(&self, _turn: &mut Turn) -> Result<Arc<Snapshot>, StoreError> {
         let loaded = self.store.load().await;
         let now = self.clock.now();
-        let (kept, ended) = {
-            // Seen and taken in one go: a refresh on another thread may put new ones here at any
-            // moment, and what was loaded before says nothing about those.
-            let mut unsaved = self.unsaved();
-            match (&mut *unsaved, &loaded) {
-                (None, _) => (None, None),
-                // They are good whatever became of the store.
-                (Some(unsaved), Err(_)) => (Some(unsaved.stored.clone()), None),
-                (Some(waiting), Ok(there)) => match (waiting.see(there.as_ref()), there) {
-                    (There::Spent, Some(there)) => {
-                        waiting.rebase(there);
-                        (Some(waiting.stored.clone()), None)
-                    }
-                    // They are saved after all, or somebody signed in or out elsewhere.
-                    _ => (None, unsaved.take()),
-                },
-            }
-        };
-        if let Some(kept) = kept {
-            return Ok(self.install(Some(kept), now));
-        }
         let stored = match loaded {
-            Ok(stored) => stored,
-            Err(error) => {
-                if !error.keeps_cached_tokens() {
-                    // What is in memory says nothing about a slot that is broken.
-                    self.cache.forget();
+            Ok(there) => match self.pending.resolve(there.as_ref()) {
+                Resolved::Pending(new) => Some(*new),
+                Resolved::Over(lease) => {
+                    if let Some(lease) = lease {
+                        release(lease).await;
+                    }
+                    there
                 }
-                return Err(error);
-            }
+            },
+            // They are good whatever became of the store.
+            Err(error) => match self.pending.stored() {
+                Some(new) => Some(new),
+                None => {
+                    if !error.keeps_cached_tokens() {
+                        // What is in memory says nothing about a slot that is broken.
+                        self.cache.forget();
+                    }
+                    return Err(error);
+                }
+            },
         };
-        if let Some(lease) = ended.and_then(|ended| ended.lease) {
-            release(lease).await;
-        }
         Ok(self.install(stored, now))
     }
 
@@ -92,12 +80,12 @@ impl Inner {
     ) -> Result<Arc<Snapshot>, AuthError> {
         let is_rejected =
             snapshot.stored.as_ref().is_some_and(|stored| self.is_rejected(&stored.record));
-        let is_unsaved = self.unsaved().is_some();
+        let is_unsaved = self.pending.is_some();
         if !is_rejected && !is_unsaved {
             return Ok(snapshot);
         }
         let mut turn = self.turn().await?;
-        self.save_unsaved(&mut turn).await;
+        self.save_pending(&mut turn).await;
         Ok(self.look(&mut turn).await?)
     }
 
