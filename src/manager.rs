@@ -7,7 +7,6 @@ mod logout;
 mod pending_save;
 mod publisher;
 mod refresh;
-mod saving;
 mod single_flight;
 mod slot;
 mod snapshot;
@@ -17,19 +16,16 @@ mod trace;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, MutexGuard};
-
 pub use self::builder::TokenManagerBuilder;
-use self::cache::Cache;
 pub use self::events::{Event, Events};
 pub use self::logout::Logout;
-use self::pending_save::PendingSave;
 use self::publisher::Publisher;
 use self::refresh::{BRIEFLY, Basis};
 use self::single_flight::Flights;
+use self::slot::Slot;
 use self::snapshot::Snapshot;
 use self::throttle::Pace;
 use crate::error::{AuthError, RefreshFailure, StoreError};
@@ -74,23 +70,14 @@ const ENV_PREFIX: &str = "AXIOM";
 pub struct TokenManager(Arc<Inner>);
 
 struct Inner {
-    store: Arc<dyn TokenStore>,
+    slot: Slot,
     refresher: Option<Arc<dyn TokenRefresher>>,
     policy: RefreshPolicy,
     clock: Clock,
-    timer: Timer,
-    cache: Cache,
-    /// Held around every access to the store, so that memory changes in the order in which the
-    /// store does.
-    turn: Mutex<Turn>,
-    pending: PendingSave,
-    flights: std::sync::Mutex<Flights>,
+    timer: Arc<Timer>,
+    flights: Mutex<Flights>,
     events: Publisher,
 }
-
-/// What its holder has: the store to itself, as far as this manager is concerned.
-#[derive(Debug, Default)]
-struct Turn;
 
 impl TokenManager {
     /// Keeps tokens in memory, or as **plaintext** JSON in a file.
@@ -150,23 +137,23 @@ impl TokenManager {
     ///
     /// They may be stored all the same, and whole.
     pub async fn set_tokens(&self, mut tokens: AuthTokens) -> Result<(), AuthError> {
-        let _turn = self.0.turn().await?;
+        let mut guard = self.0.slot.lock().await?;
         let now = self.0.clock.now();
         tokens.obtained_at.get_or_insert_with(|| clock::date(now));
         // The same refresh token is in doubt as before, as far as that is known.
-        let known_doubt = self.0.cache.latest().and_then(|known| {
+        let known_doubt = self.0.slot.latest().and_then(|known| {
             let intent = known.stored.as_ref()?.record.refresh.intent.clone()?;
             intent.is_for(tokens.refresh_token.as_ref()?).then_some(intent)
         });
         // If this is cancelled from here on, what the store holds is not known.
-        self.0.cache.forget();
+        guard.forget();
         let mut record = Record::new(tokens);
         record.refresh.intent = known_doubt;
-        let revision = self.0.store.save(&record, Precondition::Anything).await?;
-        self.0.install(Some(Stored { record, revision }), now);
+        let revision = guard.save(&record, Precondition::Anything).await?;
+        guard.install(Some(Stored { record, revision }), now);
         self.0.flights().pace = Pace::default();
         self.0.events.publish(Event::Saved);
-        self.0.end_pending().await;
+        guard.end_pending().await;
         Ok(())
     }
 
@@ -176,7 +163,7 @@ impl TokenManager {
     ///
     /// [`AuthError::Store`] if the slot could not be read.
     pub async fn get_tokens(&self) -> Result<Option<AuthTokens>, AuthError> {
-        let snapshot = self.0.snapshot().await?;
+        let snapshot = self.0.slot.snapshot().await?;
         Ok(snapshot.tokens().cloned())
     }
 
@@ -198,10 +185,10 @@ impl TokenManager {
     /// A refresh goes on without its caller, and its result is saved.
     pub async fn get_access_token(&self) -> Result<AccessToken, AuthError> {
         let inner = &self.0;
-        if let Some(token) = inner.cache.cached(inner.clock.now()) {
+        if let Some(token) = inner.slot.cached() {
             return Ok(token);
         }
-        let snapshot = inner.snapshot().await?;
+        let snapshot = inner.slot.snapshot().await?;
         let now = inner.clock.now();
         let token = |snapshot: &Snapshot| match snapshot.tokens() {
             Some(tokens) => Ok(tokens.access_token.clone()),
@@ -217,7 +204,7 @@ impl TokenManager {
                 Err(AuthError::TokenExpired)
             };
         }
-        let snapshot = inner.look_again(snapshot).await?;
+        let snapshot = inner.reload_if_doubtful(snapshot).await?;
         if !snapshot.wants_refresh(now) {
             return token(&snapshot);
         }
@@ -243,7 +230,7 @@ impl TokenManager {
             Err(error) => error,
         };
         // Somebody may have signed in or out meanwhile, or have said that the token was refused.
-        let current = inner.snapshot().await?;
+        let current = inner.slot.snapshot().await?;
         let now = inner.clock.now();
         // One that was just refreshed is as good as they come, even if a server refuses it.
         let is_just_refreshed = matches!(error, AuthError::TokenExpired);
@@ -260,7 +247,7 @@ impl TokenManager {
     /// cannot wait, such as interceptors; nothing is read or refreshed.
     #[must_use]
     pub fn cached_access_token(&self) -> Option<AccessToken> {
-        self.0.cache.unexpired(self.0.clock.now())
+        self.0.slot.unexpired()
     }
 
     /// Says that a server refused this access token: a 401 came back. If it is still the current
@@ -269,7 +256,7 @@ impl TokenManager {
     /// Refreshes that follow from this are at least 30 seconds apart, so that a server which refuses
     /// everything is not asked each time.
     pub fn invalidate(&self, token: &AccessToken) {
-        self.0.cache.invalidate(token);
+        self.0.slot.invalidate(token);
     }
 
     /// Refreshes the tokens now, fresh or not, and returns the new ones.
@@ -294,8 +281,8 @@ impl TokenManager {
     ///
     /// The refresh goes on without its caller, and its result is saved.
     pub async fn refresh(&self) -> Result<AuthTokens, AuthError> {
-        let snapshot = self.0.snapshot().await?;
-        let basis = Basis { snapshot: self.0.look_again(snapshot).await?, forced: true };
+        let snapshot = self.0.slot.snapshot().await?;
+        let basis = Basis { snapshot: self.0.reload_if_doubtful(snapshot).await?, forced: true };
         let refreshed = self.0.refresh(&basis).await?;
         refreshed.tokens().cloned().ok_or(AuthError::TokenNotFound)
     }
@@ -308,7 +295,7 @@ impl TokenManager {
     /// [`AuthError::TokenNotFound`] if there is none, [`AuthError::Store`] if the slot could not be
     /// read.
     pub async fn get_refresh_token(&self) -> Result<RefreshToken, AuthError> {
-        let snapshot = self.0.look(&mut *self.0.turn().await?).await?;
+        let snapshot = self.0.slot.lock().await?.reload().await?;
         let token = snapshot.tokens().and_then(|tokens| tokens.refresh_token.clone());
         token.ok_or(AuthError::TokenNotFound)
     }
@@ -343,12 +330,12 @@ impl TokenManager {
     ///
     /// It may be emptied all the same; clear it again to know.
     pub async fn clear(&self) -> Result<(), AuthError> {
-        let _turn = self.0.turn().await?;
-        self.0.cache.forget();
-        self.0.store.clear(Precondition::Anything).await?;
-        self.0.install(None, self.0.clock.now());
+        let mut guard = self.0.slot.lock().await?;
+        guard.forget();
+        guard.clear(Precondition::Anything).await?;
+        guard.install(None, self.0.clock.now());
         self.0.events.publish(Event::Cleared);
-        self.0.end_pending().await;
+        guard.end_pending().await;
         Ok(())
     }
 
@@ -392,15 +379,15 @@ impl TokenManager {
         let inner = &self.0;
         let done = async {
             inner.landed().await;
-            inner.save_now().await;
+            inner.slot.save_now().await;
         };
         let is_done = inner.timer.within(limit, done).await.is_some();
         let busy = StoreError::Timeout {
-            place: inner.store.to_string(),
+            place: inner.slot.to_string(),
             reason: format!("it could not be written within {limit:?}"),
             advice: "see who keeps it busy".into(),
         };
-        if let Some(error) = inner.pending.error_or(busy) {
+        if let Some(error) = inner.slot.pending_error_or(busy) {
             return Err(AuthError::NotSaved(error));
         }
         if !is_done {
@@ -413,11 +400,11 @@ impl TokenManager {
     /// Returns the store, for [`migrate`](crate::migrate), [`backup`](crate::transfer::backup) and the like.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn TokenStore> {
-        &self.0.store
+        self.0.slot.store()
     }
 
     async fn freshness(&self) -> Result<Freshness, AuthError> {
-        let snapshot = self.0.snapshot().await?;
+        let snapshot = self.0.slot.snapshot().await?;
         Ok(match snapshot.stored {
             Some(_) => snapshot.freshness(self.0.clock.now()),
             None => Freshness::Expired,
@@ -425,26 +412,8 @@ impl TokenManager {
     }
 }
 
-/// How long a call waits for the one before it, which may be a refresh on a runtime that nobody drives.
-const LONGEST_TURN: Duration = Duration::from_secs(45);
-
-impl Inner {
-    /// Waits until this manager alone uses the store.
-    async fn turn(&self) -> Result<MutexGuard<'_, Turn>, StoreError> {
-        if let Ok(turn) = self.turn.try_lock() {
-            return Ok(turn);
-        }
-        let turn = self.timer.within(LONGEST_TURN, self.turn.lock()).await;
-        turn.ok_or_else(|| StoreError::Timeout {
-            place: self.store.to_string(),
-            reason: format!("the call before this one did not end within {LONGEST_TURN:?}"),
-            advice: "see whether the runtime that it was made on still runs".into(),
-        })
-    }
-}
-
 impl fmt::Debug for TokenManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TokenManager({})", self.0.store)
+        write!(f, "TokenManager({})", self.0.slot)
     }
 }

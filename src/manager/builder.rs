@@ -1,13 +1,11 @@
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::Mutex;
-
 use super::cache::Cache;
-use super::pending_save::PendingSave;
 use super::publisher::Publisher;
+use super::slot::Slot;
 use super::{Inner, TokenManager};
 use crate::error::RefreshFailure;
 use crate::refresh::{Closure, RefreshPolicy, TokenRefresher};
@@ -94,17 +92,17 @@ impl TokenManagerBuilder {
     #[must_use]
     pub fn build(self) -> TokenManager {
         let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::new()));
+        let events = Publisher::new(store.clone());
+        let cache = Cache::new(self.policy, self.recheck, self.refresher.is_some());
+        let timer = Arc::new(self.timer);
         TokenManager(Arc::new(Inner {
-            events: Publisher::new(store.clone()),
-            store,
-            cache: Cache::new(self.policy, self.recheck, self.refresher.is_some()),
+            slot: Slot::new(store, cache, events.clone(), self.clock.clone(), timer.clone()),
             refresher: self.refresher,
             policy: self.policy,
             clock: self.clock,
-            timer: self.timer,
-            turn: Mutex::default(),
-            pending: PendingSave::default(),
-            flights: std::sync::Mutex::default(),
+            timer,
+            flights: Mutex::default(),
+            events,
         }))
     }
 }

@@ -5,7 +5,7 @@ use std::future::Future;
 use chrono::{DateTime, Utc};
 
 use super::events::Event;
-use super::pending_save::release;
+use super::slot::{SlotGuard, release};
 use super::{Inner, TokenManager};
 use crate::error::{AuthError, StoreError};
 use crate::record::Intent;
@@ -54,11 +54,11 @@ impl TokenManager {
         let inner = &self.0;
         let limit = inner.policy.deadline;
         let landed = inner.timer.within(limit, inner.landed()).await.is_some();
-        let (unsaved, lease) = inner.pending.revoke().unzip();
+        let (unsaved, lease) = inner.slot.revoke_pending().unzip();
         let lease = match lease.flatten() {
             Some(lease) => Ok(Some(lease)),
             // What this process itself does not end is not waited for a second time.
-            None if !landed => inner.store.try_lease().await,
+            None if !landed => inner.slot.try_lease().await,
             None => inner.lease_for_logout().await,
         };
         let mut logout = Logout {
@@ -68,9 +68,8 @@ impl TokenManager {
             unknown: lease.as_ref().err().cloned(),
         };
 
-        // If the turn cannot be had, a runtime that nobody drives has it, and writes nothing.
-        let turn = inner.turn().await.ok();
-        let loaded = inner.store.load().await.unwrap_or_else(|error| {
+        let mut guard = inner.slot.lock_for_logout().await;
+        let loaded = guard.load().await.unwrap_or_else(|error| {
             logout.unknown = Some(error);
             None
         });
@@ -83,16 +82,15 @@ impl TokenManager {
         for tokens in [found, unsaved].into_iter().flatten() {
             revoke_once(&revoke, tokens, &mut seen, &mut logout).await;
         }
-        inner.cache.forget();
-        let cleared = inner.clear_or_revoke(loaded, &revoke, &mut seen, &mut logout).await;
+        guard.forget();
+        let cleared = clear_or_revoke(&mut guard, loaded, &revoke, &mut seen, &mut logout).await;
         if let Ok(Some(lease)) = lease {
             release(lease).await;
         }
         cleared?;
-        inner.install(None, inner.clock.now());
+        guard.install(None, inner.clock.now());
         inner.events.publish(Event::Cleared);
-        inner.end_pending().await;
-        drop(turn);
+        guard.end_pending().await;
         Ok(logout)
     }
 }
@@ -103,7 +101,7 @@ impl Inner {
     async fn lease_for_logout(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
         let mut patience = PollUntil::new(self.policy.deadline);
         loop {
-            if let Some(lease) = self.store.try_lease().await? {
+            if let Some(lease) = self.slot.try_lease().await? {
                 return Ok(Some(lease));
             }
             if !patience.wait(&self.timer).await {
@@ -111,29 +109,29 @@ impl Inner {
             }
         }
     }
+}
 
-    /// Empties the slot if it still holds what was revoked; else revokes what it holds by now, and empties it
-    /// whatever it holds.
-    async fn clear_or_revoke<R, E>(
-        &self,
-        revoked: Option<Stored>,
-        revoke: &impl Fn(AuthTokens) -> R,
-        seen: &mut Vec<AuthTokens>,
-        logout: &mut Logout<E>,
-    ) -> Result<(), StoreError>
-    where
-        R: Future<Output = Result<(), E>>,
-    {
-        if let Some(revoked) = revoked {
-            if self.store.clear(Precondition::Unchanged(revoked.revision)).await.is_ok() {
-                return Ok(());
-            }
-            if let Ok(Some(there)) = self.store.load().await {
-                revoke_once(revoke, there.record.tokens, seen, logout).await;
-            }
+/// Empties the slot if it still holds what was revoked; else revokes what it holds by now, and empties it
+/// whatever it holds.
+async fn clear_or_revoke<R, E>(
+    guard: &mut SlotGuard<'_>,
+    revoked: Option<Stored>,
+    revoke: &impl Fn(AuthTokens) -> R,
+    seen: &mut Vec<AuthTokens>,
+    logout: &mut Logout<E>,
+) -> Result<(), StoreError>
+where
+    R: Future<Output = Result<(), E>>,
+{
+    if let Some(revoked) = revoked {
+        if guard.clear(Precondition::Unchanged(revoked.revision)).await.is_ok() {
+            return Ok(());
         }
-        self.store.clear(Precondition::Anything).await
+        if let Ok(Some(there)) = guard.load().await {
+            revoke_once(revoke, there.record.tokens, seen, logout).await;
+        }
     }
+    guard.clear(Precondition::Anything).await
 }
 
 /// Revokes tokens, unless they were revoked already.

@@ -212,12 +212,6 @@ pub(super) fn is_of_one_refresh(one: &AuthTokens, other: &AuthTokens) -> bool {
         }
 }
 
-/// Gives a lease up.
-pub(super) async fn release(lease: Box<dyn Lease>) {
-    // If that fails, the end of the process gives it up.
-    let _ = lease.release().await;
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

@@ -15,8 +15,8 @@ use chrono::{DateTime, Utc};
 
 use super::Inner;
 use super::events::Event;
-use super::pending_save::{NewTokens, is_of_one_refresh, release};
-use super::saving::{SAVE_MARGIN, Settled};
+use super::pending_save::{NewTokens, is_of_one_refresh};
+use super::slot::{SAVE_MARGIN, Settled, release};
 use super::snapshot::Snapshot;
 use super::throttle::{self, Hold};
 use crate::error::{AuthError, RefreshFailure, SpentBy, StoreError};
@@ -102,7 +102,7 @@ impl Inner {
             };
         }
         Err(AuthError::Store(StoreError::Timeout {
-            place: self.store.to_string(),
+            place: self.slot.to_string(),
             reason:
                 "others changed it, or took its lease, each time before the refresh could begin"
                     .into(),
@@ -118,11 +118,11 @@ impl Inner {
         }
         let (mut patience, mut is_waiting) = (PollUntil::new(patience), false);
         loop {
-            let mut turn = self.turn().await.map_err(failed)?;
+            let mut guard = self.slot.lock().await.map_err(failed)?;
             let mut looked = None;
             if is_waiting {
                 // Most likely the other one is done, and then nobody needs the lease.
-                let current = self.look(&mut turn).await.map_err(failed)?;
+                let current = guard.reload().await.map_err(failed)?;
                 if basis.is_met_by(&current, self.clock.now()) {
                     return Err(Ok(current));
                 }
@@ -130,16 +130,16 @@ impl Inner {
             }
             // A refresh never starts from tokens that are not saved: an earlier save may have got through
             // without an answer, and then others know them too.
-            if let Settled::NotYet(error) = self.save_pending(&mut turn).await {
+            if let Settled::NotYet(error) = guard.save_pending().await {
                 return Err(Err(AuthError::NotSaved(error)));
             }
-            let leased = self.store.try_lease().await;
+            let leased = self.slot.try_lease().await;
             let looked = match looked {
                 // What was seen before the lease was had says nothing.
                 Some(looked) if matches!(leased, Ok(None)) => looked,
-                _ => self.look(&mut turn).await,
+                _ => guard.reload().await,
             };
-            drop(turn);
+            drop(guard);
             let stored = match self.wanting(basis, looked) {
                 Ok(stored) => stored,
                 Err(ended) => {
@@ -160,7 +160,7 @@ impl Inner {
             if !patience.wait(&self.timer).await {
                 let waited = patience.waited().as_secs();
                 return Err(failed(StoreError::Timeout {
-                    place: self.store.to_string(),
+                    place: self.slot.to_string(),
                     reason: format!("another process has been refreshing it for {waited} seconds"),
                     advice: "see whether that process is stopped or stuck".into(),
                 }));
@@ -219,7 +219,8 @@ impl Inner {
             let intent = Intent::new(token, held.earlier.unwrap_or(held.at));
             held.record.refresh.intent = Some(intent);
             let precondition = Precondition::Unchanged(held.revision.clone());
-            match self.store.save(&held.record, precondition).await {
+            let mut guard = self.slot.lock().await?;
+            match guard.save(&held.record, precondition).await {
                 Ok(revision) => held.revision = revision,
                 Err(StoreError::Conflict { .. }) => return Ok(false),
                 Err(error) => return Err(error),
@@ -301,18 +302,23 @@ impl Inner {
         let throttle = self.throttle_after_success(&tokens, now);
         let refresh = RefreshState { throttle, ..RefreshState::default() };
         let record = Record::new(tokens).with_refresh(refresh);
-        self.pending.put(NewTokens::new(record, held.revision, old, intent, held.lease));
-        let settled = match self.turn().await {
-            Ok(mut turn) => match self.save_pending(&mut turn).await {
-                Settled::Saved(snapshot) => return self.present(snapshot),
-                Settled::NotYet(error) => Settled::NotYet(error),
-                Settled::Nothing => return self.present(self.look(&mut turn).await?),
-            },
-            Err(error) => Settled::NotYet(error),
-        };
-        drop(settled);
-        let stored = self.pending.stored();
-        self.present(self.install(stored, self.clock.now()))
+        self.slot.put_pending(NewTokens::new(record, held.revision, old, intent, held.lease));
+        if let Ok(mut guard) = self.slot.lock().await {
+            match guard.save_pending().await {
+                Settled::Saved(snapshot) => return present(snapshot),
+                Settled::Nothing => return present(guard.reload().await?),
+                Settled::NotYet(_) => {
+                    if let Some(snapshot) = self.slot.serve_pending() {
+                        return Ok(snapshot);
+                    }
+                }
+            }
+        }
+        match self.slot.serve_pending() {
+            Some(snapshot) => Ok(snapshot),
+            // Somebody signed in or out meanwhile.
+            None => present(self.slot.snapshot().await?),
+        }
     }
 
     /// Keeps every process from asking again at once, if the new token is due right away.
@@ -370,7 +376,7 @@ impl Inner {
             Ok(None) => {}
             Ok(Some(current)) => {
                 release(held.lease).await;
-                return self.present(current);
+                return present(current);
             }
             Err(error) => {
                 release(held.lease).await;
@@ -402,8 +408,8 @@ impl Inner {
         &self,
         tokens: &AuthTokens,
     ) -> Result<Option<Arc<Snapshot>>, StoreError> {
-        let mut turn = self.turn().await?;
-        let current = self.look(&mut turn).await?;
+        let mut guard = self.slot.lock().await?;
+        let current = guard.reload().await?;
         let is_same = current.tokens().is_some_and(|there| is_of_one_refresh(there, tokens));
         Ok((!is_same).then_some(current))
     }
@@ -419,11 +425,13 @@ impl Inner {
         let ours = before.intent;
         for _ in 0..ATTEMPTS {
             let precondition = Precondition::Unchanged(held.revision.clone());
-            match self.store.save(&held.record, precondition).await {
+            // What is not saved now is not saved later: see above.
+            let Ok(mut guard) = self.slot.lock().await else { return };
+            match guard.save(&held.record, precondition).await {
                 Err(StoreError::Conflict { .. }) => {}
                 _ => return,
             }
-            match self.store.load().await {
+            match guard.load().await {
                 // It was sealed to another key meanwhile, or the answer to a save was lost.
                 Ok(Some(there))
                     if is_of_one_refresh(&there.record.tokens, &held.record.tokens)
@@ -440,11 +448,11 @@ impl Inner {
             }
         }
     }
+}
 
-    /// What somebody else left in the slot, for those who wait.
-    fn present(&self, snapshot: Arc<Snapshot>) -> Result<Arc<Snapshot>, AuthError> {
-        if snapshot.stored.is_some() { Ok(snapshot) } else { Err(AuthError::TokenNotFound) }
-    }
+/// Returns what is in the slot, for those who wait, unless it is empty.
+fn present(snapshot: Arc<Snapshot>) -> Result<Arc<Snapshot>, AuthError> {
+    if snapshot.stored.is_some() { Ok(snapshot) } else { Err(AuthError::TokenNotFound) }
 }
 
 /// Says who was about to send a token at that time: this process, if its own request was lost then.

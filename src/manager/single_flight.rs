@@ -16,6 +16,7 @@ use super::refresh::{Basis, LAST_LOOK};
 use super::snapshot::Snapshot;
 use super::throttle::Pace;
 use crate::error::{AuthError, RefreshFailure, StoreError};
+use crate::record::Record;
 use crate::sys::clock::{self, Timer};
 
 /// How often a refresh is started again because the runtime that did it had ended.
@@ -85,7 +86,7 @@ impl Inner {
             }
         }
         Err(AuthError::Store(StoreError::Unavailable {
-            place: self.store.to_string(),
+            place: self.slot.to_string(),
             reason: "the runtime is shutting down".into(),
             advice: "finish with the tokens before the runtime ends".into(),
         }))
@@ -128,6 +129,26 @@ impl Inner {
         let _ = self.board(basis);
     }
 
+    /// Reloads where a refresh is not simply the next step: once the server rejected a refresh
+    /// token, the store is asked each time whether it holds others, and the server is not; and
+    /// tokens that wait to be saved may do so because the runtime that was to save them has ended.
+    pub(super) async fn reload_if_doubtful(
+        &self,
+        snapshot: Arc<Snapshot>,
+    ) -> Result<Arc<Snapshot>, AuthError> {
+        let is_rejected =
+            snapshot.stored.as_ref().is_some_and(|stored| self.is_rejected(&stored.record));
+        if !is_rejected && !self.slot.has_pending() {
+            return Ok(snapshot);
+        }
+        Ok(self.slot.lock().await?.save_and_reload().await?)
+    }
+
+    /// Returns whether the server rejected the refresh token of this record, here or in another process.
+    fn is_rejected(&self, record: &Record) -> bool {
+        record.refresh.rejection.is_some() || self.flights().pace.is_rejected(&record.tokens)
+    }
+
     /// Waits until no refresh is under way.
     pub(super) async fn landed(&self) {
         let flight = self.flights().current.clone();
@@ -154,7 +175,7 @@ impl Inner {
         }
         let now = self.clock.now();
         // One may have landed since the caller looked.
-        if let Some(current) = self.cache.latest()
+        if let Some(current) = self.slot.latest()
             && basis.is_met_by(&current, now)
         {
             return Ok(Boarding::Met(current));
@@ -201,13 +222,13 @@ impl Inner {
             has_begun.store(true, Ordering::SeqCst);
             let flight = inner.fly(&basis);
             #[cfg(feature = "tracing")]
-            let flight = super::trace::refresh(&inner.store, flight);
+            let flight = super::trace::refresh(inner.slot.store(), flight);
             let result = flight.await;
             // What it brought must not outlive a logout here.
             inner.flights().current = None;
             // If nobody waits any more, it is done all the same.
             let _ = landing.send(Some(result));
-            inner.keep_saving().await;
+            inner.slot.keep_saving().await;
         });
         Ok(Boarding::Flying(flying))
     }

@@ -1,53 +1,225 @@
-//! The slot as this process knows it: what the store holds, and what is still to be saved there.
+//! The slot as this process knows it: the store, what is in memory of it, and what is still to be saved there.
 
+mod saving;
+
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::{Mutex, MutexGuard};
+
+pub(super) use self::saving::{SAVE_MARGIN, Settled};
+use super::cache::Cache;
 use super::events::Event;
-use super::pending_save::{Resolved, release};
+use super::pending_save::{NewTokens, PendingSave, Resolved};
+use super::publisher::Publisher;
 use super::snapshot::Snapshot;
-use super::{Inner, Turn};
-use crate::error::{AuthError, StoreError};
+use crate::error::StoreError;
 use crate::record::Record;
-use crate::store::Stored;
+use crate::store::{Lease, Precondition, Revision, Stored, TokenStore};
+use crate::sys::clock::{Clock, Timer};
+use crate::tokens::{AccessToken, AuthTokens};
 
-/// How long a look may take while there is a good token at hand. A store far away takes a tenth of it.
-const SOON: Duration = Duration::from_secs(2);
+/// How long a call waits for the one before it, which may be a refresh on a runtime that nobody drives.
+const LOCK_LIMIT: Duration = Duration::from_secs(45);
 
-impl Inner {
-    /// What is known of the slot, as of the last seconds.
-    pub(super) async fn snapshot(&self) -> Result<Arc<Snapshot>, AuthError> {
+/// How long a reload may take while there is a good token in memory. A store far away takes a tenth of it.
+const RELOAD_LIMIT: Duration = Duration::from_secs(2);
+
+/// One slot, and what this process knows of it.
+///
+/// # Order of locks
+///
+/// The lock of the store is the outermost one, and the only one that is held across an await. What must run
+/// under it is a method of [`SlotGuard`], or takes one. `Cache`, `PendingSave`, the history of refreshes and
+/// `SingleFlight` each have a lock of their own for what they hold. It is held for a few statements, and
+/// no other lock is taken meanwhile.
+pub(super) struct Slot {
+    /// Locked around every load, save and clear, so that memory changes in the order in which the
+    /// store does.
+    store: Mutex<Arc<dyn TokenStore>>,
+    /// The same store, for what has no place in that order: its name, its lease, callers outside the
+    /// manager, and a logout that cannot wait.
+    unordered: Arc<dyn TokenStore>,
+    cache: Cache,
+    pending: PendingSave,
+    events: Publisher,
+    clock: Clock,
+    timer: Arc<Timer>,
+}
+
+impl Slot {
+    pub(super) fn new(
+        store: Arc<dyn TokenStore>,
+        cache: Cache,
+        events: Publisher,
+        clock: Clock,
+        timer: Arc<Timer>,
+    ) -> Self {
+        Self {
+            store: Mutex::new(store.clone()),
+            unordered: store,
+            cache,
+            pending: PendingSave::default(),
+            events,
+            clock,
+            timer,
+        }
+    }
+
+    /// Returns the access token, if it can be handed out without another look at anything.
+    pub(super) fn cached(&self) -> Option<AccessToken> {
+        self.cache.cached(self.clock.now())
+    }
+
+    /// Returns the access token in memory, if it does not count as expired.
+    pub(super) fn unexpired(&self) -> Option<AccessToken> {
+        self.cache.unexpired(self.clock.now())
+    }
+
+    /// Returns what is in memory, however old.
+    pub(super) fn latest(&self) -> Option<Arc<Snapshot>> {
+        self.cache.latest()
+    }
+
+    pub(super) fn invalidate(&self, token: &AccessToken) {
+        self.cache.invalidate(token);
+    }
+
+    /// Returns what is known of the slot, as of the last seconds.
+    pub(super) async fn snapshot(&self) -> Result<Arc<Snapshot>, StoreError> {
+        let now = self.clock.now();
+        if let Some(snapshot) = self.cache.recent(now) {
+            return Ok(snapshot);
+        }
+        let Some(kept) = self.cache.usable(now) else { return self.reload_if_stale().await };
+        // A good token in memory is as good as it was, and does not wait for a store that is slow or
+        // cannot be reached.
+        match self.timer.within(RELOAD_LIMIT, self.reload_if_stale()).await {
+            Some(Err(error)) if !error.keeps_cached_tokens() => Err(error),
+            Some(Ok(snapshot)) => Ok(snapshot),
+            Some(Err(_)) | None => Ok(self.cache.trust_again(&kept, now)),
+        }
+    }
+
+    /// Reloads, unless the call before this one did.
+    async fn reload_if_stale(&self) -> Result<Arc<Snapshot>, StoreError> {
+        let mut guard = self.lock().await?;
         if let Some(snapshot) = self.cache.recent(self.clock.now()) {
             return Ok(snapshot);
         }
-        let now = self.clock.now();
-        let Some(kept) = self.cache.usable(now) else { return Ok(self.look_in_turn().await?) };
-        // A good token in memory is as good as it was, and does not wait for a store that is slow or away.
-        match self.timer.within(SOON, self.look_in_turn()).await {
-            Some(Err(error)) if !error.keeps_cached_tokens() => return Err(error.into()),
-            Some(Ok(snapshot)) => return Ok(snapshot),
-            Some(Err(_)) | None => {}
-        }
-        Ok(self.cache.trust_again(&kept, now))
+        guard.save_and_reload().await
     }
 
-    /// Asks the store, unless whoever had the turn before did.
-    async fn look_in_turn(&self) -> Result<Arc<Snapshot>, StoreError> {
-        let mut turn = self.turn().await?;
-        if let Some(snapshot) = self.cache.recent(self.clock.now()) {
-            return Ok(snapshot);
+    /// Waits until this call alone uses the store, as far as this manager is concerned.
+    pub(super) async fn lock(&self) -> Result<SlotGuard<'_>, StoreError> {
+        let store = match self.store.try_lock() {
+            Ok(store) => Some(store),
+            Err(_) => self.timer.within(LOCK_LIMIT, self.store.lock()).await,
+        };
+        if store.is_none() {
+            return Err(StoreError::Timeout {
+                place: self.to_string(),
+                reason: format!("the call before this one did not end within {LOCK_LIMIT:?}"),
+                advice: "see whether the runtime that it was made on still runs".into(),
+            });
         }
-        // Whoever was to save them may have ended with its runtime.
-        self.save_pending(&mut turn).await;
-        self.look(&mut turn).await
+        Ok(SlotGuard { slot: self, store })
     }
 
-    /// Asks the store what it holds now. Tokens that could not be saved yet count as in it.
-    pub(super) async fn look(&self, _turn: &mut Turn) -> Result<Arc<Snapshot>, StoreError> {
-        let loaded = self.store.load().await;
-        let now = self.clock.now();
+    /// The same for a logout, which goes ahead in any case: if the lock cannot be had, a runtime that
+    /// nobody drives has it, and writes nothing.
+    pub(super) async fn lock_for_logout(&self) -> SlotGuard<'_> {
+        self.lock().await.unwrap_or(SlotGuard { slot: self, store: None })
+    }
+
+    /// Claims the sole right to spend the refresh token. Memory says nothing about leases, so this needs
+    /// no lock.
+    pub(super) async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
+        self.unordered.try_lease().await
+    }
+
+    /// Keeps new tokens in memory, to be saved. This waits for nothing.
+    pub(super) fn put_pending(&self, new: NewTokens) {
+        self.pending.put(new);
+    }
+
+    pub(super) fn has_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Returns the tokens that are to be saved and takes their lease, for a logout.
+    pub(super) fn revoke_pending(&self) -> Option<(AuthTokens, Option<Box<dyn Lease>>)> {
+        self.pending.revoke()
+    }
+
+    /// Returns why new tokens are not saved, or `otherwise` if saving them has not failed yet. `None` if
+    /// all is saved.
+    pub(super) fn pending_error_or(&self, otherwise: StoreError) -> Option<StoreError> {
+        self.pending.error_or(otherwise)
+    }
+
+    /// Serves the tokens that are to be saved, without the lock, because somebody keeps it: `None` if there
+    /// are none.
+    pub(super) fn serve_pending(&self) -> Option<Arc<Snapshot>> {
+        let stored = self.pending.stored()?;
+        Some(self.install(Some(stored), self.clock.now()))
+    }
+
+    /// Returns the store, for callers outside the manager.
+    pub(super) fn store(&self) -> &Arc<dyn TokenStore> {
+        &self.unordered
+    }
+
+    fn install(&self, stored: Option<Stored>, now: SystemTime) -> Arc<Snapshot> {
+        let installed = self.cache.install(stored, now);
+        if installed.is_cleared {
+            self.events.publish(Event::Cleared);
+        }
+        installed.snapshot
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.unordered, f)
+    }
+}
+
+/// The store of a slot, used by one call alone.
+pub(super) struct SlotGuard<'a> {
+    slot: &'a Slot,
+    /// Nothing for a logout that could not wait.
+    store: Option<MutexGuard<'a, Arc<dyn TokenStore>>>,
+}
+
+impl SlotGuard<'_> {
+    /// Asks the store what it holds. Nothing in memory changes.
+    pub(super) async fn load(&mut self) -> Result<Option<Stored>, StoreError> {
+        self.store().load().await
+    }
+
+    /// Saves a record. Nothing in memory changes.
+    pub(super) async fn save(
+        &mut self,
+        record: &Record,
+        precondition: Precondition,
+    ) -> Result<Revision, StoreError> {
+        self.store().save(record, precondition).await
+    }
+
+    /// Empties the slot. Nothing in memory changes.
+    pub(super) async fn clear(&mut self, precondition: Precondition) -> Result<(), StoreError> {
+        self.store().clear(precondition).await
+    }
+
+    /// Asks the store what it holds, and puts it into memory. Tokens that could not be saved yet count as
+    /// in the store.
+    pub(super) async fn reload(&mut self) -> Result<Arc<Snapshot>, StoreError> {
+        let loaded = self.load().await;
+        let now = self.slot.clock.now();
         let stored = match loaded {
-            Ok(there) => match self.pending.resolve(there.as_ref()) {
+            Ok(there) => match self.slot.pending.resolve(there.as_ref()) {
                 Resolved::Pending(new) => Some(*new),
                 Resolved::Over(lease) => {
                     if let Some(lease) = lease {
@@ -57,12 +229,12 @@ impl Inner {
                 }
             },
             // They are good whatever became of the store.
-            Err(error) => match self.pending.stored() {
+            Err(error) => match self.slot.pending.stored() {
                 Some(new) => Some(new),
                 None => {
                     if !error.keeps_cached_tokens() {
                         // What is in memory says nothing about a slot that is broken.
-                        self.cache.forget();
+                        self.forget();
                     }
                     return Err(error);
                 }
@@ -71,35 +243,30 @@ impl Inner {
         Ok(self.install(stored, now))
     }
 
-    /// Looks again where a refresh is not simply the next step: once the server rejected a refresh
-    /// token, the store is asked each time whether it holds others, and the server is not; and
-    /// tokens that wait to be saved may do so because the runtime that was to save them has ended.
-    pub(super) async fn look_again(
-        &self,
-        snapshot: Arc<Snapshot>,
-    ) -> Result<Arc<Snapshot>, AuthError> {
-        let is_rejected =
-            snapshot.stored.as_ref().is_some_and(|stored| self.is_rejected(&stored.record));
-        let is_unsaved = self.pending.is_some();
-        if !is_rejected && !is_unsaved {
-            return Ok(snapshot);
-        }
-        let mut turn = self.turn().await?;
-        self.save_pending(&mut turn).await;
-        Ok(self.look(&mut turn).await?)
+    /// Saves what is still to be saved, and reloads: the task that was to save it may have ended with its
+    /// runtime.
+    pub(super) async fn save_and_reload(&mut self) -> Result<Arc<Snapshot>, StoreError> {
+        self.save_pending().await;
+        self.reload().await
     }
 
-    /// Returns whether the server rejected the refresh token of this record, here or in another process.
-    fn is_rejected(&self, record: &Record) -> bool {
-        record.refresh.rejection.is_some() || self.flights().pace.is_rejected(&record.tokens)
+    /// Puts into memory what the slot holds.
+    pub(super) fn install(&mut self, stored: Option<Stored>, now: SystemTime) -> Arc<Snapshot> {
+        self.slot.install(stored, now)
     }
 
-    /// Puts what the slot holds into memory.
-    pub(super) fn install(&self, stored: Option<Stored>, now: SystemTime) -> Arc<Snapshot> {
-        let installed = self.cache.install(stored, now);
-        if installed.is_cleared {
-            self.events.publish(Event::Cleared);
-        }
-        installed.snapshot
+    /// Drops what is in memory. If the call is cancelled from here on, what the store holds is not known.
+    pub(super) fn forget(&mut self) {
+        self.slot.cache.forget();
     }
+
+    fn store(&self) -> &dyn TokenStore {
+        self.store.as_deref().unwrap_or(&self.slot.unordered)
+    }
+}
+
+/// Gives a lease up.
+pub(super) async fn release(lease: Box<dyn Lease>) {
+    // If that fails, the end of the process gives it up.
+    let _ = lease.release().await;
 }
