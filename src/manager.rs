@@ -7,6 +7,7 @@ mod logout;
 mod pending_save;
 mod publisher;
 mod refresh;
+mod shared_refresh;
 mod single_flight;
 mod slot;
 mod snapshot;
@@ -16,21 +17,19 @@ mod trace;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::builder::TokenManagerBuilder;
 pub use self::events::{Event, Events};
 pub use self::logout::Logout;
 use self::publisher::Publisher;
-use self::refresh::{BRIEFLY, Basis};
-use self::single_flight::Flights;
+use self::refresh::{RefreshRequest, WAIT_LIMIT_WHILE_ACCEPTED};
+use self::shared_refresh::SharedRefresh;
 use self::slot::Slot;
-use self::snapshot::Snapshot;
-use self::throttle::Pace;
 use crate::error::{AuthError, RefreshFailure, StoreError};
 use crate::record::Record;
-use crate::refresh::{RefreshPolicy, TokenRefresher};
+use crate::refresh::RefreshPolicy;
 use crate::store::{Precondition, Stored, TokenStore};
 use crate::stores::EnvStore;
 use crate::stores::PlaintextStore;
@@ -70,12 +69,12 @@ const ENV_PREFIX: &str = "AXIOM";
 pub struct TokenManager(Arc<Inner>);
 
 struct Inner {
-    slot: Slot,
-    refresher: Option<Arc<dyn TokenRefresher>>,
+    slot: Arc<Slot>,
+    /// `None` without a refresher.
+    refresh: Option<SharedRefresh>,
     policy: RefreshPolicy,
     clock: Clock,
     timer: Arc<Timer>,
-    flights: Mutex<Flights>,
     events: Publisher,
 }
 
@@ -151,7 +150,9 @@ impl TokenManager {
         record.refresh.intent = known_doubt;
         let revision = guard.save(&record, Precondition::Anything).await?;
         guard.install(Some(Stored { record, revision }), now);
-        self.0.flights().pace = Pace::default();
+        if let Some(refresh) = &self.0.refresh {
+            refresh.begin_anew();
+        }
         self.0.events.publish(Event::Saved);
         guard.end_pending().await;
         Ok(())
@@ -190,43 +191,40 @@ impl TokenManager {
         }
         let snapshot = inner.slot.snapshot().await?;
         let now = inner.clock.now();
-        let token = |snapshot: &Snapshot| match snapshot.tokens() {
-            Some(tokens) => Ok(tokens.access_token.clone()),
-            None => Err(AuthError::TokenNotFound),
-        };
         if snapshot.stored.is_none() || !snapshot.wants_refresh(now) {
-            return token(&snapshot);
+            return snapshot.access_token();
         }
-        if inner.refresher.is_none() {
+        let Some(refresh) = &inner.refresh else {
             return if snapshot.is_good(now) {
-                token(&snapshot)
+                snapshot.access_token()
             } else {
                 Err(AuthError::TokenExpired)
             };
-        }
-        let snapshot = inner.reload_if_doubtful(snapshot).await?;
+        };
+        let snapshot = refresh.reload_if_doubtful(snapshot).await?;
         if !snapshot.wants_refresh(now) {
-            return token(&snapshot);
+            return snapshot.access_token();
         }
-        let basis = Basis { snapshot, forced: false };
-        if inner.policy.in_background && basis.snapshot.is_good(now) {
-            inner.refresh_behind(&basis);
-            return token(&basis.snapshot);
+        let request = RefreshRequest::if_due(snapshot.clone());
+        if inner.policy.in_background && snapshot.is_good(now) {
+            refresh.refresh_in_background(&request);
+            return snapshot.access_token();
         }
         let mut refreshed = None;
-        if basis.snapshot.is_accepted(now) {
-            refreshed = inner.timer.within(BRIEFLY, inner.refresh(&basis)).await;
-            if refreshed.is_none() && basis.snapshot.is_accepted(inner.clock.now()) {
+        if snapshot.is_accepted(now) {
+            let refresh = refresh.refresh(&request);
+            refreshed = inner.timer.within(WAIT_LIMIT_WHILE_ACCEPTED, refresh).await;
+            if refreshed.is_none() && snapshot.is_accepted(inner.clock.now()) {
                 // It goes on without this caller.
-                return token(&basis.snapshot);
+                return snapshot.access_token();
             }
         }
         let refreshed = match refreshed {
             Some(refreshed) => refreshed,
-            None => inner.refresh(&basis).await,
+            None => refresh.refresh(&request).await,
         };
         let error = match refreshed {
-            Ok(refreshed) => return token(&refreshed),
+            Ok(refreshed) => return refreshed.access_token(),
             Err(error) => error,
         };
         // Somebody may have signed in or out meanwhile, or have said that the token was refused.
@@ -238,7 +236,7 @@ impl TokenManager {
             || current.is_accepted(now)
             || (is_just_refreshed && current.freshness(now) < Freshness::Expired)
         {
-            return token(&current);
+            return current.access_token();
         }
         Err(error)
     }
@@ -282,8 +280,9 @@ impl TokenManager {
     /// The refresh goes on without its caller, and its result is saved.
     pub async fn refresh(&self) -> Result<AuthTokens, AuthError> {
         let snapshot = self.0.slot.snapshot().await?;
-        let basis = Basis { snapshot: self.0.reload_if_doubtful(snapshot).await?, forced: true };
-        let refreshed = self.0.refresh(&basis).await?;
+        let refresh = self.0.refresh.as_ref().ok_or(AuthError::NoRefresher)?;
+        let request = RefreshRequest::forced(refresh.reload_if_doubtful(snapshot).await?);
+        let refreshed = refresh.refresh(&request).await?;
         refreshed.tokens().cloned().ok_or(AuthError::TokenNotFound)
     }
 
@@ -378,7 +377,7 @@ impl TokenManager {
     pub async fn shutdown(&self, limit: Duration) -> Result<(), AuthError> {
         let inner = &self.0;
         let done = async {
-            inner.landed().await;
+            inner.idle().await;
             inner.slot.save_now().await;
         };
         let is_done = inner.timer.within(limit, done).await.is_some();
@@ -409,6 +408,15 @@ impl TokenManager {
             Some(_) => snapshot.freshness(self.0.clock.now()),
             None => Freshness::Expired,
         })
+    }
+}
+
+impl Inner {
+    /// Waits until no refresh is running.
+    async fn idle(&self) {
+        if let Some(refresh) = &self.refresh {
+            refresh.idle().await;
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::cache::Cache;
 use super::publisher::Publisher;
+use super::refresh::RefreshProtocol;
+use super::shared_refresh::SharedRefresh;
 use super::slot::Slot;
 use super::{Inner, TokenManager};
 use crate::error::RefreshFailure;
@@ -95,15 +97,21 @@ impl TokenManagerBuilder {
         let events = Publisher::new(store.clone());
         let cache = Cache::new(self.policy, self.recheck, self.refresher.is_some());
         let timer = Arc::new(self.timer);
-        TokenManager(Arc::new(Inner {
-            slot: Slot::new(store, cache, events.clone(), self.clock.clone(), timer.clone()),
-            refresher: self.refresher,
-            policy: self.policy,
-            clock: self.clock,
-            timer,
-            flights: Mutex::default(),
-            events,
-        }))
+        let (clock, policy) = (self.clock, self.policy);
+        let slot = Slot::new(store, cache, events.clone(), clock.clone(), timer.clone());
+        let slot = Arc::new(slot);
+        let refresh = self.refresher.map(|refresher| {
+            let protocol = RefreshProtocol::new(
+                slot.clone(),
+                refresher,
+                policy,
+                clock.clone(),
+                timer.clone(),
+                events.clone(),
+            );
+            SharedRefresh::new(protocol, timer.clone())
+        });
+        TokenManager(Arc::new(Inner { slot, refresh, policy, clock, timer, events }))
     }
 }
 

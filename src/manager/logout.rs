@@ -53,17 +53,17 @@ impl TokenManager {
     {
         let inner = &self.0;
         let limit = inner.policy.deadline;
-        let landed = inner.timer.within(limit, inner.landed()).await.is_some();
+        let is_idle = inner.timer.within(limit, inner.idle()).await.is_some();
         let (unsaved, lease) = inner.slot.revoke_pending().unzip();
         let lease = match lease.flatten() {
             Some(lease) => Ok(Some(lease)),
             // What this process itself does not end is not waited for a second time.
-            None if !landed => inner.slot.try_lease().await,
+            None if !is_idle => inner.slot.try_lease().await,
             None => inner.lease_for_logout().await,
         };
         let mut logout = Logout {
             not_revoked: Vec::new(),
-            refresh_under_way: !landed || matches!(lease, Ok(None)),
+            refresh_under_way: !is_idle || matches!(lease, Ok(None)),
             cut_off: None,
             unknown: lease.as_ref().err().cloned(),
         };

@@ -7,61 +7,70 @@
 use std::future;
 use std::panic::{self, AssertUnwindSafe};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 
-use super::Inner;
 use super::events::Event;
 use super::pending_save::{NewTokens, is_of_one_refresh};
-use super::slot::{SAVE_MARGIN, Settled, release};
+use super::publisher::Publisher;
+use super::slot::{SAVE_MARGIN, Settled, Slot, release};
 use super::snapshot::Snapshot;
-use super::throttle::{self, Hold};
+use super::throttle::{self, HeldBack, Throttle};
+#[cfg(feature = "tracing")]
+use super::trace;
 use crate::error::{AuthError, RefreshFailure, SpentBy, StoreError};
-use crate::record::{Intent, Record, RefreshState, Rejection, Throttle};
-use crate::refresh::{RefreshPermit, TokenRefresher};
+use crate::record::{self, Intent, Record, RefreshState, Rejection};
+use crate::refresh::{RefreshPermit, RefreshPolicy, TokenRefresher};
 use crate::store::{Lease, Precondition, Revision, Stored};
-use crate::sys::clock::{self, PollUntil};
+use crate::sys::clock::{self, Clock, PollUntil, Timer};
 use crate::tokens::{AuthTokens, Schedule};
 
 /// How often a refresh begins again because its lease passed to somebody else before it was used, or because
-/// somebody changed the record between the look at it and the intent.
+/// somebody changed the record between its load and the save of the intent.
 const ATTEMPTS: usize = 5;
 
 /// How long one waits for a refresh while the token that is there is still accepted.
-pub(super) const BRIEFLY: Duration = Duration::from_secs(5);
+pub(super) const WAIT_LIMIT_WHILE_ACCEPTED: Duration = Duration::from_secs(5);
 
-/// For an answer that is there already, once its time is over.
-pub(super) const LAST_LOOK: Duration = Duration::from_secs(1);
+/// How long an answer is waited for after the deadline: it is there already if this process was stopped.
+const LATE_ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
-/// Why there is a refresh: what was found wanting.
+/// For all that a refresh does with the store beside waiting for its lease: five calls, of which the slowest
+/// store gives up each in 85 seconds.
+const STORE_CALLS_LIMIT: Duration = Duration::from_secs(5 * 85);
+
+/// Asks for new tokens in the place of those that were found.
 #[derive(Clone)]
-pub(super) struct Basis {
-    pub(super) snapshot: Arc<Snapshot>,
-    /// Whether it is to be replaced even if it is fresh.
-    pub(super) forced: bool,
+pub(super) struct RefreshRequest {
+    found: Arc<Snapshot>,
+    /// Whether they are to be replaced even if they are fresh.
+    is_forced: bool,
 }
 
-impl Basis {
+impl RefreshRequest {
+    /// Asks for other tokens if these are due.
+    pub(super) fn if_due(found: Arc<Snapshot>) -> Self {
+        Self { found, is_forced: false }
+    }
+
+    /// Asks for other tokens, even if these are fresh.
+    pub(super) fn forced(found: Arc<Snapshot>) -> Self {
+        Self { found, is_forced: true }
+    }
+
     /// Returns whether this is what was asked for, so that nothing is left to do. Tokens are compared, and
     /// not revisions: an intent and a rekey change the revision and bring no new tokens.
-    pub(super) fn is_met_by(&self, current: &Snapshot, now: SystemTime) -> bool {
-        let changed = current.tokens() != self.snapshot.tokens();
-        !current.wants_refresh(now) && (changed || !self.forced)
+    fn is_met_by(&self, current: &Snapshot, now: SystemTime) -> bool {
+        let changed = current.tokens() != self.found.tokens();
+        !current.wants_refresh(now) && (changed || !self.is_forced)
     }
 }
 
-/// How a refresh ends before it began: what was asked for is there, or cannot be had.
-type Ended = Result<Arc<Snapshot>, AuthError>;
-
-fn failed(error: StoreError) -> Ended {
-    Err(error.into())
-}
-
 /// Tokens that are about to be refreshed, and the lease on them.
-struct Held {
+struct LeasedTokens {
     record: Record,
     revision: Revision,
     lease: Box<dyn Lease>,
@@ -69,40 +78,94 @@ struct Held {
     earlier: Option<DateTime<Utc>>,
     /// When this one is.
     at: DateTime<Utc>,
+    /// Whether this one sent it, and the answer was lost.
+    is_answer_lost: bool,
 }
 
-impl Inner {
+/// How a refresh begins.
+enum Acquired {
+    /// With the lease, and the tokens as they were read under it.
+    Leased(Box<LeasedTokens>),
+    /// Not at all: what was asked for is there.
+    Met(Arc<Snapshot>),
+}
+
+/// What became of earlier refreshes in this process.
+#[derive(Default)]
+struct History {
+    throttle: Throttle,
+    /// When a request was sent, by our own intent, whose answer was lost.
+    lost_at: Option<DateTime<Utc>>,
+}
+
+/// Refreshes the tokens of one slot. It must run once at a time in a process.
+pub(super) struct RefreshProtocol {
+    slot: Arc<Slot>,
+    refresher: Arc<dyn TokenRefresher>,
+    policy: RefreshPolicy,
+    clock: Clock,
+    timer: Arc<Timer>,
+    events: Publisher,
+    history: Mutex<History>,
+}
+
+impl RefreshProtocol {
+    pub(super) fn new(
+        slot: Arc<Slot>,
+        refresher: Arc<dyn TokenRefresher>,
+        policy: RefreshPolicy,
+        clock: Clock,
+        timer: Arc<Timer>,
+        events: Publisher,
+    ) -> Self {
+        Self { slot, refresher, policy, clock, timer, events, history: Mutex::default() }
+    }
+
+    /// Refreshes the tokens, and publishes how it ended.
+    pub(super) async fn run(&self, request: &RefreshRequest) -> Result<Arc<Snapshot>, AuthError> {
+        let refresh = async {
+            let refreshed = self.refresh(request).await;
+            self.publish(request, &refreshed);
+            refreshed
+        };
+        #[cfg(feature = "tracing")]
+        let refresh = trace::refresh(&*self.slot, refresh);
+        refresh.await
+    }
+
     /// Does all of it.
-    pub(super) async fn protocol(&self, basis: &Basis) -> Result<Arc<Snapshot>, AuthError> {
-        let refresher = self.refresher.as_ref().ok_or(AuthError::NoRefresher)?;
+    async fn refresh(&self, request: &RefreshRequest) -> Result<Arc<Snapshot>, AuthError> {
         for _ in 0..ATTEMPTS {
-            let mut held = match self.acquire(basis).await {
-                Ok(held) => held,
-                Err(ended) => return ended,
+            let mut leased = match self.acquire(request).await? {
+                Acquired::Leased(leased) => *leased,
+                Acquired::Met(snapshot) => return Ok(snapshot),
             };
-            match self.record_intent(&mut held).await {
+            let is_ours = match self.record_intent(&mut leased).await {
+                Ok(true) => self.renew_lease(&mut leased).await,
+                not_recorded => not_recorded,
+            };
+            match is_ours {
                 Ok(true) => {}
                 Ok(false) => {
-                    release(held.lease).await;
+                    release(leased.lease).await;
                     continue;
                 }
                 Err(error) => {
                     // Nothing was sent; but an earlier holder may have sent it.
-                    if held.earlier.is_none() {
-                        self.conclude(&mut held, |refresh| refresh.intent = None).await;
+                    if leased.earlier.is_none() {
+                        self.update_record(&mut leased, |refresh| refresh.intent = None).await;
                     }
-                    release(held.lease).await;
+                    release(leased.lease).await;
                     return Err(error.into());
                 }
             }
-            let (answer, lost) = self.ask(&**refresher, &mut held).await;
-            return match answer {
-                Ok(new) => self.keep(held, new).await,
-                Err(failure) => self.fail(held, failure, lost).await,
+            return match self.call_refresher(&mut leased).await {
+                Ok(new) => self.commit(leased, new).await,
+                Err(failure) => self.classify_failure(leased, failure).await,
             };
         }
         Err(AuthError::Store(StoreError::Timeout {
-            place: self.slot.to_string(),
+            place: self.place(),
             reason:
                 "others changed it, or took its lease, each time before the refresh could begin"
                     .into(),
@@ -111,152 +174,138 @@ impl Inner {
     }
 
     /// Takes the lease and reads the tokens under it, or finds that there is nothing left to do.
-    async fn acquire(&self, basis: &Basis) -> Result<Held, Ended> {
-        let mut patience = self.longest_wait_for_lease();
-        if !basis.forced && basis.snapshot.is_accepted(self.clock.now()) {
-            patience = patience.min(BRIEFLY);
-        }
-        let (mut patience, mut is_waiting) = (PollUntil::new(patience), false);
+    async fn acquire(&self, request: &RefreshRequest) -> Result<Acquired, AuthError> {
+        let mut patience = PollUntil::new(self.longest_wait_for_lease(request));
+        let mut was_taken = false;
         loop {
-            let mut guard = self.slot.lock().await.map_err(failed)?;
-            let mut looked = None;
-            if is_waiting {
-                // Most likely the other one is done, and then nobody needs the lease.
-                let current = guard.reload().await.map_err(failed)?;
-                if basis.is_met_by(&current, self.clock.now()) {
-                    return Err(Ok(current));
-                }
-                looked = Some(Ok(current));
-            }
-            // A refresh never starts from tokens that are not saved: an earlier save may have got through
-            // without an answer, and then others know them too.
-            if let Settled::NotYet(error) = guard.save_pending().await {
-                return Err(Err(AuthError::NotSaved(error)));
-            }
-            let leased = self.slot.try_lease().await;
-            let looked = match looked {
-                // What was seen before the lease was had says nothing.
-                Some(looked) if matches!(leased, Ok(None)) => looked,
-                _ => guard.reload().await,
-            };
-            drop(guard);
-            let stored = match self.wanting(basis, looked) {
-                Ok(stored) => stored,
-                Err(ended) => {
-                    // On a server it would stay taken for a while if it were only dropped.
-                    if let Ok(Some(lease)) = leased {
-                        release(lease).await;
-                    }
-                    return Err(ended);
-                }
-            };
-            if let Some(lease) = leased.map_err(failed)? {
-                let Stored { record, revision } = stored;
-                let earlier = record.intent().map(Intent::at);
-                let at = clock::date(self.clock.now());
-                return Ok(Held { record, revision, lease, earlier, at });
+            if let Some(acquired) = self.try_acquire(request, was_taken).await? {
+                return Ok(acquired);
             }
             // Another process is refreshing; it may be done soon.
+            was_taken = true;
             if !patience.wait(&self.timer).await {
-                let waited = patience.waited().as_secs();
-                return Err(failed(StoreError::Timeout {
-                    place: self.slot.to_string(),
-                    reason: format!("another process has been refreshing it for {waited} seconds"),
-                    advice: "see whether that process is stopped or stuck".into(),
-                }));
+                return Err(self.lease_timeout(patience.waited()));
             }
-            is_waiting = true;
         }
     }
 
-    /// How long one waits for the refresh of another process: two answers of the server, and their saves.
-    pub(super) fn longest_wait_for_lease(&self) -> Duration {
-        self.policy.deadline.saturating_add(SAVE_MARGIN).saturating_mul(2)
-    }
-
-    /// Finds the tokens that are to be refreshed, in what a look at the store found.
-    fn wanting(
+    /// Tries once to take the lease, and reads the tokens under it. `None` if somebody else has it.
+    async fn try_acquire(
         &self,
-        basis: &Basis,
-        looked: Result<Arc<Snapshot>, StoreError>,
-    ) -> Result<Stored, Ended> {
-        let current = looked.map_err(failed)?;
-        let Some(stored) = current.stored.clone() else {
-            return Err(Err(AuthError::TokenNotFound));
-        };
-        if stored.record.tokens.is_backup() {
-            return Err(Err(AuthError::IsBackup));
+        request: &RefreshRequest,
+        was_taken: bool,
+    ) -> Result<Option<Acquired>, AuthError> {
+        let mut guard = self.slot.lock().await?;
+        let mut before = None;
+        if was_taken {
+            // Most likely the other one is done, and then nobody needs the lease.
+            let current = guard.reload().await?;
+            if request.is_met_by(&current, self.clock.now()) {
+                return Ok(Some(Acquired::Met(current)));
+            }
+            before = Some(current);
         }
-        if basis.is_met_by(&current, self.clock.now()) {
-            return Err(Ok(current));
+        // A refresh never starts from tokens that are not saved: an earlier save may have got through
+        // without an answer, and then others know them too.
+        if let Settled::NotYet(error) = guard.save_pending().await {
+            return Err(AuthError::NotSaved(error));
+        }
+        let lease = self.slot.try_lease().await;
+        let current = match before {
+            Some(before) if matches!(lease, Ok(None)) => Ok(before),
+            // What was read before the lease was had says nothing.
+            _ => guard.reload().await,
+        };
+        drop(guard);
+        let needed = match &current {
+            Ok(current) => self.needed(request, current),
+            Err(error) => Err(error.clone().into()),
+        };
+        let Ok(Some(stored)) = needed else {
+            // On a server it would stay taken for a while if it were only dropped.
+            if let Ok(Some(lease)) = lease {
+                release(lease).await;
+            }
+            needed?;
+            return Ok(Some(Acquired::Met(current?)));
+        };
+        let Some(lease) = lease? else { return Ok(None) };
+        let Stored { record, revision } = stored;
+        let earlier = record.intent().map(Intent::at);
+        let (at, is_answer_lost) = (clock::date(self.clock.now()), false);
+        let leased = LeasedTokens { record, revision, lease, earlier, at, is_answer_lost };
+        Ok(Some(Acquired::Leased(Box::new(leased))))
+    }
+
+    /// Returns the tokens that are to be refreshed: `None` if those in the slot are what was asked for.
+    fn needed(
+        &self,
+        request: &RefreshRequest,
+        current: &Snapshot,
+    ) -> Result<Option<Stored>, AuthError> {
+        let Some(stored) = &current.stored else { return Err(AuthError::TokenNotFound) };
+        if stored.record.tokens.is_backup() {
+            return Err(AuthError::IsBackup);
+        }
+        if request.is_met_by(current, self.clock.now()) {
+            return Ok(None);
         }
         // Another process may have been told meanwhile.
-        match self.held_back_by(&stored.record, basis.forced) {
-            Some(hold) => Err(Err(hold.error)),
-            None => Ok(stored),
+        match self.held_back_by(&stored.record, request.is_forced) {
+            Some(held_back) => Err(held_back.error),
+            None => Ok(Some(stored.clone())),
         }
-    }
-
-    /// Returns why the server is not to be asked now, by what the record says.
-    pub(super) fn held_back_by(&self, record: &Record, forced: bool) -> Option<Hold> {
-        let client = self.refresher.as_ref()?.client();
-        let lost_at = self.flights().lost_at;
-        throttle::held_back_by(record, &client, forced, self.clock.now(), |at| {
-            spent_by(at, lost_at)
-        })
     }
 
     /// Saves the record with the intent to send its refresh token, by the very steps that will save its
-    /// successor, and makes sure that nobody else sends it until that is saved. `false` if it is to begin
-    /// again: somebody signed in or out in between, or has the lease by now.
-    async fn record_intent(&self, held: &mut Held) -> Result<bool, StoreError> {
-        let lasts = self.policy.deadline.saturating_add(SAVE_MARGIN);
+    /// successor. `false` if it is to begin again: somebody signed in or out in between.
+    async fn record_intent(&self, leased: &mut LeasedTokens) -> Result<bool, StoreError> {
         // Without a refresh token nothing is spent.
-        if let Some(token) = &held.record.tokens.refresh_token {
-            held.lease.reserve().await?;
-            // This holder's own, also where an earlier one left one: a process that has a successor of this
-            // token sees by it that another one may have sent the token too.
-            let intent = Intent::new(token, held.earlier.unwrap_or(held.at));
-            held.record.refresh.intent = Some(intent);
-            let precondition = Precondition::Unchanged(held.revision.clone());
-            let mut guard = self.slot.lock().await?;
-            match guard.save(&held.record, precondition).await {
-                Ok(revision) => held.revision = revision,
-                Err(StoreError::Conflict { .. }) => return Ok(false),
-                Err(error) => return Err(error),
-            }
+        let Some(token) = &leased.record.tokens.refresh_token else { return Ok(true) };
+        leased.lease.reserve().await?;
+        // This holder's own, also where an earlier one left one: a process that has a successor of this
+        // token sees by it that another one may have sent the token too.
+        let intent = Intent::new(token, leased.earlier.unwrap_or(leased.at));
+        leased.record.refresh.intent = Some(intent);
+        let precondition = Precondition::Unchanged(leased.revision.clone());
+        let saved = self.slot.lock().await?.save(&leased.record, precondition).await;
+        match saved {
+            Ok(revision) => leased.revision = revision,
+            Err(StoreError::Conflict { .. }) => return Ok(false),
+            Err(error) => return Err(error),
         }
-        held.lease.renew(lasts).await
+        Ok(true)
     }
 
-    /// Asks the refresher, and once more if its answer was lost. Returns whether one was.
-    async fn ask(
-        &self,
-        refresher: &dyn TokenRefresher,
-        held: &mut Held,
-    ) -> (Result<AuthTokens, RefreshFailure>, bool) {
-        let answer = self.ask_once(refresher, held).await;
-        if !matches!(answer, Err(RefreshFailure::Ambiguous { .. })) {
-            return (answer, false);
-        }
-        let lasts = self.policy.deadline.saturating_add(SAVE_MARGIN);
-        if !matches!(held.lease.renew(lasts).await, Ok(true)) {
-            return (answer, true);
-        }
-        (self.ask_once(refresher, held).await, true)
+    /// Makes sure that nobody else sends the refresh token until the answer has come and is saved. `false` if
+    /// somebody else has the lease by now.
+    async fn renew_lease(&self, leased: &mut LeasedTokens) -> Result<bool, StoreError> {
+        leased.lease.renew(self.policy.deadline.saturating_add(SAVE_MARGIN)).await
     }
 
-    async fn ask_once(
+    /// Calls the refresher, and once more if its answer was lost.
+    async fn call_refresher(
         &self,
-        refresher: &dyn TokenRefresher,
-        held: &Held,
+        leased: &mut LeasedTokens,
     ) -> Result<AuthTokens, RefreshFailure> {
+        let answer = self.call_once(leased).await;
+        if !matches!(answer, Err(RefreshFailure::Ambiguous { .. })) {
+            return answer;
+        }
+        leased.is_answer_lost = true;
+        if !matches!(self.renew_lease(leased).await, Ok(true)) {
+            return answer;
+        }
+        self.call_once(leased).await
+    }
+
+    async fn call_once(&self, leased: &LeasedTokens) -> Result<AuthTokens, RefreshFailure> {
         let deadline = self.policy.deadline;
-        let permit = match held.lease.time_left() {
+        let permit = match leased.lease.time_left() {
             None => RefreshPermit::unlimited(),
             Some(left) => RefreshPermit::until(left, deadline, SAVE_MARGIN, &self.clock),
         };
-        let mut answer = pin!(refresher.refresh(held.record.tokens.clone(), &permit));
+        let mut answer = pin!(self.refresher.refresh(leased.record.tokens.clone(), &permit));
         // A refresher that panics is a failure like others: those who wait must be told.
         let answer = future::poll_fn(|context| {
             let polled = panic::catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context)));
@@ -268,7 +317,7 @@ impl Inner {
         let mut answered = self.timer.within(deadline, answer.as_mut()).await;
         if answered.is_none() {
             // It may be there, if this process was stopped meanwhile.
-            answered = self.timer.within(LAST_LOOK, answer).await;
+            answered = self.timer.within(LATE_ANSWER_LIMIT, answer).await;
         }
         let answered = answered.unwrap_or_else(|| {
             Err(RefreshFailure::ambiguous(format!("no answer within {deadline:?}")))
@@ -285,9 +334,13 @@ impl Inner {
     ///
     /// They are kept in memory before anything is waited for: if the runtime ends here, the next
     /// caller of the manager saves them.
-    async fn keep(&self, held: Held, new: AuthTokens) -> Result<Arc<Snapshot>, AuthError> {
-        let intent = held.record.refresh.intent;
-        let old = held.record.tokens;
+    async fn commit(
+        &self,
+        leased: LeasedTokens,
+        new: AuthTokens,
+    ) -> Result<Arc<Snapshot>, AuthError> {
+        let intent = leased.record.refresh.intent;
+        let old = leased.record.tokens;
         let mut tokens = new.with_backup(false);
         if tokens.refresh_token.is_none() {
             tokens.refresh_token.clone_from(&old.refresh_token);
@@ -298,11 +351,11 @@ impl Inner {
         }
         let now = self.clock.now();
         tokens.obtained_at.get_or_insert_with(|| clock::date(now));
-        self.flights().pace.refreshed(now);
+        self.history().throttle.refreshed(now);
         let throttle = self.throttle_after_success(&tokens, now);
         let refresh = RefreshState { throttle, ..RefreshState::default() };
         let record = Record::new(tokens).with_refresh(refresh);
-        self.slot.put_pending(NewTokens::new(record, held.revision, old, intent, held.lease));
+        self.slot.put_pending(NewTokens::new(record, leased.revision, old, intent, leased.lease));
         if let Ok(mut guard) = self.slot.lock().await {
             match guard.save_pending().await {
                 Settled::Saved(snapshot) => return present(snapshot),
@@ -322,131 +375,286 @@ impl Inner {
     }
 
     /// Keeps every process from asking again at once, if the new token is due right away.
-    fn throttle_after_success(&self, tokens: &AuthTokens, now: SystemTime) -> Option<Throttle> {
+    fn throttle_after_success(
+        &self,
+        tokens: &AuthTokens,
+        now: SystemTime,
+    ) -> Option<record::Throttle> {
         let schedule = Schedule::with(tokens, self.policy.buffers)?;
         let (now, interval) = (clock::date(now), throttle::interval(schedule.lifetime));
         let until = now.checked_add_signed(chrono::TimeDelta::from_std(interval).ok()?)?;
-        let client = self.refresher.as_ref()?.client();
-        (schedule.due < until).then(|| Throttle::new(now, until, &client, None))
+        let client = self.refresher.client();
+        (schedule.due < until).then(|| record::Throttle::new(now, until, &client, None))
     }
 
-    /// Says how it failed, and leaves the tokens as they are.
-    async fn fail(
+    /// Decides what a failure means, and leaves the tokens as they are.
+    async fn classify_failure(
         &self,
-        mut held: Held,
+        leased: LeasedTokens,
         failure: RefreshFailure,
-        lost: bool,
     ) -> Result<Arc<Snapshot>, AuthError> {
         // Every send since the intent was written must have left the token unspent, also those of others.
-        let is_in_doubt = held.earlier.is_some() || lost || !failure.proves_unspent();
-        let lost_at = {
-            let mut flights = self.flights();
-            let lost_at = flights.lost_at;
-            if is_in_doubt && held.earlier.is_none() {
-                flights.lost_at = Some(held.at);
-            }
-            lost_at
-        };
+        let is_own_doubt = leased.is_answer_lost || !failure.proves_unspent();
+        let is_in_doubt = leased.earlier.is_some() || is_own_doubt;
+        if is_in_doubt && leased.earlier.is_none() {
+            self.history().lost_at = Some(leased.at);
+        }
+        match failure {
+            RefreshFailure::Rejected { reason } => self.reject(leased, reason, is_in_doubt).await,
+            failure => Err(self.postpone(leased, failure, is_in_doubt).await),
+        }
+    }
+
+    /// Ends a refresh that may be tried again later.
+    async fn postpone(
+        &self,
+        mut leased: LeasedTokens,
+        failure: RefreshFailure,
+        is_in_doubt: bool,
+    ) -> AuthError {
         let now = self.clock.now();
-        let client = self.refresher.as_ref().map(|it| it.client()).unwrap_or_default();
-        let RefreshFailure::Rejected { reason } = failure else {
-            let until = self.flights().pace.failed(&held.record.tokens, &failure, now);
-            let throttle = match &failure {
-                RefreshFailure::Transient { reason, retry_after: Some(_), .. } => {
-                    let (from, until) = (clock::date(now), clock::date(until));
-                    Some(Throttle::new(from, until, &client, Some(reason)))
-                }
-                _ => None,
-            };
-            self.conclude(&mut held, |refresh| {
-                refresh.intent.take_if(|_| !is_in_doubt);
-                if throttle.is_some() {
-                    refresh.throttle = throttle;
-                }
-            })
-            .await;
-            release(held.lease).await;
-            let (error, retry_at) = (AuthError::Refresh(failure), Some(until));
-            self.events.publish(Event::RefreshFailed { error: error.clone(), retry_at });
-            return Err(error);
+        let until = self.history().throttle.failed(&leased.record.tokens, &failure, now);
+        let throttle = match &failure {
+            RefreshFailure::Transient { reason, retry_after: Some(_), .. } => {
+                let (from, until, client) =
+                    (clock::date(now), clock::date(until), self.refresher.client());
+                Some(record::Throttle::new(from, until, &client, Some(reason)))
+            }
+            _ => None,
         };
+        self.update_record(&mut leased, |refresh| {
+            refresh.intent.take_if(|_| !is_in_doubt);
+            if throttle.is_some() {
+                refresh.throttle = throttle;
+            }
+        })
+        .await;
+        release(leased.lease).await;
+        let error = AuthError::Refresh(failure);
+        self.events.publish(Event::RefreshFailed { error: error.clone(), retry_at: Some(until) });
+        error
+    }
+
+    /// Ends a refresh whose token the server rejected, unless somebody else brought other tokens.
+    async fn reject(
+        &self,
+        mut leased: LeasedTokens,
+        reason: String,
+        is_in_doubt: bool,
+    ) -> Result<Arc<Snapshot>, AuthError> {
+        let now = self.clock.now();
         // A program that knows nothing of our lease may have been faster. If that cannot be found out, a
         // session that still works must not be given up.
-        match self.look_for_others(&held.record.tokens).await {
+        match self.find_others(&leased.record.tokens).await {
             Ok(None) => {}
             Ok(Some(current)) => {
-                release(held.lease).await;
+                release(leased.lease).await;
                 return present(current);
             }
             Err(error) => {
-                release(held.lease).await;
+                release(leased.lease).await;
                 return Err(error.into());
             }
         }
-        let by = match held.earlier {
-            Some(at) => Some(spent_by(at, lost_at)),
-            None => lost.then_some(SpentBy::LostAnswer { at: held.at }),
+        let by = match leased.earlier {
+            Some(at) => Some(spent_by(at, self.history().lost_at)),
+            None => leased.is_answer_lost.then_some(SpentBy::LostAnswer { at: leased.at }),
         };
-        let rejection = held.record.tokens.refresh_token.as_ref();
+        let client = self.refresher.client();
+        let token = leased.record.tokens.refresh_token.as_ref();
         let rejection =
-            rejection.map(|token| Rejection::new(token, &client, clock::date(now), &reason));
+            token.map(|token| Rejection::new(token, &client, clock::date(now), &reason));
         let error = by
             .map_or(AuthError::LoginRequired { reason }, |by| AuthError::RefreshTokenSpent { by });
-        self.flights().pace.rejected(&held.record.tokens, error.clone(), now);
-        self.conclude(&mut held, |refresh| {
+        self.history().throttle.rejected(&leased.record.tokens, error.clone(), now);
+        self.update_record(&mut leased, |refresh| {
             refresh.intent.take_if(|_| !is_in_doubt);
             refresh.rejection = rejection;
         })
         .await;
-        release(held.lease).await;
+        release(leased.lease).await;
         self.events.publish(Event::LoginRequired { error: error.clone() });
         Err(error)
     }
 
     /// Returns what is in the slot if these are no longer the tokens in it.
-    async fn look_for_others(
-        &self,
-        tokens: &AuthTokens,
-    ) -> Result<Option<Arc<Snapshot>>, StoreError> {
+    async fn find_others(&self, tokens: &AuthTokens) -> Result<Option<Arc<Snapshot>>, StoreError> {
         let mut guard = self.slot.lock().await?;
         let current = guard.reload().await?;
         let is_same = current.tokens().is_some_and(|there| is_of_one_refresh(there, tokens));
         Ok((!is_same).then_some(current))
     }
 
-    /// Ends a refresh that brought no new tokens: saves what is known about them now. If that fails, the
+    /// Saves what is known about the tokens after a refresh that brought no new ones. If that fails, the
     /// record keeps its intent, which only makes a later message more careful than it need be.
-    async fn conclude(&self, held: &mut Held, change: impl FnOnce(&mut RefreshState)) {
-        let before = held.record.refresh.clone();
-        change(&mut held.record.refresh);
-        if held.record.refresh == before {
+    async fn update_record(
+        &self,
+        leased: &mut LeasedTokens,
+        change: impl FnOnce(&mut RefreshState),
+    ) {
+        let before = leased.record.refresh.clone();
+        change(&mut leased.record.refresh);
+        if leased.record.refresh == before {
             return;
         }
         let ours = before.intent;
         for _ in 0..ATTEMPTS {
-            let precondition = Precondition::Unchanged(held.revision.clone());
-            // What is not saved now is not saved later: see above.
+            let precondition = Precondition::Unchanged(leased.revision.clone());
             let Ok(mut guard) = self.slot.lock().await else { return };
-            match guard.save(&held.record, precondition).await {
+            match guard.save(&leased.record, precondition).await {
                 Err(StoreError::Conflict { .. }) => {}
                 _ => return,
             }
             match guard.load().await {
                 // It was sealed to another key meanwhile, or the answer to a save was lost.
                 Ok(Some(there))
-                    if is_of_one_refresh(&there.record.tokens, &held.record.tokens)
-                        && there.record.refresh != held.record.refresh =>
+                    if is_of_one_refresh(&there.record.tokens, &leased.record.tokens)
+                        && there.record.refresh != leased.record.refresh =>
                 {
                     // That another holder may have sent the token is not for this one to take back.
                     if there.record.intent().is_some_and(|theirs| Some(theirs) != ours.as_ref()) {
-                        held.record.refresh.intent = there.record.refresh.intent;
+                        leased.record.refresh.intent = there.record.refresh.intent;
                     }
-                    held.record.tokens = there.record.tokens;
-                    held.revision = there.revision;
+                    leased.record.tokens = there.record.tokens;
+                    leased.revision = there.revision;
                 }
                 _ => return,
             }
         }
+    }
+
+    /// Publishes how a refresh ended, if that was not done where it happened.
+    fn publish(&self, request: &RefreshRequest, refreshed: &Result<Arc<Snapshot>, AuthError>) {
+        let (error, mut retry_at) = match refreshed {
+            Ok(_) => return self.events.publish(Event::Refreshed),
+            Err(
+                AuthError::LoginRequired { .. }
+                | AuthError::Refresh(_)
+                | AuthError::RefreshTokenSpent { .. },
+            ) => return,
+            Err(error) => (error.clone(), None),
+        };
+        if let (AuthError::Store(_) | AuthError::NotSaved(_), Some(tokens)) =
+            (&error, request.found.tokens())
+        {
+            let now = self.clock.now();
+            retry_at = Some(self.history().throttle.store_failed(tokens, error.clone(), now));
+        }
+        self.events.publish(Event::RefreshFailed { error, retry_at });
+    }
+
+    /// Returns what is in memory, if that is what was asked for.
+    pub(super) fn met(&self, request: &RefreshRequest) -> Option<Arc<Snapshot>> {
+        let now = self.clock.now();
+        self.slot.latest().filter(|current| request.is_met_by(current, now))
+    }
+
+    /// Checks whether a refresh may be started now.
+    ///
+    /// # Errors
+    ///
+    /// How the last one failed, if that was too short a time ago, here or in another process.
+    pub(super) fn check_throttle(&self, request: &RefreshRequest) -> Result<(), AuthError> {
+        let Some(stored) = &request.found.stored else { return Ok(()) };
+        let (tokens, now) = (&stored.record.tokens, self.clock.now());
+        let throttled = if request.is_forced {
+            self.history().throttle.just_rejected(tokens, now)
+        } else {
+            self.history().throttle.held_back(tokens, request.found.lifetime(), now)
+        };
+        if let Some(error) = throttled {
+            return Err(error);
+        }
+        let Some(held_back) = self.held_back_by(&stored.record, request.is_forced) else {
+            return Ok(());
+        };
+        // Another process was told. This one says so once, and remembers it.
+        self.history().throttle.told(tokens, &held_back, now);
+        let error = held_back.error.clone();
+        self.events.publish(match held_back.until {
+            None => Event::LoginRequired { error },
+            Some(until) => Event::RefreshFailed { error, retry_at: clock::system_time(until) },
+        });
+        Err(held_back.error)
+    }
+
+    /// Returns why the server is not to be asked now, by what the record says.
+    fn held_back_by(&self, record: &Record, is_forced: bool) -> Option<HeldBack> {
+        let client = self.refresher.client();
+        let lost_at = self.history().lost_at;
+        throttle::held_back_by(record, &client, is_forced, self.clock.now(), |at| {
+            spent_by(at, lost_at)
+        })
+    }
+
+    /// Reloads where a refresh is not simply the next step: once the server rejected a refresh
+    /// token, the store is asked each time whether it holds others, and the server is not; and
+    /// tokens that wait to be saved may do so because the runtime that was to save them has ended.
+    pub(super) async fn reload_if_doubtful(
+        &self,
+        snapshot: Arc<Snapshot>,
+    ) -> Result<Arc<Snapshot>, StoreError> {
+        let is_rejected =
+            snapshot.stored.as_ref().is_some_and(|stored| self.is_rejected(&stored.record));
+        if !is_rejected && !self.slot.has_pending() {
+            return Ok(snapshot);
+        }
+        self.slot.lock().await?.save_and_reload().await
+    }
+
+    /// Returns whether the server rejected the refresh token of this record, here or in another process.
+    fn is_rejected(&self, record: &Record) -> bool {
+        record.refresh.rejection.is_some() || self.history().throttle.is_rejected(&record.tokens)
+    }
+
+    /// Goes on trying to save what the last refresh brought.
+    pub(super) async fn keep_saving(&self) {
+        self.slot.keep_saving().await;
+    }
+
+    /// Forgets how earlier refreshes ended: there are tokens of a new login.
+    pub(super) fn begin_anew(&self) {
+        self.history().throttle = Throttle::default();
+    }
+
+    /// How long a refresh may take whose runtime is driven: it waits for the lease, and asks twice.
+    pub(super) fn longest(&self) -> Duration {
+        let answers = self.policy.deadline.saturating_add(LATE_ANSWER_LIMIT).saturating_mul(2);
+        self.longest_other_refresh().saturating_add(answers).saturating_add(STORE_CALLS_LIMIT)
+    }
+
+    /// How long the refresh of another process may take: two answers of the server, and their saves.
+    fn longest_other_refresh(&self) -> Duration {
+        self.policy.deadline.saturating_add(SAVE_MARGIN).saturating_mul(2)
+    }
+
+    /// How long one waits for the lease.
+    fn longest_wait_for_lease(&self, request: &RefreshRequest) -> Duration {
+        let longest = self.longest_other_refresh();
+        if !request.is_forced && request.found.is_accepted(self.clock.now()) {
+            return longest.min(WAIT_LIMIT_WHILE_ACCEPTED);
+        }
+        longest
+    }
+
+    fn lease_timeout(&self, waited: Duration) -> AuthError {
+        AuthError::Store(StoreError::Timeout {
+            place: self.place(),
+            reason: format!(
+                "another process has been refreshing it for {} seconds",
+                waited.as_secs()
+            ),
+            advice: "see whether that process is stopped or stuck".into(),
+        })
+    }
+
+    /// Returns the name of the slot, for errors.
+    pub(super) fn place(&self) -> String {
+        self.slot.to_string()
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,260 +1,142 @@
-//! One refresh at a time, for any number of tasks that ask for one.
+//! One task at a time, for any number of callers that want what it brings.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use tokio::runtime::{Builder, Handle, RuntimeFlavor};
 use tokio::sync::watch::{self, Receiver};
 
-use super::Inner;
-use super::events::Event;
-use super::refresh::{Basis, LAST_LOOK};
-use super::snapshot::Snapshot;
-use super::throttle::Pace;
-use crate::error::{AuthError, RefreshFailure, StoreError};
-use crate::record::Record;
-use crate::sys::clock::{self, Timer};
-
-/// How often a refresh is started again because the runtime that did it had ended.
-const ATTEMPTS: usize = 3;
-
-/// For all that a refresh does with the store beside waiting for its lease: five calls, of which the slowest
-/// store gives up each in 85 seconds.
-const LONGEST_STORE: Duration = Duration::from_secs(5 * 85);
+use crate::sys::clock::Timer;
 
 /// How long a runtime that is driven may take until it begins what was started on it.
-const LONGEST_START: Duration = Duration::from_millis(500);
+const START_LIMIT: Duration = Duration::from_millis(500);
 
-/// The refresh that is under way, and what became of earlier ones.
-#[derive(Default)]
-pub(super) struct Flights {
-    current: Option<Flight>,
-    pub(super) pace: Pace,
-    /// When a request was sent, by our own intent, whose answer was lost.
-    pub(super) lost_at: Option<DateTime<Utc>>,
-}
+/// Runs one task at a time. Callers join the one that is running, or start one.
+///
+/// A task belongs to no caller: it goes on if all of them give up.
+pub(super) struct SingleFlight<T>(Arc<Mutex<Option<Running<T>>>>);
 
+/// A task that was running a moment ago.
 #[derive(Clone)]
-struct Flight {
-    landing: Receiver<Landing>,
+pub(super) struct Running<T> {
+    /// Nothing while it runs.
+    outcome: Receiver<Option<T>>,
     /// Whether its runtime has begun it.
     has_begun: Arc<AtomicBool>,
     /// The thread that started it.
     starter: ThreadId,
 }
 
-/// How a refresh ended; nothing while it is under way.
-type Landing = Option<Result<Arc<Snapshot>, AuthError>>;
-
-enum Boarding {
-    Flying(Flight),
-    Met(Arc<Snapshot>),
+/// How a task ended, for one who waited.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outcome<T> {
+    /// It brought this.
+    Done(T),
+    /// It never ends: its runtime has ended.
+    Lost,
+    /// Nobody drives its runtime, as far as can be seen.
+    NotDriven,
 }
 
-impl Inner {
-    /// Joins the refresh that is under way, or starts one, and waits for its end.
+impl<T> Default for SingleFlight<T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
+    /// Returns the task that is running.
+    pub(super) fn running(&self) -> Option<Running<T>> {
+        self.lock().as_ref().filter(|task| task.is_running()).cloned()
+    }
+
+    /// Joins the task that is running, or starts this one, which then goes on by itself.
     ///
-    /// A caller that gives up cancels nothing. If the runtime ended that the refresh was on, it is
-    /// started again.
-    pub(super) async fn refresh(
-        self: &Arc<Self>,
-        basis: &Basis,
-    ) -> Result<Arc<Snapshot>, AuthError> {
-        for _ in 0..ATTEMPTS {
-            let mut flight = match self.board(basis)? {
-                Boarding::Flying(flight) => flight,
-                Boarding::Met(snapshot) => return Ok(snapshot),
-            };
-            let not_driven = || {
-                let reason = "the runtime that it was started on is not driven: do not wait for tokens in a \
-                              way that blocks the runtime's own thread";
-                Err(AuthError::Refresh(RefreshFailure::transient(reason)))
-            };
-            if self.is_stuck(&mut flight).await {
-                return not_driven();
-            }
-            // It ends long before, unless its runtime is there and nobody drives it any more.
-            let landed = flight.landing.wait_for(Option::is_some);
-            match self.timer.within(self.longest_refresh(), landed).await {
-                Some(Ok(landing)) => return landing.clone().expect("it has landed"),
-                Some(Err(_)) => {}
-                None => return not_driven(),
-            }
+    /// `afterwards` runs once those who wait were told how it ended. The next task may run meanwhile.
+    pub(super) fn join_or_start(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+        afterwards: impl Future<Output = ()> + Send + 'static,
+    ) -> Running<T> {
+        let mut current = self.lock();
+        if let Some(running) = current.as_ref().filter(|task| task.is_running()) {
+            return running.clone();
         }
-        Err(AuthError::Store(StoreError::Unavailable {
-            place: self.slot.to_string(),
-            reason: "the runtime is shutting down".into(),
-            advice: "finish with the tokens before the runtime ends".into(),
-        }))
+        let (sender, outcome) = watch::channel(None);
+        let starter = thread::current().id();
+        let running = Running { outcome, has_begun: Arc::default(), starter };
+        *current = Some(running.clone());
+        drop(current);
+        let (flight, has_begun) = (Self(self.0.clone()), running.has_begun.clone());
+        spawn(async move {
+            has_begun.store(true, Ordering::SeqCst);
+            let outcome = task.await;
+            // What it brought must not be kept here: tokens must not outlive a logout.
+            *flight.lock() = None;
+            // If nobody waits any more, it is done all the same.
+            let _ = sender.send(Some(outcome));
+            afterwards.await;
+        });
+        running
     }
 
-    /// How long a refresh may take whose runtime is driven: it waits for the lease, and asks twice.
-    fn longest_refresh(&self) -> Duration {
-        let answers = self.policy.deadline.saturating_add(LAST_LOOK).saturating_mul(2);
-        let lease = self.longest_wait_for_lease();
-        lease.saturating_add(answers).saturating_add(LONGEST_STORE)
+    /// Waits until no task is running.
+    pub(super) async fn idle(&self) {
+        if let Some(mut running) = self.running() {
+            // An error means that it is not running any more either.
+            let _ = running.outcome.wait_for(Option::is_some).await;
+        }
     }
 
-    /// Returns whether the runtime of this refresh does not run although this future does. So it is where
+    fn lock(&self) -> MutexGuard<'_, Option<Running<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Clone> Running<T> {
+    /// Waits until it ends, for `limit` at most: a task ends long before, unless its runtime is there and
+    /// nobody drives it any more.
+    pub(super) async fn outcome(mut self, timer: &Timer, limit: Duration) -> Outcome<T> {
+        if self.is_stuck().await {
+            return Outcome::NotDriven;
+        }
+        let ended = self.outcome.wait_for(Option::is_some);
+        match timer.within(limit, ended).await {
+            Some(Ok(outcome)) => Outcome::Done(outcome.clone().expect("it has ended")),
+            Some(Err(_)) => Outcome::Lost,
+            None => Outcome::NotDriven,
+        }
+    }
+
+    fn is_running(&self) -> bool {
+        self.outcome.has_changed().is_ok() && self.outcome.borrow().is_none()
+    }
+
+    /// Returns whether the runtime of this task does not run although this future does. So it is where
     /// somebody blocks the thread of a current-thread runtime to wait for this very future. A runtime that
     /// is driven begins what was started on it before it comes back to this future.
-    async fn is_stuck(&self, flight: &mut Flight) -> bool {
+    async fn is_stuck(&mut self) -> bool {
         let is_alone = Handle::try_current().is_ok_and(|runtime| {
             runtime.runtime_flavor() == RuntimeFlavor::CurrentThread
                 || runtime.metrics().num_workers() == 1
         });
         // A caller on another thread does not keep that runtime from running.
-        if !is_alone || flight.starter != thread::current().id() {
+        if !is_alone || self.starter != thread::current().id() {
             return false;
         }
         // Once more, because this process may have been stopped in between. It is real time that counts, by a
         // thread that no runtime drives.
         for _ in 0..2 {
-            let landed = flight.landing.wait_for(Option::is_some);
-            let waited = Timer::default().within(LONGEST_START, landed).await;
-            if waited.is_some() || flight.has_begun.load(Ordering::SeqCst) {
+            let ended = self.outcome.wait_for(Option::is_some);
+            let waited = Timer::default().within(START_LIMIT, ended).await;
+            if waited.is_some() || self.has_begun.load(Ordering::SeqCst) {
                 return false;
             }
         }
         true
-    }
-
-    /// Starts a refresh, if there is none, and lets it go on by itself.
-    pub(super) fn refresh_behind(self: &Arc<Self>, basis: &Basis) {
-        // Why it is not started, or how it ends, is told by events.
-        let _ = self.board(basis);
-    }
-
-    /// Reloads where a refresh is not simply the next step: once the server rejected a refresh
-    /// token, the store is asked each time whether it holds others, and the server is not; and
-    /// tokens that wait to be saved may do so because the runtime that was to save them has ended.
-    pub(super) async fn reload_if_doubtful(
-        &self,
-        snapshot: Arc<Snapshot>,
-    ) -> Result<Arc<Snapshot>, AuthError> {
-        let is_rejected =
-            snapshot.stored.as_ref().is_some_and(|stored| self.is_rejected(&stored.record));
-        if !is_rejected && !self.slot.has_pending() {
-            return Ok(snapshot);
-        }
-        Ok(self.slot.lock().await?.save_and_reload().await?)
-    }
-
-    /// Returns whether the server rejected the refresh token of this record, here or in another process.
-    fn is_rejected(&self, record: &Record) -> bool {
-        record.refresh.rejection.is_some() || self.flights().pace.is_rejected(&record.tokens)
-    }
-
-    /// Waits until no refresh is under way.
-    pub(super) async fn landed(&self) {
-        let flight = self.flights().current.clone();
-        if let Some(mut flight) = flight {
-            // An error means that it is not under way any more either.
-            let _ = flight.landing.wait_for(Option::is_some).await;
-        }
-    }
-
-    pub(super) fn flights(&self) -> MutexGuard<'_, Flights> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn board(self: &Arc<Self>, basis: &Basis) -> Result<Boarding, AuthError> {
-        if self.refresher.is_none() {
-            return Err(AuthError::NoRefresher);
-        }
-        let mut flights = self.flights();
-        if let Some(flight) = &flights.current {
-            let is_up = flight.landing.has_changed().is_ok() && flight.landing.borrow().is_none();
-            if is_up {
-                return Ok(Boarding::Flying(flight.clone()));
-            }
-        }
-        let now = self.clock.now();
-        // One may have landed since the caller looked.
-        if let Some(current) = self.slot.latest()
-            && basis.is_met_by(&current, now)
-        {
-            return Ok(Boarding::Met(current));
-        }
-        if let Some(stored) = &basis.snapshot.stored {
-            let tokens = &stored.record.tokens;
-            let held = if basis.forced {
-                flights.pace.just_rejected(tokens, now)
-            } else {
-                flights.pace.hold(tokens, basis.snapshot.lifetime(), now)
-            };
-            if let Some(error) = held {
-                return Err(error);
-            }
-            drop(flights);
-            if let Some(hold) = self.held_back_by(&stored.record, basis.forced) {
-                // Another process was told. This one says so once, and remembers it.
-                self.flights().pace.told(tokens, &hold, now);
-                self.events.publish(match (&hold.error, hold.until) {
-                    (error, None) => Event::LoginRequired { error: error.clone() },
-                    (error, Some(until)) => Event::RefreshFailed {
-                        error: error.clone(),
-                        retry_at: clock::system_time(until),
-                    },
-                });
-                return Err(hold.error);
-            }
-            flights = self.flights();
-        }
-        if let Some(flight) = flights.current.as_ref().filter(|it| it.landing.borrow().is_none())
-            && flight.landing.has_changed().is_ok()
-        {
-            // Somebody else was faster.
-            return Ok(Boarding::Flying(flight.clone()));
-        }
-        let (landing, receiver) = watch::channel(None);
-        let starter = thread::current().id();
-        let flying = Flight { landing: receiver, has_begun: Arc::default(), starter };
-        flights.current = Some(flying.clone());
-        drop(flights);
-        let (inner, basis) = (self.clone(), basis.clone());
-        let has_begun = flying.has_begun.clone();
-        spawn(async move {
-            has_begun.store(true, Ordering::SeqCst);
-            let flight = inner.fly(&basis);
-            #[cfg(feature = "tracing")]
-            let flight = super::trace::refresh(inner.slot.store(), flight);
-            let result = flight.await;
-            // What it brought must not outlive a logout here.
-            inner.flights().current = None;
-            // If nobody waits any more, it is done all the same.
-            let _ = landing.send(Some(result));
-            inner.slot.keep_saving().await;
-        });
-        Ok(Boarding::Flying(flying))
-    }
-
-    async fn fly(&self, basis: &Basis) -> Result<Arc<Snapshot>, AuthError> {
-        let result = self.protocol(basis).await;
-        match &result {
-            Ok(_) => self.events.publish(Event::Refreshed),
-            // These were told where they happened.
-            Err(
-                AuthError::LoginRequired { .. }
-                | AuthError::Refresh(_)
-                | AuthError::RefreshTokenSpent { .. },
-            ) => {}
-            Err(error) => {
-                let mut retry_at = None;
-                if let (AuthError::Store(_) | AuthError::NotSaved(_), Some(stored)) =
-                    (error, &basis.snapshot.stored)
-                {
-                    let (tokens, now) = (&stored.record.tokens, self.clock.now());
-                    retry_at = Some(self.flights().pace.store_failed(tokens, error.clone(), now));
-                }
-                self.events.publish(Event::RefreshFailed { error: error.clone(), retry_at });
-            }
-        }
-        result
     }
 }
 
@@ -277,6 +159,110 @@ fn spawn(task: impl Future<Output = ()> + Send + 'static) {
             runtime.block_on(task);
         }
     };
-    // If there is no thread to be had, those who wait see that nothing is under way.
+    // If there is no thread to be had, those who wait see that nothing is running.
     let _ = thread::Builder::new().name("tokenkeep-refresh".into()).spawn(run);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future;
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    async fn outcome<T: Clone>(running: Running<T>) -> Outcome<T> {
+        running.outcome(&Timer::default(), LIMIT).await
+    }
+
+    #[tokio::test]
+    async fn all_who_ask_while_it_runs_get_what_one_task_brings() {
+        let (flight, go) = (SingleFlight::default(), Arc::new(Notify::new()));
+        let runs = Arc::new(AtomicUsize::new(0));
+        let join = || {
+            let (runs, go) = (runs.clone(), go.clone());
+            let task = async move {
+                go.notified().await;
+                runs.fetch_add(1, Ordering::SeqCst) + 1
+            };
+            flight.join_or_start(task, future::ready(()))
+        };
+        let callers = [join(), join(), flight.running().unwrap()];
+        go.notify_one();
+        for caller in callers {
+            assert_eq!(outcome(caller).await, Outcome::Done(1));
+        }
+        assert!(flight.running().is_none());
+        go.notify_one();
+        assert_eq!(outcome(join()).await, Outcome::Done(2));
+    }
+
+    #[tokio::test]
+    async fn a_task_goes_on_without_its_callers() {
+        let (flight, ended) = (SingleFlight::default(), Arc::new(Notify::new()));
+        let task = {
+            let ended = ended.clone();
+            async move { ended.notify_one() }
+        };
+        drop(flight.join_or_start(task, future::ready(())));
+        ended.notified().await;
+        flight.idle().await;
+        assert!(flight.running().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_follows_a_task_keeps_neither_its_callers_nor_the_next_one_waiting() {
+        let flight = SingleFlight::default();
+        let first = flight.join_or_start(future::ready(1), future::pending());
+        assert_eq!(outcome(first).await, Outcome::Done(1));
+        flight.idle().await;
+        let second = flight.join_or_start(future::ready(2), future::ready(()));
+        assert_eq!(outcome(second).await, Outcome::Done(2));
+    }
+
+    #[tokio::test]
+    async fn what_a_task_brought_is_not_kept() {
+        let (flight, brought) = (SingleFlight::default(), Arc::new(()));
+        let running = flight.join_or_start(future::ready(brought.clone()), future::ready(()));
+        drop(outcome(running).await);
+        while Arc::strong_count(&brought) > 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[test]
+    fn a_task_is_lost_with_its_runtime_and_another_one_can_start() {
+        let (flight, threads) = (SingleFlight::default(), tokio::runtime::Runtime::new().unwrap());
+        let lost =
+            threads.block_on(async { flight.join_or_start(future::pending(), future::ready(())) });
+        threads.shutdown_background();
+        let runtime = Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            assert_eq!(outcome(lost).await, Outcome::Lost);
+            let next = flight.join_or_start(future::ready(1), future::ready(()));
+            assert_eq!(outcome(next).await, Outcome::Done(1));
+        });
+    }
+
+    #[tokio::test]
+    async fn a_task_that_does_not_end_in_time_is_on_a_runtime_that_nobody_drives() {
+        let flight = SingleFlight::<()>::default();
+        let running = flight.join_or_start(future::pending(), future::ready(()));
+        tokio::task::yield_now().await;
+        let timer = Timer::new(|_| future::ready(()));
+        assert_eq!(running.outcome(&timer, LIMIT).await, Outcome::NotDriven);
+    }
+
+    #[test]
+    fn without_a_runtime_a_task_has_a_thread_of_its_own() {
+        let flight = SingleFlight::default();
+        let task = async { thread::current().name().map(str::to_owned) };
+        let mut running = flight.join_or_start(task, future::ready(()));
+        let runtime = Builder::new_current_thread().build().unwrap();
+        let name = runtime.block_on(running.outcome.wait_for(Option::is_some)).unwrap().clone();
+        assert_eq!(name, Some(Some("tokenkeep-refresh".into())));
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use crate::error::AuthError;
 use crate::refresh::RefreshPolicy;
 use crate::store::Stored;
 use crate::sys::clock;
@@ -121,7 +122,13 @@ impl Snapshot {
         self.stored.as_ref().map(|stored| &stored.record.tokens)
     }
 
-    /// Tells whether this is the access token in it.
+    /// Returns the access token, or that there is none.
+    pub(super) fn access_token(&self) -> Result<AccessToken, AuthError> {
+        let tokens = self.tokens().ok_or(AuthError::TokenNotFound)?;
+        Ok(tokens.access_token.clone())
+    }
+
+    /// Returns whether this is the access token in it.
     pub(super) fn holds(&self, token: &AccessToken) -> bool {
         self.tokens().is_some_and(|tokens| tokens.access_token == *token)
     }
@@ -156,13 +163,13 @@ impl Snapshot {
         self.schedule.map_or(Freshness::Fresh, |schedule| schedule.freshness(clock::date(now)))
     }
 
-    /// Tells whether the access token can be sent for a while: as far as is known, nobody refused
+    /// Returns whether the access token can be sent for a while: as far as is known, nobody refused
     /// it, and it does not count as expired.
     pub(super) fn is_good(&self, now: SystemTime) -> bool {
         self.stored.is_some() && !self.invalid && self.freshness(now) < Freshness::Expiring
     }
 
-    /// Tells whether the server still accepts the access token, as far as is known.
+    /// Returns whether the server still accepts the access token, as far as is known.
     pub(super) fn is_accepted(&self, now: SystemTime) -> bool {
         self.stored.is_some() && !self.invalid && self.freshness(now) < Freshness::Expired
     }

@@ -25,7 +25,7 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 
 /// What became of the last refreshes of one slot.
 #[derive(Debug, Default)]
-pub(crate) struct Pace {
+pub(crate) struct Throttle {
     /// The tokens that the rest is about. Others in the slot start anew.
     tokens: Option<AuthTokens>,
     failures: u32,
@@ -50,7 +50,7 @@ struct Rejected {
 
 /// Why a server is not to be asked now.
 #[derive(Debug)]
-pub(crate) struct Hold {
+pub(crate) struct HeldBack {
     pub(crate) error: AuthError,
     /// Until when, if that is known.
     pub(crate) until: Option<DateTime<Utc>>,
@@ -65,7 +65,7 @@ pub(crate) fn held_back_by(
     forced: bool,
     now: SystemTime,
     spent_by: impl FnOnce(DateTime<Utc>) -> SpentBy,
-) -> Option<Hold> {
+) -> Option<HeldBack> {
     let now = clock::date(now);
     let is_just_said = |at: DateTime<Utc>| {
         // A clock that was set back stops nobody.
@@ -80,7 +80,7 @@ pub(crate) fn held_back_by(
             Some(at) => AuthError::RefreshTokenSpent { by: spent_by(at) },
             None => AuthError::LoginRequired { reason: rejection.reason().to_owned() },
         };
-        return Some(Hold { error, until: None });
+        return Some(HeldBack { error, until: None });
     }
     let throttle = record.refresh.throttle.as_ref()?;
     let until = throttle.holds(client, now)?;
@@ -93,14 +93,14 @@ pub(crate) fn held_back_by(
         None if !forced => AuthError::TokenExpired,
         _ => return None,
     };
-    Some(Hold { error, until: Some(until) })
+    Some(HeldBack { error, until: Some(until) })
 }
 
-impl Pace {
+impl Throttle {
     /// Returns why a refresh of these tokens is not to be tried now; nothing if it is.
     ///
     /// `lifetime` is how long the token was good for when it was obtained.
-    pub(crate) fn hold(
+    pub(crate) fn held_back(
         &self,
         tokens: &AuthTokens,
         lifetime: Option<TimeDelta>,
@@ -170,11 +170,11 @@ impl Pace {
     }
 
     /// Waits until then, because a record says so.
-    pub(crate) fn told(&mut self, tokens: &AuthTokens, hold: &Hold, now: SystemTime) {
-        match hold.until.and_then(clock::system_time) {
-            None => self.rejected(tokens, hold.error.clone(), now),
+    pub(crate) fn told(&mut self, tokens: &AuthTokens, held_back: &HeldBack, now: SystemTime) {
+        match held_back.until.and_then(clock::system_time) {
+            None => self.rejected(tokens, held_back.error.clone(), now),
             Some(until) => {
-                self.pause(tokens, hold.error.clone(), now, |_| {
+                self.pause(tokens, held_back.error.clone(), now, |_| {
                     until.duration_since(now).unwrap_or_default()
                 });
             }
@@ -228,7 +228,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::record::{RefreshState, Rejection, Throttle};
+    use crate::record::{self, RefreshState, Rejection};
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + seconds)
@@ -265,44 +265,47 @@ mod tests {
 
     #[test]
     fn a_failure_holds_until_its_pause_is_over_or_the_slot_changes() {
-        let mut pace = Pace::default();
-        assert!(pace.hold(&tokens(1), None, at(0)).is_none());
-        pace.failed(&tokens(1), &RefreshFailure::transient("x"), at(0));
-        assert!(matches!(pace.hold(&tokens(1), None, at(0)), Some(AuthError::Refresh(_))));
-        assert!(pace.hold(&tokens(1), None, at(1)).is_none());
+        let mut throttle = Throttle::default();
+        assert!(throttle.held_back(&tokens(1), None, at(0)).is_none());
+        throttle.failed(&tokens(1), &RefreshFailure::transient("x"), at(0));
+        assert!(matches!(throttle.held_back(&tokens(1), None, at(0)), Some(AuthError::Refresh(_))));
+        assert!(throttle.held_back(&tokens(1), None, at(1)).is_none());
         // One after the other they get longer.
-        pace.failed(&tokens(1), &RefreshFailure::transient("x"), at(1));
-        assert!(pace.hold(&tokens(1), None, at(2)).is_some());
-        assert!(pace.hold(&tokens(2), None, at(2)).is_none());
+        throttle.failed(&tokens(1), &RefreshFailure::transient("x"), at(1));
+        assert!(throttle.held_back(&tokens(1), None, at(2)).is_some());
+        assert!(throttle.held_back(&tokens(2), None, at(2)).is_none());
         // A clock that was set back does not hold anything up.
-        assert!(pace.hold(&tokens(1), None, at(0)).is_none());
-        pace.failed(&tokens(2), &RefreshFailure::transient("x"), at(2));
-        assert!(pace.hold(&tokens(2), None, at(3)).is_none(), "they are counted anew");
+        assert!(throttle.held_back(&tokens(1), None, at(0)).is_none());
+        throttle.failed(&tokens(2), &RefreshFailure::transient("x"), at(2));
+        assert!(throttle.held_back(&tokens(2), None, at(3)).is_none(), "they are counted anew");
     }
 
     #[test]
     fn a_rejection_holds_for_good_until_the_slot_changes() {
-        let mut pace = Pace::default();
-        pace.rejected(&tokens(1), AuthError::TokenNotFound, at(0));
-        assert!(pace.is_rejected(&tokens(1)) && !pace.is_rejected(&tokens(2)));
+        let mut throttle = Throttle::default();
+        throttle.rejected(&tokens(1), AuthError::TokenNotFound, at(0));
+        assert!(throttle.is_rejected(&tokens(1)) && !throttle.is_rejected(&tokens(2)));
         // On demand the server is asked again, though not at once.
-        assert!(pace.just_rejected(&tokens(1), at(29)).is_some());
-        assert!(pace.just_rejected(&tokens(1), at(30)).is_none());
-        assert!(pace.just_rejected(&tokens(2), at(0)).is_none());
-        assert!(pace.hold(&tokens(1), None, at(1_000_000)).is_some());
-        assert!(pace.hold(&tokens(2), None, at(0)).is_none());
+        assert!(throttle.just_rejected(&tokens(1), at(29)).is_some());
+        assert!(throttle.just_rejected(&tokens(1), at(30)).is_none());
+        assert!(throttle.just_rejected(&tokens(2), at(0)).is_none());
+        assert!(throttle.held_back(&tokens(1), None, at(1_000_000)).is_some());
+        assert!(throttle.held_back(&tokens(2), None, at(0)).is_none());
     }
 
     #[test]
     fn refreshes_that_nobody_demanded_are_thirty_seconds_apart() {
-        let mut pace = Pace::default();
-        pace.refreshed(at(0));
-        assert!(matches!(pace.hold(&tokens(1), None, at(29)), Some(AuthError::TokenExpired)));
-        assert!(pace.hold(&tokens(1), None, at(30)).is_none());
+        let mut throttle = Throttle::default();
+        throttle.refreshed(at(0));
+        assert!(matches!(
+            throttle.held_back(&tokens(1), None, at(29)),
+            Some(AuthError::TokenExpired)
+        ));
+        assert!(throttle.held_back(&tokens(1), None, at(30)).is_none());
         // Half of the lifetime, for a token that does not live that long.
         let lifetime = Some(TimeDelta::seconds(20));
-        assert!(pace.hold(&tokens(1), lifetime, at(9)).is_some());
-        assert!(pace.hold(&tokens(1), lifetime, at(10)).is_none());
+        assert!(throttle.held_back(&tokens(1), lifetime, at(9)).is_some());
+        assert!(throttle.held_back(&tokens(1), lifetime, at(10)).is_none());
     }
 
     /// The ends of what the system can name among them.
@@ -334,20 +337,20 @@ mod tests {
             lifetime in proptest::option::of(any::<i64>()),
             between: Duration,
         ) {
-            let (mut pace, mut now) = (Pace::default(), start);
+            let (mut throttle, mut now) = (Throttle::default(), start);
             let lifetime = lifetime.map(TimeDelta::nanoseconds);
             for failure in &failures {
-                let until = pace.failed(&tokens(1), failure, now);
+                let until = throttle.failed(&tokens(1), failure, now);
                 let pause = until.duration_since(now).unwrap();
                 prop_assert!(pause <= LONGEST_RETRY_AFTER);
-                prop_assert_eq!(pace.hold(&tokens(1), lifetime, now).is_some(), until > now);
-                prop_assert!(pace.hold(&tokens(1), lifetime, until).is_none());
-                prop_assert!(pace.hold(&tokens(2), lifetime, now).is_none());
+                prop_assert_eq!(throttle.held_back(&tokens(1), lifetime, now).is_some(), until > now);
+                prop_assert!(throttle.held_back(&tokens(1), lifetime, until).is_none());
+                prop_assert!(throttle.held_back(&tokens(2), lifetime, now).is_none());
                 now = until.checked_add(between).unwrap_or(until);
             }
-            pace.refreshed(now);
+            throttle.refreshed(now);
             if let Some(later) = now.checked_add(INTERVAL) {
-                prop_assert!(pace.hold(&tokens(1), lifetime, later).is_none());
+                prop_assert!(throttle.held_back(&tokens(1), lifetime, later).is_none());
             }
         }
     }
@@ -361,8 +364,8 @@ mod tests {
 
     fn held(record: &Record, client: &str, forced: bool, second: u64) -> Option<String> {
         let by = |at| SpentBy::DeadProcess { at };
-        let hold = held_back_by(record, client, forced, at(second), by)?;
-        Some(hold.error.to_string())
+        let held_back = held_back_by(record, client, forced, at(second), by)?;
+        Some(held_back.error.to_string())
     }
 
     #[test]
@@ -393,7 +396,9 @@ mod tests {
     fn a_record_says_how_long_its_server_asked_to_wait() {
         let throttle = |until, reason| {
             let (from, until) = (clock::date(at(100)), clock::date(at(until)));
-            record(|refresh| refresh.throttle = Some(Throttle::new(from, until, "client", reason)))
+            record(|refresh| {
+                refresh.throttle = Some(record::Throttle::new(from, until, "client", reason));
+            })
         };
         let busy = throttle(220, Some("429"));
         for (forced, second, is_held) in [
