@@ -1,5 +1,6 @@
 //! The tokens of one slot, kept at hand.
 
+mod access;
 mod builder;
 mod cache;
 mod events;
@@ -18,8 +19,9 @@ mod trace;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use self::access::{Access, Refreshing};
 pub use self::builder::TokenManagerBuilder;
 pub use self::events::{Event, Events};
 pub use self::logout::Logout;
@@ -27,6 +29,7 @@ use self::publisher::Publisher;
 use self::refresh::{RefreshRequest, WAIT_LIMIT_WHILE_ACCEPTED};
 use self::shared_refresh::SharedRefresh;
 use self::slot::Slot;
+use self::snapshot::Snapshot;
 use crate::error::{AuthError, RefreshFailure, StoreError};
 use crate::record::Record;
 use crate::refresh::RefreshPolicy;
@@ -189,56 +192,24 @@ impl TokenManager {
         if let Some(token) = inner.slot.cached() {
             return Ok(token);
         }
-        let snapshot = inner.slot.snapshot().await?;
+        let mut snapshot = inner.slot.snapshot().await?;
         let now = inner.clock.now();
-        if snapshot.stored.is_none() || !snapshot.wants_refresh(now) {
-            return snapshot.access_token();
-        }
-        let Some(refresh) = &inner.refresh else {
-            return if snapshot.is_good(now) {
-                snapshot.access_token()
-            } else {
-                Err(AuthError::TokenExpired)
-            };
-        };
-        let snapshot = refresh.reload_if_doubtful(snapshot).await?;
-        if !snapshot.wants_refresh(now) {
-            return snapshot.access_token();
-        }
-        let request = RefreshRequest::if_due(snapshot.clone());
-        if inner.policy.in_background && snapshot.is_good(now) {
-            refresh.refresh_in_background(&request);
-            return snapshot.access_token();
-        }
-        let mut refreshed = None;
-        if snapshot.is_accepted(now) {
-            let refresh = refresh.refresh(&request);
-            refreshed = inner.timer.within(WAIT_LIMIT_WHILE_ACCEPTED, refresh).await;
-            if refreshed.is_none() && snapshot.is_accepted(inner.clock.now()) {
-                // It goes on without this caller.
-                return snapshot.access_token();
-            }
-        }
-        let refreshed = match refreshed {
-            Some(refreshed) => refreshed,
-            None => refresh.refresh(&request).await,
-        };
-        let error = match refreshed {
-            Ok(refreshed) => return refreshed.access_token(),
-            Err(error) => error,
-        };
-        // Somebody may have signed in or out meanwhile, or have said that the token was refused.
-        let current = inner.slot.snapshot().await?;
-        let now = inner.clock.now();
-        // One that was just refreshed is as good as they come, even if a server refuses it.
-        let is_just_refreshed = matches!(error, AuthError::TokenExpired);
-        if current.stored.is_none()
-            || current.is_accepted(now)
-            || (is_just_refreshed && current.freshness(now) < Freshness::Expired)
+        if let Some(refresh) = &inner.refresh
+            && inner.access(&snapshot, now).is_refreshed()
         {
-            return current.access_token();
+            snapshot = refresh.reload_if_doubtful(snapshot).await?;
         }
-        Err(error)
+        match inner.access(&snapshot, now) {
+            Access::Return => snapshot.access_token(),
+            Access::NotFound => Err(AuthError::TokenNotFound),
+            Access::Expired => Err(AuthError::TokenExpired),
+            Access::RefreshInBackground => {
+                inner.refresher()?.refresh_in_background(&RefreshRequest::if_due(snapshot.clone()));
+                snapshot.access_token()
+            }
+            Access::RefreshBriefly => inner.refresh_briefly(snapshot).await,
+            Access::RefreshFirst => inner.refresh_first(snapshot).await,
+        }
     }
 
     /// Returns the access token that is in memory, if it does not count as expired. For places that
@@ -412,6 +383,50 @@ impl TokenManager {
 }
 
 impl Inner {
+    fn access(&self, snapshot: &Snapshot, now: SystemTime) -> Access {
+        let refreshing = match &self.refresh {
+            None => Refreshing::Never,
+            Some(_) if self.policy.in_background => Refreshing::InBackground,
+            Some(_) => Refreshing::First,
+        };
+        Access::decide(snapshot, now, refreshing)
+    }
+
+    fn refresher(&self) -> Result<&SharedRefresh, AuthError> {
+        self.refresh.as_ref().ok_or(AuthError::NoRefresher)
+    }
+
+    /// Refreshes a token that is still accepted, and returns it if that takes long or fails.
+    async fn refresh_briefly(&self, found: Arc<Snapshot>) -> Result<AccessToken, AuthError> {
+        let request = RefreshRequest::if_due(found.clone());
+        let refresh = self.refresher()?.refresh(&request);
+        match self.timer.within(WAIT_LIMIT_WHILE_ACCEPTED, refresh).await {
+            Some(Ok(refreshed)) => refreshed.access_token(),
+            Some(Err(error)) => self.access_after(error).await,
+            // It goes on without this caller.
+            None if found.is_accepted(self.clock.now()) => found.access_token(),
+            None => self.refresh_first(found).await,
+        }
+    }
+
+    /// Refreshes a token that is not accepted any more.
+    async fn refresh_first(&self, found: Arc<Snapshot>) -> Result<AccessToken, AuthError> {
+        match self.refresher()?.refresh(&RefreshRequest::if_due(found)).await {
+            Ok(refreshed) => refreshed.access_token(),
+            Err(error) => self.access_after(error).await,
+        }
+    }
+
+    /// Returns the access token after a refresh that failed, if there is one that serves: somebody may have
+    /// signed in or out meanwhile, or have said that the token was refused.
+    async fn access_after(&self, error: AuthError) -> Result<AccessToken, AuthError> {
+        let current = self.slot.snapshot().await?;
+        if access::serves_after(&current, self.clock.now(), &error) {
+            return current.access_token();
+        }
+        Err(error)
+    }
+
     /// Waits until no refresh is running.
     async fn idle(&self) {
         if let Some(refresh) = &self.refresh {
