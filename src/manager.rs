@@ -17,6 +17,7 @@ mod throttle;
 mod trace;
 
 use std::fmt;
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -31,9 +32,8 @@ use self::shared_refresh::SharedRefresh;
 use self::slot::Slot;
 use self::snapshot::Snapshot;
 use crate::error::{AuthError, RefreshFailure, StoreError};
-use crate::record::Record;
 use crate::refresh::RefreshPolicy;
-use crate::store::{Precondition, Stored, TokenStore};
+use crate::store::{Precondition, TokenStore};
 use crate::stores::EnvStore;
 use crate::stores::PlaintextStore;
 use crate::sys::clock::{self, Clock, Timer};
@@ -142,17 +142,7 @@ impl TokenManager {
         let mut guard = self.0.slot.lock().await?;
         let now = self.0.clock.now();
         tokens.obtained_at.get_or_insert_with(|| clock::date(now));
-        // The same refresh token is in doubt as before, as far as that is known.
-        let known_doubt = self.0.slot.latest().and_then(|known| {
-            let intent = known.stored.as_ref()?.record.refresh.intent.clone()?;
-            intent.is_for(tokens.refresh_token.as_ref()?).then_some(intent)
-        });
-        // If this is cancelled from here on, what the store holds is not known.
-        guard.forget();
-        let mut record = Record::new(tokens);
-        record.refresh.intent = known_doubt;
-        let revision = guard.save(&record, Precondition::Anything).await?;
-        guard.install(Some(Stored { record, revision }), now);
+        guard.replace(tokens, now).await?;
         if let Some(refresh) = &self.0.refresh {
             refresh.begin_anew();
         }
@@ -303,10 +293,34 @@ impl TokenManager {
         let mut guard = self.0.slot.lock().await?;
         guard.forget();
         guard.clear(Precondition::Anything).await?;
-        guard.install(None, self.0.clock.now());
-        self.0.events.publish(Event::Cleared);
-        guard.end_pending().await;
+        guard.install_empty().await;
         Ok(())
+    }
+
+    /// Revokes the tokens at the provider and empties the slot, whatever becomes of the revocation.
+    ///
+    /// It waits for a refresh that is under way, here or in another process, for as long as one answer of
+    /// the provider may take, so that the tokens which that brings are revoked too. New tokens that could
+    /// not be saved yet are revoked like those in the slot. `revoke` is called once for each set of tokens,
+    /// and may be `OAuth2Client::revoke` (feature `oauth2`).
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError::Store`] if the slot could not be emptied.
+    ///
+    /// # Cancellation
+    ///
+    /// The tokens may be revoked and still in the slot; call it again.
+    pub async fn revoke_and_clear<R, E>(
+        &self,
+        revoke: impl Fn(AuthTokens) -> R,
+    ) -> Result<Logout<E>, AuthError>
+    where
+        R: Future<Output = Result<(), E>>,
+    {
+        let limit = self.0.policy.deadline;
+        let is_idle = self.0.timer.within(limit, self.0.idle()).await.is_some();
+        Ok(logout::revoke_and_clear(&self.0.slot, is_idle, limit, revoke).await?)
     }
 
     /// Makes sure that [`get_access_token`](Self::get_access_token) has something to return.

@@ -1,19 +1,19 @@
 //! A logout that the provider is told of.
 
 use std::future::Future;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::events::Event;
-use super::slot::{SlotGuard, release};
-use super::{Inner, TokenManager};
-use crate::error::{AuthError, StoreError};
+use super::slot::{Slot, SlotGuard, release};
+use crate::error::StoreError;
 use crate::record::Intent;
 use crate::store::{Lease, Precondition, Stored};
 use crate::sys::clock::PollUntil;
 use crate::tokens::AuthTokens;
 
-/// What may be left at the provider after a logout: [`TokenManager::revoke_and_clear`].
+/// What may be left at the provider after a logout:
+/// [`TokenManager::revoke_and_clear`](crate::TokenManager::revoke_and_clear).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Logout<E> {
@@ -29,84 +29,67 @@ pub struct Logout<E> {
     pub unknown: Option<StoreError>,
 }
 
-impl TokenManager {
-    /// Revokes the tokens at the provider and empties the slot, whatever becomes of the revocation.
-    ///
-    /// It waits for a refresh that is under way, here or in another process, for as long as one answer of
-    /// the provider may take, so that the tokens which that brings are revoked too. New tokens that could
-    /// not be saved yet are revoked like those in the slot. `revoke` is called once for each set of tokens,
-    /// and may be `OAuth2Client::revoke` (feature `oauth2`).
-    ///
-    /// # Errors
-    ///
-    /// [`AuthError::Store`] if the slot could not be emptied.
-    ///
-    /// # Cancellation
-    ///
-    /// The tokens may be revoked and still in the slot; call it again.
-    pub async fn revoke_and_clear<R, E>(
-        &self,
-        revoke: impl Fn(AuthTokens) -> R,
-    ) -> Result<Logout<E>, AuthError>
-    where
-        R: Future<Output = Result<(), E>>,
-    {
-        let inner = &self.0;
-        let limit = inner.policy.deadline;
-        let is_idle = inner.timer.within(limit, inner.idle()).await.is_some();
-        let (unsaved, lease) = inner.slot.revoke_pending().unzip();
-        let lease = match lease.flatten() {
-            Some(lease) => Ok(Some(lease)),
-            // What this process itself does not end is not waited for a second time.
-            None if !is_idle => inner.slot.try_lease().await,
-            None => inner.lease_for_logout().await,
-        };
-        let mut logout = Logout {
-            not_revoked: Vec::new(),
-            refresh_under_way: !is_idle || matches!(lease, Ok(None)),
-            cut_off: None,
-            unknown: lease.as_ref().err().cloned(),
-        };
+/// Revokes the tokens at the provider and empties the slot.
+///
+/// `is_idle` says whether this process has no refresh running, and `limit` is how long to wait for one of
+/// another.
+pub(super) async fn revoke_and_clear<R, E>(
+    slot: &Slot,
+    is_idle: bool,
+    limit: Duration,
+    revoke: impl Fn(AuthTokens) -> R,
+) -> Result<Logout<E>, StoreError>
+where
+    R: Future<Output = Result<(), E>>,
+{
+    let (unsaved, lease) = slot.revoke_pending().unzip();
+    let lease = match lease.flatten() {
+        Some(lease) => Ok(Some(lease)),
+        // What this process itself does not end is not waited for a second time.
+        None if !is_idle => slot.try_lease().await,
+        None => lease_within(slot, limit).await,
+    };
+    let mut logout = Logout {
+        not_revoked: Vec::new(),
+        refresh_under_way: !is_idle || matches!(lease, Ok(None)),
+        cut_off: None,
+        unknown: lease.as_ref().err().cloned(),
+    };
 
-        let mut guard = inner.slot.lock_for_logout().await;
-        let loaded = guard.load().await.unwrap_or_else(|error| {
-            logout.unknown = Some(error);
-            None
-        });
-        // With the lease in hand, an intent is of a refresh that has ended. That of unsaved tokens is their own.
-        if let (None, Ok(Some(_)), Some(stored)) = (&unsaved, &lease, &loaded) {
-            logout.cut_off = stored.record.intent().map(Intent::at);
-        }
-        let mut seen: Vec<AuthTokens> = Vec::new();
-        let found = loaded.as_ref().map(|stored| stored.record.tokens.clone());
-        for tokens in [found, unsaved].into_iter().flatten() {
-            revoke_once(&revoke, tokens, &mut seen, &mut logout).await;
-        }
-        guard.forget();
-        let cleared = clear_or_revoke(&mut guard, loaded, &revoke, &mut seen, &mut logout).await;
-        if let Ok(Some(lease)) = lease {
-            release(lease).await;
-        }
-        cleared?;
-        guard.install(None, inner.clock.now());
-        inner.events.publish(Event::Cleared);
-        guard.end_pending().await;
-        Ok(logout)
+    let mut guard = slot.lock_for_logout().await;
+    let loaded = guard.load().await.unwrap_or_else(|error| {
+        logout.unknown = Some(error);
+        None
+    });
+    // With the lease in hand, an intent is of a refresh that has ended. That of unsaved tokens is their own.
+    if let (None, Ok(Some(_)), Some(stored)) = (&unsaved, &lease, &loaded) {
+        logout.cut_off = stored.record.intent().map(Intent::at);
     }
+    let mut seen: Vec<AuthTokens> = Vec::new();
+    let found = loaded.as_ref().map(|stored| stored.record.tokens.clone());
+    for tokens in [found, unsaved].into_iter().flatten() {
+        revoke_once(&revoke, tokens, &mut seen, &mut logout).await;
+    }
+    guard.forget();
+    let cleared = clear_or_revoke(&mut guard, loaded, &revoke, &mut seen, &mut logout).await;
+    if let Ok(Some(lease)) = lease {
+        release(lease).await;
+    }
+    cleared?;
+    guard.install_empty().await;
+    Ok(logout)
 }
 
-impl Inner {
-    /// Takes the lease, so that no refresh brings new tokens while the old ones are revoked: `None` if
-    /// somebody else has it all the time.
-    async fn lease_for_logout(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
-        let mut patience = PollUntil::new(self.policy.deadline);
-        loop {
-            if let Some(lease) = self.slot.try_lease().await? {
-                return Ok(Some(lease));
-            }
-            if !patience.wait(&self.timer).await {
-                return Ok(None);
-            }
+/// Takes the lease, so that no refresh brings new tokens while the old ones are revoked: `None` if
+/// somebody else has it all the time.
+async fn lease_within(slot: &Slot, limit: Duration) -> Result<Option<Box<dyn Lease>>, StoreError> {
+    let mut patience = PollUntil::new(limit);
+    loop {
+        if let Some(lease) = slot.try_lease().await? {
+            return Ok(Some(lease));
+        }
+        if !patience.wait(slot.timer()).await {
+            return Ok(None);
         }
     }
 }

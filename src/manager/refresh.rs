@@ -2,27 +2,31 @@
 //!
 //! The refresh token is spent at most once while its holder lives: it is read under the lease, the record
 //! says that it is about to be sent before it is, and its successor is saved by a compare-and-swap. Login
-//! and logout do not wait for any of this, and win against it.
+//! and logout wait for one call to the store at most, and win against all of this.
+
+mod failure;
+mod history;
 
 use std::future;
 use std::panic::{self, AssertUnwindSafe};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 
+use self::history::History;
 use super::events::Event;
-use super::pending_save::{NewTokens, is_of_one_refresh};
+use super::pending_save::NewTokens;
 use super::publisher::Publisher;
 use super::slot::{SAVE_MARGIN, Settled, Slot, release};
 use super::snapshot::Snapshot;
-use super::throttle::{self, HeldBack, Throttle};
+use super::throttle::{self, HeldBack};
 #[cfg(feature = "tracing")]
 use super::trace;
-use crate::error::{AuthError, RefreshFailure, SpentBy, StoreError};
-use crate::record::{self, Intent, Record, RefreshState, Rejection};
+use crate::error::{AuthError, RefreshFailure, StoreError};
+use crate::record::{self, Intent, Record, RefreshState};
 use crate::refresh::{RefreshPermit, RefreshPolicy, TokenRefresher};
 use crate::store::{Lease, Precondition, Revision, Stored};
 use crate::sys::clock::{self, Clock, PollUntil, Timer};
@@ -90,14 +94,6 @@ enum Acquired {
     Met(Arc<Snapshot>),
 }
 
-/// What became of earlier refreshes in this process.
-#[derive(Default)]
-struct History {
-    throttle: Throttle,
-    /// When a request was sent, by our own intent, whose answer was lost.
-    lost_at: Option<DateTime<Utc>>,
-}
-
 /// Refreshes the tokens of one slot. It must run once at a time in a process.
 pub(super) struct RefreshProtocol {
     slot: Arc<Slot>,
@@ -106,7 +102,7 @@ pub(super) struct RefreshProtocol {
     clock: Clock,
     timer: Arc<Timer>,
     events: Publisher,
-    history: Mutex<History>,
+    history: History,
 }
 
 impl RefreshProtocol {
@@ -118,7 +114,7 @@ impl RefreshProtocol {
         timer: Arc<Timer>,
         events: Publisher,
     ) -> Self {
-        Self { slot, refresher, policy, clock, timer, events, history: Mutex::default() }
+        Self { slot, refresher, policy, clock, timer, events, history: History::default() }
     }
 
     /// Refreshes the tokens, and publishes how it ended.
@@ -351,7 +347,7 @@ impl RefreshProtocol {
         }
         let now = self.clock.now();
         tokens.obtained_at.get_or_insert_with(|| clock::date(now));
-        self.history().throttle.refreshed(now);
+        self.history.refreshed(now);
         let throttle = self.throttle_after_success(&tokens, now);
         let refresh = RefreshState { throttle, ..RefreshState::default() };
         let record = Record::new(tokens).with_refresh(refresh);
@@ -387,142 +383,6 @@ impl RefreshProtocol {
         (schedule.due < until).then(|| record::Throttle::new(now, until, &client, None))
     }
 
-    /// Decides what a failure means, and leaves the tokens as they are.
-    async fn classify_failure(
-        &self,
-        leased: LeasedTokens,
-        failure: RefreshFailure,
-    ) -> Result<Arc<Snapshot>, AuthError> {
-        // Every send since the intent was written must have left the token unspent, also those of others.
-        let is_own_doubt = leased.is_answer_lost || !failure.proves_unspent();
-        let is_in_doubt = leased.earlier.is_some() || is_own_doubt;
-        if is_in_doubt && leased.earlier.is_none() {
-            self.history().lost_at = Some(leased.at);
-        }
-        match failure {
-            RefreshFailure::Rejected { reason } => self.reject(leased, reason, is_in_doubt).await,
-            failure => Err(self.postpone(leased, failure, is_in_doubt).await),
-        }
-    }
-
-    /// Ends a refresh that may be tried again later.
-    async fn postpone(
-        &self,
-        mut leased: LeasedTokens,
-        failure: RefreshFailure,
-        is_in_doubt: bool,
-    ) -> AuthError {
-        let now = self.clock.now();
-        let until = self.history().throttle.failed(&leased.record.tokens, &failure, now);
-        let throttle = match &failure {
-            RefreshFailure::Transient { reason, retry_after: Some(_), .. } => {
-                let (from, until, client) =
-                    (clock::date(now), clock::date(until), self.refresher.client());
-                Some(record::Throttle::new(from, until, &client, Some(reason)))
-            }
-            _ => None,
-        };
-        self.update_record(&mut leased, |refresh| {
-            refresh.intent.take_if(|_| !is_in_doubt);
-            if throttle.is_some() {
-                refresh.throttle = throttle;
-            }
-        })
-        .await;
-        release(leased.lease).await;
-        let error = AuthError::Refresh(failure);
-        self.events.publish(Event::RefreshFailed { error: error.clone(), retry_at: Some(until) });
-        error
-    }
-
-    /// Ends a refresh whose token the server rejected, unless somebody else brought other tokens.
-    async fn reject(
-        &self,
-        mut leased: LeasedTokens,
-        reason: String,
-        is_in_doubt: bool,
-    ) -> Result<Arc<Snapshot>, AuthError> {
-        let now = self.clock.now();
-        // A program that knows nothing of our lease may have been faster. If that cannot be found out, a
-        // session that still works must not be given up.
-        match self.find_others(&leased.record.tokens).await {
-            Ok(None) => {}
-            Ok(Some(current)) => {
-                release(leased.lease).await;
-                return present(current);
-            }
-            Err(error) => {
-                release(leased.lease).await;
-                return Err(error.into());
-            }
-        }
-        let by = match leased.earlier {
-            Some(at) => Some(spent_by(at, self.history().lost_at)),
-            None => leased.is_answer_lost.then_some(SpentBy::LostAnswer { at: leased.at }),
-        };
-        let client = self.refresher.client();
-        let token = leased.record.tokens.refresh_token.as_ref();
-        let rejection =
-            token.map(|token| Rejection::new(token, &client, clock::date(now), &reason));
-        let error = by
-            .map_or(AuthError::LoginRequired { reason }, |by| AuthError::RefreshTokenSpent { by });
-        self.history().throttle.rejected(&leased.record.tokens, error.clone(), now);
-        self.update_record(&mut leased, |refresh| {
-            refresh.intent.take_if(|_| !is_in_doubt);
-            refresh.rejection = rejection;
-        })
-        .await;
-        release(leased.lease).await;
-        self.events.publish(Event::LoginRequired { error: error.clone() });
-        Err(error)
-    }
-
-    /// Returns what is in the slot if these are no longer the tokens in it.
-    async fn find_others(&self, tokens: &AuthTokens) -> Result<Option<Arc<Snapshot>>, StoreError> {
-        let mut guard = self.slot.lock().await?;
-        let current = guard.reload().await?;
-        let is_same = current.tokens().is_some_and(|there| is_of_one_refresh(there, tokens));
-        Ok((!is_same).then_some(current))
-    }
-
-    /// Saves what is known about the tokens after a refresh that brought no new ones. If that fails, the
-    /// record keeps its intent, which only makes a later message more careful than it need be.
-    async fn update_record(
-        &self,
-        leased: &mut LeasedTokens,
-        change: impl FnOnce(&mut RefreshState),
-    ) {
-        let before = leased.record.refresh.clone();
-        change(&mut leased.record.refresh);
-        if leased.record.refresh == before {
-            return;
-        }
-        let ours = before.intent;
-        for _ in 0..ATTEMPTS {
-            let precondition = Precondition::Unchanged(leased.revision.clone());
-            let Ok(mut guard) = self.slot.lock().await else { return };
-            match guard.save(&leased.record, precondition).await {
-                Err(StoreError::Conflict { .. }) => {}
-                _ => return,
-            }
-            match guard.load().await {
-                // It was sealed to another key meanwhile, or the answer to a save was lost.
-                Ok(Some(there))
-                    if is_of_one_refresh(&there.record.tokens, &leased.record.tokens)
-                        && there.record.refresh != leased.record.refresh =>
-                {
-                    // That another holder may have sent the token is not for this one to take back.
-                    if there.record.intent().is_some_and(|theirs| Some(theirs) != ours.as_ref()) {
-                        leased.record.refresh.intent = there.record.refresh.intent;
-                    }
-                    leased.record.tokens = there.record.tokens;
-                    leased.revision = there.revision;
-                }
-                _ => return,
-            }
-        }
-    }
-
     /// Publishes how a refresh ended, if that was not done where it happened.
     fn publish(&self, request: &RefreshRequest, refreshed: &Result<Arc<Snapshot>, AuthError>) {
         let (error, mut retry_at) = match refreshed {
@@ -538,7 +398,7 @@ impl RefreshProtocol {
             (&error, request.found.tokens())
         {
             let now = self.clock.now();
-            retry_at = Some(self.history().throttle.store_failed(tokens, error.clone(), now));
+            retry_at = Some(self.history.store_failed(tokens, error.clone(), now));
         }
         self.events.publish(Event::RefreshFailed { error, retry_at });
     }
@@ -557,19 +417,15 @@ impl RefreshProtocol {
     pub(super) fn check_throttle(&self, request: &RefreshRequest) -> Result<(), AuthError> {
         let Some(stored) = &request.found.stored else { return Ok(()) };
         let (tokens, now) = (&stored.record.tokens, self.clock.now());
-        let throttled = if request.is_forced {
-            self.history().throttle.just_rejected(tokens, now)
-        } else {
-            self.history().throttle.held_back(tokens, request.found.lifetime(), now)
-        };
-        if let Some(error) = throttled {
+        let lifetime = request.found.lifetime();
+        if let Some(error) = self.history.throttled(tokens, lifetime, request.is_forced, now) {
             return Err(error);
         }
         let Some(held_back) = self.held_back_by(&stored.record, request.is_forced) else {
             return Ok(());
         };
         // Another process was told. This one says so once, and remembers it.
-        self.history().throttle.told(tokens, &held_back, now);
+        self.history.told(tokens, &held_back, now);
         let error = held_back.error.clone();
         self.events.publish(match held_back.until {
             None => Event::LoginRequired { error },
@@ -581,10 +437,7 @@ impl RefreshProtocol {
     /// Returns why the server is not to be asked now, by what the record says.
     fn held_back_by(&self, record: &Record, is_forced: bool) -> Option<HeldBack> {
         let client = self.refresher.client();
-        let lost_at = self.history().lost_at;
-        throttle::held_back_by(record, &client, is_forced, self.clock.now(), |at| {
-            spent_by(at, lost_at)
-        })
+        self.history.held_back_by(record, &client, is_forced, self.clock.now())
     }
 
     /// Reloads where a refresh is not simply the next step: once the server rejected a refresh
@@ -604,7 +457,7 @@ impl RefreshProtocol {
 
     /// Returns whether the server rejected the refresh token of this record, here or in another process.
     fn is_rejected(&self, record: &Record) -> bool {
-        record.refresh.rejection.is_some() || self.history().throttle.is_rejected(&record.tokens)
+        record.refresh.rejection.is_some() || self.history.is_rejected(&record.tokens)
     }
 
     /// Goes on trying to save what the last refresh brought.
@@ -614,7 +467,7 @@ impl RefreshProtocol {
 
     /// Forgets how earlier refreshes ended: there are tokens of a new login.
     pub(super) fn begin_anew(&self) {
-        self.history().throttle = Throttle::default();
+        self.history.begin_anew();
     }
 
     /// How long a refresh may take whose runtime is driven: it waits for the lease, and asks twice.
@@ -652,18 +505,9 @@ impl RefreshProtocol {
     pub(super) fn place(&self) -> String {
         self.slot.to_string()
     }
-
-    fn history(&self) -> MutexGuard<'_, History> {
-        self.history.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Returns what is in the slot, for those who wait, unless it is empty.
 fn present(snapshot: Arc<Snapshot>) -> Result<Arc<Snapshot>, AuthError> {
     if snapshot.stored.is_some() { Ok(snapshot) } else { Err(AuthError::TokenNotFound) }
-}
-
-/// Says who was about to send a token at that time: this process, if its own request was lost then.
-fn spent_by(at: DateTime<Utc>, lost_at: Option<DateTime<Utc>>) -> SpentBy {
-    if lost_at == Some(at) { SpentBy::LostAnswer { at } } else { SpentBy::DeadProcess { at } }
 }

@@ -166,6 +166,10 @@ impl Slot {
         Some(self.install(Some(stored), self.clock.now()))
     }
 
+    pub(super) fn timer(&self) -> &Timer {
+        &self.timer
+    }
+
     /// Returns the store, for callers outside the manager.
     pub(super) fn store(&self) -> &Arc<dyn TokenStore> {
         &self.unordered
@@ -250,12 +254,39 @@ impl SlotGuard<'_> {
         self.reload().await
     }
 
+    /// Puts tokens in the place of any that are there.
+    pub(super) async fn replace(
+        &mut self,
+        tokens: AuthTokens,
+        now: SystemTime,
+    ) -> Result<(), StoreError> {
+        // The same refresh token is in doubt as before, as far as that is known.
+        let known_doubt = self.slot.latest().and_then(|known| {
+            let intent = known.stored.as_ref()?.record.refresh.intent.clone()?;
+            intent.is_for(tokens.refresh_token.as_ref()?).then_some(intent)
+        });
+        // If this is cancelled from here on, what the store holds is not known.
+        self.forget();
+        let mut record = Record::new(tokens);
+        record.refresh.intent = known_doubt;
+        let revision = self.save(&record, Precondition::Anything).await?;
+        self.install(Some(Stored { record, revision }), now);
+        Ok(())
+    }
+
+    /// Puts into memory that the slot is empty, says so, and lets go of what was to be saved.
+    pub(super) async fn install_empty(&mut self) {
+        self.install(None, self.slot.clock.now());
+        self.slot.events.publish(Event::Cleared);
+        self.end_pending().await;
+    }
+
     /// Puts into memory what the slot holds.
-    pub(super) fn install(&mut self, stored: Option<Stored>, now: SystemTime) -> Arc<Snapshot> {
+    fn install(&mut self, stored: Option<Stored>, now: SystemTime) -> Arc<Snapshot> {
         self.slot.install(stored, now)
     }
 
-    /// Drops what is in memory. If the call is cancelled from here on, what the store holds is not known.
+    /// Drops what is in memory, before the slot is changed.
     pub(super) fn forget(&mut self) {
         self.slot.cache.forget();
     }

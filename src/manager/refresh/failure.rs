@@ -1,0 +1,152 @@
+//! A refresh that brought no new tokens: what its failure means, and what is remembered of it.
+
+use std::sync::Arc;
+
+use super::super::events::Event;
+use super::super::pending_save::is_of_one_refresh;
+use super::super::slot::release;
+use super::super::snapshot::Snapshot;
+use super::{ATTEMPTS, LeasedTokens, RefreshProtocol, present};
+use crate::error::{AuthError, RefreshFailure, SpentBy, StoreError};
+use crate::record::{self, RefreshState, Rejection};
+use crate::store::Precondition;
+use crate::sys::clock;
+use crate::tokens::AuthTokens;
+
+impl RefreshProtocol {
+    /// Decides what a failure means, and leaves the tokens as they are.
+    pub(super) async fn classify_failure(
+        &self,
+        leased: LeasedTokens,
+        failure: RefreshFailure,
+    ) -> Result<Arc<Snapshot>, AuthError> {
+        // Every send since the intent was written must have left the token unspent, also those of others.
+        let is_own_doubt = leased.is_answer_lost || !failure.proves_unspent();
+        let is_in_doubt = leased.earlier.is_some() || is_own_doubt;
+        if is_own_doubt && leased.earlier.is_none() {
+            self.history.note_lost(leased.at);
+        }
+        match failure {
+            RefreshFailure::Rejected { reason } => self.reject(leased, reason, is_in_doubt).await,
+            failure => Err(self.postpone(leased, failure, is_in_doubt).await),
+        }
+    }
+
+    /// Ends a refresh that may be tried again later.
+    async fn postpone(
+        &self,
+        mut leased: LeasedTokens,
+        failure: RefreshFailure,
+        is_in_doubt: bool,
+    ) -> AuthError {
+        let now = self.clock.now();
+        let until = self.history.failed(&leased.record.tokens, &failure, now);
+        let throttle = match &failure {
+            RefreshFailure::Transient { reason, retry_after: Some(_), .. } => {
+                let (from, until, client) =
+                    (clock::date(now), clock::date(until), self.refresher.client());
+                Some(record::Throttle::new(from, until, &client, Some(reason)))
+            }
+            _ => None,
+        };
+        self.update_record(&mut leased, |refresh| {
+            refresh.intent.take_if(|_| !is_in_doubt);
+            if throttle.is_some() {
+                refresh.throttle = throttle;
+            }
+        })
+        .await;
+        release(leased.lease).await;
+        let error = AuthError::Refresh(failure);
+        self.events.publish(Event::RefreshFailed { error: error.clone(), retry_at: Some(until) });
+        error
+    }
+
+    /// Ends a refresh whose token the server rejected, unless somebody else brought other tokens.
+    async fn reject(
+        &self,
+        mut leased: LeasedTokens,
+        reason: String,
+        is_in_doubt: bool,
+    ) -> Result<Arc<Snapshot>, AuthError> {
+        let now = self.clock.now();
+        // A program that knows nothing of our lease may have been faster. If that cannot be found out, a
+        // session that still works must not be given up.
+        match self.find_others(&leased.record.tokens).await {
+            Ok(None) => {}
+            Ok(Some(current)) => {
+                release(leased.lease).await;
+                return present(current);
+            }
+            Err(error) => {
+                release(leased.lease).await;
+                return Err(error.into());
+            }
+        }
+        let by = match leased.earlier {
+            Some(at) => Some(self.history.spent_by(at)),
+            None => leased.is_answer_lost.then_some(SpentBy::LostAnswer { at: leased.at }),
+        };
+        let client = self.refresher.client();
+        let token = leased.record.tokens.refresh_token.as_ref();
+        let rejection =
+            token.map(|token| Rejection::new(token, &client, clock::date(now), &reason));
+        let error = by
+            .map_or(AuthError::LoginRequired { reason }, |by| AuthError::RefreshTokenSpent { by });
+        self.history.rejected(&leased.record.tokens, error.clone(), now);
+        self.update_record(&mut leased, |refresh| {
+            refresh.intent.take_if(|_| !is_in_doubt);
+            refresh.rejection = rejection;
+        })
+        .await;
+        release(leased.lease).await;
+        self.events.publish(Event::LoginRequired { error: error.clone() });
+        Err(error)
+    }
+
+    /// Returns what is in the slot if these are no longer the tokens in it.
+    async fn find_others(&self, tokens: &AuthTokens) -> Result<Option<Arc<Snapshot>>, StoreError> {
+        let mut guard = self.slot.lock().await?;
+        let current = guard.reload().await?;
+        let is_same = current.tokens().is_some_and(|there| is_of_one_refresh(there, tokens));
+        Ok((!is_same).then_some(current))
+    }
+
+    /// Saves what is known about the tokens after a refresh that brought no new ones. If that fails, the
+    /// record keeps its intent, which only makes a later message more careful than it need be.
+    pub(super) async fn update_record(
+        &self,
+        leased: &mut LeasedTokens,
+        change: impl FnOnce(&mut RefreshState),
+    ) {
+        let before = leased.record.refresh.clone();
+        change(&mut leased.record.refresh);
+        if leased.record.refresh == before {
+            return;
+        }
+        let ours = before.intent;
+        for _ in 0..ATTEMPTS {
+            let precondition = Precondition::Unchanged(leased.revision.clone());
+            let Ok(mut guard) = self.slot.lock().await else { return };
+            match guard.save(&leased.record, precondition).await {
+                Err(StoreError::Conflict { .. }) => {}
+                _ => return,
+            }
+            match guard.load().await {
+                // It was sealed to another key meanwhile, or the answer to a save was lost.
+                Ok(Some(there))
+                    if is_of_one_refresh(&there.record.tokens, &leased.record.tokens)
+                        && there.record.refresh != leased.record.refresh =>
+                {
+                    // That another holder may have sent the token is not for this one to take back.
+                    if there.record.intent().is_some_and(|theirs| Some(theirs) != ours.as_ref()) {
+                        leased.record.refresh.intent = there.record.refresh.intent;
+                    }
+                    leased.record.tokens = there.record.tokens;
+                    leased.revision = there.revision;
+                }
+                _ => return,
+            }
+        }
+    }
+}
