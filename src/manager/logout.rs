@@ -83,12 +83,12 @@ where
 /// Takes the lease, so that no refresh brings new tokens while the old ones are revoked: `None` if
 /// somebody else has it all the time.
 async fn lease_within(slot: &Slot, limit: Duration) -> Result<Option<Box<dyn Lease>>, StoreError> {
-    let mut patience = PollUntil::new(limit);
+    let mut poll = PollUntil::new(limit);
     loop {
         if let Some(lease) = slot.try_lease().await? {
             return Ok(Some(lease));
         }
-        if !patience.wait(slot.timer()).await {
+        if !poll.wait(slot.timer()).await {
             return Ok(None);
         }
     }

@@ -171,7 +171,7 @@ impl RefreshProtocol {
 
     /// Takes the lease and reads the tokens under it, or finds that there is nothing left to do.
     async fn acquire(&self, request: &RefreshRequest) -> Result<Acquired, AuthError> {
-        let mut patience = PollUntil::new(self.longest_wait_for_lease(request));
+        let mut poll = PollUntil::new(self.longest_wait_for_lease(request));
         let mut was_taken = false;
         loop {
             if let Some(acquired) = self.try_acquire(request, was_taken).await? {
@@ -179,8 +179,8 @@ impl RefreshProtocol {
             }
             // Another process is refreshing; it may be done soon.
             was_taken = true;
-            if !patience.wait(&self.timer).await {
-                return Err(self.lease_timeout(patience.waited()));
+            if !poll.wait(&self.timer).await {
+                return Err(self.lease_timeout(poll.waited()));
             }
         }
     }
