@@ -20,6 +20,12 @@ fn jwt(claims: &str) -> String {
 }
 
 #[test]
+fn it_names_itself_and_not_its_package() {
+    let version = concat!("tokenkeep ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!(Home::new().run("--version").ok(), version);
+}
+
+#[test]
 fn a_token_is_as_old_as_it_says_and_not_as_new_as_its_storing() {
     let home = Home::signed_in();
     let now = tokenkeep::chrono::Utc::now().timestamp();

@@ -66,7 +66,7 @@ fn the_command_leaves_no_secret_in_its_memory() {
         (vec!["get"], ""),
         (vec!["exec", "--", "there/is/no/such/program"], "fails with 127"),
         (vec!["clear", "--revoke"], ""),
-        (vec!["set"], "fails with 6: no tokens"),
+        (vec!["set"], "fails with 2: no tokens"),
         (vec!["get"], "fails with 3"),
     ];
     for (arguments, input) in &runs {
