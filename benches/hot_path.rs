@@ -1,4 +1,4 @@
-//! Reads a fresh token, over and over: `hot-path WHAT COUNT`. Prints what that allocated; whoever
+//! Reads a fresh token, over and over: `hot-path WHAT COUNT`. Prints what that allocated; a tool that
 //! counts instructions takes two counts of reads, so that what is done once falls out.
 
 use std::env;

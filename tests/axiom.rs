@@ -39,7 +39,7 @@ fn answering(answers: &[&str]) -> (String, Receiver<String>) {
         for answer in answers {
             let (mut stream, _) = listener.accept().unwrap();
             send.send(read(&mut stream)).unwrap();
-            // Whoever does not want all of it hangs up.
+            // A client that does not want all of it closes the connection.
             let _ = stream.write_all(answer.as_bytes());
         }
     });

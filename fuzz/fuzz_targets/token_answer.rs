@@ -38,7 +38,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// By the time the answer is read the old token is spent: whoever can find tokens in it, finds them.
+/// By the time the answer is read the old token is spent: if there are tokens in it, they are found.
 fn assert_nothing_is_lost(answered: &Result<AuthTokens, RefreshFailure>, body: &[u8]) {
     let Ok(fields) = serde_json::from_slice::<serde_json::Value>(body) else { return };
     let token = |name: &str| fields.get(name)?.as_str().filter(|token| !token.is_empty());

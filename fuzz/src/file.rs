@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 pub struct File(PathBuf);
 
 impl File {
-    /// Names it. Nobody removes its directory: it is in `$TMPDIR`, which is for whoever starts this.
+    /// Names it. Nobody removes its directory: it is in `$TMPDIR`, which the caller removes.
     pub fn new(name: &str) -> Self {
         let directory = std::env::temp_dir().join(format!("tokenkeep-fuzz-{}", std::process::id()));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).expect("it is new");

@@ -153,10 +153,10 @@ async fn a_revocation_that_fails_is_said_and_the_slot_is_emptied_all_the_same() 
     let world = World::new().await;
     let logout = world
         .manager
-        .revoke_and_clear(|_| std::future::ready(Err("the provider is away")))
+        .revoke_and_clear(|_| std::future::ready(Err("the provider cannot be reached")))
         .await
         .unwrap();
-    assert_eq!(logout.not_revoked, ["the provider is away"]);
+    assert_eq!(logout.not_revoked, ["the provider cannot be reached"]);
     assert_eq!(world.stored().await, None);
 }
 

@@ -204,7 +204,7 @@ async fn a_store_that_is_away_does_not_take_a_good_token_from_memory() {
         clock.forward(31);
         assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), "a");
     }
-    // It is not asked at every call while it is away.
+    // It is not asked at every call while it cannot be reached.
     let loads = store.loads();
     manager.get_access_token().await.unwrap();
     assert_eq!(store.loads(), loads);
@@ -267,7 +267,7 @@ async fn a_login_that_ends_while_a_store_does_not_answer_is_what_is_handed_out()
     while store.loads() == 0 {
         tokio::task::yield_now().await;
     }
-    // It waits for the look, which is given up, and is faster than whoever looked.
+    // It waits for the load, which is given up, and finishes before the caller that loaded.
     let new = tokens("b");
     let logged_in = tokio::spawn(async move { login.set_tokens(new).await });
     tokio::task::yield_now().await;

@@ -237,7 +237,7 @@ async fn a_token_that_another_process_refreshed_is_adopted() {
 }
 
 #[tokio::test]
-async fn whoever_waits_for_anothers_refresh_takes_what_it_brings() {
+async fn a_caller_that_waits_for_anothers_refresh_takes_its_tokens() {
     let world = World::new().await;
     let other = world.other();
     world.clock.forward(61 * 60);
@@ -630,7 +630,7 @@ async fn a_record_that_is_touched_while_its_successor_is_unsaved_does_not_end_th
 }
 
 #[test]
-fn tokens_whose_runtime_died_before_they_were_saved_are_saved_by_whoever_comes_next() {
+fn tokens_whose_runtime_died_before_they_were_saved_are_saved_by_the_next_caller() {
     let starter = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let world = starter.block_on(World::new());
     world.clock.forward(61 * 60);

@@ -113,7 +113,7 @@ async fn an_intent_about_another_token_says_nothing() {
 }
 
 #[tokio::test]
-async fn whoever_takes_over_writes_an_intent_of_its_own_with_the_old_time() {
+async fn a_process_that_takes_over_writes_an_intent_of_its_own_with_the_old_time() {
     let world = World::new().await;
     let earlier = world.intend(90).await;
     let refreshing = world.begin().await;

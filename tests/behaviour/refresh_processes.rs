@@ -113,7 +113,7 @@ async fn a_process_killed_at_any_step_of_a_refresh_leaves_what_the_next_one_can_
             assert_eq!(world.provider.calls(), calls + 1);
             assert_eq!(world.actor().ask("access"), answer);
             assert_eq!(world.stored().await, before, "nothing was deleted");
-            // Signing in mends it.
+            // Signing in fixes it.
             world.expire().await;
             assert!(next.ask("access").starts_with("ok access-"));
             spent += 1;

@@ -116,8 +116,8 @@ async fn a_server_that_restarts_in_the_middle_of_a_refresh_costs_nothing() {
 }
 
 #[tokio::test]
-async fn a_backup_that_was_put_back_is_refused_by_whoever_has_seen_more() {
-    let test = "faults::a_backup_that_was_put_back_is_refused_by_whoever_has_seen_more";
+async fn a_backup_that_was_put_back_is_refused_by_a_process_that_has_seen_more() {
+    let test = "faults::a_backup_that_was_put_back_is_refused_by_a_process_that_has_seen_more";
     on_each_engine(test, async |world: World| {
         world.sign_in(-1).await;
         let backup = world.back_up();
@@ -136,7 +136,7 @@ async fn a_backup_that_was_put_back_is_refused_by_whoever_has_seen_more() {
         assert!(running.ask("load").starts_with("error RolledBack"));
         assert!(running.ask("save new anything").starts_with("error RolledBack"));
 
-        // A logout and a login mend it, for all.
+        // A logout and a login fix it, for all.
         let mut other = world.actor();
         assert_eq!(other.ask("load"), "ok none");
         assert_eq!(running.ask("clear"), "ok cleared");
@@ -164,7 +164,7 @@ async fn a_host_that_is_cut_off_in_mid_refresh_keeps_what_it_has_until_it_can_sa
         assert_eq!(cut_off.ask("access"), answer);
 
         // The others know that somebody has the lease, and do not send the token again; not even once the
-        // lease is over, because whoever had it may have what came of it.
+        // lease is over, because its holder may have new tokens.
         let mut other = world.actor();
         assert_eq!(other.ask("lease"), "ok taken");
         world.end_lease();

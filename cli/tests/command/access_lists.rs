@@ -73,8 +73,8 @@ async fn a_file_that_everyone_can_read_is_refused_with_the_commands_that_mend_it
     store.load().await.unwrap().unwrap();
     for entry in [READABLE, WRITABLE, ALL_OF_IT] {
         share(&path, entry);
-        let mend = format!("`icacls \"{}\" /remove:g *S-1-1-0`", text(&path));
-        exposed(&store, &["Everyone can read it", &mend]).await;
+        let fix = format!("`icacls \"{}\" /remove:g *S-1-1-0`", text(&path));
+        exposed(&store, &["Everyone can read it", &fix]).await;
         assert_eq!(fs::read_to_string(&path).unwrap(), SOUND);
     }
     share(&path, PRIVATE);

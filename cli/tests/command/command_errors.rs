@@ -173,7 +173,7 @@ fn status_shows_what_get_will_meet() {
         let shown = home.run("status").ok();
         assert_eq!(shown.contains("warning  a refresh was cut off"), is_shown, "{shown}");
     }
-    // Whoever cannot have the lease there is told as well.
+    // A user who cannot take the lease there is told as well.
     let noted = tokenkeep::store::Intent::new(&"canary-r".into(), tokenkeep::chrono::Utc::now());
     fs::write(&intent, noted.to_string()).unwrap();
     let lease = home.path("state/tokenkeep/default.age.lease");

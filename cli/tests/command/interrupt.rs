@@ -1,4 +1,4 @@
-//! Signals while a command refreshes, and a store that is away when it wants to save.
+//! Signals while a command refreshes, and a store that cannot be reached when it wants to save.
 #![cfg(unix)]
 
 use std::fs;
@@ -136,8 +136,8 @@ fn a_second_signal_ends_a_command_at_once() {
 }
 
 #[test]
-fn whoever_wants_to_see_where_it_is_does_not_wait() {
-    let test = "interrupt::whoever_wants_to_see_where_it_is_does_not_wait";
+fn status_does_not_wait_for_a_refresh() {
+    let test = "interrupt::status_does_not_wait_for_a_refresh";
     if !available(test, "python3") {
         return;
     }

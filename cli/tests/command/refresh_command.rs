@@ -145,10 +145,10 @@ fn a_command_killed_with_its_answer_on_the_way_is_told_of_by_the_next_one() {
         "{said}"
     );
     assert!(said.contains("sign in again"), "{said}");
-    // Nothing was deleted, and a new sign-in mends it.
+    // Nothing was deleted, and a new sign-in fixes it.
     assert!(home.run("get --field refresh").ok().starts_with("refresh-canary-"));
     expire(&server, &home);
-    assert!(!home.run("status").out.contains("cut off"), "it is mended");
+    assert!(!home.run("status").out.contains("cut off"), "it is fixed");
     home.run("get").ok();
 }
 

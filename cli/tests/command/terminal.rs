@@ -26,7 +26,7 @@ if pid == 0:
     for fd in (0, 1, 2):
         os.dup2(child, fd)
     os.chdir(home)
-    # Whoever runs the tests in the background may have had them ignored.
+    # They may be ignored if the tests run in the background.
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     os.execvp('sh', ['sh', '-c', line])

@@ -46,7 +46,7 @@ pub(crate) fn on_two_threads(
     (tried.into_inner(), wrong.into_inner().unwrap())
 }
 
-/// Whoever is killed at such a call leaves the disk as if it had been killed at the next one, so
+/// A process that is killed at such a call leaves the disk as if it had been killed at the next one, so
 /// those are not tried.
 fn only_looks(call: &Call) -> bool {
     [

@@ -238,7 +238,7 @@ impl Scene {
         for variable in ["TOKENKEEP_PASSPHRASE", "TOKENKEEP_PROFILE", "TOKENKEEP_STORE"] {
             command.env_remove(variable);
         }
-        // Elsewhere: what the loader looks up from there is none of the scene.
+        // Elsewhere: what the loader looks up from there is not part of the scene.
         command.current_dir(self.directory.path());
         command.env("TOKENKEEP_CONFIG_DIR", root.join("config"));
         command.env("XDG_STATE_HOME", root.join("state"));
@@ -289,7 +289,7 @@ impl Scene {
         server.received().contains(&kept.expose_secret().to_owned())
     }
 
-    /// It cannot be refreshed, which has to be said; and a new sign-in mends it.
+    /// It cannot be refreshed, which has to be said; and a new sign-in fixes it.
     fn complete_with_a_spent_token(&self, again: &Done) -> Vec<String> {
         let mut wrong = Vec::new();
         let said = "the refresh token may have been spent by an unfinished refresh at 20";

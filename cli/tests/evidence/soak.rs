@@ -150,7 +150,7 @@ impl Soak {
         }
     }
 
-    /// Kills a process, if it may be and if nobody lets it come to its end just now. Tells whether it
+    /// Kills a process, if it may be and if nobody lets it come to its end just now. Returns whether it
     /// was.
     fn kill(&self, number: usize, life: Option<u32>) -> bool {
         let process = &self.processes()[number];

@@ -117,7 +117,7 @@ pub(crate) fn meddle(scene: &Scene, call: &Call, meddling: &Meddling) -> Done {
     done
 }
 
-/// Sets the scene up, and kills its command at a message that it sends. Tells whether it lived long
+/// Sets the scene up, and kills its command at a message that it sends. Returns whether it lived long
 /// enough to send it.
 pub(crate) fn kill_at_message(scene: &Scene, nth: usize) -> bool {
     scene.fresh();

@@ -57,13 +57,13 @@ pub fn in_environment(test: &str) -> bool {
     false
 }
 
-/// Tells whether this process has those credentials.
+/// Returns whether this process has those credentials.
 pub fn is_in_environment() -> bool {
     let (name, value) = ENVIRONMENT[0];
     std::env::var_os(name).is_some_and(|given| given == value)
 }
 
-/// Tells whether S3 can be served, and whether this process has the credentials for it.
+/// Returns whether S3 can be served, and whether this process has the credentials for it.
 pub fn can_serve_s3(test: &str) -> bool {
     in_environment(test) && Protocol::S3.is_here(test)
 }

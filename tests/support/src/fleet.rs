@@ -177,7 +177,7 @@ impl World {
         stopped
     }
 
-    /// Lets the time of the lease be over, for whoever looks. If its holder may have what came of a refresh,
+    /// Lets the time of the lease be over, for every reader. If its holder may have what came of a refresh,
     /// it is waited for all the same, for some seconds.
     pub fn end_lease(&self) {
         match &self.engine {

@@ -35,7 +35,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-/// Tells whether a test can use a program that is not part of the project.
+/// Returns whether a test can use a program that is not part of the project.
 ///
 /// In CI a missing program is a failure. Elsewhere the test is skipped by name, so that nobody
 /// takes it for done.

@@ -18,7 +18,7 @@ pub struct PostgresServer {
     dir: TempDir,
     port: u16,
     process: Option<Child>,
-    /// Whoever the server runs as: it refuses to be root.
+    /// The user that the server runs as: it refuses to be root.
     user: Option<(u32, u32)>,
 }
 
@@ -56,7 +56,7 @@ fn program(name: &str) -> PathBuf {
     })
 }
 
-/// Tells whether there is a PostgreSQL server to be started.
+/// Returns whether a PostgreSQL server can be started.
 pub fn can_serve(test: &str) -> bool {
     let found = program("initdb").is_absolute();
     if !found {
@@ -167,7 +167,7 @@ impl PostgresServer {
         }
     }
 
-    /// Stops the process that greets whoever connects: the system takes connections for it all the same.
+    /// Stops the process that accepts connections. The system still completes them.
     pub fn freeze(&self) {
         let process = self.process.as_ref().expect("it runs");
         run(Command::new("kill").args(["-STOP", &process.id().to_string()]));

@@ -71,7 +71,7 @@ impl Held {
 
     /// Lets it go on.
     pub fn release(self) {
-        // Whoever sent it may be gone.
+        // The client may be gone.
         let _ = self.release.send(());
     }
 }

@@ -158,7 +158,7 @@ fn a_command_that_is_killed_in_mid_work_leaves_no_core_dump() {
         };
         names.filter(is_dump).collect::<Vec<_>>()
     };
-    // Whoever dies of this elsewhere does leave one.
+    // A process that dies of this elsewhere does leave one.
     dumping("sh", &["-c", "kill -ABRT $$"]).status().unwrap();
     if dumps().is_empty() {
         return skip(NAME, "no core dumps are written into the working directory here");

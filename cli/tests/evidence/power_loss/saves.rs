@@ -103,7 +103,7 @@ fn a_logout_is_for_good_once_the_command_has_ended() {
     });
 }
 
-/// From the moment that the refresh token is sent, the old one may be spent: whoever finds it has
+/// From the moment that the refresh token is sent, the old one may be spent: a process that finds it has
 /// to find the intent too.
 #[test]
 fn a_refresh_token_that_may_have_been_sent_is_known_as_such_until_its_successor_is_there() {

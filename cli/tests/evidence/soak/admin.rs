@@ -110,7 +110,7 @@ fn migrate(soak: &Soak, user: usize, random: &mut Random) {
     if !take(soak, user) {
         return;
     }
-    // Whoever began it and died, and whoever signed in too late for it, is followed by another one.
+    // A process that died in it, and one that signed in too late for it, is followed by another one.
     loop {
         let since = soak.now();
         let Some((answer, killed)) = have(soak, user, random, &order) else { return };

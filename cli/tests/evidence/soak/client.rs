@@ -9,7 +9,7 @@ use super::{LAZINESS, PATIENCE, Random, Soak, USERS, server};
 /// Of a thousand orders, those from this one on change what is there.
 const LOGIN: u64 = 986;
 
-/// Whoever has waited for so long for another process is told so.
+/// A caller that has waited for so long for another process gets an error that says so.
 const BRIEFLY: Time = 5_000_000;
 
 /// On a machine that takes longer for anything, a token has half its life behind it when it arrives.
@@ -154,7 +154,7 @@ impl Asked {
         }
     }
 
-    /// Whether an access token may have expired on its way into the store, or to whoever asked.
+    /// Whether an access token may have expired on its way into the store, or to the caller.
     fn is_slow(&self, world: &World) -> bool {
         self.to - self.begin > SLOW || world.users[self.user].may_be_late(self.from, self.to, SLOW)
     }

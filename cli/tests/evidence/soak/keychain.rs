@@ -33,7 +33,7 @@ impl Keychain {
         self.0.lock().unwrap().session.state()
     }
 
-    /// Tells whether it was away at some time since then, or is now.
+    /// Returns whether it could not be reached at some time since then, or cannot be reached now.
     pub(super) fn was_away(&self, since: Instant) -> bool {
         let mut state = self.0.lock().unwrap();
         let method = ["call", "--session", "--dest", "org.freedesktop.DBus", "--object-path"];

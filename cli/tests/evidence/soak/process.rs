@@ -91,7 +91,7 @@ impl Process {
         if !state.expected {
             (self.ended)(&format!("process {}.{} ended: {status}", self.number, state.life));
         }
-        // Whoever waits is told by this.
+        // This tells the callers that wait.
         state.waiting.clear();
         if !state.last {
             self.live(&mut state);
