@@ -1,4 +1,4 @@
-//! The tokens of one slot, kept at hand.
+//! The tokens of one slot, kept in memory.
 
 mod access;
 mod builder;
@@ -197,7 +197,7 @@ impl TokenManager {
                 inner.refresher()?.refresh_in_background(&RefreshRequest::if_due(snapshot.clone()));
                 snapshot.access_token()
             }
-            Access::RefreshBriefly => inner.refresh_briefly(snapshot).await,
+            Access::RefreshWithLimit => inner.refresh_with_limit(snapshot).await,
             Access::RefreshFirst => inner.refresh_first(snapshot).await,
         }
     }
@@ -260,7 +260,7 @@ impl TokenManager {
         token.ok_or(AuthError::TokenNotFound)
     }
 
-    /// Tells whether the access token counts as expired: 5 minutes ahead. No tokens at all count
+    /// Returns whether the access token counts as expired: 5 minutes ahead. No tokens at all count
     /// as expired.
     ///
     /// # Errors
@@ -270,7 +270,7 @@ impl TokenManager {
         Ok(self.freshness().await? >= Freshness::Expiring)
     }
 
-    /// Tells whether the access token should be refreshed: 15 minutes ahead. No tokens at all
+    /// Returns whether the access token should be refreshed: 15 minutes ahead. No tokens at all
     /// count as due.
     ///
     /// # Errors
@@ -342,7 +342,7 @@ impl TokenManager {
         self.get_access_token().await
     }
 
-    /// Tells from now on what happens to the tokens.
+    /// Returns the events from now on: what happens to the tokens.
     #[must_use]
     pub fn subscribe(&self) -> Events {
         self.0.events.subscribe()
@@ -411,7 +411,7 @@ impl Inner {
     }
 
     /// Refreshes a token that is still accepted, and returns it if that takes long or fails.
-    async fn refresh_briefly(&self, found: Arc<Snapshot>) -> Result<AccessToken, AuthError> {
+    async fn refresh_with_limit(&self, found: Arc<Snapshot>) -> Result<AccessToken, AuthError> {
         let request = RefreshRequest::if_due(found.clone());
         let refresh = self.refresher()?.refresh(&request);
         match self.timer.within(WAIT_LIMIT_WHILE_ACCEPTED, refresh).await {

@@ -24,9 +24,9 @@ pub(super) enum Access {
     Expired,
     /// There are no tokens.
     NotFound,
-    /// The token is refreshed for a short time at most. It is still accepted, so it is returned if that takes
-    /// longer or fails.
-    RefreshBriefly,
+    /// The token is refreshed, and that is waited for up to a limit. It is still accepted, so it is returned
+    /// if that takes longer or fails.
+    RefreshWithLimit,
     /// The token is refreshed first, because the server does not accept it any more.
     RefreshFirst,
     /// The token is returned, and refreshed meanwhile.
@@ -48,14 +48,14 @@ impl Access {
             Refreshing::Never if is_good => Self::Return,
             Refreshing::Never => Self::Expired,
             Refreshing::InBackground if is_good => Self::RefreshInBackground,
-            _ if is_accepted => Self::RefreshBriefly,
+            _ if is_accepted => Self::RefreshWithLimit,
             _ => Self::RefreshFirst,
         }
     }
 
     /// Returns whether the token is refreshed, before it is returned or after.
     pub(super) fn is_refreshed(self) -> bool {
-        matches!(self, Self::RefreshBriefly | Self::RefreshFirst | Self::RefreshInBackground)
+        matches!(self, Self::RefreshWithLimit | Self::RefreshFirst | Self::RefreshInBackground)
     }
 }
 
@@ -102,17 +102,24 @@ mod tests {
     #[test]
     fn each_caller_gets_what_the_table_in_readme_says() {
         use Access::{
-            Expired, NotFound, RefreshBriefly, RefreshFirst, RefreshInBackground, Return,
+            Expired, NotFound, RefreshFirst, RefreshInBackground, RefreshWithLimit, Return,
         };
         let (token, refused, absent) =
             (snapshot(stored(), false), snapshot(stored(), true), snapshot(None, false));
         for (row, snapshot, second, never, first, in_background) in [
             ("fresh", &token, 0, Return, Return, Return),
             ("fresh to the last", &token, DUE - 1, Return, Return, Return),
-            ("due", &token, DUE, Return, RefreshBriefly, RefreshInBackground),
-            ("due to the last", &token, EXPIRING - 1, Return, RefreshBriefly, RefreshInBackground),
-            ("within 5 minutes", &token, EXPIRING, Expired, RefreshBriefly, RefreshBriefly),
-            ("its last second", &token, EXPIRY - 1, Expired, RefreshBriefly, RefreshBriefly),
+            ("due", &token, DUE, Return, RefreshWithLimit, RefreshInBackground),
+            (
+                "due to the last",
+                &token,
+                EXPIRING - 1,
+                Return,
+                RefreshWithLimit,
+                RefreshInBackground,
+            ),
+            ("within 5 minutes", &token, EXPIRING, Expired, RefreshWithLimit, RefreshWithLimit),
+            ("its last second", &token, EXPIRY - 1, Expired, RefreshWithLimit, RefreshWithLimit),
             ("expired", &token, EXPIRY, Expired, RefreshFirst, RefreshFirst),
             ("refused", &refused, 0, Expired, RefreshFirst, RefreshFirst),
             ("absent", &absent, 0, NotFound, NotFound, NotFound),

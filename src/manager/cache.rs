@@ -18,7 +18,7 @@ pub(super) struct Cache {
     /// `None` while the state of the store is not known.
     snapshot: ArcSwapOption<Snapshot>,
     /// The access token that a server refused, as long as it is the current one. Locked while a
-    /// snapshot is installed, so that no refusal falls between two snapshots of one token.
+    /// snapshot is installed, so that no refusal is lost between two snapshots of one token.
     refused: Mutex<Option<AccessToken>>,
     policy: RefreshPolicy,
     recheck: Duration,
@@ -44,7 +44,7 @@ impl Cache {
         }
     }
 
-    /// Returns the access token, if it can be handed out without another look at anything.
+    /// Returns the access token, if it can be handed out without asking the store.
     ///
     /// This is the quick way: no lock, no allocation, no await.
     pub(super) fn cached(&self, now: SystemTime) -> Option<AccessToken> {

@@ -31,7 +31,7 @@ pub struct Logout<E> {
 
 /// Revokes the tokens at the provider and empties the slot.
 ///
-/// `is_idle` says whether this process has no refresh running, and `limit` is how long to wait for one of
+/// `is_idle` says whether no refresh runs in this process, and `limit` is how long to wait for one of
 /// another.
 pub(super) async fn revoke_and_clear<R, E>(
     slot: &Slot,
@@ -42,7 +42,7 @@ pub(super) async fn revoke_and_clear<R, E>(
 where
     R: Future<Output = Result<(), E>>,
 {
-    let (unsaved, lease) = slot.revoke_pending().unzip();
+    let (pending, lease) = slot.revoke_pending().unzip();
     let lease = match lease.flatten() {
         Some(lease) => Ok(Some(lease)),
         // What this process itself does not end is not waited for a second time.
@@ -61,13 +61,13 @@ where
         logout.unknown = Some(error);
         None
     });
-    // With the lease in hand, an intent is of a refresh that has ended. That of unsaved tokens is their own.
-    if let (None, Ok(Some(_)), Some(stored)) = (&unsaved, &lease, &loaded) {
+    // Under the lease, an intent is of a refresh that has ended. That of tokens to be saved is their own.
+    if let (None, Ok(Some(_)), Some(stored)) = (&pending, &lease, &loaded) {
         logout.cut_off = stored.record.intent().map(Intent::at);
     }
     let mut seen: Vec<AuthTokens> = Vec::new();
     let found = loaded.as_ref().map(|stored| stored.record.tokens.clone());
-    for tokens in [found, unsaved].into_iter().flatten() {
+    for tokens in [found, pending].into_iter().flatten() {
         revoke_once(&revoke, tokens, &mut seen, &mut logout).await;
     }
     guard.forget();

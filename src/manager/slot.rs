@@ -67,7 +67,7 @@ impl Slot {
         }
     }
 
-    /// Returns the access token, if it can be handed out without another look at anything.
+    /// Returns the access token, if it can be handed out without asking the store.
     pub(super) fn cached(&self) -> Option<AccessToken> {
         self.cache.cached(self.clock.now())
     }

@@ -48,7 +48,7 @@ pub(super) struct Snapshot {
     checked: SystemTime,
     /// When the store is asked again.
     recheck: SystemTime,
-    /// Until when the access token can be handed out without another look: the first of its
+    /// Until when the access token can be handed out without asking the store: the first of its
     /// refresh being due and the store being asked again.
     hand_out_until: SystemTime,
 }
@@ -84,7 +84,7 @@ impl Snapshot {
                 let (early, due) = (jitter.mul_f64(random), clock::system_time(schedule.due)?);
                 Some(due.checked_sub(early).unwrap_or(due))
             },
-            // Each token has one random part, not one for each look.
+            // Each token has one random part, not one for each reload.
             |same| same.refresh_at,
         );
         let hand_out_until = hand_out_until(refresh_at, invalid, now, recheck);
@@ -142,7 +142,7 @@ impl Snapshot {
         })
     }
 
-    /// The access token, if it can be handed out without another look.
+    /// The access token, if it can be handed out without asking the store.
     pub(super) fn cached(&self, now: SystemTime) -> Option<&AccessToken> {
         // A clock that was set back says nothing about how long ago the store was asked.
         let in_time = self.checked <= now && now < self.hand_out_until;

@@ -17,7 +17,7 @@ const INTERVAL: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
 
-/// What is set up wrong is mended by people, not by asking again.
+/// What is set up wrong is fixed by people, not by asking again.
 const PAUSE_IF_MISCONFIGURED: Duration = Duration::from_secs(10 * 60);
 
 /// No server is left alone for longer than this, whatever it says.
