@@ -349,6 +349,8 @@ mod tests {
         let lease = pending.take_lease().unwrap();
         assert!(pending.take_lease().is_none());
         assert!(pending.give_back(lease).is_none());
+        let another = Box::new(Held(count.clone()));
+        assert!(pending.give_back(another).is_some(), "it has one");
         let (revoked, lease) = pending.revoke().unwrap();
         assert!(revoked == new && pending.is_some());
         // Somebody signed in or out while it was away.
