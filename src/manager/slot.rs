@@ -301,3 +301,49 @@ pub(super) async fn release(lease: Box<dyn Lease>) {
     // If that fails, the end of the process gives it up.
     let _ = lease.release().await;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future;
+
+    use super::*;
+    use crate::refresh::RefreshPolicy;
+    use crate::stores::MemoryStore;
+
+    /// A slot whose every wait is over at once.
+    fn slot() -> Slot {
+        let store: Arc<dyn TokenStore> = Arc::new(MemoryStore::new());
+        let events = Publisher::new(store.clone());
+        let cache = Cache::new(RefreshPolicy::default(), Duration::from_secs(30), false);
+        let timer = Arc::new(Timer::new(|_| future::ready(())));
+        Slot::new(store, cache, events, Clock::default(), timer)
+    }
+
+    #[tokio::test]
+    async fn a_call_does_not_wait_for_ever_for_the_one_before_it() {
+        let slot = slot();
+        let guard = slot.lock().await.unwrap();
+        assert!(matches!(slot.lock().await.err(), Some(StoreError::Timeout { .. })));
+        drop(guard);
+        assert!(slot.lock().await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_logout_goes_ahead_without_the_lock() {
+        let slot = slot();
+        let mut guard = slot.lock().await.unwrap();
+        guard.replace(AuthTokens::new("access"), SystemTime::now()).await.unwrap();
+        let mut logout = slot.lock_for_logout().await;
+        logout.clear(Expect::Anything).await.unwrap();
+        logout.install_empty().await;
+        assert!(slot.latest().unwrap().stored.is_none());
+        assert_eq!(guard.load().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_lease_can_be_taken_while_a_call_uses_the_store() {
+        let slot = slot();
+        let _guard = slot.lock().await.unwrap();
+        assert!(slot.try_lease().await.unwrap().is_some());
+    }
+}
