@@ -334,7 +334,7 @@ mod tests {
         let mut guard = slot.lock().await.unwrap();
         guard.replace(AuthTokens::new("access"), SystemTime::now()).await.unwrap();
         let mut logout = slot.lock_for_logout().await;
-        logout.clear(Expect::Anything).await.unwrap();
+        logout.clear(Precondition::Anything).await.unwrap();
         logout.install_empty().await;
         assert!(slot.latest().unwrap().stored.is_none());
         assert_eq!(guard.load().await.unwrap(), None);
