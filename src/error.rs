@@ -1,5 +1,7 @@
-//! What can go wrong. Every message says where, what, and what to do next; none repeats a byte of
-//! what a store holds.
+//! What can go wrong.
+//!
+//! Every message says what happened, at which place, and what to do next. No message repeats a byte of what a
+//! store holds.
 
 use std::fmt;
 use std::io;
@@ -8,28 +10,28 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
-/// A store could not do what it was asked.
+/// A call to a store failed.
 ///
-/// `place` names the slot: a path, a keychain item, a table. No variant means "no tokens": an
-/// empty slot is not an error, and a slot that could not be read is never called empty.
+/// `place` names the slot: a path, a keychain item, a table. An empty slot is not an error, so no variant
+/// means "no tokens". A slot that cannot be read is never reported as empty.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// The slot is not in the state that the caller expected. Nothing was changed.
-    #[error("{place} was changed by someone else in the meantime; load it again and repeat")]
+    #[error("{place} was changed in the meantime by another task or program; load it again and repeat")]
     Conflict {
         /// The slot.
         place: String,
     },
-    /// What the slot holds is no token record, or no longer one.
+    /// The slot holds something that is not a token record, or a damaged one.
     #[error("{place} is damaged: {reason}; restore a backup, or clear it and sign in again")]
     Corrupt {
         /// The slot.
         place: String,
-        /// What is wrong with it, and where in it.
+        /// What is wrong with it, and at which position.
         reason: String,
     },
-    /// The system refused access.
+    /// The operating system denied access.
     #[error("{place}: access denied; {advice}")]
     Denied {
         /// The slot.
@@ -37,25 +39,25 @@ pub enum StoreError {
         /// What to do.
         advice: String,
     },
-    /// Others can read or replace what the slot holds.
+    /// Other users can read or replace what the slot holds.
     #[error("{place} is not private: {reason}; {advice}")]
     Exposed {
-        /// The slot, or the directory that it lies in.
+        /// The slot, or the directory that contains it.
         place: String,
-        /// Who can get at it.
+        /// Who has access.
         reason: String,
         /// What to do.
         advice: String,
     },
-    /// What should be an age identity or recipient is none.
+    /// A text is not a valid age identity or recipient.
     #[error("{place} is not a usable age key: {reason}")]
     InvalidKey {
-        /// The file, or where else it came from.
+        /// The file, or the other place that the text came from.
         place: String,
-        /// What is wrong with it, and where in it.
+        /// What is wrong with it, and at which position.
         reason: String,
     },
-    /// These tokens cannot be stored by any store. Nothing was changed.
+    /// No store can save these tokens. Nothing was changed.
     #[error("these tokens cannot be saved in {place}: {reason}")]
     InvalidTokens {
         /// The slot.
@@ -63,27 +65,27 @@ pub enum StoreError {
         /// What is wrong with them.
         reason: String,
     },
-    /// The system failed.
+    /// A system call failed.
     #[error("cannot {action} {place}")]
     Io {
-        /// What was being done, as a verb: "read", "write".
+        /// The action that failed, as a verb: "read", "write".
         action: &'static str,
         /// The slot.
         place: String,
-        /// What the system said. Shared, so that all who wait for one refresh can be told.
+        /// The error of the system. It is shared, because every task that waits for one refresh gets it.
         source: Arc<io::Error>,
     },
-    /// The record is there and the key that opens it is not.
+    /// The record exists, but the key that opens it does not.
     #[error("the age key for {place} is missing: {reason}; {advice}")]
     KeyMissing {
         /// The slot, or the place where the key should be.
         place: String,
-        /// What was looked for.
+        /// Which key is missing.
         reason: String,
         /// What to do.
         advice: String,
     },
-    /// The slot or its key has to be unlocked first.
+    /// The slot or its key is locked.
     #[error("{place} is locked; {advice}")]
     Locked {
         /// What is locked.
@@ -104,23 +106,23 @@ pub enum StoreError {
         /// The newest version that this crate reads.
         known: u64,
     },
-    /// There is no room for the record, or for the one that a refresh would end with.
+    /// There is no room for the record, or for the new tokens of the next refresh.
     #[error("there is no room for new tokens in {place}: {reason}")]
     NoSpace {
         /// The slot, or its directory.
         place: String,
-        /// How much room there is, how much it takes, and what to do.
+        /// How much room there is, how much is needed, and what to do.
         reason: String,
     },
-    /// There is something else where the record's file should be.
+    /// The path of the record is not a regular file.
     #[error("{place} is a {found}, not a regular file; move it away or name another path")]
     NotAFile {
         /// The path.
         place: String,
-        /// What is there.
+        /// What is there: "directory", for example.
         found: &'static str,
     },
-    /// The slot can be read and never written.
+    /// The slot can be read but not written.
     #[error("{place} is read-only: {reason}")]
     ReadOnly {
         /// The slot.
@@ -128,32 +130,32 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
-    /// What a server holds is older than what this process has seen there, or is gone: a backup of it
-    /// was put back, or somebody tampers with it. A refresh token in it may have been spent long ago.
+    /// The server holds an older state than this process has seen there, or nothing. Either a backup of the
+    /// server was restored, or somebody tampers with it. Its refresh token may have been spent long ago.
     #[error(
-        "{place} went back to an earlier state than this process has seen; find out who did that, then \
-         clear it and sign in again"
+        "{place} went back to an earlier state than this process has seen; find out whether a backup of the \
+         server was restored, then clear it and sign in again"
     )]
     RolledBack {
         /// The slot.
         place: String,
     },
-    /// Somebody else did not let go, or did not answer, in time.
+    /// A lock was not released in time, or there was no answer in time.
     #[error("{place}: {reason}; {advice}")]
     Timeout {
-        /// What was waited for.
+        /// What the call waited for.
         place: String,
-        /// For how long, and for whom.
+        /// How long it waited, and for which process or server.
         reason: String,
         /// What to do.
         advice: String,
     },
-    /// A record or a file is larger than it may be.
+    /// A record or a file is larger than its limit.
     #[error("{place} is too large: it may have at most {limit} bytes")]
     TooLarge {
         /// The slot.
         place: String,
-        /// How many bytes it may have.
+        /// The limit, in bytes.
         limit: usize,
     },
     /// The store cannot be reached.
@@ -166,7 +168,7 @@ pub enum StoreError {
         /// What to do.
         advice: String,
     },
-    /// The record is sound as far as can be told, and this key does not open it.
+    /// The key does not open the record. As far as this program can see, the record is not damaged.
     #[error("{place} cannot be decrypted: {reason}; {advice}")]
     Undecryptable {
         /// The slot, or the protected key.
@@ -179,7 +181,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Sorts what the system said about a file into what the user can do about it.
+    /// Returns the variant for an I/O error on a file: each variant says what the user can do.
     pub(crate) fn io(action: &'static str, place: impl Into<String>, source: io::Error) -> Self {
         let place = place.into();
         match source.kind() {
@@ -198,8 +200,8 @@ impl StoreError {
 }
 
 impl StoreError {
-    /// Returns whether the same call may succeed later although nobody changes what the store holds: the
-    /// store cannot be reached, is locked, is full, or did not answer in time.
+    /// Returns whether this is a temporary failure: the store cannot be reached, is locked, is full, or did
+    /// not answer in time. The same call may succeed later, even if nobody changes the record.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(
@@ -212,50 +214,56 @@ impl StoreError {
         )
     }
 
-    /// Returns whether tokens that were read before are still served after this error: it says nothing about
-    /// the record, or only that it is an earlier one.
+    /// Returns whether tokens that were read before are still served after this error. They are if the error
+    /// says nothing about the record, or only that it is an earlier one.
     pub(crate) fn keeps_cached_tokens(&self) -> bool {
         self.is_transient() || matches!(self, Self::Denied { .. } | Self::RolledBack { .. })
     }
 }
 
-/// No valid token can be handed out.
+/// There is no valid token to return.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthError {
-    /// The record is a copy made by [`backup`](crate::transfer::backup). It is never refreshed: two live
-    /// copies of a rotating refresh token revoke each other.
+    /// The record is a copy made by [`backup`](crate::transfer::backup). It is never refreshed: if two copies
+    /// of a rotating refresh token are used, the provider ends the session.
     #[error("these tokens are a backup, which is never refreshed; restore it first")]
     IsBackup,
-    /// The server rejected the refresh token. The record says so to every process, and until the store
-    /// holds others the server is asked again only by [`TokenManager::refresh`](crate::TokenManager::refresh),
-    /// at most every 30 seconds.
-    #[error("these tokens cannot be refreshed any more ({reason}); sign in again")]
+    /// The server rejected the refresh token. The record says so, for every process. Until the store holds
+    /// other tokens, only [`TokenManager::refresh`](crate::TokenManager::refresh) asks the server again, at
+    /// most every 30 seconds.
+    #[error("these tokens can no longer be refreshed ({reason}); sign in again")]
     LoginRequired {
         /// What the server said.
         reason: String,
     },
-    /// There is nobody to ask for new tokens.
-    #[error("this program was not told how to refresh; sign in again")]
+    /// The manager has no refresher.
+    #[error(
+        "no refresher is configured; set one with TokenManager::builder().refresher(…), or sign in again"
+    )]
     NoRefresher,
-    /// Tokens were refreshed and could not be saved. They are served from memory until they expire, and
-    /// lost with this process: the stored refresh token is spent. Nothing is refreshed from them.
-    #[error("refreshed tokens could not be saved yet; mend that before this program ends")]
+    /// Tokens were refreshed, but saving them failed. They are served from memory until they expire. They are
+    /// lost if this process ends first, because the stored refresh token is spent. They are not refreshed
+    /// before they are saved.
+    #[error(
+        "refreshed tokens are not saved yet, and are lost if this program ends now; fix what keeps them from \
+         being saved"
+    )]
     NotSaved(#[source] StoreError),
-    /// The refresh failed, and it is not the refresh token's fault.
+    /// The refresh failed. The refresh token was not rejected.
     #[error("{0}; {advice}", advice = .0.advice())]
     Refresh(RefreshFailure),
-    /// The server rejected the refresh token, and somebody may have spent it without being able to
-    /// save its successor.
+    /// The server rejected the refresh token, and an earlier refresh may have spent it without saving its
+    /// successor.
     #[error("the refresh token may have been spent {by}; sign in again")]
     RefreshTokenSpent {
-        /// Who may have spent it, and when.
+        /// Which refresh may have spent it, and when.
         by: SpentBy,
     },
-    /// The store failed. Whether there are tokens is not known.
+    /// The store failed. It is not known whether there are tokens.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// There are tokens, and the access token is expired or about to be.
+    /// There are tokens, but the access token counts as expired.
     #[error("the access token has expired; refresh it or sign in again")]
     TokenExpired,
     /// The slot is empty.
@@ -263,18 +271,19 @@ pub enum AuthError {
     TokenNotFound,
 }
 
-/// Who may have spent a refresh token without saving its successor.
+/// Which refresh may have spent a refresh token without saving its successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SpentBy {
-    /// A process that died, or lost what came back, between sending the token and saving its answer.
+    /// A refresh of another process. That process ended, or lost the answer, after it sent the token and
+    /// before it saved the answer.
     DeadProcess {
-        /// When it was about to send the token, by its clock.
+        /// When that process was about to send the token, by its clock.
         at: DateTime<Utc>,
     },
-    /// A request of this process whose answer was lost.
+    /// A request of this process. Its answer was lost.
     LostAnswer {
-        /// When it was sent.
+        /// When the request was sent.
         at: DateTime<Utc>,
     },
 }
@@ -289,40 +298,40 @@ impl fmt::Display for SpentBy {
     }
 }
 
-/// How a refresh failed. The text is for people, and holds no secret.
+/// How a refresh failed. The text is for people, and contains no secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RefreshFailure {
-    /// The token was sent, or may have been, and no answer came that can be read whole: a timeout, a
-    /// broken connection, an answer of a gateway. It is tried once more; if the first try had reached the
-    /// server, one that rotates its tokens may refuse the second.
+    /// The token was sent, or may have been sent, and no complete answer came: a timeout, a broken
+    /// connection, an answer of a gateway. The manager tries once more. If the first request reached the
+    /// server, a server that rotates its tokens may reject the second.
     #[error("the answer to the refresh was lost ({reason})")]
     Ambiguous {
         /// What happened.
         reason: String,
     },
-    /// The request is wrong, whatever the token: an unknown client, a wrong grant, a wrong URL. Signing
-    /// in again would not help.
-    #[error("the refresh is set up wrong ({reason})")]
+    /// The request is wrong with any token: an unknown client, a wrong grant, a wrong URL. Signing in again
+    /// would not help.
+    #[error("the refresh is misconfigured ({reason})")]
     Misconfigured {
         /// What happened.
         reason: String,
         /// Whether it is certain that the server did not spend the refresh token.
         unspent: bool,
     },
-    /// The server says that this refresh token is no longer good: `invalid_grant`.
+    /// The server no longer accepts this refresh token: `invalid_grant`.
     #[error("the refresh token was rejected ({reason})")]
     Rejected {
         /// What happened.
         reason: String,
     },
-    /// The server could not be reached, or asks to wait: no connection, 429, 503. Of these, 503 proves
-    /// nothing about the token.
-    #[error("the refresh failed for now ({reason})")]
+    /// A temporary failure: the server could not be reached, or asked to wait (429, 503). After a 503, the
+    /// token may be spent.
+    #[error("the refresh failed temporarily ({reason})")]
     Transient {
         /// What happened.
         reason: String,
-        /// How long the server asks to wait.
+        /// How long the server asked to wait.
         retry_after: Option<Duration>,
         /// Whether it is certain that the server did not spend the refresh token.
         unspent: bool,
@@ -330,31 +339,33 @@ pub enum RefreshFailure {
 }
 
 impl RefreshFailure {
-    /// Says that the answer was lost.
+    /// Makes an [`Ambiguous`](Self::Ambiguous) failure: the answer was lost.
     #[must_use]
     pub fn ambiguous(reason: impl Into<String>) -> Self {
         Self::Ambiguous { reason: reason.into() }
     }
 
-    /// Says that the request is wrong, whatever the token, and that it did not spend the token.
+    /// Makes a [`Misconfigured`](Self::Misconfigured) failure: the request is wrong with any token, and did
+    /// not spend the token.
     #[must_use]
     pub fn misconfigured(reason: impl Into<String>) -> Self {
         Self::Misconfigured { reason: reason.into(), unspent: true }
     }
 
-    /// Says that the server no longer accepts the refresh token.
+    /// Makes a [`Rejected`](Self::Rejected) failure: the server no longer accepts the refresh token.
     #[must_use]
     pub fn rejected(reason: impl Into<String>) -> Self {
         Self::Rejected { reason: reason.into() }
     }
 
-    /// Says that the token was not spent, and that it may work later.
+    /// Makes a [`Transient`](Self::Transient) failure: the token was not spent, and the refresh may succeed
+    /// later.
     #[must_use]
     pub fn transient(reason: impl Into<String>) -> Self {
         Self::Transient { reason: reason.into(), retry_after: None, unspent: true }
     }
 
-    /// Says that it is not certain whether the server spent the token.
+    /// Adds that the server may have spent the token.
     #[must_use]
     pub fn maybe_spent(mut self) -> Self {
         if let Self::Misconfigured { unspent, .. } | Self::Transient { unspent, .. } = &mut self {
@@ -363,8 +374,8 @@ impl RefreshFailure {
         self
     }
 
-    /// Returns whether this failure proves that the request which it ended did not spend the refresh
-    /// token. A rejection proves it: the server had stopped accepting the token before.
+    /// Returns whether this failure proves that the failed request did not spend the refresh token. A
+    /// rejection proves it: the server had stopped accepting the token before.
     #[must_use]
     pub fn proves_unspent(&self) -> bool {
         match self {
@@ -377,7 +388,7 @@ impl RefreshFailure {
     fn advice(&self) -> &'static str {
         match self {
             Self::Ambiguous { .. } | Self::Transient { .. } => "try again later",
-            Self::Misconfigured { .. } => "see how the provider is set up here",
+            Self::Misconfigured { .. } => "check the settings of the provider",
             Self::Rejected { .. } => "sign in again",
         }
     }

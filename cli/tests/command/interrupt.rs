@@ -232,7 +232,7 @@ fn a_good_token_that_could_not_be_refreshed_is_printed_and_that_is_said() {
     server.script([Act::answer(503, "canary"), Act::answer(503, "canary")]);
     let got = done(home.command().arg("get"), "");
     assert_eq!((got.code, got.out.trim_end()), (0, &*access));
-    let expected = "warning: these tokens were not refreshed: the refresh failed for now (";
+    let expected = "warning: these tokens were not refreshed: the refresh failed temporarily (";
     assert!(got.err.starts_with(expected) && got.err.lines().count() == 1, "{}", got.err);
     assert!(!got.err.contains("canary"), "{}", got.err);
 }
