@@ -1,4 +1,4 @@
-//! Trading a refresh token for new tokens: who does it, and when.
+//! Refreshing: the refresher that sends a refresh token, and the policy that says when.
 
 mod inspect;
 mod permit;
@@ -14,9 +14,9 @@ pub use self::permit::RefreshPermit;
 use crate::error::RefreshFailure;
 use crate::tokens::{AuthTokens, Buffers, EXPIRY_BUFFER, REFRESH_BUFFER};
 
-/// Trades the refresh token of a record for new tokens, at whatever server issued it.
+/// Exchanges a refresh token for new tokens at the server that issued it.
 ///
-/// A closure will do:
+/// A closure is enough for most programs:
 ///
 /// ```
 /// use tokenkeep::{AuthTokens, RefreshFailure, TokenManager};
@@ -26,7 +26,7 @@ use crate::tokens::{AuthTokens, Buffers, EXPIRY_BUFFER, REFRESH_BUFFER};
 ///         let Some(_token) = current.refresh_token else {
 ///             return Err(RefreshFailure::rejected("there is no refresh token"));
 ///         };
-///         // Send it to the server that issued it, and:
+///         // Send it to the server that issued it. Then return the new tokens:
 ///         Ok(AuthTokens::new("new access").with_refresh_token("rotated"))
 ///     })
 ///     .build();
@@ -34,42 +34,40 @@ use crate::tokens::{AuthTokens, Buffers, EXPIRY_BUFFER, REFRESH_BUFFER};
 ///
 /// # Contract
 ///
-/// - It is called by one task at a time, in one process at a time, for one slot, and never with a
-///   token that was read before the lease was taken.
-/// - What it returns replaces the record. Without a refresh token in it the old one stays, because
-///   a server that does not rotate sends none. `extra` is replaced as a whole.
-/// - How it fails decides what happens next. Return the right kind of [`RefreshFailure`]: transient,
-///   ambiguous, misconfigured or rejected. When in doubt whether the server saw the token, it is
-///   ambiguous.
-/// - Once its connection stands, and right before it writes the request, it calls
-///   [`RefreshPermit::check`], and sends nothing if that fails: connecting takes time, and a process that
-///   was stopped meanwhile may have lost the lease of a shared slot.
+/// - For one slot, one task of one process calls it at a time. The token that it gets was read after the
+///   lease was taken.
+/// - The tokens that it returns replace the record. If they have no refresh token, the old one stays,
+///   because a server that does not rotate sends none. `extra` is replaced as a whole.
+/// - The kind of failure decides what happens next: transient, ambiguous, misconfigured or rejected. If it is
+///   not certain whether the server got the token, the failure is [`RefreshFailure::Ambiguous`].
+/// - It calls [`RefreshPermit::check`] after it has connected and right before it writes the request. If the
+///   check fails, it sends nothing. Connecting takes time, and a process that was stopped meanwhile may have
+///   lost the lease of a shared slot.
 ///
 /// # Security
 ///
-/// It holds the secrets. It should send them to no host but the one that issued them, follow no
-/// redirect (307 and 308 send the refresh token again, to wherever they point), and put nothing of
-/// what it sent or received into the text of a failure.
+/// A refresher handles the secrets. It should send them only to the host that issued them. It should follow
+/// no redirect: 307 and 308 send the refresh token to another URL. The text of a failure should contain
+/// nothing that was sent or received.
 ///
-/// # Cancellation
+/// # Cancel safety
 ///
-/// Its future is dropped at the policy's deadline, and when the runtime ends. Both count as
-/// ambiguous.
+/// Its future is dropped at the policy's deadline, and when the runtime ends. Both count as ambiguous.
 #[async_trait]
 pub trait TokenRefresher: Send + Sync + 'static {
-    /// Trades the refresh token in `current` for new tokens.
+    /// Exchanges the refresh token in `current` for new tokens.
     ///
     /// # Errors
     ///
-    /// How it failed, as far as can be told.
+    /// The kind of failure, as precisely as it is known.
     async fn refresh(
         &self,
         current: AuthTokens,
         permit: &RefreshPermit,
     ) -> Result<AuthTokens, RefreshFailure>;
 
-    /// Names the server and the client: the token URL and the client's id. What a record remembers of a
-    /// refused refresh holds for this server and this client alone.
+    /// Returns a name of the server and the client, such as the token URL and the client's id. A throttle
+    /// or a rejection in a record counts only for the client that got it.
     fn client(&self) -> String {
         String::new()
     }
@@ -90,7 +88,7 @@ impl<T: TokenRefresher + ?Sized> TokenRefresher for Arc<T> {
     }
 }
 
-/// A refresher that is a closure.
+/// A closure as a refresher.
 pub(crate) struct Closure<F>(pub(crate) F);
 
 #[async_trait]
@@ -108,9 +106,9 @@ where
     }
 }
 
-/// When to refresh, and for how long to wait for what.
+/// When to refresh, and how long to wait for an answer.
 ///
-/// The defaults are those of the crate; a program that refreshes by itself needs to set none.
+/// Most programs need to change none of the defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefreshPolicy {
     pub(crate) buffers: Buffers,
@@ -119,7 +117,7 @@ pub struct RefreshPolicy {
     pub(crate) jitter: Duration,
 }
 
-/// Servers answer within a second or two. Whoever waits longer than this waits in vain.
+/// Servers answer within 1 or 2 s. After 30 s, no answer is likely to come.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 impl Default for RefreshPolicy {
@@ -134,16 +132,16 @@ impl Default for RefreshPolicy {
 }
 
 impl RefreshPolicy {
-    /// Refreshes this long before the true expiry, instead of 15 minutes; at most a third of the
-    /// token's lifetime.
+    /// Refreshes this long before the true expiry, instead of 15 minutes. At most 1/3 of the token's lifetime
+    /// is used.
     #[must_use]
     pub fn refresh_before_expiry(mut self, time: Duration) -> Self {
         self.buffers.refresh = Buffers::delta(time);
         self
     }
 
-    /// Counts a token as expired this long before it is, instead of 5 minutes; at most a ninth of
-    /// its lifetime.
+    /// Counts a token as expired this long before its true expiry, instead of 5 minutes. At most 1/9 of the
+    /// token's lifetime is used.
     #[must_use]
     pub fn expired_before_expiry(mut self, time: Duration) -> Self {
         self.buffers.expiry = Buffers::delta(time);
@@ -151,26 +149,26 @@ impl RefreshPolicy {
     }
 
     /// Gives the refresher this long for one answer, instead of 30 seconds. In a fleet, the lease of a
-    /// replica that is lost lasts half a minute longer than this, and a minute at least.
+    /// replica that was lost lasts 30 seconds longer than this, and at least 60 seconds.
     #[must_use]
     pub fn deadline(mut self, time: Duration) -> Self {
         self.deadline = time;
         self
     }
 
-    /// Hands out a token that is due at once and refreshes behind the caller's back, instead of
-    /// letting the caller wait.
+    /// Returns a token that is due at once, and refreshes it in the background. Without this, the caller
+    /// waits for the refresh.
     ///
-    /// End such a program with [`TokenManager::shutdown`](crate::TokenManager::shutdown): one that
-    /// just ends may have sent the refresh token and not yet saved its successor.
+    /// Call [`TokenManager::shutdown`](crate::TokenManager::shutdown) before such a program ends. Otherwise
+    /// it may end after it sent the refresh token and before it saved the new one.
     #[must_use]
     pub fn refresh_in_background(mut self) -> Self {
         self.in_background = true;
         self
     }
 
-    /// Refreshes up to this much earlier, each time another random part of it, instead of at the
-    /// very moment: so that the replicas of a fleet do not all try at once.
+    /// Refreshes earlier by a random time, up to this long. So the replicas of a fleet do not all refresh at
+    /// the same moment.
     #[must_use]
     pub fn jitter(mut self, time: Duration) -> Self {
         self.jitter = time;

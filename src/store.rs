@@ -1,4 +1,4 @@
-//! The contract between tokens and the places that keep them.
+//! The contract of a token store.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,79 +12,83 @@ pub use crate::record::{
     Intent, InvalidIntent, MAX_RECORD, Record, RefreshState, Rejection, Throttle,
 };
 
-/// One slot that holds one record of tokens, or nothing.
+/// One slot that holds one record, or nothing.
 ///
-/// Another profile or account is another store. `Display` names the slot for people, without
-/// anything secret in it.
+/// Each account or profile has a store of its own. `Display` names the slot for people, and contains no
+/// secret.
 ///
 /// # Contract
 ///
-/// - [`save`](Self::save) and [`clear`](Self::clear) compare and change in one atomic step: of any
-///   number of tasks, processes and machines that save over the same [`Revision`], exactly one
-///   succeeds and the others get [`StoreError::Conflict`].
-/// - A save that changes nothing but the [`RefreshState`] of a record is a save like any other. A manager
-///   counts on that: it saves an [`Intent`] before it sends a refresh token, by the steps that will save
-///   the successor, so that a slot which cannot be written is found while the token is unspent.
-/// - What is reported is durable: also a conflict, and that an emptied slot was empty already, because
-///   whoever made it so may have been killed before it was. [`migrate`](crate::migrate) relies on it.
-/// - A record that cannot be read (damaged, undecryptable, of a newer version) is an error of its
-///   own kind for `load`. No `save` overwrites it, and only `clear(Precondition::Anything)` removes it.
-/// - `Ok(None)` means that the slot is known to be empty, and nothing else does.
-/// - [`try_lease`](Self::try_lease) and the two writers do not exclude each other: a login or a
-///   logout never waits for a refresh.
-/// - A backend that blocks keeps off the executor's threads by itself.
+/// - [`save`](Self::save) and [`clear`](Self::clear) compare and change in one atomic step. If several tasks,
+///   processes or machines save over the same [`Revision`], exactly one succeeds. The others get
+///   [`StoreError::Conflict`].
+/// - A save that changes only the [`RefreshState`] of a record is a save like any other. A manager relies on
+///   this: before it sends a refresh token, it saves an [`Intent`], in the same way in which it will save the
+///   new tokens. So it finds a slot that cannot be written while the token is unspent.
+/// - What a call reports is durable. This includes a conflict, and `Ok` for clearing a slot that was empty
+///   already: the process that emptied it may have been killed before its change was durable.
+///   [`migrate`](crate::migrate) relies on this.
+/// - If a record cannot be read, because it is damaged, undecryptable or of a newer version, `load` fails
+///   with an error for that case. No `save` overwrites it. Only `clear(Precondition::Anything)` removes it.
+/// - `Ok(None)` means that the slot is known to be empty. Nothing else means that.
+/// - A lease does not block writers: a login or a logout never waits for a refresh.
+/// - A store that blocks does so on threads of its own, not on those of the executor.
 ///
-/// `tokenkeep::conformance` (feature `conformance`) holds this contract as tests that any store
-/// can run.
+/// The module `tokenkeep::conformance` (feature `conformance`) tests this contract for any store.
 ///
 /// # Security
 ///
-/// A store keeps what it was given from everyone else as well as its medium can, and says in its
-/// own documentation how well that is. No error and no `Debug` output contains a secret.
+/// A store protects its tokens from everyone else, as well as its medium allows. Its documentation says how
+/// well. No error and no `Debug` output contains a secret.
 ///
-/// # Cancellation
+/// # Cancel safety
 ///
-/// A future of this trait may be dropped at any point. A dropped `save` or `clear` has happened or
-/// has not; it is never half done. What it left running is over before the next call through the
-/// same store begins, so that a logout is not overtaken by a login that was given up before it.
+/// A future of this trait may be dropped at any point. A dropped `save` or `clear` has happened completely or
+/// not at all. If it is still running, it finishes before the next call on the same store starts. So a login
+/// that was dropped cannot undo a logout that was called after it.
 #[async_trait]
 pub trait TokenStore: fmt::Debug + fmt::Display + Send + Sync + 'static {
-    /// Reads the slot: `None` when it is empty. Takes no lock and creates nothing.
+    /// Returns the record in the slot, or `None` if the slot is empty. Takes no lock and creates nothing.
     ///
     /// # Errors
     ///
-    /// Any [`StoreError`] that tells why the slot could not be read.
+    /// Any [`StoreError`] that says why the slot cannot be read.
     async fn load(&self) -> Result<Option<Stored>, StoreError>;
 
-    /// Fills the slot if it is as `precondition` says.
+    /// Saves a record in the slot if the slot meets `precondition`.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Conflict`] if it is not; the errors of [`load`](Self::load) if it holds
-    /// something that cannot be read; [`StoreError::ReadOnly`] or [`StoreError::Denied`] if it
-    /// cannot be written.
+    /// [`StoreError::Conflict`] if it does not; the errors of [`load`](Self::load) if the slot holds
+    /// something that cannot be read; [`StoreError::ReadOnly`] or [`StoreError::Denied`] if the slot cannot
+    /// be written.
     async fn save(
         &self,
         record: &Record,
         precondition: Precondition,
     ) -> Result<Revision, StoreError>;
 
-    /// Empties the slot if it is as `precondition` says. Emptying an empty slot succeeds, unless a
-    /// revision was expected in it: who asks for that wants to know that somebody was faster.
+    /// Empties the slot if the slot meets `precondition`.
+    ///
+    /// Succeeds for an empty slot, except with [`Precondition::Unchanged`]: then another task or process has
+    /// changed the slot.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Conflict`] if it is not.
+    /// [`StoreError::Conflict`] if it does not.
     async fn clear(&self, precondition: Precondition) -> Result<(), StoreError>;
 
-    /// Claims the sole right to spend the slot's refresh token: `None` while someone else has it.
+    /// Takes the lease: the sole right to send the slot's refresh token. Returns `None` while another holder
+    /// has it.
     ///
     /// # Errors
     ///
-    /// [`StoreError::ReadOnly`] or [`StoreError::Denied`] if nothing can be written beside the slot.
+    /// [`StoreError::ReadOnly`] or [`StoreError::Denied`] if the lock cannot be created next to the slot.
     async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError>;
 
-    /// Returns whether somebody has the lease now. Stores that can look at it without taking it do.
+    /// Returns whether the lease is taken now.
+    ///
+    /// The default takes the lease for a moment. A store that can look without taking it should do that.
     ///
     /// # Errors
     ///
@@ -96,65 +100,65 @@ pub trait TokenStore: fmt::Debug + fmt::Display + Send + Sync + 'static {
         }
     }
 
-    /// Reads the slot like [`load`](Self::load), even if others can read it too.
+    /// Reads the slot like [`load`](Self::load), even if other users can read it too.
     ///
-    /// Only what takes tokens out of such a place calls this, or says that they are there. Stores that
-    /// cannot tell who else reads them keep the default.
+    /// It is called only to move tokens away from such a place, or to report that they are there. Keep the
+    /// default if the store does not know who else can read it.
     ///
     /// # Errors
     ///
-    /// Those of [`load`](Self::load), but for [`StoreError::Exposed`] by mere permissions.
+    /// Those of [`load`](Self::load), without the [`StoreError::Exposed`] for permissions.
     async fn load_exposed(&self) -> Result<Option<Stored>, StoreError> {
         self.load().await
     }
 
-    /// Names the slot such that two stores of one slot give the same name.
+    /// Returns a name of the slot that is the same for every store of this slot.
     ///
-    /// A transfer uses it to refuse early, and with a clear message, to copy a slot onto itself.
-    /// What keeps tokens from getting lost if two names of one slot differ all the same is that
-    /// one slot gives only one lease.
+    /// A transfer compares these names, to refuse early to copy a slot onto itself. If two names of one slot
+    /// differ, no tokens are lost: a transfer takes the leases of both slots, and one slot gives only one.
     fn slot(&self) -> String {
         self.to_string()
     }
 }
 
-/// What [`TokenStore::load`] found.
+/// A record and its revision, as [`TokenStore::load`] returns them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// The tokens, and what is known about refreshing them.
+    /// The record.
     pub record: Record,
-    /// The state of the slot that holds them.
+    /// The state of the slot that holds it.
     pub revision: Revision,
 }
 
-/// What a slot must look like for a write to go ahead.
+/// The condition under which a write changes the slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Precondition {
     /// The slot is empty.
     Absent,
-    /// The slot is empty, or holds a record that can be read.
+    /// The slot is empty, or holds a record that can be read. [`clear`](TokenStore::clear) accepts also a
+    /// record that cannot be read.
     Anything,
-    /// The slot is still in the state that this revision was read from.
+    /// The slot is still in the state that this revision names.
     Unchanged(Revision),
 }
 
-/// One state of one slot. Opaque, and meaningless to any other slot.
+/// The name of one state of one slot. It is opaque, and means nothing for another slot.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Revision(Arc<[u8]>);
 
 impl Revision {
-    /// Wraps whatever a backend tells states apart by: a counter, a digest, an `ETag`.
+    /// Wraps the bytes by which a backend distinguishes states: a counter, a digest, an `ETag`.
     #[must_use]
     pub fn new(bytes: impl Into<Arc<[u8]>>) -> Self {
         Self(bytes.into())
     }
 
-    /// Makes the digest of a content: it differs whenever the content does, whoever wrote it.
+    /// Returns the digest of a content. Two different contents have two different digests.
     pub(crate) fn of(content: &[u8]) -> Self {
         Self::new(Sha256::digest(content).as_slice())
     }
 
-    /// Returns what the backend put in.
+    /// Returns the bytes that the backend gave to [`new`](Self::new).
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -162,7 +166,7 @@ impl Revision {
 }
 
 impl fmt::Debug for Revision {
-    /// Shows the first bytes only: enough to tell two apart, too few to test a guess against.
+    /// Shows the first 4 bytes only: enough to distinguish two revisions, too few to test a guess against.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Revision(")?;
         for byte in self.0.iter().take(4) {
@@ -172,50 +176,51 @@ impl fmt::Debug for Revision {
     }
 }
 
-/// The sole right to spend a slot's refresh token, held for the seconds of a refresh.
+/// The sole right to send a slot's refresh token. It is held for the seconds of a refresh.
 ///
-/// Dropping a lease gives it up too, without blocking and without spawning anything: the process
-/// that dies holds nothing. [`release`](Self::release) tells whether it worked.
+/// A lease is also given up when it is dropped. Dropping does not block and spawns nothing, so a process that
+/// ends holds no lease. [`release`](Self::release) also returns whether that worked.
 ///
-/// # Cancellation
+/// # Cancel safety
 ///
-/// A call that is dropped may be carried out all the same, and the lease is not given up before that.
+/// A dropped call may still be carried out. The lease is not given up before that.
 #[async_trait]
 pub trait Lease: fmt::Debug + Send + Sync {
-    /// Makes sure that the record which ends this refresh can be saved, whatever becomes of the disk and of
-    /// the keys meanwhile: the next save of a record without an intent, through the store that gave this
-    /// lease. A manager reserves before it saves the intent. Stores that cannot run out of room keep the
-    /// default.
+    /// Reserves what saving the new tokens will need, so that the save succeeds even if the disk fills up or
+    /// the keys become unreadable.
+    ///
+    /// The reservation is for the next save of a record without an intent, on the store that gave this lease.
+    /// A manager reserves before it saves the intent. A store that cannot run out of room keeps the default.
     ///
     /// # Errors
     ///
     /// Any [`StoreError`] that says why the slot could not be replaced: there is no room, it is a mount
-    /// point, its lock cannot be had, the recipients that it is sealed to cannot be read.
+    /// point, its lock cannot be taken, the recipients that it is sealed to cannot be read.
     async fn reserve(&mut self) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// Returns what went wrong in a save that used what was reserved, and succeeded all the same: a key or
-    /// a list of recipients that could no longer be read. It is returned once.
+    /// Returns what went wrong in a save that succeeded because of the reservation: a key or a list of
+    /// recipients could no longer be read. Each warning is returned once.
     fn take_warning(&mut self) -> Option<StoreError> {
         None
     }
 
-    /// Returns how long this lease lasts from now, as far as this process can know: `None` if it lasts
+    /// Returns how long this lease lasts from now, as far as this process knows. Returns `None` if it lasts
     /// until it is given up or the process ends.
     fn time_left(&self) -> Option<Duration> {
         None
     }
 
-    /// Makes sure that the lease lasts for this long from now, and returns whether it is still this
-    /// holder's. Leases that last until they are given up keep the default.
+    /// Extends the lease so that it lasts at least this long from now. Returns whether this holder still has
+    /// it. A lease that lasts until it is given up keeps the default.
     ///
-    /// A manager asks before it sends a refresh token: nobody else may send it until the answer has come
-    /// and is saved.
+    /// A manager calls this before it sends a refresh token. No other holder may send the token until the
+    /// answer has come and is saved.
     ///
     /// # Errors
     ///
-    /// Any [`StoreError`] that tells why it could not be renewed. It may have passed on meanwhile.
+    /// Any [`StoreError`] that says why the lease could not be renewed. Another holder may have it by then.
     async fn renew(&mut self, time: Duration) -> Result<bool, StoreError> {
         let _ = time;
         Ok(true)
@@ -225,7 +230,7 @@ pub trait Lease: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// Any [`StoreError`] that tells why others may still find it taken.
+    /// Any [`StoreError`] that says why others may still find it taken.
     async fn release(self: Box<Self>) -> Result<(), StoreError>;
 }
 

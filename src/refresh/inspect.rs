@@ -1,4 +1,4 @@
-//! What can be told of a slot without refreshing its tokens.
+//! What a slot shows about refreshes, without refreshing its tokens.
 
 use std::time::Duration;
 
@@ -9,15 +9,16 @@ use crate::record::Intent;
 use crate::store::TokenStore;
 use crate::sys::clock::Timer;
 
-/// Returns when the last refresh of the tokens in a slot began, if it was interrupted: the process that began
-/// it ended before it saved the answer, so the refresh token may have been spent. A refresh that is under way is not
-/// interrupted.
+/// Returns when the last refresh of the tokens in a slot began, if that refresh was interrupted.
+///
+/// It was interrupted if its process ended before it saved the answer. The refresh token may then be spent. A
+/// refresh that is still running is not interrupted.
 ///
 /// # Errors
 ///
-/// What keeps the slot from being read, or its lease from being taken for a moment.
+/// The errors of [`TokenStore::load`] and [`TokenStore::is_leased`].
 ///
-/// # Cancellation
+/// # Cancel safety
 ///
 /// A dropped call changes nothing.
 pub async fn interrupted_refresh(
@@ -30,34 +31,36 @@ pub async fn interrupted_refresh(
     if intent().await?.is_none() {
         return Ok(None);
     }
-    // Others who only look have the lease for a moment each.
+    // Another caller of this function may hold the lease for a moment.
     let timer = Timer::default();
     for look in 0..LOOKS {
         if look > 0 {
             timer.sleep(PAUSE).await;
         }
         if !store.is_leased().await? {
-            // Its holder may have come to an end in between.
+            // The holder may have finished its refresh since the intent was read.
             return intent().await;
         }
     }
     Ok(None)
 }
 
-/// How often, and how far apart, the lease is looked at: long enough to tell a refresh, which takes the time of
-/// an answer, from somebody who looks as well.
+/// How often the lease is looked at, and the pause in between. Together they are longer than another call of
+/// this function holds the lease, and shorter than most refreshes do.
 const LOOKS: usize = 10;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Checks whether the tokens in a slot could be replaced now, as a refresh does: whether there is room for
-/// the largest record, whether its lock can be had, whether the keys that it is sealed to can be read. Nothing
-/// in the slot is changed. While a refresh is under way, that refresh has checked it.
+/// Checks whether a refresh could replace the tokens in a slot now.
+///
+/// It checks whether there is room for the largest record, whether the lock can be taken, and whether the
+/// keys that the record is sealed to can be read. It changes nothing in the slot. While a refresh is
+/// running, it returns `Ok` at once, because that refresh has checked the slot.
 ///
 /// # Errors
 ///
-/// What would keep a refresh from beginning, and what to do about it.
+/// The error that a refresh would fail with, and what to do about it.
 ///
-/// # Cancellation
+/// # Cancel safety
 ///
 /// A dropped call changes nothing.
 pub async fn check_replaceable(store: &dyn TokenStore) -> Result<(), StoreError> {

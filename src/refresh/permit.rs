@@ -1,4 +1,4 @@
-//! The right to send a refresh token, and until when it lasts.
+//! The right to send a refresh token, and how long it lasts.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -7,9 +7,9 @@ use crate::sys::clock::Clock;
 
 /// The right to send the refresh token that a [`TokenRefresher`](crate::TokenRefresher) was given.
 ///
-/// The lease of a file ends with its process, and so does this right. The lease of a shared slot is a
-/// deadline: a process that was stopped after it took the lease may find that another one has sent the
-/// token meanwhile. [`check`](Self::check) finds that out.
+/// The lease of a file lasts until its process ends, and so does this right. The lease of a shared slot is a
+/// deadline. If a process is stopped after it took such a lease, another one may send the token meanwhile.
+/// [`check`](Self::check) fails in that case.
 #[derive(Clone, Debug)]
 pub struct RefreshPermit(Option<Term>);
 
@@ -17,26 +17,27 @@ pub struct RefreshPermit(Option<Term>);
 #[derive(Clone, Debug)]
 struct Term {
     began: Instant,
-    /// A suspended machine stops the monotonic clock, and a person can set this one.
+    /// The time by the wall clock. The monotonic clock stops while the machine is suspended; the wall clock
+    /// can be set by a person. So both are used.
     began_wall: SystemTime,
     clock: Clock,
-    /// How long the lease lasts from the beginning on.
+    /// How long the lease lasts, counted from `began`.
     lease: Duration,
-    /// How long the refresher may take, from the beginning on.
+    /// How long the refresher may take, counted from `began`.
     deadline: Duration,
     /// How long saving the answer may take.
     margin: Duration,
 }
 
 impl RefreshPermit {
-    /// Returns a permit that does not end: for a lease that lasts as long as its process, and for a call
-    /// without any lease.
+    /// Returns a permit that does not end. Use it for a lease that lasts as long as its process, or for a
+    /// call without a lease.
     #[must_use]
     pub fn unlimited() -> Self {
         Self(None)
     }
 
-    /// Returns a permit for a lease that lasts so long from now.
+    /// Returns a permit for a lease that lasts for `lease` from now.
     pub(crate) fn until(
         lease: Duration,
         deadline: Duration,
@@ -47,13 +48,13 @@ impl RefreshPermit {
         Self(Some(Term { began, began_wall, clock: clock.clone(), lease, deadline, margin }))
     }
 
-    /// Returns whether the token may still be sent. Call it when the connection stands, right before the
-    /// request is written.
+    /// Checks whether the token may still be sent. Call it after connecting, right before the request is
+    /// written.
     ///
     /// # Errors
     ///
-    /// [`RefreshFailure::Transient`] if what is left of the lease is too short for the answer and its
-    /// save. Return it, and send nothing.
+    /// [`RefreshFailure::Transient`] if the rest of the lease is too short to get the answer and save it.
+    /// Return this error, and send nothing.
     pub fn check(&self) -> Result<(), RefreshFailure> {
         match self.time_to_answer() {
             None => Ok(()),
@@ -64,13 +65,13 @@ impl RefreshPermit {
         }
     }
 
-    /// Returns for how long the connection may carry the request: past that, nothing of it may reach the
-    /// server. `None` if there is no limit, zero if the permit has ended.
+    /// Returns how long the connection may carry the request. After that time, no part of the request may
+    /// reach the server. Returns `None` if there is no limit, and zero if the permit has ended.
     #[must_use]
     pub fn time_to_answer(&self) -> Option<Duration> {
         let term = self.0.as_ref()?;
         let by_wall = term.clock.now().duration_since(term.began_wall);
-        // A clock that was set back says nothing about the time that has passed.
+        // If the clock was set back, the time that has passed is unknown.
         let passed = by_wall.map_or(Duration::MAX, |by_wall| by_wall.max(term.began.elapsed()));
         let answer = term.deadline.saturating_sub(term.began.elapsed());
         let fits = answer
@@ -87,7 +88,7 @@ mod tests {
 
     use super::*;
 
-    /// A permit for 60 s, of which the answer takes 30 and the save 25, and what sets its wall clock.
+    /// A permit for 60 s: 30 s for the answer and 25 s for the save. The closure sets its wall clock.
     fn permit() -> (RefreshPermit, impl Fn(u64)) {
         let seconds = Arc::new(AtomicU64::new(1_000_000));
         let clock = {
@@ -108,7 +109,7 @@ mod tests {
         set(1_000_004);
         permit.check().unwrap();
         assert!(permit.time_to_answer().unwrap() <= Duration::from_secs(30));
-        // A suspended machine: only the wall clock shows it.
+        // The machine was suspended. Only the wall clock shows that.
         set(1_000_006);
         assert!(permit.check().unwrap_err().proves_unspent());
         assert_eq!(permit.time_to_answer(), Some(Duration::ZERO));
@@ -125,7 +126,7 @@ mod tests {
     fn the_time_that_connecting_took_is_not_asked_for_again() {
         let (time, clock) = (Duration::from_secs, Clock::default());
         let mut permit = RefreshPermit::until(time(60), time(30), time(29), &clock);
-        // As if connecting had taken 6 s, by both clocks.
+        // As if connecting took 6 s, by both clocks.
         let term = permit.0.as_mut().unwrap();
         term.began -= time(6);
         term.began_wall -= time(6);
