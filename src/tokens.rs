@@ -1,4 +1,4 @@
-//! The tokens themselves: what is secret, and when it ends.
+//! Access tokens and refresh tokens, and when they expire.
 
 mod expiry;
 pub(crate) mod json;
@@ -16,14 +16,14 @@ use zeroize::Zeroize;
 pub(crate) use expiry::{Buffers, Schedule};
 pub use expiry::{EXPIRY_BUFFER, Freshness, REFRESH_BUFFER};
 
-/// Two newtypes and not one: a refresh token passed where an access token belongs does not compile.
+/// Defines one newtype per kind of token. A refresh token that is passed as an access token does not compile.
 macro_rules! secret_token {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         ///
-        /// Cloning shares the secret and copies nothing; the memory is wiped when the last clone
-        /// drops. `Debug` is redacted, comparison takes the same time wherever two tokens of one
-        /// length differ, and there is no `Display`, `Serialize` or `Deref`.
+        /// A clone shares the secret and copies nothing. The memory is wiped when the last clone is dropped.
+        /// `Debug` shows no secret. A comparison takes the same time wherever two tokens of one length
+        /// differ. There is no `Display`, `Serialize` or `Deref`.
         #[derive(Clone)]
         pub struct $name(Arc<Handle>);
 
@@ -32,8 +32,8 @@ macro_rules! secret_token {
             ///
             /// # Security
             ///
-            /// This is the only way out. What is copied from here on is for the caller to wipe,
-            /// and to keep out of logs and argument lists.
+            /// This is the only way to get the secret. If the caller copies it, the caller has to wipe the
+            /// copy, and to keep it out of logs and argument lists.
             #[must_use]
             pub fn expose_secret(&self) -> &str {
                 #[expect(clippy::disallowed_methods, reason = "the one way out")]
@@ -49,14 +49,14 @@ macro_rules! secret_token {
 
         impl From<&str> for $name {
             fn from(secret: &str) -> Self {
-                // Exact in size, so that the secret never has to move.
+                // The buffer has the exact size, so the secret is never moved.
                 Self::from(SecretString::from(Box::<str>::from(secret)))
             }
         }
 
         impl From<String> for $name {
-            /// Copies into a buffer of the exact size and wipes the original: shrinking a
-            /// `String` in place may leave a copy behind.
+            /// Copies the secret into a buffer of the exact size and wipes the original. Shrinking the
+            /// `String` in place could leave a copy behind.
             fn from(mut secret: String) -> Self {
                 let token = Self::from(secret.as_str());
                 secret.zeroize();
@@ -80,30 +80,30 @@ macro_rules! secret_token {
     };
 }
 
-/// What the clones of a token count on. It has lines of memory to itself: processors fetch two of 64
-/// bytes at once, or one of 128.
+/// The reference count that the clones of a token share. It has cache lines of its own: processors fetch two
+/// lines of 64 bytes at once, or one of 128.
 #[repr(align(128))]
 struct Handle(Arc<SecretString>);
 
 secret_token! {
-    /// The token that goes with each request, in its `Authorization` header.
+    /// The token that a program sends with each request, in the `Authorization` header.
     AccessToken
 }
 
 secret_token! {
-    /// The long-lived token that buys the next access token.
+    /// The long-lived token that a program sends to the provider to get a new access token.
     RefreshToken
 }
 
 impl AccessToken {
-    /// The same secret behind another handle: who clones this one does not wait for those who clone
-    /// the other.
+    /// Returns the same secret with a reference count of its own. Threads that clone the one do not wait for
+    /// threads that clone the other.
     pub(crate) fn clone_unshared(&self) -> Self {
         Self(Arc::new(Handle(self.0.0.clone())))
     }
 }
 
-/// An access token and what came with it: one record of a store.
+/// An access token, and what the provider sent with it.
 ///
 /// ```
 /// use chrono::{Duration, Utc};
@@ -119,30 +119,29 @@ impl AccessToken {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct AuthTokens {
-    /// The token that goes with each request.
+    /// The token for requests.
     pub access_token: AccessToken,
-    /// The token that buys the next access token. Servers that issue tokens to a client on its
-    /// own behalf (client credentials) send none.
+    /// The token to get the next access token with. Servers send none with the client credentials grant.
     pub refresh_token: Option<RefreshToken>,
-    /// When the server stops accepting the access token, in UTC, as far as the server said so.
-    /// [`expiry`](Self::expiry) falls back to the token's own claims.
+    /// When the server stops accepting the access token, in UTC, if the server said so. If it did not,
+    /// [`expiry`](Self::expiry) reads the token's own claims.
     pub expires_at: Option<DateTime<Utc>>,
     /// When these tokens were obtained, by this machine's clock. [`TokenManager`] fills it in.
     ///
     /// [`TokenManager`]: crate::TokenManager
     pub obtained_at: Option<DateTime<Utc>>,
-    /// When the server stops accepting the refresh token, in UTC, as far as the server said so.
+    /// When the server stops accepting the refresh token, in UTC, if the server said so.
     pub refresh_expires_at: Option<DateTime<Utc>>,
     extra: Arc<BTreeMap<String, Extra>>,
     client_secret: Option<SecretString>,
     backup: bool,
 }
 
-/// A value that the provider sent beside the tokens.
+/// A value that the provider sent with the tokens.
 #[derive(Clone, Debug)]
 struct Extra {
     text: SecretString,
-    /// Whether the text is JSON, as opposed to what stands in a JSON string.
+    /// Whether the text is JSON. If not, it is the content of a JSON string.
     is_json: bool,
 }
 
@@ -153,7 +152,7 @@ impl PartialEq for Extra {
 }
 
 impl AuthTokens {
-    /// Starts a record that holds an access token and nothing else.
+    /// Makes tokens that consist of an access token only.
     #[must_use]
     pub fn new(access_token: impl Into<AccessToken>) -> Self {
         Self {
@@ -168,7 +167,7 @@ impl AuthTokens {
         }
     }
 
-    /// Starts a record that holds a refresh token and no access token yet: it counts as expired.
+    /// Makes tokens that consist of a refresh token only. They count as expired.
     #[must_use]
     pub fn without_access_token(refresh_token: impl Into<RefreshToken>) -> Self {
         Self::new("").with_refresh_token(refresh_token)
@@ -203,12 +202,12 @@ impl AuthTokens {
         self
     }
 
-    /// Adds something else that the provider sent: `id_token`, `scope` and the like.
+    /// Adds another value that the provider sent: `id_token`, `scope` and the like.
     ///
     /// # Security
     ///
-    /// Make the secret from a `&str`; one that is made from a `String` with room to spare may leave
-    /// a copy behind.
+    /// Make the secret from a `&str`. A secret that is made from a `String` with spare capacity may leave a
+    /// copy behind.
     #[must_use]
     pub fn with_extra(mut self, name: impl Into<String>, value: SecretString) -> Self {
         let extra = Extra { text: value, is_json: false };
@@ -216,8 +215,10 @@ impl AuthTokens {
         self
     }
 
-    /// Adds something else that the provider sent and that was no string: a number, a list. It is kept as
-    /// its JSON text, and is the same JSON again in a record. What is no JSON is kept as a string.
+    /// Adds another value that the provider sent and that is not a string: a number, a list.
+    ///
+    /// The value is kept as its JSON text, and a record contains the same JSON. A text that is not JSON is
+    /// kept as a string.
     #[must_use]
     pub fn with_json_extra(mut self, name: impl Into<String>, json: SecretString) -> Self {
         let is_json = json::is_value(&json);
@@ -225,7 +226,8 @@ impl AuthTokens {
         self
     }
 
-    /// Sets the secret of the client that the tokens were issued to, where it belongs to them alone.
+    /// Sets the secret of the client that the tokens were issued to. Use it if these tokens have a client of
+    /// their own.
     #[must_use]
     pub fn with_client_secret(mut self, secret: SecretString) -> Self {
         self.client_secret = Some(secret);
@@ -238,30 +240,30 @@ impl AuthTokens {
         self.client_secret.as_ref()
     }
 
-    /// Returns one of the other things that the provider sent.
+    /// Returns another value that the provider sent, by its name.
     ///
-    /// A value that was no JSON string is kept as its JSON text: `true`, `{"a":1}`.
+    /// A value that is not a JSON string is returned as its JSON text: `true`, `{"a":1}`.
     #[must_use]
     pub fn extra(&self, name: &str) -> Option<&SecretString> {
         self.extra.get(name).map(|extra| &extra.text)
     }
 
-    /// Iterates over everything else that the provider sent, in the order of the names.
+    /// Iterates over all other values that the provider sent, sorted by name.
     pub fn extras(&self) -> impl Iterator<Item = (&str, &SecretString)> {
         self.extra.iter().map(|(name, extra)| (name.as_str(), &extra.text))
     }
 
-    /// The same with whether each text is JSON.
+    /// Like [`extras`](Self::extras), and also returns whether each text is JSON.
     pub(crate) fn typed_extras(
         &self,
     ) -> impl ExactSizeIterator<Item = (&str, &SecretString, bool)> {
         self.extra.iter().map(|(name, extra)| (name.as_str(), &extra.text, extra.is_json))
     }
 
-    /// Tells whether this record is a copy made by [`backup`](crate::transfer::backup).
+    /// Returns whether these tokens are a copy made by [`backup`](crate::transfer::backup).
     ///
-    /// Such a copy is never refreshed: two live copies of a rotating refresh token revoke each
-    /// other. [`restore`](crate::transfer::restore) makes it live again.
+    /// Such a copy is never refreshed: if two copies of a rotating refresh token are used, the provider ends
+    /// the session. [`restore`](crate::transfer::restore) makes a copy that can be refreshed.
     #[must_use]
     pub fn is_backup(&self) -> bool {
         self.backup
@@ -273,7 +275,7 @@ impl AuthTokens {
     }
 }
 
-/// Compares every field, secrets in constant time.
+/// Compares every field. Secrets are compared in constant time.
 impl PartialEq for AuthTokens {
     fn eq(&self, other: &Self) -> bool {
         let same_client_secret = match (&self.client_secret, &other.client_secret) {

@@ -1,8 +1,8 @@
-//! A record as bytes. The only place that names its JSON keys.
+//! Encodes and decodes records. This is the only place that names the JSON keys.
 //!
-//! `access_token`, `refresh_token` and `expires_at` are those of the files that axiomtrade-rs
-//! writes; such a file has no `version` and loads as it is, and a program that knows only these
-//! three reads what is written here.
+//! `access_token`, `refresh_token` and `expires_at` are the fields of the files that axiomtrade-rs writes.
+//! Such a file has no `version`, and can be loaded unchanged. A program that knows only these three fields
+//! can read the records that are written here.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,14 +20,14 @@ use crate::sys::wipe::Bytes;
 use crate::tokens::json;
 use crate::tokens::{AccessToken, AuthTokens, RefreshToken};
 
-/// Of a record that every build of this crate understands.
+/// The version of a record that every build of this crate understands.
 const PLAIN: u64 = 1;
 
-/// Of one that an older build must not use: it does not know that the refresh token is on its way, or that
-/// there is no access token.
+/// The version of a record that an older build must not use: an older build does not understand an intent, or
+/// a record without an access token.
 const WITH_STATE: u64 = 2;
 
-/// What nobody means to store as a token.
+/// The beginning of an age identity, which is no token.
 const AGE_KEY: &[u8] = b"AGE-SECRET-KEY-";
 
 /// Records as text, for stores outside this crate.
@@ -46,7 +46,7 @@ impl Record {
     /// The text holds every secret of these tokens.
     pub fn encode(&self, place: &str) -> Result<SecretString, StoreError> {
         let mut bytes = encode(self, place)?;
-        // Taken over as it is: the buffer has the exact size.
+        // The buffer has the exact size, so nothing is copied.
         let text = String::from_utf8(std::mem::take(&mut *bytes)).expect("JSON is UTF-8");
         Ok(SecretString::from(text.into_boxed_str()))
     }
@@ -102,8 +102,7 @@ impl AuthTokens {
         decode(record, place).map(|record| record.tokens)
     }
 
-    /// Decodes a record, or else takes the text for a bare access token. Blanks around it are
-    /// dropped.
+    /// Decodes a record or a bare access token. Spaces around it are dropped.
     ///
     /// `place` names where it comes from in errors.
     ///
@@ -119,7 +118,7 @@ impl AuthTokens {
     }
 }
 
-/// Encodes a record into a buffer of the exact size: one that grew would leave copies behind.
+/// Encodes a record into a buffer of the exact size. A buffer that grows would leave copies behind.
 pub(crate) fn encode(record: &Record, place: &str) -> Result<Bytes, StoreError> {
     let tokens = &record.tokens;
     if !tokens.has_access_token() && tokens.refresh_token.is_none() {
@@ -128,7 +127,7 @@ pub(crate) fn encode(record: &Record, place: &str) -> Result<Bytes, StoreError> 
             reason: "the access token is empty".into(),
         });
     }
-    // What is known about refreshing has room of its own: an intent fits beside the largest tokens.
+    // The refresh state has a limit of its own, so an intent fits even with the largest tokens.
     let mut length = Length(0);
     write(tokens, &RefreshState::default(), &mut length);
     if length.0 > MAX_RECORD {
@@ -146,7 +145,7 @@ pub(crate) fn encode(record: &Record, place: &str) -> Result<Bytes, StoreError> 
     Ok(bytes)
 }
 
-/// Decodes a record or a bare access token. No error repeats any of it.
+/// Decodes a record or a bare access token. No error quotes any of it.
 pub(crate) fn decode_text(text: &[u8], place: &str) -> Result<AuthTokens, StoreError> {
     let text = text.trim_ascii();
     if text.first() == Some(&b'{') || text.len() > MAX_RECORD {
@@ -159,16 +158,16 @@ pub(crate) fn decode_text(text: &[u8], place: &str) -> Result<AuthTokens, StoreE
     let corrupt = |reason: &str| {
         Err(StoreError::Corrupt { place: place.to_owned(), reason: reason.to_owned() })
     };
-    // What `jq` prints of a token, or of none.
+    // `jq` without `-r` prints a token like this, or `null` if there is none.
     if matches!(text.first(), Some(b'"' | b'['))
         || [&b"null"[..], b"true", b"false"].contains(&text)
     {
         return corrupt(
-            "it is JSON, and not the object of a record; print a token alone (`jq -r`)",
+            "it is JSON, but not the object of a record; give the token only (`jq -r`)",
         );
     }
     if text.contains(&b' ') {
-        return corrupt("it has a blank in it; leave out `Bearer` and all but the token");
+        return corrupt("it contains a space; leave out `Bearer` and give the token only");
     }
     let is_token = !text.is_empty() && text.iter().all(u8::is_ascii_graphic);
     match str::from_utf8(text) {
@@ -177,7 +176,7 @@ pub(crate) fn decode_text(text: &[u8], place: &str) -> Result<AuthTokens, StoreE
     }
 }
 
-/// Decodes a record. No error repeats any of it.
+/// Decodes a record. No error quotes any of it.
 pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<Record, StoreError> {
     let corrupt = |reason: String| StoreError::Corrupt { place: place.to_owned(), reason };
     let too_large = || StoreError::TooLarge { place: place.to_owned(), limit: MAX_RECORD };
@@ -188,11 +187,11 @@ pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<Record, StoreError> {
     let field =
         |name: &str| fields.iter().find(|(field, _)| field == name).map(|&(_, value)| value);
 
-    // First, because everything else may mean something new in a newer version.
+    // The version is read first, because the other fields may have another meaning in a newer version.
     let version = match field("version") {
         None => PLAIN,
         Some(version) => {
-            version.get().parse().map_err(|_| corrupt("its version is no number".into()))?
+            version.get().parse().map_err(|_| corrupt("its version is not a number".into()))?
         }
     };
     if version > WITH_STATE {
@@ -225,7 +224,7 @@ pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<Record, StoreError> {
         .map(AccessToken::from)
         .ok_or_else(|| corrupt("it has no access_token".into()))?;
     let mut tokens = AuthTokens::new(access_token);
-    // An absent refresh token is written as "".
+    // If there is no refresh token, "" is written.
     tokens.refresh_token =
         text("refresh_token")?.filter(|token| !is_blank(token)).map(RefreshToken::from);
     let may_be_missing = has_state && tokens.refresh_token.is_some();
@@ -242,7 +241,7 @@ pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<Record, StoreError> {
         _ => return Err(corrupt("its backup is neither true nor false".into())),
     };
 
-    // Other programs' records may have fields of these names, with something else in them.
+    // Records of other programs may have fields with these names, and another content.
     let mut others = ["client_secret", "refresh_expires_at", "refresh"].to_vec();
     if let Some(secret) = field("client_secret").and_then(json::secret) {
         tokens = tokens.with_client_secret(secret);
@@ -275,7 +274,7 @@ pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<Record, StoreError> {
         Some(extra) => json::object(extra.get().as_bytes())
             .map_err(|reason| corrupt(format!("in its extra: {reason}")))?,
     };
-    // What another program put beside the known fields is kept too.
+    // Unknown fields of another program are kept too.
     let beside = fields
         .iter()
         .filter(|(name, _)| !known.contains(&name.as_ref()) || others.contains(&name.as_ref()));
@@ -294,7 +293,8 @@ pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<Record, StoreError> {
     Ok(Record::new(tokens).with_refresh(refresh))
 }
 
-/// Reads what is known about refreshing. What cannot be read is left out: it must stop nobody.
+/// Reads the refresh state. A part that cannot be read is left out, so that it keeps no program from
+/// refreshing.
 fn state(json: &RawValue) -> RefreshState {
     let fields = json::object(json.get().as_bytes()).unwrap_or_default();
     let field = |name: &str| fields.iter().find(|(field, _)| field == name).map(|&(_, it)| it);
@@ -305,7 +305,8 @@ fn state(json: &RawValue) -> RefreshState {
     }
 }
 
-/// A longer one was not written by this crate, and would take the room of the rest: SHA-256 in base64 has 43 characters.
+/// The longest digest that is read. SHA-256 in base64 has 43 characters. A longer text was not written by
+/// this crate, and would take the room of the intent.
 const LONGEST_DIGEST: usize = 64;
 
 fn throttle(json: &RawValue) -> Option<Throttle> {
@@ -329,7 +330,7 @@ fn rejection(json: &RawValue) -> Option<Rejection> {
     })
 }
 
-/// Reads a string that is no secret.
+/// Reads a string that is not a secret.
 fn plain_text(json: &RawValue) -> Option<String> {
     #[expect(clippy::disallowed_methods, reason = "of fields that hold no secrets")]
     json::secret(json).map(|text| text.expose_secret().to_owned())
@@ -356,7 +357,7 @@ impl Serialize for Json<'_> {
         #[expect(clippy::disallowed_methods, reason = "this is where records are written")]
         let (access, refresh_token, client_secret) = (
             tokens.access_token.expose_secret(),
-            // The seed's reader knows no null here.
+            // The reader of axiomtrade-rs accepts no null here.
             tokens.refresh_token.as_ref().map_or("", RefreshToken::expose_secret),
             tokens.client_secret().map(ExposeSecret::expose_secret),
         );
@@ -397,7 +398,7 @@ impl Serialize for Extra<'_> {
         for (name, value, is_json) in extras {
             #[expect(clippy::disallowed_methods, reason = "this is where records are written")]
             let text = value.expose_secret();
-            // Borrowed: nothing is copied.
+            // The value is borrowed, so nothing is copied.
             match serde_json::from_str::<&RawValue>(text) {
                 Ok(json) if is_json => map.serialize_entry(name, json)?,
                 _ => map.serialize_entry(name, text)?,
@@ -436,7 +437,7 @@ impl Serialize for State<'_> {
     }
 }
 
-/// Counts what is written.
+/// Counts the bytes that are written.
 struct Length(usize);
 
 impl io::Write for Length {
@@ -588,8 +589,8 @@ mod tests {
                 "it has the same field twice, in extra and beside it",
             ),
             (r#"{"access_token":"a","extra":["canary"]}"#, "in its extra: it is not a JSON object"),
-            (r#"{"access_token":"a","version":"1"}"#, "its version is no number"),
-            (r#"{"access_token":"a","version":-1}"#, "its version is no number"),
+            (r#"{"access_token":"a","version":"1"}"#, "its version is not a number"),
+            (r#"{"access_token":"a","version":-1}"#, "its version is not a number"),
             (r#"{"access_token":"a","backup":"yes"}"#, "its backup is neither true nor false"),
         ] {
             assert_eq!(reason(json), expected, "{json}");
@@ -678,7 +679,7 @@ mod tests {
             r#"{"intent":"tokenkeep-intent/9 x"}"#,
             r#"{"intent":7,"throttle":[],"rejection":{"at":"x"}}"#,
             r#"{"throttle":{"from":"2026-01-01T00:00:00Z","until":1,"client":""}}"#,
-            // It would take the room of the intent.
+            // A longer digest would take the room of the intent.
             &format!(
                 r#"{{"throttle":{{"from":"2026-01-01T00:00:00Z","until":"2026-01-01T00:00:00Z","client":"{}"}}}}"#,
                 "x".repeat(60_000)
@@ -733,7 +734,7 @@ mod tests {
         tokens.refresh_expires_at = Some(at(7));
         assert!(!format!("{tokens:?}").contains("canary"));
         assert_eq!(decode(&encode(&tokens, "here").unwrap(), "here").unwrap(), tokens);
-        // Of other programs, with something else in them.
+        // Other programs have fields with these names, and another content.
         let json =
             r#"{"access_token":"a","client_secret":5,"refresh_expires_at":"soon","refresh":"x"}"#;
         let tokens = decode(json.as_bytes(), "here").unwrap();
@@ -741,7 +742,7 @@ mod tests {
         assert_eq!(tokens.extras().count(), 3);
     }
 
-    /// One file of each form that was ever written.
+    /// Reads one file of each form that was ever written.
     #[test]
     fn golden_records_of_each_form_stay_readable() {
         let whole = Record::new(
@@ -776,7 +777,7 @@ mod tests {
             golden("version-2-no-access-token").tokens,
             AuthTokens::without_access_token("r")
         );
-        // What is written today is what was written then.
+        // The bytes that are written today are the same.
         let path = format!("{}/tests/golden/version-2.json", env!("CARGO_MANIFEST_DIR"));
         assert_eq!(
             *super::encode(&read, "here").unwrap(),
@@ -814,7 +815,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_other_programs_put_into_a_record_survives(
-            // With another first letter than any field of ours.
+            // The first letter is not that of any field of this crate.
             beside in prop::collection::btree_map("[^abeorv].{0,6}|", any_json(), 0..4),
             nested in prop::collection::btree_map("[^abeorv].{0,6}|.{0,8}", any_json(), 0..4),
         ) {
@@ -857,7 +858,7 @@ mod tests {
 
         #[test]
         fn no_input_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            // An error or a record; either way it says nothing of the input.
+            // Either an error or a record is returned. An error quotes nothing of the input.
             if let Err(error) = decode(&bytes, "here") {
                 prop_assert!(error.to_string().starts_with("here "));
             }

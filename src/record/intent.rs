@@ -12,11 +12,13 @@ use crate::tokens::RefreshToken;
 
 const FORMAT: &str = "tokenkeep-intent/1";
 
-/// The intent to send a refresh token: which one, and since when. It is part of the record while the token
-/// is on its way.
+/// The intent to send a refresh token: which token, and since when.
 ///
-/// Found by a later holder of the lease, it means that the earlier one ended in between, so the
-/// token may have been spent. It holds a salted SHA-256 digest and never the token.
+/// It is saved in the record before the token is sent. It is removed when the new tokens are saved, or when
+/// it is proven that the token was not spent. If a later holder of the lease finds an intent, the earlier
+/// holder ended in between. Then the token may be spent.
+///
+/// An intent contains a salted SHA-256 digest of the token, and never the token.
 ///
 /// Its text form (`Display`, `FromStr`) is one line of ASCII.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +27,7 @@ pub struct Intent {
     of: Fingerprint,
 }
 
-/// A salted SHA-256 digest of a secret: it knows the secret again, and does not give it away.
+/// A salted SHA-256 digest of a secret. It recognizes the secret but does not reveal it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fingerprint {
     salt: [u8; 16],
@@ -33,11 +35,11 @@ pub(crate) struct Fingerprint {
 }
 
 impl Intent {
-    /// Says that `token` is about to be sent, at `now`.
+    /// Makes the intent to send `token` at `now`.
     ///
     /// # Panics
     ///
-    /// If the operating system has no randomness to give.
+    /// Panics if the operating system gives no random bytes.
     #[must_use]
     pub fn new(token: &RefreshToken, now: DateTime<Utc>) -> Self {
         Self { at: now, of: Fingerprint::new(token, "") }
@@ -49,7 +51,7 @@ impl Intent {
         self.at
     }
 
-    /// Returns whether this is about `token`.
+    /// Returns whether this is the intent to send `token`.
     #[must_use]
     pub fn is_for(&self, token: &RefreshToken) -> bool {
         self.of.is_of(token, "")
@@ -57,7 +59,7 @@ impl Intent {
 }
 
 impl Fingerprint {
-    /// Takes the fingerprint of a token, and of the client that sends it.
+    /// Makes the fingerprint of a token and of the client that sends it.
     pub(super) fn new(token: &RefreshToken, client: &str) -> Self {
         let mut salt = [0; 16];
         getrandom::fill(&mut salt).expect("the operating system gives random bytes");
@@ -69,7 +71,7 @@ impl Fingerprint {
     }
 }
 
-/// Two words of base64: the salt and the digest.
+/// Writes the salt and the digest, as two words of base64.
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let base64 = |bytes: &[u8]| BASE64_STANDARD_NO_PAD.encode(bytes);
@@ -117,7 +119,7 @@ fn digest(salt: &[u8], token: &RefreshToken, client: &str) -> [u8; 32] {
     wipe::with_wiped_stack(|| {
         let mut digest = Sha256::new().chain_update(salt).chain_update(token);
         if !client.is_empty() {
-            // No token has a line end, so no token and client can pass for another token.
+            // No token contains a line end. So a token with a client never has the digest of another token.
             digest.update("\n");
             digest.update(client);
         }
@@ -186,7 +188,7 @@ mod tests {
             tail in ".{0,3}",
             at in any_time(),
         ) {
-            // One that begins alike.
+            // This one begins with the same characters.
             let other = RefreshToken::from(format!("{token}{tail}"));
             let token = RefreshToken::from(token);
             let text = Intent::new(&token, at).to_string();

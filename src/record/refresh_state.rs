@@ -6,18 +6,20 @@ use sha2::{Digest, Sha256};
 use super::intent::{Fingerprint, Intent};
 use crate::tokens::RefreshToken;
 
-/// No throttle holds for longer than this, whatever a record says: an hour.
+/// The longest time that a throttle holds, whatever a record says: 1 hour.
 const LONGEST_THROTTLE: TimeDelta = TimeDelta::hours(1);
 
-/// The most characters of a reason. Those of this crate have some 60.
+/// The most characters of a reason. The reasons of this crate have about 60.
 const LONGEST_REASON: usize = 200;
 
-/// What every process must know about refreshing the tokens of a record. It is stored with them, and is no
-/// part of them: two records of the same tokens hold the same tokens, whatever is known about refreshing.
+/// What every process must know before it refreshes the tokens of a record.
+///
+/// It is saved with the tokens, but is not a part of them: two records can have the same tokens and different
+/// refresh states.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RefreshState {
-    /// The refresh token is being sent, or was sent by a process that ended before it saved the answer.
+    /// The intent: a process is sending the refresh token, or it ended before it saved the answer.
     pub intent: Option<Intent>,
     /// The server asked to wait.
     pub throttle: Option<Throttle>,
@@ -26,26 +28,26 @@ pub struct RefreshState {
 }
 
 impl RefreshState {
-    /// Returns whether nothing is known.
+    /// Returns whether there is no intent, no throttle and no rejection.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// A span of time in which a server is not asked to refresh: it asked to wait, or has just issued tokens.
+/// A span of time in which no refresh is sent to a server: it asked to wait, or it has just issued tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Throttle {
     pub(crate) from: DateTime<Utc>,
     pub(crate) until: DateTime<Utc>,
-    /// The digest of the token URL and the client that were told to wait.
+    /// The digest of the token URL and the client that have to wait.
     pub(crate) client: String,
     pub(crate) reason: Option<String>,
 }
 
 impl Throttle {
-    /// Makes one. `client` is what [`TokenRefresher::client`](crate::TokenRefresher::client) returns, and
-    /// `reason` what the server said; none if it has just issued tokens.
+    /// Makes a throttle. `client` is the name that [`TokenRefresher::client`](crate::TokenRefresher::client)
+    /// returns. `reason` is what the server said, or `None` if it has just issued tokens.
     #[must_use]
     pub fn new(
         from: DateTime<Utc>,
@@ -56,8 +58,10 @@ impl Throttle {
         Self { from, until, client: digest(client), reason: reason.map(shown) }
     }
 
-    /// Returns until when it holds for this client, if it does at `now`: not before it was made, because a
-    /// clock that was set back must stop nobody, and for an hour at most.
+    /// Returns until when the throttle holds for this client, or `None` if it does not hold at `now`.
+    ///
+    /// It holds for 1 hour at most. Before the time at which it was made, it does not hold, so that a clock
+    /// that was set back stops no refresh.
     #[must_use]
     pub fn holds(&self, client: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let latest = self.from.checked_add_signed(LONGEST_THROTTLE);
@@ -65,21 +69,21 @@ impl Throttle {
         (self.client == digest(client) && self.from <= now && now < until).then_some(until)
     }
 
-    /// Returns when it was made.
+    /// Returns when the throttle was made.
     #[must_use]
     pub fn from(&self) -> DateTime<Utc> {
         self.from
     }
 
-    /// Returns what the server said; none if it has just issued tokens.
+    /// Returns what the server said, or `None` if it has just issued tokens.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
     }
 }
 
-/// A server's word that it does not accept a refresh token any more. It holds a salted digest of the token
-/// and never the token.
+/// The fact that a server no longer accepts a refresh token. It contains a salted digest of the token, and
+/// never the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
     pub(crate) at: DateTime<Utc>,
@@ -88,23 +92,24 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    /// Says that `client` was told at `now` that `token` is not accepted, and what the server said.
+    /// Makes a rejection: at `now`, the server told `client` that it does not accept `token`. `reason` is
+    /// what the server said.
     ///
     /// # Panics
     ///
-    /// If the operating system has no randomness to give.
+    /// Panics if the operating system gives no random bytes.
     #[must_use]
     pub fn new(token: &RefreshToken, client: &str, now: DateTime<Utc>, reason: &str) -> Self {
         Self { at: now, of: Fingerprint::new(token, client), reason: shown(reason) }
     }
 
-    /// Returns whether it is about this token, and was said to this client.
+    /// Returns whether this is a rejection of this token for this client.
     #[must_use]
     pub fn is_for(&self, token: &RefreshToken, client: &str) -> bool {
         self.of.is_of(token, client)
     }
 
-    /// Returns when the server said so.
+    /// Returns when the server rejected the token.
     #[must_use]
     pub fn at(&self) -> DateTime<Utc> {
         self.at
@@ -117,12 +122,13 @@ impl Rejection {
     }
 }
 
-/// A URL may be long, and a record has room for so much.
+/// The digest is stored because a URL may be long, and the room in a record is limited.
 fn digest(client: &str) -> String {
     BASE64_STANDARD_NO_PAD.encode(Sha256::digest(client))
 }
 
-/// A reason as it may be shown: a record in plaintext can be changed by any program of its user.
+/// Returns a reason that is safe to print. Any program of the user can change a record in plaintext, so
+/// control characters are removed and the length is limited.
 pub(crate) fn shown(reason: &str) -> String {
     reason.chars().filter(|character| !character.is_control()).take(LONGEST_REASON).collect()
 }

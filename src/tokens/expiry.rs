@@ -2,18 +2,18 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{AuthTokens, jwt};
 
-/// How long before its true expiry a token counts as expired: 5 minutes, so that a request which
-/// starts now still arrives in time. At most a ninth of the token's lifetime.
+/// How long before its true expiry a token counts as expired: 5 minutes, and at most 1/9 of its lifetime. So
+/// a request that starts now arrives before the token expires.
 pub const EXPIRY_BUFFER: TimeDelta = TimeDelta::minutes(5);
 
-/// How long before its true expiry a token is due to be refreshed: 15 minutes. At most a third of
-/// the token's lifetime, so from a lifetime of 45 minutes on, both buffers have their full length.
+/// How long before its true expiry a token is due to be refreshed: 15 minutes, and at most 1/3 of its
+/// lifetime. For lifetimes of 45 minutes and more, both buffers have their full length.
 pub const REFRESH_BUFFER: TimeDelta = TimeDelta::minutes(15);
 
 const SHORTEST_SHARE_EXPIRY: i32 = 9;
 const SHORTEST_SHARE_REFRESH: i32 = 3;
 
-/// How long before its true expiry a token counts as expired, and as due.
+/// How long before its true expiry a token counts as expired, and how long before it is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Buffers {
     pub(crate) expiry: TimeDelta,
@@ -21,23 +21,23 @@ pub(crate) struct Buffers {
 }
 
 impl Buffers {
-    /// Those of the crate.
+    /// The default buffers.
     const DEFAULT: Self = Self { expiry: EXPIRY_BUFFER, refresh: REFRESH_BUFFER };
 
-    /// A length of time, up to the longest that there is.
+    /// Converts a duration. One that is too long becomes the longest possible.
     pub(crate) fn delta(time: std::time::Duration) -> TimeDelta {
         TimeDelta::from_std(time).unwrap_or(TimeDelta::MAX)
     }
 }
 
-/// How far a token is on its way to its expiry, in the order in which it happens.
+/// The phases of a token's life, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Freshness {
-    /// Good for longer than the refresh buffer.
+    /// Valid, and not due yet.
     Fresh,
-    /// Good, but a refresh is due.
+    /// Valid, and due to be refreshed.
     Due,
-    /// Within the expiry buffer: counts as expired, though the server still accepts it.
+    /// In the expiry buffer: it counts as expired, but the server still accepts it.
     Expiring,
     /// Past its true expiry.
     Expired,
@@ -46,27 +46,27 @@ pub enum Freshness {
 impl AuthTokens {
     /// Returns the true expiry of the access token, in UTC.
     ///
-    /// Without an `expires_at` it is taken from the access token's own claims if that is a JWT:
-    /// `exp - iat` after [`obtained_at`](Self::obtained_at) where all three are known, so that a
-    /// clock which differs from the server's does not matter, else `exp`. An opaque token has
-    /// none, and never expires by the clock.
+    /// If there is no `expires_at` and the access token is a JWT, the expiry comes from its claims. If `exp`,
+    /// `iat` and [`obtained_at`](Self::obtained_at) are known, it is `obtained_at + (exp - iat)`, so a clock
+    /// that differs from the server's does not matter. Otherwise it is `exp`. An opaque token without an
+    /// `expires_at` has no expiry.
     ///
     /// # Security
     ///
-    /// The claims are read and **not verified**. They decide when to refresh and nothing else.
+    /// The claims are read but **not verified**. They decide only when to refresh.
     #[must_use]
     pub fn expiry(&self) -> Option<DateTime<Utc>> {
         Schedule::of(self).map(|schedule| schedule.expiry)
     }
 
-    /// Returns when a refresh becomes due, in UTC: [`REFRESH_BUFFER`] before the true expiry. A
-    /// token without expiry has no such time.
+    /// Returns when a refresh becomes due, in UTC: [`REFRESH_BUFFER`] before the true expiry. Returns `None`
+    /// for a token without expiry.
     #[must_use]
     pub fn refresh_due(&self) -> Option<DateTime<Utc>> {
         Schedule::of(self).map(|schedule| schedule.due)
     }
 
-    /// Tells where the access token stands at `now`.
+    /// Returns the phase of the access token's life at `now`.
     #[must_use]
     pub fn freshness(&self, now: DateTime<Utc>) -> Freshness {
         if !self.has_access_token() {
@@ -75,36 +75,36 @@ impl AuthTokens {
         Schedule::of(self).map_or(Freshness::Fresh, |schedule| schedule.freshness(now))
     }
 
-    /// Tells whether the access token counts as expired at `now`: [`EXPIRY_BUFFER`] ahead.
+    /// Returns whether the access token counts as expired at `now`: [`EXPIRY_BUFFER`] before its true expiry.
     #[must_use]
     pub fn is_expired(&self, now: DateTime<Utc>) -> bool {
         self.freshness(now) >= Freshness::Expiring
     }
 
-    /// Tells whether a refresh is due at `now`: [`REFRESH_BUFFER`] ahead.
+    /// Returns whether a refresh is due at `now`: [`REFRESH_BUFFER`] before the true expiry.
     #[must_use]
     pub fn needs_refresh(&self, now: DateTime<Utc>) -> bool {
         self.freshness(now) >= Freshness::Due
     }
 }
 
-/// The three moments in a token's life, worked out once.
+/// The three points in time of a token's life, calculated once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Schedule {
     pub(crate) due: DateTime<Utc>,
     expiring: DateTime<Utc>,
     expiry: DateTime<Utc>,
-    /// How long the token was good for when it was obtained, if that is known.
+    /// How long the token was valid when it was obtained, if that is known.
     pub(crate) lifetime: Option<TimeDelta>,
 }
 
 impl Schedule {
-    /// Returns `None` for a token that never expires by the clock.
+    /// Returns `None` for a token without expiry.
     pub(crate) fn of(tokens: &AuthTokens) -> Option<Self> {
         Self::with(tokens, Buffers::DEFAULT)
     }
 
-    /// The same with other buffers.
+    /// Like [`of`](Self::of), with other buffers.
     pub(crate) fn with(tokens: &AuthTokens, buffers: Buffers) -> Option<Self> {
         #[expect(clippy::disallowed_methods, reason = "only the dates among its claims are kept")]
         let claims = jwt::claims(tokens.access_token.expose_secret());
@@ -125,7 +125,7 @@ impl Schedule {
             expiry.checked_sub_signed(buffer).unwrap_or(DateTime::<Utc>::MIN_UTC)
         };
         let expiring = before_expiry(buffers.expiry, SHORTEST_SHARE_EXPIRY);
-        // What counts as expired is due in any case.
+        // A token that counts as expired is always due.
         let due = before_expiry(buffers.refresh, SHORTEST_SHARE_REFRESH).min(expiring);
         Some(Self { due, expiring, expiry, lifetime })
     }

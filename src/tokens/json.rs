@@ -1,6 +1,6 @@
-//! JSON split into its fields without copying what they hold, and without ever quoting it.
+//! Splits JSON into its fields. It copies no value, and no error quotes one.
 //!
-//! `serde_json::Error` repeats its input, so no such error leaves this module.
+//! `serde_json::Error` quotes its input, so this module never returns such an error.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,10 +10,11 @@ use serde::Deserializer;
 use serde::de::{self, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// The fields of an object in their order, each value as its JSON text.
+/// The fields of an object, in their order. Each value is its JSON text.
 pub(crate) type Fields<'a> = Vec<(Cow<'a, str>, &'a RawValue)>;
 
-/// Splits an object. The error says what is wrong and where, and repeats nothing of the input.
+/// Splits an object into its fields. The error says what is wrong and at which position. It quotes nothing of
+/// the input.
 pub(crate) fn object(json: &[u8]) -> Result<Fields<'_>, String> {
     struct FieldsVisitor;
 
@@ -52,7 +53,7 @@ pub(crate) fn object(json: &[u8]) -> Result<Fields<'_>, String> {
                 }
             }
         })?;
-    // Which of two values counts differs from reader to reader, so neither does.
+    // Programs differ in which of two values counts. So an object with two is an error.
     let mut names: Vec<&str> = fields.iter().map(|(name, _)| name.as_ref()).collect();
     names.sort_unstable();
     if names.windows(2).any(|pair| pair[0] == pair[1]) {
@@ -68,7 +69,7 @@ pub(crate) fn is_value(text: &SecretString) -> bool {
     serde_json::from_str::<&RawValue>(text).is_ok()
 }
 
-/// Reads a JSON string straight into a secret.
+/// Reads a JSON string into a secret, without another copy.
 pub(crate) fn secret(json: &RawValue) -> Option<SecretString> {
     struct SecretVisitor;
 
@@ -80,7 +81,7 @@ pub(crate) fn secret(json: &RawValue) -> Option<SecretString> {
         }
 
         fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-            // Exact in size, so that the secret never has to move.
+            // The buffer has the exact size, so the secret is never moved.
             Ok(SecretString::from(Box::<str>::from(text)))
         }
     }
@@ -88,7 +89,7 @@ pub(crate) fn secret(json: &RawValue) -> Option<SecretString> {
     serde_json::Deserializer::from_str(json.get()).deserialize_str(SecretVisitor).ok()
 }
 
-/// A field's name, borrowed where it has no escapes.
+/// A field's name. It is borrowed if it has no escapes.
 struct Name<'a>(Cow<'a, str>);
 
 impl<'de> de::Deserialize<'de> for Name<'de> {

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use crate::tokens::json;
 
-/// RFC 7515 says no padding; some issuers pad all the same.
+/// RFC 7515 demands no padding, but some issuers pad.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
@@ -19,7 +19,7 @@ pub(super) struct Claims {
     pub(super) iat: Option<DateTime<Utc>>,
 }
 
-/// Reads the claims without verifying anything. What is no JWT has none.
+/// Reads the claims without verifying anything. A text that is not a JWT has no claims.
 pub(super) fn claims(token: &str) -> Claims {
     let mut parts = token.split('.');
     let (Some(_header), Some(payload), Some(_signature), None) =
@@ -41,11 +41,11 @@ pub(super) fn claims(token: &str) -> Claims {
     Claims { exp: claim("exp"), iat: claim("iat") }
 }
 
-/// Reads a `NumericDate`: seconds since the epoch, possibly with a fraction, which is dropped.
+/// Reads a `NumericDate`: seconds since the epoch. A fraction is dropped.
 fn numeric_date(json: &str) -> Option<DateTime<Utc>> {
     let seconds = json.parse::<i64>().ok().or_else(|| {
         let seconds = json.parse::<f64>().ok()?;
-        // Beyond this range a date cannot be formed anyway.
+        // A number outside this range is no date that chrono can hold.
         (seconds.abs() < 1e15).then_some(seconds as i64)
     })?;
     DateTime::from_timestamp(seconds, 0)
