@@ -1,4 +1,7 @@
-//! Any provider that speaks OAuth 2.0: refreshing, signing in, revoking.
+//! OAuth 2.0: refresh tokens of any provider, sign in, and revoke tokens.
+//!
+//! This module needs the feature `oauth2`: `cargo add tokenkeep --features oauth2`.
+//! [OAuth 2.0 providers](crate::docs::providers) lists the settings of known providers.
 
 mod answer;
 mod browser;
@@ -42,9 +45,9 @@ use crate::tokens::{AuthTokens, RefreshToken};
 
 /// A client as it is registered at an OAuth 2.0 provider (RFC 6749).
 ///
-/// It is a [`TokenRefresher`] for tokens of that provider, signs in with a code on another device
-/// ([`sign_in_by_device`](Self::sign_in_by_device)) or in a browser on this one
-/// ([`sign_in_by_browser`](Self::sign_in_by_browser)), and [revokes](Self::revoke) tokens.
+/// It is a [`TokenRefresher`] for tokens of that provider. It signs in with a code on another device
+/// ([`sign_in_by_device`](Self::sign_in_by_device)) or in a browser on this machine
+/// ([`sign_in_by_browser`](Self::sign_in_by_browser)). It also [revokes](Self::revoke) tokens.
 ///
 /// ```
 /// use tokenkeep::TokenManager;
@@ -56,21 +59,20 @@ use crate::tokens::{AuthTokens, RefreshToken};
 /// }
 /// ```
 ///
-/// It works on any executor. One thread of this crate does the network work of the whole process. Each
-/// request has a connection of its own, and uses no proxy. Trusted are the root certificates of the
-/// system.
+/// It works on any executor. One thread of this crate does the network I/O of the whole process. Each request
+/// has a connection of its own and uses no proxy. The root certificates of the system are trusted.
 ///
 /// # Security
 ///
-/// Each URL has to be `https`. Plain `http` is for an address of this machine's own (127.0.0.0/8,
-/// `[::1]`) and not for `localhost`, which is a name that something has to resolve. No redirect is
-/// followed: 307 and 308 would send the refresh token again, to wherever they point. An answer has at
-/// most [`MAX_RECORD`](crate::store::MAX_RECORD) bytes and 15 seconds after a connection that took at most 10.
-/// Errors carry the host, the status and a registered error code, and nothing else that was sent or
-/// received.
-///
-/// What this crate holds of secrets is wiped. The `oauth2` crate, hyper and rustls make copies of
-/// requests and answers on the way, which they do not wipe.
+/// - Each URL must be `https`. Plain `http` is accepted only for a loopback address (127.0.0.0/8, `[::1]`).
+///   It is not accepted for `localhost`, because that name has to be resolved.
+/// - No redirect is followed: 307 and 308 would send the refresh token to another URL.
+/// - Connecting may take 10 seconds, and the answer another 15. An answer may have
+///   [`MAX_RECORD`](crate::store::MAX_RECORD) bytes.
+/// - An error contains the host, the status and a registered error code, and nothing else that was sent or
+///   received.
+/// - The secrets that this crate holds are wiped. The `oauth2` crate, hyper and rustls make copies of
+///   requests and answers, and do not wipe them.
 #[derive(Clone)]
 pub struct OAuth2Client {
     token_url: TokenUrl,
@@ -85,7 +87,7 @@ pub struct OAuth2Client {
     http: Http,
 }
 
-/// The `oauth2` crate's client, with answers that are read here.
+/// The client of the `oauth2` crate. This crate reads the answers.
 type Client<Token> = oauth2::Client<
     BasicErrorResponse,
     Answer,
@@ -100,11 +102,11 @@ type Client<Token> = oauth2::Client<
 >;
 
 impl OAuth2Client {
-    /// Names the provider's token endpoint, and this client as it is registered there.
+    /// Makes a client from the provider's token endpoint and the id under which the client is registered.
     ///
     /// # Errors
     ///
-    /// [`OAuth2Error::InvalidSetting`] for a URL that secrets must not be sent to.
+    /// [`OAuth2Error::InvalidSetting`] for a URL to which secrets must not be sent.
     pub fn new(token_url: &str, client_id: impl Into<String>) -> Result<Self, OAuth2Error> {
         Ok(Self {
             token_url: TokenUrl::from_url(endpoint("token_url", token_url)?),
@@ -120,30 +122,29 @@ impl OAuth2Client {
         })
     }
 
-    /// Adds the client's secret, for a client that can keep one. It is sent by HTTP Basic.
+    /// Adds the client's secret. It is sent by HTTP Basic.
     #[must_use]
     pub fn with_secret(mut self, secret: SecretString) -> Self {
         self.secret = Some(secret);
         self
     }
 
-    /// Sends the client's secret in the request's body, to a provider that does not take HTTP Basic.
+    /// Sends the client's secret in the request's body, for a provider that does not accept HTTP Basic.
     #[must_use]
     pub fn with_secret_in_body(mut self) -> Self {
         self.auth_type = AuthType::RequestBody;
         self
     }
 
-    /// Asks for these scopes when signing in. A refresh asks for none, and so keeps those that were
-    /// granted.
+    /// Requests these scopes at sign-in. A refresh requests no scopes, so the granted ones stay.
     #[must_use]
     pub fn with_scopes<S: Into<String>>(mut self, scopes: impl IntoIterator<Item = S>) -> Self {
         self.scopes = scopes.into_iter().map(|scope| Scope::new(scope.into())).collect();
         self
     }
 
-    /// Sets where [`sign_in_by_browser`](Self::sign_in_by_browser) sends a person. A query in it
-    /// stays, for what a provider wants beyond the standard: `?access_type=offline`.
+    /// Sets the URL for [`sign_in_by_browser`](Self::sign_in_by_browser). It may have a query with parameters
+    /// that the provider needs beyond the standard: `?access_type=offline`.
     ///
     /// # Errors
     ///
@@ -153,7 +154,7 @@ impl OAuth2Client {
         Ok(self)
     }
 
-    /// Sets where [`sign_in_by_device`](Self::sign_in_by_device) begins.
+    /// Sets the URL for [`sign_in_by_device`](Self::sign_in_by_device).
     ///
     /// # Errors
     ///
@@ -163,7 +164,7 @@ impl OAuth2Client {
         Ok(self)
     }
 
-    /// Sets where [`revoke`](Self::revoke) sends tokens.
+    /// Sets the URL for [`revoke`](Self::revoke).
     ///
     /// # Errors
     ///
@@ -173,24 +174,26 @@ impl OAuth2Client {
         Ok(self)
     }
 
-    /// Asks `now` for the time, instead of the system's wall clock.
+    /// Uses `now` as the clock, instead of the system's wall clock.
     #[must_use]
     pub fn with_clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.clock = Arc::new(Clock::new(now));
         self
     }
 
-    /// Tells the provider that these tokens are no longer used (RFC 7009): the refresh token, and then
-    /// the access token, which some providers cannot revoke. Tokens that it does not know count as
-    /// revoked. The store is not touched.
+    /// Revokes tokens at the provider (RFC 7009): first the refresh token, then the access token.
+    ///
+    /// Succeeds also if the provider does not know the tokens, or if it cannot revoke access tokens. The
+    /// store is not changed.
     ///
     /// # Errors
     ///
-    /// [`OAuth2Error::InvalidSetting`] without a revocation URL, else how the exchange failed.
+    /// [`OAuth2Error::InvalidSetting`] if no revocation URL is set. Otherwise the error says how the exchange
+    /// failed.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
-    /// The tokens may have been revoked or not; calling it again does no harm.
+    /// The tokens may have been revoked or not. The call can be repeated.
     pub async fn revoke(&self, tokens: &AuthTokens) -> Result<(), OAuth2Error> {
         let url = self.revocation_url.clone().ok_or_else(|| not_set("revocation_url"))?;
         let (client, tokens) = (self.clone(), tokens.clone());
@@ -206,7 +209,7 @@ impl OAuth2Client {
         #[expect(clippy::disallowed_methods, reason = "sent to the server that issued it")]
         let token = oauth2::AccessToken::new(tokens.access_token.expose_secret().to_owned());
         match self.revoke_one(url, token.into()).await {
-            // It ends by itself soon, now that the refresh token is worth nothing.
+            // The refresh token is revoked, so the access token expires soon.
             Err(Failed::Refused { code, .. })
                 if code == "unsupported_token_type" && tokens.refresh_token.is_some() =>
             {
@@ -217,7 +220,7 @@ impl OAuth2Client {
     }
 
     async fn revoke_one(&self, url: &Url, token: StandardRevocableToken) -> Result<(), Failed> {
-        // The `oauth2` crate takes https alone. What this URL may be was checked when it was set.
+        // The `oauth2` crate accepts only https. The URL was checked when it was set.
         let mut checked = url.clone();
         if url.scheme() == "http" {
             checked = format!("https{}", &url.as_str()[4..]).parse().map_err(|_| unsendable())?;
@@ -246,7 +249,7 @@ impl OAuth2Client {
         Ok(answer.map_err(|error| failed(error, self.token_url.url()))?.into_tokens(sent))
     }
 
-    /// What the `oauth2` crate knows of this client.
+    /// Returns this client as the `oauth2` crate needs it.
     fn client(&self) -> Client<oauth2::EndpointSet> {
         let client = Client::new(self.client_id.clone())
             .set_token_uri(self.token_url.clone())
@@ -262,7 +265,7 @@ impl OAuth2Client {
     }
 }
 
-/// Shows where, and no secret.
+/// Shows the token URL and the client's id, and no secret.
 impl fmt::Debug for OAuth2Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OAuth2Client")
@@ -272,28 +275,27 @@ impl fmt::Debug for OAuth2Client {
     }
 }
 
-/// Sends the refresh token to the token endpoint, and nowhere else.
+/// Sends the refresh token to the token endpoint only.
 ///
-/// A refresh token in the answer is passed on, and `expires_in` becomes `expires_at`; everything else
-/// in it becomes `extra`.
+/// The answer becomes [`AuthTokens`]: `expires_in` becomes `expires_at`, and unknown fields become `extra`.
 ///
 /// | what happens | failure | proves that the token is unspent |
 /// |---|---|---|
 /// | no connection, no trusted certificate | transient | yes |
 /// | 429 | transient | yes |
 /// | 503, 403 without an error code, `server_error`, `slow_down`, `temporarily_unavailable` | transient | no |
-/// | sent, or part of it, and no whole answer; a success without tokens that can be read; more than 64 KiB; a redirect; 408; any other 5xx | ambiguous | no |
+/// | the request or a part of it was sent, and no complete answer came; a success without readable tokens; more than 64 KiB; a redirect; 408; any other 5xx | ambiguous | no |
 /// | `invalid_client`, `invalid_request`, `unauthorized_client`, `unsupported_grant_type` | misconfigured | yes |
-/// | any other error code; 404, any other 4xx; an answer that is no HTTP/1.1 | misconfigured | no |
+/// | any other error code; 404, any other 4xx; an answer that is not HTTP/1.1 | misconfigured | no |
 /// | `invalid_grant`; no refresh token to send | rejected | yes |
 ///
-/// The permit is checked when the connection stands, right before the request is written. If it ends, the
-/// connection is reset when the time is over, when this is cancelled, or when the process ends before the
-/// whole answer is read: what the server has not received by then is not delivered later. On Linux and
-/// Android the kernel does so even while the process is stopped.
+/// The permit is checked after connecting, right before the request is written. If the permit has an end, the
+/// connection is reset at that time, or earlier if the future is dropped or the process ends before the whole
+/// answer was read. After a reset, the kernel delivers no more of the request. On Linux and Android the
+/// kernel resets the connection even while the process is stopped.
 ///
-/// A transient failure carries `Retry-After`, up to an hour. An error code counts with the status of a
-/// success and with any 4xx but 404, 408 and 429.
+/// A transient failure contains the time of `Retry-After`, up to 1 hour. An error code counts with the status
+/// of a success, and with any 4xx except 404, 408 and 429.
 #[async_trait]
 impl TokenRefresher for OAuth2Client {
     async fn refresh(
@@ -308,13 +310,13 @@ impl TokenRefresher for OAuth2Client {
         Ok(on_io(async move { client.trade(&token, permit).await }).await?)
     }
 
-    /// The token URL, a space, and the client's id.
+    /// Returns the token URL, a space, and the client's id.
     fn client(&self) -> String {
         format!("{} {}", self.token_url.as_str(), self.client_id.as_str())
     }
 }
 
-/// Does the work of an exchange where there are sockets and timers.
+/// Runs an exchange on the I/O runtime of this crate.
 async fn on_io<T: Send + 'static, E: From<Failed> + Send + 'static>(
     work: impl Future<Output = Result<T, E>> + Send + 'static,
 ) -> Result<T, E> {
@@ -324,14 +326,15 @@ async fn on_io<T: Send + 'static, E: From<Failed> + Send + 'static>(
 }
 
 fn not_set(setting: &'static str) -> OAuth2Error {
-    OAuth2Error::InvalidSetting { setting, reason: "is not set" }
+    OAuth2Error::InvalidSetting { setting, reason: "is not set; set it first" }
 }
 
 fn unsendable() -> Failed {
     Failed::Unsendable { reason: "the URL cannot be put into a request; check it".into() }
 }
 
-/// Takes over what the exchange says. The errors of the `oauth2` crate hold what the server sent.
+/// Returns the failure of the exchange. Other errors of the `oauth2` crate contain what the server sent, so
+/// they are not passed on.
 fn failed<T: ErrorResponse + 'static>(error: RequestTokenError<Failed, T>, url: &Url) -> Failed {
     match error {
         RequestTokenError::Request(failed) => failed,
@@ -340,5 +343,5 @@ fn failed<T: ErrorResponse + 'static>(error: RequestTokenError<Failed, T>, url: 
 }
 
 fn unreadable(place: &str) -> Failed {
-    Failed::Unreadable { reason: format!("{place} answered 200 with what cannot be read") }
+    Failed::Unreadable { reason: format!("{place} answered 200, but its answer cannot be read") }
 }

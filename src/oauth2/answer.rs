@@ -1,4 +1,4 @@
-//! What a token endpoint answers.
+//! The answer of a token endpoint.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -16,10 +16,10 @@ use crate::sys::clock;
 use crate::tokens::AuthTokens;
 use crate::tokens::json;
 
-/// The tokens in an answer, and everything else in it.
+/// The tokens in an answer, and all its other fields.
 ///
-/// It takes more than RFC 6749 allows: no token type, an expiry that is a string. By the time the
-/// answer is read the old refresh token is spent, and this is the only copy of the new one.
+/// It accepts more than RFC 6749 allows: no token type, an expiry that is a string. When the answer is
+/// read, the old refresh token is spent, and the answer is the only copy of the new one.
 pub(super) struct Answer {
     access_token: oauth2::AccessToken,
     refresh_token: Option<oauth2::RefreshToken>,
@@ -28,15 +28,15 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// The record, for an answer to a request that was sent at this time.
+    /// Returns the tokens of an answer to a request that was sent at this time.
     ///
-    /// The lifetime counts from then, so that a slow answer never makes a token seem good for longer
-    /// than it is.
+    /// The lifetime counts from `sent`, so a slow answer never makes a token seem to live longer than it
+    /// does.
     pub(super) fn into_tokens(self, sent: SystemTime) -> AuthTokens {
         let sent = clock::date(sent);
         let mut tokens = AuthTokens::new(self.access_token.into_secret()).with_obtained_at(sent);
         tokens.refresh_token = self.refresh_token.map(|token| token.into_secret().into());
-        // A lifetime that leads beyond the end of time is none.
+        // A lifetime that overflows is ignored.
         tokens.expires_at = self.expires_in.and_then(|time| sent.checked_add_signed(time));
         self.extra.into_iter().fold(tokens, |tokens, (name, value)| tokens.with_extra(name, value))
     }
@@ -73,13 +73,14 @@ impl<'de> Deserialize<'de> for Answer {
                             false
                         }
                         _ => {
-                            // Nothing depends on it, and tokens must not get lost for it.
+                            // A duplicate of another field does no harm. Tokens must not be lost because of
+                            // it.
                             extra.retain(|(other, _)| *other != name);
                             extra.push((name, value));
                             false
                         }
                     };
-                    // Which of the two counts differs from reader to reader, so neither does.
+                    // Programs differ in which of the two counts, so this is an error.
                     if is_again {
                         return Err(de::Error::custom("the same field twice"));
                     }
@@ -94,7 +95,7 @@ impl<'de> Deserialize<'de> for Answer {
     }
 }
 
-/// A JSON value: a string's text, or what else it is as JSON; nothing for `null`.
+/// A JSON value: the text of a string, `None` for `null`, or the JSON of any other value.
 struct Text(Option<SecretString>);
 
 impl<'de> Deserialize<'de> for Text {
@@ -108,7 +109,7 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
-/// Reads a lifetime, which some providers send as a string, or with a fraction.
+/// Reads a lifetime. Some providers send it as a string or with a fraction.
 fn seconds(text: &str) -> Option<TimeDelta> {
     let whole = text.split('.').next().unwrap_or(text);
     whole.parse::<u32>().ok().map(|seconds| TimeDelta::seconds(seconds.into()))
@@ -120,7 +121,7 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// The `oauth2` crate asks for this, and never uses it.
+/// The `oauth2` crate requires this, and never uses it.
 impl Serialize for Answer {
     fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
         Err(ser::Error::custom("an answer is only read"))

@@ -1,4 +1,4 @@
-//! Signing in in a browser on this machine (RFC 8252), with PKCE (RFC 7636).
+//! Sign-in by a browser on this machine (RFC 8252), with PKCE (RFC 7636).
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -23,29 +23,30 @@ use crate::tokens::AuthTokens;
 
 const PATH: &str = "/callback";
 
-/// Long enough to find a second factor.
+/// How long a person may take to sign in: 5 minutes, enough to find a second factor.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// A browser says what it wants at once; one that opens a connection ahead of time says nothing.
+/// How long one connection may take. A browser sends its request at once. Browsers also open connections that
+/// they never use.
 const VISIT: Duration = Duration::from_secs(10);
 
-/// Browsers open two or three connections. What else knocks has to wait.
+/// How many connections are served at a time. A browser opens 2 or 3. Further connections wait.
 const VISITS: usize = 16;
 
 const LONGEST_REQUEST: usize = 16 * 1024;
 
 impl OAuth2Client {
-    /// Begins to sign in by a browser on this machine: the authorization code flow with PKCE (S256),
-    /// answered on a port of 127.0.0.1 (RFC 8252, 7.3).
+    /// Starts a sign-in by a browser on this machine: the authorization code flow with PKCE (S256), with a
+    /// redirect to a port of 127.0.0.1 (RFC 8252, 7.3).
     ///
-    /// `port` is for providers that insist on the one that was registered; 0 takes any that is free.
-    /// Register `http://127.0.0.1/callback`. Send the person to [`url`](BrowserSignIn::url), then wait
-    /// for the [`tokens`](BrowserSignIn::tokens).
+    /// Register `http://127.0.0.1/callback` as the redirect URL. Most providers accept any port with it:
+    /// pass 0 for a free one. If the provider demands the port that was registered, pass that `port`. Send
+    /// the person to [`url`](BrowserSignIn::url), then wait for the [`tokens`](BrowserSignIn::tokens).
     ///
     /// # Errors
     ///
-    /// [`OAuth2Error::InvalidSetting`] without an authorization URL, and
-    /// [`OAuth2Error::Unavailable`] if the port is taken.
+    /// [`OAuth2Error::InvalidSetting`] if no authorization URL is set, and [`OAuth2Error::Unavailable`] if
+    /// the port is in use.
     pub async fn sign_in_by_browser(&self, port: u16) -> Result<BrowserSignIn, OAuth2Error> {
         let url = self.authorization_url.clone().ok_or_else(|| not_set("authorization_url"))?;
         let (listener, port) = on_io(listen(port)).await?;
@@ -71,7 +72,7 @@ impl OAuth2Client {
     }
 }
 
-/// A sign-in that waits for a person at this machine's browser.
+/// A sign-in that waits for a person in a browser on this machine.
 pub struct BrowserSignIn {
     client: OAuth2Client,
     listener: TcpListener,
@@ -83,33 +84,33 @@ pub struct BrowserSignIn {
 }
 
 impl BrowserSignIn {
-    /// Returns the URL at which the person signs in. It is for their browser alone.
+    /// Returns the URL at which the person signs in. Show it only to that person.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Waits this long for the person, instead of 5 minutes.
+    /// Gives the person this long to sign in, instead of 5 minutes.
     #[must_use]
     pub fn deadline(mut self, time: Duration) -> Self {
         self.deadline = time;
         self
     }
 
-    /// Waits until the browser comes back, and trades what it brings for tokens.
+    /// Waits until the browser is redirected to the port, and exchanges the code for tokens.
     ///
     /// # Errors
     ///
-    /// [`OAuth2Error::Declined`], [`OAuth2Error::TimedOut`], or how the exchange failed.
+    /// [`OAuth2Error::Declined`], [`OAuth2Error::TimedOut`], or the error of the exchange.
     ///
     /// # Security
     ///
-    /// What comes to the port without the `state` of this sign-in is turned away, and does not end the
-    /// wait. Nothing of what it says but a registered error code is ever shown.
+    /// A request without the `state` of this sign-in is refused, and the wait continues. Of a request, an
+    /// error contains only a registered error code.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
-    /// Ends the sign-in and closes the port soon after.
+    /// A dropped call ends the sign-in, and closes the port soon after.
     pub async fn tokens(self) -> Result<AuthTokens, OAuth2Error> {
         on_io(self.trade()).await
     }
@@ -130,17 +131,17 @@ impl BrowserSignIn {
     }
 }
 
-/// Takes a port of this machine, for those on it alone.
+/// Listens on a port of 127.0.0.1, which only this machine can reach.
 async fn listen(port: u16) -> Result<(TcpListener, u16), OAuth2Error> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
     listener
         .and_then(|listener| listener.local_addr().map(|address| (listener, address.port())))
         .map_err(|error| OAuth2Error::Unavailable {
-            reason: format!("port {port} of 127.0.0.1 cannot be had ({})", error.kind()),
+            reason: format!("port {port} of 127.0.0.1 cannot be used ({})", error.kind()),
         })
 }
 
-/// Shows where, and neither the state nor the verifier.
+/// Shows the redirect URL, and neither the state nor the verifier.
 impl fmt::Debug for BrowserSignIn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BrowserSignIn")
@@ -149,30 +150,30 @@ impl fmt::Debug for BrowserSignIn {
     }
 }
 
-/// After a connection that could not be accepted.
+/// The pause after a connection that could not be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) type Brought = Result<AuthorizationCode, Failed>;
 
-/// Waits for the one visit that brings an answer.
+/// Waits for the request that contains the answer.
 async fn answered(listener: TcpListener, state: CsrfToken) -> Brought {
     let (bring, mut brought) = mpsc::channel(1);
     let state = Arc::new(state);
-    // Both sets end what they hold when they are dropped.
+    // Both sets abort their tasks when they are dropped.
     let mut port = JoinSet::new();
     port.spawn(async move {
         let mut visits = JoinSet::new();
         loop {
             let Ok((stream, _)) = listener.accept().await else {
-                // A connection that broke, or no descriptor to spare: the next one may do.
+                // The connection broke, or no descriptor is free. The next accept may succeed.
                 sleep(PAUSE).await;
                 continue;
             };
-            // A browser opens connections that it may never use, and nobody should wait for those.
+            // A browser opens connections that it may never use. They must not block the one with the answer.
             let (state, bring) = (state.clone(), bring.clone());
             visits.spawn(async move {
                 if let Ok(Some(answer)) = timeout(VISIT, visit(stream, &state)).await {
-                    // Of two answers the first counts.
+                    // If there are two answers, the first counts.
                     let _ = bring.try_send(answer);
                 }
             });
@@ -183,13 +184,13 @@ async fn answered(listener: TcpListener, state: CsrfToken) -> Brought {
         }
     });
     brought.recv().await.unwrap_or_else(|| {
-        Err(Failed::NotSent { reason: "the port that the browser comes back to was lost".into() })
+        Err(Failed::NotSent { reason: "the port for the browser's redirect was closed".into() })
     })
 }
 
-/// Reads one request and answers it. Returns what it brings, if it belongs to this sign-in.
+/// Reads one request and answers it. Returns its code or error if it belongs to this sign-in.
 async fn visit(mut stream: TcpStream, state: &CsrfToken) -> Option<Brought> {
-    // Of its full size, so that it does not grow and leave copies of the code behind.
+    // The buffer has its full size, so it does not grow and leave copies of the code behind.
     let mut request = Zeroizing::new(Vec::with_capacity(LONGEST_REQUEST));
     while !request.windows(4).any(|end| end == b"\r\n\r\n") {
         if request.len() >= LONGEST_REQUEST || stream.read_buf(&mut *request).await.ok()? == 0 {
@@ -212,17 +213,17 @@ async fn visit(mut stream: TcpStream, state: &CsrfToken) -> Option<Brought> {
          Connection: close\r\n\r\n{says}",
         says.len()
     );
-    // A browser that has left has brought its answer all the same.
+    // If the browser has closed the connection, its answer still counts.
     let _ = stream.write_all(answer.as_bytes()).await;
     let _ = stream.shutdown().await;
     brought
 }
 
-/// Finds the answer in a request.
+/// Returns the code or the error in a request, if it belongs to this sign-in.
 pub(super) fn read(request: &[u8], state: &CsrfToken) -> Option<Brought> {
     let line = str::from_utf8(request.split(|&byte| byte == b'\r').next()?).ok()?;
     let target = line.strip_prefix("GET ")?.strip_suffix(" HTTP/1.1")?;
-    // No browser sends these.
+    // No browser sends control characters.
     if target.contains(|character: char| character.is_ascii_control()) {
         return None;
     }
@@ -230,7 +231,7 @@ pub(super) fn read(request: &[u8], state: &CsrfToken) -> Option<Brought> {
     if path != PATH {
         return None;
     }
-    // Not by way of a `Url`, which would be one more copy of the code.
+    // No `Url` is made, because it would be one more copy of the code.
     let parameter = |wanted: &str| {
         let (_, value) = parse(query.as_bytes()).find(|(name, _)| name == wanted)?;
         Some(value)

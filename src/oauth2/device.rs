@@ -1,4 +1,4 @@
-//! Signing in on another device (RFC 8628).
+//! Sign-in by a code on another device (RFC 8628).
 
 use std::fmt;
 use std::future::Future;
@@ -20,26 +20,26 @@ use super::{OAuth2Client, OAuth2Error, failed, not_set, on_io};
 use crate::sys::clock;
 use crate::tokens::AuthTokens;
 
-/// Nobody waits longer between two questions.
+/// The longest interval between two requests that is accepted from a provider.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(300);
 
-/// Longer than anyone would type.
+/// The most characters of a code. Nobody would type more.
 const LONGEST_CODE: usize = 64;
 
 impl OAuth2Client {
-    /// Begins to sign in by a code that a person types on any device (RFC 8628).
+    /// Starts a sign-in by a code that a person types on any device (RFC 8628).
     ///
-    /// Show them [`verification_url`](DeviceSignIn::verification_url) and
+    /// Show the person [`verification_url`](DeviceSignIn::verification_url) and
     /// [`user_code`](DeviceSignIn::user_code), then wait for the [`tokens`](DeviceSignIn::tokens).
     ///
     /// # Errors
     ///
-    /// [`OAuth2Error::InvalidSetting`] without a device authorization URL, else how the exchange
-    /// failed.
+    /// [`OAuth2Error::InvalidSetting`] if no device authorization URL is set. Otherwise the error says how
+    /// the exchange failed.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
-    /// A code that was issued in that moment is forgotten, and ends by itself.
+    /// If a code was just issued, it is lost, and expires.
     pub async fn sign_in_by_device(&self) -> Result<DeviceSignIn, OAuth2Error> {
         let url = self.device_authorization_url.clone();
         let url = url.ok_or_else(|| not_set("device_authorization_url"))?;
@@ -59,10 +59,10 @@ impl OAuth2Client {
 
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 
-/// After connections that failed; what RFC 8628 (3.5) calls exponential backoff ends here.
+/// The longest pause after failed connections: the limit of the exponential backoff of RFC 8628 (3.5).
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 
-/// A sign-in that waits for a person at another device.
+/// A sign-in that waits for a person on another device.
 pub struct DeviceSignIn {
     client: OAuth2Client,
     answer: StandardDeviceAuthorizationResponse,
@@ -70,13 +70,13 @@ pub struct DeviceSignIn {
 }
 
 impl DeviceSignIn {
-    /// Takes what the provider at `url` answered, if a person can do something with it.
+    /// Starts a sign-in from the answer of the provider at `url`, if a person can use it.
     pub(super) fn begin(
         client: &OAuth2Client,
         answer: StandardDeviceAuthorizationResponse,
         url: &Url,
     ) -> Result<Self, OAuth2Error> {
-        // A terminal obeys what is printed on it, so this may be nothing but a code and a URL.
+        // A terminal obeys control characters. So only a plain code and a plain URL are accepted.
         let code = answer.user_code().secret();
         let is_code = !code.is_empty()
             && code.len() <= LONGEST_CODE
@@ -87,7 +87,7 @@ impl DeviceSignIn {
         let Some(verification_url) =
             verification_url.filter(|_| is_code && answer.interval() <= LONGEST_INTERVAL)
         else {
-            let reason = format!("{} answered 200 with what cannot be used", url.authority());
+            let reason = format!("{} answered 200, but its answer cannot be used", url.authority());
             return Err(OAuth2Error::Misconfigured { reason });
         };
         Ok(Self { client: client.clone(), answer, verification_url: verification_url.into() })
@@ -105,40 +105,40 @@ impl DeviceSignIn {
         self.answer.user_code().secret()
     }
 
-    /// Returns how long the code is good for.
+    /// Returns how long the code is valid.
     #[must_use]
     pub fn expires_in(&self) -> Duration {
         self.answer.expires_in()
     }
 
-    /// Asks again and again, as often as the provider allows, until the person has signed in.
-    ///
-    /// Connections that fail in between are tried again.
+    /// Polls the provider, as often as it allows, until the person has signed in. Failed connections are
+    /// retried.
     ///
     /// # Errors
     ///
-    /// [`OAuth2Error::Declined`], [`OAuth2Error::TimedOut`], or how the exchange failed.
+    /// [`OAuth2Error::Declined`], [`OAuth2Error::TimedOut`], or the error of the exchange.
     ///
     /// # Security
     ///
-    /// Whoever types the code signs in for this program: show it to nobody but the person in front of it.
+    /// Anyone who types the code can sign this program in. Show it only to the person at this program.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
-    /// Ends the sign-in. Tokens that were issued in that moment are lost, and end by themselves.
+    /// A dropped call ends the sign-in. If tokens were just issued, they are lost, and expire.
     pub async fn tokens(self) -> Result<AuthTokens, OAuth2Error> {
         self.tokens_with_sleep(Delay::new).await
     }
 
-    /// The same, with `sleep` to wait between two questions. The caller's executor runs it.
+    /// Like [`tokens`](Self::tokens), but waits between two requests with `sleep`. The caller's executor runs
+    /// it.
     ///
     /// # Errors
     ///
     /// Those of [`tokens`](Self::tokens).
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
-    /// That of [`tokens`](Self::tokens).
+    /// The same as for [`tokens`](Self::tokens).
     pub async fn tokens_with_sleep<F: Future<Output = ()> + Send>(
         self,
         sleep: impl Fn(Duration) -> F + Send + Sync,
@@ -151,7 +151,7 @@ impl DeviceSignIn {
         self.tokens_from(exchange, sleep).await
     }
 
-    /// The same, with `exchange` for the way there and back.
+    /// Like [`tokens_with_sleep`](Self::tokens_with_sleep), but sends requests with `exchange`.
     pub(super) async fn tokens_from<F: Future<Output = ()> + Send>(
         self,
         exchange: &Exchange,
@@ -160,11 +160,11 @@ impl DeviceSignIn {
         let poll = Poll { client: &self.client, exchange, last: Mutex::default() };
         let client = self.client.client();
         let now = || clock::date(self.client.clock.now());
-        // A provider that names no time to wait must not be asked without a pause.
+        // If the provider names no interval, there is still a pause between two requests.
         let sleep = |time: Duration| sleep(time.max(SHORTEST_INTERVAL));
         let answer = client
             .exchange_device_access_token(&self.answer)
-            // After a connection that failed, too, it is asked no more often than it allows.
+            // The interval of the provider holds after a failed connection too.
             .set_max_backoff_interval(self.answer.interval().max(LONGEST_BACKOFF))
             .set_time_fn(now)
             .request_async(&poll, sleep, None)
@@ -186,7 +186,7 @@ impl DeviceSignIn {
     }
 }
 
-/// Shows no code: whoever has it can sign this program in to an account of theirs.
+/// Shows no code. Anyone who has it can sign this program in to their own account.
 impl fmt::Debug for DeviceSignIn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeviceSignIn")
@@ -197,22 +197,22 @@ impl fmt::Debug for DeviceSignIn {
 
 type Answered = Pin<Box<dyn Future<Output = Result<HttpResponse, Failed>> + Send>>;
 
-/// Sends a request, and returns what came with a success.
+/// Sends a request, and returns the answer if it is a success.
 pub(super) type Exchange = dyn Fn(HttpRequest) -> Answered + Send + Sync;
 
-/// Asks the `oauth2` crate's way: there, what is no answer means that one asks again, and an answer
-/// without a known code that it is over.
+/// Adapts an exchange to the polling of the `oauth2` crate. That crate sends the next request after an error
+/// of the exchange, and stops after an answer without a known code.
 struct Poll<'a> {
     client: &'a OAuth2Client,
     exchange: &'a Exchange,
     last: Mutex<Last>,
 }
 
-/// The last question.
+/// The last request.
 #[derive(Default)]
 struct Last {
     sent: Option<SystemTime>,
-    /// Why there will be no other.
+    /// The failure that ended the polling.
     ended: Option<Failed>,
 }
 

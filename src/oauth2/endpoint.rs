@@ -1,25 +1,25 @@
-//! Where secrets may be sent.
+//! The rules for URLs to which secrets are sent.
 
 use oauth2::url::Url;
 
 use super::OAuth2Error;
 use crate::net::loopback::is_loopback;
 
-/// Reads a URL that secrets are sent to, or that a person is sent to. No error repeats it.
+/// Parses a URL to which secrets or a person are sent. No error quotes it.
 pub(super) fn endpoint(setting: &'static str, text: &str) -> Result<Url, OAuth2Error> {
     let wrong = |reason| OAuth2Error::InvalidSetting { setting, reason };
     let url = Url::parse(text).map_err(|_| wrong("is not a URL"))?;
-    let host = url.host_str().ok_or_else(|| wrong("names no host"))?;
+    let host = url.host_str().ok_or_else(|| wrong("has no host"))?;
     if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback(host)) {
         return Err(wrong(
-            "has to begin with https://; http:// is for loopback addresses, like 127.0.0.1, alone",
+            "must begin with https://; http:// is accepted only for loopback addresses like 127.0.0.1",
         ));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(wrong("holds a user or a password, which has no place there"));
+        return Err(wrong("contains a user or a password; remove it"));
     }
     if url.fragment().is_some() {
-        return Err(wrong("has a fragment (#), which no server would see"));
+        return Err(wrong("has a fragment (#), which is not sent to a server; remove it"));
     }
     Ok(url)
 }

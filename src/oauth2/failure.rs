@@ -1,6 +1,6 @@
-//! What can go wrong between this program and a provider, and what it means for a refresh.
+//! The failures of an exchange with a provider, and what they mean for a refresh.
 //!
-//! Of what a server sent, only its status and a registered error code are ever repeated.
+//! Of a server's answer, an error contains only the status and a registered error code.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,28 +11,28 @@ use crate::error::RefreshFailure;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OAuth2Error {
-    /// The person, or the provider's policy, said no.
+    /// The person declined the sign-in, or the provider's policy did.
     #[error("the sign-in was declined; start it again, and allow it this time")]
     Declined,
     /// A setting cannot be used.
     #[error("{setting} {reason}")]
     InvalidSetting {
-        /// Which one.
+        /// The name of the setting.
         setting: &'static str,
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// The request is wrong, or the answer is: an unknown client, a wrong URL, a redirect, an answer
-    /// that cannot be read.
+    /// The request or the answer is wrong: an unknown client, a wrong URL, a redirect, an answer that
+    /// cannot be read.
     #[error("{reason}")]
     Misconfigured {
-        /// What happened, and what to look at.
+        /// What happened, and what to check.
         reason: String,
     },
-    /// Nobody signed in while there was time.
-    #[error("nobody signed in while there was time; start it again")]
+    /// Nobody signed in before the deadline.
+    #[error("nobody signed in before the deadline; start the sign-in again")]
     TimedOut,
-    /// The provider could not be reached, or cannot do it now.
+    /// A temporary failure: the provider could not be reached, or cannot answer the request now.
     #[error("{reason}; try again later")]
     Unavailable {
         /// What happened.
@@ -43,26 +43,26 @@ pub enum OAuth2Error {
 /// How one exchange failed.
 #[derive(Debug)]
 pub(super) enum Failed {
-    /// The server answered with this status, and with no error code that counts.
+    /// The server answered with this status and without an error code that counts.
     Answered { status: u16, reason: String, retry_after: Option<Duration> },
-    /// The request was sent, or part of it, and no whole answer came.
+    /// The request or a part of it was sent, and no complete answer came.
     NoAnswer { reason: String },
-    /// What came back is no HTTP.
+    /// The answer is not HTTP.
     NotHttp { reason: String },
     /// The permit ended before anything was sent.
     NotPermitted(RefreshFailure),
     /// Nothing was sent.
     NotSent { reason: String },
-    /// The server says why not, with an error code.
+    /// The server answered with an error code.
     Refused { code: String, reason: String, retry_after: Option<Duration> },
-    /// The server says that it worked, and the rest of its answer is of no use.
+    /// The server answered with a success, but its answer cannot be used.
     Unreadable { reason: String },
     /// No request can be made for this URL.
     Unsendable { reason: String },
 }
 
 impl Failed {
-    /// Returns whether the same exchange may work later.
+    /// Returns whether the same exchange may succeed later.
     pub(super) fn is_temporary(&self) -> bool {
         match self {
             Self::Answered { status, .. } => matches!(status, 408 | 429 | 500..=599),
@@ -94,12 +94,12 @@ impl fmt::Display for Failed {
 
 impl std::error::Error for Failed {}
 
-/// Decides what a failure says about the refresh token. This is the one list of the failures that prove
-/// that the server did not spend it.
+/// Decides what a failure means for the refresh token. This is the only list of the failures which prove that
+/// the server did not spend it.
 ///
-/// A server looks at the client before it looks at the token. So the four codes about the client and the
-/// form of the request are a proof, and so is 429, which is sent before any work is done. A gateway in
-/// between can answer with any other status, also after the server behind it has spent the token.
+/// A server checks the client before it checks the token. So the four codes about the client and the form of
+/// the request prove that the token is unspent. So does 429, because a server sends it before it does any
+/// work. Any other status can come from a gateway, even after the server behind it has spent the token.
 impl From<Failed> for RefreshFailure {
     fn from(failed: Failed) -> Self {
         match failed {
@@ -142,13 +142,13 @@ impl From<Failed> for OAuth2Error {
     }
 }
 
-/// Longer than any that is registered.
+/// The most characters of an error code. All registered codes are shorter.
 const LONGEST_CODE: usize = 48;
 
-/// Lets an error code through if it looks like one.
+/// Returns the text if it looks like an error code.
 ///
-/// RFC 6749 (5.2) allows nearly every character, so that a server could put a token there. All codes
-/// that IANA has registered are of lower-case letters and `_`, and hardly any token is.
+/// RFC 6749 (5.2) allows nearly every character, so a server could put a token there. All codes that IANA has
+/// registered consist of lower-case letters and `_`. Almost no token does.
 pub(super) fn error_code(text: &str) -> Option<&str> {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
     (!text.is_empty() && text.len() <= LONGEST_CODE && text.bytes().all(fits)).then_some(text)
@@ -163,7 +163,7 @@ mod tests {
     use super::super::{Answer, unreadable};
     use super::*;
 
-    /// What a failure says about the refresh token.
+    /// What a failure means for the refresh token.
     #[derive(Clone, Copy, Debug, PartialEq)]
     enum Says {
         Ambiguous,
@@ -189,7 +189,7 @@ mod tests {
         }
     }
 
-    /// How a refresh fails that is answered so; nothing if it does not.
+    /// Returns how a refresh fails with this answer, or `None` if it succeeds.
     fn failed(status: u16, body: &str) -> Option<Failed> {
         let status = StatusCode::from_u16(status).unwrap();
         let retry_after = Some(Duration::from_secs(7));
@@ -211,7 +211,7 @@ mod tests {
     fn each_answer_says_whether_the_refresh_token_may_be_spent() {
         let page = "<html>no</html>";
         for (status, body, expected) in [
-            // A success that brings no tokens.
+            // A success without tokens.
             (200, "", Ambiguous),
             (200, page, Ambiguous),
             (200, r#"{"access_token":"#, Ambiguous),
@@ -220,7 +220,7 @@ mod tests {
             (200, r#"{"access_token":""}"#, Ambiguous),
             (200, r#"{"access_token":null,"refresh_token":"r"}"#, Ambiguous),
             (204, "", Ambiguous),
-            // A redirect, and answers of gateways, whatever they say.
+            // A redirect, and answers of gateways, with any content.
             (301, "", Ambiguous),
             (302, "", Ambiguous),
             (303, "", Ambiguous),
@@ -233,14 +233,14 @@ mod tests {
             (504, page, Ambiguous),
             (520, page, Ambiguous),
             (599, "", Ambiguous),
-            // Reasons to wait: of these, one proves something.
+            // Temporary failures. Only 429 proves that the token is unspent.
             (429, &code("slow_down"), TransientAndUnspent),
             (429, page, TransientAndUnspent),
             (503, page, TransientAndMaybeSpent),
             (503, &code("temporarily_unavailable"), TransientAndMaybeSpent),
             (403, page, TransientAndMaybeSpent),
             (403, r#"{"message":"no"}"#, TransientAndMaybeSpent),
-            // What signing in again would not change.
+            // Failures that signing in again would not fix.
             (404, page, MisconfiguredAndMaybeSpent),
             (404, &code("invalid_grant"), MisconfiguredAndMaybeSpent),
             (400, page, MisconfiguredAndMaybeSpent),
@@ -271,7 +271,7 @@ mod tests {
             ("slow_down", TransientAndMaybeSpent),
             ("temporarily_unavailable", TransientAndMaybeSpent),
         ] {
-            // Some providers say no with a 200.
+            // Some providers send an error with status 200.
             for status in [200, 400, 401, 403] {
                 let failed = failed(status, &code(name)).unwrap();
                 assert_eq!(says(failed), expected, "{status} {name}");

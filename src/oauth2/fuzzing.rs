@@ -1,4 +1,4 @@
-//! What a server or a browser sends, without the network.
+//! Reads answers of a server and requests of a browser without the network.
 
 use std::collections::VecDeque;
 use std::future::{self, Future};
@@ -23,15 +23,15 @@ use crate::tokens::AuthTokens;
 /// A status and a body.
 pub type Answer<'a> = (u16, &'a [u8]);
 
-/// What becomes of a refresh that is answered so.
+/// Returns the result of a refresh with this answer.
 pub fn refresh(client: &OAuth2Client, answer: Answer<'_>) -> Result<AuthTokens, RefreshFailure> {
     let (token, sent) = (oauth2::RefreshToken::new("spent".into()), client.clock.now());
     let answer = client.client().exchange_refresh_token(&token).request(&|_| judged(answer));
     Ok(answer.map_err(|error| failed(error, client.token_url.url()))?.into_tokens(sent))
 }
 
-/// What becomes of a sign-in whose first request and whose questions are answered so; after the last
-/// answer there is none. Also the URL and the code that a person is shown.
+/// Returns the URL, the code and the result of a sign-in with these answers. The first one is for the first
+/// request, the others are for the polling. After the last answer, requests fail.
 pub fn sign_in_by_device(
     client: &OAuth2Client,
     answers: &[Answer<'_>],
@@ -55,20 +55,20 @@ pub fn sign_in_by_device(
     let (shown, code) = (sign_in.verification_url().to_owned(), sign_in.user_code().to_owned());
     let exchange: &Exchange = &move |request| Box::pin(future::ready(answer(request)));
     let mut tokens = pin!(sign_in.tokens_from(exchange, |_| future::ready(())));
-    // Nothing in it waits.
+    // Every answer is ready, so the future never waits.
     match tokens.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(tokens) => Ok((shown, code, tokens)),
         Poll::Pending => unreachable!("every answer is there at once"),
     }
 }
 
-/// What a request to the port of a sign-in brings, if it belongs to it: a code, or why there is none.
+/// Returns the code or the error in a request to the port of a sign-in, if it belongs to the sign-in.
 pub fn callback(request: &[u8], state: &str) -> Option<Result<String, OAuth2Error>> {
     let brought = browser::read(request, &CsrfToken::new(state.into()))?;
     Some(brought.map(AuthorizationCode::into_secret).map_err(Into::into))
 }
 
-/// How long a server asks to be left alone.
+/// Returns the wait that a `Retry-After` header asks for.
 pub fn retry_after(value: &[u8], now: DateTime<Utc>) -> Option<Duration> {
     let headers = [(RETRY_AFTER, HeaderValue::from_bytes(value).ok()?)];
     super::http::retry_after(&HeaderMap::from_iter(headers), now)

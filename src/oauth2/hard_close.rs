@@ -1,4 +1,4 @@
-//! Ends a connection such that the kernel delivers nothing of it later.
+//! Closes a connection so that the kernel delivers nothing more of it.
 
 use std::io;
 use std::time::Duration;
@@ -6,25 +6,25 @@ use std::time::Duration;
 use socket2::{SockRef, Socket};
 use tokio::net::TcpStream;
 
-/// What the kernel counts in. It takes 0 for "no limit".
+/// The shortest limit that the kernel accepts. It takes 0 as "no limit".
 #[cfg(any(target_os = "android", target_os = "linux"))]
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// A second handle of a socket that is reset when it closes, until [`lift`](Self::lift).
+/// A second handle of a socket. The socket is reset when it is closed, until [`lift`](Self::lift) is called.
 ///
-/// The kernel goes on to deliver what a closed socket has not sent yet. A reset drops that. The option is
-/// set on the socket itself, so it holds however this process ends.
+/// If a socket is closed, the kernel still delivers the data that was not sent yet. A reset drops that data.
+/// The option is set on the socket itself, so it works in whatever way this process ends.
 pub(super) struct HardClose(Socket);
 
 impl HardClose {
-    /// Also has the kernel reset the connection itself if what was sent is not received within `time`.
-    /// Only Linux and Android can do that. This process may be stopped by then.
+    /// Sets the option. On Linux and Android, the kernel also resets the connection if the data is not
+    /// received within `time`, even if this process is stopped.
     pub(super) fn within(stream: &TcpStream, time: Duration) -> io::Result<Self> {
         let socket = SockRef::from(stream).try_clone()?;
         socket.set_linger(Some(Duration::ZERO))?;
         #[cfg(any(target_os = "android", target_os = "linux"))]
         {
-            // Not each system that runs programs for Linux has this.
+            // Some systems that run programs for Linux do not support this.
             let _ = socket.set_tcp_user_timeout(Some(time.max(SHORTEST)));
         }
         #[cfg(not(any(target_os = "android", target_os = "linux")))]
@@ -32,9 +32,9 @@ impl HardClose {
         Ok(Self(socket))
     }
 
-    /// Lets the connection close as others do.
+    /// Lets the connection close in the usual way.
     pub(super) fn lift(self) {
-        // If this fails, it is reset, and the answer is here all the same.
+        // If this fails, the connection is reset. The answer was read already.
         let _ = self.0.set_linger(None);
     }
 }

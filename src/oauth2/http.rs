@@ -1,4 +1,5 @@
-//! One request, one answer: no redirects, no retries, no cookies, and a connection for each.
+//! Sends one request and reads one answer: no redirects, no retries, no cookies, and a new connection for
+//! each request.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -27,17 +28,18 @@ use crate::record::MAX_RECORD;
 use crate::refresh::RefreshPermit;
 use crate::tokens::json;
 
-/// For the name, the connection and the TLS handshake together. With [`ANSWER`] it stays below the 30
-/// seconds that a refresh has by default, so that this is what tells the two apart.
+/// The limit for resolving the name, connecting and the TLS handshake together. Together with [`ANSWER`] it
+/// is shorter than the 30 s that a refresh has by default. So a refresh fails with the error of this
+/// module, which says whether the request was sent.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// From the first byte that is sent to the last that comes back.
+/// The limit from the first byte that is sent to the last byte that is received.
 const ANSWER: Duration = Duration::from_secs(15);
 
-/// For what is there already, once the time is over.
+/// The time for reading an answer that has arrived already when [`ANSWER`] is over.
 const LAST_LOOK: Duration = Duration::from_millis(500);
 
-/// No server is obeyed for longer than this: an hour.
+/// The longest wait that a server can ask for: 1 hour.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// Sends the requests that the `oauth2` crate makes.
@@ -47,7 +49,7 @@ pub(super) struct Http {
     permit: RefreshPermit,
 }
 
-/// What came back, as far as it is of use.
+/// The parts of an answer that are used.
 pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) retry_after: Option<Duration>,
@@ -61,17 +63,17 @@ impl Http {
         Self { answer: ANSWER, permit: RefreshPermit::unlimited() }
     }
 
-    /// The same, for a request that may be sent only while the permit lasts.
+    /// Returns a client whose requests may be sent only while the permit lasts.
     pub(super) fn permitted(&self, permit: RefreshPermit) -> Self {
         Self { permit, ..self.clone() }
     }
 
-    /// Returns what came with a success.
+    /// Sends a request, and returns the answer if it is a success.
     pub(super) async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, Failed> {
         let place = request.uri().authority().map_or_else(String::new, ToString::to_string);
         let reply = self.send(request, &place).await?;
         let body = reply.judge(&place)?;
-        // Without a Content-Type: tokens that came with the wrong one are still the only ones.
+        // The Content-Type is dropped. Tokens with a wrong one must not be lost.
         Ok(Response::new(body))
     }
 
@@ -79,12 +81,15 @@ impl Http {
         let (connection, request) = (connect(request.uri().clone(), place), prepared(request));
         let connection = timeout(CONNECT, connection).await.unwrap_or_else(|_| {
             let seconds = CONNECT.as_secs();
-            Err(not_sent(place, &format!("took no connection within {seconds} seconds")))
+            Err(not_sent(place, &format!("accepted no connection within {seconds} seconds")))
         })?;
         let left = self.permit.time_to_answer();
         let hard = left.map(|left| HardClose::within(tcp(&connection), left)).transpose();
         let hard = hard.map_err(|error| {
-            not_sent(place, &format!("has a socket that cannot be set up ({})", error.kind()))
+            not_sent(
+                place,
+                &format!("is connected, but its socket cannot be set up ({})", error.kind()),
+            )
         })?;
         let (mut sender, connection) = http1::handshake(connection)
             .await
@@ -95,23 +100,23 @@ impl Http {
             let response = response.map_err(|error| failed_to_answer(place, &error))?;
             read(response, place).await
         };
-        // The connection does the work; it belongs to this future and ends with it.
+        // The connection does the I/O. It belongs to this future and ends with it.
         let (mut connection, mut answer) = (pin!(connection), pin!(answer));
         let mut is_open = true;
         let both = poll_fn(|context| {
-            // In this order, the request is written in the same turn in which the permit is checked.
+            // In this order, the request is written in the same poll in which the permit is checked.
             let answered = answer.as_mut().poll(context);
             is_open = is_open && connection.as_mut().poll(context).is_pending();
             answered
         });
         let mut both = pin!(both);
-        // With the last look, it is over when the permit is.
+        // `LAST_LOOK` is included, so the exchange is over when the permit ends.
         let whole = self.answer + LAST_LOOK;
         let whole = left.map_or(whole, |left| left.min(whole));
         let first = whole.saturating_sub(LAST_LOOK);
         let answered = match timeout(first, both.as_mut()).await {
             Ok(answered) => answered,
-            // It may have come while this process was stopped.
+            // The answer may have arrived while this process was stopped.
             Err(_) => timeout(whole - first, both).await.unwrap_or_else(|_| {
                 let seconds = whole.as_secs();
                 Err(Failed::NoAnswer {
@@ -135,7 +140,7 @@ impl<'c> AsyncHttpClient<'c> for Http {
     }
 }
 
-/// The same request as HTTP/1.1 has it, with a body that is wiped.
+/// Converts a request into the form of HTTP/1.1. Its body is wiped.
 fn prepared(request: HttpRequest) -> http::Request<Full<Bytes>> {
     let (mut parts, body) = request.into_parts();
     if let Some(host) = parts.uri.authority().and_then(|it| HeaderValue::from_str(it.as_str()).ok())
@@ -161,7 +166,7 @@ async fn connect(uri: Uri, place: &str) -> Result<Connection, Failed> {
         let stream = tcp.call(uri).await.map_err(|error| cannot(&error))?;
         return Ok(MaybeHttpsStream::Http(stream));
     }
-    // Its roots are read each time: a program runs for months, and roots come and go.
+    // The roots are read each time, because they may change while a program runs for months.
     let builder = trusting_the_system().await;
     let builder = builder.ok_or_else(|| Failed::NotSent { reason: NO_ROOTS.to_owned() })?;
     let mut tls = builder.https_only().enable_http1().wrap_connector(tcp);
@@ -194,7 +199,7 @@ fn failed_to_answer(place: &str, error: &hyper::Error) -> Failed {
 async fn read(response: Response<Incoming>, place: &str) -> Result<Reply, Failed> {
     let status = response.status();
     let retry_after = retry_after(response.headers(), Utc::now());
-    // Of its full size, so that it does not grow and leave copies behind.
+    // The buffer has its full size, so it does not grow and leave copies behind.
     let mut body = Zeroizing::new(Vec::with_capacity(MAX_RECORD));
     let mut incoming = response.into_body();
     while let Some(frame) = incoming.frame().await {
@@ -202,7 +207,7 @@ async fn read(response: Response<Incoming>, place: &str) -> Result<Reply, Failed
         let Ok(data) = frame.into_data() else { continue };
         if data.len() > MAX_RECORD - body.len() {
             return Err(Failed::Unreadable {
-                reason: format!("{place} answered {} at too great length", status.as_u16()),
+                reason: format!("{place} answered {} with more than 64 KiB", status.as_u16()),
             });
         }
         body.extend_from_slice(&data);
@@ -217,7 +222,7 @@ pub(super) fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Dur
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => {
             let date = DateTime::parse_from_rfc2822(text).ok()?;
-            // A date that has passed asks for no wait.
+            // A date in the past means no wait.
             (date.to_utc() - now).to_std().unwrap_or_default()
         }
     };
@@ -225,7 +230,7 @@ pub(super) fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Dur
 }
 
 impl Reply {
-    /// Returns the body of a success.
+    /// Returns the body if the answer is a success.
     pub(super) fn judge(mut self, place: &str) -> Result<Vec<u8>, Failed> {
         let status = self.status.as_u16();
         let said = format!("{place} answered {status}");
@@ -249,7 +254,7 @@ impl Reply {
             code.unwrap_or_default().to_owned()
         });
         match code {
-            // Some providers, GitHub among them, say no with a 200.
+            // Some providers, GitHub among them, send an error with status 200.
             Some(code) if !self.status.is_success() || !has("access_token") => {
                 let reason = match code.as_str() {
                     "" => format!("{said} and an error code that is not registered"),

@@ -256,7 +256,7 @@ async fn an_answer_is_read_up_to_64_kib() {
     client(&server).refresh(session(&server), &RefreshPermit::unlimited()).await.unwrap();
     let failure = failure(&server, Act::answer(200, &body(64 * 1024 + 1))).await;
     assert!(matches!(&failure, RefreshFailure::Ambiguous { reason }
-        if reason.ends_with("answered 200 at too great length")));
+        if reason.ends_with("answered 200 with more than 64 KiB")));
 }
 
 #[tokio::test]
@@ -515,7 +515,7 @@ async fn revoking_ends_the_session_at_the_provider() {
     // What is revoked already is no error.
     revoker.revoke(&tokens).await.unwrap();
     let unset = client(&server).revoke(&tokens).await.unwrap_err();
-    assert_eq!(unset.to_string(), "revocation_url is not set");
+    assert_eq!(unset.to_string(), "revocation_url is not set; set it first");
 }
 
 #[tokio::test]
