@@ -18,7 +18,9 @@ use chrono::{DateTime, SecondsFormat, Utc};
 #[non_exhaustive]
 pub enum StoreError {
     /// The slot is not in the state that the caller expected. Nothing was changed.
-    #[error("{place} was changed in the meantime by another task or program; load it again and repeat")]
+    #[error(
+        "{place} was changed in the meantime by another task or program; load it again and repeat"
+    )]
     Conflict {
         /// The slot.
         place: String,
