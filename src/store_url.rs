@@ -34,13 +34,16 @@ pub use crate::sys::directories::{config_directory, state_directory};
 /// | `postgres://USER@HOST:PORT/DATABASE?slot=NAME&identity=KEY` | `PostgresStore` (feature `postgres`) |
 /// | `s3://BUCKET/OBJECT?identity=KEY`, and the same with `gs:` and `az:` | `BucketStore` (feature `object-store`) |
 ///
-/// `KEY` is the path of an identity file, `credential:NAME` for one in `$CREDENTIALS_DIRECTORY`,
-/// or `keychain:SERVICE/NAME`. `&recipient=age1…` adds a recovery recipient, as often as need be,
-/// and `&recipients=PATH` a file of them. With `&sslrootcert=PATH` a PostgreSQL server is known by the
-/// certificates in that file; with `&endpoint=URL` a bucket is at a server that is not the provider's.
+/// - `KEY` is the path of an identity file, `credential:NAME` for a file in `$CREDENTIALS_DIRECTORY`, or
+///   `keychain:SERVICE/NAME`.
+/// - `&recipient=age1…` adds a recovery recipient. It can be given several times. `&recipients=PATH` names a
+///   file of recovery recipients.
+/// - `&sslrootcert=PATH` names a file with the root certificates of a PostgreSQL server.
+/// - `&endpoint=URL` names the server of a bucket, if it is not the provider's own.
 ///
-/// A path that begins with `~/` is in the home directory; any other relative path is resolved
-/// when the URL is parsed, and refused by [`parse_absolute`](Self::parse_absolute). `%`, `?`, `&` and `#` in a path are written `%25`, `%3F`, `%26`, `%23`.
+/// A path that begins with `~/` is in the home directory. Any other relative path is resolved when the URL is
+/// parsed, and refused by [`parse_absolute`](Self::parse_absolute). In a path, write `%25` for `%`, `%3F` for
+/// `?`, `%26` for `&` and `%23` for `#`.
 ///
 /// ```
 /// use tokenkeep::StoreUrl;
@@ -53,12 +56,13 @@ pub use crate::sys::directories::{config_directory, state_directory};
 ///
 /// # Security
 ///
-/// A store URL holds no secret: one that carries a password is refused. `Display` leaves out the
-/// query but for a slot's name; [`to_text`](Self::to_text) has all of it.
+/// A store URL contains no secret: a URL with a password is refused. `Display` shows no query, except the
+/// name of a slot. [`to_text`](Self::to_text) returns the whole URL.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoreUrl {
     kind: Kind,
-    /// Not part of the text: whether there is a person is not the store's to say.
+    /// Whether the keychain may ask the user. This is not part of the text, because it depends on the
+    /// program.
     prompts: bool,
 }
 
@@ -74,7 +78,7 @@ enum Kind {
     Postgres(Database),
 }
 
-/// Who can open what is sealed.
+/// The key and the recovery recipients of a record.
 #[derive(Clone, PartialEq, Eq)]
 struct Seal {
     key: Key,
@@ -86,7 +90,7 @@ struct Seal {
 struct Bucket {
     scheme: &'static str,
     name: String,
-    /// The object's.
+    /// The key of the object.
     key: String,
     endpoint: Option<String>,
     seal: Seal,
@@ -95,7 +99,7 @@ struct Bucket {
 #[derive(Clone, PartialEq, Eq)]
 struct Database {
     user: String,
-    /// Hosts, with their ports.
+    /// The hosts with their ports.
     hosts: String,
     name: String,
     slot: String,
@@ -116,18 +120,20 @@ struct Item {
     account: String,
 }
 
-/// What is wrong with a store URL. The URL itself is never repeated: it may hold a password.
+/// A text is not a store URL. The error does not quote the text, because it may contain a password. It quotes
+/// only an unknown scheme of at most 16 lower-case letters.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a store URL: {reason}")]
 pub struct InvalidStoreUrl {
     reason: String,
 }
 
-/// Asks for the passphrase of a protected key.
+/// A function that asks for the passphrase of a protected key.
 type Ask = dyn Fn() -> io::Result<SecretString> + Send + Sync;
 
 impl StoreUrl {
-    /// Reads a URL in which no path is relative: one that stands in a file is read from anywhere.
+    /// Parses a URL, and refuses a relative path. Use this for a URL in a file, which may be read from any
+    /// directory.
     ///
     /// # Errors
     ///
@@ -140,14 +146,14 @@ impl StoreUrl {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unavailable`] if this build or this user has no such store,
-    /// [`StoreError::InvalidKey`] for a recipient that is none.
+    /// [`StoreError::Unavailable`] if this build or this user has no such store, [`StoreError::InvalidKey`]
+    /// for an invalid recipient.
     pub fn open(&self) -> Result<Arc<dyn TokenStore>, StoreError> {
         self.open_asking(None)
     }
 
-    /// Opens the store like [`open`](Self::open), and asks `ask` when its key is protected by a
-    /// passphrase.
+    /// Opens the store like [`open`](Self::open). If its key is protected by a passphrase, `ask` is called
+    /// to get it.
     ///
     /// # Errors
     ///
@@ -168,13 +174,13 @@ impl StoreUrl {
         Self { prompts: true, ..self }
     }
 
-    /// Tells whether this store keeps tokens in plaintext on a disk.
+    /// Returns whether this store keeps tokens in plaintext on a disk.
     #[must_use]
     pub fn is_plaintext(&self) -> bool {
         matches!(self.kind, Kind::Plaintext { .. })
     }
 
-    /// Returns the file that holds the tokens, sealed or not, if they are in one.
+    /// Returns the file that contains the tokens, sealed or not, if there is one.
     #[must_use]
     pub fn path(&self) -> Option<PathBuf> {
         match &self.kind {
@@ -185,13 +191,13 @@ impl StoreUrl {
         }
     }
 
-    /// Tells whether this store forgets its tokens when the process ends.
+    /// Returns whether this store loses its tokens when the process ends.
     #[must_use]
     pub fn is_memory(&self) -> bool {
         self.kind == Kind::Memory
     }
 
-    /// Returns the first part of the variables' names, if this is the environment.
+    /// Returns the prefix of the variables' names, if this is the environment.
     #[must_use]
     pub fn env_prefix(&self) -> Option<&str> {
         match &self.kind {
@@ -200,26 +206,26 @@ impl StoreUrl {
         }
     }
 
-    /// Returns the file of recovery recipients that the URL names.
+    /// Returns the file of recovery recipients in the URL.
     #[must_use]
     pub fn recipients_file(&self) -> Option<&Path> {
         self.seal().and_then(|seal| seal.recipients_file.as_deref())
     }
 
-    /// Tells whether the keychain is needed to open this store.
+    /// Returns whether the keychain is needed to open this store.
     #[must_use]
     pub fn uses_keychain(&self) -> bool {
         matches!(&self.kind, Kind::Keychain(_) | Kind::KeychainItem(_))
             || self.seal().is_some_and(|seal| matches!(seal.key, Key::Keychain(_)))
     }
 
-    /// Tells whether other machines can have this very slot.
+    /// Returns whether other machines can use the same slot.
     #[must_use]
     pub fn is_shared(&self) -> bool {
         matches!(&self.kind, Kind::Bucket(_) | Kind::Postgres(_))
     }
 
-    /// Names an age file and the identity file with its key.
+    /// Makes the URL of an age file with a key in an identity file.
     #[must_use]
     pub fn age_file(path: &Path, identity: &Path) -> Self {
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -233,7 +239,7 @@ impl StoreUrl {
         })
     }
 
-    /// Names a slot in the keychain.
+    /// Makes the URL of a slot in the keychain.
     ///
     /// # Errors
     ///
@@ -245,8 +251,8 @@ impl StoreUrl {
         Ok(Self::of(Kind::Keychain(item)))
     }
 
-    /// Returns the URL of the same slot with another identity file and other recovery recipients, or
-    /// `None` if no identity file seals it.
+    /// Returns the URL of the same slot with another identity file and other recovery recipients. Returns
+    /// `None` if the records of this store are not sealed to a key.
     #[must_use]
     pub fn with_identity(&self, identity: &Path, recipients: Vec<String>) -> Option<Self> {
         let mut kind = self.kind.clone();
@@ -256,13 +262,13 @@ impl StoreUrl {
         Some(Self::of(kind))
     }
 
-    /// Returns the recovery recipients that the URL itself names.
+    /// Returns the recovery recipients in the URL itself.
     #[must_use]
     pub fn recipients(&self) -> &[String] {
         self.seal().map_or(&[], |seal| &seal.recipients)
     }
 
-    /// Returns the identity file that holds the key, if the URL names one.
+    /// Returns the identity file with the key, if the URL names one.
     #[must_use]
     pub fn identity_path(&self) -> Option<&Path> {
         match &self.seal()?.key {
@@ -271,7 +277,7 @@ impl StoreUrl {
         }
     }
 
-    /// Returns the whole URL, query included, with absolute paths.
+    /// Returns the whole URL with its query, and with absolute paths.
     #[must_use]
     pub fn to_text(&self) -> String {
         let path = |path: &Path| escaped(&path.to_string_lossy());
@@ -361,7 +367,7 @@ impl fmt::Display for Item {
     }
 }
 
-/// What would end a part of the URL is escaped, and nothing else, so that paths stay readable.
+/// Escapes only the characters that would end a part of the URL, so that paths stay readable.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -374,7 +380,7 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-/// Within the first part of a URL with an authority, much more ends a part.
+/// Escapes a part of a URL with an authority, where many more characters would end the part.
 fn encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -455,9 +461,10 @@ mod tests {
     #[test]
     fn a_wrong_url_is_explained_and_not_repeated() {
         for (text, expected) in [
-            ("canary", "it begins with keychain:"),
-            ("canary:x", "its scheme is unknown"),
-            ("postgres://me:canary@host/db", "it carries a password"),
+            ("canary", "it has no scheme"),
+            ("CANARY:x", "its scheme is unknown"),
+            ("vault:canary", "the scheme `vault` is unknown"),
+            ("postgres://me:canary@host/db", "it contains a password"),
             ("s3://canary?identity=/k", "it needs BUCKET/OBJECT"),
             ("s3://ca@nary/a?identity=/k", "it needs BUCKET/OBJECT"),
             ("s3://canary/a//b?identity=/k", "it needs BUCKET/OBJECT"),
@@ -490,7 +497,7 @@ mod tests {
             ("postgres://canary@host/db?identity=/b", "needs slot=NAME"),
             ("postgres://canary@host/db?slot=a", "needs identity=PATH"),
             ("postgres://canary@host:port/db?slot=a&identity=/b", "needs USER@HOST"),
-            ("postgres://me%3Acanary@host/db?slot=a&identity=/b", "it carries a password"),
+            ("postgres://me%3Acanary@host/db?slot=a&identity=/b", "it contains a password"),
             ("postgres://me@host/db?slot=a%0Acanary&identity=/b", "a slot's name"),
             ("plaintext:", "a path is missing"),
             ("plaintext:/canary%2", "two hexadecimal digits"),
@@ -521,7 +528,7 @@ mod tests {
         ] {
             let error = text.parse::<StoreUrl>().map(|url| url.to_text()).unwrap_err().to_string();
             assert!(
-                error.contains("it carries a password") && !error.contains("canary"),
+                error.contains("it contains a password") && !error.contains("canary"),
                 "{error}"
             );
         }

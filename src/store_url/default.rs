@@ -1,4 +1,4 @@
-//! A store for a program that was not told which.
+//! The default store, for a program without a store in its configuration.
 
 use std::fmt;
 use std::io;
@@ -16,14 +16,14 @@ use crate::store::TokenStore;
 use crate::sys::blocking;
 use crate::sys::directories::{config_directory, state_directory};
 
-/// The most bytes of a pinned URL.
+/// The most bytes of a saved URL.
 const MAX_URL: usize = 16 * 1024;
 
-/// What [`open_default`] may do; by default, neither.
+/// What [`open_default`] may do. By default, it may do neither.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DefaultStoreOptions {
-    /// On a machine that has no keychain, keep the tokens in an age file, and its key in a file of
-    /// this user's in another directory.
+    /// On a machine without a keychain, keep the tokens in an age file, and its key in a file in another
+    /// directory.
     pub key_file: bool,
     /// Let the keychain ask the user, as
     /// [`KeychainStore::allow_prompts`](crate::stores::KeychainStore::allow_prompts) does.
@@ -34,7 +34,7 @@ pub struct DefaultStoreOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoreChoice {
-    /// There is a keychain, which is locked and may ask the user.
+    /// There is a keychain. It is locked, and may ask the user.
     KeychainLocked,
     /// The keychain can be used.
     KeychainWorks,
@@ -57,40 +57,41 @@ impl fmt::Display for StoreChoice {
     }
 }
 
-/// What [`open_default`] opened.
+/// The store that [`open_default`] opened.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DefaultStore {
-    /// Why this store.
+    /// Why this store was chosen.
     pub chosen: StoreChoice,
     /// The store.
     pub store: Arc<dyn TokenStore>,
-    /// What names it.
+    /// Its URL.
     pub url: StoreUrl,
 }
 
-/// Opens the store of this program's account: the one that was chosen before, or else the keychain
-/// if it can be used.
+/// Opens the store of this program's account: the store that was chosen before, or else the keychain if it
+/// can be used.
 ///
-/// The first choice is pinned, in `tokenkeep/SERVICE/ACCOUNT.url` under the platform's directory
-/// for a program's state, and never made again by itself: a keychain that is locked, slow or gone
-/// later is an error of the store, not a second store. Remove that file to choose anew, once the
-/// tokens were moved. Plaintext is never chosen.
+/// The first choice is saved in `tokenkeep/SERVICE/ACCOUNT.url`, in the platform's directory for the state of
+/// programs. It is not made again: if the keychain is locked, slow or missing later, the store returns an
+/// error, and no other store is used. To choose again, move the tokens and remove that file. Plaintext is
+/// never chosen.
 ///
 /// # Errors
 ///
-/// With nothing pinned: [`StoreError::Locked`] or [`StoreError::Timeout`] if there is a keychain
-/// that cannot be used now; [`StoreError::Unavailable`] if there is none and no key file was
-/// allowed, or if the pinned choice cannot be read.
+/// - [`StoreError::Locked`] or [`StoreError::Timeout`] if no choice is saved, and there is a keychain that
+///   cannot be used now.
+/// - [`StoreError::Unavailable`] if no choice is saved, there is no keychain, and no key file is allowed;
+///   or if the saved choice cannot be read.
 ///
 /// # Security
 ///
-/// With a key file, whoever has this user's files has both, key and tokens: keep the key out of the same
-/// backup.
+/// With a key file, anyone who has this user's files has the key and the tokens. Do not keep the key in the
+/// same backup.
 ///
-/// # Cancellation
+/// # Cancel safety
 ///
-/// A key or a pin may be there all the same; called again, it goes on from there.
+/// A key or a saved choice may exist after a dropped call. The next call uses them.
 pub async fn open_default(
     service: &str,
     account: &str,
@@ -117,28 +118,27 @@ pub async fn open_default(
     if write_pin(&pin, &url).await? {
         return opened(url, chosen);
     }
-    // Another process was faster; its choice counts.
+    // Another process saved its choice first, so that one counts.
     let url = pinned(&pin).await?.unwrap_or(url);
     opened(url, StoreChoice::Pinned)
 }
 
 impl StoreUrl {
-    /// Chooses between a store in the keychain and an age file whose key is in a file, which is
-    /// made if need be. Nothing is pinned: that is up to the caller.
+    /// Chooses between a store in the keychain and an age file with a key file. The key file is created if it
+    /// does not exist. The caller has to save the choice.
     ///
-    /// The file is chosen where there is no keychain, and never because a keychain is locked or
-    /// slow: that would leave tokens where nobody looks for them. A locked one is chosen if it may
-    /// ask the user.
+    /// The age file is chosen only if there is no keychain. It is not chosen if a keychain is locked or slow,
+    /// because then there could be tokens in two stores. A locked keychain is chosen if it may ask the user.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Locked`] or [`StoreError::Timeout`] if there is a keychain that cannot be used
-    /// now, [`StoreError::Unavailable`] if there is none and no file was given, and what keeps the
-    /// key from being made.
+    /// [`StoreError::Locked`] or [`StoreError::Timeout`] if there is a keychain that cannot be used now.
+    /// [`StoreError::Unavailable`] if there is no keychain and no `key_file` was given. Also the errors of
+    /// creating the key.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
-    /// A key may be there all the same; called again, it goes on from there.
+    /// The key may exist after a dropped call. The next call uses it.
     pub async fn choose(
         keychain: Self,
         key_file: Option<Self>,
@@ -161,15 +161,15 @@ impl StoreUrl {
     }
 }
 
-/// A record whose key is gone is opened by no other one; and whoever puts that key back must find its place
-/// free.
+/// Fails if there is a record without its key. A new key would not open the record, and would be in the way
+/// when the old key is put back.
 fn refuse_orphan(url: &StoreUrl, identity: &Path) -> Result<(), StoreError> {
     let is_there = |path: &Path| path.symlink_metadata().is_ok();
     match url.path() {
         Some(record) if is_there(&record) && !is_there(identity) => Err(StoreError::KeyMissing {
             place: url.to_string(),
-            reason: format!("its tokens are there, and not {}", identity.display()),
-            advice: "put that file back; or remove the tokens' file, and sign in again".into(),
+            reason: format!("the tokens exist, but {} does not", identity.display()),
+            advice: "put that file back, or remove the file of the tokens and sign in again".into(),
         }),
         _ => Ok(()),
     }
@@ -177,7 +177,7 @@ fn refuse_orphan(url: &StoreUrl, identity: &Path) -> Result<(), StoreError> {
 
 async fn make_key(identity: &Path) -> Result<(), StoreError> {
     match AgeKey::create_identity_file(identity).await {
-        // Left by a choice that did not get to its end.
+        // An earlier choice created the key and did not finish.
         Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
             AgeKey::identity_file(identity).recipients().await.map(drop)
         }
@@ -196,20 +196,20 @@ async fn pinned(pin: &Arc<PrivateFile>) -> Result<Option<StoreUrl>, StoreError> 
         url.map(Some).ok_or_else(|| StoreError::Unavailable {
             place: file.place(),
             reason: "it does not name a store that this version knows".into(),
-            advice: "correct it, or remove it to choose anew".into(),
+            advice: "correct it, or remove it to choose again".into(),
         })
     })
     .await
 }
 
-/// Pins a choice; `false` if there is one already.
+/// Saves a choice. Returns `false` if there is one already.
 async fn write_pin(pin: &Arc<PrivateFile>, url: &StoreUrl) -> Result<bool, StoreError> {
     let text = url.to_text();
     if text.parse::<StoreUrl>().ok().is_none_or(|read| read.kind != url.kind) {
         return Err(StoreError::Unavailable {
             place: pin.place(),
-            reason: "a directory that the store would be in has a name that is not UTF-8".into(),
-            advice: "name a store, instead of letting one be chosen".into(),
+            reason: "the store would be in a directory whose name is not UTF-8".into(),
+            advice: "name a store, instead of using the default".into(),
         });
     }
     let file = pin.clone();

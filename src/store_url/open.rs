@@ -1,4 +1,4 @@
-//! From a URL to the store that it names.
+//! Opens the store of a URL.
 
 #[cfg(not(all(
     feature = "age",
@@ -77,13 +77,13 @@ impl StoreUrl {
         }
     }
 
-    /// Finds out whether a record could be sealed here now: whether the key can be read, and who else is to
-    /// open the records. Of a keychain it asks whether that can be used. Nothing is made, and nobody is asked.
+    /// Checks whether a record could be sealed now: whether the key and the recovery recipients can be
+    /// read, or whether the keychain can be used. It creates nothing and asks nobody.
     ///
     /// # Errors
     ///
-    /// What keeps a record from being sealed; [`StoreError::Locked`] for a key that is protected by a
-    /// passphrase.
+    /// The error that sealing a record would fail with. [`StoreError::Locked`] for a key that is protected
+    /// by a passphrase.
     #[cfg(feature = "age")]
     pub async fn check_key(&self) -> Result<(), StoreError> {
         #[cfg(feature = "keychain")]
@@ -97,23 +97,23 @@ impl StoreUrl {
         let Some(seal) = self.seal() else { return Ok(()) };
         let key = seal.key(self.prompts, None)?;
         if self.uses_keychain() {
-            // Its own part may still have to be made.
+            // The key in the keychain may not exist yet.
             return blocking::run(&self.to_string(), move || key.recovery().map(drop)).await;
         }
         key.recipients().await.map(drop)
     }
 
-    /// Makes a server ready for this slot: makes the table of a database, and tries whether a bucket keeps
-    /// conditional writes. For any other slot there is nothing to do, if this build has such stores.
+    /// Prepares a server for this slot: creates the table of a database, or tests whether a bucket supports
+    /// conditional writes. For any other slot there is nothing to do.
     ///
     /// # Errors
     ///
     /// Those of [`open`](Self::open), of `PostgresStore::create_table` and of
     /// `BucketStore::try_conditional_writes`.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
-    /// It may be done on the server all the same, and can be done again.
+    /// The server may still do it. The call can be repeated.
     pub async fn prepare_server(&self) -> Result<(), StoreError> {
         match &self.kind {
             #[cfg(feature = "object-store")]
@@ -195,7 +195,7 @@ fn not_built(place: &impl fmt::Display) -> StoreError {
     StoreError::Unavailable {
         place: place.to_string(),
         reason: "this program was built without it".into(),
-        advice: "build it with the feature that has it: `age`, `keychain`, `object-store` or \
+        advice: "build it with the feature of that store: `age`, `keychain`, `object-store` or \
                  `postgres`"
             .into(),
     }

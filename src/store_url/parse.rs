@@ -12,7 +12,7 @@ impl FromStr for StoreUrl {
     }
 }
 
-/// What is done with a path that depends on where the program was started.
+/// What to do with a relative path.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Relative {
     Refused,
@@ -21,7 +21,7 @@ pub(super) enum Relative {
 
 pub(super) fn parse(text: &str, relative: Relative) -> Result<StoreUrl, InvalidStoreUrl> {
     let (scheme, rest) = text.split_once(':').ok_or_else(|| {
-        invalid("it begins with keychain:, age:, plaintext:, env:, postgres: or s3:, for example")
+        invalid("it has no scheme; begin it with keychain:, age:, plaintext:, postgres: or s3:, for example")
     })?;
     refuse_password(rest)?;
     let (body, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -39,17 +39,12 @@ pub(super) fn parse(text: &str, relative: Relative) -> Result<StoreUrl, InvalidS
         "memory" => return Err(invalid("memory: takes nothing")),
         "plaintext" => Kind::Plaintext { path: options.resolve(body)? },
         "postgres" | "postgresql" => parse_database(body, &mut options)?,
-        _ => {
-            return Err(invalid(
-                "its scheme is unknown; keychain, keychain-item, age, plaintext, memory, env, \
-                     postgres, s3, gs and az are known",
-            ));
-        }
+        _ => return Err(unknown_scheme(scheme)),
     };
     Ok(StoreUrl::of(kind))
 }
 
-/// What stands after the question mark, and how paths are read.
+/// The options after the question mark, and how relative paths are read.
 struct Options<'a> {
     given: Vec<(&'a str, &'a str)>,
     relative: Relative,
@@ -70,10 +65,7 @@ impl<'a> Options<'a> {
             return Err(invalid("it takes no options after a question mark"));
         }
         if options.iter().any(|(name, _)| !known.contains(name)) {
-            return Err(invalid(&format!(
-                "an option is unknown; these are known: {}",
-                known.join(", ")
-            )));
+            return Err(invalid(&format!("an option is unknown; use only {}", known.join(", "))));
         }
         Ok(Self { given: options, relative })
     }
@@ -94,18 +86,17 @@ impl<'a> Options<'a> {
         }
         let path = match text.strip_prefix("~/") {
             Some(rest) => std::env::home_dir()
-                .ok_or_else(|| invalid("~/ is used, and this user has no home directory"))?
+                .ok_or_else(|| invalid("it contains ~/, but this user has no home directory"))?
                 .join(rest),
             None => PathBuf::from(text),
         };
         if self.relative == Relative::Refused && !path.is_absolute() {
             return Err(invalid(
-                "a relative path would be another file wherever the program is started; write the \
-                 whole path, or one that begins with ~/",
+                "a relative path depends on the directory in which the program is started; write \
+                 the whole path, or one that begins with ~/",
             ));
         }
-        // An escaped slash, or one after `~/`, makes it look like a URL with a password all the same, as
-        // it is printed.
+        // With an escaped slash, or one after `~/`, the printed path can look like a URL with a password.
         path.to_str().map_or(Ok(()), |path| refuse_password(&escaped(path)))?;
         std::path::absolute(path).map_err(|_| invalid("a path cannot be resolved"))
     }
@@ -133,7 +124,7 @@ impl<'a> Options<'a> {
     }
 }
 
-/// What may stand after the question mark, of each scheme.
+/// Returns the options that a scheme accepts.
 fn known_options(scheme: &str) -> &'static [&'static str] {
     match scheme {
         "age" => &["identity", "recipient", "recipients"],
@@ -174,7 +165,7 @@ fn parse_bucket(
     }
     if key.ends_with(".trial") {
         return Err(invalid(
-            "an object may not end with .trial, where conditional writes are tried",
+            "an object may not end with .trial, which is used for testing conditional writes",
         ));
     }
     let endpoint = options.take("endpoint").map(unescaped).transpose()?;
@@ -209,15 +200,13 @@ fn parse_database(body: &str, options: &mut Options<'_>) -> Result<Kind, Invalid
         options.take("slot").ok_or_else(|| invalid("it needs slot=NAME, one for each login"))?;
     let slot = unescaped(slot)?;
     if slot.is_empty() || slot.chars().any(char::is_control) {
-        return Err(invalid(
-            "a slot's name is of one character at least, and of no control characters",
-        ));
+        return Err(invalid("a slot's name must not be empty or contain control characters"));
     }
     let (hosts, roots) = (hosts.to_owned(), options.path("sslrootcert")?);
     Ok(Kind::Postgres(Database { user, hosts, name, slot, roots, seal: options.seal()? }))
 }
 
-const PASSWORD: &str = "it carries a password, which would show wherever it is used";
+const PASSWORD: &str = "it contains a password, which would be shown with the URL; remove it";
 
 fn parse_item(text: &str) -> Result<Item, InvalidStoreUrl> {
     match text.split_once('/') {
@@ -230,7 +219,7 @@ fn parse_item(text: &str) -> Result<Item, InvalidStoreUrl> {
     }
 }
 
-/// `user:password@` has no place in any store URL.
+/// Refuses `user:password@`.
 fn refuse_password(rest: &str) -> Result<(), InvalidStoreUrl> {
     let authority = rest.strip_prefix("//").and_then(|rest| rest.split(['/', '?']).next());
     let credentials = authority.and_then(|authority| authority.rsplit_once('@'));
@@ -238,6 +227,17 @@ fn refuse_password(rest: &str) -> Result<(), InvalidStoreUrl> {
         return Err(invalid(PASSWORD));
     }
     Ok(())
+}
+
+/// The text before the colon may be a secret, so it is quoted only if it looks like a scheme.
+fn unknown_scheme(scheme: &str) -> InvalidStoreUrl {
+    let is_plausible =
+        (2..=16).contains(&scheme.len()) && scheme.bytes().all(|byte| byte.is_ascii_lowercase());
+    let what = if is_plausible { &format!("the scheme `{scheme}`") } else { "its scheme" };
+    invalid(&format!(
+        "{what} is unknown; use keychain, keychain-item, age, plaintext, memory, env, postgres, s3, \
+         gs or az"
+    ))
 }
 
 fn is_name(text: &str) -> bool {
@@ -262,9 +262,9 @@ fn unescaped(text: &str) -> Result<String, InvalidStoreUrl> {
         bytes.push((digit()? * 16 + digit()?).try_into().map_err(|_| wrong())?);
     }
     let text = String::from_utf8(bytes)
-        .map_err(|_| invalid("it is not UTF-8 text once its % are resolved"))?;
+        .map_err(|_| invalid("it is not UTF-8 text after its % are decoded"))?;
     if text.to_ascii_uppercase().contains("AGE-SECRET-KEY-") {
-        return Err(invalid("a secret key is given where a name or the path of its file belongs"));
+        return Err(invalid("a secret key is given instead of a name or the path of its file"));
     }
     Ok(text)
 }

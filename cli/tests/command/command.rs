@@ -375,7 +375,7 @@ fn a_profile_with_an_unknown_setting_is_refused_by_file_and_line() {
         ("store = \"plaintext:tokens.json\"\n".into(), 1, "a relative path"),
         ("store = \"age:/t?identity=k.txt\"\n".into(), 1, "a relative path"),
         ("store = 5\n".into(), 1, "wrong type"),
-        ("store = \"canary:\"\n".into(), 1, "its scheme is unknown"),
+        ("store = \"vault:\"\n".into(), 1, "the scheme `vault` is unknown"),
         ("# nothing\n".into(), 1, "there is no `store`"),
     ] {
         fs::write(&path, &text).unwrap();
