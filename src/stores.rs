@@ -1,4 +1,8 @@
-//! All backends, and what some of them share. No backend imports another.
+//! The stores of this crate.
+//! `keychain` and `age` are default features. For a fleet, `PostgresStore` needs the feature `postgres`
+//! (`cargo add tokenkeep --features postgres`), and `BucketStore` needs `object-store`
+//! (`cargo add tokenkeep --features object-store`). [Fleets](crate::docs::fleets) shows how to set them up.
+// No store imports another.
 
 #[cfg(feature = "age")]
 mod age_file;

@@ -7,17 +7,17 @@ use crate::stores::record_file::{RecordFile, keep_in_record_file};
 
 /// Keeps tokens in a file sealed with [age](https://age-encryption.org).
 ///
-/// `age -d -i KEY FILE` opens it, and what `age` wrote, binary, armored or sealed to a passphrase,
-/// is read. Writing is always binary, and to X25519 recipients.
+/// `age -d -i KEY FILE` opens the file. The store also reads files that `age` wrote: binary, armored, or
+/// sealed to a passphrase. It always writes binary files, sealed to X25519 recipients.
 ///
 /// # Security
 ///
-/// The file is worth as much as its key is out of reach: keep the [`AgeKey`] in another directory,
-/// better on another medium, and out of the same backup. age hides what is written and shows
-/// damage; it does not show who wrote a file, nor that an older copy was put back.
+/// The file protects the tokens only if the key is kept apart from it. Keep the [`AgeKey`] in another
+/// directory, better on another medium, and not in the same backup. age hides the content and detects damage.
+/// It does not detect who wrote a file, or that an older copy was put back.
 ///
-/// The file is also as private as a [`PlaintextStore`](crate::stores::PlaintextStore)'s, and refused if it
-/// is not.
+/// The file has the same permissions as that of a [`PlaintextStore`](crate::stores::PlaintextStore). It is
+/// refused if other users can read or replace it.
 #[derive(Debug)]
 pub struct AgeFileStore {
     file: RecordFile<Sealed>,
@@ -25,9 +25,9 @@ pub struct AgeFileStore {
 }
 
 impl AgeFileStore {
-    /// Names the file and its key. Nothing is read or created yet.
+    /// Makes a store for a file and its key. Nothing is read or created yet.
     ///
-    /// A relative path is resolved now and stays what it is if the process changes its directory.
+    /// A relative path is resolved now. A later change of the working directory does not change it.
     #[must_use]
     pub fn new(path: impl AsRef<Path>, key: AgeKey) -> Self {
         let format = Sealed { key: key.clone(), own_key: false };

@@ -24,55 +24,61 @@ use crate::stores::shared_slot::{Engine, Found, Row, SharedSlot, keep_in_shared_
 use crate::sys::blocking;
 use crate::sys::clock;
 
-/// How long one answer may take, tries after an error included. A good store needs a tenth of a second.
+/// How long one answer may take, including retries. A healthy server needs 0.1 s.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// How soon an object can be written again where it was too often: Google takes one write a second ("Quotas &
-/// limits").
+/// The pause before an object is written again after "too many requests". Google accepts one write per second
+/// ("Quotas & limits").
 const ONE_WRITE: Duration = Duration::from_millis(1100);
 
-/// What is added to the ciphertext in an object, at most.
+/// The most bytes of an object in addition to the ciphertext.
 const HEAD: usize = 8192;
 
-/// What is added to the name of an object to try something beside it.
+/// The ending of the name of the object with which conditional writes are tested.
 const TRIAL: &str = ".trial";
 
-/// The condition that a trial asks for, which no object meets.
+/// A condition for the test that no object meets.
 const NO_VERSION: &str = "\"00000000000000000000000000000000\"";
 
-/// Keeps the tokens of a whole fleet in one object: in S3 and what speaks its protocol, in Google Cloud
-/// Storage, or in Azure Blob Storage.
+/// Keeps the tokens of a whole fleet in one object: in S3 or a server with the same protocol, in Google Cloud
+/// Storage, or in Azure Blob Storage. This store needs the feature `object-store`:
+/// `cargo add tokenkeep --features object-store`. [Fleets](crate::docs::fleets#buckets) shows how to set it
+/// up.
 ///
-/// Its replicas share the object, and the lease in it: one of them refreshes, and the others notice. A
-/// write is done only over the very version that was read, so the store must keep conditional writes; that
-/// is tried at the first write of each process, with an object beside the slot's own (`KEY.trial`), and a
-/// store that does not keep them is refused then. Such a store has no clock to measure a lease by. So a
-/// lease is taken from a holder that is gone only after its object was seen unchanged for the lease's whole
-/// length, by the taker's own clock.
+/// All replicas share the object and the lease in it. One replica refreshes, and the others use the new
+/// tokens.
+///
+/// A write replaces only the version that was read, so the server must support conditional writes. Each
+/// process tests this at its first write, with an object next to that of the slot (`KEY.trial`). A server
+/// that does not support them is refused.
+///
+/// Such a server has no clock for a lease. So a replica takes the lease of a lost one only after the object
+/// was unchanged for the whole length of the lease, by the replica's own clock.
 ///
 /// The credentials come from the environment:
 ///
 /// | URL | variables | what they must allow |
 /// |---|---|---|
-/// | `s3://BUCKET/KEY` | `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL`; or the role of a pod, a task or an instance | `s3:GetObject`, `s3:PutObject`, and `s3:ListBucket`, without which S3 answers 403 for an object that is not there |
-/// | `gs://BUCKET/KEY` | `GOOGLE_SERVICE_ACCOUNT`; or the service account of the instance | `storage.objects.get`, `create` and `delete`, which overwriting takes |
+/// | `s3://BUCKET/KEY` | `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL`; or the role of a pod, a task or an instance | `s3:GetObject`, `s3:PutObject`, and `s3:ListBucket`. Without the last, S3 answers 403 for an object that does not exist |
+/// | `gs://BUCKET/KEY` | `GOOGLE_SERVICE_ACCOUNT`; or the service account of the instance | `storage.objects.get`, `create` and `delete` (needed for overwriting) |
 /// | `az://CONTAINER/KEY` | `AZURE_STORAGE_ACCOUNT_NAME`, `AZURE_STORAGE_ACCOUNT_KEY`, `AZURE_STORAGE_CLIENT_ID` and the like; or the managed identity | Storage Blob Data Contributor on the container |
 ///
-/// It works on any executor: one thread of this crate does the network work of the whole process. An
-/// emptied slot is an object that says so: nothing is ever deleted. A bucket that keeps old versions keeps
-/// one of each refresh; have it expire them.
+/// It works on any executor. One thread of this crate does the network I/O of the whole process.
+///
+/// No object is ever deleted: an emptied slot is an object that says so. A bucket with versioning keeps one
+/// old version per refresh. Set a rule that expires old versions.
 ///
 /// # Security
 ///
-/// Anything but an address of this machine, and a cloud's own metadata service, is spoken to over TLS alone,
-/// whatever the environment says. The credentials of the store are in the memory of the `object_store` crate,
-/// which does not wipe them.
-///
-/// The store holds age ciphertext, with the key of the object and a count of its changes inside. Whoever
-/// runs it can delete a record, or put an earlier one back, and can neither read it nor have one slot's
-/// taken for another's. A process that has seen a later state refuses an earlier one with
-/// [`StoreError::RolledBack`]; one that has just started cannot know. Whoever has the recipient of the
-/// key, which is no secret, and can write to the bucket, can put in a record of their own.
+/// - Plain HTTP is used only for a loopback address and for the cloud's own metadata service, whatever the
+///   environment says. Every other connection uses TLS.
+/// - The credentials of the server are in the memory of the `object_store` crate, which does not wipe them.
+/// - The object contains age ciphertext. The key of the object and a count of its changes are inside it. The
+///   operator of the server can delete a record, or put an earlier one back. They cannot read it, and cannot
+///   use the record of one slot for another.
+/// - A process that has seen a later state refuses an earlier one with [`StoreError::RolledBack`]. A process
+///   that has just started cannot detect it.
+/// - A recipient is public. Anyone who knows it and can write to the bucket can put in a record of their own.
 #[derive(Debug)]
 pub struct BucketStore(SharedSlot<Arc<Bucket>>);
 
@@ -82,12 +88,12 @@ struct Bucket {
     key: Path,
     endpoint: Option<String>,
     store: OnceCell<Arc<dyn ObjectStore>>,
-    /// Whether the store was found to keep conditions.
+    /// Is set once the server has passed the test of conditional writes.
     trial: OnceCell<()>,
     watch: Mutex<Option<Watch>>,
 }
 
-/// Since when an object was not seen to change.
+/// Since when an object has not changed.
 #[derive(Debug)]
 struct Watch {
     version: UpdateVersion,
@@ -95,39 +101,40 @@ struct Watch {
 }
 
 impl BucketStore {
-    /// Names an object: `s3://BUCKET/KEY`, `gs://BUCKET/KEY` or `az://CONTAINER/KEY`.
+    /// Makes a store for an object: `s3://BUCKET/KEY`, `gs://BUCKET/KEY` or `az://CONTAINER/KEY`.
     ///
-    /// The age key is the same for all who share it. Nothing is connected to yet.
+    /// All replicas use the same age key. No connection is made yet.
     ///
     /// # Errors
     ///
     /// [`StoreError::Unavailable`] if the URL is not one of these.
     pub fn new(url: &str, key: AgeKey) -> Result<Self, StoreError> {
         let bucket = Bucket::new(url).ok_or_else(|| StoreError::Unavailable {
-            // Not quoted: it may hold credentials.
+            // The URL is not quoted, because it may contain credentials.
             place: "a bucket".into(),
-            reason: "its URL is not one of an object".into(),
-            advice: "name it like s3://BUCKET/KEY, gs://BUCKET/KEY or az://CONTAINER/KEY".into(),
+            reason: "its URL is not that of an object".into(),
+            advice: "write s3://BUCKET/KEY, gs://BUCKET/KEY or az://CONTAINER/KEY".into(),
         })?;
         let name = bucket.key.to_string();
         Ok(Self(SharedSlot::new(Arc::new(bucket), key, &name)))
     }
 
-    /// Sets where the store is, by its URL, for one that is not the provider's own.
+    /// Sets the URL of the server, if it is not the provider's own.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unavailable`] if this is more, or less, than a scheme, a host, a port and a path.
+    /// [`StoreError::Unavailable`] if the URL does not consist of a scheme, a host, and maybe a port and a
+    /// path.
     ///
     /// # Panics
     ///
-    /// If the store was used before.
+    /// Panics if the store was used before.
     pub fn with_endpoint(mut self, url: impl Into<String>) -> Result<Self, StoreError> {
         let url = url.into();
         if !is_endpoint(&url) {
             return Err(StoreError::Unavailable {
                 place: self.to_string(),
-                // Not quoted: it may hold credentials.
+                // The URL is not quoted, because it may contain credentials.
                 reason: "its endpoint is not the URL of a server".into(),
                 advice: FORM.into(),
             });
@@ -137,16 +144,16 @@ impl BucketStore {
         Ok(self)
     }
 
-    /// Tries whether the store keeps conditional writes, as the first write does.
+    /// Tests whether the server supports conditional writes. The first write does the same.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unavailable`] if it does not, or cannot be reached; [`StoreError::Denied`] if the
-    /// credentials do not allow it to be tried.
+    /// [`StoreError::Unavailable`] if the server does not support them, or cannot be reached;
+    /// [`StoreError::Denied`] if the credentials do not allow the test.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
-    /// It may be done on the server all the same, and can be done again.
+    /// The server may still do the test. The call can be repeated.
     pub async fn try_conditional_writes(&self) -> Result<(), StoreError> {
         let bucket = self.0.engine().clone();
         let tried = io_runtime::run(async move { bucket.try_conditions().await }).await;
@@ -193,7 +200,7 @@ impl Bucket {
     async fn open(&self) -> Result<Arc<dyn ObjectStore>, StoreError> {
         let (provider, name, endpoint) = (self.provider, self.name.clone(), self.endpoint.clone());
         let place = self.to_string();
-        // It may read files that the environment names.
+        // This may read files that the environment names.
         blocking::run(&self.to_string(), move || {
             provider.open(&name, endpoint).map_err(|(reason, advice)| StoreError::Unavailable {
                 place,
@@ -204,7 +211,7 @@ impl Bucket {
         .await
     }
 
-    /// Waits for an answer: its own error, or that of the store.
+    /// Waits for an answer. The outer error is a timeout, the inner one that of the server.
     async fn answer<T>(
         &self,
         work: impl Future<Output = Result<T, Error>>,
@@ -212,8 +219,8 @@ impl Bucket {
         timeout(DEADLINE, work).await.map_err(|_| StoreError::Timeout {
             place: self.to_string(),
             reason: format!("it did not answer within {} seconds", DEADLINE.as_secs()),
-            advice: "see whether it can be reached, and whether the environment has credentials \
-                     for it"
+            advice: "check whether it can be reached, and whether the environment has \
+                     credentials for it"
                 .into(),
         })
     }
@@ -236,8 +243,10 @@ impl Bucket {
         Ok(self.answer(put).await?.map(drop))
     }
 
-    /// Asks for two writes whose conditions are not met. Once there is an object, neither may be done,
-    /// whoever else tries the same at the same time; so it is left there.
+    /// Tests whether conditions are respected, by two writes whose conditions are not met.
+    ///
+    /// Both must fail as soon as the object exists, even if another process does the same test at the same
+    /// time. So the object is not deleted.
     async fn try_conditions(&self) -> Result<(), StoreError> {
         let trial = Path::parse(format!("{}{TRIAL}", self.key)).expect("it is one part longer");
         let note = b"tokenkeep tries here whether this store keeps conditional writes\n";
@@ -257,10 +266,10 @@ impl Bucket {
                 Ok(()) => {
                     return Err(StoreError::Unavailable {
                         place: self.to_string(),
-                        reason: "it does not keep conditional writes: it overwrote what it was \
-                                 asked not to"
+                        reason: "it does not support conditional writes: it overwrote an object \
+                                 although the condition was not met"
                             .into(),
-                        advice: "use a store that does, or a database".into(),
+                        advice: "use a server that supports them, or PostgreSQL".into(),
                     });
                 }
             }
@@ -268,7 +277,8 @@ impl Bucket {
         Ok(())
     }
 
-    /// For how long, by this machine's clock, the object was this one, up to when it was asked for.
+    /// Returns how long, by this machine's clock, the object has had this version. `asked` is when the read
+    /// that found it was sent.
     fn unchanged_for(&self, version: &UpdateVersion, asked: Instant) -> Duration {
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
         match &*watch {
@@ -290,7 +300,7 @@ pub(crate) fn rewritten(bytes: &[u8]) -> Result<Vec<u8>, &'static str> {
 }
 
 impl fmt::Debug for Bucket {
-    /// The client of the store shows its credentials.
+    /// Shows the name only, because the client of the server would show its credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Bucket({self})")
     }
@@ -332,7 +342,7 @@ impl Engine for Arc<Bucket> {
         let mut row = object::decode(&bytes).map_err(corrupt)?;
         let version = UpdateVersion { e_tag: meta.e_tag, version: meta.version };
         if version.e_tag.is_none() && version.version.is_none() {
-            return Err(corrupt("the store gave no ETag with it"));
+            return Err(corrupt("the server sent no ETag with it"));
         }
         let unchanged = self.unchanged_for(&version, asked);
         if let Some(hold) = &mut row.hold {
@@ -348,7 +358,7 @@ impl Engine for Arc<Bucket> {
         match self.put(&self.key, object::encode(row), mode).await? {
             Ok(()) => Ok(true),
             Err(error) if is_unmet(&error) => Ok(false),
-            // It was deleted meanwhile.
+            // The object was deleted meanwhile.
             Err(Error::NotFound { .. }) if over.is_some() => Ok(false),
             Err(error) => Err(explain(&error, self)),
         }

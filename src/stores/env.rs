@@ -11,23 +11,22 @@ use crate::record::Record;
 use crate::store::{Lease, Precondition, Revision, Stored, TokenStore};
 use crate::tokens::{AccessToken, AuthTokens, RefreshToken};
 
-/// Reads tokens from two environment variables, `PREFIX_ACCESS_TOKEN` and
-/// `PREFIX_REFRESH_TOKEN`. It is read-only.
+/// Reads tokens from two environment variables, `PREFIX_ACCESS_TOKEN` and `PREFIX_REFRESH_TOKEN`. It is
+/// read-only.
 ///
-/// A variable that is not set or empty counts as absent, and blanks around a value are dropped. A
-/// refresh token without an access token is an error.
+/// An empty variable counts as not set, and spaces around a value are dropped. A refresh token without an
+/// access token is an error.
 ///
 /// # Security
 ///
-/// A process hands its environment to each of its children, and on Linux any process of the same
-/// user can read it.
+/// The children of a process inherit its environment. On Linux, any process of the same user can read it.
 #[derive(Clone, Debug)]
 pub struct EnvStore {
     prefix: String,
 }
 
 impl EnvStore {
-    /// Names the variables by what they start with, such as `AXIOM`.
+    /// Makes a store for the variables whose names start with this prefix, such as `AXIOM`.
     #[must_use]
     pub fn new(prefix: impl Into<String>) -> Self {
         Self { prefix: prefix.into() }

@@ -7,25 +7,28 @@ use crate::keychain::{Item, Kind};
 use crate::stores::record_file::Sealed;
 use crate::stores::record_file::{RecordFile, keep_in_record_file};
 
-/// Keeps tokens behind the OS keychain: Keychain on macOS, Credential Manager on Windows, the
-/// Secret Service elsewhere.
+/// Keeps tokens in a file whose key is in the OS keychain: Keychain on macOS, Credential Manager on
+/// Windows, the Secret Service on other systems.
 ///
-/// The keychain holds one age identity per slot, written once, under the service
-/// `tokenkeep:SERVICE`; the record is a file sealed to it
-/// in this user's state directory. So a record may have any size up to the limit of all stores,
-/// where Credential Manager stops at 2560 bytes; a save compares and replaces in one step, which
-/// no keychain can; and once the key was read, a keychain that locks or hangs costs nobody a
-/// rotated token. The keychain is asked once per process, and again when the slot was emptied.
+/// For each slot, the keychain holds one age identity, under the service `tokenkeep:SERVICE`. It is written
+/// once. The record is a file in this user's state directory, sealed to that identity. This has advantages
+/// over a record in the keychain:
 ///
-/// No call to the keychain takes longer than 3 seconds, and none raises a prompt on Linux: a
-/// keychain that is locked is [`StoreError::Locked`]. [`allow_prompts`](Self::allow_prompts)
-/// changes both.
+/// - A record may have any size up to [`MAX_RECORD`](crate::store::MAX_RECORD). Credential Manager accepts
+///   2560 bytes.
+/// - A save compares and replaces in one step. No keychain can do that.
+/// - After the key was read, a keychain that locks or hangs does not keep new tokens from being saved.
+///
+/// The key is read from the keychain once per process, and again after the slot was emptied.
+///
+/// A call to the keychain takes at most 3 seconds, and raises no prompt on Linux. If the keychain is
+/// locked, the call fails with [`StoreError::Locked`]. [`allow_prompts`](Self::allow_prompts) changes both.
 ///
 /// # Security
 ///
-/// Who can read the keychain item and the file has the tokens. On Linux and Windows that is every
-/// program of this user while the keychain is unlocked; on macOS it is the programs on the item's
-/// access list, which is this one.
+/// A program that can read the keychain item and the file has the tokens. On Linux and Windows, that is every
+/// program of this user while the keychain is unlocked. On macOS, that is only a program on the item's access
+/// list, which contains this one.
 #[derive(Debug)]
 pub struct KeychainStore {
     file: RecordFile<Sealed>,
@@ -33,10 +36,10 @@ pub struct KeychainStore {
 }
 
 impl KeychainStore {
-    /// Names the slot by the program and the account whose tokens it holds.
+    /// Makes a store for the tokens of an account in a program.
     ///
-    /// The record lies in `tokenkeep/SERVICE/ACCOUNT.age` under the platform's directory for a
-    /// program's state (`$XDG_STATE_HOME`, `~/.local/state`). Nothing is read or created yet.
+    /// The record is in `tokenkeep/SERVICE/ACCOUNT.age`, in the platform's directory for the state of
+    /// programs (`$XDG_STATE_HOME`, `~/.local/state`). Nothing is read or created yet.
     ///
     /// # Errors
     ///
@@ -47,12 +50,11 @@ impl KeychainStore {
         Ok(Self::of(&path, Item::new(service, account, Kind::OwnKey)?))
     }
 
-    /// Lets the keychain ask the user: to unlock it, or on macOS to let this program at the item.
+    /// Lets the keychain ask the user to unlock it, or on macOS to give this program access to the item.
     ///
-    /// A call then takes up to 120 seconds, the time that a person may take, and a runtime that is
-    /// dropped meanwhile waits for it. For programs with a person in front of them; anywhere else a
-    /// prompt is a hang. On macOS a prompt may appear without this too, and is given up after 3
-    /// seconds.
+    /// A call then takes up to 120 seconds, and a runtime that is dropped meanwhile waits for it. Use this
+    /// only in a program with a person at the screen: anywhere else, a prompt makes the program hang. On
+    /// macOS, a prompt may appear without this too. The call then fails after 3 seconds.
     #[must_use]
     pub fn allow_prompts(self) -> Self {
         Self::of(self.file.path(), self.item.with_prompts())
@@ -63,7 +65,7 @@ impl KeychainStore {
         Self { file: RecordFile::new(path, format), item }
     }
 
-    /// The file that [`new`](Self::new) keeps the record in.
+    /// Returns the path of the record's file for a store made by [`new`](Self::new).
     pub(crate) fn record_path(service: &str, account: &str) -> Result<PathBuf, StoreError> {
         Item::new(service, account, Kind::OwnKey)?.state_file("age")
     }

@@ -15,25 +15,25 @@ use crate::sys::blocking;
 use crate::sys::wipe::Bytes;
 use crate::tokens::AuthTokens;
 
-/// Reads tokens that another program keeps directly in a keychain item: the `keyring` crate,
-/// `secret-tool` with the attributes `service` and `username`, Keychain Access, Credential Manager.
+/// Reads tokens that another program keeps directly in a keychain item. That program may use the `keyring`
+/// crate, `secret-tool` with the attributes `service` and `username`, Keychain Access or Credential Manager.
 ///
-/// It is where tokens come *from*: they can be read and removed, so that [`migrate`](crate::migrate)
-/// takes them over, and never written. The item holds the JSON of a record, or a bare access token.
+/// It is a source for [`migrate`](crate::migrate): tokens can be read and removed, but not saved. The item
+/// contains the JSON of a record, or a bare access token.
 ///
 /// # Security
 ///
-/// Between the last look and the removal the other program may change the item; nothing in a
-/// keychain can prevent that. Stop that program before a migration.
+/// The other program may change the item after a migration has read it and before it removes it. No
+/// keychain can prevent that. Stop the other program before a migration.
 #[derive(Clone, Debug)]
 pub struct KeychainItemStore {
     item: Item,
-    /// No record is ever in it: the lease lies beside it.
+    /// The path next to which the lease file is. The path itself is never written.
     state: Arc<PrivateFile>,
 }
 
 impl KeychainItemStore {
-    /// Names the item. Nothing is read yet.
+    /// Makes a store for an item. Nothing is read yet.
     ///
     /// # Errors
     ///
@@ -61,7 +61,7 @@ impl KeychainItemStore {
     }
 }
 
-/// Decodes what an item holds.
+/// Decodes the content of an item.
 pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError> {
     match utf8_of_utf16(bytes) {
         Some(text) => codec::decode_text(&text, place),
@@ -69,8 +69,8 @@ pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError
     }
 }
 
-/// Credential Manager keeps passwords, as opposed to other secrets, as UTF-16: half of the bytes of
-/// a token are then zero. The buffers have their final sizes from the start and are wiped.
+/// Converts UTF-16 to UTF-8. Credential Manager keeps passwords, but not other secrets, as UTF-16: half of
+/// the bytes of a token are then zero. The buffers have their final sizes from the start, and are wiped.
 fn utf8_of_utf16(bytes: &[u8]) -> Option<Bytes> {
     if !bytes.len().is_multiple_of(2) || !bytes.contains(&0) {
         return None;
@@ -109,7 +109,7 @@ impl TokenStore for KeychainItemStore {
         self.run(move |store| {
             let place = store.to_string();
             let deleted = store.item.delete_under(&store.item.lock()?, move |secret| {
-                // What is no token, such as a key of ours, is not a login that can be ended.
+                // An item that holds no token, such as a key of this crate, is not removed.
                 secret.map(|secret| decode(secret, &place)).transpose()?;
                 let current = secret.map(Revision::of);
                 let as_expected = match &precondition {
@@ -135,8 +135,7 @@ impl TokenStore for KeychainItemStore {
     }
 }
 
-/// The right to move the tokens away. None of them is spent here, because no successor could be
-/// saved.
+/// The right to move the tokens away. A refresh is not possible here, because its tokens could not be saved.
 #[derive(Debug)]
 struct ItemLease {
     lock: FileLock,
@@ -157,8 +156,8 @@ impl Lease for ItemLease {
 fn read_only(place: String) -> StoreError {
     StoreError::ReadOnly {
         place,
-        reason: "the item is another program's, and a keychain cannot compare before it replaces; \
-                 move the tokens to a store of ours with `migrate`"
+        reason: "the item belongs to another program; move the tokens to another store with \
+                 `migrate`"
             .into(),
     }
 }
@@ -175,7 +174,7 @@ mod tests {
             assert_eq!(utf8_of_utf16(&wide(text)).as_deref(), Some(&text.as_bytes().to_vec()));
             assert_eq!(utf8_of_utf16(text.as_bytes()), None);
         }
-        // Half of a pair.
+        // This is half of a surrogate pair.
         assert_eq!(utf8_of_utf16(&[0x00, 0xd8, 0x41, 0x00]), None);
     }
 }

@@ -8,18 +8,18 @@ use crate::record::Record;
 use crate::record::codec;
 use crate::store::{Lease, Precondition, Revision, Stored, TokenStore};
 
-/// Keeps tokens in this process, and nowhere else. Clones share one slot.
+/// Keeps tokens in this process only. Clones share one slot.
 ///
 /// # Security
 ///
-/// Nothing reaches a disk but what the system swaps out. The tokens are gone when the process is.
+/// Nothing is written to a disk, except what the system swaps out. The tokens are lost when the process ends.
 #[derive(Clone, Default)]
 pub struct MemoryStore(Arc<Mutex<Slot>>);
 
 #[derive(Default)]
 struct Slot {
     record: Option<Record>,
-    /// Counts every change, so that no state looks like an earlier one.
+    /// Counts the changes, so that no state has the revision of an earlier one.
     revision: u64,
     leased: bool,
 }
@@ -79,7 +79,7 @@ impl TokenStore for MemoryStore {
         record: &Record,
         precondition: Precondition,
     ) -> Result<Revision, StoreError> {
-        // What no other store could keep is refused here too.
+        // A record that no other store could save is refused here too.
         codec::encode(record, PLACE)?;
         let mut slot = self.lock();
         slot.check(&precondition)?;

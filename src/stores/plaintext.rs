@@ -6,24 +6,24 @@ use crate::stores::record_file::{RecordFile, keep_in_record_file};
 
 /// Keeps tokens as **plaintext** JSON in a file that only this user can read.
 ///
-/// The JSON is what axiomtrade-rs reads and writes, with further fields beside its three.
+/// The JSON is the format that axiomtrade-rs reads and writes, with more fields.
 ///
 /// # Security
 ///
-/// Whoever reads the file has the tokens: any program of this user, root, every backup, whoever
-/// gets the disk. Prefer [`AgeFileStore`](crate::stores::AgeFileStore) or
+/// Anyone who can read the file has the tokens: any program of this user, root, a reader of a backup, a
+/// thief of the disk. Prefer [`AgeFileStore`](crate::stores::AgeFileStore) or
 /// [`KeychainStore`](crate::stores::KeychainStore), and [`migrate`](crate::migrate) to it.
 ///
-/// On Unix the file has mode 0600 from its first byte on, missing directories are made with mode
-/// 0700, and a file is refused ([`StoreError::Exposed`](crate::StoreError::Exposed)) that others can read or own, that is a
-/// link, or that lies in a directory where others can replace it.
+/// On Unix, the file is created with mode 0600, and missing directories with mode 0700. A file is refused
+/// with [`StoreError::Exposed`](crate::StoreError::Exposed) if other users can read or own it, if it is a
+/// link, or if other users can replace it in its directory.
 #[derive(Debug)]
 pub struct PlaintextStore(RecordFile<Plain>);
 
 impl PlaintextStore {
-    /// Names the file. Nothing is read or created yet.
+    /// Makes a store for a file. Nothing is read or created yet.
     ///
-    /// A relative path is resolved now and stays what it is if the process changes its directory.
+    /// A relative path is resolved now. A later change of the working directory does not change it.
     #[must_use]
     pub fn new(path: impl AsRef<Path>) -> Self {
         Self(RecordFile::new(path.as_ref(), Plain))

@@ -19,7 +19,7 @@ use crate::key::AgeKey;
 use crate::net::io_runtime;
 use crate::stores::shared_slot::{Engine, Found, Hold, Row, SharedSlot, keep_in_shared_slot};
 
-/// The table of all slots. Its schema is not named: a role's search path decides where it is.
+/// Creates the table of all slots. The schema is not named: it depends on the role's search path.
 const CREATE_TABLE: &str = "\
 CREATE TABLE IF NOT EXISTS tokenkeep (
     slot        text PRIMARY KEY,
@@ -51,14 +51,17 @@ END
 WHERE slot = $1 AND revision = $7
 RETURNING revision";
 
-/// Keeps the tokens of a whole fleet in one row of a PostgreSQL table.
+/// Keeps the tokens of a whole fleet in one row of a PostgreSQL table. This store needs the feature
+/// `postgres`: `cargo add tokenkeep --features postgres`. [Fleets](crate::docs::fleets#postgresql) shows
+/// how to set it up.
 ///
-/// Its replicas share the row, and the lease in it: one of them refreshes, and the
-/// others notice. Nothing is kept open for that. A lease is a deadline by the server's clock, which its
-/// holder renews, and no statement is prepared, so all of it works behind a pooler that hands out
-/// connections for single transactions. A connection that was lost is made anew.
+/// All replicas share the row and the lease in it. One replica refreshes, and the others use the new tokens.
 ///
-/// [`create_table`](Self::create_table) makes the table, and so does this:
+/// The lease is a deadline by the server's clock, which its holder renews. No transaction is kept open, and
+/// no statement is prepared. So the store works behind a pooler in transaction mode. A lost connection is
+/// made again.
+///
+/// [`create_table`](Self::create_table) creates the table. This SQL does the same:
 ///
 /// ```sql
 /// CREATE TABLE tokenkeep (
@@ -72,22 +75,22 @@ RETURNING revision";
 /// GRANT SELECT, INSERT, UPDATE ON tokenkeep TO app;
 /// ```
 ///
-/// It works on any executor: one thread of this crate does the network work of the whole process.
+/// It works on any executor. One thread of this crate does the network I/O of the whole process.
 ///
 /// # Security
 ///
-/// To any other machine, the connection is TLS with a certificate for the very name of the host
-/// (libpq's `verify-full`). To an address of this machine (127.0.0.0/8, `[::1]`, a socket) it is plain.
-/// The password is the one that the file `$PGPASSFILE`, else `~/.pgpass`, has for it; the driver keeps a
-/// copy of that, which is not wiped.
+/// - A connection to another machine uses TLS, with a certificate for the name of the host (libpq's
+///   `verify-full`). A connection to an address of this machine (127.0.0.0/8, `[::1]`, a socket) uses none.
+/// - The password comes from the file that `$PGPASSFILE` names, or from `~/.pgpass`. The driver keeps a
+///   copy of it, which is not wiped.
+/// - The row contains age ciphertext. The slot's name and a count of its changes are inside it. The
+///   operator of the server can delete a record, or put an earlier one back. They cannot read it, and
+///   cannot use the record of one slot for another.
+/// - A process that has seen a later state refuses an earlier one with [`StoreError::RolledBack`]. A process
+///   that has just started cannot detect it.
+/// - A recipient is public. Anyone who knows it and can write to the table can put in a record of their own.
 ///
-/// The server holds age ciphertext, with the slot's name and a count of its changes inside. Whoever runs
-/// it can delete a record, or put an earlier one back, and can neither read it nor have one slot's taken
-/// for another's. A process that has seen a later state refuses an earlier one with
-/// [`StoreError::RolledBack`]; one that has just started cannot know. Whoever has the recipient of the
-/// key, which is no secret, and can write to the table, can put in a record of their own.
-///
-/// What is reported as saved is as durable as the server's `synchronous_commit` says.
+/// A save is as durable as the server's `synchronous_commit` says.
 #[derive(Debug)]
 pub struct PostgresStore(SharedSlot<Postgres>);
 
@@ -98,23 +101,24 @@ struct Postgres {
 }
 
 impl PostgresStore {
-    /// Names a slot in a database: `postgres://USER@HOST:PORT/DATABASE`. With several hosts, separated by
-    /// commas, it is the first one that can be written to; when another one takes over, that is found
-    /// by the next call or the one after it.
+    /// Makes a store for a slot in a database: `postgres://USER@HOST:PORT/DATABASE`.
     ///
-    /// `slot` tells the rows of the table apart, and `key` is the same for all who share it. Nothing is
-    /// connected to yet.
+    /// The URL may have several hosts, separated by commas. The first one that accepts writes is used. If
+    /// another host takes over, one of the next two calls finds it.
+    ///
+    /// `slot` is the name of the row. All replicas use the same slot and the same `key`. No connection is
+    /// made yet.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unavailable`] if the URL is none, or carries a password or options, or if the slot has
-    /// no name, or one with control characters.
+    /// [`StoreError::Unavailable`] if the URL is not valid or contains a password or options, or if the
+    /// name of the slot is empty or contains control characters.
     pub fn new(url: &str, slot: &str, key: AgeKey) -> Result<Self, StoreError> {
         if slot.is_empty() || slot.contains(char::is_control) {
             return Err(unavailable(
                 "a slot in PostgreSQL",
-                "it has no name, or one with control characters",
-                "give it a name, such as that of the account",
+                "its name is empty or contains control characters",
+                "give it another name, such as that of the account",
             ));
         }
         let engine =
@@ -122,12 +126,12 @@ impl PostgresStore {
         Ok(Self(SharedSlot::new(engine, key, slot)))
     }
 
-    /// Trusts the certificates in this PEM file, and no others, to tell whether the server is who it
-    /// should be: libpq's `sslrootcert`. By default those that the system trusts.
+    /// Trusts only the root certificates in this PEM file, like libpq's `sslrootcert`. By default, those of
+    /// the system are trusted.
     ///
     /// # Panics
     ///
-    /// If the store was used before.
+    /// Panics if the store was used before.
     #[must_use]
     pub fn with_root_certificates(mut self, path: impl Into<PathBuf>) -> Self {
         let connection = Arc::get_mut(&mut self.0.configure().connection);
@@ -135,17 +139,17 @@ impl PostgresStore {
         self
     }
 
-    /// Makes the table, unless it is there. To make it takes the right to create in the schema, which no
-    /// other call needs.
+    /// Creates the table if it does not exist. This needs the right to create tables in the schema. No other
+    /// call needs that right.
     ///
     /// # Errors
     ///
     /// [`StoreError::Denied`] without that right, [`StoreError::Unavailable`] if the server cannot be
     /// reached.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
-    /// It may be done on the server all the same, and can be done again.
+    /// The server may still create the table. The call can be repeated.
     pub async fn create_table(&self) -> Result<(), StoreError> {
         let connection = self.0.engine().connection.clone();
         let made = io_runtime::run(async move { create_table(&connection).await }).await;
@@ -154,7 +158,7 @@ impl PostgresStore {
 }
 
 async fn create_table(connection: &Connection) -> Result<(), StoreError> {
-    // Where it is there, `CREATE TABLE IF NOT EXISTS` asks for the right all the same.
+    // `CREATE TABLE IF NOT EXISTS` needs the right even if the table exists.
     let found = connection.query(HAS_TABLE, &[], Again::Once).await?;
     if found.first().is_some_and(|row| row.try_get(0).unwrap_or(false)) {
         return Ok(());
@@ -196,8 +200,8 @@ impl Engine for Postgres {
         };
         read().map(Some).map_err(|_| StoreError::Unavailable {
             place: self.to_string(),
-            reason: "its table tokenkeep is not what this program expects".into(),
-            advice: "see the table that README shows".into(),
+            reason: "its table tokenkeep has unexpected columns".into(),
+            advice: "create it with the SQL in the documentation of PostgresStore".into(),
         })
     }
 

@@ -1,7 +1,8 @@
-//! One record in one file: what the plaintext, age and keychain stores have in common.
+//! One record in one file: the common part of the plaintext, age and keychain stores.
 //!
-//! Beside the record `NAME` lies `NAME.lease`, whose lock is the lease. Earlier builds wrote `NAME.intent`, and
-//! `NAME.intent.tmp` while they did: such an intent is read once, and the next write removes it.
+//! The lock on `NAME.lease` is the lease of the record `NAME`. Earlier builds wrote an intent to
+//! `NAME.intent`, by way of `NAME.intent.tmp`. Such an intent is still read, and the next write removes the
+//! file.
 
 mod file_lease;
 mod format;
@@ -67,18 +68,18 @@ macro_rules! keep_in_record_file {
 
 pub(crate) use keep_in_record_file;
 
-/// What was read in a slot.
+/// The content of a slot.
 struct Found {
     record: Bytes,
     earlier_intent: Option<Bytes>,
 }
 
-/// The endings of names beside the record.
+/// The endings of the files next to the record.
 const LEASE: &str = ".lease";
 const EARLIER_INTENT: &str = ".intent";
 const EARLIER_INTENT_BEING_WRITTEN: &str = ".intent.tmp";
 
-/// The most bytes of an intent as earlier builds wrote it; it has some 130.
+/// The most bytes of an intent of an earlier build. It has about 130.
 const MAX_EARLIER_INTENT: usize = 1024;
 
 #[derive(Debug)]
@@ -90,16 +91,15 @@ pub(crate) struct RecordFile<F: Format> {
 struct Inner<F: Format> {
     file: Arc<PrivateFile>,
     format: F,
-    /// Held by a write until it is over, even if its caller gave up: otherwise a logout could be
-    /// overtaken by the login that was abandoned before it. A read waits for it, and does not
-    /// hold it.
+    /// Held by a write until it is finished, even if its future was dropped. Otherwise a dropped login could
+    /// undo a later logout. A read waits for this lock, but does not hold it.
     order: Arc<tokio::sync::Mutex<()>>,
-    /// The last revision that was read or written here, and so is known to be sound: an
-    /// unconditional save need not decode it again to know that it may be overwritten.
+    /// The last revision that was read or written here, so it can be read. A save does not decode it again to
+    /// know that it may be overwritten.
     sound: Mutex<Option<Revision>>,
-    /// What the holder of the lease reserved for the record that its refresh ends with.
+    /// The reservation of the holder of the lease, for saving the new tokens.
     reserved: Mutex<Option<Reserved<F::Sealer>>>,
-    /// What went wrong in a save that used it.
+    /// What went wrong in a save that succeeded because of the reservation.
     warning: Mutex<Option<StoreError>>,
 }
 
@@ -148,8 +148,8 @@ impl<F: Format> RecordFile<F> {
                         Ok(stored) => return Ok(Some(stored)),
                         Err(error) => error,
                     };
-                // Nothing is locked here. A logout takes the key along, and a login after it makes
-                // another one: then this says nothing about what is there now.
+                // Nothing is locked here. A logout removes the key, and a login after it makes another one.
+                // So the record is read again: if it has changed, the error is about an earlier record.
                 found = inner.read(exposure)?;
                 if found.as_ref().is_some_and(|found| found.record == record) {
                     return Err(error);
@@ -168,7 +168,7 @@ impl<F: Format> RecordFile<F> {
         let turn = self.inner.order.clone().lock_owned().await;
         self.run(move |inner| {
             let _turn = turn;
-            // A refresh ends with a record that has no intent, over the one that has it.
+            // A refresh ends with a save of a record without an intent, over the record with the intent.
             let ends_a_refresh = record.refresh.intent.is_none()
                 && matches!(precondition, Precondition::Unchanged(_));
             let reserved = if ends_a_refresh { lock(&inner.reserved).take() } else { None };
@@ -186,8 +186,8 @@ impl<F: Format> RecordFile<F> {
             let _turn = turn;
             let keeps_a_key = inner.format.keeps_a_key();
             if keeps_a_key && precondition != Precondition::Anything {
-                // Who moves tokens away comes back if this fails, and must find them as they were. A
-                // logout takes the record away in any case.
+                // A migration is repeated if this fails, so the record must stay readable. A logout removes
+                // the record in any case.
                 inner.format.can_forget()?;
             }
             inner.clear(&precondition, keeps_a_key)
@@ -198,7 +198,7 @@ impl<F: Format> RecordFile<F> {
     pub(crate) async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
         let inner = self.inner.clone();
         self.run(move |_| {
-            // What could not be sealed afterwards is better not begun.
+            // If the new tokens could not be sealed, the refresh must not begin.
             inner.format.prepare()?;
             let opened = inner.file.open_to_remove()?;
             let lock = opened.try_lock_beside(LEASE)?;
@@ -237,8 +237,8 @@ impl<F: Format> Inner<F> {
         Ok(self.saved(&locked, &bytes))
     }
 
-    /// Saves the record that ends a refresh. Its tokens may exist nowhere else: a key that cannot be read
-    /// any more must not cost them.
+    /// Saves the new tokens of a refresh. They may exist nowhere else, so a key that can no longer be read
+    /// must not make this fail.
     fn save_reserved(
         &self,
         record: &Record,
@@ -270,7 +270,7 @@ impl<F: Format> Inner<F> {
         };
         match locked.replace_with(room, &bytes) {
             Err(error @ StoreError::NoSpace { .. }) => {
-                // There may be more recipients by now than when room was reserved.
+                // There may be more recipients now than when room was reserved.
                 bytes = self.format.encode_reserved(record, &place, sealer)?;
                 locked.replace_with(room, &bytes)?;
                 warning = Some(error);
@@ -281,17 +281,18 @@ impl<F: Format> Inner<F> {
     }
 
     fn saved(&self, locked: &LockedFile<'_>, bytes: &[u8]) -> Revision {
-        // The record says it now.
+        // The record contains the intent, if there is one.
         locked.remove_beside(EARLIER_INTENT);
         let revision = Revision::of(bytes);
         self.remember(&revision);
         revision
     }
 
-    /// Empties the slot. `Anything` removes whatever record is there without reading it.
+    /// Empties the slot. With `Anything`, the record is removed without being read.
     fn clear(&self, precondition: &Precondition, keeps_a_key: bool) -> Result<(), StoreError> {
         if !keeps_a_key && self.file.is_absent(&[EARLIER_INTENT, EARLIER_INTENT_BEING_WRITTEN])? {
-            // An empty slot needs no lock. Whoever emptied it may have been killed before that was durable.
+            // An empty slot needs no lock. The process that emptied it may have been killed before that was
+            // durable.
             self.file.sync_absence()?;
             return self.compare(precondition, None);
         }
@@ -301,25 +302,25 @@ impl<F: Format> Inner<F> {
         } else {
             self.compare(precondition, locked.read()?.as_deref().map(Vec::as_slice))?;
         }
-        // What the holder of the lease is about to write stays. If nobody holds it, it was left behind and goes
-        // too.
+        // The reservation of a holder of the lease stays. If nobody holds the lease, the reservation was left
+        // behind, and is removed too.
         let lease: Option<FileLock> = locked.try_lock_beside(LEASE).ok().flatten();
         if lease.is_some() {
             remove_reserved(&locked);
         }
         locked.remove()?;
-        // Last, because it would be missed beside a record.
+        // The intent is removed last, because a record without it would look as if its token were unspent.
         locked.remove_beside(EARLIER_INTENT);
-        // Also if there was nothing to remove: see above.
+        // This is also done if there was nothing to remove: see above.
         locked.sync("remove")?;
         if keeps_a_key { self.format.forget() } else { Ok(()) }
     }
 
     fn reserve(&self) -> Result<(), StoreError> {
-        // What an earlier call reserved would take the room of this one.
+        // The reservation of an earlier call would take the room of this one.
         drop(lock(&self.reserved).take());
         let (sealer, size) = self.format.reserve(&self.file.place())?;
-        // The intent is written beside what is there now, and first.
+        // The intent is saved first, while the present record is still there.
         let room = self.file.reserve(size, MAX_STATE)?;
         *lock(&self.reserved) = Some(Reserved { room, sealer });
         Ok(())
@@ -332,13 +333,13 @@ impl<F: Format> Inner<F> {
         if record.refresh.intent.is_none() {
             let left = earlier_intent.and_then(|text| str::from_utf8(text).ok());
             record.refresh.intent = left.and_then(|text| text.parse().ok());
-            // One about another token says nothing.
+            // An intent to send another token is ignored.
             record.refresh.intent = record.intent().cloned();
         }
         Ok(Stored { record, revision })
     }
 
-    /// Reads what is there, under the write lock, and fails if it must not be overwritten. Returns whether the
+    /// Reads the record under the write lock, and fails if it must not be overwritten. Returns whether the
     /// slot is empty.
     fn check(
         &self,
@@ -348,8 +349,8 @@ impl<F: Format> Inner<F> {
         let current = locked.read()?;
         let compared = self.compare(precondition, current.as_deref().map(Vec::as_slice));
         if compared.is_err() && current.is_some() {
-            // Whoever is told of a conflict may take what is there for saved, and who saved it may
-            // have been killed before it was durable.
+            // After a conflict, the caller may rely on the record that is there. The process that saved it
+            // may have been killed before it was durable.
             locked.sync("write")?;
         }
         compared?;
@@ -366,7 +367,7 @@ impl<F: Format> Inner<F> {
     ) -> Result<(), StoreError> {
         let current = current.map(|bytes| (Revision::of(bytes), bytes));
         if let Some((revision, bytes)) = &current {
-            // What cannot be read is not overwritten.
+            // A record that cannot be read is not overwritten.
             let sound = lock(&self.sound).clone();
             if sound.as_ref() != Some(revision) {
                 self.format.decode(bytes, &self.file.place())?;
@@ -386,7 +387,8 @@ impl<F: Format> Inner<F> {
     }
 }
 
-/// Removes what holders of the lease that were killed left. The caller has the lease, so nobody uses it.
+/// Removes the files that killed holders of the lease left behind. The caller has the lease, so no other
+/// process uses them.
 fn remove_reserved(opened: &Opened<'_>) {
     opened.remove_reserved();
     opened.remove_beside(EARLIER_INTENT_BEING_WRITTEN);
@@ -402,12 +404,11 @@ mod tests {
     use crate::record::codec;
     use crate::tokens::AuthTokens;
 
-    /// A format in which somebody signs out, and maybe in again, between a look at the record and one
-    /// at its key.
+    /// A format that simulates a logout, and maybe a login, after the record was read and before its key is.
     #[derive(Debug)]
     struct Interrupted {
         path: std::path::PathBuf,
-        /// What is in the slot afterwards.
+        /// The content of the slot afterwards.
         login: Mutex<Option<Option<AuthTokens>>>,
     }
 

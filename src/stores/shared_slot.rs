@@ -1,13 +1,13 @@
-//! One slot that many machines share: what the backends on a server have in common.
+//! One slot that many machines share: the common part of the stores on a server.
 //!
-//! A server keeps one row for a slot: age ciphertext, and who has the lease. Every change replaces the whole
-//! row by one compare-and-swap, so a holder whose lease has passed to somebody else cannot save over its
-//! successor, however long it was stopped in between.
+//! A server keeps one row for a slot: age ciphertext, and the holder of the lease. Every change replaces the
+//! whole row by one compare-and-swap. So a holder that lost its lease cannot save over the tokens of the next
+//! holder, even if it was stopped for a long time.
 //!
-//! Inside the ciphertext, before the record, stand the slot's name and a generation that counts its
-//! changes. So whoever runs the server can delete a record or put an earlier one back, and can neither
-//! read one nor pass one slot's for another's; and a process that has seen a generation takes no earlier
-//! one for the present.
+//! The ciphertext contains the slot's name and a generation before the record. The generation counts the
+//! changes. So the operator of the server can delete a record or put an earlier one back. They cannot read
+//! a record, and cannot use the record of one slot for another. A process that has seen a generation
+//! refuses an earlier one.
 
 mod envelope;
 #[cfg(test)]
@@ -75,66 +75,66 @@ macro_rules! keep_in_shared_slot {
 }
 pub(crate) use keep_in_shared_slot;
 
-/// How often a change begins again because somebody else was faster.
+/// How often a change is tried again after a conflict.
 const ATTEMPTS: usize = 20;
 
-/// How long one call may take: a few answers of the server, of which each has ten seconds.
+/// How long one call may take: the time for a few answers of the server, with 10 s for each.
 const LONGEST_CALL: Duration = Duration::from_secs(40);
 
-/// How long a call waits for the one before it.
+/// How long a call waits for the call before it.
 const LONGEST_TURN: Duration = Duration::from_secs(45);
 
-/// How far this clock and a server's may differ for somebody who only looks. Who takes a lease counts on no
-/// clock but the server's own, or watches the row for that long.
+/// How far this machine's clock and the server's may differ, for [`SharedSlot::is_leased`]. Taking a lease
+/// does not depend on this: it uses only the server's clock, or watches the row for that long.
 const LONGEST_SKEW: Duration = Duration::from_secs(5 * 60);
 
-/// What a server keeps for a slot.
+/// The row that a server keeps for a slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Row {
-    /// A name for this state of the row that no other state has.
+    /// A unique name for this state of the row.
     pub(crate) revision: String,
-    /// Ciphertext; nothing before the first save.
+    /// Ciphertext. It is empty before the first save.
     pub(crate) record: Vec<u8>,
-    /// Counts the holders of the lease, so that a late request of an earlier one is told apart.
+    /// Counts the holders of the lease, to recognize a late request of an earlier holder.
     pub(crate) fence: u64,
     pub(crate) hold: Option<Hold>,
 }
 
-/// Who has the lease of a slot.
+/// The holder of the lease of a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hold {
-    /// A process and its way to the slot, by a name that nothing else has.
+    /// A unique name of a process and of the URL by which it reaches the slot.
     pub(crate) holder: String,
-    /// In a row that is written: how long it lasts from then on; `None` leaves its end as it is. A server
-    /// without a clock of its own gives back what was written last.
+    /// In a row that is written: how long the lease lasts from then on. `None` does not change its end. A
+    /// server without a clock for leases returns the value that was written last.
     pub(crate) lasts: Option<Duration>,
-    /// In a row that was read: whether that time is over, by a clock that does not depend on who looks.
+    /// In a row that was read: whether that time is over. Which process reads it makes no difference.
     pub(crate) is_over: bool,
 }
 
-/// A row, and by what the server tells it from any other state.
+/// A row, and the server's version of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Found<V> {
     pub(crate) row: Row,
     pub(crate) version: V,
-    /// When the row was written, by the server's clock, where the server has none for the lease.
+    /// When the row was written, by the server's clock. It is set if the server has no clock for leases.
     pub(crate) written: Option<SystemTime>,
 }
 
-/// A server that keeps a row for a slot. `Display` names both.
+/// A server that keeps the row of a slot. `Display` names the server and the slot.
 #[async_trait]
 pub(crate) trait Engine: fmt::Debug + fmt::Display + Send + Sync + 'static {
-    /// By what the server tells one state of a row from any other, in its own terms.
+    /// The server's own name for one state of a row.
     type Version: Clone + fmt::Debug + Send + Sync;
 
-    /// Reads the row: `None` if nothing was ever written.
+    /// Reads the row. Returns `None` if nothing was ever written.
     async fn read(&self) -> Result<Option<Found<Self::Version>>, StoreError>;
 
-    /// Puts a row in the place of that version, or where there is none, in one atomic and durable step:
-    /// `false` if something else is there.
+    /// Replaces that version of the row, or creates the row if `over` is `None`. The step is atomic and
+    /// durable. Returns `false` if the server has another version.
     async fn replace(&self, over: Option<&Self::Version>, row: &Row) -> Result<bool, StoreError>;
 
-    /// Names the row such that two spellings of one give the same name.
+    /// Returns a name of the row that does not depend on how its URL is written.
     fn slot(&self) -> String;
 }
 
@@ -146,18 +146,18 @@ pub(crate) struct SharedSlot<E>(Arc<Inner<E>>);
 struct Inner<E> {
     engine: E,
     key: AgeKey,
-    /// What the record says that it is of.
+    /// The name of the slot, as it is in the ciphertext.
     name: String,
-    /// Held by a write until it is over, even if its caller gave up.
+    /// Held by a write until it is finished, even if its future was dropped.
     order: Arc<tokio::sync::Mutex<()>>,
     seen: Mutex<Option<Seen>>,
-    /// The lease that was given out and not given up, whether it still lasts or not.
+    /// The lease that was taken and not given up. It may be over.
     leased: Mutex<Option<Leased>>,
-    /// What its holder reserved for the record that its refresh ends with.
+    /// The reservation of the holder of the lease, for saving the new tokens.
     reserved: Mutex<Option<Sealer>>,
-    /// What went wrong in a save that used it.
+    /// What went wrong in a save that succeeded because of the reservation.
     warning: Mutex<Option<StoreError>>,
-    /// The state whose holder may come back.
+    /// The state whose lease is over, and whose holder may still save new tokens.
     overdue: Mutex<Option<Overdue>>,
     clock: Clock,
     longest_call: Duration,
@@ -193,9 +193,11 @@ impl<E: Engine> SharedSlot<E> {
         &self.0.engine
     }
 
+    /// Returns the engine, to configure it.
+    ///
     /// # Panics
     ///
-    /// If the slot was used before.
+    /// Panics if the slot was used before.
     pub(crate) fn configure(&mut self) -> &mut E {
         let inner = Arc::get_mut(&mut self.0).expect("a store is set up before it is used");
         &mut inner.engine
@@ -226,14 +228,15 @@ impl<E: Engine> SharedSlot<E> {
         self.0.in_turn(async move { inner.write(None, &precondition).await.map(drop) }).await
     }
 
-    /// Returns whether the lease is somebody's and not over. One that is over may still be waited for.
+    /// Returns whether the lease has a holder and is not over. [`try_lease`](Self::try_lease) may still
+    /// wait for the holder of a lease that is over.
     pub(crate) async fn is_leased(&self) -> Result<bool, StoreError> {
         let inner = self.0.clone();
         let Some(found) = self.0.in_turn(async move { inner.engine.read().await }).await? else {
             return Ok(false);
         };
         let Some(hold) = found.row.hold else { return Ok(false) };
-        // A process that has just started cannot have watched the lease of a server without a clock.
+        // If the server has no clock for leases, a process that has just started has not watched the row yet.
         let longest = hold.lasts.unwrap_or_default().saturating_add(LONGEST_SKEW);
         let since = found.written.and_then(|at| self.0.clock.now().duration_since(at).ok());
         Ok(!hold.is_over && since.is_none_or(|since| since <= longest))
@@ -246,13 +249,13 @@ impl<E: Engine> SharedSlot<E> {
     }
 }
 
-/// A look at a row, and at what is sealed in it: nothing if nothing was ever saved.
+/// A row, and its opened content. The content is `None` if nothing was ever saved.
 struct Look<V> {
     found: Option<Found<V>>,
     opened: Result<Option<Opened>, StoreError>,
 }
 
-/// What a row holds, and the state of the slot that it is.
+/// The content of a row, and its revision.
 struct Opened {
     content: Content,
     revision: Revision,
@@ -267,18 +270,18 @@ impl<E: Engine> Inner<E> {
         }
     }
 
-    /// Waits until the change before this one is over.
+    /// Waits until the change before this one is finished.
     async fn turn(&self) -> Result<OwnedMutexGuard<()>, StoreError> {
         timeout(self.longest_turn, self.order.clone().lock_owned()).await.map_err(|_| {
             self.timeout(
-                "the call before this one did not come to an end",
-                "see whether its runtime is still driven",
+                "an earlier call on this store has not finished",
+                "check whether its runtime is still running",
             )
         })
     }
 
-    /// Lets a change go on to its end if its caller gives up: the next one waits for it. It runs on this
-    /// crate's own runtime, which is always driven.
+    /// Runs a change to its end, even if the caller's future is dropped. The next change waits for it. It
+    /// runs on this crate's own runtime, which is always running.
     async fn in_turn<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
@@ -289,7 +292,7 @@ impl<E: Engine> Inner<E> {
         let joined = runtime.spawn(async move {
             let _turn = inner.turn().await?;
             timeout(inner.longest_call, work).await.unwrap_or_else(|_| {
-                Err(inner.timeout("its answers took too long", "see whether it has too much to do"))
+                Err(inner.timeout("its answers took too long", "check the load of the server"))
             })
         });
         joined.await.unwrap_or_else(|error| match error.try_into_panic() {
@@ -302,14 +305,14 @@ impl<E: Engine> Inner<E> {
         })
     }
 
-    /// Reads the row, and opens what is in it.
+    /// Reads the row and opens its content.
     async fn look(self: &Arc<Self>) -> Result<Look<E::Version>, StoreError> {
-        // What others see while this is on its way says nothing about it.
+        // This is read first: a state that another task sees during this read must not count.
         let known = self.seen().clone();
         let found = self.engine.read().await?;
         let record = found.as_ref().map(|found| found.row.record.clone());
         let Some(record) = record.filter(|record| !record.is_empty()) else {
-            // An emptied slot says so; one that is gone was taken away.
+            // An emptied slot is a row that says so. If there is no row, somebody removed it.
             let opened = if known.is_some() { Err(self.rolled_back()) } else { Ok(None) };
             return Ok(Look { found, opened });
         };
@@ -328,7 +331,7 @@ impl<E: Engine> Inner<E> {
         Ok(Look { found, opened })
     }
 
-    /// Takes note of a state, unless a later one is known.
+    /// Remembers a state, unless a later one is known.
     fn see(&self, state: Seen) {
         let mut seen = self.seen();
         if seen.as_ref().is_none_or(|seen| seen.generation <= state.generation) {
@@ -348,19 +351,19 @@ impl<E: Engine> Inner<E> {
         StoreError::RolledBack { place: self.engine.to_string() }
     }
 
-    /// The generation after this one, and after all that this process has seen. It is the time in
-    /// milliseconds if that is later: so a login after the server lost everything is later than what
-    /// other processes remember, too.
+    /// Returns the next generation: larger than this one, and than all that this process has seen. It is at
+    /// least the time in milliseconds. So if the server lost all its data, a new login is still later than
+    /// what other processes remember.
     fn next_generation(&self, found: u64) -> u64 {
         let known = self.seen().as_ref().map_or(0, |seen| seen.generation).max(found);
         let now = self.clock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(known.saturating_add(1))
     }
 
-    /// Fills or empties the slot if it is as `precondition` says.
+    /// Fills or empties the slot if it meets `precondition`.
     ///
-    /// The holder of the lease renews it in the same step when it saves an intent: some servers take one
-    /// write of an object a second.
+    /// When the holder of the lease saves an intent, the same write renews the lease: some servers accept
+    /// only one write of an object per second.
     async fn write(
         self: &Arc<Self>,
         record: Option<Record>,
@@ -374,12 +377,12 @@ impl<E: Engine> Inner<E> {
             let Look { found, opened } = self.look().await?;
             let mut row = found.as_ref().map(|found| found.row.clone()).unwrap_or_default();
             let opened = match opened {
-                // Only a logout takes away what cannot be read.
+                // Only a logout removes a record that cannot be read.
                 Err(_) if record.is_none() && *precondition == Precondition::Anything => None,
                 opened => opened?,
             };
             let generation = opened.as_ref().map_or(0, |opened| opened.content.generation);
-            // Nothing that its key opens: there may be none yet, or none any more.
+            // There is no content, so the key may not exist yet, or no longer.
             let is_first = opened.is_none();
             let there = opened.filter(|opened| opened.content.record.is_some());
             let as_expected = match precondition {
@@ -404,8 +407,8 @@ impl<E: Engine> Inner<E> {
             row.record = bytes;
             let renewed = has_intent.then(|| self.renew_in(&mut row)).flatten();
             let revision = Revision::of(&row.record);
-            // Also if it is empty already: a login that was given up may still be on its way to the server,
-            // and must not come after a logout.
+            // This is done even if the slot is empty already: a dropped login may still be on its way to the
+            // server, and must not take effect after a logout.
             if self.put(found.as_ref(), row).await? {
                 self.see(Seen { generation, revision: revision.clone() });
                 if let (Some(renewed), Some(leased)) = (renewed, &mut *self.leased()) {
@@ -420,8 +423,8 @@ impl<E: Engine> Inner<E> {
         Err(StoreError::Conflict { place: self.engine.to_string() })
     }
 
-    /// Seals with the key as it is now. What ends a refresh exists nowhere else: if the key cannot be read any
-    /// more, it is sealed to the recipients that were reserved.
+    /// Seals with the present key. The new tokens of a refresh exist nowhere else: if the key can no longer
+    /// be read, they are sealed to the reserved recipients.
     fn seal(
         &self,
         content: &Content,
@@ -438,8 +441,8 @@ impl<E: Engine> Inner<E> {
         }
     }
 
-    /// Tells whether this process had the lease, let it pass, and somebody else has it now. Its successor
-    /// may be spending the same token, and what comes of that is the later one.
+    /// Returns whether this process had the lease, lost it, and another holder has it now. That holder may be
+    /// sending the same refresh token, and its new tokens are the later ones.
     fn is_overtaken(&self, row: &Row) -> bool {
         let leased = self.leased().as_ref().map(|leased| leased.fence);
         leased.is_some_and(|fence| {
@@ -447,7 +450,7 @@ impl<E: Engine> Inner<E> {
         })
     }
 
-    /// Puts a row in the place of the one that was found. `false` if there is something else by now.
+    /// Replaces the row that was found. Returns `false` if the server has another row now.
     async fn put(
         &self,
         found: Option<&Found<E::Version>>,
@@ -459,8 +462,8 @@ impl<E: Engine> Inner<E> {
             Ok(true) => return Ok(true),
             replaced => replaced,
         };
-        // It may have been done, and only its answer lost. Ciphertext is made once, so even if somebody took
-        // the lease meanwhile, it tells.
+        // The write may have been done, and only its answer lost. Each ciphertext is unique, so it shows this
+        // even if the lease was taken meanwhile.
         let is_new = found.is_none_or(|found| found.row.record != row.record);
         let is_ours = |there: &Row| {
             there.revision == row.revision
@@ -469,12 +472,12 @@ impl<E: Engine> Inner<E> {
         match (self.engine.read().await, replaced) {
             (Ok(Some(there)), _) if is_ours(&there.row) => Ok(true),
             (Ok(_), replaced) => replaced,
-            // Nobody knows.
+            // It is not known whether the write was done.
             (Err(_), Err(error)) | (Err(error), Ok(_)) => Err(error),
         }
     }
 
-    /// Changes the row, again if others are faster. Tells whether `edit` did not refuse to.
+    /// Changes the row, and tries again after a conflict. Returns `false` if `edit` refused.
     async fn change(&self, edit: impl Fn(&mut Row) -> Edit) -> Result<bool, StoreError> {
         for _ in 0..ATTEMPTS {
             let found = self.engine.read().await?;
@@ -489,15 +492,15 @@ impl<E: Engine> Inner<E> {
     }
 }
 
-/// What is to be done with a row.
+/// What to do with a row.
 enum Edit {
     Refused,
     Write,
 }
 
 impl Seen {
-    /// Tells whether this is not what came after that: it is earlier, or something else of the same
-    /// number, because after a step back somebody went on from there.
+    /// Returns whether this state is not later than `known`. It is an earlier generation, or another state
+    /// with the same generation: then an earlier state was put back, and somebody saved over it.
     fn is_before(&self, known: &Self) -> bool {
         self.generation < known.generation
             || (self.generation == known.generation && self.revision != known.revision)

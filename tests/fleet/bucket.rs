@@ -130,7 +130,7 @@ async fn what_answers_404_and_is_no_store_is_not_an_empty_slot() {
         let url = format!("{scheme}://tokens/NoSuchKey/BlobNotFound");
         let store = BucketStore::new(&url, key.clone()).unwrap().with_endpoint(&endpoint).unwrap();
         let error = store.load().await.unwrap_err();
-        assert!(error.to_string().contains("whether the endpoint is that of a store"), "{error}");
+        assert!(error.to_string().contains("check the endpoint"), "{error}");
     }
 }
 
@@ -195,7 +195,7 @@ async fn a_store_that_does_not_keep_conditions_is_refused_at_the_first_write() {
         store.try_lease().await.unwrap_err(),
         url.prepare_server().await.unwrap_err(),
     ] {
-        assert!(refused.to_string().contains("does not keep conditional writes"), "{refused}");
+        assert!(refused.to_string().contains("does not support conditional writes"), "{refused}");
     }
     assert!(server.find_object("fleet").is_none(), "nothing was written");
     // Once they are kept, all is well.
@@ -231,8 +231,8 @@ async fn what_the_operator_of_a_bucket_puts_into_it_is_not_taken_for_the_slots_o
     world.open_other().save(&tokens().into(), Precondition::Anything).await.unwrap();
     let other = server.object("other");
     for (object, expected) in [
-        (other.clone(), "it is another slot's record"),
-        (b"canary".to_vec(), "it is not of a format"),
+        (other.clone(), "it is the record of another slot"),
+        (b"canary".to_vec(), "its format is unknown"),
         (b"tokenkeep-object/1\n{}\ncanary".to_vec(), "its revision or its fence is missing"),
         (other[..other.len() - 1].to_vec(), "is damaged"),
         (vec![b'a'; 2_000_000], "is too large"),

@@ -42,7 +42,7 @@ async fn a_user_needs_no_more_than_the_documented_rights_and_is_told_what_is_mis
 
     database.sql("DROP TABLE tokenkeep");
     let missing = store().load().await.unwrap_err();
-    assert!(missing.to_string().contains("make it with `tokenkeep init`"), "{missing}");
+    assert!(missing.to_string().contains("create it with `tokenkeep init`"), "{missing}");
     database.sql("ALTER ROLE app RESET default_transaction_read_only");
     assert!(matches!(store().create_table().await, Err(StoreError::Denied { .. })));
 }
@@ -124,7 +124,7 @@ async fn a_slot_without_a_name_is_refused() {
     let key = AgeKey::create_identity_file(dir.path().join("key.txt")).await.unwrap();
     for slot in ["", "canary\n"] {
         let refused = PostgresStore::new("postgres://me@host/db", slot, key.clone()).unwrap_err();
-        assert!(refused.to_string().contains("no name, or one with control"), "{refused}");
+        assert!(refused.to_string().contains("empty or contains control"), "{refused}");
     }
 }
 
@@ -180,7 +180,7 @@ async fn a_database_that_is_not_there_is_told_from_a_server_that_is_not() {
     let address = database.address("postgres", "127.0.0.1") + "none";
     let error = PostgresStore::new(&address, "fleet", key).unwrap().load().await.unwrap_err();
     assert!(
-        error.to_string().ends_with("has no such database; make it with `createdb`"),
+        error.to_string().ends_with("has no such database; create it with `createdb`"),
         "{error}"
     );
 }
@@ -311,14 +311,14 @@ async fn what_an_operator_puts_into_the_table_is_not_taken_for_the_slots_own() {
         database.sql(&format!("UPDATE tokenkeep SET record = {record} WHERE slot = 'fleet'"));
     };
     for (record, expected) in [
-        ("(SELECT record FROM tokenkeep WHERE slot = 'other')", "it is another slot's record"),
-        ("'canary'", "it is sealed to something else than age keys"),
+        ("(SELECT record FROM tokenkeep WHERE slot = 'other')", "it is the record of another slot"),
+        ("'canary'", "it is not sealed to age keys only"),
         ("substr(record, 1, 300)", "is damaged"),
         ("set_byte(record, 250, 7)", "is damaged"),
         (
             "'age-encryption.org/v1\n-> scrypt rF0/NwblUHHTpgQgRpe5CQ 30\n\
              gUjEymFKMVXQEKdMMHL24oYexjE3TIC0O0zGSqJ2aUY\n--- canary'",
-            "it is sealed to something else than age keys",
+            "it is not sealed to age keys only",
         ),
         ("decode(repeat('00', 200000), 'hex')", "is too large"),
     ] {

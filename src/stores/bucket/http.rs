@@ -1,4 +1,4 @@
-//! What carries the requests of the `object_store` crate.
+//! The HTTP client for the `object_store` crate.
 
 use std::net::Ipv4Addr;
 
@@ -18,26 +18,28 @@ use tokio::sync::OnceCell;
 use crate::net::loopback::is_loopback;
 use crate::net::tls::{NO_ROOTS, USER, reason_of, trusting_the_system};
 
-/// Why a server was not reached, or did not answer, in words of this crate.
+/// Why a server was not reached, or did not answer. The text is this crate's own.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct NotReached(pub(super) String);
 
-/// Where the machines of a cloud get their credentials, beside link-local addresses (169.254.0.0/16). These
-/// are on the link, and speak no TLS.
+/// The hosts from which the machines of a cloud get their credentials, in addition to link-local addresses
+/// (169.254.0.0/16). They are on the same link, and do not support TLS.
 const METADATA: [&str; 3] = ["[fd00:ec2::23]", "[fd00:ec2::254]", "metadata.google.internal"];
 
 fn is_metadata(host: &str) -> bool {
     METADATA.contains(&host) || host.parse().is_ok_and(|ip: Ipv4Addr| ip.is_link_local())
 }
 
-/// Tells whether this text is about a request for credentials.
+/// Returns whether this text is about a request for credentials.
 pub(super) fn names_metadata(text: &str) -> bool {
     METADATA.iter().any(|host| text.contains(host)) || text.contains("://169.254.")
 }
 
-/// Makes clients that speak plain HTTP with this machine and the cloud's metadata alone. What their options
-/// say of it does not count: the environment can set them, and for Google they allow it to everybody.
+/// Makes clients that use plain HTTP only for this machine and the cloud's metadata service.
+///
+/// The client options about plain HTTP are ignored: the environment can set them, and for Google they allow
+/// it for every host.
 #[derive(Debug)]
 pub(super) struct Connector;
 
@@ -75,7 +77,8 @@ impl HttpService for Service {
         let host = request.uri().host().unwrap_or_default().to_owned();
         let is_plain = request.uri().scheme_str() == Some("http");
         if is_plain && !is_loopback(&host) && !is_metadata(&host) {
-            let reason = format!("{host} is named with http:, and is another machine; use https:");
+            let reason =
+                format!("http: is not accepted for {host}, which is another machine; use https:");
             return Err(HttpError::new(HttpErrorKind::Unknown, NotReached(reason)));
         }
         request.headers_mut().insert("user-agent", USER.parse().expect("it is ASCII"));

@@ -1,4 +1,4 @@
-//! The object of a slot: a line that names the format, a line of JSON, and the ciphertext.
+//! The format of an object: a line that names the format, a line of JSON, and the ciphertext.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::stores::shared_slot::{Hold, Row};
 
 const FORMAT: &[u8] = b"tokenkeep-object/1";
 
-/// What nobody writes into the second line, and what is not read further than that.
+/// The most bytes of the second line. A longer one was not written by this crate, and is not read.
 const LONGEST_HEAD: usize = 4096;
 
 pub(super) fn encode(row: &Row) -> Vec<u8> {
@@ -29,16 +29,16 @@ pub(super) fn encode(row: &Row) -> Vec<u8> {
     object
 }
 
-/// Reads an object; a lease in it is not over yet.
+/// Decodes an object. A lease in it counts as not over.
 pub(super) fn decode(object: &[u8]) -> Result<Row, &'static str> {
     let mut parts = object.splitn(3, |byte| *byte == b'\n');
     if parts.next() != Some(FORMAT) {
-        return Err("it is not of a format that this program knows");
+        return Err("its format is unknown to this program");
     }
     let head = parts.next().filter(|head| head.len() <= LONGEST_HEAD);
     let head: Option<Value> = head.and_then(|head| serde_json::from_slice(head).ok());
     let (Some(head), Some(record)) = (head, parts.next()) else {
-        return Err("its second line is not what this program writes");
+        return Err("its second line is not in the form that this program writes");
     };
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let lease = &head["lease"];

@@ -1,4 +1,4 @@
-//! Whose store a bucket is in, and what the environment says of it.
+//! The provider of a bucket, and its settings in the environment.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ impl Provider {
         }
     }
 
-    /// Sets up the client of a bucket, with the credentials that the environment has; or says what is wrong
+    /// Makes the client of a bucket, with the credentials in the environment. An error says what is wrong
     /// with them, and what to do.
     pub(super) fn open(
         self,
@@ -55,11 +55,11 @@ impl Provider {
             Self::Azure => {
                 let builder = MicrosoftAzureBuilder::from_env().with_container_name(name);
                 let builder = builder.with_retry(retry).with_http_connector(Connector);
-                // It would start a program, and wait for it on a thread that runs tasks.
+                // The Azure CLI would be started as a program, and block a thread that runs tasks.
                 let builder = builder.with_use_azure_cli(false);
                 let kind = builder.get_config_value(&AzureConfigKey::CredentialType);
                 if kind.as_deref() == Some("azure_cli") {
-                    return Err(("it is not reached by the Azure CLI", "set other credentials"));
+                    return Err(("the Azure CLI is not supported", "set other credentials"));
                 }
                 let given = checked(builder.get_config_value(&AzureConfigKey::Endpoint))?;
                 Arc::new(match endpoint.or(given) {
@@ -99,18 +99,19 @@ impl Provider {
     }
 }
 
-/// Says what is wrong with the settings, without their values, which its text has.
+/// Returns what is wrong with the settings, and what to do. The error's own text contains their values, so it
+/// is not used.
 fn explain_settings(error: &Error) -> (&'static str, &'static str) {
     let text = error.to_string();
     let known = [
         ("Account must be specified", "set AZURE_STORAGE_ACCOUNT_NAME"),
-        ("SAS", "AZURE_STORAGE_SAS_TOKEN is not one"),
-        ("Invalid Access Key", "AZURE_STORAGE_ACCOUNT_KEY is not one"),
-        ("service account", "see GOOGLE_SERVICE_ACCOUNT, and the file that it names"),
+        ("SAS", "correct AZURE_STORAGE_SAS_TOKEN"),
+        ("Invalid Access Key", "correct AZURE_STORAGE_ACCOUNT_KEY"),
+        ("service account", "check GOOGLE_SERVICE_ACCOUNT, and the file that it names"),
         ("AccessKeyId", "set AWS_ACCESS_KEY_ID, or neither it nor AWS_SECRET_ACCESS_KEY"),
         ("SecretAccessKey", "set AWS_SECRET_ACCESS_KEY, or neither it nor AWS_ACCESS_KEY_ID"),
     ];
     let advice = known.iter().find(|(part, _)| text.contains(part)).map(|(_, advice)| *advice);
-    let advice = advice.unwrap_or("see the environment, which has the credentials");
-    ("what the environment says of it cannot be used", advice)
+    let advice = advice.unwrap_or("check the environment variables with the credentials");
+    ("its settings in the environment cannot be used", advice)
 }

@@ -1,4 +1,4 @@
-//! The connection to a database, made when it is needed and again when it was lost.
+//! The connection to a database. It is made when it is needed, and again after it was lost.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,34 +15,34 @@ use super::failure::{explain, unavailable};
 use super::server::{Link, Server};
 use crate::error::StoreError;
 
-/// How long one answer of the server may take, connecting included. A good server needs milliseconds.
+/// How long one answer of the server may take, including connecting. A healthy server needs milliseconds.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// How long an answer may take on a connection that was there before. What lies between may have forgotten
-/// it without telling anybody, as balancers do with what is idle.
+/// How long an answer may take on a connection that was used before. A load balancer may have dropped an idle
+/// connection without closing it.
 const DEADLINE_IF_KEPT: Duration = Duration::from_secs(3);
 
-/// Whether a statement is sent once more if the connection turns out to be lost.
+/// Whether a statement is sent again if the connection was lost.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Again {
-    /// It may have been executed.
+    /// Never, because it may have been executed.
     Never,
-    /// It changes nothing.
+    /// Once, because it changes nothing.
     Once,
 }
 
 pub(super) struct Connection {
-    /// In the order in which they are tried.
+    /// The servers, in the order in which they are tried.
     servers: Vec<Server>,
     database: String,
     roots: Option<PathBuf>,
     link: Mutex<Option<Arc<Link>>>,
 }
 
-/// What is sent with a statement.
+/// The parameters of a statement.
 type Parameters<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
 
-/// What came back, or why nothing did.
+/// The result of sending a statement.
 enum Sent {
     Rows(Vec<tokio_postgres::Row>),
     Failed(tokio_postgres::Error),
@@ -52,21 +52,21 @@ enum Sent {
 impl Connection {
     pub(super) fn new(url: &str) -> Result<Self, StoreError> {
         let invalid = |reason: &str| StoreError::Unavailable {
-            // Not quoted: it may hold a password.
+            // The URL is not quoted, because it may contain a password.
             place: "PostgreSQL".into(),
             reason: reason.to_owned(),
-            advice: "name it like postgres://USER@HOST:PORT/DATABASE".into(),
+            advice: "write postgres://USER@HOST:PORT/DATABASE".into(),
         };
         if url.contains('?') {
             return Err(invalid("its URL has options"));
         }
         let config: Config =
-            url.parse().map_err(|_| invalid("its URL is not one of a database"))?;
+            url.parse().map_err(|_| invalid("its URL is not that of a database"))?;
         if config.get_password().is_some() {
-            return Err(invalid("its URL carries a password, which belongs in $PGPASSFILE"));
+            return Err(invalid("its URL contains a password, which belongs in $PGPASSFILE"));
         }
         let (Some(user), Some(database)) = (config.get_user(), config.get_dbname()) else {
-            return Err(invalid("its URL lacks a user or a database"));
+            return Err(invalid("its URL has no user or no database"));
         };
         let (hosts, ports) = (config.get_hosts(), config.get_ports());
         let servers: Vec<Server> = (hosts.iter().enumerate())
@@ -80,7 +80,7 @@ impl Connection {
             })
             .collect();
         if servers.is_empty() {
-            return Err(invalid("its URL lacks a host"));
+            return Err(invalid("its URL has no host"));
         }
         let database = database.to_owned();
         Ok(Self { servers, database, roots: None, link: Mutex::default() })
@@ -90,12 +90,12 @@ impl Connection {
         self.roots = Some(path);
     }
 
-    /// Names the database, and nothing else.
+    /// Returns the URL of the database, without the user.
     pub(super) fn url(&self) -> String {
         format!("postgres://{}/{}", self.hosts(), self.database)
     }
 
-    /// The servers, for people.
+    /// Returns the names of the servers, for people.
     fn hosts(&self) -> String {
         let names: Vec<String> = self.servers.iter().map(ToString::to_string).collect();
         names.join(",")
@@ -123,7 +123,7 @@ impl Connection {
             };
             let answer = self.rows(sent);
             if is_lost || matches!(answer, Err(StoreError::ReadOnly { .. })) {
-                // Whatever holds it up, or whoever can be written to by now: the next one begins anew.
+                // The connection is lost, or its server is read-only now. The next call connects again.
                 self.give_up(&link).await;
             }
             if !is_lost || !may_repeat {
@@ -145,11 +145,11 @@ impl Connection {
         StoreError::Timeout {
             place: self.to_string(),
             reason: "it did not answer in time".into(),
-            advice: "see whether it is up, and whether the way to it is".into(),
+            advice: "check whether it is running, and the network".into(),
         }
     }
 
-    /// Returns the connection, or makes one. Tells whether it was there before.
+    /// Returns the connection, and whether it existed before. Connects if there is none.
     async fn link(&self) -> Result<(Arc<Link>, bool), StoreError> {
         let mut kept = self.link.lock().await;
         if let Some(link) = kept.as_ref().filter(|link| !link.is_closed()) {
@@ -158,21 +158,21 @@ impl Connection {
         Ok((kept.insert(Arc::new(self.connect().await?)).clone(), false))
     }
 
-    /// Lets nobody use a connection any more.
+    /// Drops a connection, so that no later call uses it.
     async fn give_up(&self, link: &Arc<Link>) {
         link.cancel();
         self.link.lock().await.take_if(|kept| Arc::ptr_eq(kept, link));
     }
 
-    /// Connects to the first server that will do. One that is not there, or only pretends to be, leaves
-    /// time for the next one, and for what is then asked of it.
+    /// Connects to the first usable server. Each server gets an equal share of the deadline. One share is
+    /// left for the statement.
     async fn connect(&self) -> Result<Link, StoreError> {
         let share = DEADLINE / u32::try_from(self.servers.len() + 1).unwrap_or(u32::MAX);
         let (place, mut failures) = (self.to_string(), Vec::new());
         for server in &self.servers {
             let connected = timeout(share, server.connect(&place, self.roots.as_ref())).await;
             let connected = connected.unwrap_or_else(|_| {
-                Err(unavailable(&place, "it did not answer in time", "see whether it is up"))
+                Err(unavailable(&place, "it did not answer in time", "check whether it is running"))
             });
             match connected {
                 Ok(link) => return Ok(link),
@@ -182,7 +182,7 @@ impl Connection {
                 Err(error) => return Err(error),
             }
         }
-        Err(unavailable(&place, &failures.join("; "), "see whether one of them is up"))
+        Err(unavailable(&place, &failures.join("; "), "check whether one of them is running"))
     }
 }
 

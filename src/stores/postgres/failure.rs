@@ -1,4 +1,4 @@
-//! What a server says, in words of this crate.
+//! Turns the errors of a server into those of this crate.
 
 use std::error::Error as _;
 
@@ -7,12 +7,12 @@ use tokio_postgres::error::SqlState;
 
 use crate::error::StoreError;
 
-/// What the client says of a server that asks for a password where it was given none.
+/// The client's error if the server demands a password and the client has none.
 const NO_PASSWORD: &str = "password missing";
 
 const PASSWORD: &str = "put the password of this user in the file that $PGPASSFILE names";
 
-/// Says what went wrong, without what was sent.
+/// Returns the error of a store. It quotes nothing that was sent.
 pub(super) fn explain(error: &Error, place: &str) -> StoreError {
     let denied = |advice: &str| StoreError::Denied { place: place.into(), advice: advice.into() };
     let Some(said) = error.as_db_error() else {
@@ -21,7 +21,7 @@ pub(super) fn explain(error: &Error, place: &str) -> StoreError {
             return denied(PASSWORD);
         }
         let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
-        return unavailable(place, &format!("{error}{why}"), "see whether it is up");
+        return unavailable(place, &format!("{error}{why}"), "check whether it is running");
     };
     match *said.code() {
         SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
@@ -32,25 +32,25 @@ pub(super) fn explain(error: &Error, place: &str) -> StoreError {
         }
         SqlState::READ_ONLY_SQL_TRANSACTION => StoreError::ReadOnly {
             place: place.into(),
-            reason: "the server is a standby, or was made read-only".into(),
+            reason: "the server is a standby, or is set to read-only".into(),
         },
         SqlState::INVALID_CATALOG_NAME => {
-            unavailable(place, "the server has no such database", "make it with `createdb`")
+            unavailable(place, "the server has no such database", "create it with `createdb`")
         }
-        // A role may ask for more than one statement needs, and then others are not waited for.
+        // A role may have a stricter isolation level than this crate needs. Then a conflict fails at once.
         SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED => {
             StoreError::Conflict { place: place.into() }
         }
         SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN => unavailable(
             place,
-            "it has no table tokenkeep of the form that this program knows",
-            "make it with `tokenkeep init`, or with the SQL that README shows",
+            "it has no table tokenkeep, or one with unknown columns",
+            "create it with `tokenkeep init`, or with the SQL in the documentation of PostgresStore",
         ),
         _ => {
-            // It may be meant for a terminal.
+            // The message may contain control characters for a terminal.
             let message = said.message().replace(char::is_control, " ");
             let reason = format!("{message} ({})", said.code().code());
-            unavailable(place, &reason, "see what the server's log says")
+            unavailable(place, &reason, "check the server's log")
         }
     }
 }

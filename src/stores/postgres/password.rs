@@ -1,4 +1,4 @@
-//! The file of passwords that every client of PostgreSQL reads.
+//! The password file of PostgreSQL's clients: `$PGPASSFILE` or `~/.pgpass`.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::error::StoreError;
 use crate::private_file::{self, Exposure};
 use crate::sys::blocking;
 
-/// A password, on its way from the file into the driver.
+/// A password from the file, for the driver.
 pub(super) struct Password(SecretString);
 
 impl Password {
@@ -20,10 +20,10 @@ impl Password {
     }
 }
 
-/// What a line is for: a host, a port, a database and a user.
+/// The first four fields of a line: a host, a port, a database and a user.
 type Wanted = [String; 4];
 
-/// Looks for the password of this user in this database on this server.
+/// Finds the password of this user for this database on this server.
 pub(super) async fn find(
     host: &str,
     port: u16,
@@ -31,7 +31,7 @@ pub(super) async fn find(
     user: &str,
 ) -> Result<Option<Password>, StoreError> {
     let Some(path) = path() else { return Ok(None) };
-    // As libpq has it, of a socket.
+    // libpq uses the name `localhost` for a socket.
     let host = if host.starts_with('/') { "localhost" } else { host };
     let wanted = [host.to_owned(), port.to_string(), database.to_owned(), user.to_owned()];
     blocking::run(&path.display().to_string(), {
@@ -41,7 +41,7 @@ pub(super) async fn find(
     .await
 }
 
-/// `$PGPASSFILE`, else `~/.pgpass`.
+/// Returns the path in `$PGPASSFILE`, or else `~/.pgpass`.
 fn path() -> Option<PathBuf> {
     let named = env::var_os("PGPASSFILE").filter(|path| !path.is_empty()).map(PathBuf::from);
     let usual = || {
@@ -64,7 +64,7 @@ fn read(path: &Path, wanted: &Wanted) -> Result<Option<Password>, StoreError> {
     Ok(text.lines().find_map(|line| password(line, wanted)))
 }
 
-/// Returns the password in a line, if the line is for what is wanted.
+/// Returns the password in a line, if its other fields match.
 fn password(line: &str, wanted: &Wanted) -> Option<Password> {
     if line.starts_with('#') {
         return None;
@@ -78,11 +78,11 @@ fn password(line: &str, wanted: &Wanted) -> Option<Password> {
         }
     }
     let password = Zeroizing::new(unescaped(field(rest).0));
-    // Of its exact size, so that it does not move and leave a copy behind.
+    // The buffer has the exact size, so it is not moved and leaves no copy behind.
     Some(Password(SecretString::from(Box::<str>::from(&**password))))
 }
 
-/// Splits at the first colon that no backslash escapes.
+/// Splits at the first colon that is not escaped by a backslash.
 fn field(text: &str) -> (&str, Option<&str>) {
     let mut escaped = false;
     for (index, byte) in text.bytes().enumerate() {
@@ -96,7 +96,7 @@ fn field(text: &str) -> (&str, Option<&str>) {
 }
 
 fn unescaped(text: &str) -> String {
-    // Of its full size, so that it does not grow and leave copies behind.
+    // The buffer has its full size, so it does not grow and leave copies behind.
     let mut plain = String::with_capacity(text.len());
     let mut characters = text.chars();
     while let Some(character) = characters.next() {

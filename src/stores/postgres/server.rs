@@ -1,4 +1,4 @@
-//! One of the servers that a URL names, and a connection to it.
+//! One of the servers in a URL, and a connection to it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,13 +15,13 @@ use super::{password, tls};
 use crate::error::StoreError;
 use crate::net::loopback::is_loopback;
 
-/// How long one address of a server may take to accept a connection, which is one way there and back.
+/// How long one address of a server may take to accept a connection, which is one round trip.
 const CONNECT: Duration = Duration::from_secs(3);
 
-/// How soon an idle connection says that it is still there. Balancers forget one after some minutes.
+/// How soon an idle connection sends a keepalive. Load balancers drop an idle connection after some minutes.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// How long a server is asked to stop what nobody waits for.
+/// How long a request to cancel a statement may take.
 const CANCEL: Duration = Duration::from_secs(3);
 
 pub(super) struct Server {
@@ -31,7 +31,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Anything but an address of this machine is spoken to over TLS.
+    /// Makes a server. A connection to another machine uses TLS.
     pub(super) fn new(
         host: &Host,
         port: u16,
@@ -57,10 +57,10 @@ impl Server {
         Self { config, host, port }
     }
 
-    /// Connects to it. `place` names the database in errors.
+    /// Connects to the server. `place` names the database in errors.
     ///
-    /// Call it on the runtime of this crate: the task that carries the connection lives there, and a
-    /// runtime of the program may end, or have no I/O.
+    /// Call it on the runtime of this crate, because it spawns the task of the connection. A runtime of the
+    /// program may end, or have no I/O.
     pub(super) async fn connect(
         &self,
         place: &str,
@@ -98,7 +98,7 @@ impl fmt::Display for Server {
     }
 }
 
-/// A connection, and the task that carries what goes over it.
+/// A connection, and the task that does its I/O.
 pub(super) struct Link {
     pub(super) client: Client,
     carrier: AbortHandle,
@@ -110,8 +110,8 @@ impl Link {
         self.client.is_closed()
     }
 
-    /// Asks the server to stop what it does, which nobody waits for any more: a statement that waits for a
-    /// lock does not notice that its client has gone.
+    /// Asks the server to cancel the statement that is running. A statement that waits for a lock does not
+    /// notice that its client has gone.
     pub(super) fn cancel(&self) {
         if !self.is_closed() {
             tokio::spawn(cancel(self.client.cancel_token(), self.tls.clone()));
@@ -121,7 +121,7 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        // It would wait for answers that nobody wants.
+        // Otherwise the task would wait for answers that are no longer needed.
         self.carrier.abort();
     }
 }
@@ -133,6 +133,6 @@ async fn cancel(token: CancelToken, tls: Option<MakeRustlsConnect>) {
             None => token.cancel_query(NoTls).await,
         }
     };
-    // If the server cannot be reached, it finds out by itself.
+    // If the server cannot be reached, it will notice the lost connection by itself.
     let _ = timeout(CANCEL, cancelled).await;
 }

@@ -1,4 +1,4 @@
-//! Whose certificates a server may have.
+//! The TLS settings of a connection.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use rustls_platform_verifier::BuilderVerifierExt;
 use crate::error::StoreError;
 use crate::sys::blocking;
 
-/// Reads the certificates that are trusted: those in a file, else those that the system trusts.
+/// Reads the trusted root certificates: those in a file, or else those of the system.
 pub(super) async fn configured(
     place: String,
     roots: Option<PathBuf>,
@@ -19,7 +19,7 @@ pub(super) async fn configured(
     let failed = move |reason| StoreError::Unavailable {
         place: place.clone(),
         reason,
-        advice: "name a PEM file with the certificate of whoever signs the server's".into(),
+        advice: "name a PEM file with the root certificate of the server".into(),
     };
     blocking::run("the trusted certificates", move || config(roots.as_deref()).map_err(failed))
         .await
@@ -41,7 +41,7 @@ fn config(roots: Option<&Path>) -> Result<ClientConfig, String> {
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// Reads a PEM file: `None` if anything in it is no certificate.
+/// Reads a PEM file. Returns `None` if anything in it is not a certificate.
 fn read(path: &Path) -> Option<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(path).ok()? {

@@ -14,8 +14,8 @@ use crate::sys::blocking;
 /// A lock on the slot's lease file. It lasts until it is given up, or the process ends.
 pub(super) struct FileLease<F: Format> {
     inner: Arc<Inner<F>>,
-    /// Held by whatever a dropped future left running, too: the lease is not given up before that
-    /// is over.
+    /// Also held by work that a dropped future left running. The lease is not given up before that work is
+    /// finished.
     held: Arc<Held<F>>,
     order: Arc<Mutex<()>>,
 }
@@ -23,7 +23,7 @@ pub(super) struct FileLease<F: Format> {
 struct Held<F: Format> {
     inner: Arc<Inner<F>>,
     lock: FileLock,
-    /// From then on, what is reserved is the next holder's.
+    /// After the release, a reservation belongs to the next holder.
     is_released: AtomicBool,
 }
 
@@ -37,7 +37,7 @@ impl<F: Format> FileLease<F> {
 
 impl<F: Format> Drop for Held<F> {
     fn drop(&mut self) {
-        // First what exists only under the lock.
+        // The reservation is dropped before the lock, because it may exist only under the lock.
         self.give_up();
     }
 }
@@ -97,7 +97,7 @@ mod tests {
     use crate::sys::wipe::Bytes;
     use crate::tokens::AuthTokens;
 
-    /// A format that takes as long to reserve as a test says.
+    /// A format whose `reserve` waits for the test.
     #[derive(Debug)]
     struct Slow {
         begun: Sender<()>,
@@ -159,7 +159,7 @@ mod tests {
             }
             tokio::task::yield_now().await;
         };
-        // What it reserved is gone with it.
+        // Its reservation was removed too.
         let names = std::fs::read_dir(dir.path()).unwrap();
         let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names.len(), 3, "the record and the two locks: {names:?}");

@@ -1,4 +1,4 @@
-//! How a record lies in its slot: as plain JSON, or sealed.
+//! The format of a record in its slot: plain JSON, or sealed.
 
 use std::fmt;
 
@@ -7,23 +7,23 @@ use crate::record::codec;
 use crate::record::{MAX_STORED, Record};
 use crate::sys::wipe::Bytes;
 
-/// Turns records into what lies in a slot, and back.
+/// Encodes and decodes the records of a slot.
 pub(crate) trait Format: fmt::Debug + Send + Sync + 'static {
-    /// All that it takes to encode a record later, whatever becomes of the keys meanwhile.
+    /// All that is needed to encode a record later, even if the keys can no longer be read then.
     type Sealer: fmt::Debug + Send + Sync + 'static;
 
-    /// Does whatever may take long or ask someone, before any lock is taken.
+    /// Does the work that may take long or raise a prompt, before any lock is taken.
     fn prepare(&self) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// Gets what it takes to encode a record later, and the size of the largest one.
+    /// Returns what is needed to encode a record later, and the size of the largest record.
     fn reserve(&self, place: &str) -> Result<(Self::Sealer, usize), StoreError>;
 
     /// Encodes a record. `first` says that the slot is empty.
     fn encode(&self, record: &Record, place: &str, first: bool) -> Result<Bytes, StoreError>;
 
-    /// Encodes a record with what was reserved for it.
+    /// Encodes a record with what [`reserve`](Self::reserve) returned.
     fn encode_reserved(
         &self,
         record: &Record,
@@ -34,26 +34,26 @@ pub(crate) trait Format: fmt::Debug + Send + Sync + 'static {
     /// Decodes a record.
     fn decode(&self, bytes: &[u8], place: &str) -> Result<Record, StoreError>;
 
-    /// Returns whether a key is kept elsewhere for this slot alone.
+    /// Returns whether there is a key elsewhere that belongs to this slot only.
     fn keeps_a_key(&self) -> bool {
         false
     }
 
-    /// Finds out whether that key could be let go of now.
+    /// Checks whether that key could be removed now.
     fn can_forget(&self) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// Lets go of that key: the slot was just emptied.
+    /// Removes that key, after the slot was emptied.
     fn forget(&self) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// The most bytes that an encoded record has.
+    /// Returns the most bytes of an encoded record.
     fn limit(&self) -> usize;
 }
 
-/// The JSON itself.
+/// Plain JSON.
 #[derive(Debug)]
 pub(crate) struct Plain;
 

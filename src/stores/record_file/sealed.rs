@@ -6,11 +6,11 @@ use crate::record::codec;
 use crate::record::{MAX_STORED, Record};
 use crate::sys::wipe::Bytes;
 
-/// Records sealed with a key.
+/// Records that are sealed with a key.
 #[derive(Debug)]
 pub(crate) struct Sealed {
     pub(crate) key: AgeKey,
-    /// Whether the key is this slot's alone, and goes when the slot is emptied.
+    /// Whether the key belongs to this slot only, and is removed when the slot is emptied.
     pub(crate) own_key: bool,
 }
 
@@ -18,7 +18,7 @@ impl Sealed {
     fn seal(&self, record: &Record, place: &str, sealer: &Sealer) -> Result<Bytes, StoreError> {
         let sealed = sealer.seal(&codec::encode(record, place)?, place)?;
         if sealed.len() > MAX_SEALED {
-            // It could not be read again.
+            // A larger file could not be read again.
             return Err(self.too_many_recipients());
         }
         Ok(sealed)

@@ -1,4 +1,4 @@
-//! What is sealed: which slot it is of, how many changes there were before it, and the record.
+//! The sealed content of a row: the slot's name, the generation, and the record.
 
 use zeroize::Zeroizing;
 
@@ -15,7 +15,7 @@ const FORMAT: &str = "tokenkeep-slot/1";
 #[derive(Clone)]
 pub(super) struct Content {
     pub(super) generation: u64,
-    /// Nothing, once the slot was emptied.
+    /// The record, or `None` if the slot was emptied.
     pub(super) record: Option<Record>,
 }
 
@@ -32,7 +32,7 @@ pub(super) fn seal(
         Some(record) => codec::encode(record, place)?,
         None => Zeroizing::default(),
     };
-    // Of its full size, so that it does not grow and leave copies behind.
+    // The buffer has its full size, so it does not grow and leave copies behind.
     let mut plain: Bytes = Zeroizing::new(Vec::with_capacity(head.len() + record.len()));
     plain.extend_from_slice(head.as_bytes());
     plain.extend_from_slice(&record);
@@ -44,7 +44,7 @@ pub(super) fn seal(
         return unfit(seal::TOO_MANY);
     }
     if !seal::is_sealed_to_keys_alone(&sealed) {
-        return unfit("a slot on a server is sealed to an age key, and to no passphrase");
+        return unfit("a slot on a server cannot be sealed to a passphrase; use an age key");
     }
     Ok(sealed.to_vec())
 }
@@ -69,24 +69,24 @@ pub(super) fn open(
     if sealed.len() > MAX_SEALED {
         return Err(StoreError::TooLarge { place: place.to_owned(), limit: MAX_SEALED });
     }
-    // Whoever runs the server must not choose what opening costs, or have a program started.
+    // The operator of the server must not be able to choose the cost of opening, or to start a plugin.
     if !seal::is_sealed_to_keys_alone(sealed) {
-        return Err(corrupt("it is sealed to something else than age keys"));
+        return Err(corrupt("it is not sealed to age keys only"));
     }
     let plain = key.open(sealed, place)?;
     let end = plain.iter().position(|byte| *byte == b'\n');
     let head = end.and_then(|end| str::from_utf8(&plain[..end]).ok());
     let (Some(end), Some(head)) = (end, head) else {
-        return Err(corrupt("it does not say which slot it is of"));
+        return Err(corrupt("the name of its slot is missing"));
     };
     let mut words = head.splitn(3, ' ');
     if words.next() != Some(FORMAT) {
-        return Err(corrupt("it is not of a format that this program knows"));
+        return Err(corrupt("its format is unknown to this program"));
     }
     let generation = words.next().and_then(|word| word.parse().ok());
-    let generation = generation.ok_or_else(|| corrupt("its generation is no number"))?;
+    let generation = generation.ok_or_else(|| corrupt("its generation is not a number"))?;
     if words.next() != Some(name) {
-        return Err(corrupt("it is another slot's record, put in this one's place"));
+        return Err(corrupt("it is the record of another slot"));
     }
     let record = &plain[end + 1..];
     let record = if record.is_empty() { None } else { Some(codec::decode(record, place)?) };

@@ -1,4 +1,4 @@
-//! What is hard to make happen with a real server.
+//! Cases that are hard to cause with a real server.
 
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,26 +27,26 @@ impl fmt::Display for Store {
 
 keep_in_shared_slot!(Store);
 
-/// A table with one row, and a way to it that can be bad.
+/// A table with one row, and a connection to it that can fail.
 #[derive(Clone, Debug)]
 struct Table {
     row: Arc<Mutex<Option<Row>>>,
-    /// Each has a name of its own, as if it were in a process of its own.
+    /// Each store has its own name, as if it were in its own process.
     name: u32,
     faults: Arc<Mutex<Faults>>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Faults {
-    /// What is asked for is done, and nobody is told.
+    /// Writes are done, but their answers are lost.
     loses_answers: bool,
-    /// So many writes on, one is done and then asked for once more, as a library does after an error; and
-    /// what is there then cannot be read.
+    /// After this many writes, one write is done and then repeated, as a library does after an error. The
+    /// next read fails.
     repeats: Option<usize>,
     is_away: bool,
-    /// Somebody else is always faster.
+    /// Another process always changes the row first.
     refuses: bool,
-    /// What the next answer to a read waits for.
+    /// The next answer to a read waits for this.
     slow: Option<Arc<Notify>>,
     /// When the row was written, if that is known.
     written: Option<SystemTime>,
@@ -58,7 +58,7 @@ impl Table {
         Self { row: Arc::default(), name: number(), faults: Arc::default() }
     }
 
-    /// The same row, from elsewhere.
+    /// The same row, seen by another process.
     fn elsewhere(&self) -> Self {
         Self { row: self.row.clone(), name: number(), faults: Arc::default() }
     }
@@ -156,7 +156,7 @@ fn record(name: &str) -> Record {
     tokens(name).into()
 }
 
-/// Says in the record that its refresh token is about to be sent.
+/// Adds an intent to the record.
 async fn save_intent(slot: &SharedSlot<Table>) -> Result<Revision, StoreError> {
     let stored = slot.load().await?.expect("a record");
     let mut record = stored.record;
@@ -169,7 +169,7 @@ async fn lease(slot: &SharedSlot<Table>) -> Box<dyn Lease> {
     slot.try_lease().await.unwrap().expect("nobody has it")
 }
 
-/// Two slots, the second of which took the lease over from the first.
+/// Two slots. The second one took the lease over from the first.
 async fn taken_over(table: &Table) -> [(SharedSlot<Table>, Box<dyn Lease>); 2] {
     let (first, second) = (slot(table), slot(&table.elsewhere()));
     first.save(&record("one"), Precondition::Absent).await.unwrap();
@@ -214,7 +214,7 @@ async fn what_was_overtaken_is_neither_saved_nor_cleared_until_the_successor_is_
     let precondition = Precondition::Unchanged(revision.clone());
     let refused = first.save(&record("late"), precondition.clone()).await.unwrap_err();
     assert!(matches!(refused, StoreError::Conflict { .. }), "{refused}");
-    // Nor is it taken away, by a migration that was stopped.
+    // A migration that was stopped does not remove it either.
     let refused = first.clear(precondition.clone()).await.unwrap_err();
     assert!(matches!(refused, StoreError::Conflict { .. }), "{refused}");
     assert_eq!(second.load().await.unwrap().unwrap().record.tokens, tokens("one"));
@@ -316,7 +316,7 @@ async fn an_earlier_state_is_told_from_the_latest() {
 
 #[tokio::test]
 async fn a_state_that_somebody_made_out_of_an_earlier_one_is_told_from_the_latest() {
-    // By clocks that stand still, the second state has the number of the first one's successor.
+    // The clocks stand still, so the second state has the generation after the first one.
     let still = || Clock::new(|| SystemTime::UNIX_EPOCH);
     let table = Table::new();
     let [reader, other] = [slot(&table), slot(&table.elsewhere())].map(|mut slot| {
@@ -333,7 +333,7 @@ async fn a_state_that_somebody_made_out_of_an_earlier_one_is_told_from_the_lates
     new.save(&record("other"), Precondition::Anything).await.unwrap();
     let rolled_back = reader.load().await.unwrap_err();
     assert!(matches!(rolled_back, StoreError::RolledBack { .. }), "{rolled_back}");
-    // A login is later than all that anybody remembers.
+    // A login is later than all states that any process remembers.
     slot(&table.elsewhere()).save(&record("login"), Precondition::Anything).await.unwrap();
     assert_eq!(reader.load().await.unwrap().unwrap().record.tokens, tokens("login"));
 }
@@ -357,7 +357,7 @@ async fn the_count_of_changes_rises_by_a_clock_that_stands_still_or_is_set_back(
         first.save(&record("one"), Precondition::Anything).await.unwrap();
         assert_eq!(generation(&table), expected);
     }
-    // Somebody else, who has seen nothing yet, goes on from there. A logout counts too.
+    // Another process, which has seen no later state, saves over it. A logout counts too.
     let second = slot_now();
     second.clear(Precondition::Anything).await.unwrap();
     assert_eq!(generation(&table), 4);
@@ -402,14 +402,14 @@ async fn the_name_of_a_slot_is_sealed_with_its_record() {
     let name = SharedSlot::new(table.clone(), key(), "another");
     name.save(&record("one"), Precondition::Anything).await.unwrap();
     let swapped = slot(&table).load().await.unwrap_err();
-    assert!(swapped.to_string().contains("another slot's record"), "{swapped}");
+    assert!(swapped.to_string().contains("record of another slot"), "{swapped}");
 }
 
 #[test]
 fn it_works_outside_a_runtime_and_where_the_runtime_is_not_driven() {
     let table = Table::new();
     let slot = slot(&table);
-    // Nobody drives this one.
+    // This runtime is not running.
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     for entered in [false, true] {
         let _entered = entered.then(|| runtime.enter());
@@ -424,7 +424,7 @@ fn it_works_outside_a_runtime_and_where_the_runtime_is_not_driven() {
     }
 }
 
-/// Waits as executors do that know nothing of tokio.
+/// Waits like an executor without tokio.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     struct Unpark(std::thread::Thread);
 
@@ -456,7 +456,7 @@ async fn a_migration_whose_last_step_was_repeated_does_not_lose_the_tokens() {
         one.faults().repeats = None;
         let found = [from.load().await.unwrap(), to.load().await.unwrap()];
         assert!(found.iter().any(Option::is_some), "they exist nowhere: {migrated:?}");
-        // Run again, it completes.
+        // When it is run again, it completes.
         assert!(migrated.is_ok() || migrate(&from, &to).await.is_ok(), "{migrated:?}");
         assert_eq!(to.load().await.unwrap().unwrap().record.tokens, tokens("live"));
         assert!(from.load().await.unwrap().is_none());
@@ -470,7 +470,7 @@ async fn a_record_that_was_saved_is_known_though_somebody_took_the_lease_since()
     slot.save(&record("one"), Precondition::Absent).await.unwrap();
     let found = slot.engine().read().await.unwrap().unwrap();
     let saved = Row { record: b"made once".to_vec(), ..found.row.clone() };
-    // It is there, in a row that changed again before anybody looked.
+    // It is saved, in a row that changed again before the next read.
     table.put(Row { revision: "another".into(), fence: 9, ..saved.clone() });
     assert!(slot.0.put(Some(&found), saved.clone()).await.unwrap());
     table.put(Row { revision: "another".into(), record: b"other".to_vec(), ..saved.clone() });
@@ -512,7 +512,7 @@ async fn a_slow_answer_is_not_taken_for_an_earlier_state() {
     assert_eq!(reader.load().await.unwrap().unwrap().record.tokens, tokens("two"));
     answers.notify_one();
     assert_eq!(slow.await.unwrap().unwrap().unwrap().record.tokens, tokens("one"));
-    // What is known is the later one.
+    // The later state is known.
     let known = reader.0.seen().clone().unwrap().revision;
     assert_eq!(reader.load().await.unwrap().unwrap().revision, known);
 }
@@ -549,7 +549,7 @@ async fn a_call_that_does_not_end_holds_up_nobody_for_ever() {
         tokio::task::yield_now().await;
     }
     drop(save);
-    // It goes on, and is waited for.
+    // The write continues, and the next call waits for it.
     for error in [slot.load().await.map(drop), slot.clear(Precondition::Anything).await] {
         let error = error.unwrap_err();
         assert!(error.to_string().contains("the call before this one"), "{error}");
@@ -593,14 +593,14 @@ async fn one_that_may_have_what_came_of_a_refresh_is_waited_for_while_the_server
     let lease = lease(&first).await;
     save_intent(&first).await.unwrap();
     table.end_lease();
-    // It sees that it is over, and then the server is away for an hour.
+    // It sees that the lease is over. Then the server cannot be reached for 1 hour.
     assert!(second.try_lease().await.unwrap().is_none());
     let row = table.row();
     for pause in [3600, 2, 2, 2, 2, 2, 2] {
         now += Duration::from_secs(pause);
         assert!(second.0.may_come_back(&row, now), "{pause}");
     }
-    // A sign of life begins it anew.
+    // A write of the holder starts the wait again.
     let alive = Row { revision: "alive".into(), ..row.clone() };
     assert!(second.0.may_come_back(&alive, now));
     assert!(second.0.may_come_back(&row, now));
@@ -610,7 +610,7 @@ async fn one_that_may_have_what_came_of_a_refresh_is_waited_for_while_the_server
     }
     now += Duration::from_secs(2);
     assert!(!second.0.may_come_back(&row, now));
-    // The holder itself need not wait for itself.
+    // The holder does not wait for itself.
     drop(lease);
     self::lease(&first).await.release().await.unwrap();
 }
@@ -631,7 +631,7 @@ async fn a_refresh_whose_lease_is_over_is_told_as_interrupted() {
         elsewhere.faults().written = Some(at);
         assert_eq!(interrupted_refresh(&looker).await.unwrap().is_some(), is_told, "{minutes}");
     }
-    // Its holder may come back, and others wait for that; but it is late.
+    // Its holder may still save, and others wait for that. But the lease is over.
     table.end_lease();
     assert!(other.try_lease().await.unwrap().is_none());
     assert!(interrupted_refresh(&other).await.unwrap().is_some());
@@ -653,7 +653,7 @@ async fn saving_the_intent_renews_the_lease_in_the_same_write() {
     // That is enough for a refresh of 30 seconds and the margin to save.
     assert!(lease.renew(Duration::from_secs(60)).await.unwrap());
     assert_eq!(table.faults().writes - before, 1);
-    // A longer one takes one more.
+    // A longer refresh needs one more write.
     assert!(lease.renew(Duration::from_secs(90)).await.unwrap());
     assert!(lease.time_left().unwrap() > Duration::from_secs(90));
     assert_eq!(table.faults().writes - before, 2);
@@ -679,17 +679,17 @@ async fn a_key_that_is_gone_when_the_answer_is_there_does_not_cost_the_new_token
     let mut lease = lease(&slot).await;
     lease.reserve().await.unwrap();
     let noted = save_intent(&slot).await.unwrap();
-    // The list turns invalid while the server is asked.
+    // The list becomes invalid during the request to the server.
     std::fs::write(&list, "no recipient\n").unwrap();
     slot.save(&record("rotated"), Precondition::Unchanged(noted)).await.unwrap();
     let warning = lease.take_warning().expect("it is said").to_string();
     assert!(warning.contains("recipient"), "{warning}");
     assert_eq!(slot.load().await.unwrap().unwrap().record, record("rotated"));
-    // A refresh that begins now finds that before anything is sent.
+    // A refresh that begins now fails before anything is sent.
     lease.reserve().await.unwrap_err();
 }
 
-/// One that gets these tokens.
+/// A manager whose refresher returns these tokens.
 fn manager_of(table: &Table, tokens: AuthTokens) -> TokenManager {
     let refresh = move |_| std::future::ready(Ok::<_, RefreshFailure>(tokens.clone()));
     TokenManager::builder().store(Store(slot(table))).refresh_with(refresh).build()
@@ -718,7 +718,7 @@ async fn where_refresh_tokens_do_not_rotate_one_that_was_stopped_takes_what_its_
     };
     let refreshing = tokio::spawn(async move { stopped.refresh().await });
     asked.notified().await;
-    // Its lease passes, and somebody else is faster.
+    // Its lease ends, and another process saves first.
     table.put(Row { hold: None, ..table.row() });
     let successor = manager_of(&table.elsewhere(), AuthTokens::new("its successor's"));
     successor.refresh().await.unwrap();
@@ -731,7 +731,7 @@ async fn where_refresh_tokens_do_not_rotate_one_that_was_stopped_takes_what_its_
 
 #[tokio::test]
 async fn a_refresh_writes_four_times() {
-    // Google takes one write of an object a second.
+    // Google accepts one write of an object per second.
     let table = Table::new();
     slot(&table).save(&record("old"), Precondition::Anything).await.unwrap();
     let before = table.faults().writes;
@@ -759,7 +759,7 @@ async fn whoever_finds_the_work_done_leaves_the_lease_to_others() {
         one.await.unwrap().unwrap();
     }
     assert_eq!(table.row().hold, None);
-    // Nor does one that finds nothing to refresh.
+    // A refresh that finds nothing to do leaves no lease behind either.
     let store = slot(&table);
     store.clear(Precondition::Anything).await.unwrap();
     assert!(manager(&table).refresh().await.is_err());

@@ -1,4 +1,4 @@
-//! A lease that ends by itself, because a machine that is lost cannot give it up.
+//! A lease that ends by itself, because a lost machine cannot give it up.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,27 +15,27 @@ use crate::error::StoreError;
 use crate::store::Lease;
 use crate::sys::blocking;
 
-/// How long a lease lasts at first: enough to read the record and to save the intent. What
-/// takes longer renews it. So long do others wait for a machine that was lost.
+/// How long a lease lasts at first: enough to read the record and to save the intent. Work that takes longer
+/// renews it. Other machines wait this long for a lost one.
 const LEASE: Duration = Duration::from_secs(30);
 
-/// How long it lasts once its holder has saved the intent to send a refresh token: enough for a
-/// refresh of 30 seconds and for saving what came of it, so that it need not be written once more. Some
-/// servers take one write of an object a second.
+/// How long a lease lasts after its holder has saved an intent: enough for a refresh of 30 s and for saving
+/// the new tokens. So no further write is needed to renew it. Some servers accept only one write of an
+/// object per second.
 const WITH_INTENT: Duration = Duration::from_secs(65);
 
-/// How much longer a lease is asked for than it has to last, so that it does for what comes right after.
+/// How much longer a lease is requested than it must last, so that the next step needs no renewal.
 const SPARE: Duration = Duration::from_secs(5);
 
-/// How long one whose lease is over, and who saved an intent, is waited for while the server
-/// can be reached. If it lives, it has the successor, and tries to save it every five seconds.
+/// How long others wait for a holder that saved an intent and whose lease is over, while the server can be
+/// reached. If that holder still runs, it has the new tokens, and tries to save them every 5 s.
 const GRACE: Duration = Duration::from_secs(15);
 
-/// What counts of the time between two looks at the server: in a longer gap it may have been away.
+/// The most time that is counted between two reads. In a longer gap, the server may have been unreachable.
 const GAP: Duration = Duration::from_secs(2);
 
-/// The slots whose lease somebody in this process has. Dropping a lease does not wait for a server, so
-/// a row may still name this process: then whoever asks next in it takes the lease over.
+/// The slots whose lease is taken in this process. Dropping a lease does not wait for the server, so a row
+/// may still name this process. Then the next task of this process takes the lease over.
 static CLAIMED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 #[derive(Debug)]
@@ -44,7 +44,7 @@ struct Claim(String);
 impl Claim {
     fn new(slot: String) -> Option<Self> {
         let is_free = claimed().insert(slot.clone());
-        // Only then: a claim that is dropped gives the slot up.
+        // A claim is made only in this case, because dropping it gives the slot up.
         is_free.then(|| Self(slot))
     }
 }
@@ -59,11 +59,11 @@ fn claimed() -> MutexGuard<'static, BTreeSet<String>> {
     CLAIMED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A state whose lease is over, and whose intent says that its holder may have what came of a refresh.
+/// A state whose lease is over and which has an intent: its holder may have new tokens.
 #[derive(Debug)]
 pub(super) struct Overdue {
     revision: String,
-    /// For how long it was seen like that, and when last.
+    /// How long it was seen in this state, and when last.
     seen_for: Duration,
     seen_at: Instant,
 }
@@ -75,7 +75,7 @@ pub(super) struct TimedLease<E: Engine> {
     _claim: Claim,
 }
 
-/// A lease that was given out: its number, and until when it lasts.
+/// A lease that was taken: its number, and until when it lasts.
 #[derive(Debug)]
 pub(super) struct Leased {
     pub(super) fence: u64,
@@ -88,11 +88,12 @@ impl Leased {
     }
 }
 
-/// Until when a lease is ours for sure: counted from before the server was asked.
+/// How long a lease certainly belongs to this process, counted from before the request to the server.
 #[derive(Debug)]
 pub(super) struct Term {
     since: Instant,
-    /// A machine that sleeps stops one of the two clocks, and somebody may set the other one back.
+    /// The wall clock is used too, because the monotonic clock stops while the machine is suspended. The wall
+    /// clock can be set back.
     since_wall: SystemTime,
     lasts: Duration,
 }
@@ -103,17 +104,17 @@ impl Term {
     }
 
     fn left(&self, now: SystemTime) -> Duration {
-        // A clock that was set back says nothing about the time that has passed.
+        // If the clock was set back, the time that has passed is unknown.
         let Ok(by_wall) = now.duration_since(self.since_wall) else { return Duration::ZERO };
         self.lasts.saturating_sub(by_wall.max(self.since.elapsed()))
     }
 }
 
 impl<E: Engine> TimedLease<E> {
-    /// Takes the lease, unless somebody has it.
+    /// Takes the lease, unless another holder has it.
     pub(super) async fn take(slot: Arc<Inner<E>>) -> Result<Option<Self>, StoreError> {
         let Some(claim) = Claim::new(slot.engine.slot()) else { return Ok(None) };
-        // What could not be sealed afterwards is better not begun.
+        // If the new tokens could not be sealed, the refresh must not begin.
         let key = slot.key.clone();
         blocking::run(&slot.engine.to_string(), move || key.prepare()).await?;
         let found = slot.engine.read().await?;
@@ -136,7 +137,7 @@ impl<E: Engine> TimedLease<E> {
         Ok(Some(Self { slot, fence, _claim: claim }))
     }
 
-    /// Changes the row if the lease is still this one.
+    /// Changes the row if it still has this lease.
     async fn change(
         &self,
         edit: impl Fn(&mut Row) -> Edit + Send + Sync + 'static,
@@ -217,8 +218,7 @@ impl<E: Engine> Drop for TimedLease<E> {
 }
 
 impl<E: Engine> Inner<E> {
-    /// Returns whether the record in a row says that its refresh token may be on its way. One that cannot be
-    /// opened says nothing.
+    /// Returns whether the record in a row has an intent. Returns `false` for a record that cannot be opened.
     async fn has_intent(self: &Arc<Self>, row: &Row) -> bool {
         let (inner, record) = (self.clone(), row.record.clone());
         let place = self.engine.to_string();
@@ -230,8 +230,7 @@ impl<E: Engine> Inner<E> {
         has_intent.await.unwrap_or(false)
     }
 
-    /// Makes the lease last longer in a row that is about to be written, if it is this process's. Returns for
-    /// how long.
+    /// Renews the lease in a row that is about to be written, if this process has it. Returns its new term.
     pub(super) fn renew_in(&self, row: &mut Row) -> Option<Term> {
         let fence = self.leased().as_ref()?.fence;
         if !self.has_lease(row, fence) {
@@ -241,7 +240,7 @@ impl<E: Engine> Inner<E> {
         Some(Term::begin(self.clock.now(), WITH_INTENT))
     }
 
-    /// Returns whether the holder of a lease that is over, and who saved an intent, is still waited for.
+    /// Returns whether to wait longer for a holder that saved an intent and whose lease is over.
     pub(super) fn may_come_back(&self, row: &Row, now: Instant) -> bool {
         let mut overdue = lock(&self.overdue);
         let mut seen_for = Duration::ZERO;
@@ -253,29 +252,29 @@ impl<E: Engine> Inner<E> {
         seen_for < GRACE
     }
 
-    /// Tells whether the lease in a row is the one of this process with that number.
+    /// Returns whether the lease in a row is that of this process with this number.
     pub(super) fn has_lease(&self, row: &Row, fence: u64) -> bool {
         row.fence == fence && row.hold.as_ref().is_some_and(|hold| hold.holder == self.holder())
     }
 
-    /// Names this process and its way to the slot, as nothing else is named. Another way to the same
-    /// slot, by another name of its server, is somebody else's: so nothing is moved from a slot onto
-    /// itself.
+    /// Returns a unique name of this process and of the URL by which it reaches the slot. If the same slot is
+    /// reached by another name of its server, the holder has another name. So tokens are never moved from a
+    /// slot onto itself.
     fn holder(&self) -> String {
         static NAME: LazyLock<String> = LazyLock::new(new_name);
 
         let mut way = DefaultHasher::new();
         self.engine.slot().hash(&mut way);
-        // A process that was forked has the same memory.
+        // The process id is included, because a forked process has the same memory.
         format!("{}-{}-{:x}", process::id(), *NAME, way.finish())
     }
 }
 
-/// Makes a name that nothing else has.
+/// Makes a unique name.
 ///
 /// # Panics
 ///
-/// If the operating system has no randomness to give.
+/// Panics if the operating system gives no random bytes.
 pub(super) fn new_name() -> String {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
