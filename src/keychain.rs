@@ -1,4 +1,8 @@
-//! The OS keychain, and items in it.
+//! The OS keychain, and whether it can be used.
+//! This module needs the feature `keychain`, which is on by default. After `--no-default-features`, turn it
+//! on with `cargo add tokenkeep --features keychain`. The store is
+//! [`KeychainStore`](crate::stores::KeychainStore). Its states are explained in
+//! [the guide](crate::docs::guide#when-the-keychain-cannot-be-used).
 
 mod connection;
 mod failure;
@@ -23,14 +27,14 @@ use crate::private_file::{self, FileLock};
 use crate::sys::directories::state_directory;
 use crate::sys::wipe::Bytes;
 
-/// Marks the items that are a [`KeychainStore`](crate::stores::KeychainStore)'s own. They go when the store
-/// is cleared, so nothing else may be kept under such a name.
+/// The prefix of the items of a [`KeychainStore`](crate::stores::KeychainStore). They are removed when the
+/// store is cleared, so no other item may have such a name.
 const OWN: &str = "tokenkeep:";
 
-/// Without a prompt a keychain answers within milliseconds.
+/// How long a call without a prompt may take. A keychain answers within milliseconds.
 const DEADLINE: Duration = Duration::from_secs(3);
 
-/// How long a person may take for a prompt.
+/// How long a call with a prompt may take: the time for a person to answer.
 const DEADLINE_WITH_PROMPT: Duration = Duration::from_secs(120);
 
 /// An item of the keychain.
@@ -42,14 +46,14 @@ pub(crate) struct Item {
     prompts: bool,
 }
 
-/// What an item holds, and who put it there.
+/// The content of an item, and which program made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Something that another program keeps there.
+    /// An item of another program.
     Foreign,
-    /// The key of one slot, that nobody else's records are sealed to.
+    /// The key of one slot. No other records are sealed to it.
     OwnKey,
-    /// A key that any number of records may be sealed to.
+    /// A key to which any number of records may be sealed.
     SharedKey,
 }
 
@@ -58,7 +62,7 @@ impl Item {
         let reason = if service.is_empty() || account.is_empty() {
             "a keychain item needs a service and an account"
         } else if service.starts_with(OWN) {
-            "names that begin with \"tokenkeep:\" are for the keys of keychain stores"
+            "names that begin with \"tokenkeep:\" are reserved for the keys of keychain stores"
         } else {
             let (service, account) = (service.to_owned(), account.to_owned());
             return Ok(Self { service, account, kind, prompts: false });
@@ -67,28 +71,28 @@ impl Item {
         Err(StoreError::Unavailable { place, reason: reason.into(), advice })
     }
 
-    /// The same item, for a program with a person in front of it.
+    /// Returns the same item with prompts allowed, for a program with a person at the screen.
     pub(crate) fn with_prompts(mut self) -> Self {
         self.prompts = true;
         self
     }
 
-    /// The file of that extension in this user's state directory that goes with this item.
+    /// Returns the path of this item's file with that extension, in this user's state directory.
     pub(crate) fn state_file(&self, extension: &str) -> Result<PathBuf, StoreError> {
         Ok(state_directory()?.join(relative(&self.service, &self.account, extension)))
     }
 
-    /// Reads what it holds: `None` if there is no such item.
+    /// Reads the content. Returns `None` if there is no such item.
     pub(crate) fn read(&self) -> Result<Option<Bytes>, StoreError> {
         self.read_holding(None)
     }
 
-    /// Reads what it holds under its lock.
+    /// Reads the content, under the lock of the item.
     pub(crate) fn read_under(&self, held: &Arc<FileLock>) -> Result<Option<Bytes>, StoreError> {
         self.read_holding(Some(held))
     }
 
-    /// Fills it, making it if need be.
+    /// Writes the content. Creates the item if it does not exist.
     pub(crate) fn write_under(
         &self,
         held: &Arc<FileLock>,
@@ -97,8 +101,9 @@ impl Item {
         self.call(Some(held), move |entry| entry.set_secret(&secret)).map(drop)
     }
 
-    /// Removes it if what it holds passes a check, which is made in the same breath: a call that
-    /// nobody waits for any more must not remove what was put there since. Removing none succeeds.
+    /// Removes the item if its content passes a check. Succeeds if there is no item.
+    ///
+    /// The check is done right before the removal, because an abandoned call must not remove a later content.
     pub(crate) fn delete_under<E: Send + 'static>(
         &self,
         held: &Arc<FileLock>,
@@ -117,12 +122,12 @@ impl Item {
         Ok(deleted.unwrap_or(Ok(())))
     }
 
-    /// Keeps other processes of ours away from the item.
+    /// Locks the item for other processes that use this crate.
     pub(crate) fn lock(&self) -> Result<Arc<FileLock>, StoreError> {
         private_file::exclusive(&self.lock_file()?).map(Arc::new)
     }
 
-    /// Tells whether the item was ever locked, and so whether it was ever made by us.
+    /// Returns whether the item was ever locked. If it was not, this crate never made it.
     pub(crate) fn was_locked(&self) -> Result<bool, StoreError> {
         Ok(self.lock_file()?.exists())
     }
@@ -139,11 +144,10 @@ impl Item {
         self.call(held, |entry| entry.get_secret().map(Zeroizing::new))
     }
 
-    /// Does something with the item on the keychain's own thread; `None` if there is none. Unless
-    /// prompts are allowed, what would raise one is not done.
+    /// Does something with the item, on the thread for the keychain. Returns `None` if there is no item. If
+    /// prompts are not allowed, a call that would raise one fails.
     ///
-    /// A call that nobody waits for any more may still take effect. So it keeps hold of the lock
-    /// that it was made under until it is over.
+    /// An abandoned call may still take effect. So it holds its lock until it is finished.
     fn call<T: Send + 'static>(
         &self,
         held: Option<&Arc<FileLock>>,
@@ -174,10 +178,10 @@ impl Item {
     fn entry(&self, keychain: &CredentialStore) -> keyring_core::Result<Entry> {
         let (label, target) = (self.label(), self.target());
         let modifiers: HashMap<&str, &str> = if self.kind == Kind::Foreign {
-            // Found under the names that the `keyring` crate and others give it.
+            // The item is found by the names that the `keyring` crate and other programs give it.
             HashMap::new()
         } else if cfg!(windows) {
-            // Persistence is local, because the default one roams.
+            // The persistence is local. With the default, the item would roam to other machines.
             HashMap::from([("target", target.as_str()), ("persistence", "Local")])
         } else if cfg!(target_os = "macos") {
             HashMap::new()
@@ -187,18 +191,18 @@ impl Item {
         keychain.build(&self.service_name(), &self.account, Some(&modifiers))
     }
 
-    /// The service, as the keychain knows it.
+    /// Returns the name of the service in the keychain.
     fn service_name(&self) -> String {
         format!("{}{}", if self.kind == Kind::OwnKey { OWN } else { "" }, self.service)
     }
 
-    /// What people see in the system's own tool.
+    /// Returns the label that people see in the system's own tool.
     fn label(&self) -> String {
         format!("tokenkeep: {} of {}/{}", self.what(), self.service, self.account)
     }
 
-    /// The name of a Windows credential. It is all that tells credentials apart, and knows no case;
-    /// the default one joins user and service with a dot.
+    /// Returns the name of a Windows credential. Credentials are distinguished only by this name, which is
+    /// not case-sensitive. The default name would be the user and the service, joined by a dot.
     fn target(&self) -> String {
         let (service, account) = (file_name(&self.service), file_name(&self.account));
         format!("tokenkeep: {} of {service}/{account}", self.what())
@@ -208,7 +212,7 @@ impl Item {
         if self.kind == Kind::OwnKey { "key" } else { "shared key" }
     }
 
-    /// Which of several items of this name is to be kept.
+    /// Describes the item to keep, if there are several of this name.
     fn keep(&self) -> String {
         match self.kind {
             Kind::Foreign => "the one that holds the tokens".into(),
@@ -225,12 +229,12 @@ impl fmt::Display for Item {
     }
 }
 
-/// A path for what belongs to these names and to no others.
+/// Returns a path that is unique for these names.
 pub(crate) fn relative(service: &str, account: &str, extension: &str) -> PathBuf {
     PathBuf::from(file_name(service)).join(format!("{}.{extension}", file_name(account)))
 }
 
-/// A file name that stands for this text and for no other, on file systems that know no case too.
+/// Returns a file name that is unique for this text, also on file systems that are not case-sensitive.
 fn file_name(text: &str) -> String {
     use std::fmt::Write as _;
 

@@ -11,50 +11,51 @@ use crate::key::seal::{self, MAX_SEALED};
 use crate::private_file::{self, Exposure, PrivateFile};
 use crate::sys::wipe::Bytes;
 
-/// Reads the identities from the text of an identity file. The error names a line and quotes none.
+/// Parses the identities in an identity file. An error names a line, but does not quote it.
 pub(super) fn parse(text: &[u8]) -> Result<Vec<Identity>, String> {
     let text = str::from_utf8(text).map_err(|_| "it is not UTF-8 text".to_owned())?;
     let mut identities = Vec::new();
     for (number, line) in content_lines(text) {
         let identity = line.parse().map_err(|_| {
             format!(
-                "line {number} is no X25519 identity (\"AGE-SECRET-KEY-1\" and 58 more characters)"
+                "line {number} is not an X25519 identity (\"AGE-SECRET-KEY-1\" and 58 more characters)"
             )
         })?;
         identities.push(identity);
     }
     if identities.is_empty() {
-        return Err("it holds no identity".into());
+        return Err("it contains no identity".into());
     }
     Ok(identities)
 }
 
-/// Reads a file of recipients, one a line.
+/// Reads a file of recipients, with one recipient per line.
 pub(super) fn read_recipients(path: &Path) -> Result<Vec<Recipient>, StoreError> {
     let place = || path.display().to_string();
     let invalid = |reason| StoreError::InvalidKey { place: place(), reason };
-    // They are no secrets, but who can write to them can read along.
+    // Recipients are public. But a user who can write to this file can add a recipient, and then read the
+    // tokens.
     let text = private_file::read_key_file(path, Exposure::Accepted)?.ok_or_else(|| {
         StoreError::Unavailable {
             place: place(),
             reason: "this list of recovery recipients does not exist".into(),
-            advice: "bring it back, or take it out of the store's URL".into(),
+            advice: "put it back, or remove it from the store's URL".into(),
         }
     })?;
     let text = str::from_utf8(&text).map_err(|_| invalid("it is not UTF-8 text".into()))?;
     let recipients: Vec<Recipient> = content_lines(text)
         .map(|(number, line)| {
-            line.parse().map_err(|_| invalid(format!("line {number} is no X25519 recipient")))
+            line.parse().map_err(|_| invalid(format!("line {number} is not an X25519 recipient")))
         })
         .collect::<Result<_, _>>()?;
     if recipients.is_empty() {
-        Err(invalid("it holds no recipient".into()))
+        Err(invalid("it contains no recipient".into()))
     } else {
         Ok(recipients)
     }
 }
 
-/// Makes an identity and writes it to a new file, in the form of `age-keygen`.
+/// Makes an identity and writes it to a new file, in the format of `age-keygen`.
 pub(super) fn create(path: &Path, passphrase: Option<SecretString>) -> Result<(), StoreError> {
     let file = PrivateFile::new(path, MAX_SEALED);
     let (place, text) = (file.place(), text(&Identity::generate()));
@@ -65,7 +66,7 @@ pub(super) fn create(path: &Path, passphrase: Option<SecretString>) -> Result<()
     if file.create(&content)? {
         return Ok(());
     }
-    let reason = "it exists, and may be the only key of what is sealed to it";
+    let reason = "it exists, and may be the only key of some tokens";
     let source = io::Error::new(io::ErrorKind::AlreadyExists, reason);
     Err(StoreError::io("create", place, source))
 }
@@ -76,7 +77,7 @@ fn text(identity: &Identity) -> Bytes {
     #[expect(clippy::disallowed_methods, reason = "this is where identities are written")]
     let secret = secret.expose_secret();
     let head = format!("# created: {created}\n# public key: {}\n", identity.to_public());
-    // Of the exact size, so that it does not grow and leave copies behind.
+    // The buffer has the exact size, so it does not grow and leave copies behind.
     let mut text = Zeroizing::new(Vec::with_capacity(head.len() + secret.len() + 1));
     text.extend_from_slice(head.as_bytes());
     text.extend_from_slice(secret.as_bytes());
@@ -84,7 +85,7 @@ fn text(identity: &Identity) -> Bytes {
     text
 }
 
-/// The lines that are neither blank nor comments, with their numbers.
+/// Returns the lines that are neither blank nor comments, with their numbers.
 fn content_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.lines()
         .map(str::trim)

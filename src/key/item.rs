@@ -10,10 +10,10 @@ use crate::error::StoreError;
 use crate::keychain::Item;
 use crate::sys::wipe::Bytes;
 
-/// Reads the identity, and makes one first if there is none.
+/// Reads the identity. Makes one first if there is none.
 ///
-/// A lock keeps others from making another one at the same time. What was written is read back, so
-/// nothing is ever sealed to a key that the keychain did not keep.
+/// A lock keeps other processes from making another identity at the same time. A new identity is read back,
+/// so nothing is sealed to a key that the keychain did not keep.
 pub(super) fn ensure(item: &Item) -> Result<Bytes, StoreError> {
     let held = item.lock()?;
     if let Some(identity) = item.read_under(&held)? {
@@ -28,13 +28,13 @@ pub(super) fn ensure(item: &Item) -> Result<Bytes, StoreError> {
         _ => Err(StoreError::Unavailable {
             place: item.to_string(),
             reason: "the keychain did not keep the key that was just put into it".into(),
-            advice: "nothing was sealed to it; check the keychain, or use an age file".into(),
+            advice: "check the keychain, or use an age file; nothing was sealed to that key".into(),
         }),
     }
 }
 
-/// Removes the item. Removing none succeeds, and if none was ever made, that takes no keychain.
-/// What is no key is left alone: somebody else put it there.
+/// Removes the item. Succeeds if there is no item. If this crate never made one, the keychain is not called.
+/// An item that is not a key is not removed, because another program made it.
 pub(super) fn delete(item: &Item) -> Result<(), StoreError> {
     if !item.was_locked()? {
         return Ok(());

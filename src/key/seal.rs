@@ -1,4 +1,4 @@
-//! Sealing: bytes to age recipients, and back. The files open with the stock `age -d -i`.
+//! Seals bytes to age recipients, and opens them. `age -d -i` opens the sealed files too.
 
 use std::io::{Read, Write};
 use std::iter;
@@ -12,61 +12,62 @@ use zeroize::Zeroizing;
 use crate::error::StoreError;
 use crate::sys::wipe::Bytes;
 
-/// scrypt work factor (log2 N) of what is written: a third of a second and 128 MiB on a machine
-/// of 2025. `age` itself would calibrate at each call, and a slow machine then refuses what a fast
-/// one wrote.
+/// The scrypt work factor (log2 N) for sealing: 0.3 s and 128 MiB on a machine of 2025. It is fixed,
+/// because the `age` crate would calibrate it at each call: then a slow machine refuses the files of a fast
+/// one.
 const WORK_FACTOR: u8 = 17;
 
 /// The highest work factor that is accepted: 3 seconds and 1 GiB.
 const MAX_WORK_FACTOR: u8 = 20;
 
-/// The most bytes of a sealed record: 64 KiB in armor, and a header for a few hundred recipients.
-/// Parsing takes time in the square of the header's length, so it is bounded first.
+/// The most bytes of a sealed record: 64 KiB in armor, and a header for a few hundred recipients. The time
+/// for parsing grows with the square of the header's length, so the length is checked first.
 pub(crate) const MAX_SEALED: usize = 128 * 1024;
 
-/// Returns the most bytes that so many bytes have when they are sealed to so many recipients.
+/// Returns the largest size of `plain` bytes after they are sealed to this many recipients.
 ///
-/// By age's format (age-encryption.org/v1): a header line of 22 bytes, at most 98 for an X25519 stanza and
-/// fewer for that of a passphrase, 48 for the MAC's line, a nonce of 16, and a tag of 16 for each chunk of
-/// 64 KiB. The `age` crate adds one stanza that means nothing, of at most some 400 bytes.
+/// The sizes follow from age's format (age-encryption.org/v1): 22 bytes for the header line, at most 98 for
+/// an X25519 stanza and fewer for that of a passphrase, 48 for the line of the MAC, 16 for the nonce, and a
+/// tag of 16 for each chunk of 64 KiB. The `age` crate adds one random stanza of at most about 400 bytes.
 pub(crate) fn sealed_size(plain: usize, recipients: usize) -> usize {
     const CHUNK: usize = 64 * 1024;
 
     22 + 98 * recipients.max(1) + 512 + 48 + 16 + plain + 16 * (plain / CHUNK + 1)
 }
 
-/// Why a record of the largest size could not be read again.
+/// The reason of the error if a record of the largest size could not be read again.
 pub(crate) const TOO_MANY: &str =
-    "it has too many recovery recipients for the largest record; name some 500 at most";
+    "it has too many recovery recipients for the largest record; name at most 500";
 
 const ARMOR: &[u8] = b"-----BEGIN AGE ENCRYPTED FILE-----";
 const HEADER: &[u8] = b"age-encryption.org/v1";
 
-/// Why something could not be opened.
+/// Why sealed bytes could not be opened.
 pub(crate) enum OpenError {
-    /// It is no age file, or no longer a whole one.
+    /// They are not an age file, or a damaged one.
     Corrupt(String),
-    /// It is sealed to other keys.
+    /// They are sealed to other keys.
     NoMatchingKeys,
-    /// It is sealed to a passphrase, and this is not it.
+    /// They are sealed to another passphrase.
     WrongPassphrase,
-    /// It is sealed to a passphrase with a work factor that nobody should have to pay.
+    /// They are sealed to a passphrase with a work factor that is too high.
     WorkFactor(u8),
 }
 
-/// Tells whether this looks like an age file, binary or armored.
+/// Returns whether this looks like an age file, binary or armored.
 pub(crate) fn is_sealed(bytes: &[u8]) -> bool {
     let bytes = bytes.trim_ascii_start();
     bytes.starts_with(HEADER) || bytes.starts_with(ARMOR)
 }
 
-/// Tells whether this is an age file that a passphrase opens.
+/// Returns whether this is an age file that is sealed to a passphrase.
 pub(crate) fn is_sealed_to_a_passphrase(bytes: &[u8]) -> Result<bool, OpenError> {
     decryptor(bytes).map(|decryptor| decryptor.is_scrypt())
 }
 
-/// Tells whether this is a binary age file whose header names nothing but X25519 keys, and what is
-/// there to be ignored: no passphrase, whose work somebody else chose, and no plugin.
+/// Returns whether this is a binary age file that is sealed to X25519 keys only. Random stanzas are
+/// ignored. It is not sealed to a passphrase, because another person would have chosen its work factor, and
+/// not to a plugin.
 #[cfg(any(feature = "postgres", feature = "object-store"))]
 pub(crate) fn is_sealed_to_keys_alone(bytes: &[u8]) -> bool {
     let mut lines = bytes.split(|byte| *byte == b'\n');
@@ -82,7 +83,7 @@ pub(crate) fn is_sealed_to_keys_alone(bytes: &[u8]) -> bool {
         })
 }
 
-/// Seals to every one of these recipients. Nobody's private key is needed.
+/// Seals to all these recipients. No identity is needed.
 pub(crate) fn seal<'a>(
     recipients: impl Iterator<Item = &'a dyn Recipient>,
     plain: &[u8],
@@ -95,7 +96,7 @@ pub(crate) fn seal<'a>(
     };
     let encryptor = Encryptor::with_recipients(recipients)
         .map_err(|_| failed("these recipients cannot seal together"))?;
-    // Ciphertext is no secret, so it may grow.
+    // Ciphertext is not a secret, so the buffer may grow.
     let mut sealed = Vec::with_capacity(plain.len() + 1024);
     let write = |sealed: &mut Vec<u8>| -> std::io::Result<()> {
         let mut writer = encryptor.wrap_output(sealed)?;
@@ -106,7 +107,7 @@ pub(crate) fn seal<'a>(
     Ok(Zeroizing::new(sealed))
 }
 
-/// Seals to a passphrase, at a fixed work factor.
+/// Seals to a passphrase, with a fixed work factor.
 pub(crate) fn seal_to_passphrase(
     passphrase: SecretString,
     plain: &[u8],
@@ -122,7 +123,7 @@ pub(crate) fn open_with_passphrase(
     passphrase: SecretString,
     sealed: &[u8],
 ) -> Result<Bytes, OpenError> {
-    // One at a time, because each takes up to 1 GiB.
+    // Only one call at a time, because each takes up to 1 GiB.
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut identity = age::scrypt::Identity::new(passphrase);
@@ -130,13 +131,13 @@ pub(crate) fn open_with_passphrase(
     open(iter::once(&identity as &dyn Identity), sealed)
 }
 
-/// Opens with whichever of these identities fits.
+/// Opens with the first identity that matches.
 pub(crate) fn open<'a>(
     identities: impl Iterator<Item = &'a dyn Identity>,
     sealed: &[u8],
 ) -> Result<Bytes, OpenError> {
     let mut reader = decryptor(sealed)?.decrypt(identities).map_err(sort)?;
-    // Plaintext is shorter than ciphertext, so this never grows and leaves no copies behind.
+    // Plaintext is shorter than ciphertext, so the buffer never grows and leaves no copies behind.
     let mut plain = Zeroizing::new(vec![0; sealed.len()]);
     let mut filled = 0;
     while filled < plain.len() {
@@ -166,7 +167,7 @@ fn decryptor(sealed: &[u8]) -> Result<Decryptor<Box<dyn std::io::BufRead + '_>>,
     Decryptor::new_buffered(input).map_err(sort)
 }
 
-/// Reading from memory, every failure to read means damage.
+/// Converts an error of the `age` crate. The input is in memory, so a failed read means damage.
 fn sort(error: DecryptError) -> OpenError {
     match error {
         DecryptError::ExcessiveWork { required, .. } => OpenError::WorkFactor(required),
@@ -181,7 +182,7 @@ fn sort(error: DecryptError) -> OpenError {
             OpenError::Corrupt("its age header is damaged".into())
         }
         DecryptError::UnknownFormat => {
-            OpenError::Corrupt("it is of an age format that this program does not know".into())
+            OpenError::Corrupt("its age format is unknown to this program".into())
         }
         _ => OpenError::Corrupt("its content was changed or cut off".into()),
     }

@@ -12,7 +12,7 @@ use crate::keychain::Item;
 use crate::private_file::{self, Exposure};
 use crate::sys::wipe::Bytes;
 
-/// Where the text of an identity file comes from.
+/// The source of the text of an identity file.
 pub(super) enum Source {
     /// The name of a file in `$CREDENTIALS_DIRECTORY`.
     Credential(String),
@@ -20,12 +20,12 @@ pub(super) enum Source {
     File(PathBuf),
     #[cfg(feature = "keychain")]
     Keychain(Item),
-    /// None: a passphrase seals and opens.
+    /// There is no identity file: a passphrase seals and opens.
     Passphrase,
 }
 
 impl Source {
-    /// Reads the text: `None` if there is none.
+    /// Reads the text. Returns `None` if there is none.
     pub(super) fn read(&self) -> Result<Option<Bytes>, StoreError> {
         match self {
             Self::Credential(name) => match std::env::var_os("CREDENTIALS_DIRECTORY") {
@@ -47,12 +47,12 @@ impl Source {
         }
     }
 
-    /// Tells whether reading costs nothing and asks nobody.
+    /// Returns whether the source is a file, which can be read often and raises no prompt.
     pub(super) fn is_a_file(&self) -> bool {
         matches!(self, Self::Credential(_) | Self::File(_))
     }
 
-    /// Tells whether a key is made when there is none.
+    /// Returns whether a key is made if there is none.
     pub(super) fn can_be_made(&self) -> bool {
         match self {
             Self::Credential(_) | Self::Custom(..) | Self::File(_) | Self::Passphrase => false,
@@ -61,7 +61,7 @@ impl Source {
         }
     }
 
-    /// Reads the text, and makes a key first if there is none and one can be made.
+    /// Reads the text. Makes a key first if there is none and one can be made.
     pub(super) fn ensure(&self) -> Result<Bytes, StoreError> {
         match self {
             #[cfg(feature = "keychain")]
@@ -70,7 +70,7 @@ impl Source {
         }
     }
 
-    /// Removes what was made.
+    /// Removes a key that was made.
     pub(super) fn forget(&self) -> Result<(), StoreError> {
         match self {
             #[cfg(feature = "keychain")]
@@ -79,17 +79,19 @@ impl Source {
         }
     }
 
-    /// The error for a record at `place` whose key is not there.
+    /// Returns the error for a record at `place` whose key is missing.
     pub(super) fn missing(&self, place: &str) -> StoreError {
         let (reason, advice) = match self {
             Self::Credential(name) => (
                 format!("there is no credential {name} in $CREDENTIALS_DIRECTORY"),
                 format!("add `LoadCredential={name}:/path/to/key.txt` to the service"),
             ),
-            Self::Custom(name, _) => (format!("{name} has none"), "ask who provides it".into()),
+            Self::Custom(name, _) => {
+                (format!("{name} returned no key"), "check where that key comes from".into())
+            }
             Self::File(path) => (
                 format!("there is no file {}", path.display()),
-                "put it back, or create one with `age-keygen -o` if it never existed".into(),
+                "put it back; if it never existed, create one with `age-keygen -o`".into(),
             ),
             #[cfg(feature = "keychain")]
             Self::Keychain(item) => (

@@ -1,4 +1,4 @@
-//! Sealing and opening with a key, and unlocking it first.
+//! Unlocks a key, and seals and opens with it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,14 +12,14 @@ use crate::error::StoreError;
 use crate::key::seal::{self, OpenError};
 use crate::sys::wipe::Bytes;
 
-/// Identities in memory, and what they were read from.
+/// Identities in memory, and the digest of the text that they were read from.
 pub(super) struct Unlocked {
     stamp: [u8; 32],
     identities: Vec<Identity>,
     recipients: Vec<Recipient>,
 }
 
-/// What a record is sealed to: all that sealing takes.
+/// All that is needed to seal a record.
 pub(crate) enum Sealer {
     Recipients(Vec<Recipient>),
     Passphrase(SecretString),
@@ -44,7 +44,7 @@ impl Sealer {
         }
     }
 
-    /// Counts those who can open what it seals.
+    /// Returns the number of recipients.
     pub(crate) fn recipients(&self) -> usize {
         match self {
             Self::Passphrase(_) => 1,
@@ -53,7 +53,7 @@ impl Sealer {
     }
 }
 
-/// Whether the source is read again although something was unlocked already.
+/// Whether to read the source again if a key is unlocked already.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Read {
     Again,
@@ -61,26 +61,26 @@ pub(super) enum Read {
 }
 
 impl AgeKey {
-    /// Reads and unlocks what a save will need, before it takes a lock.
+    /// Reads and unlocks the key for a save, before the save takes a lock.
     ///
-    /// Files are read again, to follow a change of keys. Asking anyone else may be slow or raise a
-    /// prompt, so that is done once.
+    /// A file is read again each time, to notice a change of keys. Any other source may be slow or raise a
+    /// prompt, so it is read once.
     pub(crate) fn prepare(&self) -> Result<(), StoreError> {
         if matches!(self.0.source, Source::Passphrase) {
             return Ok(());
         }
         let read = if self.0.source.is_a_file() { Read::Again } else { Read::Once };
         match self.unlock(&self.to_string(), read) {
-            // It is sealed to a key that was good when it was read: better than to lose a rotated
-            // token because the key's file is away just now.
+            // The file of the key cannot be read now, so the key in memory is used. That is better than
+            // losing a rotated token.
             Err(error) if cannot_be_read_now(&error) && lock(&self.0.unlocked).is_some() => Ok(()),
-            // It may be about to be made.
+            // The key may be made by this save.
             Err(StoreError::KeyMissing { .. }) if self.0.source.can_be_made() => Ok(()),
             unlocked => unlocked.map(drop),
         }
     }
 
-    /// Gets what records are sealed to now. `first` says that the slot is empty.
+    /// Returns what is needed to seal a record now. `first` says that the slot is empty.
     pub(crate) fn sealer(&self, place: &str, first: bool) -> Result<Sealer, StoreError> {
         Ok(if matches!(self.0.source, Source::Passphrase) {
             Sealer::Passphrase(self.ask(place)?)
@@ -89,7 +89,7 @@ impl AgeKey {
         })
     }
 
-    /// Returns whom a record is sealed to. `first` says that the slot is empty.
+    /// Returns the recipients of a record. `first` says that the slot is empty.
     pub(super) fn seal_to(&self, place: &str, first: bool) -> Result<Vec<Recipient>, StoreError> {
         let unlocked =
             if first { self.unlock_for_first_use(place)? } else { self.unlock(place, Read::Once)? };
@@ -98,7 +98,7 @@ impl AgeKey {
         Ok(recipients)
     }
 
-    /// Opens what was sealed to this key, or by somebody to its passphrase.
+    /// Opens a record that is sealed to this key or to its passphrase.
     pub(crate) fn open(&self, sealed: &[u8], place: &str) -> Result<Bytes, StoreError> {
         let failed = |error| explain(error, place, self);
         if seal::is_sealed_to_a_passphrase(sealed).map_err(failed)? {
@@ -109,26 +109,26 @@ impl AgeKey {
             seal::open(identities.map(|identity| identity as &dyn age::Identity), sealed)
         };
         match open(&*self.unlock(place, Read::Once)?) {
-            // Somebody may have changed the key while this process ran.
+            // The key may have been changed while this process was running.
             Err(OpenError::NoMatchingKeys) => open(&*self.unlock(place, Read::Again)?),
             opened => opened,
         }
         .map_err(failed)
     }
 
-    /// Finds out whether [`forget`](Self::forget) would work now.
+    /// Checks whether [`forget`](Self::forget) would succeed now.
     pub(crate) fn can_forget(&self) -> Result<(), StoreError> {
         self.0.source.read().map(drop)
     }
 
-    /// Removes a key that is kept for one slot alone.
+    /// Removes a key that belongs to one slot only.
     pub(crate) fn forget(&self) -> Result<(), StoreError> {
         *lock(&self.0.unlocked) = None;
         self.0.source.forget()
     }
 
-    /// Returns the identities, reading and unlocking them if need be. Who asks meanwhile waits, so
-    /// that a passphrase is asked for once.
+    /// Returns the identities. Reads and unlocks them if needed. Other callers wait meanwhile, so a
+    /// passphrase is asked for once.
     pub(super) fn unlock(&self, place: &str, read: Read) -> Result<Arc<Unlocked>, StoreError> {
         let mut unlocked = lock(&self.0.unlocked);
         if let Some(unlocked) = unlocked.as_ref().filter(|_| read == Read::Once) {
@@ -138,8 +138,8 @@ impl AgeKey {
         self.accept(&mut unlocked, &material)
     }
 
-    /// Like [`unlock`](Self::unlock), for a slot that is empty: a keychain item is made if there
-    /// is none, and read anew, because the slot may have been emptied by somebody who removed it.
+    /// Like [`unlock`](Self::unlock), for an empty slot. A keychain item is made if there is none. It is read
+    /// again, because another process may have emptied the slot and removed the item.
     fn unlock_for_first_use(&self, place: &str) -> Result<Arc<Unlocked>, StoreError> {
         if !self.0.source.can_be_made() {
             return self.unlock(place, Read::Once);
@@ -160,7 +160,7 @@ impl AgeKey {
         }
         let identities = if seal::is_sealed(material) {
             if let Ok(false) = seal::is_sealed_to_a_passphrase(material) {
-                let reason = "it is sealed to a key, as tokens are, and is no identity file".into();
+                let reason = "it is sealed to a key, so it is not an identity file".into();
                 return Err(StoreError::InvalidKey { place: self.to_string(), reason });
             }
             identity_file::parse(&self.open_with_passphrase(material, &self.to_string())?)
@@ -183,13 +183,13 @@ impl AgeKey {
     fn ask(&self, place: &str) -> Result<SecretString, StoreError> {
         let locked = |advice: String| StoreError::Locked { place: place.to_owned(), advice };
         let ask = self.0.passphrase.as_ref().ok_or_else(|| {
-            locked("it is protected by a passphrase, and this program was given none".into())
+            locked("it is protected by a passphrase, and none was given to this program".into())
         })?;
         ask().map_err(|error| locked(format!("its passphrase was not given ({error})")))
     }
 
-    /// Returns the recovery recipients. A file that is away just now counts as unchanged, for the
-    /// same reason as in [`prepare`](Self::prepare).
+    /// Returns the recovery recipients. If their file cannot be read now, the recipients in memory are
+    /// used, for the same reason as in [`prepare`](Self::prepare).
     pub(crate) fn recovery(&self) -> Result<Vec<Recipient>, StoreError> {
         let mut recovery = self.0.recovery.clone();
         if let Some(path) = &self.0.recovery_file {
@@ -205,7 +205,7 @@ impl AgeKey {
     }
 }
 
-/// Returns whether a key could not be read just now, as opposed to having been replaced by a bad one.
+/// Returns whether a key cannot be read now. A key that was replaced by a bad one is another error.
 fn cannot_be_read_now(error: &StoreError) -> bool {
     error.is_transient()
         || matches!(error, StoreError::Denied { .. } | StoreError::KeyMissing { .. })

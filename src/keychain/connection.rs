@@ -1,4 +1,4 @@
-//! The way to the platform's keychain.
+//! The connection to the platform's keychain.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, TryRecvError};
@@ -10,15 +10,14 @@ use crate::sys::wipe;
 
 type Made = keyring_core::Result<Arc<CredentialStore>>;
 
-/// Whether a keychain is asked for its state first, over a bus, so that a connection can be made
-/// meanwhile.
+/// Whether the state of the keychain is checked first, over a bus. The connection can be made meanwhile.
 const IS_ASKED_FIRST: bool = cfg!(all(unix, not(target_vendor = "apple")));
 
-/// A connection, made when it is needed, or a little before. Making one asks nobody anything.
+/// A connection. It is made when it is needed, or a little earlier. Making it raises no prompt.
 pub(super) struct Connection {
     made: Option<Arc<CredentialStore>>,
     being_made: Option<Receiver<Made>>,
-    /// Whether that began before what comes next.
+    /// Whether `being_made` was started for an earlier call.
     is_old: bool,
     make: fn() -> Made,
 }
@@ -30,21 +29,22 @@ impl Default for Connection {
 }
 
 impl Connection {
-    /// Tells whether it is there, or was begun: who is at its other end may have changed since.
+    /// Returns whether the connection was made or started. The service at its other end may have changed
+    /// since.
     pub(super) fn has_begun(&self) -> bool {
         self.made.is_some() || self.being_made.is_some()
     }
 
-    /// Begins to make it, on a thread of its own.
+    /// Starts to make the connection, on a thread of its own.
     pub(super) fn begin(&mut self) {
         match self.being_made.as_ref().map(Receiver::try_recv) {
-            // It may be stuck, and then so would another one be.
+            // The earlier attempt may hang. Then another one would hang too.
             Some(Err(TryRecvError::Empty)) => {
                 self.is_old = true;
                 return;
             }
             Some(Ok(Ok(keychain))) => self.made = Some(keychain),
-            // It could not be made then.
+            // The earlier attempt failed.
             Some(Ok(Err(_)) | Err(TryRecvError::Disconnected)) | None => {}
         }
         self.being_made = None;
@@ -54,7 +54,7 @@ impl Connection {
         let (reply, being_made) = mpsc::sync_channel(1);
         let make = self.make;
         let run = move || {
-            // If the keychain cannot be used, nobody asks.
+            // If the keychain cannot be used, nothing receives this.
             let _ = reply.send(wipe::with_wiped_stack(make));
         };
         let thread = thread::Builder::new().name("tokenkeep-keychain-connect".into());
@@ -63,12 +63,12 @@ impl Connection {
         }
     }
 
-    /// Waits for it to be made.
+    /// Waits until the connection is made.
     pub(super) fn get(&mut self) -> Made {
         if let Some(made) = &self.made {
             return Ok(made.clone());
         }
-        // The keychain answers now, so one that is not there yet hangs on something that was before.
+        // The keychain answers now. So an older attempt that has not finished will hang.
         let being_made = self.being_made.take().filter(|_| !self.is_old);
         let made = match being_made.and_then(|being_made| being_made.recv().ok()) {
             Some(made) => made?,
@@ -125,7 +125,7 @@ mod tests {
         Connection { make, ..Connection::default() }
     }
 
-    /// Begins to make it, and waits until that has come to an end.
+    /// Starts to make the connection, and waits until that has finished.
     fn settled(mut connection: Connection) -> Connection {
         connection.begin();
         let made = connection.being_made.take().unwrap().recv().unwrap();

@@ -1,4 +1,4 @@
-//! What goes wrong with a keychain, and what the user can do about it.
+//! The failures of a keychain, and what the user can do about them.
 
 use std::time::Duration;
 
@@ -7,35 +7,35 @@ use keyring_core::Error;
 use super::state::KeychainState;
 use crate::error::StoreError;
 
-/// Why a call brought nothing.
+/// Why a call failed.
 pub(super) enum Failure {
-    /// An earlier call is still stuck.
+    /// An earlier call has not finished.
     Busy,
-    /// This call did not come back in time.
+    /// This call did not finish in time.
     Deadline(Duration),
-    /// The keychain said no.
+    /// The keychain returned an error.
     Keychain(Error),
     /// The keychain's client panicked.
     Panicked,
     /// The call was not made, because the keychain is in this state.
     State(KeychainState),
-    /// There is no thread to make the call on.
+    /// No thread could be started for the call.
     Thread,
 }
 
 impl Failure {
-    /// Says it in the words of a store. `keep` tells which of several items of this name is the one,
-    /// and `prompts` whether the user could be asked.
+    /// Converts the failure into the error of a store. `keep` describes the item to keep, if there are
+    /// several of this name. `prompts` says whether the user could be asked.
     ///
-    /// The text of a `keyring_core::Error` can hold secret bytes, so only that of the platform's own
-    /// error is ever taken over.
+    /// The text of a `keyring_core::Error` can contain secret bytes. So only the text of the platform's own
+    /// error is used.
     pub(super) fn explain(self, place: String, keep: &str, prompts: bool) -> StoreError {
         let unavailable = |place, reason: String, advice: &str| StoreError::Unavailable {
             place,
             reason,
             advice: advice.into(),
         };
-        let stuck = "see whether it waits for you to unlock it, or restart it";
+        let stuck = "check whether it waits to be unlocked, or restart it";
         match self {
             Self::Busy => StoreError::Timeout {
                 place,
@@ -67,12 +67,12 @@ impl Failure {
             Self::Keychain(Error::PlatformFailure(error)) => unavailable(
                 place,
                 format!("the keychain failed ({error})"),
-                "see that a keychain runs in this session, or use an age file",
+                "start a keychain in this session, or use an age file",
             ),
             Self::Keychain(_) => unavailable(
                 place,
-                "the keychain holds something under this name that it cannot hand out".into(),
-                "look at the item in the system's own tool",
+                "the keychain has an item of this name, but cannot return its content".into(),
+                "check the item in the system's own tool",
             ),
             Self::Panicked => unavailable(
                 place,
@@ -81,13 +81,12 @@ impl Failure {
             ),
             Self::State(KeychainState::Locked) if prompts => StoreError::Locked {
                 place,
-                advice: "it was not unlocked when it asked; try again, and answer its prompt"
-                    .into(),
+                advice: "its prompt was not answered; try again, and answer it".into(),
             },
             Self::State(state) => state.explain(place),
             Self::Thread => unavailable(
                 place,
-                "no thread could be started to talk to the keychain".into(),
+                "no thread could be started for the keychain".into(),
                 "raise the limit on threads",
             ),
         }
@@ -95,7 +94,7 @@ impl Failure {
 }
 
 impl KeychainState {
-    /// The error of a call that this state keeps from being made.
+    /// Returns the error of a call that is not possible in this state.
     pub(crate) fn explain(self, place: String) -> StoreError {
         let advice = self.advice().unwrap_or("try again").to_owned();
         match self {
@@ -107,33 +106,33 @@ impl KeychainState {
             }
             state => StoreError::Unavailable {
                 place,
-                reason: format!("there is no keychain that can be used here ({state})"),
+                reason: format!("there is no usable keychain here ({state})"),
                 advice,
             },
         }
     }
 }
 
-/// What a status code of macOS says. `keyring_core` tells only some of them apart.
+/// The meaning of a status code of macOS. `keyring_core` distinguishes only some of them.
 #[cfg_attr(not(target_os = "macos"), allow(dead_code, reason = "only tests use all of it"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Status {
-    /// The user said no to the prompt.
+    /// The user dismissed the prompt.
     Cancelled,
-    /// The user, or the item's access list, does not let this program in.
+    /// The user, or the item's access list, denies access to this program.
     Denied,
-    /// Somebody else made the item at the same moment.
+    /// Another program created the item at the same moment.
     Duplicate,
-    /// It is locked, and this session cannot raise a prompt.
+    /// The keychain is locked, and this session cannot show a prompt.
     NoInteraction,
-    /// There is no keychain to use.
+    /// There is no default keychain.
     NoKeychain,
     /// The keychain cannot be written.
     ReadOnly,
 }
 
 impl Status {
-    /// The codes are those of Apple's `SecBase.h` and `MacErrors.h`.
+    /// Returns the meaning of a code. The codes are in Apple's `SecBase.h` and `MacErrors.h`.
     fn of(code: i32) -> Option<Self> {
         Some(match code {
             -128 => Self::Cancelled,                // userCanceledErr
@@ -176,7 +175,7 @@ impl Status {
             Self::NoKeychain => unavailable(
                 place,
                 "this user has no default keychain",
-                "make one in Keychain Access, or use an age file",
+                "create one in Keychain Access, or use an age file",
             ),
             Self::ReadOnly => {
                 StoreError::ReadOnly { place, reason: "the keychain cannot be written".into() }
@@ -185,7 +184,7 @@ impl Status {
     }
 }
 
-/// Tells whether the item was found and then deleted by somebody, before anything was done with it.
+/// Returns whether another program deleted the item after it was found and before it was used.
 #[cfg(all(unix, not(target_vendor = "apple")))]
 pub(super) fn is_gone(error: &Error) -> bool {
     use zbus::fdo::Error as Standard;
@@ -207,7 +206,7 @@ pub(super) fn is_gone(error: &Error) -> bool {
     })
 }
 
-/// What D-Bus and the Secret Service say of an object that is no longer there.
+/// The errors of D-Bus and the Secret Service for an object that no longer exists.
 #[cfg(all(unix, not(target_vendor = "apple")))]
 const GONE: [&str; 4] = [
     "org.freedesktop.DBus.Error.UnknownInterface",
@@ -216,13 +215,13 @@ const GONE: [&str; 4] = [
     "org.freedesktop.Secret.Error.NoSuchObject",
 ];
 
-/// Elsewhere an item is found and used in one call.
+/// On other systems, an item is found and used in one call.
 #[cfg(not(all(unix, not(target_vendor = "apple"))))]
 pub(super) fn is_gone(_error: &Error) -> bool {
     false
 }
 
-/// The status code that an error of the platform carries.
+/// Returns the status code in an error of the platform.
 #[cfg(target_os = "macos")]
 fn status(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Option<i32> {
     error.downcast_ref::<security_framework::base::Error>().map(|error| error.code())

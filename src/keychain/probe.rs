@@ -1,4 +1,4 @@
-//! Whether the keychain can be used, found out without raising a prompt.
+//! Checks whether the keychain can be used, without raising a prompt.
 
 #[cfg(all(unix, not(target_vendor = "apple")))]
 mod secret_service;
@@ -9,24 +9,24 @@ use std::time::Duration;
 use super::state::KeychainState;
 use crate::sys::blocking;
 
-/// Finds out whether the keychain can be used, in less than 2 seconds and without raising a prompt.
+/// Returns whether the keychain can be used. It takes less than 2 seconds and raises no prompt.
 ///
-/// Credential Manager and the login keychain are part of their systems and count as available;
-/// only a call shows whether macOS locked it.
+/// Credential Manager and the login keychain of macOS are parts of their systems, and count as available.
+/// Only a call shows whether macOS has locked the keychain.
 pub async fn probe_keychain() -> KeychainState {
     let probed = blocking::run("keychain", || Ok(probe())).await;
     probed.unwrap_or(KeychainState::NotAnswering)
 }
 
-/// A person waits for it.
+/// The limit for the whole check, because a person waits for it.
 #[cfg(all(unix, not(target_vendor = "apple")))]
 const DEADLINE: Duration = Duration::from_millis(1500);
 
-/// For each question to the provider; the first one may start it.
+/// The limit for each request to the provider. The first request may start the provider.
 #[cfg(all(unix, not(target_vendor = "apple")))]
 const TIMEOUT: Duration = Duration::from_millis(1200);
 
-/// The same before a call, which may take 3 seconds in all.
+/// The limit for each request before a call. The whole call may take 3 s.
 #[cfg(all(unix, not(target_vendor = "apple")))]
 const TIMEOUT_OF_A_CALL: Duration = Duration::from_millis(2500);
 
@@ -41,17 +41,17 @@ fn probe() -> KeychainState {
     KeychainState::Available
 }
 
-/// Finds out what keeps an item from being read or made, without raising a prompt:
-/// [`KeychainState::Available`] if nothing does. `prompts` says that the client may raise some.
+/// Returns [`KeychainState::Available`] if an item can be read or created now, and otherwise why not. It
+/// raises no prompt. `prompts` says whether the client may raise prompts.
 ///
-/// The Secret Service's client unlocks what it finds locked without being asked to, which raises a
-/// prompt; and it waits for ever for an answer.
+/// This is needed because the client of the Secret Service unlocks a locked collection without being asked
+/// to. That raises a prompt, and the client waits for an answer without a limit.
 #[cfg(all(unix, not(target_vendor = "apple")))]
 pub(super) fn state_of(service: &str, account: &str, prompts: bool) -> KeychainState {
     secret_service::state_of(service, account, prompts, TIMEOUT_OF_A_CALL)
 }
 
-/// The systems' own keychains tell that themselves.
+/// The keychains of these systems report this themselves.
 #[cfg(any(target_vendor = "apple", not(unix)))]
 pub(super) fn state_of(_service: &str, _account: &str, _prompts: bool) -> KeychainState {
     KeychainState::Available

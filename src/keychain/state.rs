@@ -4,22 +4,22 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeychainState {
-    /// It is there and unlocked.
+    /// It exists and is unlocked.
     Available,
-    /// It is there and locked; using it would raise a prompt.
+    /// It exists and is locked. Using it would raise a prompt.
     Locked,
-    /// There is no session bus to reach a Secret Service on: ssh, a container, a service.
+    /// There is no session bus, as over ssh, in a container or in a service.
     NoBus,
-    /// There is a Secret Service without a default collection to keep anything in.
+    /// There is a Secret Service, but it has no default collection.
     NoDefaultCollection,
-    /// There is a session bus, and nothing on it offers a Secret Service.
+    /// There is a session bus, but no program on it provides the Secret Service.
     NoProvider,
     /// It did not answer in time.
     NotAnswering,
 }
 
 impl KeychainState {
-    /// Says how to get to a keychain that can be used; nothing to do if it can be.
+    /// Returns what to do to make the keychain usable, or `None` if it can be used.
     #[must_use]
     pub fn advice(self) -> Option<&'static str> {
         match self {
@@ -29,7 +29,7 @@ impl KeychainState {
                 Some("run in a desktop session, or use `dbus-run-session`, or an age file")
             }
             Self::NoDefaultCollection => {
-                Some("make a default keyring, for instance with seahorse, or use an age file")
+                Some("create a default keyring, for instance with seahorse, or use an age file")
             }
             Self::NoProvider => {
                 Some("install and start gnome-keyring or KWallet, or use an age file")
@@ -38,7 +38,7 @@ impl KeychainState {
         }
     }
 
-    /// Tells whether there is no keychain here, as opposed to one that is locked or slow.
+    /// Returns whether there is no keychain. A locked or slow keychain is not absent.
     #[must_use]
     pub fn is_absent(self) -> bool {
         matches!(self, Self::NoBus | Self::NoDefaultCollection | Self::NoProvider)

@@ -1,8 +1,8 @@
-//! The one thread that talks to the keychain.
+//! The thread that calls the keychain.
 //!
-//! Keychain calls have no timeouts of their own, misbehave inside an async runtime, and must not
-//! run side by side. So they run one after the other on a thread that nobody waits for: a caller
-//! gives up at its deadline, and the process can exit whatever the thread is stuck in.
+//! Keychain calls have no timeouts, do not work inside an async runtime, and must not run at the same time.
+//! So they run one after the other on one thread. A caller gives up at its deadline, and the process can
+//! exit even if the thread hangs.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, SendError, Sender};
@@ -16,7 +16,7 @@ use super::connection::Connection;
 use super::failure::{self, Failure};
 use crate::sys::wipe;
 
-/// How often an item is looked for again that was there, and gone when it was to be used.
+/// How often an item is looked up again if it was removed after it was found.
 const ATTEMPTS: usize = 5;
 
 struct Job {
@@ -24,10 +24,10 @@ struct Job {
     abandoned: Abandoned,
 }
 
-/// Set when a caller has given up: what has not begun by then is not done at all.
+/// Is set when a caller has given up. Work that has not started by then is not done.
 type Abandoned = Arc<AtomicBool>;
 
-/// The call that is under way.
+/// The call that is running.
 type Running = Arc<Mutex<Option<Abandoned>>>;
 
 #[derive(Clone)]
@@ -36,7 +36,7 @@ struct Worker {
     running: Running,
 }
 
-/// The platform's keychain, as the worker has it.
+/// The worker's connection to the platform's keychain.
 #[derive(Default)]
 struct Keychain(Connection);
 
@@ -44,9 +44,9 @@ static WORKER: Mutex<Option<Worker>> = Mutex::new(None);
 
 /// Makes a call, and waits for it up to a deadline.
 ///
-/// `check` runs first, and a connection is made meanwhile, which asks nobody anything. If the connection
-/// fails, both run a second time, on a new one: a keychain that was restarted has forgotten its sessions,
-/// and may be locked. What they hold is dropped when it is over, which may be long after the deadline.
+/// `check` runs first. A connection is made meanwhile, which raises no prompt. If the connection fails,
+/// both run once more on a new one: a restarted keychain has lost its sessions, and may be locked. The
+/// closures are dropped when the call is finished, which may be long after the deadline.
 pub(super) fn call<T: Send + 'static>(
     deadline: Duration,
     check: impl Fn() -> Result<(), Failure> + Send + 'static,
@@ -55,7 +55,7 @@ pub(super) fn call<T: Send + 'static>(
     run(deadline, move |keychain, abandoned| keychain.call(&check, &work, abandoned))?
 }
 
-/// Does something else that talks to the keychain's service, on the same terms.
+/// Runs other work that calls the keychain's service, in the same way.
 #[cfg(all(unix, not(target_vendor = "apple")))]
 pub(super) fn run_abandonable<T: Send + 'static>(
     deadline: Duration,
@@ -72,7 +72,7 @@ fn run<T: Send + 'static>(
     let abandoned = Abandoned::default();
     let given_up = abandoned.clone();
     let work = Box::new(move |keychain: &mut Keychain| {
-        // If the caller gave up, nobody listens any more.
+        // If the caller gave up, nothing receives this.
         let _ = reply.send(work(keychain, &given_up));
     });
     send(Job { work, abandoned: abandoned.clone() })?;
@@ -85,7 +85,7 @@ fn run<T: Send + 'static>(
     })
 }
 
-/// Hands a job to the worker, starting one if there is none or if the last one panicked.
+/// Sends a job to the worker. Starts a worker if there is none, or if the last one panicked.
 fn send(job: Job) -> Result<(), Failure> {
     let mut worker = lock(&WORKER);
     let job = match worker.as_ref() {
@@ -127,7 +127,7 @@ impl Worker {
     }
 }
 
-/// The end of a call, even if that is a panic.
+/// Marks the end of a call when it is dropped, also after a panic.
 struct End<'a>(&'a Running);
 
 impl Drop for End<'_> {
@@ -169,7 +169,7 @@ impl Keychain {
     ) -> Result<T, Failure> {
         self.0.begin();
         check()?;
-        // What was given up meanwhile must not take effect.
+        // A call that was abandoned meanwhile must not take effect.
         if abandoned.load(Ordering::SeqCst) {
             return Err(Failure::Busy);
         }
@@ -188,7 +188,7 @@ mod tests {
 
     use super::*;
 
-    /// What gnome-keyring says of an item that another process has just removed.
+    /// The error of gnome-keyring for an item that another process has just removed.
     fn gone() -> Error {
         let call = zbus::Message::method_call("/", "GetSecret").unwrap().build(&()).unwrap();
         let name = "org.freedesktop.DBus.Error.UnknownMethod".try_into().unwrap();
@@ -219,7 +219,7 @@ mod tests {
             Err::<(), _>(gone())
         };
         let mut keychain = mock();
-        // The connection may be what is wrong, so that is made again, and there may be a keychain.
+        // The connection may be the cause, so it is made again. There may be a keychain on this machine.
         let answer = keychain.call(&|| Ok(()), &work, &Abandoned::default());
         assert!(answer.is_err());
         assert!((ATTEMPTS..=ATTEMPTS + 1).contains(&calls.get()), "{}", calls.get());

@@ -143,7 +143,7 @@ fn a_pinned_choice_that_cannot_be_read_is_an_error_that_names_its_file() {
     fs::write(&pin, "vault:canary\n").unwrap();
     let answer = start_actor(&session).ask("open-default");
     assert!(answer.starts_with(&format!("error Unavailable: {}", pin.display())), "{answer}");
-    assert!(answer.contains("remove it to choose anew") && !answer.contains("canary"), "{answer}");
+    assert!(answer.contains("remove it to choose again") && !answer.contains("canary"), "{answer}");
     assert_eq!(fs::read_to_string(&pin).unwrap(), "vault:canary\n");
 }
 

@@ -151,7 +151,7 @@ fn a_keychain_without_a_default_collection_is_an_error_and_none_is_made() {
     let answer = session.actor(STORE).ask("save mine absent");
     assert!(answer.starts_with(&format!("error Unavailable: {ITEM}")), "{answer}");
     assert!(answer.contains("no default collection"), "{answer}");
-    assert!(answer.contains("make a default keyring"), "{answer}");
+    assert!(answer.contains("create a default keyring"), "{answer}");
     assert_eq!(probe(&session), "ok no default collection");
     assert!(!session.state().join("tokenkeep/axiomtrade/alice.age").exists());
 }
@@ -272,7 +272,7 @@ fn a_locked_keychain_is_asked_to_unlock_only_if_prompts_are_allowed() {
     // There is nobody to ask here, so it stays locked.
     let answer = actor.ask("load");
     assert!(answer.starts_with(&format!("error Locked: {ITEM}")), "{answer}");
-    assert!(answer.contains("it was not unlocked when it asked"), "{answer}");
+    assert!(answer.contains("its prompt was not answered"), "{answer}");
     assert_eq!(unlocking.calls(&session), 1);
 }
 

@@ -75,12 +75,12 @@ async fn a_bad_identity_file_is_named_by_line_and_not_quoted() {
     let dir = scratch();
     let path = dir.path().join("key.txt");
     for (text, expected) in [
-        (String::new(), "it holds no identity"),
-        ("# only a comment\n".into(), "it holds no identity"),
-        (format!("# one\n{IDENTITY}\ncanary\n"), "line 3 is no X25519 identity"),
-        (format!("{}\n", &IDENTITY[..70]), "line 1 is no X25519 identity"),
-        (RECIPIENT.into(), "line 1 is no X25519 identity"),
-        ("AGE-PLUGIN-YUBIKEY-1CANARY".into(), "line 1 is no X25519 identity"),
+        (String::new(), "it contains no identity"),
+        ("# only a comment\n".into(), "it contains no identity"),
+        (format!("# one\n{IDENTITY}\ncanary\n"), "line 3 is not an X25519 identity"),
+        (format!("{}\n", &IDENTITY[..70]), "line 1 is not an X25519 identity"),
+        (RECIPIENT.into(), "line 1 is not an X25519 identity"),
+        ("AGE-PLUGIN-YUBIKEY-1CANARY".into(), "line 1 is not an X25519 identity"),
     ] {
         write_private(&path, &text);
         let error = load_error(AgeKey::identity_file(&path)).await;
@@ -351,7 +351,7 @@ async fn a_bad_recovery_recipient_is_refused_and_not_quoted() {
     let dir = scratch();
     let list = dir.path().join("list.txt");
     for (text, expected) in
-        [("", "holds no recipient"), ("# x\nnobody\n", "line 2 is no X25519 recipient")]
+        [("", "contains no recipient"), ("# x\nnobody\n", "line 2 is not an X25519 recipient")]
     {
         write_private(&list, text);
         let key = own().with_recovery_recipients_file(&list);

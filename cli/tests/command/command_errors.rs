@@ -378,7 +378,7 @@ fn restore_looks_at_the_file_before_it_asks_for_a_passphrase() {
 fn rekey_takes_no_tokens_for_an_identity() {
     let home = Home::signed_in();
     let said = home.run("rekey --identity state/tokenkeep/default.age").failed(6);
-    assert!(said.contains("is no identity file"), "{said}");
+    assert!(said.contains("is not an identity file"), "{said}");
     assert_eq!(home.run("get").line(), "canary-a");
 }
 

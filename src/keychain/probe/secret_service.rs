@@ -15,7 +15,7 @@ const PATH: &str = "/org/freedesktop/secrets";
 const SERVICE: &str = "org.freedesktop.Secret.Service";
 const COLLECTION: &str = "org.freedesktop.Secret.Collection";
 
-/// Some providers keep what is forgotten at logout in a collection of this name; it is never locked.
+/// A collection of this name is lost when the user logs out. It is never locked. Some providers have it.
 const FORGETFUL: &str = "/org/freedesktop/secrets/collection/session";
 
 pub(super) fn probe(timeout: Duration) -> KeychainState {
@@ -30,13 +30,13 @@ pub(super) fn state_of(
 ) -> KeychainState {
     ask(timeout, |connection| {
         if prompts {
-            // The client unlocks what it needs; but it makes no default collection.
+            // The client unlocks a collection, but does not create a default collection.
             return match default_collection(connection)? {
                 KeychainState::Locked => Ok(KeychainState::Available),
                 state => Ok(state),
             };
         }
-        // First, because some providers raise their prompt when they are searched while locked.
+        // This is checked first, because some providers raise a prompt if they are searched while locked.
         match unlocked_collection(connection)? {
             KeychainState::Available => {}
             state => return Ok(state),
@@ -49,7 +49,7 @@ pub(super) fn state_of(
             return Ok(KeychainState::Locked);
         }
         if unlocked.is_empty() {
-            // Some providers do not find what is locked, so it may be there.
+            // Some providers do not find a locked item, so it may exist.
             return default_collection(connection);
         }
         Ok(KeychainState::Available)
@@ -74,7 +74,8 @@ fn ask(
     }
 }
 
-/// Having no address, or nobody at it, is to have no bus. Anything else is a bus that is not well.
+/// Returns whether there is no bus: it has no address, or nothing listens there. Any other error means that
+/// a bus exists and fails.
 fn is_nobody_there(error: &zbus::Error) -> bool {
     let is_nobody = |error: &io::Error| {
         matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
@@ -86,7 +87,7 @@ fn is_nobody_there(error: &zbus::Error) -> bool {
     }
 }
 
-/// The bus knows how to start a provider, and could not.
+/// Returns whether the bus tried to start a provider and failed.
 fn is_not_started(error: &zbus::Error) -> bool {
     let name = match error {
         zbus::Error::MethodError(name, ..) => name.as_str(),
@@ -96,14 +97,14 @@ fn is_not_started(error: &zbus::Error) -> bool {
         || name.starts_with("org.freedesktop.DBus.Error.Spawn.")
 }
 
-/// Somebody has the name, or would be started to take it.
+/// Returns whether a provider is running, or can be started by the bus.
 fn has_provider(connection: &Connection) -> zbus::Result<bool> {
     let bus = DBusProxy::new(connection)?;
     Ok(bus.name_has_owner(NAME.try_into()?)?
         || bus.list_activatable_names()?.iter().any(|name| name.as_str() == NAME))
 }
 
-/// Whether anything is unlocked that an item could be in.
+/// Returns whether a collection in which an item could be is unlocked.
 fn unlocked_collection(connection: &Connection) -> zbus::Result<KeychainState> {
     let service = proxy(connection, PATH, SERVICE)?;
     let collections: Vec<OwnedObjectPath> = service.get_property("Collections")?;
@@ -131,8 +132,8 @@ fn is_locked(connection: &Connection, collection: &ObjectPath<'_>) -> zbus::Resu
     proxy(connection, collection.as_str(), COLLECTION)?.get_property("Locked")
 }
 
-/// Asks only what it is asked: a proxy that keeps properties reads all of them first, and subscribes
-/// to their changes.
+/// Makes a proxy without a cache. A proxy with one would first read all properties and subscribe to their
+/// changes.
 fn proxy<'a>(
     connection: &Connection,
     path: &'a str,
