@@ -1,7 +1,6 @@
 //! OAuth 2.0: refresh tokens of any provider, sign in, and revoke tokens.
-//!
 //! This module needs the feature `oauth2`: `cargo add tokenkeep --features oauth2`.
-//! [OAuth 2.0 providers](crate::docs::providers) lists the settings of known providers.
+//! [Providers](crate::docs::providers) shows how to set it up.
 
 mod answer;
 mod browser;

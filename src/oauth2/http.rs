@@ -307,13 +307,12 @@ mod tests {
         }
     }
 
-    /// Sends one request to a server that answers with `answer`, and then says nothing more, and waits
-    /// up to the limit.
+    /// Sends one request to a server that sends `answer` and nothing more. Waits up to the limit.
     fn exchange(answer: &'static str, limit: Duration) -> Result<HttpResponse, Failed> {
         exchange_stopped_for(Duration::ZERO, answer, limit)
     }
 
-    /// The same in a process that is stopped for so long once the answer was sent.
+    /// Like `exchange`, in a process that is stopped for `time` after the answer was sent.
     fn exchange_stopped_for(
         time: Duration,
         answer: &'static str,
@@ -352,7 +351,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_came_while_the_process_was_stopped_is_read() {
-        // More than is read at once.
+        // The body is longer than one read.
         let body = " ".repeat(60_000);
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         let (limit, stopped) = (Duration::from_millis(500), Duration::from_millis(700));
@@ -377,13 +376,13 @@ mod tests {
         permit(Duration::from_secs(30), &Clock::default())
     }
 
-    /// The same, whose wall clock makes this step once there is a connection: `connected` ends then.
+    /// Like `minute`, but the wall clock makes this step once there is a connection: `connected` ends then.
     fn minute_with_step(step: Duration, connected: mpsc::Receiver<()>) -> RefreshPermit {
         let (connected, is_given_out) = (Mutex::new(connected), AtomicBool::new(false));
         let clock = Clock::new(move || {
             let mut now = SystemTime::UNIX_EPOCH;
             if is_given_out.swap(true, Ordering::SeqCst) {
-                // Who asks before there is a connection hears that no time has passed.
+                // Before there is a connection, no time has passed.
                 let connected = connected.lock().unwrap().recv_timeout(Duration::from_secs(5));
                 let is_connected = connected == Err(mpsc::RecvTimeoutError::Disconnected);
                 now += if is_connected { step } else { Duration::ZERO };
@@ -395,7 +394,7 @@ mod tests {
 
     fn listen() -> (TcpListener, String) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        // So that a large request does not fit into it.
+        // A large request must not fit into the buffer.
         SockRef::from(&listener).set_recv_buffer_size(4096).unwrap();
         let url = format!("http://{}/token", listener.local_addr().unwrap());
         (listener, url)
@@ -405,7 +404,7 @@ mod tests {
         http::Request::post(url).body(vec![b'a'; length]).unwrap()
     }
 
-    /// Reads to the end of a connection: how much came, and how it ended.
+    /// Reads to the end of a connection. Returns how much was read, and how the connection ended.
     fn drain(stream: &mut impl Read) -> (usize, Option<io::ErrorKind>) {
         let (mut count, mut bytes) = (0, vec![0; 65_536]);
         loop {
@@ -425,7 +424,7 @@ mod tests {
             drop(connect);
             drain(&mut stream).0
         });
-        // By the wall clock, this process was stopped for so long.
+        // By the wall clock, this process was stopped for 6 s.
         let permit = minute_with_step(Duration::from_secs(6), connected);
         let http = Http::new().permitted(permit);
         let failure = RefreshFailure::from(http.exchange(to(&url, 3)).await.unwrap_err());
@@ -434,7 +433,7 @@ mod tests {
         assert_eq!(server.join().unwrap(), 0);
     }
 
-    /// Answers one request, and says how the connection ended, once the client is done with it.
+    /// Answers one request. Returns how the connection ended, once the client has finished.
     fn answering(
         answer: &'static str,
         listener: TcpListener,
@@ -465,7 +464,7 @@ mod tests {
             let (finish, done) = mpsc::channel();
             let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
             let server = answering(answer, listener, connect, done);
-            // By the wall clock, connecting took so long.
+            // By the wall clock, connecting took 4 s.
             let permit = minute_with_step(Duration::from_secs(4), connected);
             let permit = if is_limited { permit } else { RefreshPermit::unlimited() };
             let http = Http::new().permitted(permit);
@@ -489,7 +488,7 @@ mod tests {
         assert_eq!(server.join().unwrap(), RESET);
     }
 
-    /// How the server sees a connection that is reset. Wine 8 ends it like any other.
+    /// How the server sees a reset. With Wine 8, the connection ends in the usual way.
     const RESET: Option<io::ErrorKind> =
         if cfg!(windows) { None } else { Some(io::ErrorKind::ConnectionReset) };
 
@@ -505,7 +504,7 @@ mod tests {
         };
         let http = Http::new().permitted(permit(Duration::from_secs(30), &clock));
         let mut exchange = pin!(http.exchange(to(&url, 3)));
-        // It is given out, the time that is left is asked for, and then comes the check.
+        // The clock is read when the permit is made, for the time that is left, and for the check.
         poll_fn(|context| {
             assert!(exchange.as_mut().poll(context).is_pending());
             let is_checked = reads.load(Ordering::SeqCst) == 3;
@@ -518,10 +517,10 @@ mod tests {
         assert!(stream.peek(&mut [0]).unwrap() > 0);
     }
 
-    /// A request that the server has begun to read, and of which most does not fit into the kernel.
+    /// The size of a request that does not fit into the buffers of the kernel.
     const LARGE: usize = 32 * 1024 * 1024;
 
-    /// Reads on after `given_up`, and says how the connection ended.
+    /// Reads on after `given_up`. Returns how the connection ended.
     fn reading(
         listener: TcpListener,
         arrived: oneshot::Sender<()>,

@@ -231,7 +231,7 @@ fn a_setting_that_cannot_be_used_is_named_by_file_and_line() {
     let store = fs::read_to_string(&path).unwrap();
     let good = "client_id = \"app\"\ntoken_url = \"https://issuer.example/token\"\n";
     for (wrong, words) in [
-        ("revocation_url = \"http://issuer.example/canary\"", "revocation_url has to begin with"),
+        ("revocation_url = \"http://issuer.example/canary\"", "revocation_url must begin with"),
         ("authorization_url = \"canary\"", "authorization_url is not a URL"),
         ("device_authorization_url = \"https://me:canary@x.example/\"", "a user or a password"),
         ("redirect_port = 65536", "wrong type"),
