@@ -1,4 +1,6 @@
-//! The contract of [`TokenStore`] as tests, for this crate's stores and for yours.
+//! Tests of the contract of [`TokenStore`], for this crate's stores and for yours.
+//! This module needs the feature `conformance`: `cargo add --dev tokenkeep --features conformance`.
+//! [The guide](crate::docs::guide#which-store) tells more about stores of your own.
 //!
 //! ```
 //! use tokenkeep::conformance;
@@ -11,8 +13,8 @@
 //! }
 //! ```
 //!
-//! In a test of your own this is the body of a `#[tokio::test]`. A rule that does not hold makes
-//! it panic with the rule's words.
+//! In your own tests, call `check` in a `#[tokio::test]`. It panics with the text of the first rule that
+//! does not hold.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -26,12 +28,12 @@ use crate::record::{Intent, MAX_RECORD, Record, RefreshState, Rejection, Throttl
 use crate::store::{Lease, Precondition, Revision, Stored, TokenStore};
 use crate::tokens::AuthTokens;
 
-/// Checks every rule. `open` opens the same slot anew each time, as another process would; it is
-/// emptied before each rule and after the last one.
+/// Checks every rule. Each call of `open` must return a new store of the same slot, as in another process.
+/// The slot is emptied before each rule and after the last one.
 ///
 /// # Panics
 ///
-/// When a rule does not hold.
+/// Panics if a rule does not hold.
 pub async fn check<S: TokenStore>(open: impl Fn() -> S) {
     let slot = || Arc::new(open()) as Arc<dyn TokenStore>;
     round_trips(slot()).await;
@@ -172,7 +174,7 @@ async fn one_of_many_wins(slot: &impl Fn() -> Store) {
                     assert!(winner.replace(record).is_none(), "one racer wins {name}, no more");
                 }
                 Err(StoreError::Conflict { .. }) => {}
-                Err(error) => panic!("who loses the race {name} gets a Conflict: {error}"),
+                Err(error) => panic!("a racer that loses {name} gets a Conflict: {error}"),
             }
         }
         let winner = winner.unwrap_or_else(|| panic!("one racer wins {name}"));
@@ -235,7 +237,7 @@ async fn an_intent_is_a_save(slot: &impl Fn() -> Store) {
     assert_eq!(found.record.tokens, tokens("one"), "and the same tokens");
     conflict(store.save(&noted, Precondition::Unchanged(first)).await, "an intent after a change");
 
-    // One about another token is kept like any other, and says nothing.
+    // An intent to send another token is saved like any other, but is not the intent of this record.
     let foreign = record("two").with_refresh(noted.refresh.clone());
     let third =
         store.save(&foreign, Precondition::Unchanged(second.clone())).await.expect("it saves");
@@ -261,7 +263,7 @@ async fn all_that_is_known_about_refreshing_is_kept(slot: &impl Fn() -> Store) {
     store.save(&record, Precondition::Absent).await.expect("it saves");
     assert_eq!(stored(&slot()).await.record, record, "all of it comes back");
 
-    // There is room for it beside the largest tokens.
+    // There is room for it, even with the largest tokens.
     let mut length = MAX_RECORD;
     let largest = loop {
         let tokens = AuthTokens::new("x".repeat(length)).with_refresh_token("refresh-state");
@@ -294,7 +296,7 @@ async fn what_was_reserved_serves_the_end_of_a_refresh(slot: &impl Fn() -> Store
     assert_eq!(held.take_warning().map(|it| it.to_string()), None, "nothing went wrong");
     held.release().await.expect("a lease can be released");
 
-    // A login in between wins, and what was reserved costs nobody anything.
+    // A login in between wins, and the reservation does no harm.
     let before = stored(&store).await.revision;
     let mut held = lease(&store).await;
     held.reserve().await.expect("the successor can be reserved");
@@ -322,7 +324,7 @@ async fn a_dropped_future_does_no_harm(slot: &impl Fn() -> Store) {
     let (old, new) = (record("old"), record("new"));
     store.save(&old, Precondition::Absent).await.expect("it saves");
     let mut save = store.save(&new, Precondition::Anything);
-    // One step, then the caller gives up.
+    // The future is polled once and then dropped.
     let _ = save.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     drop(save);
     let found = stored(&store).await.record;
@@ -363,7 +365,7 @@ fn conflict<T>(result: Result<T, StoreError>, what: &str) {
     }
 }
 
-/// Drives all futures at once, on whatever executor this runs on.
+/// Polls all futures at the same time, on any executor.
 async fn all<F: Future + Unpin>(mut futures: Vec<F>) -> Vec<F::Output> {
     let mut done: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
     std::future::poll_fn(move |context| {

@@ -1,4 +1,4 @@
-//! Leaf helpers of everything that talks to a network.
+//! Helpers for network I/O.
 
 #[cfg(any(feature = "oauth2", feature = "object-store", feature = "postgres"))]
 pub(crate) mod io_runtime;

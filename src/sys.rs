@@ -1,4 +1,4 @@
-//! Leaf helpers: the clock, work that blocks, and wiping.
+//! Helpers: the clock, blocking work, directories, and wiping.
 
 pub(crate) mod blocking;
 pub(crate) mod clock;

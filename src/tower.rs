@@ -1,4 +1,6 @@
-//! A tower layer: each request to a known server carries a token that is valid now.
+//! A tower layer that adds a valid access token to each request to a known server.
+//! This module needs the feature `tower`: `cargo add tokenkeep --features tower`.
+//! [Providers](crate::docs::providers#put-the-token-into-requests) shows an example.
 
 mod origin;
 
@@ -24,11 +26,11 @@ use crate::tokens::AccessToken;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Puts `Authorization: Bearer …` into requests to the servers that it was given, and into no other.
+/// Adds `Authorization: Bearer …` to requests to the servers that it knows, and to no other requests.
 ///
-/// On a 401 it tells the manager so, and sends the request again, once, if that brings another token.
-/// If it does not, the 401 is returned as it came. The body has to be `Clone`, as `Bytes` and
-/// `String` are, because it may be sent twice.
+/// After a 401, the token is invalidated. If the manager then returns another token, the request is sent once
+/// more. If it does not, the 401 is returned unchanged. The body must be `Clone`, like `Bytes` and `String`,
+/// because it may be sent twice.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -53,16 +55,19 @@ type BoxError = Box<dyn Error + Send + Sync>;
 ///
 /// # Errors
 ///
-/// Its services fail as the manager does ([`AuthError`](crate::AuthError), before anything is sent), or
-/// as the service below.
+/// Its services return the errors of the manager ([`AuthError`](crate::AuthError), before anything is sent)
+/// and of the inner service.
 ///
 /// # Security
 ///
-/// A server is a scheme, a host and a port, and all three have to match; the scheme has to be `https`,
-/// but for an address of this machine's own. A request that has an `Authorization` header already is
-/// somebody else's business: it is sent as it is, and a 401 to it as well. The header is marked as
-/// sensitive, which keeps it out of `Debug` and of HTTP/2's compression, and wiped. The service below
-/// makes copies of it, and should not follow redirects to other hosts with it; reqwest takes it out.
+/// - A server is a scheme, a host and a port. All three must match. The scheme must be `https`, except for a
+///   loopback address.
+/// - A request that already has an `Authorization` header is sent unchanged, and a 401 to it is returned
+///   unchanged.
+/// - The header is marked as sensitive, so `Debug` does not show it and HTTP/2 does not compress it. It is
+///   wiped.
+/// - The inner service makes copies of the header. It should not send it to other hosts when it follows a
+///   redirect. reqwest removes it.
 #[derive(Clone)]
 pub struct BearerLayer {
     manager: TokenManager,
@@ -70,7 +75,7 @@ pub struct BearerLayer {
 }
 
 impl BearerLayer {
-    /// Starts with no server: nothing gets a token.
+    /// Makes a layer that knows no server, so no request gets a token.
     #[must_use]
     pub fn new(manager: TokenManager) -> Self {
         Self { manager, origins: Arc::default() }
@@ -80,13 +85,13 @@ impl BearerLayer {
     ///
     /// # Errors
     ///
-    /// [`InvalidOrigin`] if it is more than a server, or one that must not get a token.
+    /// [`InvalidOrigin`] if the text is more than a server, or a server that must not get a token.
     pub fn with_origin(mut self, origin: &str) -> Result<Self, InvalidOrigin> {
         Arc::make_mut(&mut self.origins).push(origin.parse()?);
         Ok(self)
     }
 
-    /// Whether this request is to carry the token.
+    /// Returns whether to add the token to this request.
     fn is_for<B>(&self, request: &Request<B>) -> bool {
         let is_known = Origin::of(request.uri()).is_some_and(|it| self.origins.contains(&it));
         is_known && !request.headers().contains_key(AUTHORIZATION)
@@ -134,7 +139,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        // The one that was asked whether it is ready is the one that is.
+        // `poll_ready` was called on `self.inner`, so that service is used. Its clone may not be ready.
         let next = self.inner.clone();
         let mut inner = mem::replace(&mut self.inner, next);
         if !self.layer.is_for(&request) {
@@ -151,24 +156,26 @@ where
             manager.invalidate(&token);
             match manager.get_access_token().await {
                 Ok(fresh) if fresh != token => {
-                    // Its connection may be what the next request needs.
+                    // The next request may need its connection.
                     drop(response);
                     poll_fn(|context| inner.poll_ready(context)).await.map_err(Into::into)?;
                     inner.call(with(&fresh, request)?).await.map_err(Into::into)
                 }
-                // The server's word counts; whoever asks the manager next hears its reason.
+                // The server's answer counts. The next call of the manager returns its error.
                 _ => Ok(response),
             }
         })
     }
 }
 
-/// Puts the token into a request.
+/// Adds the token to a request.
 fn with<B>(token: &AccessToken, mut request: Request<B>) -> Result<Request<B>, BoxError> {
     #[expect(clippy::disallowed_methods, reason = "it goes to a server that it is meant for")]
     let value = Zeroizing::new(["Bearer ", token.expose_secret()].concat().into_bytes());
     let value = HeaderValue::from_maybe_shared(Bytes::from_owner(value));
-    let mut value = value.map_err(|_| "the access token has characters that no header may have")?;
+    let mut value = value.map_err(
+        |_| "the access token has characters that a header cannot contain; sign in again",
+    )?;
     value.set_sensitive(true);
     request.headers_mut().insert(AUTHORIZATION, value);
     Ok(request)

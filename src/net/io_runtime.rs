@@ -1,6 +1,6 @@
-//! The runtime that does this crate's network work, whatever the program runs on.
+//! The runtime for this crate's network I/O.
 //!
-//! A program may have a runtime without I/O or timers, several that come and go, or none at all.
+//! It does not depend on the program's runtime: that may be without I/O or timers, may end, or may not exist.
 
 use std::future::{Future, pending};
 use std::io;
@@ -23,7 +23,7 @@ static OWN: Own = Own(Mutex::new(None));
 
 /// Runs `future` on the runtime of this crate, and waits for it on any executor.
 ///
-/// If this future is dropped, `future` is dropped soon after. A panic in `future` goes on here.
+/// If this future is dropped, `future` is dropped soon after. A panic in `future` is resumed here.
 pub(crate) async fn run<T: Send + 'static>(
     future: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, NoRuntime> {
@@ -35,25 +35,25 @@ pub(crate) async fn run<T: Send + 'static>(
     })
 }
 
-/// Returns the runtime of this crate, and starts it first if this process has none yet.
+/// Returns the runtime of this crate. Starts it if this process has none yet.
 pub(crate) fn handle() -> Result<Handle, NoRuntime> {
     OWN.handle(process::id())
 }
 
 /// The runtime of this crate cannot be started.
 #[derive(Debug, thiserror::Error)]
-#[error("the thread for network work cannot be started ({reason}); {ADVICE}")]
+#[error("the thread for network I/O cannot be started ({reason}); {ADVICE}")]
 pub(crate) struct NoRuntime {
     reason: String,
 }
 
 impl NoRuntime {
-    /// Says the same about a store.
+    /// Returns this as the error of a store.
     #[cfg(any(feature = "object-store", feature = "postgres"))]
     pub(crate) fn unavailable(self, place: &str) -> StoreError {
         StoreError::Unavailable {
             place: place.to_owned(),
-            reason: format!("the thread for network work cannot be started ({})", self.reason),
+            reason: format!("the thread for network I/O cannot be started ({})", self.reason),
             advice: ADVICE.to_owned(),
         }
     }
@@ -67,7 +67,8 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// A runtime, and the process that has its thread: a fork copies no thread but the one that forks.
+/// A runtime, and the id of the process that has its thread. After a fork, the child has no copy of that
+/// thread.
 struct Own(Mutex<Option<(u32, Handle)>>);
 
 impl Own {
@@ -85,11 +86,11 @@ impl Own {
 
 fn start(thread: thread::Builder) -> io::Result<Handle> {
     let (send, made) = mpsc::sync_channel(1);
-    // The thread owns the runtime from the beginning. To drop one in an async context panics.
+    // The thread owns the runtime from the start, because dropping a runtime in an async context panics.
     thread.name(NAME.to_owned()).spawn(move || {
         match Builder::new_current_thread().thread_name(NAME).enable_all().build() {
             Ok(runtime) => {
-                // The starter waits for this.
+                // The thread that starts this one waits for this.
                 let _ = send.send(Ok(runtime.handle().clone()));
                 runtime.block_on(pending::<()>());
             }
@@ -121,7 +122,7 @@ mod tests {
         }
     }
 
-    /// Waits as the executors of other crates do, which know nothing of tokio.
+    /// Waits like an executor without tokio.
     fn block_on<T>(future: impl Future<Output = T>) -> T {
         let waker = Waker::from(Arc::new(Unpark(thread::current())));
         let mut future = pin!(future);
@@ -176,7 +177,7 @@ mod tests {
         is_started.recv().unwrap();
         assert_eq!(dropped.try_recv(), Err(mpsc::TryRecvError::Empty));
         drop(work);
-        // Only so that a failure is one, and not a test that hangs.
+        // The limit makes the test fail instead of hang.
         let dropped = dropped.recv_timeout(Duration::from_secs(60));
         assert_eq!(dropped, Err(mpsc::RecvTimeoutError::Disconnected));
     }
@@ -201,7 +202,7 @@ mod tests {
         assert_ne!(thread(2), first);
     }
 
-    /// Others reserve no memory for a stack that is not used yet.
+    /// Other systems reserve no memory for an unused stack.
     #[cfg(target_os = "linux")]
     #[test]
     fn a_thread_that_cannot_be_had_is_an_error() {

@@ -1,11 +1,10 @@
-//! Whether a host is this machine, told by its address alone.
+//! Whether a host is a loopback address.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// Tells whether a host, as it stands in a URL, is an address of this machine's own: 127.0.0.0/8
-/// or `[::1]`.
+/// Returns whether the host of a URL is a loopback address: 127.0.0.0/8 or `[::1]`.
 ///
-/// `localhost` is a name: what it leads to is up to a hosts file or a resolver.
+/// `localhost` is not one: it is a name, and its address depends on a hosts file or a resolver.
 pub(crate) fn is_loopback(host: &str) -> bool {
     let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     match v6 {

@@ -1,11 +1,11 @@
-//! The URL of a server, and of nothing else.
+//! The URL of a server.
 
-/// What an endpoint looks like.
+/// The form of an endpoint, for an error.
 pub(crate) const FORM: &str =
-    "an endpoint is https://HOST, with a port and a path if need be, or http:// for this machine";
+    "an endpoint is https://HOST, optionally with a port and a path, or http:// for this machine";
 
-/// Tells whether this is a scheme of HTTP, a host, and maybe a port and a path: no user, no query, and no
-/// character that two parsers could take for different things.
+/// Returns whether this is `http` or `https`, a host, and optionally a port and a path. It must have no
+/// user, no query, and no character that two parsers could read differently.
 pub(crate) fn is_endpoint(text: &str) -> bool {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     let Some(rest) = rest else { return false };

@@ -1,18 +1,18 @@
-//! Connections to the servers of others: over TLS, which trusts whom the system trusts.
+//! TLS connections that trust the root certificates of the system.
 
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_rustls::builderstates::WantsSchemes;
 
-/// What this crate calls itself.
+/// The user agent of this crate.
 pub(crate) const USER: &str = concat!("tokenkeep/", env!("CARGO_PKG_VERSION"));
 
-/// What is wrong where [`trusting_the_system`] returns nothing.
+/// The error if [`trusting_the_system`] returns `None`.
 pub(crate) const NO_ROOTS: &str =
     "this machine has no root certificates; install them (often the package ca-certificates)";
 
-/// Begins to build a connector: `None` if this system trusts nobody.
+/// Starts to build a connector. Returns `None` if the system has no root certificates.
 ///
-/// The system's roots are files on some systems, so this is no work for the runtime's threads.
+/// On some systems the root certificates are files, so they are read on a blocking thread.
 pub(crate) async fn trusting_the_system() -> Option<HttpsConnectorBuilder<WantsSchemes>> {
     let builder = tokio::task::spawn_blocking(|| {
         let provider = rustls::crypto::ring::default_provider();
@@ -21,7 +21,8 @@ pub(crate) async fn trusting_the_system() -> Option<HttpsConnectorBuilder<WantsS
     builder.await.ok().and_then(Result::ok)
 }
 
-/// Says what a connection failed of, in words of this crate: those of others may quote the server.
+/// Returns why a connection failed. The text is this crate's own, because an error of another crate may
+/// quote the server.
 pub(crate) fn reason_of(error: &(dyn std::error::Error + 'static)) -> &'static str {
     let mut cause = Some(error);
     let mut reason = "cannot be reached; check the network and the host's name";
@@ -37,7 +38,7 @@ pub(crate) fn reason_of(error: &(dyn std::error::Error + 'static)) -> &'static s
             if error.kind() == std::io::ErrorKind::ConnectionRefused {
                 reason = "refused the connection";
             }
-            // An I/O error's source leaves out what it wraps itself.
+            // `source` of an I/O error skips the error that it wraps.
             if let Some(inner) = error.get_ref() {
                 cause = Some(inner);
                 continue;

@@ -1,4 +1,4 @@
-//! Work that blocks, kept off the threads that run tasks.
+//! Runs blocking work on threads that run no tasks.
 
 use std::panic;
 use std::thread;
@@ -9,10 +9,10 @@ use tokio::sync::oneshot;
 use crate::error::StoreError;
 use crate::sys::wipe;
 
-/// Runs `work` on the runtime's blocking pool, or on a thread of its own where there is no tokio.
+/// Runs `work` on the runtime's blocking pool, or on a thread of its own if there is no tokio runtime.
 ///
-/// Once started it runs to its end, even if the caller's future is dropped: that is what makes a
-/// cancelled write happen whole or not at all.
+/// Work that was started runs to its end, even if the caller's future is dropped. So a dropped write happens
+/// completely or not at all.
 pub(crate) async fn run<T: Send + 'static>(
     place: &str,
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
@@ -29,7 +29,7 @@ pub(crate) async fn run<T: Send + 'static>(
         let (done, joined) = oneshot::channel();
         let work = panic::AssertUnwindSafe(work);
         let run = move || {
-            // If the caller gave up, nobody listens any more.
+            // If the caller gave up, nothing receives this.
             let _ = done.send(panic::catch_unwind(work));
         };
         if thread::Builder::new().name("tokenkeep".into()).spawn(run).is_err() {

@@ -1,4 +1,4 @@
-//! What time it is, and waiting: by the system's clock, or one that a test turns.
+//! Clocks and timers: those of the system, or those of a test.
 
 use std::fmt;
 use std::future::{self, Future};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, Utc};
 
-/// The wall clock decides about expiry: a laptop that was asleep wakes up with its token expired.
+/// A wall clock. It decides about expiry, because a token expires also while a laptop is suspended.
 #[derive(Clone)]
 pub(crate) struct Clock(Arc<dyn Fn() -> SystemTime + Send + Sync>);
 
@@ -35,8 +35,8 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// Waits. Unless told otherwise, by a thread of its own that all timers share: the runtime of the
-/// program may have no timer, and there may be none at all.
+/// A timer. By default, all timers share one thread of their own, because the program may have no runtime,
+/// or one without a timer.
 pub(crate) struct Timer(Box<dyn Fn(Duration) -> Sleep + Send + Sync>);
 
 type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -52,7 +52,7 @@ impl Timer {
         (self.0)(time).await;
     }
 
-    /// Waits for a future up to a limit, and drops it then.
+    /// Waits for a future up to a limit, and drops it after that.
     pub(crate) async fn within<T>(
         &self,
         limit: Duration,
@@ -82,8 +82,8 @@ impl fmt::Debug for Timer {
     }
 }
 
-/// Waits for something that takes seconds: soon at first, and less and less often. The random part
-/// keeps those who wait for the same thing from asking in step.
+/// The pauses for polling: short at first, and then longer. A random part keeps several pollers from
+/// polling at the same moments.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
@@ -95,20 +95,20 @@ impl Backoff {
         Self { next: first, longest }
     }
 
-    /// The next pause; `random` is from 0 up to 1.
+    /// Returns the next pause. `random` is from 0 to 1.
     pub(crate) fn next(&mut self, random: f64) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).min(self.longest);
-        // Between a half and the whole.
+        // From 0.5× to 1×.
         pause.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
     }
 }
 
-/// How soon, and how often at last, one who waits for a lease looks whether it is free.
+/// The first and the longest pause of a caller that waits for a lease.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 const SLOWEST_LOOK: Duration = Duration::from_millis(250);
 
-/// Waits, up to a limit, for something that somebody else has.
+/// Polls up to a limit, for a lock or a lease that another holder has.
 pub(crate) struct PollUntil {
     limit: Duration,
     backoff: Backoff,
@@ -122,7 +122,7 @@ impl PollUntil {
         Self { limit, backoff, slept: Duration::ZERO, began: Instant::now() }
     }
 
-    /// Waits a little, and then it is time for another look: `false` once the limit is reached.
+    /// Waits until the next poll. Returns `false` if the limit is reached.
     pub(crate) async fn wait(&mut self, timer: &Timer) -> bool {
         if self.waited() >= self.limit {
             return false;
@@ -133,27 +133,29 @@ impl PollUntil {
         true
     }
 
-    /// For how long so far, the looks included: at a server far away they take longer than the pauses.
+    /// Returns how long this has waited, including the polls themselves. A poll of a distant server takes
+    /// longer than a pause.
     pub(crate) fn waited(&self) -> Duration {
-        // A timer of the program's own may know nothing of real time.
+        // The time of the program's own timer may differ from real time.
         self.slept.max(self.began.elapsed())
     }
 }
 
-/// A number from 0 up to 1; 0 where the system has no randomness to give, which costs only evenness.
+/// Returns a random number from 0 to 1. Returns 0 if the system gives no random bytes: then only the jitter
+/// is missing.
 pub(crate) fn random() -> f64 {
     let mut bytes = [0; 4];
     let _ = getrandom::fill(&mut bytes);
     f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
 }
 
-/// The same moment as a date; what no date can name becomes the nearest one that can be named.
+/// Converts a time into a date. A time out of range becomes the nearest possible date.
 pub(crate) fn date(time: SystemTime) -> DateTime<Utc> {
     let (seconds, nanos) = match time.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(after) => (i64::try_from(after.as_secs()).unwrap_or(i64::MAX), after.subsec_nanos()),
         Err(error) => {
             let before = error.duration();
-            // Rounded down, so that the nanoseconds count forwards.
+            // The seconds are rounded down, so that the nanoseconds are positive.
             let whole = before.as_secs() + u64::from(before.subsec_nanos() > 0);
             let nanos = (1_000_000_000 - before.subsec_nanos()) % 1_000_000_000;
             (i64::try_from(whole).map_or(i64::MIN, |whole| -whole), nanos)
@@ -163,8 +165,8 @@ pub(crate) fn date(time: SystemTime) -> DateTime<Utc> {
     DateTime::from_timestamp(seconds, nanos).unwrap_or(end)
 }
 
-/// The same moment as a system time; `None` if it is later than the system can name. What is too early
-/// for that becomes the earliest moment that it can name: Windows begins in 1601.
+/// Converts a date into a system time. Returns `None` if it is too late for the system. A date that is too
+/// early becomes the earliest possible time: on Windows, that is in 1601.
 pub(crate) fn system_time(date: DateTime<Utc>) -> Option<SystemTime> {
     let (seconds, epoch) = (date.timestamp(), SystemTime::UNIX_EPOCH);
     let nanos = Duration::from_nanos(date.timestamp_subsec_nanos().min(999_999_999).into());
@@ -176,7 +178,8 @@ pub(crate) fn system_time(date: DateTime<Utc>) -> Option<SystemTime> {
     Some(before.unwrap_or_else(earliest))
 }
 
-/// Goes back in ever smaller steps for as long as there is time.
+/// Returns the earliest time of this system. It goes back in smaller and smaller steps until no step is
+/// possible.
 fn earliest() -> SystemTime {
     let (mut time, mut step) = (SystemTime::UNIX_EPOCH, Duration::MAX);
     while !step.is_zero() {

@@ -4,7 +4,7 @@ use etcetera::base_strategy::{BaseStrategy, choose_native_strategy};
 
 use crate::error::StoreError;
 
-/// Returns the directory `tokenkeep` in this user's directory for configuration, as the platform has it:
+/// Returns the directory `tokenkeep` in the platform's directory for this user's configuration:
 /// `$XDG_CONFIG_HOME` or `~/.config`, `%APPDATA%`, `~/Library/Preferences`.
 ///
 /// # Errors
@@ -14,8 +14,8 @@ pub fn config_directory() -> Result<PathBuf, StoreError> {
     Ok(strategy()?.config_dir().join("tokenkeep"))
 }
 
-/// Returns the directory `tokenkeep` in this user's directory for the state of programs, as the platform has
-/// it: `$XDG_STATE_HOME` or `~/.local/state`, `%LOCALAPPDATA%`, `~/Library/Application Support`.
+/// Returns the directory `tokenkeep` in the platform's directory for the state of this user's programs:
+/// `$XDG_STATE_HOME` or `~/.local/state`, `%LOCALAPPDATA%`, `~/Library/Application Support`.
 ///
 /// # Errors
 ///
@@ -23,7 +23,7 @@ pub fn config_directory() -> Result<PathBuf, StoreError> {
 pub fn state_directory() -> Result<PathBuf, StoreError> {
     let strategy = strategy()?;
     let directory = strategy.state_dir().unwrap_or_else(|| {
-        // On Windows this is the part of the profile that does not roam.
+        // On Windows, the cache directory is `%LOCALAPPDATA%`, which does not roam to other machines.
         if cfg!(windows) { strategy.cache_dir() } else { strategy.data_dir() }
     });
     Ok(directory.join("tokenkeep"))

@@ -1,25 +1,25 @@
-//! Wiping: buffers when they are dropped, and stacks, which no destructor wipes.
+//! Wipes buffers when they are dropped, and stacks, which no destructor wipes.
 
 use zeroize::{Zeroize, Zeroizing};
 
 /// Bytes that are wiped on drop.
 pub(crate) type Bytes = Zeroizing<Vec<u8>>;
 
-/// How deep below the caller it is wiped. What `age`, SHA-256 and serde take is a fraction of it, and
-/// the smallest stack of a thread in use is several times as large.
+/// How many bytes of the stack below the caller are wiped. `age`, SHA-256 and serde use much less. The
+/// smallest stack of a thread is several times larger.
 const DEPTH: usize = 24 * 1024;
 
-/// Does something with secrets, and then overwrites the part of this thread's stack that it had.
+/// Runs work with secrets, and then overwrites the part of this thread's stack that the work used.
 ///
-/// Ciphers and digests keep blocks of what they work on in local variables. A thread of a pool may
-/// wait for hours after that, with the tokens on its stack.
+/// Ciphers and digests keep blocks of their input in local variables. After that, a thread of a pool may
+/// wait for hours with the tokens on its stack.
 pub(crate) fn with_wiped_stack<T>(work: impl FnOnce() -> T) -> T {
     let done = not_inlined(work);
     wipe();
     done
 }
 
-/// Not inlined, so that its frame, and all below it, lies where [`wipe`]'s does.
+/// Runs the work. It is not inlined, so that its frame and all frames below it are where [`wipe`]'s frame is.
 #[inline(never)]
 fn not_inlined<T>(work: impl FnOnce() -> T) -> T {
     work()
@@ -27,8 +27,8 @@ fn not_inlined<T>(work: impl FnOnce() -> T) -> T {
 
 #[inline(never)]
 fn wipe() {
-    // In words: the compiler may not leave a write out, as it may a plain one to what nobody reads,
-    // and so may not join two of them either.
+    // `zeroize` writes words, and the compiler must not remove these writes. It could remove plain writes to
+    // memory that is not read again. It must not join two of these writes either.
     let mut frame = [0_u64; DEPTH / size_of::<u64>()];
     frame.zeroize();
 }

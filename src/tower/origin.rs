@@ -1,4 +1,4 @@
-//! Which server a request goes to.
+//! The server of a request.
 
 use std::str::FromStr;
 
@@ -6,9 +6,9 @@ use http::Uri;
 
 use crate::net::loopback::is_loopback;
 
-/// A server cannot be given a token.
+/// A server must not get tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a server that gets tokens {0}")]
+#[error("a server for tokens {0}")]
 pub struct InvalidOrigin(&'static str);
 
 /// A scheme, a host and a port.
@@ -20,7 +20,7 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    /// That of a request, if it has one.
+    /// Returns the server in the URI of a request, if there is one.
     pub(super) fn of(uri: &Uri) -> Option<Self> {
         let is_tls = match uri.scheme_str()? {
             "https" => true,
@@ -38,7 +38,7 @@ impl FromStr for Origin {
 
     fn from_str(text: &str) -> Result<Self, InvalidOrigin> {
         let form =
-            InvalidOrigin("is a scheme and a host, and a port if need be: https://api.example");
+            InvalidOrigin("must be a scheme, a host and optionally a port: https://api.example");
         let uri: Uri = text.parse().map_err(|_| form)?;
         let has_more = uri.path_and_query().is_some_and(|it| it.as_str() != "/");
         if has_more || uri.authority().is_none_or(|authority| authority.as_str().contains('@')) {
@@ -47,7 +47,7 @@ impl FromStr for Origin {
         let origin = Self::of(&uri).ok_or(form)?;
         if !origin.is_tls && !is_loopback(&origin.host) {
             return Err(InvalidOrigin(
-                "begins with https://; http:// is for loopback addresses, like 127.0.0.1, alone",
+                "must begin with https://; http:// is accepted only for loopback addresses like 127.0.0.1",
             ));
         }
         Ok(origin)

@@ -179,6 +179,9 @@ async fn without_a_token_nothing_is_sent() {
     let request = Request::get("https://api.example/").body(String::new()).unwrap();
     let service = ServiceBuilder::new().layer(layer).service(notes.clone());
     let error = service.oneshot(request).await.unwrap_err();
-    assert_eq!(error.to_string(), "the access token has characters that no header may have");
+    assert_eq!(
+        error.to_string(),
+        "the access token has characters that a header cannot contain; sign in again"
+    );
     assert!(notes.0.lock().unwrap().is_empty());
 }
