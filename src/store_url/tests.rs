@@ -1,0 +1,175 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn parsed(text: &str) -> StoreUrl {
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+#[cfg(not(all(feature = "object-store", feature = "postgres")))]
+#[tokio::test]
+async fn a_server_that_this_build_does_not_know_is_not_taken_for_one_that_is_ready() {
+    #[cfg(not(feature = "object-store"))]
+    let url = parsed("s3://tokens/alice.age?identity=/key.txt");
+    #[cfg(feature = "object-store")]
+    let url = parsed("postgres://app@db.example/app?slot=alice&identity=/key.txt");
+    let error = url.prepare_server().await.unwrap_err().to_string();
+    assert!(error.contains("built without it"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn each_form_is_read_and_written_again() {
+    for text in [
+        "keychain:axiomtrade/alice@example.com",
+        "keychain-item:other program/alice",
+        "age:/home/me/tokens.age?identity=/home/me/key.txt",
+        "age:/a?identity=/b&recipient=age1xyz&recipient=age1abc&recipients=/c",
+        "age:/a?identity=keychain:axiomtrade/alice",
+        "age:/a?identity=credential:tokens.key",
+        "age:/100%25 sure%3F?identity=/b%26c",
+        "plaintext:/tmp/tokens.json",
+        "memory:",
+        "env:AXIOM",
+        "postgres://app@db.example:5432/app?slot=axiom/alice&identity=/etc/app/key.txt",
+        "postgres://a%40b@10.0.0.1,10.0.0.2:6432/d%2Fb?slot=1&sslrootcert=/ca.pem&identity=/k",
+        "postgres://me@%2Frun%2Fpostgresql/db?slot=a&identity=credential:key&recipient=age1",
+        "s3://tokens/axiom/alice.age?identity=/etc/app/key.txt",
+        "s3://a.b/c%3Fd?endpoint=http://127.0.0.1:9000&identity=credential:key",
+        "gs://a_b/c?identity=/k&recipient=age1",
+        "az://tokens/a b?identity=/k",
+    ] {
+        assert_eq!(parsed(text).to_text(), text);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn printing_leaves_the_query_out() {
+    let url = parsed("age:/a?identity=/secret/place");
+    assert_eq!(format!("{url} {url:?}"), "age:/a StoreUrl(age:/a)");
+    assert_eq!(url.identity_path(), Some(Path::new("/secret/place")));
+    let url = parsed("postgres://me@host/db?slot=a/b&identity=/secret/place&sslrootcert=/ca");
+    assert_eq!(url.to_string(), "postgres://host/db?slot=a/b");
+}
+
+#[test]
+fn relative_paths_are_resolved_and_home_is_known() {
+    let here = std::env::current_dir().unwrap();
+    assert_eq!(parsed("plaintext:tokens.json").path(), Some(here.join("tokens.json")));
+    let home = std::env::home_dir().unwrap();
+    assert_eq!(parsed("plaintext:~/tokens.json").path(), Some(home.join("tokens.json")));
+}
+
+#[test]
+fn a_wrong_url_is_explained_and_not_repeated() {
+    for (text, expected) in [
+        ("canary", "it has no scheme"),
+        ("CANARY:x", "its scheme is unknown"),
+        ("vault:canary", "the scheme `vault` is unknown"),
+        ("postgres://me:canary@host/db", "it contains a password"),
+        ("s3://canary?identity=/k", "it needs BUCKET/OBJECT"),
+        ("s3://ca@nary/a?identity=/k", "it needs BUCKET/OBJECT"),
+        ("s3://canary/a//b?identity=/k", "it needs BUCKET/OBJECT"),
+        ("s3://canary/../b?identity=/k", "it needs BUCKET/OBJECT"),
+        ("s3://canary/a", "needs identity=PATH"),
+        ("s3://canary/a?identity=/k&slot=b", "an option is unknown"),
+        ("s3://canary/a?identity=/k&endpoint=ftp://a", "an endpoint is https://HOST"),
+        ("s3://canary/a?identity=/k&endpoint=https://a:canary@c", "an endpoint is https://HOST"),
+        ("s3://a/b?identity=/k&endpoint=https:///a:canary@c", "an endpoint is https://HOST"),
+        ("s3://canary/a.trial?identity=/k", "may not end with .trial"),
+        ("age:/canary", "needs identity=PATH"),
+        ("age:/canary?identity=/canary", "the same file"),
+        ("age:?identity=/canary", "a path is missing"),
+        ("age:/a?identity=/b&canary=1", "an option is unknown"),
+        ("age:/a?identity=/b&identity=/canary", "given twice"),
+        ("age:/a?passphrase=canary", "an option is unknown"),
+        ("age:/a?identity=AGE-SECRET-KEY-1CANARY", "a secret key is given"),
+        ("plaintext:age-secret-key-1canary", "a secret key is given"),
+        ("age:/a?identity=/b&recipient=AGE-SECRET-KEY-1CANARY", "a secret key is given"),
+        ("keychain:canary/AGE-SECRET-KEY-1CANARY", "a secret key is given"),
+        ("plaintext:/canary?identity=/b", "it takes no options"),
+        ("age:/a?identity=/b&slot=canary", "an option is unknown"),
+        ("postgres:canary", "needs USER@HOST"),
+        ("postgres://canary/db?slot=a&identity=/b", "needs USER@HOST"),
+        ("postgres://canary@host?slot=a&identity=/b", "needs USER@HOST"),
+        ("postgres://canary@host/a/b?slot=a&identity=/b", "needs USER@HOST"),
+        ("postgres://canary@host/db?identity=/b", "needs slot=NAME"),
+        ("postgres://canary@host/db?slot=a", "needs identity=PATH"),
+        ("postgres://canary@host:port/db?slot=a&identity=/b", "needs USER@HOST"),
+        ("postgres://me%3Acanary@host/db?slot=a&identity=/b", "it contains a password"),
+        ("postgres://me@host/db?slot=a%0Acanary&identity=/b", "a slot's name"),
+        ("plaintext:", "a path is missing"),
+        ("plaintext:/canary%2", "two hexadecimal digits"),
+        ("plaintext:/canary%ff", "not UTF-8"),
+        ("keychain:canary", "needs SERVICE/ACCOUNT"),
+        ("keychain:canary/a/b", "needs SERVICE/ACCOUNT"),
+        ("keychain-item:canary", "needs SERVICE/ACCOUNT"),
+        ("memory:canary", "takes nothing"),
+        ("env:", "takes a prefix"),
+        ("env:CANARY-1", "takes a prefix"),
+    ] {
+        let error = text.parse::<StoreUrl>().unwrap_err();
+        let shown = format!("{error} {error:?}");
+        assert!(shown.contains(expected), "{text}: {shown}");
+        assert!(!shown.to_lowercase().contains("canary"), "{shown}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_password_behind_an_escaped_slash_is_refused_and_not_printed() {
+    for text in [
+        "plaintext:%2F/me:canary@host/db",
+        "plaintext:%2F/me:canary%3F@host/db",
+        "plaintext:~///me:canary@host/db",
+        "age:/a?identity=//me:canary@host/db",
+        "age:/a?identity=/b&recipients=/%2fme:canary@host/db",
+    ] {
+        let error = text.parse::<StoreUrl>().map(|url| url.to_text()).unwrap_err().to_string();
+        assert!(error.contains("it contains a password") && !error.contains("canary"), "{error}");
+    }
+}
+
+proptest! {
+    #[cfg(feature = "keychain")]
+    #[test]
+    fn any_names_of_a_slot_in_the_keychain_survive_being_written_down(
+        service in "[^\0]{1,20}",
+        account in "[^\0]{1,20}",
+    ) {
+        if let Ok(url) = StoreUrl::keychain(&service, &account) {
+            prop_assert_eq!(parsed(&url.to_text()), url);
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn any_paths_of_an_age_file_survive_being_written_down(
+        path in "/{1,3}[^\0]{1,20}",
+        identity in "/{0,3}[^\0]{1,20}",
+        recipients in proptest::collection::vec(".{0,10}", 0..3),
+    ) {
+        let url = StoreUrl::age_file(Path::new(&path), Path::new(&identity));
+        let url = url.with_identity(Path::new(&identity), recipients).unwrap();
+        match url.to_text().parse::<StoreUrl>() {
+            Ok(read) => prop_assert_eq!(read, url),
+            Err(error) => {
+                let error = error.to_string();
+                prop_assert!(
+                    error.ends_with("the same file") || error.contains("a password"),
+                    "{}: {}", url.to_text(), error
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn no_text_makes_it_panic_and_what_is_read_is_written_alike(text in ".{0,60}") {
+        for scheme in ["", "age:", "age:/x?identity=", "keychain:", "plaintext:", "env:"] {
+            if let Ok(url) = format!("{scheme}{text}").parse::<StoreUrl>() {
+                prop_assert_eq!(parsed(&url.to_text()), url);
+            }
+        }
+    }
+}
