@@ -552,7 +552,7 @@ async fn a_call_that_does_not_end_holds_up_nobody_for_ever() {
     // The write continues, and the next call waits for it.
     for error in [slot.load().await.map(drop), slot.clear(Precondition::Anything).await] {
         let error = error.unwrap_err();
-        assert!(error.to_string().contains("the call before this one"), "{error}");
+        assert!(error.to_string().contains("an earlier call"), "{error}");
     }
     answer.notify_one();
     while slot.load().await.map(|stored| stored.is_none()).unwrap_or(true) {}
