@@ -102,8 +102,15 @@ impl AgeKey {
     /// and for what need not outlive the process.
     #[must_use]
     pub fn generate() -> Self {
-        let identity = age::x25519::Identity::generate().to_string();
+        let identity = Self::generate_identity();
         Self::custom("a key of this process", move || Ok(identity.clone()))
+    }
+
+    /// Generates an identity and returns its secret key, `AGE-SECRET-KEY-1…`, which is all that an identity file
+    /// needs. For a program that keeps keys in a place of its own, and gives them to [`custom`](Self::custom).
+    #[must_use]
+    pub fn generate_identity() -> SecretString {
+        age::x25519::Identity::generate().to_string()
     }
 
     /// Uses the identity that the OS keychain holds under this service and name; it is made when
