@@ -21,7 +21,7 @@ const LEASE_WAIT: Duration = Duration::from_secs(100);
 /// server has for its answer.
 const STEP: Duration = Duration::from_secs(20);
 
-/// How often a migration begins again because the source changed under it. Each time means that
+/// How often a migration or a rekey begins again because the slot changed under it. Each time means that
 /// somebody signed in at that very moment.
 const ATTEMPTS: usize = 5;
 
@@ -325,6 +325,87 @@ pub async fn restore(
     save_verified(to, &record, precondition).await.map(drop)
 }
 
+/// Seals a record to other keys. `old`, `both` and `new` are three ways to one slot: through the keys that it
+/// has, through all that open it before and afterwards, and through the keys that it is to have.
+///
+/// First it is sealed to both. Then `repoint` makes everything that names the old keys name the new ones, such
+/// as a configuration file. Then it is sealed to the new keys alone. So at every moment whatever names the keys
+/// opens the record. Killed at any point and run again, it completes, also if the old keys no longer open the
+/// record by then.
+///
+/// `lease` is one of this slot, of [`wait_for_lease`] through `new`. A refresh that another process began before
+/// would save its result for the old keys. Whatever names the keys may have changed while the lease was waited
+/// for: read it again first.
+///
+/// ```
+/// use tokenkeep::store::Precondition;
+/// use tokenkeep::stores::AgeFileStore;
+/// use tokenkeep::transfer::{TransferError, rekey, wait_for_lease};
+/// use tokenkeep::{AgeKey, AuthTokens, TokenStore};
+///
+/// # async fn example(path: &std::path::Path, recovery: &str) -> Result<(), TransferError> {
+/// let key = || AgeKey::identity_file("/etc/app/key.txt");
+/// let old = AgeFileStore::new(path, key());
+/// let new = AgeFileStore::new(path, key().with_recovery_recipient(recovery)?);
+/// let mut lease = wait_for_lease(&new).await?;
+/// // Both keys are in the new set already, and nothing names them but this program.
+/// rekey(&mut *lease, &old, &new, &new, async { Ok::<_, TransferError>(()) }).await?;
+/// lease.release().await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// [`TransferError::Empty`] if there is no record, [`TransferError::Busy`] if the lease has passed to another
+/// holder, [`TransferError::Changing`] if the record changes each time, the error of `repoint`, and what keeps
+/// the store from its part.
+///
+/// # Security
+///
+/// What was sealed to the old keys before, such as a backup, stays open to them. If they are known to others,
+/// sign in again too.
+///
+/// # Cancellation
+///
+/// Dropping the future is like killing it.
+pub async fn rekey<E: From<TransferError>>(
+    lease: &mut dyn Lease,
+    old: &dyn TokenStore,
+    both: &dyn TokenStore,
+    new: &dyn TokenStore,
+    repoint: impl Future<Output = Result<(), E>>,
+) -> Result<(), E> {
+    keep(new, lease).await?;
+    if let Err(error) = reseal(old, both).await {
+        // An earlier run, or another machine that has the same slot, may have sealed it to the new keys.
+        let is_sealed = new.load().await.is_ok_and(|stored| stored.is_some());
+        if !is_sealed {
+            return Err(error.into());
+        }
+    }
+    repoint.await?;
+    keep(new, lease).await?;
+    let Err(error) = reseal(new, new).await else { return Ok(()) };
+    // A process that still has the old keys may have saved a login for those alone.
+    reseal(old, both).await.map_err(|_| error)?;
+    keep(new, lease).await?;
+    reseal(new, new).await?;
+    Ok(())
+}
+
+/// Reads a record through one way to its slot, and saves it through another.
+async fn reseal(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<(), TransferError> {
+    for _ in 0..ATTEMPTS {
+        let stored = load(from).await?;
+        match to.save(&stored.record, Precondition::Unchanged(stored.revision)).await {
+            Err(StoreError::Conflict { .. }) => {}
+            saved => return Ok(saved.map(drop)?),
+        }
+    }
+    Err(TransferError::Changing { place: from.to_string() })
+}
+
 fn refuse_same_slot(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<(), TransferError> {
     if from.slot() == to.slot() {
         return Err(TransferError::SameSlot { from: from.to_string(), to: to.to_string() });
@@ -410,7 +491,7 @@ async fn lease_both(
 }
 
 /// Waits until nobody refreshes the tokens of a slot, and keeps it so until the lease is released: for
-/// whoever is about to change how they are kept.
+/// [`rekey`], and for a program that changes how they are kept.
 ///
 /// # Errors
 ///

@@ -191,3 +191,136 @@ async fn a_lease_that_passed_on_while_the_other_was_waited_for_moves_nothing() {
     assert_eq!(from.load().await.unwrap().unwrap().record.tokens, tokens);
     assert!(to.load().await.unwrap().is_none());
 }
+
+#[cfg(feature = "age")]
+mod rekeying {
+    use std::future::{pending, ready};
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::key::AgeKey;
+    use crate::stores::AgeFileStore;
+
+    type Done = Result<(), TransferError>;
+
+    /// An age file, and two keys.
+    struct Sealed {
+        _directory: tempfile::TempDir,
+        path: PathBuf,
+        recipients: [String; 2],
+    }
+
+    impl Sealed {
+        async fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            // A directory below it is made private, which it may not be under a lax umask.
+            let private = directory.path().join("private");
+            let mut recipients = [const { String::new() }; 2];
+            for (number, recipient) in recipients.iter_mut().enumerate() {
+                let key = AgeKey::create_identity_file(Self::key(&private, number)).await.unwrap();
+                recipient.clone_from(&key.recipients().await.unwrap()[0]);
+            }
+            let sealed = Self { _directory: directory, path: private.join("record"), recipients };
+            sealed.save(&sealed.by(0), "mine").await;
+            sealed
+        }
+
+        fn key(directory: &Path, number: usize) -> PathBuf {
+            directory.join(format!("key-{number}.txt"))
+        }
+
+        /// The record through one key alone.
+        fn by(&self, number: usize) -> AgeFileStore {
+            let directory = self.path.parent().unwrap();
+            AgeFileStore::new(&self.path, AgeKey::identity_file(Self::key(directory, number)))
+        }
+
+        /// The record through the first key, and sealed to both.
+        fn by_both(&self) -> AgeFileStore {
+            let key = AgeKey::identity_file(Self::key(self.path.parent().unwrap(), 0));
+            let key = key.with_recovery_recipient(&self.recipients[1]).unwrap();
+            AgeFileStore::new(&self.path, key)
+        }
+
+        async fn save(&self, store: &AgeFileStore, token: &str) {
+            store.save(&AuthTokens::new(token).into(), Precondition::Anything).await.unwrap();
+        }
+
+        async fn rekey(&self, repoint: impl Future<Output = Done>) -> Done {
+            let (old, both, new) = (self.by(0), self.by_both(), self.by(1));
+            let mut lease = wait_for_lease(&new).await?;
+            let done = rekey(&mut *lease, &old, &both, &new, repoint).await;
+            lease.release().await?;
+            done
+        }
+
+        /// The access token, if that key opens the record.
+        async fn opened_by(&self, number: usize) -> Option<AuthTokens> {
+            let loaded = self.by(number).load().await;
+            assert!(matches!(loaded, Ok(Some(_)) | Err(StoreError::Undecryptable { .. })));
+            loaded.ok().flatten().map(|stored| stored.record.tokens)
+        }
+    }
+
+    #[tokio::test]
+    async fn both_keys_open_a_record_while_what_names_them_changes_and_then_the_new_one_alone() {
+        let sealed = Sealed::new().await;
+        let mine = Some(AuthTokens::new("mine"));
+        assert_eq!((sealed.opened_by(0).await, sealed.opened_by(1).await), (mine.clone(), None));
+        let repoint = async {
+            assert_eq!(sealed.opened_by(0).await, mine);
+            assert_eq!(sealed.opened_by(1).await, mine);
+            Ok(())
+        };
+        sealed.rekey(repoint).await.unwrap();
+        assert_eq!((sealed.opened_by(0).await, sealed.opened_by(1).await), (None, mine));
+    }
+
+    #[tokio::test]
+    async fn a_rekey_that_was_killed_is_completed_by_the_next_one_and_one_that_is_done_is_no_error()
+    {
+        let sealed = Sealed::new().await;
+        tokio::select! {
+            biased;
+            _ = sealed.rekey(pending()) => unreachable!("it was never repointed"),
+            () = async { while sealed.opened_by(1).await.is_none() {} } => {}
+        }
+        assert!(sealed.opened_by(0).await.is_some());
+        sealed.rekey(ready(Ok(()))).await.unwrap();
+        assert!(sealed.opened_by(0).await.is_none());
+        sealed.rekey(ready(Ok(()))).await.unwrap();
+        assert!(sealed.opened_by(1).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_record_stays_open_to_the_old_key_if_what_names_it_cannot_be_changed() {
+        let sealed = Sealed::new().await;
+        let failure = TransferError::Changing { place: "the profile".into() };
+        sealed.rekey(ready(Err(failure))).await.unwrap_err();
+        assert!(sealed.opened_by(0).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_login_through_the_old_key_while_what_names_it_changes_is_sealed_to_the_new_one() {
+        let sealed = Sealed::new().await;
+        let repoint = async {
+            sealed.save(&sealed.by(0), "signed in again").await;
+            Ok(())
+        };
+        sealed.rekey(repoint).await.unwrap();
+        let again = Some(AuthTokens::new("signed in again"));
+        assert_eq!((sealed.opened_by(0).await, sealed.opened_by(1).await), (None, again));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_sealed_once_somebody_else_has_the_lease() {
+        let sealed = Sealed::new().await;
+        let mut lease = Way::new("ended");
+        *lease.hold.lock().unwrap() = Some(SOMEBODY);
+        let repoint = async { panic!("it was repointed") };
+        let (old, both, new) = (sealed.by(0), sealed.by_both(), sealed.by(1));
+        let busy: Done = rekey(&mut lease, &old, &both, &new, repoint).await;
+        assert!(matches!(busy, Err(TransferError::Busy { .. })), "{busy:?}");
+        assert!(sealed.opened_by(1).await.is_none());
+    }
+}

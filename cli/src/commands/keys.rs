@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use tokenkeep::secrecy::ExposeSecret;
-use tokenkeep::store::Precondition;
-use tokenkeep::transfer::{TransferError, wait_for_lease};
+use tokenkeep::store::Lease;
+use tokenkeep::transfer::{self, wait_for_lease};
 use tokenkeep::{AgeKey, StoreUrl};
 
 use super::backup::for_recipients;
@@ -23,11 +23,13 @@ pub(super) async fn keygen(keygen: &Keygen) -> Outcome {
         }
         Some(path) => AgeKey::create_identity_file(path).await?,
         None => {
-            let identity = age::x25519::Identity::generate();
-            // With a newline, as it is a file that somebody will append to.
+            let identity = AgeKey::generate_identity();
             #[expect(clippy::disallowed_methods, reason = "printing it is what was asked for")]
-            terminal::print(identity.to_string().expose_secret())?;
-            terminal::say(&format!("Public key: {}", identity.to_public()));
+            terminal::print(identity.expose_secret())?;
+            let key = AgeKey::custom("the new key", move || Ok(identity.clone()));
+            for recipient in key.recipients().await? {
+                terminal::say(&format!("Public key: {recipient}"));
+            }
             return DONE;
         }
     };
@@ -37,8 +39,7 @@ pub(super) async fn keygen(keygen: &Keygen) -> Outcome {
     DONE
 }
 
-/// Seals the record to another set of keys, while nobody refreshes it: what came of that would be sealed to
-/// the keys that it had before.
+/// Seals the record to another set of keys.
 pub(super) async fn rekey(slot: &Slot, rekey: &Rekey) -> Outcome {
     for_recipients(&rekey.recipient)?;
     let target = Target::of(slot)?;
@@ -47,11 +48,11 @@ pub(super) async fn rekey(slot: &Slot, rekey: &Rekey) -> Outcome {
     }
     let plan = Plan::new(&target.url, rekey).await?;
     // By the new key: the old one may be gone already, where another machine came first.
-    let lease = wait_for_lease(&open(&plan.new)?).await?;
-    // Whoever had it before may have done the same.
+    let mut lease = wait_for_lease(&open(&plan.new)?).await?;
+    // The process that had it before may have done the same.
     let target = Target::of(slot)?;
     let done = if target.url == plan.old {
-        plan.carry_out(target).await
+        plan.carry_out(&mut *lease, target).await
     } else {
         let message =
             "the profile names another store than a moment ago; see what it is, and repeat";
@@ -122,26 +123,17 @@ impl Plan {
         Ok(Self { old: old.clone(), transition, new, new_recipients })
     }
 
-    /// First it is sealed to the old identity and the new one, then the profile is pointed to the new
-    /// one, then it is sealed to the new one alone. So whatever the profile names opens the file at
-    /// every moment, and after a kill the same command completes.
-    async fn carry_out(self, mut target: Target) -> Outcome {
+    async fn carry_out(self, lease: &mut dyn Lease, mut target: Target) -> Outcome {
         let Self { old, transition, new, new_recipients } = self;
-        if new != old
-            && let Err(failure) = reseal(&old, &transition).await
-        {
-            // Somebody sealed it to the new key before: an earlier run that had no profile to note that in, or
-            // another machine that shares it.
-            let is_sealed = open(&new)?.load().await.is_ok_and(|stored| stored.is_some());
-            if !is_sealed {
-                return Err(failure);
+        let repoint = async {
+            match &mut target.profile {
+                // Also if an earlier run did: it may have been killed before that was durable.
+                Some(profile) => profile.set_store(&new).await,
+                None => Ok(()),
             }
-        }
-        // Also if an earlier run did: it may have been killed before that was durable.
-        if let Some(profile) = &mut target.profile {
-            profile.set_store(&new).await?;
-        }
-        reseal(&new, &new).await?;
+        };
+        let (by_old, by_both, by_new) = (open(&old)?, open(&transition)?, open(&new)?);
+        transfer::rekey(lease, &by_old, &by_both, &by_new, repoint).await?;
         terminal::say(&format!("{new} is sealed to:"));
         for recipient in new_recipients.iter().chain(new.recipients()) {
             terminal::print(recipient)?;
@@ -156,13 +148,4 @@ impl Plan {
         }
         DONE
     }
-}
-
-/// Reads a record through one URL, and writes it through another of the same file.
-async fn reseal(from: &StoreUrl, to: &StoreUrl) -> Result<(), Failure> {
-    let stored = open(from)?.load().await?;
-    let stored = stored.ok_or_else(|| TransferError::Empty { place: from.to_string() })?;
-    let to = open(to)?;
-    to.save(&stored.record, Precondition::Unchanged(stored.revision)).await?;
-    Ok(())
 }
