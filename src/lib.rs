@@ -62,7 +62,7 @@ pub mod manager;
 mod net;
 #[cfg(feature = "oauth2")]
 pub mod oauth2;
-mod private_file;
+pub mod private_file;
 mod record;
 pub mod refresh;
 pub mod store;

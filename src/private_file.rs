@@ -1,5 +1,11 @@
 //! Private files: each is replaced whole or not at all, and is refused when others can get at it.
 //!
+//! The stores of this crate keep their records in such files. A program can keep other files in the same way: a
+//! client's secret in a [`PrivateFile`], its settings for many accounts in a [`LockedDirectory`]. All of this
+//! blocks, for the milliseconds that a disk takes.
+//!
+//! # Files
+//!
 //! Beside a file `NAME` lies `NAME.lock`, the write lock. For the time of a write there is
 //! `NAME.RANDOM.tmp`, and while room is reserved for a write to come, `NAME.RANDOM.next`. The names are random
 //! because in a directory like `/tmp` others can take every name that they can guess. What a killed process
@@ -9,6 +15,7 @@
 #[cfg(windows)]
 mod acl;
 mod lock;
+mod locked_directory;
 #[cfg_attr(unix, path = "private_file/unix.rs")]
 #[cfg_attr(windows, path = "private_file/windows.rs")]
 mod platform;
@@ -24,10 +31,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::SecretSlice;
 use zeroize::Zeroizing;
 
 pub(crate) use self::lock::FileLock;
 use self::lock::{LOCK_WAIT, lock};
+pub use self::locked_directory::LockedDirectory;
 use self::platform::Dir;
 pub(crate) use self::reserved_room::ReservedRoom;
 use crate::error::StoreError;
@@ -49,8 +58,25 @@ pub(crate) enum Exposure {
 }
 
 /// A file that holds something of this user's alone, or does not exist.
+///
+/// ```
+/// use tokenkeep::private_file::PrivateFile;
+///
+/// # fn example(path: &std::path::Path) -> Result<(), tokenkeep::StoreError> {
+/// let file = PrivateFile::new(path, 64 * 1024);
+/// file.replace(b"the client's secret")?;
+/// assert!(file.read()?.is_some());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Security
+///
+/// On Unix a private file belongs to this user, has mode 0600 from its first byte on, is no link, has no second
+/// name, and is in a directory that nobody else can write to. On Windows its access list lets this user in, and
+/// the system. A directory that is made for it is this user's alone.
 #[derive(Debug)]
-pub(crate) struct PrivateFile {
+pub struct PrivateFile {
     path: PathBuf,
     /// The most bytes that it may have.
     limit: usize,
@@ -58,14 +84,125 @@ pub(crate) struct PrivateFile {
 }
 
 impl PrivateFile {
-    /// Pins the path: a process that changes its working directory keeps its file.
-    pub(crate) fn new(path: &Path, limit: usize) -> Self {
+    /// Names a file of at most `limit` bytes. A relative path is resolved now: a process that changes its working
+    /// directory keeps its file.
+    #[must_use]
+    pub fn new(path: impl AsRef<Path>, limit: usize) -> Self {
+        let path = path.as_ref();
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         Self { path, limit, lock_wait: LOCK_WAIT }
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Returns the absolute path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Reads the file: `None` if there is none. No lock is taken: the content is the old one or the new one.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Exposed`] if it is not private, [`StoreError::TooLarge`] if it is longer than the limit,
+    /// [`StoreError::NotAFile`] for a directory, a pipe or a device, and what the system says.
+    ///
+    /// # Security
+    ///
+    /// What is read is what was checked, and it is wiped on drop.
+    pub fn read(&self) -> Result<Option<SecretSlice<u8>>, StoreError> {
+        let Some(opened) = self.open(Exposure::Refused)? else { return Ok(None) };
+        // Copied at its exact size: what does not fit would be copied once more, and not be wiped.
+        Ok(opened.read()?.map(|bytes| SecretSlice::from(bytes.to_vec())))
+    }
+
+    /// Reads a file that nobody else can change, such as one with settings: `None` if there is none. Others may
+    /// read it, and it may be a link, or root's.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Exposed`] if others can write to it, or to one of the two directories above it; and those of
+    /// [`read`](Self::read).
+    ///
+    /// # Security
+    ///
+    /// Of a link, the file that it leads to is checked, and not the directories of that. Further directories above
+    /// are not checked.
+    pub fn read_trusted(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let file = platform::open_trusted_file(&self.path, Exposure::Accepted)?;
+        let Some(file) = file else { return Ok(None) };
+        for directory in self.path.ancestors().skip(1).take(2) {
+            platform::check_directory(directory)?;
+        }
+        let mut bytes = read_whole(file, &self.path, self.limit)?;
+        Ok(Some(std::mem::take(&mut *bytes)))
+    }
+
+    /// Creates the file with this content, durably. Returns `false` if it exists; it is then unchanged.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`replace`](Self::replace), and those of [`read`](Self::read) if it exists.
+    pub fn create(&self, content: &[u8]) -> Result<bool, StoreError> {
+        let locked = self.lock()?;
+        if locked.read()?.is_some() {
+            locked.sync("write")?;
+            return Ok(false);
+        }
+        locked.sync_above()?;
+        locked.replace(content).map(|()| true)
+    }
+
+    /// Replaces the file, or creates it, durably. What a killed process left of a write is removed.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Exposed`] if others can write to its directory, [`StoreError::Timeout`] if another process
+    /// has been writing to it for 10 seconds, [`StoreError::NoSpace`], and what else the system says. The file is
+    /// then the old one or, if only its name could not be made durable, the new one.
+    pub fn replace(&self, content: &[u8]) -> Result<(), StoreError> {
+        let locked = self.lock()?;
+        locked.sync_above()?;
+        locked.replace(content)
+    }
+
+    /// Removes the file, durably. Removing none succeeds: an earlier run may have been killed before that was
+    /// durable.
+    ///
+    /// No lock is taken, and no lock file is made. A file at any path can be removed, also one that is not
+    /// private.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn remove(&self) -> Result<(), StoreError> {
+        let removed = match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        };
+        removed.map_err(|error| StoreError::io("remove", self.place(), error))?;
+        match self.open(Exposure::Accepted) {
+            Ok(Some(opened)) => opened.sync("remove"),
+            // It cannot be made durable in a directory that this user may not list.
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes durable that the file is there: its name, and the names of the directories above it. A process that
+    /// wrote it may have been killed before that.
+    ///
+    /// # Errors
+    ///
+    /// What the system says. A directory that this user may not list is no error: no process of this user made
+    /// anything in it.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        match self.open(Exposure::Accepted) {
+            Ok(Some(opened)) => {
+                opened.sync("write")?;
+                opened.dir.sync_above()
+            }
+            Ok(None) | Err(StoreError::Denied { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) fn place(&self) -> String {
@@ -115,18 +252,6 @@ impl PrivateFile {
         let lock = room.lock(self, name)?;
         let opened = Opened { file: self, name, dir: room.dir(), exposure: Exposure::Accepted };
         Ok(LockedFile { opened, _lock: lock })
-    }
-
-    /// Creates the file with this content, durably. Returns `false` if it exists; it is then unchanged.
-    #[cfg(feature = "age")]
-    pub(crate) fn create(&self, content: &[u8]) -> Result<bool, StoreError> {
-        let locked = self.lock()?;
-        if locked.read()?.is_some() {
-            locked.sync("write")?;
-            return Ok(false);
-        }
-        locked.sync_above()?;
-        locked.replace(content).map(|()| true)
     }
 
     /// Makes sure that the file can be replaced by one of that size, whatever becomes of the disk: first by
@@ -335,7 +460,7 @@ pub(crate) fn exclusive(path: &Path) -> Result<FileLock, StoreError> {
 /// others may read it: nobody may write to it in any case.
 #[cfg(feature = "age")]
 pub(crate) fn read_key_file(path: &Path, exposure: Exposure) -> Result<Option<Bytes>, StoreError> {
-    match platform::open_key_file(path, exposure)? {
+    match platform::open_trusted_file(path, exposure)? {
         Some(file) => read_whole(file, path, MAX_KEY_FILE).map(Some),
         None => Ok(None),
     }

@@ -297,6 +297,15 @@ impl Dir {
         })
     }
 
+    /// Returns whether there is anything of that name in it, be it a link.
+    pub(super) fn has(&self, name: &OsStr) -> io::Result<bool> {
+        match rustix::fs::statat(&self.file, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(rustix::io::Errno::NOENT) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     pub(super) fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
         Ok(rustix::fs::renameat(&self.file, from, &self.file, to)?)
     }
@@ -409,12 +418,15 @@ fn allocate(file: &mut File, size: usize) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Opens a file that holds keys, or returns `None` if it does not exist.
+/// Opens a file that nobody else can change, such as one that holds keys, or returns `None` if it does not
+/// exist.
 ///
 /// Root's files may be readable through the group, which is how systemd and Kubernetes hand out
 /// secrets. A link is followed, because that is what a mounted secret is.
-#[cfg(feature = "age")]
-pub(super) fn open_key_file(path: &Path, exposure: Exposure) -> Result<Option<File>, StoreError> {
+pub(super) fn open_trusted_file(
+    path: &Path,
+    exposure: Exposure,
+) -> Result<Option<File>, StoreError> {
     let opened = fs::OpenOptions::new()
         .read(true)
         .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed())
@@ -443,6 +455,14 @@ pub(super) fn open_key_file(path: &Path, exposure: Exposure) -> Result<Option<Fi
         reason: format!("others can write to it (mode {:04o})", metadata.mode() & 0o7777),
         advice: format!("look through it, and run `chmod go-w {}`", path.display()),
     })
+}
+
+/// Checks that nobody else can replace what is in a directory. It is not opened: this user may not be allowed to
+/// list it, and to open what is in it all the same.
+pub(super) fn check_directory(path: &Path) -> Result<(), StoreError> {
+    let metadata = fs::metadata(path).map_err(|error| failed("read", path, error))?;
+    check_owner(path, &metadata, true)?;
+    check_writers(path, &metadata, WRITE_BY_OTHERS)
 }
 
 fn check_writers(path: &Path, metadata: &fs::Metadata, who: u32) -> Result<(), StoreError> {

@@ -30,7 +30,6 @@ const HARMLESS: u32 =
 
 const READ: u32 = right::READ_DATA | right::GENERIC_READ | right::GENERIC_ALL;
 
-#[cfg(feature = "age")]
 const WRITE: u32 = right::WRITE_DATA
     | right::APPEND_DATA
     | right::DELETE
@@ -213,6 +212,15 @@ impl Dir {
         Ok(file)
     }
 
+    /// Returns whether there is anything of that name in it, be it a link.
+    pub(super) fn has(&self, name: &OsStr) -> io::Result<bool> {
+        match self.path.join(name).symlink_metadata() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     pub(super) fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
         let (from, to) = (self.path.join(from), self.path.join(to));
         patiently(ERROR_ACCESS_DENIED, || fs::rename(&from, &to))
@@ -252,9 +260,12 @@ impl Dir {
     }
 }
 
-/// Opens a file that holds keys, or returns `None` if it does not exist. A link is followed.
-#[cfg(feature = "age")]
-pub(super) fn open_key_file(path: &Path, exposure: Exposure) -> Result<Option<File>, StoreError> {
+/// Opens a file that nobody else can change, such as one that holds keys, or returns `None` if it does not
+/// exist. A link is followed.
+pub(super) fn open_trusted_file(
+    path: &Path,
+    exposure: Exposure,
+) -> Result<Option<File>, StoreError> {
     let opened = patiently(ERROR_SHARING_VIOLATION, || {
         OpenOptions::new().read(true).custom_flags(FILE_FLAG_BACKUP_SEMANTICS).open(path)
     });
@@ -270,6 +281,11 @@ pub(super) fn open_key_file(path: &Path, exposure: Exposure) -> Result<Option<Fi
     }
     let others = access.others_who_may(WRITE);
     if others.is_empty() { Ok(Some(file)) } else { Err(exposed(path, "write to it", &others)) }
+}
+
+/// Checks that nobody else can replace what is in a directory.
+pub(super) fn check_directory(path: &Path) -> Result<(), StoreError> {
+    Dir::open(path, Exposure::Refused).map(drop)
 }
 
 /// Opens a file that must not be a link.

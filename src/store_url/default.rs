@@ -103,7 +103,7 @@ pub async fn open_default(
         Ok(DefaultStore { chosen, store: url.open()?, url })
     };
     let at = |directory: PathBuf, extension| directory.join(relative(service, account, extension));
-    let pin = Arc::new(PrivateFile::new(&at(state_directory()?, "url"), MAX_URL));
+    let pin = Arc::new(PrivateFile::new(at(state_directory()?, "url"), MAX_URL));
     if let Some(url) = pinned(&pin).await? {
         return opened(url, StoreChoice::Pinned);
     }

@@ -41,7 +41,7 @@ impl KeychainItemStore {
     /// has no home directory.
     pub fn new(service: &str, account: &str) -> Result<Self, StoreError> {
         let item = Item::new(service, account, Kind::Foreign)?;
-        let state = Arc::new(PrivateFile::new(&item.state_file("item")?, MAX_RECORD));
+        let state = Arc::new(PrivateFile::new(item.state_file("item")?, MAX_RECORD));
         Ok(Self { item, state })
     }
 
