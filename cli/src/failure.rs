@@ -2,15 +2,14 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
-use tokenkeep::{AuthError, StoreError};
-
 use tokenkeep::oauth2::OAuth2Error;
-
 use tokenkeep::store_url::InvalidStoreUrl;
-
 use tokenkeep::transfer::TransferError;
+use tokenkeep::{AuthError, StoreError};
 
 use crate::terminal;
 
@@ -49,6 +48,17 @@ impl Failure {
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::new(Code::Usage, message)
+    }
+
+    /// What could not be done to which file.
+    pub(crate) fn io(action: &str, path: &Path, error: &io::Error) -> Self {
+        let code = match error.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                Code::Inaccessible
+            }
+            _ => Code::Other,
+        };
+        Self::new(code, format!("cannot {action} {}: {error}", path.display()))
     }
 
     /// Takes over an error's text, and those of its causes.
@@ -178,11 +188,11 @@ impl From<InvalidStoreUrl> for Failure {
     }
 }
 
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
         match error.kind() {
-            // Whoever read what is printed has enough of it; there is nothing to say.
-            std::io::ErrorKind::BrokenPipe => Self::new(Code::Other, ""),
+            // What reads the output has enough of it. There is nothing to say.
+            io::ErrorKind::BrokenPipe => Self::new(Code::Other, ""),
             _ => Self::of(Code::Other, &error),
         }
     }

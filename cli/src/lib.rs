@@ -3,7 +3,6 @@
 
 mod arguments;
 mod commands;
-mod draft;
 mod failure;
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -1,20 +1,23 @@
 //! Profiles: which store belongs to a name. One file each, `profiles/NAME.toml`.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use tokenkeep::StoreUrl;
+use tokenkeep::private_file::{LockedDirectory, PrivateFile};
+use tokenkeep::{StoreUrl, store_url};
 use toml::de::{DeTable, DeValue};
 
-use crate::draft::{Writer, failed, remove, sync_names};
 use crate::failure::{Code, Failure};
 use crate::provider::Provider;
 use crate::side_by_side;
 
 const DIRECTORY_VARIABLE: &str = "TOKENKEEP_CONFIG_DIR";
 const LONGEST_NAME: usize = 64;
+/// The most bytes of a profile's file. One takes some hundred.
+const LONGEST: usize = 1 << 20;
 const MOVING_TO: &str = "moving_to";
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
@@ -60,40 +63,32 @@ impl Profile {
     /// The profile of that name: `None` if there is none.
     pub(crate) fn find(name: &str) -> Result<Option<Self>, Failure> {
         let path = path_of(name)?;
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed("read", &path, &error)),
-        };
-        refuse_writable(path.ancestors().take(3))?;
+        let Some(text) = read(&path)? else { return Ok(None) };
         Self::parse(name, path, text).map(Some)
     }
 
     /// Makes a profile. Of two that try at the same time, one fails.
     pub(crate) fn create(name: &str, store: &StoreUrl) -> Result<PathBuf, Failure> {
         let path = path_of(name)?;
-        let exists = |path: &Path| {
+        let exists = || {
             let message = format!("the profile {name} exists already: {}", path.display());
             Failure::new(Code::Conflict, message)
         };
         if path.exists() {
-            return Err(exists(&path));
+            return Err(exists());
         }
-        refuse_making_it_elsewhere(&path)?;
-        let writer = Writer::of(directory_of(&path))?;
-        refuse_writable(path.ancestors().skip(1).take(2))?;
-        let draft = writer.draft(&path, &format!("store = {}\n", quoted(&store.to_text())))?;
-        draft.persist_noclobber(&path).map_err(|error| match error.error.kind() {
-            io::ErrorKind::AlreadyExists => exists(&path),
-            _ => failed("write", &path, &error.error),
-        })?;
-        sync_names(&path).map_err(|error| failed("write", &path, &error))?;
+        let directory = LockedDirectory::lock(directory_of(&path))?;
+        let text = format!("store = {}\n", quoted(&store.to_text()));
+        if !directory.create(file_name_of(&path), text.as_bytes())? {
+            return Err(exists());
+        }
+        directory.sync()?;
         Ok(path)
     }
 
     /// Reads a profile that is to be removed, and takes the right to write profiles: then no other one begins
     /// to use what belongs to it.
-    pub(crate) fn load_to_remove(name: &str) -> Result<(Writer, Self), Failure> {
+    pub(crate) fn load_to_remove(name: &str) -> Result<(LockedDirectory, Self), Failure> {
         let path = path_of(name)?;
         let load = || {
             match Self::find(name) {
@@ -110,15 +105,14 @@ impl Profile {
         }
         };
         load()?;
-        let writer = Writer::of(directory_of(&path))?;
+        let directory = LockedDirectory::lock(directory_of(&path))?;
         // Others may have changed it meanwhile.
-        Ok((writer, load()?))
+        Ok((directory, load()?))
     }
 
     /// Removes the file, for good.
-    pub(crate) fn remove(&self, _writer: &Writer) -> Result<(), Failure> {
-        remove(&self.path.with_extension("toml.tmp"))?;
-        remove(&self.path)
+    pub(crate) fn remove(&self, directory: &LockedDirectory) -> Result<(), Failure> {
+        Ok(directory.remove(file_name_of(&self.path))?)
     }
 
     /// Points the profile to another store.
@@ -145,9 +139,9 @@ impl Profile {
     pub(crate) async fn rewrite(all: &mut [Rewrite<'_>]) -> Result<(), Failure> {
         let Some(first) = all.first() else { return Ok(()) };
         if all.iter().any(|one| one.text != one.profile.text) {
-            let writer = Writer::of(directory_of(&first.profile.path))?;
+            let directory = LockedDirectory::lock(directory_of(&first.profile.path))?;
             side_by_side::each(all, async |one| {
-                if let Err(failure) = one.profile.write(&writer, &one.text) {
+                if let Err(failure) = one.profile.write(&directory, &one.text) {
                     *one.done = Err(failure);
                 }
             })
@@ -158,22 +152,20 @@ impl Profile {
 
     /// Makes durable what is in the directory of the profiles.
     pub(crate) fn sync(&self) -> Result<(), Failure> {
-        sync_names(&self.path).map_err(|error| failed("write", &self.path, &error))
+        Ok(PrivateFile::new(&self.path, LONGEST).sync()?)
     }
 
-    fn write(&mut self, writer: &Writer, text: &str) -> Result<(), Failure> {
+    fn write(&mut self, directory: &LockedDirectory, text: &str) -> Result<(), Failure> {
         if text == self.text {
             return Ok(());
         }
-        let there = fs::read_to_string(&self.path);
-        let there = there.map_err(|error| failed("read", &self.path, &error))?;
-        if there != self.text && there != text {
+        let there = read(&self.path)?;
+        if there.as_ref() != Some(&self.text) && there.as_deref() != Some(text) {
             let path = self.path.display();
             let message = format!("{path} was changed by somebody else meanwhile; repeat this");
             return Err(Failure::new(Code::Conflict, message));
         }
-        let persisted = writer.draft(&self.path, text)?.persist(&self.path);
-        persisted.map_err(|error| failed("write", &self.path, &error.error))?;
+        directory.replace(file_name_of(&self.path), text.as_bytes())?;
         *self = Self::parse(&self.name, self.path.clone(), text.to_owned())?;
         Ok(())
     }
@@ -213,7 +205,7 @@ impl Profile {
     /// All profiles, by name. One that cannot be read is a failure in its place.
     pub(crate) fn all() -> Result<Vec<Named>, Failure> {
         let directory = directory()?.join("profiles");
-        let unreadable = |error| failed("read", &directory, &error);
+        let unreadable = |error| Failure::io("read", &directory, &error);
         let entries = loop {
             match fs::read_dir(&directory) {
                 Ok(entries) => break entries,
@@ -290,28 +282,28 @@ impl Profile {
 
 /// Where profiles, and the keys that `init` makes, are kept.
 pub(crate) fn directory() -> Result<PathBuf, Failure> {
-    use etcetera::BaseStrategy;
-
     if let Some(directory) = std::env::var_os(DIRECTORY_VARIABLE).filter(|it| !it.is_empty()) {
         return Ok(std::path::absolute(directory)?);
     }
-    let strategy = etcetera::base_strategy::choose_native_strategy().map_err(|_| {
+    store_url::config_directory().map_err(|_| {
         Failure::usage(format!("this user has no home directory; set {DIRECTORY_VARIABLE}"))
-    })?;
-    Ok(strategy.config_dir().join("tokenkeep"))
+    })
 }
 
 /// Where sealed records are kept when there is no keychain.
 pub(crate) fn state_directory() -> Result<PathBuf, Failure> {
-    use etcetera::BaseStrategy;
+    store_url::state_directory()
+        .map_err(|_| Failure::usage("this user has no home directory; name a --store"))
+}
 
-    let strategy = etcetera::base_strategy::choose_native_strategy()
-        .map_err(|_| Failure::usage("this user has no home directory; name a --store"))?;
-    let directory = strategy.state_dir().unwrap_or_else(|| {
-        // On Windows this is the part of the profile that does not roam.
-        if cfg!(windows) { strategy.cache_dir() } else { strategy.data_dir() }
-    });
-    Ok(directory.join("tokenkeep"))
+/// Reads a profile's file, if there is one. What others can write to is refused: it says where tokens go.
+fn read(path: &Path) -> Result<Option<String>, Failure> {
+    let Some(text) = PrivateFile::new(path, LONGEST).read_trusted()? else { return Ok(None) };
+    let text = String::from_utf8(text).map_err(|_| {
+        let reason = io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text");
+        Failure::io("read", path, &reason)
+    })?;
+    Ok(Some(text))
 }
 
 fn path_of(name: &str) -> Result<PathBuf, Failure> {
@@ -323,6 +315,10 @@ fn directory_of(path: &Path) -> &Path {
     path.parent().expect("it is in the directory of profiles")
 }
 
+fn file_name_of(path: &Path) -> &OsStr {
+    path.file_name().expect("it is a file")
+}
+
 fn check_name(name: &str) -> Result<(), Failure> {
     let fits =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
@@ -331,64 +327,6 @@ fn check_name(name: &str) -> Result<(), Failure> {
             "a profile's name has 1 to 64 lower-case letters, digits, - and _",
         ));
     }
-    Ok(())
-}
-
-/// Whoever can write to a profile, or to the two directories that it is in, chooses where the tokens go.
-#[cfg(unix)]
-fn refuse_writable<'a>(places: impl Iterator<Item = &'a Path>) -> Result<(), Failure> {
-    use std::os::unix::fs::MetadataExt;
-
-    const STICKY: u32 = 0o1000;
-
-    for path in places {
-        let metadata = refuse_foreign(path)?;
-        let is_sticky = metadata.is_dir() && metadata.mode() & STICKY != 0;
-        if metadata.mode() & 0o022 != 0 && !is_sticky {
-            let path = path.display();
-            return Err(Failure::new(
-                Code::Inaccessible,
-                format!("{path} is not private: others can write to it; run `chmod go-w {path}`"),
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// What root makes in a directory of somebody else's, they can replace.
-#[cfg(unix)]
-fn refuse_making_it_elsewhere(path: &Path) -> Result<(), Failure> {
-    match path.ancestors().find(|above| above.exists()) {
-        Some(above) if rustix::process::geteuid().is_root() => refuse_foreign(above).map(drop),
-        _ => Ok(()),
-    }
-}
-
-/// Refuses what belongs to somebody else, but for root.
-#[cfg(unix)]
-fn refuse_foreign(path: &Path) -> Result<fs::Metadata, Failure> {
-    use std::os::unix::fs::MetadataExt;
-
-    let metadata = fs::metadata(path).map_err(|error| failed("read", path, &error))?;
-    let (owner, us) = (metadata.uid(), rustix::process::geteuid().as_raw());
-    if owner == us || owner == 0 {
-        return Ok(metadata);
-    }
-    let wrong = format!(
-        "{} belongs to the user with the number {owner}, who is not the one that runs this ({us}) and \
-         could change it; make it yours, or see whose TOKENKEEP_CONFIG_DIR this is",
-        path.display()
-    );
-    Err(Failure::new(Code::Inaccessible, wrong))
-}
-
-#[cfg(not(unix))]
-fn refuse_writable<'a>(_places: impl Iterator<Item = &'a Path>) -> Result<(), Failure> {
-    Ok(())
-}
-
-#[cfg(not(unix))]
-fn refuse_making_it_elsewhere(_path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 

@@ -5,7 +5,6 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use tokenkeep::secrecy::SecretString;
 use tokenkeep::store::Precondition;
 use tokenkeep::stores::AgeFileStore;
 use tokenkeep::transfer::{Overwrite, TransferError};
@@ -67,8 +66,7 @@ fn says_itself() -> Failure {
 /// A key that seals to these recipients. What it seals is read back with an identity that exists in
 /// this process only, and is forgotten with it.
 pub(super) fn for_recipients(recipients: &[String]) -> Result<AgeKey, Failure> {
-    let identity: SecretString = age::x25519::Identity::generate().to_string();
-    let mut key = AgeKey::custom("the recipients' key", move || Ok(identity.clone()));
+    let mut key = AgeKey::generate();
     for recipient in recipients {
         key = key.with_recovery_recipient(recipient).map_err(not_openable)?;
     }

@@ -8,7 +8,6 @@ use console::style;
 use serde_json::json;
 use tokenkeep::chrono::{DateTime, Utc};
 use tokenkeep::keychain::{KeychainState, probe_keychain};
-use tokenkeep::secrecy::SecretString;
 use tokenkeep::store::Precondition;
 use tokenkeep::stores::AgeFileStore;
 use tokenkeep::tokens::Freshness;
@@ -89,9 +88,8 @@ async fn age_finding() -> Finding {
     let tried = async {
         let directory = tempfile::Builder::new().prefix("tokenkeep-doctor-").tempdir()?;
         // A directory below it is made private, which it may not be under a lax umask.
-        let identity: SecretString = age::x25519::Identity::generate().to_string();
-        let key = AgeKey::custom("a key for this test", move || Ok(identity.clone()));
-        let store = AgeFileStore::new(directory.path().join("private/tokens.age"), key);
+        let path = directory.path().join("private/tokens.age");
+        let store = AgeFileStore::new(path, AgeKey::generate());
         let tokens = AuthTokens::new("test");
         store.save(&tokens.clone().into(), Precondition::Absent).await?;
         let found = store.load().await?;

@@ -5,15 +5,14 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokenkeep::{StoreUrl, TokenStore};
-
+use tokenkeep::private_file::PrivateFile;
 use tokenkeep::store::Precondition;
+use tokenkeep::{StoreUrl, TokenStore};
 use zeroize::Zeroizing;
 
 use super::login::{copy_of, not_cleared};
 use super::{DONE, Outcome, as_prompts_are_allowed, not_openable};
 use crate::arguments::{Remove, Slot};
-use crate::draft::{self, failed};
 use crate::failure::{Code, Failure};
 use crate::profile::Profile;
 use crate::terminal;
@@ -26,7 +25,7 @@ pub(super) async fn remove(slot: &Slot, remove: &Remove) -> Outcome {
             "a profile or store is named beside the one to remove; leave it out",
         ));
     }
-    let (writer, profile) = Profile::load_to_remove(&remove.name)?;
+    let (directory, profile) = Profile::load_to_remove(&remove.name)?;
     refuse_shared(&profile, remove.keep_key)?;
     let mut belongings = vec![Belongings::of(&profile.store, remove.keep_key)?];
     refuse_if_on_server(&profile).await?;
@@ -50,7 +49,7 @@ pub(super) async fn remove(slot: &Slot, remove: &Remove) -> Outcome {
         one.empty().await?;
         one.remove_files()?;
     }
-    profile.remove(&writer)?;
+    profile.remove(&directory)?;
     terminal::say(&format!("removed the profile {}", profile.name));
     for one in &belongings {
         one.say_what_became_of_it().await;
@@ -143,7 +142,10 @@ impl Belongings {
 
     fn remove_files(&self) -> Result<(), Failure> {
         let done = "the tokens are removed, so run this again after that";
-        let remove = |path: &Path| draft::remove(path).map_err(|failure| failure.within(done));
+        let remove = |path: &Path| {
+            let removed = PrivateFile::new(path, 0).remove();
+            removed.map_err(|error| Failure::from(error).within(done))
+        };
         for lock in self.locks() {
             // Under the lock: a process that holds it is still at work.
             if let Some(_held) = hold(&lock).map_err(|failure| failure.within(done))? {
@@ -306,7 +308,7 @@ fn why_it_stays(path: &Path) -> Result<Option<&'static str>, Failure> {
     const LONGEST: u64 = 64 * 1024;
     const SEALED: [&[u8]; 2] = [b"age-encryption.org/", b"-----BEGIN AGE ENCRYPTED FILE"];
 
-    let unreadable = |error| failed("read", path, &error);
+    let unreadable = |error| Failure::io("read", path, &error);
     let found = match path.symlink_metadata() {
         Ok(found) => found,
         // By an earlier run.
@@ -343,7 +345,7 @@ fn why_it_stays(path: &Path) -> Result<Option<&'static str>, Failure> {
 
 /// Takes a lock that is there and is one of ours, which are empty files.
 fn hold(path: &Path) -> Result<Option<File>, Failure> {
-    let unusable = |error| failed("lock", path, &error);
+    let unusable = |error| Failure::io("lock", path, &error);
     match path.symlink_metadata() {
         Ok(found) if found.is_file() && found.len() == 0 => {}
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(error)),

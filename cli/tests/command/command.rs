@@ -422,7 +422,7 @@ fn a_profile_that_others_can_write_to_is_refused() {
     assert!(!home.path("config/profiles/other.toml").exists());
     // Only where this runs as root.
     if std::os::unix::fs::chown(&path, Some(65534), None).is_ok() {
-        let theirs = "belongs to the user with the number 65534";
+        let theirs = "belongs to user 65534";
         assert!(home.run("get").failed(5).contains(theirs));
         // Nor is anything made where they can replace it.
         let directory = home.path("theirs");

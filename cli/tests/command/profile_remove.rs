@@ -328,7 +328,7 @@ fn what_cannot_be_removed_is_named_and_the_profile_stays_until_it_is() {
         ("unlinkat", "default.age"),
         ("unlink", "state/tokenkeep/default.age.lock"),
         ("unlink", "config/keys/default.txt"),
-        ("unlink", "config/profiles/default.toml"),
+        ("unlinkat", "default.toml"),
     ] {
         let home = Home::signed_in();
         let path =
