@@ -9,11 +9,11 @@ use clap_complete::Shell;
 
 use crate::failure::Failure;
 
-/// Keeps auth tokens behind the OS keychain, in an age-encrypted file or, by explicit choice, in
+/// Keeps auth tokens in the OS keychain, in an age-encrypted file or, only if you say so, in
 /// plaintext.
 ///
-/// Secrets go in through standard input and out through standard output; everything else is said
-/// on standard error.
+/// Secrets go in through standard input and come out through standard output. Everything else goes
+/// to standard error.
 #[derive(Parser)]
 #[command(name = "tokenkeep", version, bin_name = "tokenkeep", max_term_width = 100, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
@@ -39,37 +39,38 @@ Exit codes:
 /// Which tokens a command is about.
 #[derive(Args)]
 pub(crate) struct Slot {
-    /// The profile, which `init` makes; else `$TOKENKEEP_PROFILE`, else "default"
+    /// The profile. Without it: `$TOKENKEEP_PROFILE`, or else "default"
     #[arg(long, global = true, value_name = "NAME", value_hint = ValueHint::Other)]
     pub(crate) profile: Option<String>,
-    /// A store, instead of a profile (for `init`, its store): keychain:SERVICE/ACCOUNT,
-    /// age:PATH?identity=PATH, plaintext:PATH, env:PREFIX; `tokenkeep man` has all of them; else
-    /// `$TOKENKEEP_STORE`
+    /// A store instead of a profile: keychain:SERVICE/ACCOUNT, age:PATH?identity=PATH, plaintext:PATH,
+    /// env:PREFIX. `tokenkeep man` lists all. Without it: `$TOKENKEEP_STORE`. For `init`, the store that the
+    /// profile names
     #[arg(long, global = true, value_name = "URL", value_hint = ValueHint::Other)]
     pub(crate) store: Option<String>,
-    /// Let the keychain ask you to unlock it, and wait up to 2 minutes for that
+    /// Let the keychain ask you to unlock it. It waits for up to 2 minutes
     #[arg(long, global = true)]
     pub(crate) allow_prompt: bool,
 }
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Probe, choose and pin a store for a profile; say which and why
+    /// Set up a profile: choose where its tokens are kept
     #[command(after_help = examples::INIT)]
     Init,
     /// Sign in at the provider that the profile's `[oauth2]` names
     ///
-    /// Without an option, by device if the profile has a `device_authorization_url`, and else by
-    /// browser. No browser is opened: open the URL that is printed.
+    /// Without an option, this signs in with a device code if the profile has a
+    /// `device_authorization_url`, and in a browser if it has none. No browser is opened: open the URL
+    /// that is printed.
     #[command(after_help = examples::LOGIN)]
     Login(Login),
-    /// Store tokens from standard input: the JSON of a record, or a bare access token
+    /// Save tokens from standard input: JSON, or an access token alone
     #[command(after_help = examples::SET)]
     Set,
-    /// Print a valid access token
+    /// Print a valid access token; refresh it first if it is due
     #[command(after_help = examples::GET)]
     Get(Get),
-    /// Say where the tokens are, how they are protected, and when they expire
+    /// Show where the tokens are, how they are protected, and when they expire
     #[command(after_help = examples::STATUS)]
     Status(Json),
     /// List the profiles
@@ -78,25 +79,25 @@ pub(crate) enum Command {
     /// Remove a profile
     #[command(subcommand)]
     Profile(ProfileCommand),
-    /// Refresh the tokens
+    /// Refresh the tokens now
     #[command(after_help = examples::REFRESH)]
     Refresh,
-    /// Remove the tokens: a logout
+    /// Sign out: remove the tokens
     #[command(after_help = examples::CLEAR)]
     Clear(Clear),
     /// Move tokens to another store
     #[command(after_help = examples::MIGRATE)]
     Migrate(Migrate),
-    /// Copy tokens; the copy is marked as one, and never refreshed
+    /// Copy tokens to a backup, which is never refreshed
     #[command(after_help = examples::BACKUP)]
     Backup(Backup),
-    /// Make the tokens of a backup live again
+    /// Put the tokens of a backup back into use
     #[command(after_help = examples::RESTORE)]
     Restore(Restore),
-    /// Make an age identity
+    /// Create an age identity: a secret key
     #[command(after_help = examples::KEYGEN)]
     Keygen(Keygen),
-    /// Change who can open what an identity file seals
+    /// Change which keys can open the tokens of a profile
     #[command(after_help = examples::REKEY)]
     Rekey(Rekey),
     /// Check the keychain, age files and every profile on this machine
@@ -104,13 +105,12 @@ pub(crate) enum Command {
     Doctor(Json),
     /// Run a command with the access token in its environment
     ///
-    /// The token is in `PREFIX_ACCESS_TOKEN`; the prefix is the profile's name in capitals. A
-    /// variable is seen by the command, by each of its children, and on Linux by every process of
-    /// the same user while they run. Prefer `tokenkeep get` in a pipe where the command can read
-    /// from one.
+    /// The token is in `PREFIX_ACCESS_TOKEN`. The prefix is the profile's name in capitals. The command
+    /// and its children see the variable. On Linux every process of the same user can see it while they
+    /// run. If the command can read from a pipe, prefer `tokenkeep get`.
     ///
-    /// It exits with the status of the command; with 127 if there is no such command, and with 126 if it
-    /// cannot be run.
+    /// It exits with the status of the command. It exits with 127 if there is no such command, and with 126
+    /// if the command cannot be run.
     #[command(after_help = examples::EXEC)]
     Exec(Exec),
     /// Print completions for a shell
@@ -128,14 +128,13 @@ pub(crate) enum Command {
 pub(crate) enum ProfileCommand {
     /// Remove a profile, its tokens, its key and its locks
     ///
-    /// The tokens are removed as `clear` removes them. The provider is not told: run `clear --revoke` first
-    /// if they are to end there too. The key is deleted for good, and no backup that is sealed to it
-    /// can be opened after that. A key that may not be this profile's alone stays, and is named: a link,
-    /// a file with several keys, one that belongs to another user, `identity=keychain:` and
-    /// `identity=credential:`.
+    /// The tokens are removed as `clear` removes them. The provider is not told. To end the session there
+    /// too, run `clear --revoke` first. The key is deleted for good. Backups that are sealed to it cannot
+    /// be opened any more. A key that may belong to something else is kept and named: a link, a file
+    /// with several keys, a file of another user, `identity=keychain:` and `identity=credential:`.
     ///
     /// Nothing is removed if another profile has the same tokens or the same key, or if the tokens are on
-    /// a server that other machines use too: `clear` them first. Nothing is asked. If this is
+    /// a server that other machines use too. `clear` those first. This asks nothing. If it is
     /// interrupted, run it again.
     #[command(after_help = examples::REMOVE)]
     Remove(Remove),
@@ -221,7 +220,7 @@ Examples:
   tokenkeep exec --prefix APP -- sh -c 'echo \"${#APP_ACCESS_TOKEN} characters\"'
 
 Put -- before the command. In single quotes, the inner shell fills in the
-variable. In double quotes your own shell would, which does not have it.";
+variable. In double quotes your own shell would do it, and it has no token.";
     pub(super) const COMPLETIONS: &str = "\
 Examples:
   tokenkeep completions fish > ~/.config/fish/completions/tokenkeep.fish";
@@ -240,17 +239,17 @@ pub(crate) struct Json {
 
 #[derive(Args)]
 pub(crate) struct Login {
-    /// With a code, on any device
+    /// Sign in with a code, on any device
     #[arg(long, conflicts_with = "browser")]
     pub(crate) device: bool,
-    /// In a browser on this machine
+    /// Sign in with a browser on this machine
     #[arg(long)]
     pub(crate) browser: bool,
 }
 
 #[derive(Args)]
 pub(crate) struct Clear {
-    /// Tell the provider first that they are no longer used; if that fails, nothing is removed
+    /// Revoke the tokens at the provider too. They are removed here even if that fails
     #[arg(long)]
     pub(crate) revoke: bool,
 }
@@ -277,19 +276,20 @@ pub(crate) enum Field {
 
 #[derive(Args)]
 pub(crate) struct Migrate {
-    /// Where the tokens are; without it, the profile's store
+    /// The store that the tokens are in. Without it: the store of the profile
     #[arg(long, value_name = "URL")]
     pub(crate) from: Option<String>,
-    /// Where they go; a profile that was moved follows. With --all, {profile} stands for its name
+    /// The store that the tokens move to. The profile then names it. With --all, {profile} stands for
+    /// the name of each profile
     #[arg(long, value_name = "URL")]
     pub(crate) to: String,
     /// Move every profile
     #[arg(long, conflicts_with = "from")]
     pub(crate) all: bool,
-    /// Say what would be done, and do nothing
+    /// Show what would be done, and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Leave the tokens at the source too. If they rotate, only one of the two stays good
+    /// Keep the tokens at the source too. If the refresh token rotates, only one of the two stays valid
     #[arg(long)]
     pub(crate) keep_source: bool,
 }
@@ -299,14 +299,14 @@ pub(crate) struct Backup {
     /// The file to write, or a store URL
     #[arg(long, value_name = "FILE|URL", value_hint = ValueHint::FilePath)]
     pub(crate) to: String,
-    /// Seal it to this age recipient; may be repeated
+    /// Seal it to this age recipient. May be repeated
     #[arg(long, value_name = "AGE1...", conflicts_with = "passphrase")]
     pub(crate) recipient: Vec<String>,
-    /// Seal it to a passphrase, which is asked for
+    /// Seal it to a passphrase. The command asks for it
     #[arg(long)]
     pub(crate) passphrase: bool,
-    /// Replace whatever is there, live tokens too. An earlier backup at a store URL is replaced
-    /// without it
+    /// Replace anything that is there, also tokens that are in use. An earlier backup at a store URL is
+    /// replaced without this option
     #[arg(long)]
     pub(crate) overwrite: bool,
 }
@@ -316,7 +316,7 @@ pub(crate) struct Restore {
     /// The file that `backup` wrote, or a store URL
     #[arg(long, value_name = "FILE|URL", value_hint = ValueHint::FilePath)]
     pub(crate) from: String,
-    /// The identity file that opens it; without one, a passphrase is asked for
+    /// The identity file that opens it. Without it, the command asks for a passphrase
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) identity: Option<PathBuf>,
     /// Replace tokens that are newer than the backup
@@ -326,33 +326,33 @@ pub(crate) struct Restore {
 
 #[derive(Args)]
 pub(crate) struct Keygen {
-    /// The file to write; without one, the secret key goes to standard output
+    /// The file to write. Without it, the secret key goes to standard output
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
-    /// Protect the file with a passphrase, which is asked for
+    /// Protect the file with a passphrase. The command asks for it
     #[arg(long, requires = "output")]
     pub(crate) passphrase: bool,
 }
 
 #[derive(Args)]
 pub(crate) struct Rekey {
-    /// The identity file whose key opens the record from now on; without it, the present one stays
+    /// The identity file that opens the tokens from now on. Without it, the present one stays
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) identity: Option<PathBuf>,
-    /// Add a recovery recipient; may be repeated
+    /// Add a recovery recipient. May be repeated
     #[arg(long, value_name = "AGE1...")]
     pub(crate) recipient: Vec<String>,
-    /// Remove a recovery recipient; may be repeated
+    /// Remove a recovery recipient. May be repeated
     #[arg(long, value_name = "AGE1...")]
     pub(crate) remove_recipient: Vec<String>,
 }
 
 #[derive(Args)]
 pub(crate) struct Exec {
-    /// The first part of the variables' names
+    /// The first part of the names of the variables
     #[arg(long)]
     pub(crate) prefix: Option<String>,
-    /// Pass the refresh token too, in `PREFIX_REFRESH_TOKEN`
+    /// Pass the refresh token too, as `PREFIX_REFRESH_TOKEN`
     #[arg(long)]
     pub(crate) with_refresh_token: bool,
     /// The command and its arguments
@@ -360,8 +360,8 @@ pub(crate) struct Exec {
     pub(crate) command: Vec<OsString>,
 }
 
-/// Says what is wrong with the command line, without repeating what stands in it: a token is soon
-/// given as an argument by mistake, and standard error is soon in a log.
+/// Reports what is wrong with the command line. It does not repeat the arguments: one of them may be a token
+/// that was given by mistake, and standard error often ends in a log.
 pub(crate) fn report(error: &clap::Error) -> ExitCode {
     use clap::error::{ContextKind, ErrorKind};
 
@@ -374,7 +374,7 @@ pub(crate) fn report(error: &clap::Error) -> ExitCode {
         ErrorKind::InvalidSubcommand => "there is no such command".into(),
         ErrorKind::InvalidUtf8 => "an argument is not UTF-8 text".into(),
         ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
-            "an option has a value that it cannot have".into()
+            "an option has a value that is not allowed".into()
         }
         ErrorKind::MissingRequiredArgument if is_of_exec() => {
             "the command to run is missing; put it after `--`: `tokenkeep exec -- CMD`".into()
@@ -391,8 +391,7 @@ pub(crate) fn report(error: &clap::Error) -> ExitCode {
             "put `--` before the command to run: `tokenkeep exec -- CMD`".into()
         }
         ErrorKind::UnknownArgument => {
-            "an argument is unknown here; secrets go in through standard input, never as arguments"
-                .into()
+            "an argument is unknown; give secrets through standard input, never as arguments".into()
         }
         // These are help and version, which were asked for.
         _ => {
@@ -403,11 +402,11 @@ pub(crate) fn report(error: &clap::Error) -> ExitCode {
     // These are the names of what there is, and not what was given. The most similar one is the last.
     let suggested = [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg];
     let suggested = suggested.into_iter().find_map(|kind| names(error, kind).pop());
-    let meant = suggested.map(|name| format!(" (is {name} meant?)")).unwrap_or_default();
+    let meant = suggested.map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
     Failure::usage(format!("{wrong}{meant}; see `tokenkeep COMMAND --help`")).report()
 }
 
-/// Says which options do not go together. Their names are ours, and no values stand there.
+/// Reports which options exclude each other. It names options and repeats no values.
 fn conflict(error: &clap::Error) -> String {
     use clap::error::ContextKind;
 
@@ -416,7 +415,7 @@ fn conflict(error: &clap::Error) -> String {
     if other.is_empty() || given == other {
         format!("{given} is given twice")
     } else {
-        format!("{given} does not go with {other}; leave out one of them")
+        format!("{given} cannot be used with {other}; leave out one of them")
     }
 }
 

@@ -1,4 +1,3 @@
-
 #![allow(clippy::disallowed_methods, reason = "tests look at what they made")]
 
 use std::collections::BTreeMap;
