@@ -29,6 +29,11 @@ pub(crate) enum Code {
     NotFound = 127,
 }
 
+/// What a command ends with.
+pub(crate) type Outcome = Result<ExitCode, Failure>;
+
+pub(crate) const DONE: Outcome = Ok(ExitCode::SUCCESS);
+
 impl From<Code> for ExitCode {
     fn from(code: Code) -> Self {
         Self::from(code as u8)
@@ -48,6 +53,10 @@ impl Failure {
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::new(Code::Usage, message)
+    }
+
+    pub(crate) fn no_refresh_token() -> Self {
+        Self::new(Code::NoTokens, "there is no refresh token; the server issued none")
     }
 
     /// What could not be done to which file.

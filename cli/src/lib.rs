@@ -3,23 +3,25 @@
 
 mod arguments;
 mod commands;
+mod describe;
 mod failure;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
 mod harden;
 mod interrupt;
+mod parallel;
 mod profile;
 mod provider;
-mod session;
-mod side_by_side;
-mod slot;
+mod refreshing;
+mod runtime;
+mod selection;
+mod target;
 mod terminal;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use tokio::runtime::{Builder, Runtime};
 
 use crate::arguments::Cli;
 use crate::failure::Failure;
@@ -31,7 +33,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return arguments::report(&error),
     };
-    let done = match runtime() {
+    let done = match runtime::runtime() {
         Ok(runtime) => runtime.block_on(terminal::patiently(commands::run(cli, limits))),
         Err(error) => Err(error.into()),
     };
@@ -40,10 +42,4 @@ pub fn main() -> ExitCode {
     let code = done.unwrap_or_else(Failure::report);
     interrupt::end_if_caught();
     code
-}
-
-/// Two threads, one for what blocks: nothing is done at once with anything else, and so each run
-/// makes its system calls in the same order.
-fn runtime() -> std::io::Result<Runtime> {
-    Builder::new_current_thread().enable_all().max_blocking_threads(1).build()
 }

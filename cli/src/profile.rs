@@ -11,8 +11,8 @@ use tokenkeep::{StoreUrl, store_url};
 use toml::de::{DeTable, DeValue};
 
 use crate::failure::{Code, Failure};
+use crate::parallel;
 use crate::provider::Provider;
-use crate::side_by_side;
 
 const DIRECTORY_VARIABLE: &str = "TOKENKEEP_CONFIG_DIR";
 const LONGEST_NAME: usize = 64;
@@ -140,7 +140,7 @@ impl Profile {
         let Some(first) = all.first() else { return Ok(()) };
         if all.iter().any(|one| one.text != one.profile.text) {
             let directory = LockedDirectory::lock(directory_of(&first.profile.path))?;
-            side_by_side::each(all, async |one| {
+            parallel::for_each(all, async |one| {
                 if let Err(failure) = one.profile.write(&directory, &one.text) {
                     *one.done = Err(failure);
                 }

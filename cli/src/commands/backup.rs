@@ -10,10 +10,10 @@ use tokenkeep::stores::AgeFileStore;
 use tokenkeep::transfer::{Overwrite, TransferError};
 use tokenkeep::{AgeKey, TokenStore};
 
-use super::{DONE, Outcome, Target, not_openable, open, warn_of_plaintext};
 use crate::arguments::{self, Slot};
-use crate::failure::{Code, Failure};
-use crate::slot::{check_path, parse_url_or_path};
+use crate::failure::{Code, DONE, Failure, Outcome};
+use crate::selection::{check_path, parse_url_or_path};
+use crate::target::{Target, for_recipients, open, warn_of_plaintext};
 use crate::terminal;
 
 pub(super) async fn backup(slot: &Slot, backup: &arguments::Backup) -> Outcome {
@@ -61,16 +61,6 @@ pub(super) async fn backup(slot: &Slot, backup: &arguments::Backup) -> Outcome {
 
 fn says_itself() -> Failure {
     Failure::usage("a store URL says itself how it is sealed; give a file's path")
-}
-
-/// A key that seals to these recipients. What it seals is read back with an identity that exists in
-/// this process only, and is forgotten with it.
-pub(super) fn for_recipients(recipients: &[String]) -> Result<AgeKey, Failure> {
-    let mut key = AgeKey::generate();
-    for recipient in recipients {
-        key = key.with_recovery_recipient(recipient).map_err(not_openable)?;
-    }
-    Ok(key)
 }
 
 pub(super) async fn restore(slot: &Slot, restore: &arguments::Restore) -> Outcome {

@@ -11,14 +11,16 @@ use tokenkeep::keychain::{KeychainState, probe_keychain};
 use tokenkeep::store::Precondition;
 use tokenkeep::stores::AgeFileStore;
 use tokenkeep::tokens::Freshness;
-use tokenkeep::{AgeKey, AuthTokens, StoreError, StoreUrl, TokenRefresher, TokenStore};
+use tokenkeep::{AgeKey, AuthTokens, StoreError, StoreUrl, TokenStore};
 
-use super::{Outcome, check_key, describe, doubts, span};
 use crate::arguments::Slot;
-use crate::failure::{Code, Failure};
+use crate::describe::{describe, doubts, span, warnings};
+use crate::failure::{Code, Failure, Outcome};
 use crate::harden::Limits;
 use crate::profile::Profile;
-use crate::slot::Named;
+use crate::provider::Provider;
+use crate::selection::Selection;
+use crate::target::check_key;
 use crate::terminal;
 
 /// One thing that was looked at.
@@ -120,19 +122,19 @@ type LookedAt = Result<(StoreUrl, Option<String>), Failure>;
 /// The one that was named, or else all profiles.
 fn slots(slot: &Slot) -> Result<Vec<(String, LookedAt)>, Failure> {
     let of = |profile: Profile| {
-        let client = profile.provider.as_ref().map(TokenRefresher::client);
+        let client = profile.provider.as_ref().map(Provider::client_name);
         (profile.store, client)
     };
     if !slot.is_given() {
         let all = Profile::all()?.into_iter();
         return Ok(all.map(|(name, profile)| (name, profile.map(of))).collect());
     }
-    Ok(vec![match slot.named()? {
-        Named::Profile(name) => {
+    Ok(vec![match slot.selected()? {
+        Selection::Profile(name) => {
             let profile = Profile::load(&name)?;
             (name, Ok(of(profile)))
         }
-        Named::Store(url) => (url.to_string(), Ok((url, None))),
+        Selection::Store(url) => (url.to_string(), Ok((url, None))),
     }])
 }
 
@@ -195,7 +197,7 @@ async fn slot_finding(
     if !doubts.is_empty() {
         mend = Some(doubts.join("; "));
     } else if store.is_plaintext() {
-        mend = mend.or_else(|| super::tokens::warnings(&store));
+        mend = mend.or_else(|| warnings(&store));
     }
     let tokens = describe(tokens.as_ref(), now);
     (Finding { name, state, how, mend }, tokens)

@@ -1,13 +1,15 @@
+//! exec: a program that gets the access token.
+
 use std::io;
 use std::process::{Command, ExitCode};
 
 use tokenkeep::AuthTokens;
 
-use super::{Outcome, Target, no_refresh_token};
 use crate::arguments::{self, Slot};
-use crate::failure::{Code, Failure};
+use crate::failure::{Code, Failure, Outcome};
 use crate::harden::Limits;
-use crate::session::good_tokens;
+use crate::refreshing::good_tokens;
+use crate::target::Target;
 use crate::terminal::PASSPHRASE_VARIABLE;
 
 pub(super) async fn exec(slot: &Slot, exec: arguments::Exec, limits: Limits) -> Outcome {
@@ -65,7 +67,7 @@ fn hand_over(
     command.env(format!("{prefix}_ACCESS_TOKEN"), tokens.access_token.expose_secret());
     let refresh_variable = format!("{prefix}_REFRESH_TOKEN");
     if with_refresh_token {
-        let token = tokens.refresh_token.as_ref().ok_or_else(no_refresh_token)?;
+        let token = tokens.refresh_token.as_ref().ok_or_else(Failure::no_refresh_token)?;
         command.env(refresh_variable, token.expose_secret());
     } else {
         command.env_remove(refresh_variable);

@@ -1,10 +1,12 @@
+//! init: the store of a new profile.
+
 use tokenkeep::StoreUrl;
 
-use super::{DONE, Outcome, PLAINTEXT, open};
 use crate::arguments::Slot;
-use crate::failure::{Code, Failure};
+use crate::failure::{Code, DONE, Failure, Outcome};
 use crate::profile::{self, Profile};
-use crate::slot::parse_url;
+use crate::selection::parse_url;
+use crate::target::{PLAINTEXT, open};
 use crate::terminal;
 
 pub(super) async fn init(slot: &Slot) -> Outcome {

@@ -7,12 +7,11 @@ use tokenkeep::store::Lease;
 use tokenkeep::transfer::{self, wait_for_lease};
 use tokenkeep::{AgeKey, StoreUrl};
 
-use super::backup::for_recipients;
-use super::{DONE, Outcome, Target, open};
 use crate::arguments::{Keygen, Rekey, Slot};
-use crate::failure::{Code, Failure};
+use crate::failure::{Code, DONE, Failure, Outcome};
 use crate::profile::Profile;
-use crate::slot::check_path;
+use crate::selection::check_path;
+use crate::target::{Target, for_recipients, open};
 use crate::terminal;
 
 pub(super) async fn keygen(keygen: &Keygen) -> Outcome {

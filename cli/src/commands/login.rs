@@ -6,11 +6,11 @@ use tokenkeep::chrono::SecondsFormat;
 use tokenkeep::store::{Precondition, Stored};
 use tokenkeep::{StoreError, StoreUrl, TokenStore};
 
-use super::{DONE, Outcome, Target, open};
 use crate::arguments::{Clear, Login, Slot};
-use crate::failure::{Code, Failure};
+use crate::failure::{Code, DONE, Failure, Outcome};
 use crate::profile::Profile;
 use crate::provider::Provider;
+use crate::target::{Target, open};
 use crate::terminal;
 
 const PROVIDER: &str = "waiting for the provider";

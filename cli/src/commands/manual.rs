@@ -8,8 +8,8 @@ use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
-use super::{DONE, Outcome};
 use crate::arguments::{Cli, EXIT_CODES};
+use crate::failure::{DONE, Outcome};
 use crate::terminal;
 
 /// The widest that text is, on any terminal.

@@ -2,18 +2,16 @@
 
 use std::sync::Arc;
 
+use tokenkeep::store::{Precondition, Record};
+use tokenkeep::transfer::TransferError;
 use tokenkeep::{StoreError, StoreUrl, TokenStore};
 
-use tokenkeep::store::{Precondition, Record};
-
-use tokenkeep::transfer::TransferError;
-
-use super::{DONE, Outcome, Target, check_key, open, warn_of_plaintext};
 use crate::arguments::{self, Slot};
-use crate::failure::{Code, Failure};
+use crate::failure::{Code, DONE, Failure, Outcome};
+use crate::parallel;
 use crate::profile::{Profile, Rewrite};
-use crate::side_by_side;
-use crate::slot::parse_url;
+use crate::selection::parse_url;
+use crate::target::{Target, check_key, open, warn_of_plaintext};
 use crate::terminal;
 
 /// Stands for a profile's name in the target of `migrate --all`.
@@ -294,9 +292,9 @@ async fn run(moves: &mut [Move], migrate: &arguments::Migrate) -> Result<(), Fai
         }
         return Ok(());
     }
-    side_by_side::each(moves, async |one| one.outcome = one.begin().await).await?;
+    parallel::for_each(moves, async |one| one.outcome = one.begin().await).await?;
     rewrite(moves).await?;
-    side_by_side::each(moves, async |one| {
+    parallel::for_each(moves, async |one| {
         if one.outcome.is_ok() {
             one.outcome = match one.carry().await {
                 Err(failure) if migrate.all && failure.is(Code::NoTokens) => {

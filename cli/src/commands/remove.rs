@@ -11,10 +11,10 @@ use tokenkeep::{StoreUrl, TokenStore};
 use zeroize::Zeroizing;
 
 use super::login::{copy_of, not_cleared};
-use super::{DONE, Outcome, as_prompts_are_allowed, not_openable};
 use crate::arguments::{Remove, Slot};
-use crate::failure::{Code, Failure};
+use crate::failure::{Code, DONE, Failure, Outcome};
 use crate::profile::Profile;
+use crate::target::open_without_asking;
 use crate::terminal;
 
 /// First all that could be in the way is found, then the profile is removed, and last of all its file: as
@@ -32,7 +32,7 @@ pub(super) async fn remove(slot: &Slot, remove: &Remove) -> Outcome {
     // What a migration left that was cut off, if it is this profile's.
     let source = belongings[0].store.clone();
     if let Some(to) = &profile.moving_to {
-        let copy = copy_of(&*source, open(to)?).await?;
+        let copy = copy_of(&*source, open_without_asking(to)?).await?;
         let mut target = Belongings::of(to, remove.keep_key)?;
         if same_key(to, &profile.store).is_some() {
             target.key = Key::None;
@@ -55,11 +55,6 @@ pub(super) async fn remove(slot: &Slot, remove: &Remove) -> Outcome {
         one.say_what_became_of_it().await;
     }
     DONE
-}
-
-/// Nobody is asked for a passphrase: what is to be removed need not be opened.
-fn open(url: &StoreUrl) -> Result<Arc<dyn TokenStore>, Failure> {
-    as_prompts_are_allowed(url).open().map_err(not_openable)
 }
 
 /// What one URL names.
@@ -92,7 +87,7 @@ impl Belongings {
             (None, Some(name)) => kept(name, "other records may be sealed to it"),
             (None, None) => Key::None,
         };
-        Ok(Self { url: url.clone(), store: open(url)?, key })
+        Ok(Self { url: url.clone(), store: open_without_asking(url)?, key })
     }
 
     /// Whether tokens are kept there that this profile may remove.
@@ -228,7 +223,7 @@ async fn refuse_if_on_server(profile: &Profile) -> Result<(), Failure> {
             continue;
         }
         let alone = format!("to remove this name alone, delete {path}");
-        match open(url)?.load().await {
+        match open_without_asking(url)?.load().await {
             Ok(None) => {}
             Ok(Some(_)) => {
                 return Err(Failure::new(

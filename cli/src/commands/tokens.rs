@@ -9,15 +9,17 @@ use tokenkeep::chrono::{DateTime, TimeDelta, Timelike, Utc};
 use tokenkeep::secrecy::{ExposeSecret, SecretString};
 use tokenkeep::store::{MAX_RECORD, Record};
 use tokenkeep::tokens::Freshness;
-use tokenkeep::{AuthError, AuthTokens, StoreError, StoreUrl, TokenManager, TokenRefresher};
+use tokenkeep::{AuthError, AuthTokens, StoreError, TokenManager};
 use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
-use super::{DONE, Outcome, Target, describe, doubts, moment, no_refresh_token, span};
 use crate::arguments::{Field, Get, Slot};
-use crate::failure::{Code, Failure};
+use crate::describe::{describe, doubts, moment, span, warnings};
+use crate::failure::{Code, DONE, Failure, Outcome};
 use crate::profile::Profile;
-use crate::session::{access_token, session};
+use crate::provider::Provider;
+use crate::refreshing::{access_token, with_refresh};
+use crate::target::Target;
 use crate::terminal;
 
 pub(super) async fn set(slot: &Slot) -> Outcome {
@@ -117,7 +119,7 @@ pub(super) async fn get(slot: &Slot, get: &Get) -> Outcome {
     }
     let manager = Target::of(slot)?.manager()?;
     // Before all is saved: if it cannot be, the access token is good all the same.
-    session(&manager, print(&manager, get)).await
+    with_refresh(&manager, print(&manager, get)).await
 }
 
 #[expect(clippy::disallowed_methods, reason = "printing them is what it is for")]
@@ -138,7 +140,7 @@ async fn print(manager: &TokenManager, get: &Get) -> Outcome {
         }
         Field::Refresh => {
             let tokens = manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?;
-            let token = tokens.refresh_token.ok_or_else(no_refresh_token)?;
+            let token = tokens.refresh_token.ok_or_else(Failure::no_refresh_token)?;
             terminal::print(token.expose_secret())?;
         }
         Field::Json => {
@@ -175,7 +177,7 @@ pub(super) async fn status(slot: &Slot, json: bool) -> Outcome {
     let refresher = target.profile.as_ref().and_then(|profile| profile.provider.as_ref());
     // Nothing can be replaced in the environment.
     let refresher = refresher.filter(|_| target.url.env_prefix().is_none());
-    let client = refresher.map(TokenRefresher::client);
+    let client = refresher.map(Provider::client_name);
     let prospect = found.map(|record| Prospect::of(record, client.as_deref(), now));
     let tokens = record.map(|record| record.map(|record| record.tokens));
     let found = tokens.as_ref().ok().and_then(Option::as_ref);
@@ -281,35 +283,6 @@ fn sentence(tokens: Option<&AuthTokens>, prospect: Option<Prospect>) -> String {
     text
 }
 
-/// What is weak about a store, said each time.
-pub(super) fn warnings(url: &StoreUrl) -> Option<String> {
-    if url.is_plaintext() {
-        let advice =
-            "any program of this user and every backup can read it; `tokenkeep migrate` leaves it";
-        return Some(format!("the tokens are in plaintext: {advice}"));
-    }
-    let (data, key) = (url.path()?, url.identity_path()?);
-    is_on_one_disk(&data, key).then(|| {
-        "the tokens and their key are on the same disk: whoever has the disk has both".to_owned()
-    })
-}
-
-#[cfg(unix)]
-fn is_on_one_disk(one: &std::path::Path, other: &std::path::Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-
-    // The record may not exist yet, its directory neither.
-    let device = |path: &std::path::Path| {
-        path.ancestors().find_map(|path| Some(path.metadata().ok()?.dev()))
-    };
-    device(one) == device(other)
-}
-
-#[cfg(not(unix))]
-fn is_on_one_disk(one: &std::path::Path, other: &std::path::Path) -> bool {
-    one.components().next() == other.components().next()
-}
-
 pub(super) fn list(slot: &Slot, json: bool) -> Outcome {
     if slot.is_given() {
         return Err(Failure::usage("this lists all profiles; `tokenkeep status` is about one"));
@@ -352,7 +325,7 @@ fn for_shell(text: String) -> String {
 pub(super) async fn refresh(slot: &Slot) -> Outcome {
     let target = Target::of(slot)?;
     let manager = target.manager()?;
-    let refreshed = session(&manager, async {
+    let refreshed = with_refresh(&manager, async {
         manager.refresh().await.map_err(|error| match error {
             AuthError::NoRefresher => Failure::usage(
                 "this profile has no [oauth2] to refresh with; add token_url and client_id to its \

@@ -1,4 +1,4 @@
-//! What names a slot or a file, and what does not.
+//! Which slot or file a command line selects.
 
 use std::path::Path;
 
@@ -12,15 +12,15 @@ const STORE_VARIABLE: &str = "TOKENKEEP_STORE";
 const DEFAULT: &str = "default";
 
 /// What a command line names.
-pub(crate) enum Named {
+pub(crate) enum Selection {
     Profile(String),
     Store(StoreUrl),
 }
 
 impl Slot {
-    /// Finds out what is named: what stands on the command line counts before the environment,
-    /// and naming two slots at once is an error.
-    pub(crate) fn named(&self) -> Result<Named, Failure> {
+    /// Returns what is named: the command line counts before the environment, and naming two slots at once is
+    /// an error.
+    pub(crate) fn selected(&self) -> Result<Selection, Failure> {
         let (profile, store) = match (&self.profile, &self.store) {
             (None, None) => (variable(PROFILE_VARIABLE), variable(STORE_VARIABLE)),
             named => (named.0.clone(), named.1.clone()),
@@ -29,8 +29,10 @@ impl Slot {
             (Some(_), Some(_)) => {
                 Err(Failure::usage("a profile and a store are named; name one of them"))
             }
-            (None, Some(url)) => parse_url(&url).map(Named::Store),
-            (profile, None) => Ok(Named::Profile(profile.unwrap_or_else(|| DEFAULT.to_owned()))),
+            (None, Some(url)) => parse_url(&url).map(Selection::Store),
+            (profile, None) => {
+                Ok(Selection::Profile(profile.unwrap_or_else(|| DEFAULT.to_owned())))
+            }
         }
     }
 

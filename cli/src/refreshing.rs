@@ -12,7 +12,7 @@ use tokenkeep::{
     AccessToken, AuthError, AuthTokens, RefreshFailure, TokenManager, TokenRefresher, async_trait,
 };
 
-use crate::commands::{moment, span};
+use crate::describe::{moment, span};
 use crate::failure::{Code, Failure};
 use crate::provider::Provider;
 use crate::{interrupt, terminal};
@@ -23,7 +23,7 @@ const LONGEST_END: Duration = Duration::from_secs(40);
 
 /// Does this, and then waits until no refresh is under way and its result is saved, whatever came of the
 /// work. A signal ends the work, and not the refresh.
-pub(crate) async fn session<T>(
+pub(crate) async fn with_refresh<T>(
     manager: &TokenManager,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
@@ -133,7 +133,7 @@ pub(crate) async fn access_token(manager: &TokenManager) -> Result<AccessToken, 
 /// Returns tokens of which the access token is good, refreshed if that is due. It waits until that is over:
 /// a refresh token that is being spent would be worth nothing to whoever gets it.
 pub(crate) async fn good_tokens(manager: &TokenManager) -> Result<AuthTokens, Failure> {
-    session(manager, access_token(manager)).await?;
+    with_refresh(manager, access_token(manager)).await?;
     Ok(manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?)
 }
 
@@ -151,7 +151,7 @@ fn lost(error: AuthError) -> Failure {
     }
 }
 
-/// Says at once what may have to be mended while this goes on.
+/// Says at once what may have to be fixed while this goes on.
 async fn listen(events: &mut Events, not_refreshed: &mut Option<String>) {
     while let Some(event) = events.next().await {
         match event {

@@ -3,14 +3,14 @@
 use std::io;
 use std::thread;
 
-use crate::runtime;
+use crate::runtime::runtime;
 
 /// How many are done at once, and how many of them are worth a thread.
 const THREADS: usize = 16;
 const WORTH_A_THREAD: usize = 8;
 
 /// Does the work with each, one after the other if they are few.
-pub(crate) async fn each<T: Send>(
+pub(crate) async fn for_each<T: Send>(
     all: &mut [T],
     work: impl AsyncFn(&mut T) + Sync,
 ) -> io::Result<()> {

@@ -1,0 +1,106 @@
+//! What is said about tokens and stores: nothing of what the tokens are.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tokenkeep::chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use tokenkeep::store::Record;
+use tokenkeep::{AuthTokens, StoreUrl, TokenStore};
+
+use crate::failure::Failure;
+
+/// What may be said about tokens, as JSON.
+pub(crate) fn describe(tokens: Option<&AuthTokens>, now: DateTime<Utc>) -> Value {
+    let date = |date: Option<DateTime<Utc>>| {
+        date.map(|date| date.to_rfc3339_opts(SecondsFormat::Secs, true))
+    };
+    json!({
+        "state": tokens.map_or("none".into(), |it| format!("{:?}", it.freshness(now)).to_lowercase()),
+        "expires_at": date(tokens.and_then(AuthTokens::expiry)),
+        "refresh_due_at": date(tokens.and_then(AuthTokens::refresh_due)),
+        "obtained_at": date(tokens.and_then(|tokens| tokens.obtained_at)),
+        "has_refresh_token": tokens.is_some_and(|tokens| tokens.refresh_token.is_some()),
+        "backup": tokens.is_some_and(AuthTokens::is_backup),
+    })
+}
+
+/// What is in the way of the next refresh: it was interrupted, or the provider rejected the refresh token.
+/// `client` is who refreshes.
+pub(crate) async fn doubts(
+    store: &dyn TokenStore,
+    record: Option<&Record>,
+    client: &str,
+) -> Vec<String> {
+    let Some(record) = record else { return Vec::new() };
+    let (token, rejection) = (&record.tokens.refresh_token, &record.refresh.rejection);
+    if let (Some(token), Some(rejection)) = (token, rejection)
+        && rejection.is_for(token, client)
+    {
+        let at = rejection.at().to_rfc3339_opts(SecondsFormat::Secs, true);
+        let doubt = match record.intent() {
+            Some(_) => ", after a refresh was cut off that may have spent it",
+            None => "",
+        };
+        return vec![format!(
+            "the refresh token was rejected at {at} ({}){doubt}; sign in again",
+            rejection.reason()
+        )];
+    }
+    match tokenkeep::refresh::interrupted_refresh(store).await {
+        Ok(Some(at)) => vec![format!(
+            "a refresh was cut off at {}, and may have spent the refresh token; if the next one fails, sign \
+             in again",
+            at.to_rfc3339_opts(SecondsFormat::Secs, true)
+        )],
+        Err(error) if record.intent().is_some() => vec![format!(
+            "a refresh was cut off, or is under way, which cannot be found out here: {}",
+            Failure::from(error).message()
+        )],
+        _ => Vec::new(),
+    }
+}
+
+/// What is weak about a store, said each time.
+pub(crate) fn warnings(url: &StoreUrl) -> Option<String> {
+    if url.is_plaintext() {
+        let advice =
+            "any program of this user and every backup can read it; `tokenkeep migrate` leaves it";
+        return Some(format!("the tokens are in plaintext: {advice}"));
+    }
+    let (data, key) = (url.path()?, url.identity_path()?);
+    is_on_one_disk(&data, key).then(|| {
+        "the tokens and their key are on the same disk: whoever has the disk has both".to_owned()
+    })
+}
+
+#[cfg(unix)]
+fn is_on_one_disk(one: &Path, other: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+
+    // The record may not exist yet, its directory neither.
+    let device = |path: &Path| path.ancestors().find_map(|path| Some(path.metadata().ok()?.dev()));
+    device(one) == device(other)
+}
+
+#[cfg(not(unix))]
+fn is_on_one_disk(one: &Path, other: &Path) -> bool {
+    one.components().next() == other.components().next()
+}
+
+/// A moment as people read it.
+pub(crate) fn moment(date: DateTime<Utc>) -> String {
+    date.format("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// A span of time as people say it: the largest unit alone.
+pub(crate) fn span(delta: TimeDelta) -> String {
+    let minutes = delta.num_minutes().abs();
+    let (count, unit) = match minutes {
+        0 => return "less than a minute".into(),
+        1..60 => (minutes, "minute"),
+        60..2880 => (minutes / 60, "hour"),
+        2880..1_051_200 => (minutes / 1440, "day"),
+        _ => (minutes / 525_600, "year"),
+    };
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+}

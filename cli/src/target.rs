@@ -1,0 +1,110 @@
+//! What a command is about: a store, and the profile that names it.
+
+use std::sync::Arc;
+
+use tokenkeep::{AgeKey, StoreError, StoreUrl, TokenManager, TokenStore};
+
+use crate::arguments::Slot;
+use crate::failure::Failure;
+use crate::profile::Profile;
+use crate::provider::Provider;
+use crate::selection::Selection;
+use crate::terminal;
+
+pub(crate) const PLAINTEXT: &str = "WARNING: plaintext. Any program of this user, and anyone who gets the disk or a \
+                         backup of it, can read the tokens.";
+
+/// The store that a command is about, and the profile if it was named by one.
+pub(crate) struct Target {
+    pub(crate) url: StoreUrl,
+    pub(crate) profile: Option<Profile>,
+}
+
+impl Target {
+    pub(crate) fn of(slot: &Slot) -> Result<Self, Failure> {
+        match slot.selected()? {
+            Selection::Store(url) => Ok(Self { url, profile: None }),
+            Selection::Profile(name) => {
+                let profile = Profile::load(&name)?;
+                Ok(Self { url: profile.store.clone(), profile: Some(profile) })
+            }
+        }
+    }
+
+    pub(crate) fn open(&self) -> Result<Arc<dyn TokenStore>, Failure> {
+        open(&self.url)
+    }
+
+    /// Warns if tokens were put in plaintext into a place that the command line names.
+    pub(crate) fn warn_of_plaintext(&self) {
+        if self.profile.is_none() {
+            warn_of_plaintext(&self.url);
+        }
+    }
+
+    /// Names who refreshes, as a record remembers it.
+    pub(crate) fn client(&self) -> String {
+        let provider = self.profile.as_ref().and_then(|profile| profile.provider.as_ref());
+        provider.map(Provider::client_name).unwrap_or_default()
+    }
+
+    pub(crate) fn manager(&self) -> Result<TokenManager, Failure> {
+        let builder = TokenManager::builder().store(self.open()?);
+        let provider = self.profile.as_ref().and_then(|profile| profile.provider.clone());
+        Ok(match provider {
+            Some(provider) => builder.refresher(provider).build(),
+            None => builder.build(),
+        })
+    }
+}
+
+/// Opens a store, and asks for the passphrase of its key if it has one.
+pub(crate) fn open(url: &StoreUrl) -> Result<Arc<dyn TokenStore>, Failure> {
+    let protected =
+        url.identity_path().map_or_else(|| url.to_string(), |path| path.display().to_string());
+    let opened = as_prompts_are_allowed(url)
+        .open_with_passphrase(move || terminal::ask_passphrase(&protected));
+    opened.map_err(not_openable)
+}
+
+/// Opens a store without asking for a passphrase: what is only removed, or looked at, need not be opened.
+pub(crate) fn open_without_asking(url: &StoreUrl) -> Result<Arc<dyn TokenStore>, Failure> {
+    as_prompts_are_allowed(url).open().map_err(not_openable)
+}
+
+/// Checks that tokens that are to be saved there could be sealed. Nobody is asked for a passphrase.
+pub(crate) async fn check_key(url: &StoreUrl) -> Result<(), StoreError> {
+    match as_prompts_are_allowed(url).check_key().await {
+        Err(StoreError::Locked { .. }) if !url.uses_keychain() => Ok(()),
+        checked => checked,
+    }
+}
+
+/// A key that seals to these recipients. What it seals is read back with an identity that exists in
+/// this process only, and is forgotten with it.
+pub(crate) fn for_recipients(recipients: &[String]) -> Result<AgeKey, Failure> {
+    let mut key = AgeKey::generate();
+    for recipient in recipients {
+        key = key.with_recovery_recipient(recipient).map_err(not_openable)?;
+    }
+    Ok(key)
+}
+
+/// Warns of a place that was named just now. A profile's own was warned of when it was made.
+pub(crate) fn warn_of_plaintext(url: &StoreUrl) {
+    if url.is_plaintext() {
+        terminal::say(PLAINTEXT);
+    }
+}
+
+/// Nothing was read yet: a key that is none stands in the URL itself.
+fn not_openable(error: StoreError) -> Failure {
+    match error {
+        StoreError::InvalidKey { .. } => Failure::usage(Failure::from(error).message()),
+        error => error.into(),
+    }
+}
+
+fn as_prompts_are_allowed(url: &StoreUrl) -> StoreUrl {
+    if terminal::prompts_allowed() { url.clone().allow_prompts() } else { url.clone() }
+}
