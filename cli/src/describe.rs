@@ -63,13 +63,12 @@ pub(crate) async fn doubts(
 /// What is weak about a store, said each time.
 pub(crate) fn warnings(url: &StoreUrl) -> Option<String> {
     if url.is_plaintext() {
-        let advice =
-            "any program of this user and every backup can read it; `tokenkeep migrate` leaves it";
+        let advice = "any program of this user can read them, and every backup contains them; move them with `tokenkeep migrate`";
         return Some(format!("the tokens are in plaintext: {advice}"));
     }
     let (data, key) = (url.path()?, url.identity_path()?);
     is_on_one_disk(&data, key).then(|| {
-        "the tokens and their key are on the same disk: whoever has the disk has both".to_owned()
+        "the tokens and their key are on the same disk, so a thief of the disk has both".to_owned()
     })
 }
 

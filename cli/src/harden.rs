@@ -46,7 +46,7 @@ impl Limits {
         let _ = rustix::process::setrlimit(rustix::process::Resource::Core, self.core);
     }
 
-    /// Tells whether programs that are started from here leave core dumps.
+    /// Returns whether programs that are started from here leave core dumps.
     #[cfg(unix)]
     pub(crate) fn dumps_core(self) -> bool {
         self.core.current != Some(0)

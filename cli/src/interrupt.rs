@@ -43,7 +43,7 @@ pub(crate) async fn caught() {
     CAUGHT.notified().await;
 }
 
-/// From now on a signal does what it always does. Tells whether one has been waiting for that.
+/// From now on a signal does what it always does. Returns whether one has been waiting for that.
 pub(crate) fn let_go() -> bool {
     let mut state = state();
     state.is_held = false;
@@ -110,7 +110,7 @@ fn receive(signal: Signal) {
 #[cfg(unix)]
 type Signal = i32;
 
-/// Whoever sends SIGQUIT wants to see where the program is.
+/// A user who sends SIGQUIT wants to see where the program is.
 #[cfg(unix)]
 fn can_wait(signal: Signal) -> bool {
     signal != signal_hook::consts::SIGQUIT

@@ -131,7 +131,7 @@ pub(crate) async fn access_token(manager: &TokenManager) -> Result<AccessToken, 
 }
 
 /// Returns tokens of which the access token is good, refreshed if that is due. It waits until that is over:
-/// a refresh token that is being spent would be worth nothing to whoever gets it.
+/// a refresh token that is being spent would be of no use.
 pub(crate) async fn good_tokens(manager: &TokenManager) -> Result<AuthTokens, Failure> {
     with_refresh(manager, access_token(manager)).await?;
     Ok(manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?)

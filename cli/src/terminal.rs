@@ -115,7 +115,7 @@ fn waiting() -> MutexGuard<'static, Option<&'static str>> {
     WAITING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Does the work, and tells whoever is looking what is waited for if that takes long.
+/// Does the work, and shows on a terminal what it waits for if that takes long.
 pub(crate) async fn patiently<T>(work: impl Future<Output = T>) -> T {
     const MOST: &str = "waiting for the store, or for another process that refreshes these tokens";
 

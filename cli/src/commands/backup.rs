@@ -101,7 +101,7 @@ pub(super) async fn restore(slot: &Slot, restore: &arguments::Restore) -> Outcom
 fn look_at(path: &str) -> Result<(), Failure> {
     let mut first = [0];
     let read = fs::metadata(path).and_then(|metadata| {
-        // Whoever opens a pipe waits for its other end.
+        // Opening a pipe waits for its other end.
         if metadata.is_file() { File::open(path)?.read(&mut first) } else { Ok(0) }
     });
     match read {

@@ -36,10 +36,10 @@ async fn named(store: StoreUrl) -> Result<(StoreUrl, String, String), Failure> {
     let protects = if store.is_plaintext() {
         PLAINTEXT
     } else if store.is_shared() {
-        "Protects against whoever runs the server or gets its backups: without the key they can delete \
-         a record or put an earlier one back, and not read it."
+        "Protects the tokens from the people who run the server or have its backups. Without the key they can \
+         delete a record or put an earlier one back, but cannot read it."
     } else {
-        "Protected as that store protects it; `tokenkeep doctor` checks it."
+        "The tokens are as safe as that store is; `tokenkeep doctor` checks it."
     };
     Ok((store, "because you named it".into(), protects.into()))
 }
@@ -55,12 +55,12 @@ async fn choose(name: &str) -> Result<(StoreUrl, String, String), Failure> {
     let (store, chosen) =
         StoreUrl::choose(keychain, Some(StoreUrl::age_file(&record, &key))).await?;
     let protects = if store.uses_keychain() {
-        "Protects against whoever gets the disk or a backup, not against programs of this user \
+        "Protects the tokens from a thief of the disk or of a backup, but not from programs of this user \
          while the keychain is unlocked."
             .to_owned()
     } else {
         format!(
-            "Protects against whoever gets the tokens' file without the key, {}; keep that out of \
+            "Protects the tokens from a thief of their file who does not have the key, {}; keep the key out of \
              the same backup.",
             key.display()
         )

@@ -1,4 +1,4 @@
-//! keygen and rekey: who can open what.
+//! keygen and rekey: keys, and which of them open a record.
 
 use std::path::Path;
 
@@ -107,7 +107,7 @@ impl Plan {
         let is_unknown = |recipient: &String| !old.recipients().contains(recipient);
         if !was_noted && rekey.remove_recipient.iter().any(is_unknown) {
             return Err(Failure::usage(
-                "a recipient to remove is none of this record's recipients",
+                "this record is not sealed to a recipient that --remove-recipient names",
             ));
         }
 

@@ -246,13 +246,13 @@ impl Move {
         if let Some(warning) = migration.warning {
             terminal::say(&format!("warning: {warning}"));
         }
-        let done = if migration.moved { "moved to" } else { "an earlier run had moved them to" };
+        let done = if migration.moved { "moved to" } else { "an earlier run moved the tokens to" };
         terminal::say(&format!("{done} {}", self.target));
         self.follow();
         Ok(())
     }
 
-    /// Tells whether the tokens are where they were, and nowhere else: then there is nothing to note.
+    /// Returns whether the tokens are at the source only, so that no move is under way.
     async fn is_where_it_was(&self) -> bool {
         let Ok(Some(here)) = self.source.load_exposed().await else { return false };
         let there = self.target.load_exposed().await;

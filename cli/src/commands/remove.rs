@@ -314,7 +314,7 @@ fn why_it_stays(path: &Path) -> Result<Option<&'static str>, Failure> {
         return Ok(Some("it is a link"));
     }
     if !found.is_file() || found.len() > LONGEST {
-        return Ok(Some("it is no identity file"));
+        return Ok(Some("it is not an identity file"));
     }
     #[cfg(unix)]
     if std::os::unix::fs::MetadataExt::uid(&found) != rustix::process::geteuid().as_raw() {
@@ -334,7 +334,7 @@ fn why_it_stays(path: &Path) -> Result<Option<&'static str>, Failure> {
     Ok(match lines.map(is_key).collect::<Vec<_>>()[..] {
         [true] => None,
         [true, ..] => Some("it holds several keys"),
-        _ => Some("it is no identity file"),
+        _ => Some("it is not an identity file"),
     })
 }
 

@@ -41,7 +41,7 @@ pub(super) async fn set(slot: &Slot) -> Outcome {
     let tokens = dated(tokens, now);
     let is_expired = tokens.freshness(now) == Freshness::Expired;
     let next = match tokens.refresh_token {
-        Some(_) => "the refresh token buys the next one",
+        Some(_) => "`tokenkeep refresh` gets a new one",
         None => "sign in again",
     };
     // If the very refresh token is there already, and is in doubt, it stays in doubt.
@@ -132,7 +132,8 @@ async fn print(manager: &TokenManager, get: &Get) -> Outcome {
                 return DONE;
             }
             if !token.expose_secret().bytes().all(|byte| byte.is_ascii_graphic()) {
-                let reason = "the access token has characters that no header may have";
+                let reason =
+                    "the access token has characters that a header cannot contain; sign in again";
                 return Err(Failure::new(Code::Unreadable, reason));
             }
             let header = Zeroizing::new(["Authorization: Bearer ", token.expose_secret()].concat());

@@ -36,7 +36,7 @@ fn a_token_is_as_old_as_it_says_and_not_as_new_as_its_storing() {
         (dead.clone(), "note: this access token has expired; sign in again\n"),
         (
             format!(r#"{{"access_token":"{dead}","refresh_token":"r"}}"#),
-            "note: this access token has expired; the refresh token buys the next one\n",
+            "note: this access token has expired; `tokenkeep refresh` gets a new one\n",
         ),
     ] {
         let set = home.feed("set", &input);
