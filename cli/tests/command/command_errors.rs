@@ -156,7 +156,7 @@ fn init_makes_no_key_beside_tokens_that_another_one_opens() {
     let home = without_key();
     fs::remove_file(home.path("config/profiles/default.toml")).unwrap();
     let said = home.run("init").failed(5);
-    assert!(said.contains("default.txt; put that file back"), "{said}");
+    assert!(said.contains("default.txt does not; put that file back"), "{said}");
     assert!(!home.path("config/keys/default.txt").exists());
     fs::rename(home.path("aside.txt"), home.path("config/keys/default.txt")).unwrap();
     home.run("init").ok();

@@ -132,7 +132,7 @@ const OBSTACLES: [Obstacle; 10] = [
         remove: without_list,
         within: None,
         code: 5,
-        says: "recovery.txt is unavailable: this list of recovery recipients does not exist; bring it back",
+        says: "recovery.txt is unavailable: this list of recovery recipients does not exist; put it back",
     },
     Obstacle {
         name: "a list of recovery recipients that holds none",
