@@ -328,10 +328,13 @@ pub async fn restore(
 /// Seals a record to other keys. `old`, `both` and `new` are three ways to one slot: through the keys that it
 /// has, through all that open it before and afterwards, and through the keys that it is to have.
 ///
-/// First it is sealed to both. Then `repoint` makes everything that names the old keys name the new ones, such
-/// as a configuration file. Then it is sealed to the new keys alone. So at every moment whatever names the keys
-/// opens the record. Killed at any point and run again, it completes, also if the old keys no longer open the
+/// First it is sealed to both. Then `repoint` makes everything that names the old keys name the new ones, durably,
+/// such as a configuration file. Then it is sealed to the new keys alone. So at every moment whatever names the
+/// keys opens the record. Killed at any point and run again, it completes, also if the old keys no longer open the
 /// record by then.
+///
+/// `old` is what names the keys now, and durably: an earlier run may have changed that, and may have been killed
+/// before it was durable. After a power failure the keys of that time would be named again.
 ///
 /// `lease` is one of this slot, of [`wait_for_lease`] through `new`. A refresh that another process began before
 /// would save its result for the old keys. Whatever names the keys may have changed while the lease was waited
@@ -377,11 +380,15 @@ pub async fn rekey<E: From<TransferError>>(
     repoint: impl Future<Output = Result<(), E>>,
 ) -> Result<(), E> {
     keep(new, lease).await?;
-    if let Err(error) = reseal(old, both).await {
-        // An earlier run, or another machine that has the same slot, may have sealed it to the new keys.
-        let is_sealed = new.load().await.is_ok_and(|stored| stored.is_some());
-        if !is_sealed {
-            return Err(error.into());
+    // Also if an earlier run has done that: it may have been killed before it was durable.
+    match reseal(old, both).await {
+        Ok(()) => drop(load(new).await?),
+        Err(error) => {
+            // An earlier run, or another machine that has the same slot, may have sealed it to the new keys alone.
+            let is_sealed = new.load().await.is_ok_and(|stored| stored.is_some());
+            if !is_sealed {
+                return Err(error.into());
+            }
         }
     }
     repoint.await?;

@@ -50,6 +50,10 @@ pub(super) async fn rekey(slot: &Slot, rekey: &Rekey) -> Outcome {
     let mut lease = wait_for_lease(&open(&plan.new)?).await?;
     // The process that had it before may have done the same.
     let target = Target::of(slot)?;
+    if let Some(profile) = &target.profile {
+        // An earlier run may have changed it, and may have been killed before that was durable.
+        profile.sync()?;
+    }
     let done = if target.url == plan.old {
         plan.carry_out(&mut *lease, target).await
     } else {
