@@ -68,7 +68,14 @@ impl Profile {
     }
 
     /// Makes a profile. Of two that try at the same time, one fails.
-    pub(crate) fn create(name: &str, store: &StoreUrl) -> Result<PathBuf, Failure> {
+    pub(crate) async fn create(name: &str, store: &StoreUrl) -> Result<PathBuf, Failure> {
+        let (name, store) = (name.to_owned(), store.clone());
+        // On the thread that has made the key: it does one thing after the other.
+        let made = tokio::task::spawn_blocking(move || Self::create_blocking(&name, &store)).await;
+        made.map_err(io::Error::other)?
+    }
+
+    fn create_blocking(name: &str, store: &StoreUrl) -> Result<PathBuf, Failure> {
         let path = path_of(name)?;
         let exists = || {
             let message = format!("the profile {name} exists already: {}", path.display());

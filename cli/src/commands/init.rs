@@ -23,7 +23,7 @@ pub(super) async fn init(slot: &Slot) -> Outcome {
         Some(url) => named(parse_url(url)?).await?,
         None => choose(name).await?,
     };
-    let path = Profile::create(name, &store)?;
+    let path = Profile::create(name, &store).await?;
     terminal::say(&format!("{store}, {why} (pinned in {})", path.display()));
     terminal::say(&protects);
     DONE
