@@ -1,27 +1,27 @@
-//! Keeps auth tokens where they belong, and hands out one that is valid now.
+//! Stores auth tokens safely, and returns an access token that is valid now.
 //!
 //! # Which store?
 //!
-//! | your program is | use | what a thief of the disk gets |
+//! | your program is | use | what a person who steals the disk can read |
 //! |---|---|---|
 //! | a desktop app or CLI | [`KeychainStore`](stores::KeychainStore) | nothing without the user's keychain |
-//! | a server | [`AgeFileStore`](stores::AgeFileStore) with an [`AgeKey`] from elsewhere | nothing without that key |
-//! | on many machines that share one login | `PostgresStore` or `BucketStore` (features), with a key from elsewhere | nothing without that key |
-//! | given its tokens by its environment | [`EnvStore`](stores::EnvStore) (read-only) | nothing |
-//! | a test, or happy to forget | [`MemoryStore`](stores::MemoryStore) | nothing |
-//! | bound to plaintext JSON | [`PlaintextStore`](stores::PlaintextStore) (its name is the warning) | everything |
+//! | a server | [`AgeFileStore`](stores::AgeFileStore) with an [`AgeKey`] that is not on that disk | nothing without that key |
+//! | on many machines that share one login | `PostgresStore` or `BucketStore` (features), with a key that is not on that disk | nothing without that key |
+//! | given its tokens in environment variables | [`EnvStore`](stores::EnvStore) (read-only) | nothing |
+//! | a test, or in need of its tokens only while it runs | [`MemoryStore`](stores::MemoryStore) | nothing |
+//! | required to use plaintext JSON | [`PlaintextStore`](stores::PlaintextStore) (not encrypted) | everything |
 //!
-//! Nothing here ever falls back from one to another by itself: a keychain that is locked is an
-//! error, not a reason to write plaintext.
+//! The crate never falls back to another store. A locked keychain is an error: the tokens are not written
+//! as plaintext instead.
 //!
 //! # Which function?
 //!
-//! - [`TokenManager`] is what most programs need: it caches, knows about expiry, and can be shared
-//!   by all tasks.
-//! - [`TokenStore`] is one slot: load, save by compare-and-swap, clear, lease. Implement it for a
-//!   store of your own and run `conformance` (feature) against it.
-//! - [`migrate`] moves tokens, [`backup`](transfer::backup) and [`restore`](transfer::restore) copy them; killed at any point, no token
-//!   is lost.
+//! - [`TokenManager`] is what most programs need. It caches tokens, refreshes them before they expire, and
+//!   can be shared by all tasks.
+//! - [`TokenStore`] is one slot: load, save by compare-and-swap, clear, lease. To write a store of your own,
+//!   implement this trait and test the store with `conformance` (feature).
+//! - [`migrate`] moves tokens. [`backup`](transfer::backup) and [`restore`](transfer::restore) copy them. No
+//!   token is lost if the program is killed meanwhile, at any point.
 //!
 //! ```
 //! use tokenkeep::{StoreUrl, TokenManager};
@@ -34,18 +34,23 @@
 //! }
 //! ```
 //!
-//! # Where to read on
+//! # More documentation
 //!
-//! [The guide](docs::guide), [OAuth 2.0 providers](docs::providers), [fleets](docs::fleets) and the other pages
-//! of [`docs`] are part of this documentation.
+//! This documentation contains the pages of [`docs`]: [the guide](docs::guide),
+//! [OAuth 2.0 providers](docs::providers), [fleets](docs::fleets) and others.
 //!
 //! # Features
 //!
-//! `keychain` and `age` are on by default; without them plaintext, memory and the environment
-//! remain. `oauth2` adds a refresher and a sign-in for any OAuth 2.0 provider, `tower` a layer that
-//! puts the token into requests, `postgres` and `object-store` stores for many machines, `tracing` spans
-//! and counters of refreshes, and `conformance` the store contract as tests. The command is a package of its own,
-//! `tokenkeep-cli`.
+//! - `keychain` and `age` are on by default. They add [`KeychainStore`](stores::KeychainStore) and
+//!   [`AgeFileStore`](stores::AgeFileStore). The stores for plaintext, memory and the environment are always
+//!   there.
+//! - `oauth2` adds a refresher and a sign-in for any OAuth 2.0 provider.
+//! - `tower` adds a layer that puts the token into requests.
+//! - `postgres` and `object-store` add stores for many machines.
+//! - `tracing` adds spans and counters of refreshes.
+//! - `conformance` adds tests of the store contract.
+//!
+//! The command is a separate package, `tokenkeep-cli`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "conformance")]
@@ -90,7 +95,7 @@ pub use self::store_url::open_default;
 pub use self::tokens::{AccessToken, AuthTokens, RefreshToken};
 pub use self::transfer::migrate;
 
-// The pages of docs/, for readers and for doctests. Their code needs these features.
+// The pages of docs/, for readers and for doctests. Their examples need these features.
 #[cfg(any(
     all(doc, not(doctest)),
     all(
@@ -104,7 +109,7 @@ pub use self::transfer::migrate;
 ))]
 pub mod docs;
 
-/// The code in README.md compiles and runs.
+/// Tests that the code in README.md compiles and runs.
 #[cfg(all(doctest, feature = "keychain", feature = "oauth2"))]
 #[doc = include_str!("../README.md")]
 mod readme {}
