@@ -39,21 +39,21 @@ use crate::stores::PlaintextStore;
 use crate::sys::clock::{self, Clock, Timer};
 use crate::tokens::{AccessToken, AuthTokens, Freshness, RefreshToken};
 
-/// What axiomtrade-rs reads: `AXIOM_ACCESS_TOKEN` and `AXIOM_REFRESH_TOKEN`.
+/// The prefix that axiomtrade-rs uses: `AXIOM_ACCESS_TOKEN` and `AXIOM_REFRESH_TOKEN`.
 const ENV_PREFIX: &str = "AXIOM";
 
-/// Hands out the tokens of one slot, from any number of tasks and threads.
+/// Returns the tokens of one slot, and keeps them fresh. Any number of tasks and threads can share it.
 ///
-/// Clones share everything. It may be built and used outside a runtime. Building it reads and spawns
-/// nothing; a refresh is a task of its own, on the runtime of who asked for it, or on a thread where
-/// there is none.
+/// Clones share everything. Building a manager reads and spawns nothing. A manager can be built and used
+/// outside a runtime. A refresh runs as its own task on the runtime of the caller that started it. If the
+/// caller has no runtime, the refresh runs on its own thread.
 ///
 /// ```
 /// use tokenkeep::{AuthError, AuthTokens, TokenManager};
 ///
 /// #[tokio::main(flavor = "current_thread")]
 /// async fn main() -> Result<(), AuthError> {
-///     let manager = TokenManager::builder().build(); // in memory; `store` for anything better
+///     let manager = TokenManager::builder().build(); // in memory; `store` sets another store
 ///     manager.set_tokens(AuthTokens::new("access").with_refresh_token("refresh")).await?;
 ///     let token = manager.get_access_token().await?;
 ///     assert_eq!(token.expose_secret(), "access");
@@ -61,13 +61,12 @@ const ENV_PREFIX: &str = "AXIOM";
 /// }
 /// ```
 ///
-/// A fresh token that was read from the store in the last 30 seconds is handed out without a lock
-/// or an allocation.
+/// If a fresh token was read from the store in the last 30 s, it is returned without a lock or an allocation.
 ///
-/// # Cancellation
+/// # Cancel safety
 ///
-/// Every future may be dropped at any point. A dropped write has happened or has not, and the next
-/// call finds out which. A refresh goes on without its caller.
+/// Every future may be dropped at any point. A dropped write has happened completely or not at all. The next
+/// call reads the store and finds out. A refresh continues without its caller.
 #[derive(Clone)]
 pub struct TokenManager(Arc<Inner>);
 
@@ -82,10 +81,10 @@ struct Inner {
 }
 
 impl TokenManager {
-    /// Keeps tokens in memory, or as **plaintext** JSON in a file.
+    /// Returns a manager that keeps tokens in memory, or as **plaintext** JSON in a file.
     ///
-    /// This is the constructor of axiomtrade-rs, and the only one that leads to plaintext. For
-    /// anything better, use the [`builder`](Self::builder).
+    /// This is the constructor of axiomtrade-rs. No other constructor writes plaintext. To use a safer store,
+    /// call [`builder`](Self::builder).
     #[must_use]
     pub fn new(plaintext_path: Option<PathBuf>) -> Self {
         match plaintext_path {
@@ -94,21 +93,21 @@ impl TokenManager {
         }
     }
 
-    /// Reads tokens from `AXIOM_ACCESS_TOKEN` and `AXIOM_REFRESH_TOKEN`: `None` if the first one is
-    /// not set. What comes of it is read-only.
+    /// Returns a read-only manager with the tokens in `AXIOM_ACCESS_TOKEN` and `AXIOM_REFRESH_TOKEN`. Returns
+    /// `None` if `AXIOM_ACCESS_TOKEN` is not set.
     ///
     /// # Security
     ///
-    /// Children of this process inherit the variables, and other processes of this user can read them.
+    /// Child processes inherit the variables. Other processes of the same user can read them.
     ///
     /// # Errors
     ///
-    /// [`AuthError::Store`] if a variable is not text, or if only the refresh token is there.
+    /// [`AuthError::Store`] if a variable is not valid Unicode, or if only the refresh token is set.
     pub fn from_env() -> Result<Option<Self>, AuthError> {
         Self::from_env_with_prefix(ENV_PREFIX)
     }
 
-    /// Reads tokens from `PREFIX_ACCESS_TOKEN` and `PREFIX_REFRESH_TOKEN`.
+    /// Does the same as [`from_env`](Self::from_env), with `PREFIX_ACCESS_TOKEN` and `PREFIX_REFRESH_TOKEN`.
     ///
     /// # Errors
     ///
@@ -119,25 +118,25 @@ impl TokenManager {
         Ok(is_there.then(|| Self::builder().store(store).build()))
     }
 
-    /// Starts from a store of your choice.
+    /// Returns a builder, which sets the store, the refresher and the policy.
     pub fn builder() -> TokenManagerBuilder {
         TokenManagerBuilder::new()
     }
 
-    /// Stores new tokens, in place of any that are there: a login.
+    /// Saves new tokens and replaces any that are in the slot. Call it after a login.
     ///
-    /// `obtained_at` is filled in with the present time if it is not set: together with the expiry
-    /// it gives the token's lifetime, which caps the buffers. Set it for tokens that you obtained
-    /// some time ago.
+    /// If `obtained_at` is not set, it becomes the current time. The lifetime of the token is the time from
+    /// `obtained_at` to its expiry, and the lifetime limits how early the token is due. So set `obtained_at`
+    /// if you obtained the tokens some time ago.
     ///
     /// # Errors
     ///
-    /// [`AuthError::Store`] if they could not be stored, or if the slot holds something that cannot
-    /// be read; it is then unchanged.
+    /// [`AuthError::Store`] if the tokens could not be saved, or if the slot holds something that cannot be
+    /// read. In that last case the slot is unchanged.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
-    /// They may be stored all the same, and whole.
+    /// After the future is dropped, the tokens may still be saved. They are saved completely or not at all.
     pub async fn set_tokens(&self, mut tokens: AuthTokens) -> Result<(), AuthError> {
         let mut guard = self.0.slot.lock().await?;
         let now = self.0.clock.now();
@@ -151,7 +150,7 @@ impl TokenManager {
         Ok(())
     }
 
-    /// Returns everything that is stored, whether expired or not: `None` if the slot is empty.
+    /// Returns all tokens in the slot, even if they are expired. Returns `None` if the slot is empty.
     ///
     /// # Errors
     ///
@@ -161,22 +160,21 @@ impl TokenManager {
         Ok(snapshot.tokens().cloned())
     }
 
-    /// Returns an access token that works.
+    /// Returns an access token that the server accepts.
     ///
-    /// Without a refresher that is one which is good for [`EXPIRY_BUFFER`](crate::tokens::EXPIRY_BUFFER) at
-    /// least. With one, tokens that are due are refreshed first. If that fails, or takes longer than
-    /// 5 seconds, an access token that the server still accepts is returned all the same, until its true
-    /// expiry; an [`Event`] says why it was not refreshed.
+    /// Without a refresher, the token is valid for at least [`EXPIRY_BUFFER`](crate::tokens::EXPIRY_BUFFER).
+    /// With a refresher, a token that is due is refreshed first. If the refresh fails or takes longer than
+    /// 5 s, the old access token is returned until its true expiry. An [`Event`] says why a refresh failed.
     ///
     /// # Errors
     ///
-    /// [`AuthError::TokenNotFound`] if there is none, [`AuthError::TokenExpired`] if it is expired
-    /// or about to be, [`AuthError::Store`] if the slot could not be read; and with a refresher,
-    /// the errors of [`refresh`](Self::refresh).
+    /// [`AuthError::TokenNotFound`] if there is no token, [`AuthError::TokenExpired`] if it counts as
+    /// expired, [`AuthError::Store`] if the slot could not be read. With a refresher, also the errors of
+    /// [`refresh`](Self::refresh).
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
-    /// A refresh goes on without its caller, and its result is saved.
+    /// A refresh continues without its caller, and its result is saved.
     pub async fn get_access_token(&self) -> Result<AccessToken, AuthError> {
         let inner = &self.0;
         if let Some(token) = inner.slot.cached() {
@@ -202,43 +200,46 @@ impl TokenManager {
         }
     }
 
-    /// Returns the access token that is in memory, if it does not count as expired. For places that
-    /// cannot wait, such as interceptors; nothing is read or refreshed.
+    /// Returns the access token in memory, if it does not count as expired. It reads and refreshes nothing.
+    /// Use it where the code cannot wait, such as in an interceptor.
     #[must_use]
     pub fn cached_access_token(&self) -> Option<AccessToken> {
         self.0.slot.unexpired()
     }
 
-    /// Says that a server refused this access token: a 401 came back. If it is still the current
-    /// one, the next call refreshes it; if many say so of one token, it is refreshed once.
+    /// Marks an access token as refused. Call it after a server answered with 401. If the token is still the
+    /// current one, the next call refreshes it. If many tasks mark the same token, it is refreshed once.
     ///
-    /// Refreshes that follow from this are at least 30 seconds apart, so that a server which refuses
-    /// everything is not asked each time.
+    /// There are at least 30 s between two such refreshes. So a server that refuses every token is not asked
+    /// for a new one with each call.
     pub fn invalidate(&self, token: &AccessToken) {
         self.0.slot.invalidate(token);
     }
 
-    /// Refreshes the tokens now, fresh or not, and returns the new ones.
+    /// Refreshes the tokens now, even if they are fresh, and returns the new ones.
     ///
-    /// If a refresh is under way, here or in another process, its result is returned instead.
+    /// If a refresh is already running, in this process or in another one, its result is returned.
     ///
     /// # Errors
     ///
-    /// [`AuthError::NoRefresher`] if the manager was given none, [`AuthError::TokenNotFound`] if
-    /// there are no tokens or somebody signed out meanwhile, [`AuthError::IsBackup`],
-    /// [`AuthError::LoginRequired`], [`AuthError::RefreshTokenSpent`] and [`AuthError::Refresh`] as
-    /// the refresher's answer has it, [`AuthError::Store`] if the slot cannot be read or replaced: that
-    /// is found before the refresh token is sent. [`AuthError::NotSaved`] if an earlier refresh brought
-    /// tokens that are still not saved: nothing is refreshed from those.
+    /// - [`AuthError::NoRefresher`] if the manager has no refresher.
+    /// - [`AuthError::TokenNotFound`] if there are no tokens, or if they were cleared meanwhile.
+    /// - [`AuthError::IsBackup`] if the tokens are a backup.
+    /// - [`AuthError::LoginRequired`], [`AuthError::RefreshTokenSpent`] and [`AuthError::Refresh`] for the
+    ///   failures that the refresher reports. If the server rejected the refresh token less than 30 s ago,
+    ///   the same error is returned, and the server is not asked again.
+    /// - [`AuthError::Store`] if the slot cannot be read or replaced. This is checked before the refresh
+    ///   token is sent.
+    /// - [`AuthError::NotSaved`] if the tokens of an earlier refresh are still not saved. Such tokens are not
+    ///   refreshed.
     ///
-    /// A server that rejected the refresh token less than 30 seconds ago is not asked again.
+    /// If saving the new tokens fails, this call succeeds, because the tokens are valid. They are served from
+    /// memory, and saving is tried again. [`Event::SaveFailed`] reports it, and [`shutdown`](Self::shutdown)
+    /// waits for it.
     ///
-    /// New tokens that could not be saved are no error here: they are good. They are served from
-    /// memory, saving is tried again, an [`Event`] tells, and [`shutdown`](Self::shutdown) waits.
+    /// # Cancel safety
     ///
-    /// # Cancellation
-    ///
-    /// The refresh goes on without its caller, and its result is saved.
+    /// The refresh continues without its caller, and its result is saved.
     pub async fn refresh(&self) -> Result<AuthTokens, AuthError> {
         let snapshot = self.0.slot.snapshot().await?;
         let refresh = self.0.refresh.as_ref().ok_or(AuthError::NoRefresher)?;
@@ -247,21 +248,21 @@ impl TokenManager {
         refreshed.tokens().cloned().ok_or(AuthError::TokenNotFound)
     }
 
-    /// Returns the refresh token, always as the store has it now: one that another process has
-    /// rotated in the meantime must not be sent again.
+    /// Returns the refresh token. It is always loaded from the store, because another process may have
+    /// rotated it, and a spent token must not be sent again.
     ///
     /// # Errors
     ///
-    /// [`AuthError::TokenNotFound`] if there is none, [`AuthError::Store`] if the slot could not be
-    /// read.
+    /// [`AuthError::TokenNotFound`] if there is no refresh token, [`AuthError::Store`] if the slot could not
+    /// be read.
     pub async fn get_refresh_token(&self) -> Result<RefreshToken, AuthError> {
         let snapshot = self.0.slot.lock().await?.reload().await?;
         let token = snapshot.tokens().and_then(|tokens| tokens.refresh_token.clone());
         token.ok_or(AuthError::TokenNotFound)
     }
 
-    /// Returns whether the access token counts as expired: 5 minutes ahead. No tokens at all count
-    /// as expired.
+    /// Returns whether the access token counts as expired, which it does 5 minutes before its true expiry.
+    /// Returns `true` if the slot is empty.
     ///
     /// # Errors
     ///
@@ -270,8 +271,8 @@ impl TokenManager {
         Ok(self.freshness().await? >= Freshness::Expiring)
     }
 
-    /// Returns whether the access token should be refreshed: 15 minutes ahead. No tokens at all
-    /// count as due.
+    /// Returns whether the access token is due, which it is 15 minutes before its true expiry. Returns `true`
+    /// if the slot is empty.
     ///
     /// # Errors
     ///
@@ -280,15 +281,15 @@ impl TokenManager {
         Ok(self.freshness().await? >= Freshness::Due)
     }
 
-    /// Empties the slot, whatever is in it: a logout. A file is deleted.
+    /// Empties the slot, even if its content cannot be read. A file is deleted. Call it for a logout.
     ///
     /// # Errors
     ///
-    /// [`AuthError::Store`] if it could not be emptied.
+    /// [`AuthError::Store`] if the slot could not be emptied.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
-    /// It may be emptied all the same; clear it again to know.
+    /// After the future is dropped, the slot may still be emptied. Call `clear` again to be certain.
     pub async fn clear(&self) -> Result<(), AuthError> {
         let mut guard = self.0.slot.lock().await?;
         guard.forget();
@@ -297,20 +298,21 @@ impl TokenManager {
         Ok(())
     }
 
-    /// Revokes the tokens at the provider and empties the slot, whatever becomes of the revocation.
+    /// Revokes the tokens at the provider and empties the slot. The slot is emptied even if the revocation
+    /// fails.
     ///
-    /// It waits for a refresh that is under way, here or in another process, for as long as one answer of
-    /// the provider may take, so that the tokens which that brings are revoked too. New tokens that could
-    /// not be saved yet are revoked like those in the slot. `revoke` is called once for each set of tokens,
-    /// and may be `OAuth2Client::revoke` (feature `oauth2`).
+    /// If a refresh is running, in this process or in another one, this call waits for it, so that its new
+    /// tokens are revoked too. It waits as long as one answer of the provider may take. New tokens that are
+    /// not saved yet are revoked like those in the slot. `revoke` is called once for each set of tokens. It
+    /// can be `OAuth2Client::revoke` (feature `oauth2`).
     ///
     /// # Errors
     ///
     /// [`AuthError::Store`] if the slot could not be emptied.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
-    /// The tokens may be revoked and still in the slot; call it again.
+    /// After the future is dropped, the tokens may be revoked and still be in the slot. Call it again.
     pub async fn revoke_and_clear<R, E>(
         &self,
         revoke: impl Fn(AuthTokens) -> R,
@@ -323,7 +325,7 @@ impl TokenManager {
         Ok(logout::revoke_and_clear(&self.0.slot, is_idle, limit, revoke).await?)
     }
 
-    /// Makes sure that [`get_access_token`](Self::get_access_token) has something to return.
+    /// Does the same as [`get_access_token`](Self::get_access_token), without returning the token.
     ///
     /// # Errors
     ///
@@ -332,8 +334,8 @@ impl TokenManager {
         self.get_access_token().await.map(drop)
     }
 
-    /// The same as [`get_access_token`](Self::get_access_token), under the name that the lifecycle
-    /// manager of axiomtrade-rs gave it.
+    /// Does the same as [`get_access_token`](Self::get_access_token). This is its name in the lifecycle
+    /// manager of axiomtrade-rs.
     ///
     /// # Errors
     ///
@@ -342,23 +344,24 @@ impl TokenManager {
         self.get_access_token().await
     }
 
-    /// Returns the events from now on: what happens to the tokens.
+    /// Returns the events that are published from now on. They report what happens to the tokens.
     #[must_use]
     pub fn subscribe(&self) -> Events {
         self.0.events.subscribe()
     }
 
-    /// Waits until no refresh is under way and everything is saved, for `limit` at most. The last
-    /// thing to do before a program ends that refreshes.
+    /// Waits until no refresh is running and all tokens are saved, for `limit` at most. A program that
+    /// refreshes tokens should call this right before it ends.
     ///
     /// # Errors
     ///
-    /// [`AuthError::NotSaved`] if refreshed tokens exist in this process only,
-    /// [`AuthError::Refresh`] if a refresh was still under way.
+    /// [`AuthError::NotSaved`] if refreshed tokens are only in the memory of this process,
+    /// [`AuthError::Refresh`] if a refresh is still running.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
-    /// Nothing is cut off by that, but by the end of the program; and what is not saved then is not told.
+    /// Dropping the future stops neither the refresh nor the saving. The end of the program stops them, and
+    /// then nothing reports tokens that are not saved.
     pub async fn shutdown(&self, limit: Duration) -> Result<(), AuthError> {
         let inner = &self.0;
         let done = async {
@@ -369,19 +372,19 @@ impl TokenManager {
         let busy = StoreError::Timeout {
             place: inner.slot.to_string(),
             reason: format!("it could not be written within {limit:?}"),
-            advice: "see who keeps it busy".into(),
+            advice: "check what keeps it busy".into(),
         };
         if let Some(error) = inner.slot.pending_error_or(busy) {
             return Err(AuthError::NotSaved(error));
         }
         if !is_done {
-            let failure = RefreshFailure::ambiguous("a refresh was still under way");
+            let failure = RefreshFailure::ambiguous("a refresh was still running");
             return Err(AuthError::Refresh(failure));
         }
         Ok(())
     }
 
-    /// Returns the store, for [`migrate`](crate::migrate), [`backup`](crate::transfer::backup) and the like.
+    /// Returns the store, to use it with [`migrate`](crate::migrate) or [`backup`](crate::transfer::backup).
     #[must_use]
     pub fn store(&self) -> &Arc<dyn TokenStore> {
         self.0.slot.store()
@@ -410,20 +413,20 @@ impl Inner {
         self.refresh.as_ref().ok_or(AuthError::NoRefresher)
     }
 
-    /// Refreshes a token that is still accepted, and returns it if that takes long or fails.
+    /// Refreshes a token that is still accepted. Returns the old token if the refresh takes long or fails.
     async fn refresh_with_limit(&self, found: Arc<Snapshot>) -> Result<AccessToken, AuthError> {
         let request = RefreshRequest::if_due(found.clone());
         let refresh = self.refresher()?.refresh(&request);
         match self.timer.within(WAIT_LIMIT_WHILE_ACCEPTED, refresh).await {
             Some(Ok(refreshed)) => refreshed.access_token(),
             Some(Err(error)) => self.access_after(error).await,
-            // It goes on without this caller.
+            // The refresh continues without this caller.
             None if found.is_accepted(self.clock.now()) => found.access_token(),
             None => self.refresh_first(found).await,
         }
     }
 
-    /// Refreshes a token that is not accepted any more.
+    /// Refreshes a token that is no longer accepted.
     async fn refresh_first(&self, found: Arc<Snapshot>) -> Result<AccessToken, AuthError> {
         match self.refresher()?.refresh(&RefreshRequest::if_due(found)).await {
             Ok(refreshed) => refreshed.access_token(),
@@ -431,8 +434,8 @@ impl Inner {
         }
     }
 
-    /// Returns the access token after a refresh that failed, if there is one that serves: somebody may have
-    /// signed in or out meanwhile, or have said that the token was refused.
+    /// Returns the access token after a failed refresh, if [`access::serves_after`] accepts it. The tokens
+    /// may have changed since: by a login, a logout, or a server that refused the token.
     async fn access_after(&self, error: AuthError) -> Result<AccessToken, AuthError> {
         let current = self.slot.snapshot().await?;
         if access::serves_after(&current, self.clock.now(), &error) {
