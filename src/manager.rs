@@ -372,7 +372,7 @@ impl TokenManager {
         let busy = StoreError::Timeout {
             place: inner.slot.to_string(),
             reason: format!("it could not be written within {limit:?}"),
-            advice: "check what keeps it busy".into(),
+            advice: "see what keeps it busy".into(),
         };
         if let Some(error) = inner.slot.pending_error_or(busy) {
             return Err(AuthError::NotSaved(error));

@@ -1,4 +1,4 @@
-//! What a caller that asks for an access token gets: the table in README.
+//! What a caller of `get_access_token` gets. It is the table in README.
 
 use std::time::SystemTime;
 
@@ -13,23 +13,23 @@ pub(super) enum Refreshing {
     Never,
     /// Before it returns them.
     First,
-    /// After it returned them, as long as they do not count as expired.
+    /// In the background, after it returned them. Tokens that count as expired are refreshed first.
     InBackground,
 }
 
-/// What is done for a caller that asks for an access token.
+/// What the manager does for a caller of `get_access_token`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// The token counts as expired, and there is nothing to refresh it with.
+    /// The token counts as expired, and there is no refresher.
     Expired,
     /// There are no tokens.
     NotFound,
-    /// The token is refreshed, and that is waited for up to a limit. It is still accepted, so it is returned
-    /// if that takes longer or fails.
+    /// The token is refreshed, and the caller waits up to a limit. If the refresh takes longer or fails, the
+    /// old token is returned, because the server still accepts it.
     RefreshWithLimit,
-    /// The token is refreshed first, because the server does not accept it any more.
+    /// The token is refreshed first, because the server no longer accepts it.
     RefreshFirst,
-    /// The token is returned, and refreshed meanwhile.
+    /// The token is returned, and refreshed in the background.
     RefreshInBackground,
     /// The token is returned.
     Return,
@@ -53,16 +53,16 @@ impl Access {
         }
     }
 
-    /// Returns whether the token is refreshed, before it is returned or after.
+    /// Returns whether the token is refreshed, before or after it is returned.
     pub(super) fn is_refreshed(self) -> bool {
         matches!(self, Self::RefreshWithLimit | Self::RefreshFirst | Self::RefreshInBackground)
     }
 }
 
-/// Returns whether what is in the slot answers the caller after a refresh that failed: a token that the server
-/// accepts, or that there are no tokens any more.
+/// Returns whether the current state of the slot answers the caller after a failed refresh. It does if the
+/// server accepts the token, or if the slot is empty by now.
 pub(super) fn serves_after(current: &Snapshot, now: SystemTime, error: &AuthError) -> bool {
-    // One that was just refreshed is as good as they come, even if a server refuses it.
+    // A token that was just refreshed is returned even if a server refused it: there is no better one.
     let is_just_refreshed = matches!(error, AuthError::TokenExpired);
     current.stored.is_none()
         || current.is_accepted(now)

@@ -16,11 +16,11 @@ use crate::stores::MemoryStore;
 use crate::sys::clock::{Clock, Timer};
 use crate::tokens::AuthTokens;
 
-/// How long a cached record is trusted before the store is asked again: a login or a logout in
-/// another process is noticed within this time.
+/// How long a cached record is trusted before the store is loaded again. A login or a logout in another
+/// process is noticed within this time.
 const RECHECK: Duration = Duration::from_secs(30);
 
-/// Sets up a [`TokenManager`].
+/// Builds a [`TokenManager`].
 #[must_use]
 pub struct TokenManagerBuilder {
     store: Option<Arc<dyn TokenStore>>,
@@ -43,19 +43,19 @@ impl TokenManagerBuilder {
         }
     }
 
-    /// Keeps the tokens in this store; without one, in memory.
+    /// Sets the store. The default is a [`MemoryStore`].
     pub fn store(mut self, store: impl TokenStore) -> Self {
         self.store = Some(Arc::new(store));
         self
     }
 
-    /// Refreshes tokens with this.
+    /// Sets the refresher. Without one, tokens are not refreshed.
     pub fn refresher(mut self, refresher: impl TokenRefresher) -> Self {
         self.refresher = Some(Arc::new(refresher));
         self
     }
 
-    /// Refreshes tokens with a closure that does what [`TokenRefresher::refresh`] says.
+    /// Sets a closure as the refresher. It must do what [`TokenRefresher::refresh`] says.
     pub fn refresh_with<R>(self, refresh: impl Fn(AuthTokens) -> R + Send + Sync + 'static) -> Self
     where
         R: Future<Output = Result<AuthTokens, RefreshFailure>> + Send + 'static,
@@ -63,19 +63,20 @@ impl TokenManagerBuilder {
         self.refresher(Closure(refresh))
     }
 
-    /// Says when to refresh, and for how long to wait for what.
+    /// Sets when to refresh, and how long to wait for an answer.
     pub fn policy(mut self, policy: RefreshPolicy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// Asks `now` for the time, instead of the system's wall clock.
+    /// Sets the clock. The default is the wall clock of the system.
     pub fn clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.clock = Clock::new(now);
         self
     }
 
-    /// Waits with `sleep`, such as `tokio::time::sleep`, instead of a thread that all timers share.
+    /// Sets the function that waits, such as `tokio::time::sleep`. The default is a thread that all timers
+    /// share.
     pub fn timer<R: Future<Output = ()> + Send + 'static>(
         mut self,
         sleep: impl Fn(Duration) -> R + Send + Sync + 'static,
@@ -84,13 +85,14 @@ impl TokenManagerBuilder {
         self
     }
 
-    /// Compares what is cached with the store again after this time; 30 seconds if not set.
+    /// Sets how long cached tokens are used before they are compared with the store again. The default is 30
+    /// s.
     pub fn recheck_after(mut self, time: Duration) -> Self {
         self.recheck = time;
         self
     }
 
-    /// Builds it. This reads and spawns nothing.
+    /// Builds the manager. This reads and spawns nothing.
     #[must_use]
     pub fn build(self) -> TokenManager {
         let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::new()));

@@ -1,4 +1,4 @@
-//! What is kept in memory of a slot, and for how long it is trusted.
+//! The state of a slot in memory, and how long it is trusted.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -11,21 +11,21 @@ use crate::store::Stored;
 use crate::sys::clock::random;
 use crate::tokens::AccessToken;
 
-/// The last known state of a slot. It knows nothing of stores: it holds what was installed.
+/// The last known state of a slot. It never calls a store: it holds the state that was installed last.
 ///
 /// Readers take no lock.
 pub(super) struct Cache {
     /// `None` while the state of the store is not known.
     snapshot: ArcSwapOption<Snapshot>,
-    /// The access token that a server refused, as long as it is the current one. Locked while a
-    /// snapshot is installed, so that no refusal is lost between two snapshots of one token.
+    /// The current access token, if a server refused it. It is locked while a snapshot is installed, so that
+    /// no refusal is lost between two snapshots of one token.
     refused: Mutex<Option<AccessToken>>,
     policy: RefreshPolicy,
     recheck: Duration,
     has_refresher: bool,
 }
 
-/// What [`Cache::install`] did.
+/// The result of [`Cache::install`].
 pub(super) struct Installed {
     pub(super) snapshot: Arc<Snapshot>,
     /// Whether there were tokens before, and there are none now.
@@ -33,7 +33,7 @@ pub(super) struct Installed {
 }
 
 impl Cache {
-    /// `recheck` is how long a snapshot is trusted before the store is asked again.
+    /// `recheck` is how long a snapshot is trusted before the store is loaded again.
     pub(super) fn new(policy: RefreshPolicy, recheck: Duration, has_refresher: bool) -> Self {
         Self {
             snapshot: ArcSwapOption::empty(),
@@ -44,9 +44,9 @@ impl Cache {
         }
     }
 
-    /// Returns the access token, if it can be handed out without asking the store.
+    /// Returns the access token, if it can be returned without loading the store.
     ///
-    /// This is the quick way: no lock, no allocation, no await.
+    /// This is the fast path: no lock, no allocation, no await.
     pub(super) fn cached(&self, now: SystemTime) -> Option<AccessToken> {
         self.snapshot.load().as_ref()?.cached(now).cloned()
     }
@@ -59,25 +59,26 @@ impl Cache {
         cached.or_else(|| snapshot.access().filter(|_| snapshot.is_good(now))).cloned()
     }
 
-    /// Returns what was installed last.
+    /// Returns the snapshot that was installed last.
     pub(super) fn latest(&self) -> Option<Arc<Snapshot>> {
         self.snapshot.load_full()
     }
 
-    /// Returns what was installed last, if that was a moment ago.
+    /// Returns the snapshot that was installed last, if it is recent enough to be used without a reload.
     pub(super) fn recent(&self, now: SystemTime) -> Option<Arc<Snapshot>> {
         self.latest().filter(|snapshot| snapshot.is_recent(now))
     }
 
-    /// Returns what was installed last, if its access token is good enough to be handed out while
-    /// the store cannot be asked: until its true expiry where it is refreshed meanwhile.
+    /// Returns the snapshot that was installed last, if its access token can be returned while the store
+    /// cannot be reached. Without a refresher, that is until it counts as expired; with one, until its true
+    /// expiry.
     pub(super) fn usable(&self, now: SystemTime) -> Option<Arc<Snapshot>> {
         self.latest().filter(|snapshot| {
             if self.has_refresher { snapshot.is_accepted(now) } else { snapshot.is_good(now) }
         })
     }
 
-    /// Puts in what the store holds.
+    /// Installs the state that the store holds.
     pub(super) fn install(&self, stored: Option<Stored>, now: SystemTime) -> Installed {
         let random = if self.policy.jitter.is_zero() { 0.0 } else { random() };
         let mut refused = self.refused();
@@ -102,20 +103,20 @@ impl Cache {
         Installed { snapshot, is_cleared }
     }
 
-    /// Trusts this snapshot for as long again, unless another one was installed meanwhile. Returns
-    /// the one that holds now.
+    /// Trusts this snapshot for another `recheck`, unless another snapshot was installed meanwhile. Returns
+    /// the snapshot that is installed now.
     pub(super) fn trust_again(&self, kept: &Arc<Snapshot>, now: SystemTime) -> Arc<Snapshot> {
         let longer = Arc::new(kept.for_longer(now, self.recheck));
         self.snapshot.rcu(|current| match current {
             Some(current) if Arc::ptr_eq(current, kept) => Some(longer.clone()),
-            // Somebody signed in or out meanwhile.
+            // There was a login or a logout meanwhile.
             changed => changed.clone(),
         });
         self.latest().unwrap_or(longer)
     }
 
-    /// Marks the access token as refused, if it is the current one. While the state of the store is
-    /// not known it may be.
+    /// Marks the access token as refused, if it is the current one. While the state of the store is not
+    /// known, every token counts as the current one.
     pub(super) fn invalidate(&self, token: &AccessToken) {
         let mut refused = self.refused();
         if self.snapshot.load().as_ref().is_some_and(|snapshot| !snapshot.holds(token)) {
@@ -130,7 +131,7 @@ impl Cache {
         });
     }
 
-    /// Drops what is known: the store is about to change, or cannot be read.
+    /// Drops the snapshot, because the store is about to change or cannot be read.
     pub(super) fn forget(&self) {
         self.snapshot.store(None);
     }
@@ -177,7 +178,7 @@ mod tests {
             assert_eq!(cache.cached(at(second)).is_some(), is_recent, "{second}");
             assert_eq!(cache.recent(at(second)).is_some(), is_recent, "{second}");
         }
-        // A clock that was set back says nothing about how long ago that was.
+        // If the clock was set back, the age of the snapshot is unknown.
         let earlier = at(0) - Duration::from_secs(1);
         assert!(cache.cached(earlier).is_none() && cache.recent(earlier).is_none());
         cache.forget();
@@ -214,10 +215,10 @@ mod tests {
         assert!(cache.cached(at(1)).is_some(), "it is not about the current one");
         cache.invalidate(&token("one"));
         assert!(cache.cached(at(1)).is_none() && cache.unexpired(at(1)).is_none());
-        // The store still holds it.
+        // The store still holds the refused token.
         assert!(cache.install(stored("one"), at(2)).snapshot.wants_refresh(at(2)));
         assert!(!cache.install(stored("two"), at(3)).snapshot.wants_refresh(at(3)));
-        // It came back: somebody put it there anew.
+        // The token is back, because somebody saved it again.
         assert!(!cache.install(stored("one"), at(4)).snapshot.wants_refresh(at(4)));
     }
 
@@ -256,7 +257,7 @@ mod tests {
         );
         cache.install(stored("two"), at(100));
         assert!(cache.trust_again(&kept, at(100)).holds(&token("two")));
-        // What was dropped meanwhile does not come back.
+        // A snapshot that was dropped meanwhile is not installed again.
         cache.forget();
         assert!(cache.trust_again(&kept, at(100)).holds(&token("one")));
         assert!(cache.latest().is_none());

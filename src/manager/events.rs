@@ -4,55 +4,54 @@ use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::error::{AuthError, StoreError};
 
-/// Something that happened to the tokens of a [`TokenManager`](crate::TokenManager). No event holds
-/// a secret.
+/// Something that happened to the tokens of a [`TokenManager`](crate::TokenManager). No event contains a
+/// secret.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// The tokens are gone: a logout, here or elsewhere.
+    /// The slot was emptied: a logout, in this process or in another one.
     Cleared,
-    /// The refresh token is of no use any more; somebody has to sign in.
+    /// The refresh token no longer works. Somebody has to sign in again.
     LoginRequired {
         /// [`AuthError::LoginRequired`] or [`AuthError::RefreshTokenSpent`].
         error: AuthError,
     },
-    /// A refresh failed. The tokens are as they were.
+    /// A refresh failed. The tokens are unchanged.
     RefreshFailed {
         /// How it failed.
         error: AuthError,
-        /// When it may be tried again, if that was decided.
+        /// When the next try is allowed, if that is known.
         retry_at: Option<SystemTime>,
     },
     /// There are new tokens, from the server or from another process.
     Refreshed,
-    /// Refreshed tokens could not be saved. They are served from memory, and saving them is tried
-    /// again.
+    /// Saving refreshed tokens failed. They are served from memory, and saving is tried again.
     SaveFailed {
-        /// What the store said.
+        /// The error of the store.
         error: StoreError,
     },
     /// New tokens were saved.
     Saved,
-    /// New tokens were saved, sealed to the recipients that were known when the refresh began: the key, or a
+    /// New tokens were saved, sealed to the recipients that were known when the refresh began. The key, or a
     /// list of recipients, could no longer be read.
     SavedWithEarlierKey {
-        /// Why not.
+        /// Why it could not be read.
         error: StoreError,
     },
 }
 
-/// What happens to the tokens of a [`TokenManager`](crate::TokenManager) from the moment of its
-/// [`subscribe`](crate::TokenManager::subscribe) on.
+/// The events of a [`TokenManager`](crate::TokenManager) since the call of
+/// [`subscribe`](crate::TokenManager::subscribe).
 #[derive(Debug)]
 pub struct Events(pub(super) broadcast::Receiver<Event>);
 
 impl Events {
-    /// Waits for the next event: `None` when the last clone of the manager is gone. Who listens too
-    /// slowly misses the oldest ones.
+    /// Waits for the next event and returns it. Returns `None` after the last clone of the manager was
+    /// dropped. A receiver that is too slow misses the oldest events.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
-    /// A dropped wait takes no event with it.
+    /// No event is lost if the future is dropped.
     pub async fn next(&mut self) -> Option<Event> {
         loop {
             match self.0.recv().await {

@@ -1,4 +1,4 @@
-//! A logout that the provider is told of.
+//! A logout that also revokes the tokens at the provider.
 
 use std::future::Future;
 use std::time::Duration;
@@ -12,27 +12,28 @@ use crate::store::{Lease, Precondition, Stored};
 use crate::sys::clock::PollUntil;
 use crate::tokens::AuthTokens;
 
-/// What may be left at the provider after a logout:
-/// [`TokenManager::revoke_and_clear`](crate::TokenManager::revoke_and_clear).
+/// The result of [`TokenManager::revoke_and_clear`](crate::TokenManager::revoke_and_clear): which tokens the
+/// provider may still accept.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Logout<E> {
-    /// Why tokens could not be revoked. They may be accepted until they expire.
+    /// The errors of `revoke`. The provider may accept the tokens of each failed call until they expire.
     pub not_revoked: Vec<E>,
-    /// Whether a refresh was still under way, here or in another process. What it brings is not saved, and
-    /// may be accepted until it expires.
+    /// Whether a refresh was still running, in this process or in another one. Its new tokens are not saved,
+    /// and the provider may accept them until they expire.
     pub refresh_under_way: bool,
-    /// When an earlier refresh began that was cut off. It may have brought tokens that nobody has, and that are
-    /// accepted until they expire.
+    /// When an earlier refresh began, if that refresh was interrupted. The provider may have issued tokens
+    /// that no process received. It accepts them until they expire.
     pub cut_off: Option<DateTime<Utc>>,
-    /// Why it is not known what the slot held, or whether a refresh is under way. What it held was not revoked.
+    /// The error of the store, if the slot could not be read or its lease could not be taken. Tokens that
+    /// could not be read were not revoked.
     pub unknown: Option<StoreError>,
 }
 
 /// Revokes the tokens at the provider and empties the slot.
 ///
-/// `is_idle` says whether no refresh runs in this process, and `limit` is how long to wait for one of
-/// another.
+/// `is_idle` says that no refresh runs in this process. `limit` is how long to wait for a refresh of another
+/// process.
 pub(super) async fn revoke_and_clear<R, E>(
     slot: &Slot,
     is_idle: bool,
@@ -45,7 +46,7 @@ where
     let (pending, lease) = slot.revoke_pending().unzip();
     let lease = match lease.flatten() {
         Some(lease) => Ok(Some(lease)),
-        // What this process itself does not end is not waited for a second time.
+        // The caller has waited for the refresh of this process already.
         None if !is_idle => slot.try_lease().await,
         None => lease_within(slot, limit).await,
     };
@@ -61,7 +62,8 @@ where
         logout.unknown = Some(error);
         None
     });
-    // Under the lease, an intent is of a refresh that has ended. That of tokens to be saved is their own.
+    // While this call holds the lease, no refresh is running. So an intent in the record is of a refresh that
+    // was interrupted. If tokens are pending, the intent is that of their own refresh.
     if let (None, Ok(Some(_)), Some(stored)) = (&pending, &lease, &loaded) {
         logout.cut_off = stored.record.intent().map(Intent::at);
     }
@@ -80,8 +82,8 @@ where
     Ok(logout)
 }
 
-/// Takes the lease, so that no refresh brings new tokens while the old ones are revoked: `None` if
-/// somebody else has it all the time.
+/// Takes the lease, so that no refresh gets new tokens while the old ones are revoked. Returns `None` if
+/// another holder has the lease until the limit is over.
 async fn lease_within(slot: &Slot, limit: Duration) -> Result<Option<Box<dyn Lease>>, StoreError> {
     let mut poll = PollUntil::new(limit);
     loop {
@@ -94,8 +96,8 @@ async fn lease_within(slot: &Slot, limit: Duration) -> Result<Option<Box<dyn Lea
     }
 }
 
-/// Empties the slot if it still holds what was revoked; else revokes what it holds by now, and empties it
-/// whatever it holds.
+/// Empties the slot if it still holds the revoked tokens. Otherwise revokes the tokens that it holds now, and
+/// empties it in any case.
 async fn clear_or_revoke<R, E>(
     guard: &mut SlotGuard<'_>,
     revoked: Option<Stored>,
@@ -117,7 +119,7 @@ where
     guard.clear(Precondition::Anything).await
 }
 
-/// Revokes tokens, unless they were revoked already.
+/// Revokes tokens, unless `seen` contains them.
 async fn revoke_once<R, E>(
     revoke: &impl Fn(AuthTokens) -> R,
     tokens: AuthTokens,

@@ -1,4 +1,4 @@
-//! Refreshed tokens on their way into the store: until they are there, the store holds the spent ones.
+//! Refreshed tokens that are not saved yet. Until they are saved, the store holds the spent ones.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,50 +8,49 @@ use crate::record::{Intent, Record};
 use crate::store::{Lease, Revision, Stored};
 use crate::tokens::AuthTokens;
 
-/// New tokens that are still to be saved, if there are any.
+/// The new tokens that are not saved yet, if there are any.
 ///
-/// Each method takes the lock, reads, decides and writes. Only a refresh puts tokens in without the
-/// lock of the slot.
+/// Each method takes the lock, reads, decides and writes. Only a refresh puts tokens here without the lock
+/// of the slot.
 #[derive(Default)]
 pub(super) struct PendingSave(Mutex<Option<NewTokens>>);
 
-/// New tokens that this process alone is known to have, and the lease that keeps others from spending the
-/// old refresh token a second time.
+/// New tokens that may be only in the memory of this process. While they are not saved, their lease keeps
+/// other processes from sending the old refresh token a second time.
 ///
-/// They are served until their true expiry, and nothing is refreshed from them: an earlier save may have
-/// been done although its answer was lost, and then others know them too.
+/// They are served until their true expiry, and they are not refreshed. An earlier save may have succeeded
+/// although its answer was lost. Then other processes have these tokens too.
 pub(super) struct NewTokens {
-    /// With a revision that no store gave it.
+    /// The record, with a revision that no store gave it.
     stored: Stored,
-    /// The state of the store that they are to replace.
+    /// The revision that the save replaces.
     base: Revision,
-    /// What that state holds: the tokens that were spent for these.
+    /// The tokens at that revision. They were spent to get the new ones.
     spent: AuthTokens,
-    /// With which intent they were spent.
+    /// The intent that was saved before they were spent.
     intent: Option<Intent>,
-    /// Nothing while it is being renewed.
+    /// `None` while it is being renewed.
     lease: Option<Box<dyn Lease>>,
     /// Why they are not saved yet.
     error: Option<StoreError>,
 }
 
-/// What is in the slot now, seen from tokens that are to be saved there.
+/// What the slot holds now, compared with the pending tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SlotState {
-    /// These very tokens: an earlier save got through, and its answer was lost.
+    /// The pending tokens. An earlier save succeeded, and its answer was lost.
     Ours,
-    /// Tokens that were spent for these, maybe sealed to another key or touched by another program.
+    /// The tokens that were spent. They may be sealed to another key by now, or changed by another program.
     Spent,
-    /// Something else, or nothing: somebody signed in or out.
+    /// Other tokens, or nothing: there was a login or a logout.
     Others,
 }
 
-/// What a load of the slot means for tokens that are to be saved there.
+/// What a load of the slot means for the pending tokens.
 pub(super) enum Resolved {
-    /// They are still to be saved, and count as what the slot holds.
+    /// They are still to be saved. They are served as if the slot held them.
     Pending(Box<Stored>),
-    /// Nothing is to be saved, or no longer: the slot holds what was loaded. The lease is that of tokens
-    /// that were pending until now.
+    /// There is nothing to save. If tokens were pending until now, this is their lease.
     Over(Option<Box<dyn Lease>>),
 }
 
@@ -65,60 +64,59 @@ impl PendingSave {
         self.lock().is_some()
     }
 
-    /// Returns whether these tokens are still the ones to be saved.
+    /// Returns whether the pending tokens have this revision.
     pub(super) fn is_about(&self, revision: &Revision) -> bool {
         self.lock().as_ref().is_some_and(|new| new.stored.revision == *revision)
     }
 
-    /// Returns the tokens as if they were stored, with a revision that no store gave them.
+    /// Returns the pending tokens as if they were stored, with a revision that no store gave them.
     pub(super) fn stored(&self) -> Option<Stored> {
         self.lock().as_ref().map(|new| new.stored.clone())
     }
 
-    /// Returns what is to be saved, and the state of the slot that it is to replace.
+    /// Returns the record to save, and the revision that it replaces.
     pub(super) fn next_save(&self) -> Option<(Record, Revision)> {
         self.lock().as_ref().map(|new| (new.stored.record.clone(), new.base.clone()))
     }
 
-    /// Compares with what the slot holds, and takes note of it if that is what was spent. `None` if nothing
-    /// is pending.
+    /// Compares the pending tokens with the slot. If the slot holds the spent tokens, its revision becomes
+    /// the one to replace. Returns `None` if nothing is pending.
     pub(super) fn compare(&self, there: Option<&Stored>) -> Option<SlotState> {
         self.lock().as_mut().map(|new| new.compare(there))
     }
 
-    /// Decides whether the tokens are still to be saved, now that the slot was loaded. If not, they are let
-    /// go of.
+    /// Decides after a load whether the tokens are still to be saved. If not, they are dropped.
     pub(super) fn resolve(&self, there: Option<&Stored>) -> Resolved {
-        // Seen and taken in one go: a refresh on another thread may put new ones here at any
-        // moment, and what was loaded before says nothing about those.
+        // Compare and take under one lock. A refresh on another thread may put new tokens here at any moment,
+        // and the earlier load says nothing about those.
         let mut pending = self.lock();
         if let Some(new) = pending.as_mut()
             && new.compare(there) == SlotState::Spent
         {
             return Resolved::Pending(Box::new(new.stored.clone()));
         }
-        // They are saved after all, or somebody signed in or out elsewhere.
+        // An earlier save succeeded, or there was a login or a logout elsewhere.
         Resolved::Over(pending.take().and_then(|new| new.lease))
     }
 
-    /// Notes why the tokens could not be saved, and returns whether this is the first failure.
+    /// Keeps the error of a failed save. Returns whether it was the first failure.
     pub(super) fn fail(&self, error: &StoreError) -> bool {
         let mut pending = self.lock();
         pending.as_mut().is_some_and(|new| new.error.replace(error.clone()).is_none())
     }
 
-    /// Returns why the tokens are not saved, or `otherwise` if saving them has not failed yet. `None` if
+    /// Returns why the tokens are not saved, or `otherwise` if no save has failed yet. Returns `None` if
     /// nothing is pending.
     pub(super) fn error_or(&self, otherwise: StoreError) -> Option<StoreError> {
         self.lock().as_ref().map(|new| new.error.clone().unwrap_or(otherwise))
     }
 
-    /// Takes the lease, to renew it or for a logout.
+    /// Takes the lease, to renew it.
     pub(super) fn take_lease(&self) -> Option<Box<dyn Lease>> {
         self.lock().as_mut().and_then(|new| new.lease.take())
     }
 
-    /// Gives a lease back that was taken. Returns it if nobody is left to keep it.
+    /// Puts a lease back after it was renewed. Returns it if there are no pending tokens that need it.
     pub(super) fn give_back(&self, lease: Box<dyn Lease>) -> Option<Box<dyn Lease>> {
         match self.lock().as_mut() {
             Some(new) if new.lease.is_none() => new.lease.replace(lease),
@@ -126,12 +124,12 @@ impl PendingSave {
         }
     }
 
-    /// Returns the tokens and takes their lease, both in one go, for a logout.
+    /// Returns the tokens and takes their lease, for a logout. Both happen under one lock.
     pub(super) fn revoke(&self) -> Option<(AuthTokens, Option<Box<dyn Lease>>)> {
         self.lock().as_mut().map(|new| (new.tokens().clone(), new.lease.take()))
     }
 
-    /// Lets go of the tokens, and returns their lease.
+    /// Drops the tokens, and returns their lease.
     pub(super) fn end(&self) -> Option<Box<dyn Lease>> {
         self.lock().take().and_then(|new| new.lease)
     }
@@ -142,7 +140,7 @@ impl PendingSave {
 }
 
 impl NewTokens {
-    /// `spent` are the tokens that were refreshed, `base` the state of the slot that holds them, and `intent`
+    /// `spent` are the tokens that were refreshed. `base` is the revision that holds them, and `intent` is
     /// the intent in it.
     pub(super) fn new(
         record: Record,
@@ -176,18 +174,20 @@ impl NewTokens {
         }
     }
 
-    /// Returns whether what is there is what was spent, though maybe touched.
+    /// Returns whether these are the tokens that were spent. Another program may have changed their other
+    /// fields.
     fn is_still_spent(&self, there: &AuthTokens) -> bool {
-        // Where the refresh token is never another one, another access token is a later answer of the server.
+        // If the server does not rotate the refresh token, another access token is a later answer.
         let is_rotated = self.tokens().refresh_token != self.spent.refresh_token;
         is_of_one_refresh(there, &self.spent)
             && (is_rotated || there.access_token == self.spent.access_token)
     }
 
-    /// Takes a new state of the slot as the one to replace. It still holds what was spent.
+    /// Makes a later revision the one to replace. It still holds the spent tokens.
     ///
-    /// Carries a doubt on: another holder of the lease, which had passed to it, was about to send the token
-    /// that was spent for these. A server that saw the token twice may have revoked these too.
+    /// If that record has the intent of another holder, the doubt is kept. The lease had passed to that
+    /// holder, and it was about to send the same token. A server that got the token twice may have revoked
+    /// the new tokens too.
     fn rebase(&mut self, there: &Stored) {
         self.base = there.revision.clone();
         let theirs = there.record.intent().filter(|theirs| Some(*theirs) != self.intent.as_ref());
@@ -202,7 +202,7 @@ fn is_one_answer(one: &AuthTokens, other: &AuthTokens) -> bool {
     one.access_token == other.access_token && is_of_one_refresh(one, other)
 }
 
-/// Returns whether two records hold the same refresh token; without any, the same access token.
+/// Returns whether two records hold the same refresh token. If both have none, compares the access tokens.
 pub(super) fn is_of_one_refresh(one: &AuthTokens, other: &AuthTokens) -> bool {
     one.is_backup() == other.is_backup()
         && match (&one.refresh_token, &other.refresh_token) {
@@ -221,7 +221,7 @@ mod tests {
 
     use super::*;
 
-    /// A lease that says whether it is still held.
+    /// A lease that counts its holders.
     #[derive(Debug)]
     struct Held(#[expect(dead_code, reason = "it is counted")] Arc<()>);
 
@@ -245,7 +245,7 @@ mod tests {
         Intent::new(tokens.refresh_token.as_ref().unwrap(), at)
     }
 
-    /// Tokens that `spent` was spent for, and what counts who has their lease.
+    /// New tokens, for which `spent` was spent, and the counter of those who hold their lease.
     fn pending(spent: &AuthTokens, new: AuthTokens) -> (PendingSave, Arc<()>) {
         pending_with(spent, new, intent(spent, 1))
     }
@@ -296,7 +296,7 @@ mod tests {
         let own = intent(&old, 1);
         let (pending, _) = pending_with(&old, new.clone(), own.clone());
         assert_eq!(pending.next_save().unwrap().1, Revision::new([1]));
-        // This process's own intent is no doubt.
+        // The intent of this process itself is not a doubt.
         let mut there = stored(old.clone(), 2);
         there.record.refresh.intent = Some(own);
         pending.compare(Some(&there));
@@ -353,7 +353,7 @@ mod tests {
         assert!(pending.give_back(another).is_some(), "it has one");
         let (revoked, lease) = pending.revoke().unwrap();
         assert!(revoked == new && pending.is_some());
-        // Somebody signed in or out while it was away.
+        // There was a login or a logout while the lease was taken.
         assert!(pending.end().is_none());
         drop(pending.give_back(lease.unwrap()).expect("nobody keeps it"));
         assert_eq!(Arc::strong_count(&count), 1);

@@ -9,14 +9,14 @@ use super::events::{Event, Events};
 use super::trace;
 use crate::store::TokenStore;
 
-/// How many events wait for a listener that is slow; then the oldest are dropped.
+/// How many events wait for a slow receiver. Beyond that, the oldest are dropped.
 const WAITING: usize = 64;
 
 /// Publishes what happens to the tokens of one store.
 #[derive(Clone)]
 pub(super) struct Publisher {
     sender: broadcast::Sender<Event>,
-    /// Named in what is traced.
+    /// Traces contain its name.
     #[cfg_attr(not(feature = "tracing"), expect(dead_code, reason = "only traces name it"))]
     store: Arc<dyn TokenStore>,
 }
@@ -33,7 +33,7 @@ impl Publisher {
     pub(super) fn publish(&self, event: Event) {
         #[cfg(feature = "tracing")]
         trace::event(&self.store, &event);
-        // If nobody listens, nobody is told.
+        // An error means that nobody has subscribed.
         let _ = self.sender.send(event);
     }
 }

@@ -1,8 +1,9 @@
-//! One refresh, from the lease to the saved successor.
+//! One refresh, from taking the lease to saving the new tokens.
 //!
-//! The refresh token is spent at most once while its holder lives: it is read under the lease, the record
-//! says that it is about to be sent before it is, and its successor is saved by a compare-and-swap. Login
-//! and logout wait for one call to the store at most, and win against all of this.
+//! The holder of the lease spends the refresh token at most once, as long as its process lives. It loads the
+//! token after it took the lease. It saves an intent before it sends the token. It saves the new tokens by a
+//! compare-and-swap. A login or a logout waits for one call to the store at most, and its tokens replace
+//! those of a refresh.
 
 mod failure;
 mod history;
@@ -32,25 +33,26 @@ use crate::store::{Lease, Precondition, Revision, Stored};
 use crate::sys::clock::{self, Clock, PollUntil, Timer};
 use crate::tokens::{AuthTokens, Schedule};
 
-/// How often a refresh begins again because its lease passed to somebody else before it was used, or because
-/// somebody changed the record between its load and the save of the intent.
+/// How often a refresh is started. It is started again if another holder took its lease before it was used,
+/// or if the record was changed between its load and the save of the intent.
 const ATTEMPTS: usize = 5;
 
-/// How long one waits for a refresh while the token that is there is still accepted.
+/// How long a caller waits for a refresh while the old token is still accepted.
 pub(super) const WAIT_LIMIT_WHILE_ACCEPTED: Duration = Duration::from_secs(5);
 
-/// How long an answer is waited for after the deadline: it is there already if this process was stopped.
+/// How long a refresh waits for an answer after the deadline. If this process was stopped, the answer may
+/// have come meanwhile.
 const LATE_ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
-/// For all that a refresh does with the store beside waiting for its lease: five calls, of which the slowest
-/// store gives up each in 85 seconds.
+/// How long the calls to the store may take in one refresh, without the wait for its lease. There are 5
+/// calls, and the slowest store gives up each of them after 85 s.
 const STORE_CALLS_LIMIT: Duration = Duration::from_secs(5 * 85);
 
-/// Asks for new tokens in the place of those that were found.
+/// A request for new tokens in place of those that were found.
 #[derive(Clone)]
 pub(super) struct RefreshRequest {
     found: Arc<Snapshot>,
-    /// Whether they are to be replaced even if they are fresh.
+    /// Whether they are refreshed even if they are fresh.
     is_forced: bool,
 }
 
@@ -65,36 +67,36 @@ impl RefreshRequest {
         Self { found, is_forced: true }
     }
 
-    /// Returns whether this is what was asked for, so that nothing is left to do. Tokens are compared, and
-    /// not revisions: an intent and a rekey change the revision and bring no new tokens.
+    /// Returns whether the current tokens meet this request, so that no refresh is needed. Tokens are
+    /// compared, not revisions: an intent or a rekey changes the revision without new tokens.
     fn is_met_by(&self, current: &Snapshot, now: SystemTime) -> bool {
         let changed = current.tokens() != self.found.tokens();
         !current.wants_refresh(now) && (changed || !self.is_forced)
     }
 }
 
-/// Tokens that are about to be refreshed, and the lease on them.
+/// Tokens that are about to be refreshed, and their lease.
 struct LeasedTokens {
     record: Record,
     revision: Revision,
     lease: Box<dyn Lease>,
-    /// When an earlier holder was about to send this very token.
+    /// When an earlier holder was about to send the same token, if its intent was left over.
     earlier: Option<DateTime<Utc>>,
-    /// When this one is.
+    /// When this holder is about to send the token.
     at: DateTime<Utc>,
-    /// Whether this one sent it, and the answer was lost.
+    /// Whether this holder sent the token and the answer was lost.
     is_answer_lost: bool,
 }
 
-/// How a refresh begins.
+/// The result of taking the lease.
 enum Acquired {
-    /// With the lease, and the tokens as they were read under it.
+    /// This refresh has the lease, and the tokens that it loaded afterwards.
     Leased(Box<LeasedTokens>),
-    /// Not at all: what was asked for is there.
+    /// The tokens in the slot meet the request, so no refresh is needed.
     Met(Arc<Snapshot>),
 }
 
-/// Refreshes the tokens of one slot. It must run once at a time in a process.
+/// Refreshes the tokens of one slot. Only one refresh may run at a time in a process.
 pub(super) struct RefreshProtocol {
     slot: Arc<Slot>,
     refresher: Arc<dyn TokenRefresher>,
@@ -129,7 +131,7 @@ impl RefreshProtocol {
         refresh.await
     }
 
-    /// Does all of it.
+    /// Does all steps of a refresh.
     async fn refresh(&self, request: &RefreshRequest) -> Result<Arc<Snapshot>, AuthError> {
         for _ in 0..ATTEMPTS {
             let mut leased = match self.acquire(request).await? {
@@ -147,7 +149,8 @@ impl RefreshProtocol {
                     continue;
                 }
                 Err(error) => {
-                    // Nothing was sent; but an earlier holder may have sent it.
+                    // This holder did not send the token. Its intent is removed, if it is not also the intent
+                    // of an earlier holder, who may have sent it.
                     if leased.earlier.is_none() {
                         self.update_record(&mut leased, |refresh| refresh.intent = None).await;
                     }
@@ -163,13 +166,13 @@ impl RefreshProtocol {
         Err(AuthError::Store(StoreError::Timeout {
             place: self.place(),
             reason:
-                "others changed it, or took its lease, each time before the refresh could begin"
+                "another process changed it or took its lease each time before the refresh could begin"
                     .into(),
-            advice: "see what else uses it, and whether this process is stopped often".into(),
+            advice: "see which other processes use it, and whether this process is often suspended".into(),
         }))
     }
 
-    /// Takes the lease and reads the tokens under it, or finds that there is nothing left to do.
+    /// Takes the lease and then loads the tokens. If they meet the request already, gives up the lease.
     async fn acquire(&self, request: &RefreshRequest) -> Result<Acquired, AuthError> {
         let mut poll = PollUntil::new(self.longest_wait_for_lease(request));
         let mut was_taken = false;
@@ -177,7 +180,7 @@ impl RefreshProtocol {
             if let Some(acquired) = self.try_acquire(request, was_taken).await? {
                 return Ok(acquired);
             }
-            // Another process is refreshing; it may be done soon.
+            // Another process is refreshing. It may be done soon.
             was_taken = true;
             if !poll.wait(&self.timer).await {
                 return Err(self.lease_timeout(poll.waited()));
@@ -185,7 +188,8 @@ impl RefreshProtocol {
         }
     }
 
-    /// Tries once to take the lease, and reads the tokens under it. `None` if somebody else has it.
+    /// Tries once to take the lease, and then loads the tokens. Returns `None` if another holder has the
+    /// lease.
     async fn try_acquire(
         &self,
         request: &RefreshRequest,
@@ -194,22 +198,22 @@ impl RefreshProtocol {
         let mut guard = self.slot.lock().await?;
         let mut before = None;
         if was_taken {
-            // Most likely the other one is done, and then nobody needs the lease.
+            // Most likely the other process is done. Then this one needs no lease.
             let current = guard.reload().await?;
             if request.is_met_by(&current, self.clock.now()) {
                 return Ok(Some(Acquired::Met(current)));
             }
             before = Some(current);
         }
-        // A refresh never starts from tokens that are not saved: an earlier save may have got through
-        // without an answer, and then others know them too.
+        // A refresh never starts from tokens that are not saved. An earlier save may have succeeded although
+        // its answer was lost, and then other processes have these tokens too.
         if let Settled::NotYet(error) = guard.save_pending().await {
             return Err(AuthError::NotSaved(error));
         }
         let lease = self.slot.try_lease().await;
         let current = match before {
             Some(before) if matches!(lease, Ok(None)) => Ok(before),
-            // What was read before the lease was had says nothing.
+            // Tokens that were loaded before the lease was taken may be outdated.
             _ => guard.reload().await,
         };
         drop(guard);
@@ -218,7 +222,7 @@ impl RefreshProtocol {
             Err(error) => Err(error.clone().into()),
         };
         let Ok(Some(stored)) = needed else {
-            // On a server it would stay taken for a while if it were only dropped.
+            // If a lease on a server were only dropped, it would stay taken until its deadline.
             if let Ok(Some(lease)) = lease {
                 release(lease).await;
             }
@@ -233,7 +237,7 @@ impl RefreshProtocol {
         Ok(Some(Acquired::Leased(Box::new(leased))))
     }
 
-    /// Returns the tokens that are to be refreshed: `None` if those in the slot are what was asked for.
+    /// Returns the tokens to refresh. Returns `None` if those in the slot meet the request.
     fn needed(
         &self,
         request: &RefreshRequest,
@@ -246,21 +250,22 @@ impl RefreshProtocol {
         if request.is_met_by(current, self.clock.now()) {
             return Ok(None);
         }
-        // Another process may have been told meanwhile.
+        // Another process may have saved a throttle or a rejection meanwhile.
         match self.held_back_by(&stored.record, request.is_forced) {
             Some(held_back) => Err(held_back.error),
             None => Ok(Some(stored.clone())),
         }
     }
 
-    /// Saves the record with the intent to send its refresh token, by the very steps that will save its
-    /// successor. `false` if it is to begin again: somebody signed in or out in between.
+    /// Saves the record with an intent, by the same steps that will save the new tokens. Returns `false` if
+    /// the refresh must be started again, because the record was changed in the meantime.
     async fn record_intent(&self, leased: &mut LeasedTokens) -> Result<bool, StoreError> {
-        // Without a refresh token nothing is spent.
+        // Without a refresh token, nothing can be spent.
         let Some(token) = &leased.record.tokens.refresh_token else { return Ok(true) };
         leased.lease.reserve().await?;
-        // This holder's own, also where an earlier one left one: a process that has a successor of this
-        // token sees by it that another one may have sent the token too.
+        // Each holder saves its own intent, also in place of one that was left over. Another process may have
+        // spent the same token and not saved the new tokens yet. This intent shows it that the token may be
+        // sent twice.
         let intent = Intent::new(token, leased.earlier.unwrap_or(leased.at));
         leased.record.refresh.intent = Some(intent);
         let precondition = Precondition::Unchanged(leased.revision.clone());
@@ -273,8 +278,8 @@ impl RefreshProtocol {
         Ok(true)
     }
 
-    /// Makes sure that nobody else sends the refresh token until the answer has come and is saved. `false` if
-    /// somebody else has the lease by now.
+    /// Renews the lease, so that no other holder sends the refresh token until the answer is saved. Returns
+    /// `false` if another holder has the lease by now.
     async fn renew_lease(&self, leased: &mut LeasedTokens) -> Result<bool, StoreError> {
         leased.lease.renew(self.policy.deadline.saturating_add(SAVE_MARGIN)).await
     }
@@ -302,7 +307,7 @@ impl RefreshProtocol {
             Some(left) => RefreshPermit::until(left, deadline, SAVE_MARGIN, &self.clock),
         };
         let mut answer = pin!(self.refresher.refresh(leased.record.tokens.clone(), &permit));
-        // A refresher that panics is a failure like others: those who wait must be told.
+        // If the refresher panics, the refresh fails, so that the callers do not wait for ever.
         let answer = future::poll_fn(|context| {
             let polled = panic::catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context)));
             polled.unwrap_or_else(|_| {
@@ -312,7 +317,7 @@ impl RefreshProtocol {
         let mut answer = pin!(answer);
         let mut answered = self.timer.within(deadline, answer.as_mut()).await;
         if answered.is_none() {
-            // It may be there, if this process was stopped meanwhile.
+            // If this process was stopped, the answer may have come meanwhile.
             answered = self.timer.within(LATE_ANSWER_LIMIT, answer).await;
         }
         let answered = answered.unwrap_or_else(|| {
@@ -326,10 +331,10 @@ impl RefreshProtocol {
         }
     }
 
-    /// Puts the new tokens in the place of the old ones.
+    /// Saves the new tokens in place of the old ones.
     ///
-    /// They are kept in memory before anything is waited for: if the runtime ends here, the next
-    /// caller of the manager saves them.
+    /// They are put into memory before the first await. If the runtime ends there, the next caller of the
+    /// manager saves them.
     async fn commit(
         &self,
         leased: LeasedTokens,
@@ -365,12 +370,13 @@ impl RefreshProtocol {
         }
         match self.slot.serve_pending() {
             Some(snapshot) => Ok(snapshot),
-            // Somebody signed in or out meanwhile.
+            // There was a login or a logout meanwhile.
             None => present(self.slot.snapshot().await?),
         }
     }
 
-    /// Keeps every process from asking again at once, if the new token is due right away.
+    /// Returns a throttle for the record, if the new token is due at once. It keeps all processes from asking
+    /// the server again at once.
     fn throttle_after_success(
         &self,
         tokens: &AuthTokens,
@@ -383,7 +389,7 @@ impl RefreshProtocol {
         (schedule.due < until).then(|| record::Throttle::new(now, until, &client, None))
     }
 
-    /// Publishes how a refresh ended, if that was not done where it happened.
+    /// Publishes how a refresh ended, unless its failure was published before.
     fn publish(&self, request: &RefreshRequest, refreshed: &Result<Arc<Snapshot>, AuthError>) {
         let (error, mut retry_at) = match refreshed {
             Ok(_) => return self.events.publish(Event::Refreshed),
@@ -403,7 +409,7 @@ impl RefreshProtocol {
         self.events.publish(Event::RefreshFailed { error, retry_at });
     }
 
-    /// Returns what is in memory, if that is what was asked for.
+    /// Returns the snapshot in memory, if it meets the request.
     pub(super) fn met(&self, request: &RefreshRequest) -> Option<Arc<Snapshot>> {
         let now = self.clock.now();
         self.slot.latest().filter(|current| request.is_met_by(current, now))
@@ -413,7 +419,7 @@ impl RefreshProtocol {
     ///
     /// # Errors
     ///
-    /// How the last one failed, if that was too short a time ago, here or in another process.
+    /// The failure of the last refresh, if it was too short a time ago, in this process or in another one.
     pub(super) fn check_throttle(&self, request: &RefreshRequest) -> Result<(), AuthError> {
         let Some(stored) = &request.found.stored else { return Ok(()) };
         let (tokens, now) = (&stored.record.tokens, self.clock.now());
@@ -424,7 +430,7 @@ impl RefreshProtocol {
         let Some(held_back) = self.held_back_by(&stored.record, request.is_forced) else {
             return Ok(());
         };
-        // Another process was told. This one says so once, and remembers it.
+        // The server gave this answer to another process. This process keeps it, and publishes it once.
         self.history.told(tokens, &held_back, now);
         let error = held_back.error.clone();
         self.events.publish(match held_back.until {
@@ -434,15 +440,18 @@ impl RefreshProtocol {
         Err(held_back.error)
     }
 
-    /// Returns why the server is not to be asked now, by what the record says.
+    /// Returns why the record says that the server must not be asked now.
     fn held_back_by(&self, record: &Record, is_forced: bool) -> Option<HeldBack> {
         let client = self.refresher.client();
         self.history.held_back_by(record, &client, is_forced, self.clock.now())
     }
 
-    /// Reloads where a refresh is not simply the next step: once the server rejected a refresh
-    /// token, the store is asked each time whether it holds others, and the server is not; and
-    /// tokens that wait to be saved may do so because the runtime that was to save them has ended.
+    /// Reloads the slot before a refresh in two cases, and returns the new snapshot.
+    ///
+    /// - The server rejected the refresh token. The store may hold other tokens by now. If it does not, the
+    ///   server is not asked again.
+    /// - New tokens are not saved yet. The runtime that should have saved them may have ended, so they are
+    ///   saved here.
     pub(super) async fn reload_if_doubtful(
         &self,
         snapshot: Arc<Snapshot>,
@@ -455,33 +464,35 @@ impl RefreshProtocol {
         self.slot.lock().await?.save_and_reload().await
     }
 
-    /// Returns whether the server rejected the refresh token of this record, here or in another process.
+    /// Returns whether the server rejected the refresh token of this record, asked by this process or by
+    /// another one.
     fn is_rejected(&self, record: &Record) -> bool {
         record.refresh.rejection.is_some() || self.history.is_rejected(&record.tokens)
     }
 
-    /// Goes on trying to save what the last refresh brought.
+    /// Tries to save the tokens of the last refresh until they are saved.
     pub(super) async fn keep_saving(&self) {
         self.slot.keep_saving().await;
     }
 
-    /// Forgets how earlier refreshes ended: there are tokens of a new login.
+    /// Forgets how earlier refreshes ended. It is called after a login.
     pub(super) fn begin_anew(&self) {
         self.history.begin_anew();
     }
 
-    /// How long a refresh may take whose runtime is driven: it waits for the lease, and asks twice.
+    /// Returns how long a refresh may take on a runtime that is driven: the wait for the lease, and two
+    /// answers.
     pub(super) fn longest(&self) -> Duration {
         let answers = self.policy.deadline.saturating_add(LATE_ANSWER_LIMIT).saturating_mul(2);
         self.longest_other_refresh().saturating_add(answers).saturating_add(STORE_CALLS_LIMIT)
     }
 
-    /// How long the refresh of another process may take: two answers of the server, and their saves.
+    /// Returns how long a refresh of another process may take: two answers of the server, and their saves.
     fn longest_other_refresh(&self) -> Duration {
         self.policy.deadline.saturating_add(SAVE_MARGIN).saturating_mul(2)
     }
 
-    /// How long one waits for the lease.
+    /// Returns how long this request waits for the lease.
     fn longest_wait_for_lease(&self, request: &RefreshRequest) -> Duration {
         let longest = self.longest_other_refresh();
         if !request.is_forced && request.found.is_accepted(self.clock.now()) {
@@ -507,7 +518,7 @@ impl RefreshProtocol {
     }
 }
 
-/// Returns what is in the slot, for those who wait, unless it is empty.
+/// Returns the snapshot, or an error if the slot is empty.
 fn present(snapshot: Arc<Snapshot>) -> Result<Arc<Snapshot>, AuthError> {
     if snapshot.stored.is_some() { Ok(snapshot) } else { Err(AuthError::TokenNotFound) }
 }

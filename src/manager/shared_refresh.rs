@@ -1,4 +1,4 @@
-//! One refresh at a time, for any number of tasks that ask for one.
+//! One refresh at a time, shared by all tasks that ask for one.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use super::snapshot::Snapshot;
 use crate::error::{AuthError, RefreshFailure, StoreError};
 use crate::sys::clock::Timer;
 
-/// How often a refresh is started again because the runtime that did it had ended.
+/// How often a refresh is started. It is started again if the runtime that it ran on has ended.
 const ATTEMPTS: usize = 3;
 
-/// What a refresh brings.
+/// The result of a refresh.
 type Refreshed = Result<Arc<Snapshot>, AuthError>;
 
-/// The refresh of one slot, shared by all who ask for it.
+/// The refresh of one slot, shared by all callers.
 pub(super) struct SharedRefresh {
     protocol: Arc<RefreshProtocol>,
     flight: SingleFlight<Refreshed>,
@@ -24,7 +24,7 @@ pub(super) struct SharedRefresh {
 enum Joined {
     /// This refresh is running.
     Running(Running<Refreshed>),
-    /// What was asked for is there already.
+    /// The tokens that the caller needs are in memory already.
     Met(Arc<Snapshot>),
 }
 
@@ -33,10 +33,10 @@ impl SharedRefresh {
         Self { protocol: Arc::new(protocol), flight: SingleFlight::default(), timer }
     }
 
-    /// Joins the refresh that is running, or starts one, and waits for its end.
+    /// Joins the refresh that is running, or starts one, and waits until it ends.
     ///
-    /// A caller that gives up cancels nothing. If the runtime ended that the refresh was on, it is
-    /// started again.
+    /// If the future of a caller is dropped, the refresh continues. If the runtime of the refresh ends, the
+    /// refresh is started again.
     pub(super) async fn refresh(&self, request: &RefreshRequest) -> Refreshed {
         for _ in 0..ATTEMPTS {
             let running = match self.join_or_start(request)? {
@@ -47,8 +47,8 @@ impl SharedRefresh {
                 Outcome::Done(refreshed) => return refreshed,
                 Outcome::Lost => {}
                 Outcome::NotDriven => {
-                    let reason = "the runtime that it was started on is not driven: do not wait for tokens in \
-                                  a way that blocks the runtime's own thread";
+                    let reason = "the runtime that it was started on is not running; wait for tokens with \
+                                  `.await`, without blocking the thread of that runtime";
                     return Err(AuthError::Refresh(RefreshFailure::transient(reason)));
                 }
             }
@@ -56,13 +56,13 @@ impl SharedRefresh {
         Err(AuthError::Store(StoreError::Unavailable {
             place: self.protocol.place(),
             reason: "the runtime is shutting down".into(),
-            advice: "finish with the tokens before the runtime ends".into(),
+            advice: "get tokens before the runtime shuts down".into(),
         }))
     }
 
-    /// Starts a refresh, if none is running, and lets it go on by itself.
+    /// Starts a refresh, if none is running, and does not wait for it.
     pub(super) fn refresh_in_background(&self, request: &RefreshRequest) {
-        // Events tell why it is not started, or how it ends.
+        // An event says why it was not started, or how it ended.
         let _ = self.join_or_start(request);
     }
 
@@ -71,12 +71,12 @@ impl SharedRefresh {
         self.flight.idle().await;
     }
 
-    /// Reloads where a refresh is not simply the next step: see [`RefreshProtocol::reload_if_doubtful`].
+    /// Reloads if the snapshot is doubtful: see [`RefreshProtocol::reload_if_doubtful`].
     pub(super) async fn reload_if_doubtful(&self, snapshot: Arc<Snapshot>) -> Refreshed {
         Ok(self.protocol.reload_if_doubtful(snapshot).await?)
     }
 
-    /// Forgets how earlier refreshes ended: there are tokens of a new login.
+    /// Forgets how earlier refreshes ended. It is called after a login.
     pub(super) fn begin_anew(&self) {
         self.protocol.begin_anew();
     }
@@ -85,7 +85,7 @@ impl SharedRefresh {
         if let Some(running) = self.flight.running() {
             return Ok(Joined::Running(running));
         }
-        // One may have ended since the caller looked. What it brought is in memory before it ends.
+        // A refresh may have ended since the caller looked. It put its tokens into memory before it ended.
         if let Some(current) = self.protocol.met(request) {
             return Ok(Joined::Met(current));
         }
@@ -94,7 +94,7 @@ impl SharedRefresh {
         let refresh = async move { protocol.run(&request).await };
         let protocol = self.protocol.clone();
         let keep_saving = async move { protocol.keep_saving().await };
-        // Somebody else may have been faster.
+        // If another caller was faster, this joins its refresh.
         Ok(Joined::Running(self.flight.join_or_start(refresh, keep_saving)))
     }
 }

@@ -1,4 +1,4 @@
-//! One task at a time, for any number of callers that want what it brings.
+//! One task at a time, whose result any number of callers share.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,33 +11,33 @@ use tokio::sync::watch::{self, Receiver};
 
 use crate::sys::clock::Timer;
 
-/// How long a runtime that is driven may take until it begins what was started on it.
+/// How long a running runtime may take until it begins a task that was spawned on it.
 const START_LIMIT: Duration = Duration::from_millis(500);
 
-/// Runs one task at a time. Callers join the one that is running, or start one.
+/// Runs one task at a time. Callers join the task that is running, or start one.
 ///
-/// A task belongs to no caller: it goes on if all of them give up.
+/// A task belongs to no caller. It continues if all callers drop their futures.
 pub(super) struct SingleFlight<T>(Arc<Mutex<Option<Running<T>>>>);
 
 /// A task that was running a moment ago.
 #[derive(Clone)]
 pub(super) struct Running<T> {
-    /// Nothing while it runs.
+    /// `None` while the task runs.
     outcome: Receiver<Option<T>>,
-    /// Whether its runtime has begun it.
+    /// Whether its runtime has begun the task.
     has_begun: Arc<AtomicBool>,
     /// The thread that started it.
     starter: ThreadId,
 }
 
-/// How a task ended, for one who waited.
+/// How a task ended, for a caller that waited.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome<T> {
-    /// It brought this.
+    /// The task ended with this result.
     Done(T),
-    /// It never ends: its runtime has ended.
+    /// The task never ends, because its runtime has ended.
     Lost,
-    /// Nobody drives its runtime, as far as can be seen.
+    /// The runtime of the task seems not to be driven: no thread runs it.
     NotDriven,
 }
 
@@ -53,9 +53,9 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
         self.lock().as_ref().filter(|task| task.is_running()).cloned()
     }
 
-    /// Joins the task that is running, or starts this one, which then goes on by itself.
+    /// Joins the task that is running, or starts `task`, which then continues without its callers.
     ///
-    /// `afterwards` runs once those who wait were told how it ended. The next task may run meanwhile.
+    /// `afterwards` runs after the callers have got the result. The next task may run at the same time.
     pub(super) fn join_or_start(
         &self,
         task: impl Future<Output = T> + Send + 'static,
@@ -74,9 +74,9 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
         spawn(async move {
             has_begun.store(true, Ordering::SeqCst);
             let outcome = task.await;
-            // What it brought must not be kept here: tokens must not outlive a logout.
+            // The result must not be kept here: tokens must not stay in memory after a logout.
             *flight.lock() = None;
-            // If nobody waits any more, it is done all the same.
+            // An error means that no caller waits any more.
             let _ = sender.send(Some(outcome));
             afterwards.await;
         });
@@ -86,7 +86,7 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
     /// Waits until no task is running.
     pub(super) async fn idle(&self) {
         if let Some(mut running) = self.running() {
-            // An error means that it is not running any more either.
+            // An error means that the runtime has ended, so no task is running.
             let _ = running.outcome.wait_for(Option::is_some).await;
         }
     }
@@ -97,8 +97,8 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
 }
 
 impl<T: Clone> Running<T> {
-    /// Waits until it ends, for `limit` at most: a task ends long before, unless its runtime is there and
-    /// nobody drives it any more.
+    /// Waits until the task ends, for `limit` at most. A task ends long before that, except if its runtime
+    /// exists but is no longer driven.
     pub(super) async fn outcome(mut self, timer: &Timer, limit: Duration) -> Outcome<T> {
         if self.is_stuck().await {
             return Outcome::NotDriven;
@@ -115,20 +115,20 @@ impl<T: Clone> Running<T> {
         self.outcome.has_changed().is_ok() && self.outcome.borrow().is_none()
     }
 
-    /// Returns whether the runtime of this task does not run although this future does. So it is where
-    /// somebody blocks the thread of a current-thread runtime to wait for this very future. A runtime that
-    /// is driven begins what was started on it before it comes back to this future.
+    /// Returns whether the runtime of this task is blocked while this future is polled. That happens if the
+    /// caller blocks the thread of a current-thread runtime to wait for this future. A runtime that is driven
+    /// begins the task before it polls this future again.
     async fn is_stuck(&mut self) -> bool {
         let is_alone = Handle::try_current().is_ok_and(|runtime| {
             runtime.runtime_flavor() == RuntimeFlavor::CurrentThread
                 || runtime.metrics().num_workers() == 1
         });
-        // A caller on another thread does not keep that runtime from running.
+        // A caller on another thread does not block that runtime.
         if !is_alone || self.starter != thread::current().id() {
             return false;
         }
-        // Once more, because this process may have been stopped in between. It is real time that counts, by a
-        // thread that no runtime drives.
+        // Wait twice, because this process may have been stopped meanwhile. The default timer measures real
+        // time, on a thread that needs no runtime.
         for _ in 0..2 {
             let ended = self.outcome.wait_for(Option::is_some);
             let waited = Timer::default().within(START_LIMIT, ended).await;
@@ -140,26 +140,26 @@ impl<T: Clone> Running<T> {
     }
 }
 
-/// Lets a task go on by itself: on this runtime, or on a thread of its own where there is none.
+/// Spawns a task on the current runtime, or on its own thread if there is no runtime.
 fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     if let Ok(runtime) = Handle::try_current() {
         if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread {
             runtime.spawn(task);
         } else {
-            // What a worker starts is next on that worker, and no other one takes it from there; and this one
-            // may be about to block.
+            // A task that is spawned on a worker is the next task of that worker, and no other worker takes
+            // it. But this worker may be about to block.
             let workers = runtime.clone();
             runtime.spawn_blocking(move || drop(workers.spawn(task)));
         }
         return;
     }
     let run = move || {
-        // What the refresher needs of a runtime is there if the program was built with it.
+        // This enables I/O and time for the refresher, if the program was built with these features of tokio.
         if let Ok(runtime) = Builder::new_current_thread().enable_all().build() {
             runtime.block_on(task);
         }
     };
-    // If there is no thread to be had, those who wait see that nothing is running.
+    // If no thread can be started, the task is dropped, and the callers get `Outcome::Lost`.
     let _ = thread::Builder::new().name("tokenkeep-refresh".into()).spawn(run);
 }
 
@@ -228,7 +228,7 @@ mod tests {
         let (flight, brought) = (SingleFlight::default(), Arc::new(()));
         let running = flight.join_or_start(future::ready(brought.clone()), future::ready(()));
         drop(outcome(running).await);
-        // Until the task itself has ended.
+        // Wait until the task itself has ended.
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }

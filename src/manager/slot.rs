@@ -1,4 +1,4 @@
-//! The slot as this process knows it: the store, what is in memory of it, and what is still to be saved there.
+//! A slot in this process: its store, its state in memory, and the tokens that are not saved yet.
 
 mod saving;
 
@@ -20,26 +20,26 @@ use crate::store::{Lease, Precondition, Revision, Stored, TokenStore};
 use crate::sys::clock::{Clock, Timer};
 use crate::tokens::{AccessToken, AuthTokens};
 
-/// How long a call waits for the one before it, which may be a refresh on a runtime that nobody drives.
+/// How long a call waits for the call before it. That one may be a refresh on a runtime that is not running.
 const LOCK_LIMIT: Duration = Duration::from_secs(45);
 
-/// How long a reload may take while there is a good token in memory. A store far away takes a tenth of it.
+/// How long a reload may take while there is a good token in memory. A load from a remote store takes about
+/// 1/10 of it.
 const RELOAD_LIMIT: Duration = Duration::from_secs(2);
 
-/// One slot, and what this process knows of it.
+/// One slot, and its state in this process.
 ///
 /// # Order of locks
 ///
-/// The lock of the store is the outermost one, and the only one that is held across an await. What must run
-/// under it is a method of [`SlotGuard`], or takes one. `Cache`, `PendingSave`, the history of refreshes and
-/// `SingleFlight` each have a lock of their own for what they hold. It is held for a few statements, and
-/// no other lock is taken meanwhile.
+/// The lock of the store is taken first, and only this lock is held across an await. Code that must run under
+/// it is a method of [`SlotGuard`], or takes a `SlotGuard`. `Cache`, `PendingSave`, the history of refreshes
+/// and `SingleFlight` each have a lock for their own data. Such a lock is held for a few statements, and no
+/// other lock is taken meanwhile.
 pub(super) struct Slot {
-    /// Locked around every load, save and clear, so that memory changes in the order in which the
-    /// store does.
+    /// Locked during every load, save and clear, so that the memory and the store change in the same order.
     store: Mutex<Arc<dyn TokenStore>>,
-    /// The same store, for what has no place in that order: its name, its lease, callers outside the
-    /// manager, and a logout that cannot wait.
+    /// The same store without the lock. It is used for its name and its lease, by callers outside the
+    /// manager, and by a logout that did not get the lock.
     unordered: Arc<dyn TokenStore>,
     cache: Cache,
     pending: PendingSave,
@@ -67,7 +67,7 @@ impl Slot {
         }
     }
 
-    /// Returns the access token, if it can be handed out without asking the store.
+    /// Returns the access token, if it can be returned without loading the store.
     pub(super) fn cached(&self) -> Option<AccessToken> {
         self.cache.cached(self.clock.now())
     }
@@ -77,7 +77,7 @@ impl Slot {
         self.cache.unexpired(self.clock.now())
     }
 
-    /// Returns what is in memory, however old.
+    /// Returns the snapshot in memory, even if it is old.
     pub(super) fn latest(&self) -> Option<Arc<Snapshot>> {
         self.cache.latest()
     }
@@ -86,15 +86,15 @@ impl Slot {
         self.cache.invalidate(token);
     }
 
-    /// Returns what is known of the slot, as of the last seconds.
+    /// Returns a recent snapshot of the slot. Loads the store if there is none in memory.
     pub(super) async fn snapshot(&self) -> Result<Arc<Snapshot>, StoreError> {
         let now = self.clock.now();
         if let Some(snapshot) = self.cache.recent(now) {
             return Ok(snapshot);
         }
         let Some(kept) = self.cache.usable(now) else { return self.reload_if_stale().await };
-        // A good token in memory is as good as it was, and does not wait for a store that is slow or
-        // cannot be reached.
+        // A good token in memory stays good. So its caller does not wait for a store that is slow or cannot
+        // be reached.
         match self.timer.within(RELOAD_LIMIT, self.reload_if_stale()).await {
             Some(Err(error)) if !error.keeps_cached_tokens() => Err(error),
             Some(Ok(snapshot)) => Ok(snapshot),
@@ -102,7 +102,7 @@ impl Slot {
         }
     }
 
-    /// Reloads, unless the call before this one did.
+    /// Reloads, unless the call before this one has done so.
     async fn reload_if_stale(&self) -> Result<Arc<Snapshot>, StoreError> {
         let mut guard = self.lock().await?;
         if let Some(snapshot) = self.cache.recent(self.clock.now()) {
@@ -111,7 +111,7 @@ impl Slot {
         guard.save_and_reload().await
     }
 
-    /// Waits until this call alone uses the store, as far as this manager is concerned.
+    /// Waits until no other call of this manager uses the store.
     pub(super) async fn lock(&self) -> Result<SlotGuard<'_>, StoreError> {
         let store = match self.store.try_lock() {
             Ok(store) => Some(store),
@@ -121,25 +121,24 @@ impl Slot {
             return Err(StoreError::Timeout {
                 place: self.to_string(),
                 reason: format!("the call before this one did not end within {LOCK_LIMIT:?}"),
-                advice: "see whether the runtime that it was made on still runs".into(),
+                advice: "see whether the runtime of that call is still running".into(),
             });
         }
         Ok(SlotGuard { slot: self, store })
     }
 
-    /// The same for a logout, which goes ahead in any case: if the lock cannot be had, a runtime that
-    /// nobody drives has it, and writes nothing.
+    /// The same for a logout, which continues without the lock if it has to. Then the lock is held by a call
+    /// on a runtime that is not running, and that call writes nothing.
     pub(super) async fn lock_for_logout(&self) -> SlotGuard<'_> {
         self.lock().await.unwrap_or(SlotGuard { slot: self, store: None })
     }
 
-    /// Claims the sole right to spend the refresh token. Memory says nothing about leases, so this needs
-    /// no lock.
+    /// Takes the lease. The memory contains nothing about leases, so this needs no lock.
     pub(super) async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
         self.unordered.try_lease().await
     }
 
-    /// Keeps new tokens in memory, to be saved. This waits for nothing.
+    /// Keeps new tokens in memory, to be saved. It never waits.
     pub(super) fn put_pending(&self, new: NewTokens) {
         self.pending.put(new);
     }
@@ -148,19 +147,19 @@ impl Slot {
         self.pending.is_some()
     }
 
-    /// Returns the tokens that are to be saved and takes their lease, for a logout.
+    /// Returns the tokens that are not saved yet and takes their lease, for a logout.
     pub(super) fn revoke_pending(&self) -> Option<(AuthTokens, Option<Box<dyn Lease>>)> {
         self.pending.revoke()
     }
 
-    /// Returns why new tokens are not saved, or `otherwise` if saving them has not failed yet. `None` if
-    /// all is saved.
+    /// Returns why new tokens are not saved, or `otherwise` if no save has failed yet. Returns `None` if all
+    /// tokens are saved.
     pub(super) fn pending_error_or(&self, otherwise: StoreError) -> Option<StoreError> {
         self.pending.error_or(otherwise)
     }
 
-    /// Serves the tokens that are to be saved, without the lock, because somebody keeps it: `None` if there
-    /// are none.
+    /// Installs the tokens that are not saved yet, so that they are served. It needs no lock, because another
+    /// call may hold it for long. Returns `None` if all tokens are saved.
     pub(super) fn serve_pending(&self) -> Option<Arc<Snapshot>> {
         let stored = self.pending.stored()?;
         Some(self.install(Some(stored), self.clock.now()))
@@ -190,15 +189,15 @@ impl fmt::Display for Slot {
     }
 }
 
-/// The store of a slot, used by one call alone.
+/// The store of a slot, while one call has its lock.
 pub(super) struct SlotGuard<'a> {
     slot: &'a Slot,
-    /// Nothing for a logout that could not wait.
+    /// `None` for a logout that did not get the lock.
     store: Option<MutexGuard<'a, Arc<dyn TokenStore>>>,
 }
 
 impl SlotGuard<'_> {
-    /// Asks the store what it holds. Nothing in memory changes.
+    /// Loads the record from the store. Nothing in memory changes.
     pub(super) async fn load(&mut self) -> Result<Option<Stored>, StoreError> {
         self.store().load().await
     }
@@ -217,8 +216,8 @@ impl SlotGuard<'_> {
         self.store().clear(precondition).await
     }
 
-    /// Asks the store what it holds, and puts it into memory. Tokens that could not be saved yet count as
-    /// in the store.
+    /// Loads the record from the store, and puts it into memory. Tokens that are not saved yet are used as if
+    /// the store held them.
     pub(super) async fn reload(&mut self) -> Result<Arc<Snapshot>, StoreError> {
         let loaded = self.load().await;
         let now = self.slot.clock.now();
@@ -232,12 +231,13 @@ impl SlotGuard<'_> {
                     there
                 }
             },
-            // They are good whatever became of the store.
+            // Tokens that are not saved yet are good, even if the store fails.
             Err(error) => match self.slot.pending.stored() {
                 Some(new) => Some(new),
                 None => {
                     if !error.keeps_cached_tokens() {
-                        // What is in memory says nothing about a slot that is broken.
+                        // The record is damaged or cannot be read, so the memory no longer describes the
+                        // slot.
                         self.forget();
                     }
                     return Err(error);
@@ -247,25 +247,25 @@ impl SlotGuard<'_> {
         Ok(self.install(stored, now))
     }
 
-    /// Saves what is still to be saved, and reloads: the task that was to save it may have ended with its
-    /// runtime.
+    /// Saves the tokens that are not saved yet, and reloads. The task that should have saved them may have
+    /// ended with its runtime.
     pub(super) async fn save_and_reload(&mut self) -> Result<Arc<Snapshot>, StoreError> {
         self.save_pending().await;
         self.reload().await
     }
 
-    /// Puts tokens in the place of any that are there.
+    /// Saves tokens, in place of any that are in the slot.
     pub(super) async fn replace(
         &mut self,
         tokens: AuthTokens,
         now: SystemTime,
     ) -> Result<(), StoreError> {
-        // The same refresh token is in doubt as before, as far as that is known.
+        // If the refresh token is still the same, a known doubt about it stays.
         let known_doubt = self.slot.latest().and_then(|known| {
             let intent = known.stored.as_ref()?.record.refresh.intent.clone()?;
             intent.is_for(tokens.refresh_token.as_ref()?).then_some(intent)
         });
-        // If this is cancelled from here on, what the store holds is not known.
+        // If the future is dropped from here on, the state of the store is not known.
         self.forget();
         let mut record = Record::new(tokens);
         record.refresh.intent = known_doubt;
@@ -274,19 +274,20 @@ impl SlotGuard<'_> {
         Ok(())
     }
 
-    /// Puts into memory that the slot is empty, says so, and lets go of what was to be saved.
+    /// Puts the empty slot into memory, publishes [`Event::Cleared`], and drops the tokens that are not
+    /// saved.
     pub(super) async fn install_empty(&mut self) {
         self.install(None, self.slot.clock.now());
         self.slot.events.publish(Event::Cleared);
         self.end_pending().await;
     }
 
-    /// Puts into memory what the slot holds.
+    /// Puts the state of the slot into memory.
     fn install(&mut self, stored: Option<Stored>, now: SystemTime) -> Arc<Snapshot> {
         self.slot.install(stored, now)
     }
 
-    /// Drops what is in memory, before the slot is changed.
+    /// Drops the snapshot in memory. It is called before the slot is changed.
     pub(super) fn forget(&mut self) {
         self.slot.cache.forget();
     }
@@ -296,9 +297,9 @@ impl SlotGuard<'_> {
     }
 }
 
-/// Gives a lease up.
+/// Releases a lease.
 pub(super) async fn release(lease: Box<dyn Lease>) {
-    // If that fails, the end of the process gives it up.
+    // If this fails, the lease ends with the process or at its deadline.
     let _ = lease.release().await;
 }
 
@@ -310,7 +311,7 @@ mod tests {
     use crate::refresh::RefreshPolicy;
     use crate::stores::MemoryStore;
 
-    /// A slot whose every wait is over at once.
+    /// A slot with a timer that ends every wait at once.
     fn slot() -> Slot {
         let store: Arc<dyn TokenStore> = Arc::new(MemoryStore::new());
         let events = Publisher::new(store.clone());

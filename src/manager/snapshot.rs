@@ -1,4 +1,4 @@
-//! What is known of a slot, and what may be handed out of it.
+//! The known state of a slot, and which access token may be returned from it.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,51 +11,50 @@ use crate::store::Stored;
 use crate::sys::clock;
 use crate::tokens::{AccessToken, AuthTokens, Freshness, Schedule};
 
-/// Stands for any longer time: some thirty years.
+/// Is used instead of any longer time: about 30 years.
 const LONGEST_RECHECK: Duration = Duration::from_secs(1_000_000_000);
 
 thread_local! {
-    /// Counts the threads, in the order in which they first asked for a token.
+    /// The number of this thread. Threads are numbered in the order in which they first ask for a token.
     static THREAD: usize = {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         NEXT.fetch_add(1, Ordering::Relaxed)
     };
 }
 
-/// How many handles an access token has: a power of two.
+/// How many handles an access token has. It is a power of 2.
 static HANDLES: LazyLock<usize> = LazyLock::new(|| {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     threads.next_power_of_two().min(MOST_HANDLES)
 });
 
-/// The most handles of an access token: more would cost a program with many managers some memory,
-/// and spare others little.
+/// The largest number of handles of an access token. More handles would take memory in a program with many
+/// managers, and make other programs hardly faster.
 const MOST_HANDLES: usize = 16;
 
-/// The store at one moment.
+/// The state of a slot at one moment.
 #[derive(Clone)]
 pub(super) struct Snapshot {
     pub(super) stored: Option<Stored>,
-    /// The access token, once for each thread that may run at the same time: if all took it from one
-    /// place, they would hand its count from processor to processor.
+    /// Handles of the access token, one for each thread that may run at the same time. If all threads cloned
+    /// one handle, its reference count would move from processor to processor.
     access: Box<[AccessToken]>,
     schedule: Option<Schedule>,
-    /// When a refresh is started, which is when it is due but for the jitter; never, if the token
-    /// never expires.
+    /// When a refresh is started: when the token is due, minus the jitter. `None` if the token never expires.
     refresh_at: Option<SystemTime>,
     /// Whether a server refused the access token.
     invalid: bool,
     checked: SystemTime,
-    /// When the store is asked again.
+    /// When the store is loaded again.
     recheck: SystemTime,
-    /// Until when the access token can be handed out without asking the store: the first of its
-    /// refresh being due and the store being asked again.
+    /// Until when the access token can be returned without loading the store: until its refresh is started or
+    /// the store is loaded again, whichever comes first.
     hand_out_until: SystemTime,
 }
 
 impl Snapshot {
-    /// `previous` is what was known before, `invalid` whether a server refused this access token, and
-    /// `random` from 0 up to 1.
+    /// `previous` is the snapshot before this one. `invalid` says that a server refused this access token.
+    /// `random` is a number from 0 to 1.
     pub(super) fn new(
         stored: Option<Stored>,
         previous: Option<&Self>,
@@ -65,7 +64,7 @@ impl Snapshot {
         policy: &RefreshPolicy,
         random: f64,
     ) -> Self {
-        // One that is missing is as good as one that was refused.
+        // A missing access token is treated like a refused one.
         let is_missing =
             stored.as_ref().is_some_and(|stored| !stored.record.tokens.has_access_token());
         let invalid = invalid || is_missing;
@@ -77,14 +76,14 @@ impl Snapshot {
         let refresh_at = same.map_or_else(
             || {
                 let schedule = schedule?;
-                // No token is due as soon as it was obtained.
+                // A limit of 1/3 of the lifetime, so that no token is due as soon as it was obtained.
                 let third = schedule.lifetime.and_then(|lifetime| (lifetime / 3).to_std().ok());
                 let jitter = third.map_or(policy.jitter, |third| policy.jitter.min(third));
-                // Never, if that is later than any time that there will be.
+                // `None`, that is never, if the time is too late for the clock of the system.
                 let (early, due) = (jitter.mul_f64(random), clock::system_time(schedule.due)?);
                 Some(due.checked_sub(early).unwrap_or(due))
             },
-            // Each token has one random part, not one for each reload.
+            // The jitter is chosen once for each token, not at each reload.
             |same| same.refresh_at,
         );
         let hand_out_until = hand_out_until(refresh_at, invalid, now, recheck);
@@ -103,7 +102,7 @@ impl Snapshot {
         }
     }
 
-    /// The same, trusted for as long again.
+    /// Returns the same snapshot, trusted for another `recheck`.
     pub(super) fn for_longer(&self, now: SystemTime, recheck: Duration) -> Self {
         let recheck = after(now, recheck);
         let hand_out_until = hand_out_until(self.refresh_at, self.invalid, now, recheck);
@@ -117,12 +116,12 @@ impl Snapshot {
         }
     }
 
-    /// The tokens in it.
+    /// Returns the tokens in it.
     pub(super) fn tokens(&self) -> Option<&AuthTokens> {
         self.stored.as_ref().map(|stored| &stored.record.tokens)
     }
 
-    /// Returns the access token, or that there is none.
+    /// Returns the access token, or [`AuthError::TokenNotFound`].
     pub(super) fn access_token(&self) -> Result<AccessToken, AuthError> {
         let tokens = self.tokens().ok_or(AuthError::TokenNotFound)?;
         Ok(tokens.access_token.clone())
@@ -133,7 +132,7 @@ impl Snapshot {
         self.tokens().is_some_and(|tokens| tokens.access_token == *token)
     }
 
-    /// The same, once a server refused this token; `None` if it is another one's.
+    /// Returns the same snapshot with its token marked as refused. Returns `None` if it holds another token.
     pub(super) fn refused(&self, token: &AccessToken) -> Option<Self> {
         self.holds(token).then(|| Self {
             invalid: true,
@@ -142,16 +141,16 @@ impl Snapshot {
         })
     }
 
-    /// The access token, if it can be handed out without asking the store.
+    /// Returns the access token, if it can be returned without loading the store.
     pub(super) fn cached(&self, now: SystemTime) -> Option<&AccessToken> {
-        // A clock that was set back says nothing about how long ago the store was asked.
+        // If the clock was set back, it is unknown how long ago the store was loaded.
         let in_time = self.checked <= now && now < self.hand_out_until;
         if in_time { self.access() } else { None }
     }
 
-    /// The access token, from this thread's handle.
+    /// Returns this thread's handle of the access token.
     pub(super) fn access(&self) -> Option<&AccessToken> {
-        // There is a power of two of them, or none.
+        // The number of handles is a power of 2, or 0.
         self.access.get(THREAD.with(|number| *number) & self.access.len().wrapping_sub(1))
     }
 
@@ -163,13 +162,14 @@ impl Snapshot {
         self.schedule.map_or(Freshness::Fresh, |schedule| schedule.freshness(clock::date(now)))
     }
 
-    /// Returns whether the access token can be sent for a while: as far as is known, nobody refused
-    /// it, and it does not count as expired.
+    /// Returns whether the access token can be sent for a while: no server is known to have refused it, and
+    /// it does not count as expired.
     pub(super) fn is_good(&self, now: SystemTime) -> bool {
         self.stored.is_some() && !self.invalid && self.freshness(now) < Freshness::Expiring
     }
 
-    /// Returns whether the server still accepts the access token, as far as is known.
+    /// Returns whether the server still accepts the access token: no server is known to have refused it, and
+    /// its true expiry has not passed.
     pub(super) fn is_accepted(&self, now: SystemTime) -> bool {
         self.stored.is_some() && !self.invalid && self.freshness(now) < Freshness::Expired
     }
@@ -183,10 +183,10 @@ impl Snapshot {
     }
 }
 
-/// When that time has passed.
+/// Returns the moment at which this time has passed.
 fn after(now: SystemTime, recheck: Duration) -> SystemTime {
     let recheck = now.checked_add(recheck).or_else(|| now.checked_add(LONGEST_RECHECK));
-    // A clock at its end may be a program's way to see what it does with expired tokens.
+    // A program may set its clock to the latest possible time, to test how it handles expired tokens.
     recheck.unwrap_or(now)
 }
 
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
     use crate::store::Revision;
 
-    /// The ends of what the system can name among them.
+    /// Any moment, including the first and the last one of the system's clock.
     fn any_moment() -> impl Strategy<Value = SystemTime> {
         let end = i64::MAX.unsigned_abs();
         let spans = prop_oneof![Just(0), Just(end), 0..end, any::<u32>().prop_map(u64::from)];
@@ -255,7 +255,7 @@ mod tests {
             prop_assert!(snapshot.wants_refresh(first) <= snapshot.wants_refresh(second));
             let is_over = expiry.is_some_and(|expiry| clock::date(later) >= expiry);
             prop_assert_eq!(snapshot.is_accepted(later), !is_over);
-            // Beyond the dates, all moments have one name.
+            // All moments after the last date have the same date.
             let has_date = clock::system_time(clock::date(later)) == Some(later);
             prop_assert!(!has_date || !is_over || snapshot.cached(later).is_none());
         }

@@ -1,4 +1,4 @@
-//! How soon a refresh may follow another one.
+//! How soon a refresh may follow another refresh.
 
 #[cfg(test)]
 mod tests;
@@ -12,29 +12,29 @@ use crate::record::{Intent, Record};
 use crate::sys::clock;
 use crate::tokens::AuthTokens;
 
-/// Two refreshes that nobody demanded are at least this far apart, whatever the clocks and the
-/// server say: a token that is born expired must not become a request each time it is used.
+/// The least time between two refreshes that no caller forced. It holds whatever the clocks and the server
+/// say: a new token that is already expired must not cause a request each time it is used.
 const INTERVAL: Duration = Duration::from_secs(30);
 
-/// The first pause after a failure; each further one doubles it.
+/// The pause after the first failure. Each further failure doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
 
-/// What is set up wrong is fixed by people, not by asking again.
+/// Only a person can fix a misconfigured refresh, so asking again soon would not help.
 const PAUSE_IF_MISCONFIGURED: Duration = Duration::from_secs(10 * 60);
 
-/// No server is left alone for longer than this, whatever it says.
+/// The longest time that a server can ask to wait. A longer time in its answer is shortened to this.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 
-/// What became of the last refreshes of one slot.
+/// How the last refreshes of one slot ended.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
-    /// The tokens that the rest is about. Others in the slot start anew.
+    /// The tokens that the other fields are about. For other tokens, all counts start again.
     tokens: Option<AuthTokens>,
     failures: u32,
     pause: Option<Pause>,
     rejected: Option<Rejected>,
-    /// Of the last success, whatever it made of the slot.
+    /// When the last refresh succeeded. It holds for all tokens.
     refreshed: Option<SystemTime>,
 }
 
@@ -51,7 +51,7 @@ struct Rejected {
     error: AuthError,
 }
 
-/// Why a server is not to be asked now.
+/// Why the server must not be asked now.
 #[derive(Debug)]
 pub(crate) struct HeldBack {
     pub(crate) error: AuthError,
@@ -59,9 +59,10 @@ pub(crate) struct HeldBack {
     pub(crate) until: Option<DateTime<Utc>>,
 }
 
-/// Returns why a server is not to be asked for new tokens now, by what a record says: a server that rejected
-/// the refresh token is asked again on demand alone, and one that asked to wait is left alone for so long. On
-/// demand, each is asked again after [`INTERVAL`].
+/// Returns why the record says that the server must not be asked for new tokens now.
+///
+/// A server that rejected the refresh token is asked again only by a forced refresh. A server that asked to
+/// wait is not asked before that time. A forced refresh asks both again after [`INTERVAL`].
 pub(crate) fn held_back_by(
     record: &Record,
     client: &str,
@@ -71,7 +72,7 @@ pub(crate) fn held_back_by(
 ) -> Option<HeldBack> {
     let now = clock::date(now);
     let is_just_said = |at: DateTime<Utc>| {
-        // A clock that was set back stops nobody.
+        // If the clock was set back, the refresh is not held back.
         let since = now.signed_duration_since(at).to_std();
         since.is_ok_and(|since| since < INTERVAL)
     };
@@ -100,9 +101,9 @@ pub(crate) fn held_back_by(
 }
 
 impl Throttle {
-    /// Returns why a refresh of these tokens is not to be tried now; nothing if it is.
+    /// Returns why a refresh of these tokens must not be started now. Returns `None` if it may be started.
     ///
-    /// `lifetime` is how long the token was good for when it was obtained.
+    /// `lifetime` is the lifetime of the access token, from when it was obtained to its expiry.
     pub(crate) fn held_back(
         &self,
         tokens: &AuthTokens,
@@ -113,7 +114,8 @@ impl Throttle {
             if let Some(rejected) = &self.rejected {
                 return Some(rejected.error.clone());
             }
-            // A clock that was set back says nothing about how long ago that was.
+            // If the clock was set back, it is unknown how long ago the failure was. Then nothing is held
+            // back.
             if let Some(pause) = &self.pause
                 && (pause.from..pause.until).contains(&now)
             {
@@ -129,8 +131,8 @@ impl Throttle {
         self.rejected.is_some() && self.tokens.as_ref() == Some(tokens)
     }
 
-    /// Returns how the server rejected these tokens, if it did so in the last [`INTERVAL`]: then it is not even
-    /// asked again on demand.
+    /// Returns how the server rejected these tokens, if it did so within the last [`INTERVAL`]. In that time,
+    /// not even a forced refresh asks it again.
     pub(crate) fn just_rejected(&self, tokens: &AuthTokens, now: SystemTime) -> Option<AuthError> {
         let rejected = self.rejected.as_ref().filter(|_| self.tokens.as_ref() == Some(tokens))?;
         let since = now.duration_since(rejected.at).ok()?;
@@ -150,7 +152,7 @@ impl Throttle {
         };
     }
 
-    /// Notes a failure; returns when a refresh may be tried again.
+    /// Records a failure of the refresher. Returns when a refresh may be tried again.
     pub(crate) fn failed(
         &mut self,
         tokens: &AuthTokens,
@@ -162,7 +164,7 @@ impl Throttle {
         })
     }
 
-    /// The same for a store that could not be used.
+    /// Records a failure of the store. Returns when a refresh may be tried again.
     pub(crate) fn store_failed(
         &mut self,
         tokens: &AuthTokens,
@@ -172,7 +174,7 @@ impl Throttle {
         self.pause(tokens, error, now, doubled)
     }
 
-    /// Waits until then, because a record says so.
+    /// Records that the stored record holds a refresh back.
     pub(crate) fn told(&mut self, tokens: &AuthTokens, held_back: &HeldBack, now: SystemTime) {
         match held_back.until.and_then(clock::system_time) {
             None => self.rejected(tokens, held_back.error.clone(), now),
@@ -207,7 +209,7 @@ fn doubled(earlier: u32) -> Duration {
     doubled.min(LONGEST_PAUSE)
 }
 
-/// How long to wait after a failure that followed so many others.
+/// Returns how long to wait after a failure that followed `earlier` other failures.
 fn pause(failure: &RefreshFailure, earlier: u32) -> Duration {
     let doubled = doubled(earlier);
     match failure {
@@ -219,7 +221,7 @@ fn pause(failure: &RefreshFailure, earlier: u32) -> Duration {
     }
 }
 
-/// Less for tokens that do not live that long.
+/// Returns [`INTERVAL`], or half of the lifetime for tokens that live less than twice as long.
 pub(crate) fn interval(lifetime: Option<TimeDelta>) -> Duration {
     lifetime
         .and_then(|lifetime| lifetime.to_std().ok())

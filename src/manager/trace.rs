@@ -1,7 +1,7 @@
-//! What `tracing` is told of refreshes (feature `tracing`); without it, nothing.
+//! Spans and events of refreshes for `tracing` (feature `tracing`).
 //!
-//! Counters are fields named `monotonic_counter.…`, which the OpenTelemetry layer turns into metrics.
-//! Nothing here holds a secret: a store shows its place, and an event what happened.
+//! Counters are fields named `monotonic_counter.…`. The OpenTelemetry layer turns them into metrics. No span
+//! and no event contains a secret: a store shows its place, and an event shows what happened.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -18,7 +18,7 @@ pub(super) fn refresh<R>(
     task.instrument(info_span!("tokenkeep.refresh", %store))
 }
 
-/// Counts an event, and says it.
+/// Counts an event, and logs it.
 pub(super) fn event(store: &impl Display, event: &Event) {
     match event {
         Event::Cleared => debug!(%store, monotonic_counter.tokenkeep_cleared = 1, "cleared"),

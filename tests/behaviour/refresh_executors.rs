@@ -24,7 +24,7 @@ fn waiting_in_a_way_that_blocks_the_runtimes_own_thread_is_an_error_within_secon
     let refreshed = runtime.block_on(async { block_on(manager.refresh()) });
     let error = refreshed.unwrap_err();
     assert!(matches!(error, AuthError::Refresh(RefreshFailure::Transient { .. })), "{error}");
-    assert!(error.to_string().contains("is not driven"), "{error}");
+    assert!(error.to_string().contains("is not running"), "{error}");
     let got = runtime.block_on(async { block_on(manager.get_access_token()) });
     assert!(got.is_err());
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());

@@ -1,4 +1,4 @@
-//! A refresh that brought no new tokens: what its failure means, and what is remembered of it.
+//! A refresh that failed: what its failure means, and what is saved about it.
 
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ use crate::sys::clock;
 use crate::tokens::AuthTokens;
 
 impl RefreshProtocol {
-    /// Decides what a failure means, and leaves the tokens as they are.
+    /// Decides what a failure means. The tokens stay unchanged.
     pub(super) async fn classify_failure(
         &self,
         leased: LeasedTokens,
         failure: RefreshFailure,
     ) -> Result<Arc<Snapshot>, AuthError> {
-        // Every send since the intent was written must have left the token unspent, also those of others.
+        // The token is in doubt if any send may have spent it: a send of this holder, or of an earlier one.
         let is_own_doubt = leased.is_answer_lost || !failure.proves_unspent();
         let is_in_doubt = leased.earlier.is_some() || is_own_doubt;
         if is_own_doubt && leased.earlier.is_none() {
@@ -32,7 +32,7 @@ impl RefreshProtocol {
         }
     }
 
-    /// Ends a refresh that may be tried again later.
+    /// Ends a failed refresh that may be tried again later.
     async fn postpone(
         &self,
         mut leased: LeasedTokens,
@@ -62,7 +62,7 @@ impl RefreshProtocol {
         error
     }
 
-    /// Ends a refresh whose token the server rejected, unless somebody else brought other tokens.
+    /// Ends a refresh whose token the server rejected. If the slot holds other tokens by now, returns those.
     async fn reject(
         &self,
         mut leased: LeasedTokens,
@@ -70,8 +70,8 @@ impl RefreshProtocol {
         is_in_doubt: bool,
     ) -> Result<Arc<Snapshot>, AuthError> {
         let now = self.clock.now();
-        // A program that knows nothing of our lease may have been faster. If that cannot be found out, a
-        // session that still works must not be given up.
+        // A program that does not use the lease may have refreshed the tokens. If the slot cannot be loaded,
+        // that is not known, and a session that may still work must not be given up.
         match self.find_others(&leased.record.tokens).await {
             Ok(None) => {}
             Ok(Some(current)) => {
@@ -104,7 +104,7 @@ impl RefreshProtocol {
         Err(error)
     }
 
-    /// Returns what is in the slot if these are no longer the tokens in it.
+    /// Reloads the slot. Returns its state if it no longer holds these tokens.
     async fn find_others(&self, tokens: &AuthTokens) -> Result<Option<Arc<Snapshot>>, StoreError> {
         let mut guard = self.slot.lock().await?;
         let current = guard.reload().await?;
@@ -112,8 +112,8 @@ impl RefreshProtocol {
         Ok((!is_same).then_some(current))
     }
 
-    /// Saves what is known about the tokens after a refresh that brought no new ones. If that fails, the
-    /// record keeps its intent, which only makes a later message more careful than it need be.
+    /// Saves the refresh state of the old tokens after a failed refresh. If the save fails, the record keeps
+    /// its intent. Then a later error may report a doubt that is not needed.
     pub(super) async fn update_record(
         &self,
         leased: &mut LeasedTokens,
@@ -133,12 +133,12 @@ impl RefreshProtocol {
                 _ => return,
             }
             match guard.load().await {
-                // It was sealed to another key meanwhile, or the answer to a save was lost.
+                // The record was sealed to another key meanwhile, or the answer to a save was lost.
                 Ok(Some(there))
                     if is_of_one_refresh(&there.record.tokens, &leased.record.tokens)
                         && there.record.refresh != leased.record.refresh =>
                 {
-                    // That another holder may have sent the token is not for this one to take back.
+                    // The intent of another holder stays, because that holder may have sent the token.
                     if there.record.intent().is_some_and(|theirs| Some(theirs) != ours.as_ref()) {
                         leased.record.refresh.intent = there.record.refresh.intent;
                     }

@@ -1,4 +1,4 @@
-//! What became of earlier refreshes, for all who ask in this process.
+//! How earlier refreshes of this process ended.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -17,13 +17,13 @@ pub(super) struct History(Mutex<State>);
 #[derive(Default)]
 struct State {
     throttle: Throttle,
-    /// When a request was sent, by our own intent, whose answer was lost.
+    /// The time in the intent of this process whose answer was lost.
     lost_at: Option<DateTime<Utc>>,
 }
 
 impl History {
-    /// Returns why a refresh of these tokens is not to be started now, by what happened in this process. On
-    /// demand, only a rejection of the last seconds counts.
+    /// Returns why a refresh of these tokens must not be started now, because of earlier refreshes of this
+    /// process. A forced refresh is held back only by a rejection of the last seconds.
     pub(super) fn throttled(
         &self,
         tokens: &AuthTokens,
@@ -39,7 +39,7 @@ impl History {
         }
     }
 
-    /// Returns why the server is not to be asked now, by what the record says.
+    /// Returns why the record says that the server must not be asked now.
     pub(super) fn held_back_by(
         &self,
         record: &Record,
@@ -64,7 +64,7 @@ impl History {
         self.lock().throttle.rejected(tokens, error, now);
     }
 
-    /// Notes a failure; returns when a refresh may be tried again.
+    /// Records a failure of the refresher. Returns when a refresh may be tried again.
     pub(super) fn failed(
         &self,
         tokens: &AuthTokens,
@@ -74,7 +74,7 @@ impl History {
         self.lock().throttle.failed(tokens, failure, now)
     }
 
-    /// The same for a store that could not be used.
+    /// Records a failure of the store. Returns when a refresh may be tried again.
     pub(super) fn store_failed(
         &self,
         tokens: &AuthTokens,
@@ -84,22 +84,22 @@ impl History {
         self.lock().throttle.store_failed(tokens, error, now)
     }
 
-    /// Waits until then, because a record says so.
+    /// Records that the stored record holds a refresh back.
     pub(super) fn told(&self, tokens: &AuthTokens, held_back: &HeldBack, now: SystemTime) {
         self.lock().throttle.told(tokens, held_back, now);
     }
 
-    /// Notes that the answer to the request of this intent was lost.
+    /// Records that the answer to the request with this intent was lost.
     pub(super) fn note_lost(&self, at: DateTime<Utc>) {
         self.lock().lost_at = Some(at);
     }
 
-    /// Returns who was about to send a token at that time.
+    /// Returns which refresh was about to send a token at that time.
     pub(super) fn spent_by(&self, at: DateTime<Utc>) -> SpentBy {
         spent_by(at, self.lock().lost_at)
     }
 
-    /// Forgets what is known of tokens, but not which answer was lost.
+    /// Forgets how earlier refreshes ended, but not which answer was lost.
     pub(super) fn begin_anew(&self) {
         self.lock().throttle = Throttle::default();
     }
@@ -109,7 +109,8 @@ impl History {
     }
 }
 
-/// Says who was about to send a token at that time: this process, if its own request was lost then.
+/// Returns which refresh was about to send a token at that time: one of this process, if its answer was lost,
+/// or one of another process.
 fn spent_by(at: DateTime<Utc>, lost_at: Option<DateTime<Utc>>) -> SpentBy {
     if lost_at == Some(at) { SpentBy::LostAnswer { at } } else { SpentBy::DeadProcess { at } }
 }

@@ -1,4 +1,4 @@
-//! Saving new tokens, again and again where the store cannot be written.
+//! Saves new tokens, and tries again while the store cannot be written.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,21 +11,21 @@ use crate::error::StoreError;
 use crate::store::{Precondition, Stored};
 use crate::sys::clock::{Backoff, random};
 
-/// How much longer than the answers of the server a holder may take: to save, on a slow disk or a server
-/// of its own.
+/// How long saving the answer may take, on a slow disk or on another server. The holder of a lease has this
+/// time in addition to the deadline of the answer.
 pub(in crate::manager) const SAVE_MARGIN: Duration = Duration::from_secs(30);
 
-/// How soon, and how often at last, saving is tried again. Once a server is back that was away for longer
-/// than the lease, another replica waits so much longer for it.
+/// The first and the longest pause before saving is tried again. If a server could not be reached for longer
+/// than the lease, other replicas wait up to the longest pause after it is back.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const SLOWEST_RETRY: Duration = Duration::from_secs(5);
 
-/// How often a save begins anew because somebody touched the record without changing its tokens.
+/// How often a save is tried at once, if another program changes the record but not its tokens.
 const ATTEMPTS: usize = 5;
 
-/// What became of the tokens that were to be saved.
+/// The result of an attempt to save the pending tokens.
 pub(in crate::manager) enum Settled {
-    /// There is nothing to save: there was nothing, or somebody signed in or out meanwhile.
+    /// There is nothing to save: nothing was pending, or there was a login or a logout meanwhile.
     Nothing,
     /// They are saved.
     Saved(Arc<Snapshot>),
@@ -34,7 +34,7 @@ pub(in crate::manager) enum Settled {
 }
 
 impl Slot {
-    /// Tries until nothing is pending any more.
+    /// Tries until nothing is pending.
     pub(in crate::manager) async fn save_now(&self) {
         let mut backoff = Backoff::new(FIRST_RETRY, SLOWEST_RETRY);
         loop {
@@ -47,13 +47,13 @@ impl Slot {
         }
     }
 
-    /// Goes on trying until these are saved, or until somebody signs in or out.
+    /// Tries until the tokens that are pending now are saved, or until there is a login or a logout.
     pub(in crate::manager) async fn keep_saving(&self) {
         let Some(ours) = self.pending.stored().map(|stored| stored.revision) else { return };
         let mut backoff = Backoff::new(FIRST_RETRY, SLOWEST_RETRY);
         loop {
             self.timer.sleep(backoff.next(random())).await;
-            // Others are kept by the refresh that they came from.
+            // If other tokens are pending now, the refresh that got them saves them.
             if !self.pending.is_about(&ours) {
                 return;
             }
@@ -67,7 +67,7 @@ impl Slot {
 }
 
 impl SlotGuard<'_> {
-    /// Tries to save the tokens that are pending.
+    /// Tries to save the pending tokens.
     pub(in crate::manager) async fn save_pending(&mut self) -> Settled {
         let mut failed = StoreError::Conflict { place: self.slot.to_string() };
         for _ in 0..ATTEMPTS {
@@ -93,7 +93,7 @@ impl SlotGuard<'_> {
                 (Some(SlotState::Spent), _) => {}
                 (Some(SlotState::Ours), Some(there)) => return self.saved(there).await,
                 _ => {
-                    // The next reload finds what is there instead.
+                    // The slot holds other tokens or nothing. The next reload finds that out.
                     self.end_pending().await;
                     return Settled::Nothing;
                 }
@@ -117,17 +117,17 @@ impl SlotGuard<'_> {
         Settled::Saved(snapshot)
     }
 
-    /// Lets go of what is pending: it is saved, or somebody signed in or out.
+    /// Drops the pending tokens, because they are saved, or because there was a login or a logout.
     pub(in crate::manager) async fn end_pending(&mut self) {
         if let Some(lease) = self.slot.pending.end() {
             release(lease).await;
         }
     }
 
-    /// Keeps others from sending the token that was spent, until saving is tried again.
+    /// Renews the lease until saving is tried again, so that no other holder sends the spent token.
     async fn keep_lease(&mut self) {
         let Some(mut lease) = self.slot.pending.take_lease() else { return };
-        // If it has passed on, or cannot be renewed, nothing else can be done about it.
+        // If another holder has the lease by now, or if it cannot be renewed, nothing else can be done.
         let _ = lease.renew(SLOWEST_RETRY.saturating_add(SAVE_MARGIN)).await;
         if let Some(lease) = self.slot.pending.give_back(lease) {
             release(lease).await;

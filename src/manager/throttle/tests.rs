@@ -43,11 +43,11 @@ fn a_failure_holds_until_its_pause_is_over_or_the_slot_changes() {
     throttle.failed(&tokens(1), &RefreshFailure::transient("x"), at(0));
     assert!(matches!(throttle.held_back(&tokens(1), None, at(0)), Some(AuthError::Refresh(_))));
     assert!(throttle.held_back(&tokens(1), None, at(1)).is_none());
-    // One after the other they get longer.
+    // The pause gets longer with each failure.
     throttle.failed(&tokens(1), &RefreshFailure::transient("x"), at(1));
     assert!(throttle.held_back(&tokens(1), None, at(2)).is_some());
     assert!(throttle.held_back(&tokens(2), None, at(2)).is_none());
-    // A clock that was set back does not hold anything up.
+    // If the clock was set back, nothing is held back.
     assert!(throttle.held_back(&tokens(1), None, at(0)).is_none());
     throttle.failed(&tokens(2), &RefreshFailure::transient("x"), at(2));
     assert!(throttle.held_back(&tokens(2), None, at(3)).is_none(), "they are counted anew");
@@ -58,7 +58,7 @@ fn a_rejection_holds_for_good_until_the_slot_changes() {
     let mut throttle = Throttle::default();
     throttle.rejected(&tokens(1), AuthError::TokenNotFound, at(0));
     assert!(throttle.is_rejected(&tokens(1)) && !throttle.is_rejected(&tokens(2)));
-    // On demand the server is asked again, though not at once.
+    // A forced refresh asks the server again, but not at once.
     assert!(throttle.just_rejected(&tokens(1), at(29)).is_some());
     assert!(throttle.just_rejected(&tokens(1), at(30)).is_none());
     assert!(throttle.just_rejected(&tokens(2), at(0)).is_none());
@@ -72,13 +72,13 @@ fn refreshes_that_nobody_demanded_are_thirty_seconds_apart() {
     throttle.refreshed(at(0));
     assert!(matches!(throttle.held_back(&tokens(1), None, at(29)), Some(AuthError::TokenExpired)));
     assert!(throttle.held_back(&tokens(1), None, at(30)).is_none());
-    // Half of the lifetime, for a token that does not live that long.
+    // For a token with a short lifetime, the interval is half of it.
     let lifetime = Some(TimeDelta::seconds(20));
     assert!(throttle.held_back(&tokens(1), lifetime, at(9)).is_some());
     assert!(throttle.held_back(&tokens(1), lifetime, at(10)).is_none());
 }
 
-/// The ends of what the system can name among them.
+/// Any moment, including the first and the last one of the system's clock.
 fn any_moment() -> impl Strategy<Value = SystemTime> {
     let end = i64::MAX.unsigned_abs();
     let spans = prop_oneof![Just(0), Just(end), 0..end, any::<u32>().prop_map(u64::from)];
@@ -125,7 +125,7 @@ proptest! {
     }
 }
 
-/// What was known at second 100.
+/// Returns a record of `tokens(1)` with this refresh state.
 fn record(change: impl FnOnce(&mut RefreshState)) -> Record {
     let mut refresh = RefreshState::default();
     change(&mut refresh);
@@ -145,16 +145,16 @@ fn a_record_says_that_its_refresh_token_was_rejected_for_this_client_alone() {
     let plain = record(|refresh| refresh.rejection = Some(rejection.clone()));
     let said = held(&plain, "client", false, 1_000_000).unwrap();
     assert!(said.contains("refused") && said.contains("sign in again"), "{said}");
-    // Also where the clock was set back.
+    // The rejection holds also if the clock was set back.
     assert!(held(&plain, "client", false, 0).is_some());
     assert_eq!(held(&plain, "other", false, 100), None);
-    // On demand it is asked again, at most every 30 seconds.
+    // A forced refresh asks the server again, at most every 30 s.
     assert!(held(&plain, "client", true, 129).is_some());
     assert_eq!(held(&plain, "client", true, 130), None);
     assert_eq!(held(&plain, "client", true, 99), None, "a clock that was set back");
     let other = Record::new(tokens(2)).with_refresh(plain.refresh);
     assert_eq!(held(&other, "client", false, 100), None);
-    // With an intent that was there before, the doubt is said.
+    // If there was an intent before, the error reports the doubt.
     let doubt = record(|refresh| {
         refresh.rejection = Some(rejection);
         refresh.intent = Some(Intent::new(&token, clock::date(at(90))));
@@ -182,9 +182,9 @@ fn a_record_says_how_long_its_server_asked_to_wait() {
         assert_eq!(held(&busy, "client", forced, second).is_some(), is_held, "{second}");
     }
     assert_eq!(held(&busy, "other", false, 150), None);
-    // An hour at most, whatever it says.
+    // 1 hour at most, even if the record says more.
     assert_eq!(held(&throttle(1_000_000, Some("429")), "client", false, 3700), None);
-    // New tokens that are due at once are no reason to ask again at once, but on demand.
+    // New tokens that are due at once are not refreshed again at once, except by a forced refresh.
     let born_due = throttle(130, None);
     assert!(held(&born_due, "client", false, 129).is_some());
     assert_eq!(held(&born_due, "client", true, 101), None);
