@@ -1,4 +1,4 @@
-//! A store of your own: rows of a table, here in memory, and the contract as its test.
+//! How to write a store: one row of a table in memory is one slot. `conformance` tests it.
 //!
 //! `cargo run --example custom_store --features conformance`
 
@@ -13,7 +13,7 @@ use tokenkeep::secrecy::{ExposeSecret, SecretString};
 use tokenkeep::store::{Lease, Precondition, Record, Revision, Stored};
 use tokenkeep::{AuthTokens, StoreError, TokenManager, TokenStore, async_trait, conformance};
 
-/// A database, as far as this example needs one.
+/// A database with one table. It is in memory, which is enough for this example.
 #[derive(Clone, Default)]
 struct Table(Arc<Mutex<HashMap<String, Row>>>);
 
@@ -129,7 +129,7 @@ struct RowLease(RowStore);
 #[async_trait]
 impl Lease for RowLease {
     async fn release(self: Box<Self>) -> Result<(), StoreError> {
-        Ok(()) // dropping it does all there is to do
+        Ok(()) // `drop` releases it
     }
 }
 
@@ -143,7 +143,7 @@ impl Drop for RowLease {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let table = Table::default();
 
-    // In your crate this is a test. It panics with the rule that does not hold.
+    // In your crate, call this in a test. It panics and names the rule that the store breaks.
     conformance::check(|| RowStore::new(&table, "checked")).await;
     println!("the store keeps the contract");
 

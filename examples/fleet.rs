@@ -1,9 +1,9 @@
-//! Eight replicas that share one expired token: one of them refreshes it, and all of them have it.
+//! Eight replicas share one expired token. One of them refreshes it, and all of them get the new token.
 //!
-//! `cargo run --features postgres --example fleet -- STORE_URL`, with a store that machines share:
-//! `postgres://app@db.example/app?slot=demo&identity=key.txt` (feature `postgres`), or
-//! `s3://BUCKET/demo?identity=key.txt` (feature `object-store`). Without one, the replicas share this
-//! process's memory.
+//! Run it with `cargo run --features postgres --example fleet -- STORE_URL`. The store is one that several
+//! machines can share: `postgres://app@db.example/app?slot=demo&identity=key.txt` (feature `postgres`), or
+//! `s3://BUCKET/demo?identity=key.txt` (feature `object-store`). Without `STORE_URL`, the replicas share a
+//! store in the memory of this process.
 
 #![allow(clippy::print_stdout, reason = "it is there to show something")]
 
@@ -33,13 +33,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let refreshes = Arc::new(AtomicUsize::new(0));
     let replicas: Vec<_> = (0..REPLICAS)
         .map(|_| {
-            // Elsewhere each is on a machine of its own, and opens the slot itself.
+            // In a real fleet, each replica is on its own machine and opens the slot itself.
             let store = if url.is_shared() { url.open() } else { Ok(store.clone()) };
             let refreshes = refreshes.clone();
             tokio::spawn(async move {
                 let manager = TokenManager::builder()
                     .store(store?)
-                    // So that they do not all find it due at the same moment.
+                    // The jitter keeps the token from being due on all replicas at the same moment.
                     .policy(RefreshPolicy::default().jitter(Duration::from_secs(300)))
                     .refresh_with(move |_| {
                         let number = refreshes.fetch_add(1, Ordering::SeqCst) + 1;

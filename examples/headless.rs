@@ -1,4 +1,4 @@
-//! A service without a keychain: systemd hands it the key, and the tokens are in its state
+//! A service without a keychain. It gets its age key from systemd, and keeps its tokens in its state
 //! directory.
 //!
 //! ```ini
@@ -9,9 +9,9 @@
 //! StateDirectoryMode=0700
 //! ```
 //!
-//! By hand: `mkdir -m 700 credentials`, `age-keygen -o credentials/tokens.key`, then
-//! `CREDENTIALS_DIRECTORY=credentials STATE_DIRECTORY=state cargo run --example headless`. It
-//! reads a record from standard input if there are no tokens yet.
+//! To run it without systemd: `mkdir -m 700 credentials`, `age-keygen -o credentials/tokens.key`, then
+//! `CREDENTIALS_DIRECTORY=credentials STATE_DIRECTORY=state cargo run --example headless`. If there are no
+//! tokens yet, it reads a record from standard input.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is there to show something")]
 
@@ -49,13 +49,13 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let manager = TokenManager::builder().store(store).build();
 
     if manager.get_tokens().await?.is_none() {
-        let mut record = Vec::with_capacity(MAX_RECORD); // one that grew would leave copies behind
+        let mut record = Vec::with_capacity(MAX_RECORD); // a buffer that grows leaves copies in memory
         std::io::stdin().read_to_end(&mut record)?;
         manager.set_tokens(AuthTokens::from_record(&record, "standard input")?).await?;
         println!("took the tokens from standard input");
     }
     match manager.get_access_token().await {
-        // Here a real service would send it.
+        // A real service would send the token here.
         Ok(token) => println!("{token:?} from {}", manager.store()),
         Err(AuthError::TokenExpired) => println!("the token in {} has expired", manager.store()),
         Err(error) => return Err(error.into()),

@@ -1,7 +1,7 @@
-//! Leaves a plaintext `tokens.json` for an age file, and opens that from a second process.
+//! Moves tokens from a plaintext `tokens.json` to an age file, and opens the age file in a second process.
 //!
-//! `cargo run --example quickstart [TOKENS_JSON]`: works on a copy of the file, in a directory of
-//! its own that is removed at the end.
+//! Run it with `cargo run --example quickstart [TOKENS_JSON]`. It copies the file to a temporary directory,
+//! which is removed at the end.
 
 #![allow(clippy::print_stdout, reason = "it is there to show something")]
 
@@ -29,12 +29,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
 /// The first process: moves the tokens.
 async fn show(path: Option<&str>) -> Result<(), Box<dyn Error>> {
     let mut scratch = tempfile::Builder::new();
-    #[cfg(unix)] // in a directory where others can write, nothing is kept
+    #[cfg(unix)] // a store refuses a directory that other users can write to
     scratch.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
     let scratch = scratch.prefix("tokenkeep-quickstart-").tempdir()?;
     let dir = scratch.path();
     let json = path.map_or_else(|| Ok(SAMPLE.to_owned()), fs::read_to_string)?;
-    fs::write(dir.join("tokens.json"), json)?; // readable by everybody, as such files are
+    fs::write(dir.join("tokens.json"), json)?; // readable by every user, like most such files
 
     let plaintext = PlaintextStore::new(dir.join("tokens.json"));
     let key = AgeKey::create_identity_file(dir.join("keys/key.txt")).await?;
@@ -67,7 +67,7 @@ async fn show(path: Option<&str>) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The second process: has nothing but the two paths.
+/// The second process: it knows only the two paths.
 async fn open(dir: &Path) -> Result<(), Box<dyn Error>> {
     let key = AgeKey::identity_file(dir.join("keys/key.txt"));
     let store = AgeFileStore::new(dir.join("state/tokens.age"), key);

@@ -423,9 +423,9 @@ async fn a_body_that_is_too_long_is_refused() {
     let (origin, _requests) = answering(&[&long, &long]);
     let client = AuthClient::new(&origin).unwrap();
     let failed = client.get("portfolio", &AccessToken::from("a")).await.unwrap_err();
-    assert!(failed.to_string().contains("too great length"), "{failed}");
+    assert!(failed.to_string().contains("more than 256 KiB"), "{failed}");
     let failed = client.login("e", "p").await.unwrap_err();
-    assert!(failed.to_string().contains("too great length"), "{failed}");
+    assert!(failed.to_string().contains("more than 256 KiB"), "{failed}");
 }
 
 #[tokio::test]

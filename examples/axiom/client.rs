@@ -1,4 +1,4 @@
-//! A client that signs in as axiomtrade-rs does, and refreshes for a `TokenManager`.
+//! A client that signs in like axiomtrade-rs. It is also the refresher of a `TokenManager`.
 
 use std::error::Error;
 use std::fmt;
@@ -18,21 +18,21 @@ const ACCESS: &str = "auth-access-token";
 const REFRESH: &str = "auth-refresh-token";
 const OTP: &str = "auth-otp-login-token";
 
-/// For the name, the connection and the TLS handshake. Shorter than [`ANSWER`], so that it is known
-/// that nothing was sent when this runs out.
+/// The limit for the DNS lookup, the connection and the TLS handshake. It is shorter than [`ANSWER`]. So if
+/// it is reached, it is certain that nothing was sent.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// From the start to the last byte of the answer; shorter than the 30 seconds that the manager gives
-/// a refresh.
+/// The limit from the start to the last byte of the answer. It is shorter than the 30 s that the manager
+/// gives a refresh.
 const ANSWER: Duration = Duration::from_secs(25);
 
-/// More than any answer of this API has.
+/// The largest body that is read. Every answer of this API is smaller.
 const LONGEST_BODY: usize = 256 * 1024;
 
-/// No server is obeyed for longer than this: an hour.
+/// The longest time that the server can ask to wait: 1 hour.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
-/// Talks to one server, and sends what is secret to no other. Clones share its connections.
+/// A client of one server. It sends secrets to no other server. Clones share its connections.
 #[derive(Clone)]
 pub(crate) struct AuthClient {
     http: Client,
@@ -40,13 +40,13 @@ pub(crate) struct AuthClient {
     answer: Duration,
 }
 
-/// What a login brings.
+/// The result of a login.
 #[derive(Debug)]
 pub(crate) struct LoginResult {
     pub(crate) tokens: AuthTokens,
 }
 
-/// A login that waits for the one-time code, which comes by mail.
+/// A login that waits for the one-time code. The server sends the code by mail.
 pub(crate) struct PendingLogin<'c> {
     client: &'c AuthClient,
     email: String,
@@ -54,7 +54,7 @@ pub(crate) struct PendingLogin<'c> {
     otp_token: SecretString,
 }
 
-/// How an exchange failed. Of what the server said, only the status is repeated.
+/// How an exchange failed. A message repeats only the status of the server's answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ClientError {
     /// 403, 429 or 503.
@@ -62,7 +62,7 @@ pub(crate) enum ClientError {
     Busy { status: u16, reason: String, retry_after: Option<Duration> },
     #[error("the base URL {reason}")]
     InvalidBase { reason: &'static str },
-    /// The request was sent, and no answer came that says what became of it.
+    /// The request was sent, and no answer says whether it was carried out.
     #[error("{reason}")]
     NoAnswer { reason: String },
     #[error("{reason}; try again later")]
@@ -76,11 +76,11 @@ pub(crate) enum ClientError {
 }
 
 impl AuthClient {
-    /// Talks to the server at this URL, which is `https`, or `http` to an address of this machine
-    /// (a name could lead elsewhere).
+    /// Returns a client of the server at this URL. The URL must be `https`, or `http` with a loopback
+    /// address. A host name is not enough for `http`, because it may resolve to another machine.
     pub(crate) fn new(base: &str) -> Result<Self, ClientError> {
         let invalid = |reason| ClientError::InvalidBase { reason };
-        let mut base = Url::parse(base).map_err(|_| invalid("is none"))?;
+        let mut base = Url::parse(base).map_err(|_| invalid("is not a valid URL"))?;
         let is_secure = base.scheme() == "https";
         let is_local = base.scheme() == "http" && is_loopback(&base);
         if !(is_secure || is_local) {
@@ -93,20 +93,20 @@ impl AuthClient {
             return Err(invalid("must not have a query or a fragment"));
         }
         if !base.path().ends_with('/') {
-            base.set_path(&format!("{}/", base.path())); // else its last part would be replaced
+            base.set_path(&format!("{}/", base.path())); // otherwise `join` replaces its last part
         }
-        // The first one in a process stays, and any will do.
+        // This fails if the process has a provider already. Any provider is good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = Client::builder()
             .https_only(is_secure)
-            // 307 and 308 send everything again, to wherever they point.
+            // 307 and 308 send the whole request again, to another URL.
             .redirect(Policy::none())
-            // One that the environment names is another host.
+            // A proxy that the environment names is another host.
             .no_proxy()
-            // Whether to send a refresh token twice is for the manager to decide.
+            // The manager decides whether to send a refresh token twice.
             .retry(reqwest::retry::never())
-            // On a kept connection nobody can tell whether a request that failed was read; a
-            // connection that was never made has sent nothing.
+            // If a request fails on a kept connection, it is not known whether the server read it. If a new
+            // connection fails, nothing was sent.
             .pool_max_idle_per_host(0)
             .connect_timeout(CONNECT)
             .build()
@@ -114,7 +114,7 @@ impl AuthClient {
         Ok(Self { http, base, answer: ANSWER })
     }
 
-    /// Begins a login. The password goes as axiomtrade-rs sends it: hashed, in Base64.
+    /// Begins a login. The password must be hashed and in Base64, as axiomtrade-rs sends it.
     pub(crate) async fn login(
         &self,
         email: &str,
@@ -123,9 +123,9 @@ impl AuthClient {
         let body = serde_json::json!({ "email": email, "b64Password": password });
         let response = self.send(Method::POST, "login-password-v2", None, Some(body)).await?;
         let body = self.body(self.judge(response)?).await?;
-        // What serde_json says of a wrong answer would quote it.
+        // The error of serde_json is dropped, because it may quote the answer.
         let mut answer: serde_json::Value =
-            serde_json::from_slice(&body).map_err(|_| self.wrong("answered no JSON"))?;
+            serde_json::from_slice(&body).map_err(|_| self.wrong("did not answer with JSON"))?;
         let serde_json::Value::String(otp_token) = answer["otpJwtToken"].take() else {
             return Err(self.wrong("answered without an otpJwtToken"));
         };
@@ -137,8 +137,8 @@ impl AuthClient {
         })
     }
 
-    /// Trades the refresh token for new tokens. If the server sends no other refresh token, the old
-    /// one stays.
+    /// Exchanges the refresh token for new tokens. If the server sends no new refresh token, the old one
+    /// stays.
     pub(crate) async fn refresh_tokens(
         &self,
         current: &AuthTokens,
@@ -150,12 +150,12 @@ impl AuthClient {
         let cookie = (REFRESH, token.expose_secret());
         let response = self.send(Method::POST, "refresh-access-token", Some(cookie), None).await?;
         let response = self.judge(response)?;
-        let mut new = current.clone(); // what else belongs to the session stays
+        let mut new = current.clone(); // other fields of the session stay
         self.take_cookies(response.headers(), &mut new)?;
         Ok(new)
     }
 
-    /// Makes a request with the access token, and returns what came.
+    /// Makes a request with the access token, and returns the body of the answer.
     pub(crate) async fn get(&self, path: &str, token: &AccessToken) -> Result<String, ClientError> {
         #[expect(clippy::disallowed_methods, reason = "sent to the server that issued it")]
         let cookie = (ACCESS, token.expose_secret());
@@ -163,7 +163,7 @@ impl AuthClient {
         let body = self.body(self.judge(response)?).await?;
         std::str::from_utf8(&body)
             .map(str::to_owned)
-            .map_err(|_| self.wrong("answered what is no text"))
+            .map_err(|_| self.wrong("did not answer with text"))
     }
 
     #[cfg(test)]
@@ -179,16 +179,15 @@ impl AuthClient {
         cookie: Option<(&str, &str)>,
         json: Option<serde_json::Value>,
     ) -> Result<Response, ClientError> {
-        // A path may be a URL of its own.
+        // A path may be a URL of another server.
         let url = self.base.join(path).ok().filter(|url| url.origin() == self.base.origin());
-        let url = url.ok_or_else(|| self.unsendable("is not where that path leads"))?;
+        let url = url.ok_or_else(|| self.unsendable("is not the server of that path"))?;
         let mut request = self.http.request(method, url).timeout(self.answer);
         if let Some((name, value)) = cookie {
             let header = cookie_header(name, value);
             request = request.header(
                 COOKIE,
-                header
-                    .ok_or_else(|| self.unsendable("cannot be sent a token that is no cookie"))?,
+                header.ok_or_else(|| self.unsendable("cannot get this token as a cookie"))?,
             );
         }
         if let Some(json) = json {
@@ -197,7 +196,7 @@ impl AuthClient {
         request.send().await.map_err(|error| self.failed(&error))
     }
 
-    /// Lets a success through.
+    /// Returns the response if its status is a success, and an error for any other status.
     fn judge(&self, response: Response) -> Result<Response, ClientError> {
         let status = response.status();
         let reason = format!("{} answered {}", self.place(), status.as_u16());
@@ -208,19 +207,19 @@ impl AuthClient {
                 Err(ClientError::NoAnswer { reason: format!("{reason}, {advice}") })
             }
             401 => Err(ClientError::Refused { reason }),
-            // A firewall in between says 403. This server says 401.
+            // A firewall on the way answers 403. This server itself answers 401.
             status @ (403 | 429 | 503) => {
                 let retry_after = retry_after(response.headers(), Utc::now());
                 Err(ClientError::Busy { status, reason, retry_after })
             }
-            // A gateway in between may say this after the server has spent a refresh token.
+            // A gateway on the way may answer this after the server has spent a refresh token.
             408 | 500..=599 => Err(ClientError::NoAnswer { reason }),
             _ => Err(ClientError::Wrong { reason: format!("{reason}; check the URL") }),
         }
     }
 
-    /// Takes the tokens out of an answer's head. Its body is not waited for: what came is the only
-    /// copy of a refresh token that was rotated, and must not be lost with the rest.
+    /// Takes the tokens from the headers of an answer. It does not wait for the body, which may fail: the
+    /// headers contain the only copy of a rotated refresh token.
     fn take_cookies(
         &self,
         headers: &HeaderMap,
@@ -232,7 +231,7 @@ impl AuthClient {
         if let Some(refresh) = cookie(headers, REFRESH) {
             tokens.refresh_token = Some(refresh.into());
         }
-        // The token itself says when it ends, and the manager when it came.
+        // The claims of the token say when it expires. The manager sets when it was obtained.
         tokens.expires_at = None;
         tokens.obtained_at = None;
         Ok(())
@@ -242,14 +241,14 @@ impl AuthClient {
         let mut body = Zeroizing::new(Vec::new());
         while let Some(chunk) = response.chunk().await.map_err(|error| self.failed(&error))? {
             if chunk.len() > LONGEST_BODY - body.len() {
-                return Err(self.wrong("answered at too great length"));
+                return Err(self.wrong("answered with more than 256 KiB"));
             }
             body.extend_from_slice(&chunk);
         }
         Ok(body)
     }
 
-    /// Says why there is no answer, in words of its own: those of others may quote one.
+    /// Returns why there is no answer. The text of `error` is not used, because it may quote an answer.
     fn failed(&self, error: &reqwest::Error) -> ClientError {
         let place = self.place();
         if error.is_connect() {
@@ -258,11 +257,15 @@ impl AuthClient {
         let mut cause = error.source();
         while let Some(error) = cause {
             if error.downcast_ref().is_some_and(hyper::Error::is_parse) {
-                return self.wrong("answered what cannot be read");
+                return self.wrong("did not answer with valid HTTP");
             }
             cause = error.source();
         }
-        self.no_answer(if error.is_timeout() { "did not answer in time" } else { "broke off" })
+        self.no_answer(if error.is_timeout() {
+            "did not answer in time"
+        } else {
+            "closed the connection too early"
+        })
     }
 
     fn no_answer(&self, what: &str) -> ClientError {
@@ -310,18 +313,19 @@ impl TokenRefresher for AuthClient {
         current: AuthTokens,
         permit: &RefreshPermit,
     ) -> Result<AuthTokens, RefreshFailure> {
-        // `reqwest` connects and writes in one step, so it cannot be asked in between. The lease of a file,
-        // as here, does not end.
+        // The check should be made after connecting. But `reqwest` connects and writes in one step. Here the
+        // store is a file, and the lease of a file has no deadline.
         permit.check()?;
         Ok(self.refresh_tokens(&current).await?)
     }
 }
 
-/// Says what became of the refresh token. Only what proves that the server did not spend it is `unspent`.
+/// Says whether the refresh token may be spent. `unspent` is set only if it is proven that the server did not
+/// spend the token.
 impl From<ClientError> for RefreshFailure {
     fn from(error: ClientError) -> Self {
         match error {
-            // 429 is said before any work is done.
+            // A server answers 429 before it does any work.
             ClientError::Busy { status, reason, retry_after } => {
                 Self::Transient { reason, retry_after, unspent: status == 429 }
             }
@@ -355,21 +359,22 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// `None` for a value that would be read as something else: `;` begins another cookie.
+/// Returns the header, or `None` if the value cannot be sent in a cookie: a `;` would begin another cookie.
 fn cookie_header(name: &str, value: &str) -> Option<HeaderValue> {
     if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_graphic() && byte != b';') {
         return None;
     }
     let text = Zeroizing::new(format!("{name}={value}"));
-    // The HTTP client keeps copies of this, and of the answer, that nobody wipes.
+    // The HTTP client keeps copies of this header and of the answer, and does not wipe them.
     let mut header = HeaderValue::from_str(&text).ok()?;
     header.set_sensitive(true);
     Some(header)
 }
 
-/// Finds what an answer sets a cookie to: the last one counts, and an empty one deletes it.
+/// Returns the value that an answer sets for a cookie. If it is set several times, the last value counts. An
+/// empty value deletes the cookie, and counts as none.
 ///
-/// The name ends at the first `=`; Base64 may end with others.
+/// The name ends at the first `=`. A value in Base64 may contain other `=`.
 fn cookie<'h>(headers: &'h HeaderMap, wanted: &str) -> Option<&'h str> {
     let mut cookies = headers.get_all(SET_COOKIE).iter().filter_map(|header| {
         let (pair, _attributes) =
@@ -380,14 +385,14 @@ fn cookie<'h>(headers: &'h HeaderMap, wanted: &str) -> Option<&'h str> {
     cookies.next_back().filter(|value| !value.is_empty())
 }
 
-/// Reads `Retry-After` (RFC 9110, 10.2.3): seconds, or a date.
+/// Returns the time in `Retry-After` (RFC 9110, 10.2.3). The header contains seconds or a date.
 fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = match text.parse() {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => {
             let date = DateTime::parse_from_rfc2822(text).ok()?;
-            // A date that has passed asks for no wait.
+            // A date in the past means no wait.
             (date.to_utc() - now).to_std().unwrap_or_default()
         }
     };

@@ -1,8 +1,8 @@
-//! The client that this crate succeeds, with nothing left to get wrong by hand: it signs in, makes
-//! requests, and its tokens are refreshed once, however many tasks want them.
+//! The client of axiomtrade-rs with this crate. It signs in and makes requests. If many tasks need new
+//! tokens, they are refreshed once.
 //!
-//! `cargo run --example axiom`: talks to a server of its own, in a directory that is removed at the
-//! end. The client is in `client.rs`, the server in `server.rs`.
+//! Run it with `cargo run --example axiom`. It starts its own server, and keeps its tokens in a temporary
+//! directory, which is removed at the end. The client is in `client.rs`, the server in `server.rs`.
 
 #![allow(clippy::print_stdout, reason = "it is there to show something")]
 
@@ -21,7 +21,7 @@ use tokenkeep::{AccessToken, AgeKey, AuthError, TokenManager, TokenStore};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut scratch = tempfile::Builder::new();
-    #[cfg(unix)] // in a directory where others can write, nothing is kept
+    #[cfg(unix)] // a store refuses a directory that other users can write to
     scratch.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
     let scratch = scratch.prefix("tokenkeep-axiom-").tempdir()?;
     let dir = scratch.path();
@@ -31,7 +31,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let old_place = || PlaintextStore::new(dir.join("tokens.json"));
     let manager = keep_in(old_place(), &client, &server);
 
-    // Twice: the first run logs in, the second one finds the tokens.
+    // The first call logs in. The second one finds the tokens.
     integrate(&manager, &client, &server).await?;
     integrate(&keep_in(old_place(), &client, &server), &client, &server).await?;
 
@@ -57,7 +57,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("  tasks            {}, and all have the same token: {is_one}", tokens.len());
     println!("  refreshes        {}", server.refreshes());
     println!("  /portfolio       {}", lifecycle.portfolio().await?);
-    // Another manager knows nothing but the file.
+    // A new manager knows only the file.
     let saved = TokenManager::builder().store(old_place()).build().get_tokens().await?;
     let saved = saved.ok_or("there are no tokens")?;
     println!("  rotated, saved   {}", saved.refresh_token != before.refresh_token);
@@ -85,7 +85,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A program has no need for `clock`; this one does not wait for 16 minutes.
+/// Returns a manager with this store. It sets `clock` so that this example need not wait for 16 minutes.
 fn keep_in(store: impl TokenStore, client: &AuthClient, server: &Server) -> TokenManager {
     let clock = server.clone();
     TokenManager::builder()
@@ -95,14 +95,14 @@ fn keep_in(store: impl TokenStore, client: &AuthClient, server: &Server) -> Toke
         .build()
 }
 
-/// Signs in if that is needed, and makes a request.
+/// Signs in if there are no usable tokens, and makes a request.
 async fn integrate(
     token_manager: &TokenManager,
     auth_client: &AuthClient,
     server: &Server,
 ) -> Result<(), Box<dyn Error>> {
     println!("starting on {}", file_name(token_manager));
-    // Not `is_expired`: a token that has expired is refreshed, without anybody's password.
+    // There is no need to call `is_expired`: an expired token is refreshed without a password.
     let access_token = match token_manager.get_access_token().await {
         Err(
             AuthError::TokenNotFound
@@ -116,8 +116,7 @@ async fn integrate(
             println!("  logged in        as {EMAIL}");
             token_manager.get_access_token().await?
         }
-        // A store that cannot be read, or a server that cannot be reached, is no reason to ask for
-        // a password.
+        // If the store cannot be read or the server cannot be reached, do not ask for a password.
         other => other?,
     };
     println!("  access token     {access_token:?}");
@@ -125,7 +124,7 @@ async fn integrate(
     Ok(())
 }
 
-/// Complete token lifecycle management: the manager does it all.
+/// The lifecycle manager of axiomtrade-rs. Each method calls the `TokenManager`.
 #[derive(Clone)]
 struct TokenLifecycleManager {
     token_manager: TokenManager,
@@ -152,7 +151,7 @@ fn file_name(manager: &TokenManager) -> String {
     place.rsplit(['/', '\\']).next().unwrap_or_default().to_owned()
 }
 
-/// The port is another one each time.
+/// Replaces the origin of the server, because its port changes with each run.
 fn without_port(text: &str, server: &Server) -> String {
     text.replace(server.origin(), "the server")
 }

@@ -1,7 +1,7 @@
-//! A server that speaks as the one of axiomtrade-rs does, on a port of this machine.
+//! A server with the API that axiomtrade-rs uses, on a port of this machine.
 //!
-//! It rotates the refresh token on each use. One that comes twice ends the session: it cannot tell
-//! who of the two is the thief.
+//! It rotates the refresh token on each use. If a refresh token is sent twice, it ends the session, because
+//! one of the two senders may be a thief.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,7 +14,7 @@ use base64::Engine;
 use base64::prelude::{BASE64_URL_SAFE, BASE64_URL_SAFE_NO_PAD};
 
 pub(crate) const EMAIL: &str = "user@example.com";
-/// A hash, as far as anybody knows.
+/// The password as the client sends it. It stands for a hash.
 pub(crate) const PASSWORD: &str = "cGFzc3dvcmQtY2FuYXJ5LQ==";
 
 const ACCESS_LIFETIME: u64 = 15 * 60;
@@ -29,9 +29,9 @@ pub(crate) struct Server {
 
 #[derive(Default)]
 struct State {
-    /// How far the clock was turned.
+    /// How far the clock was set forward.
     turned: Duration,
-    /// The code that each login waits for.
+    /// The one-time code of each login that has begun.
     logins: HashMap<String, String>,
     mailed: Option<String>,
     sessions: Vec<Session>,
@@ -40,7 +40,7 @@ struct State {
 
 #[derive(Default)]
 struct Session {
-    /// With their expiries.
+    /// The access tokens, with the second at which each expires.
     access: Vec<(String, u64)>,
     refresh: String,
     refresh_expires: u64,
@@ -69,7 +69,7 @@ impl Server {
         thread::spawn(move || {
             for connection in listener.incoming().flatten() {
                 let server = serving.clone();
-                // Who asked may be gone.
+                // An error means that the client has closed the connection.
                 thread::spawn(move || server.serve(&connection));
             }
         });
@@ -80,7 +80,7 @@ impl Server {
         &self.origin
     }
 
-    /// The time, for all who go by this clock.
+    /// Returns the time of this server's clock.
     pub(crate) fn now(&self) -> SystemTime {
         SystemTime::now() + self.state().turned
     }
@@ -89,12 +89,12 @@ impl Server {
         self.state().turned += by;
     }
 
-    /// The code that was mailed last.
+    /// Returns the code that was mailed last.
     pub(crate) fn mailed_code(&self) -> String {
         self.state().mailed.clone().unwrap_or_default()
     }
 
-    /// How often it was asked to refresh.
+    /// Returns how many refresh requests came.
     pub(crate) fn refreshes(&self) -> usize {
         self.state().refreshes
     }
@@ -176,7 +176,7 @@ impl State {
     }
 
     fn complete_login(&mut self, request: &Request) -> Option<Answer> {
-        // One guess each.
+        // Each login allows one guess.
         let code = self.logins.remove(request.cookie("auth-otp-login-token")?)?;
         if request.json("code")? != code {
             return None;
@@ -230,7 +230,7 @@ impl State {
         Answer { status: 200, cookies, body: String::new() }
     }
 
-    /// A token that looks like one. Nobody checks its signature, which ends with `=`.
+    /// Returns a token in the form of a JWT. Its signature ends with `=`, and nobody checks it.
     fn jwt(&self, lifetime: u64) -> String {
         let (iat, id) = (self.seconds(), BASE64_URL_SAFE_NO_PAD.encode(random::<16>()));
         let claims = serde_json::json!({ "iat": iat, "exp": iat + lifetime, "jti": id });
