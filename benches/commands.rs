@@ -1,4 +1,4 @@
-//! Whole commands, over and over: what a script pays for each call.
+//! Measures whole commands: the time and the memory of each call in a script.
 
 use std::fs;
 use std::process::Command;
@@ -11,7 +11,7 @@ use wait4::Wait4;
 const LATER: &str = "2099-01-01T00:00:00Z";
 const LONG_AGO: &str = "2000-01-01T00:00:00Z";
 
-/// The time that it took of any processor.
+/// Returns the CPU time of these processes, after they have ended.
 fn cpu_time(children: Vec<std::process::Child>) -> Duration {
     let used = children.into_iter().map(|mut child| {
         let done = child.wait4().unwrap();
@@ -21,7 +21,7 @@ fn cpu_time(children: Vec<std::process::Child>) -> Duration {
     used.sum()
 }
 
-/// A home whose default profile is an age file with tokens in it.
+/// Returns a home whose default profile is an age file with tokens.
 fn signed_in() -> Home {
     let home = Home::new();
     run(&mut home.tokenkeep(&["init"]));
@@ -61,7 +61,7 @@ fn profiles(criterion: &mut Criterion) {
     }
 }
 
-/// A plaintext file for each of many profiles, and one key for where they go.
+/// Returns a home with many profiles. Each has a plaintext file. There is one key for the migration.
 fn plaintext_profiles(count: usize) -> Home {
     let home = Home::new();
     run(&mut home.tokenkeep(&["keygen", "-o", "key.txt"]));
@@ -72,7 +72,7 @@ fn plaintext_profiles(count: usize) -> Home {
         let profile = profile.replace("p0.json", &format!("p{number}.json"));
         fs::write(home.path(&format!("config/profiles/p{number}.toml")), profile).unwrap();
         let record = home.path(&format!("state/p{number}.json"));
-        // With its permissions.
+        // `copy` keeps the permissions.
         fs::copy(home.path("state/p0.json"), record).unwrap();
     }
     home
@@ -108,7 +108,7 @@ fn migrate(criterion: &mut Criterion) {
     });
 }
 
-/// Many processes at once, all of whose tokens have expired.
+/// Starts many processes at once. Their shared tokens are fresh or expired.
 fn processes(criterion: &mut Criterion) {
     const COUNT: usize = 64;
 
@@ -135,7 +135,7 @@ fn processes(criterion: &mut Criterion) {
             bencher.iter_custom(|rounds| (0..rounds).map(|_| once(expires_at, calls).0).sum());
         });
     }
-    // In turns, so that whatever else the machine does is in both.
+    // The two kinds are measured in turns, so that other load of the machine affects both alike.
     let mut used = [Vec::new(), Vec::new()];
     for _ in 0..50 {
         for (used, (_, expires_at, calls)) in used.iter_mut().zip(kinds) {

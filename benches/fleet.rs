@@ -1,6 +1,8 @@
-//! A fleet in virtual time: how many of its replicas ask the server for the lease, and how late they
-//! notice a refresh. The managers are real; the server takes as long as a real one, and is asked as
-//! often as the stores of this crate ask: each change reads the row and then replaces it.
+//! A fleet in virtual time.
+//!
+//! It counts how many replicas ask the server for the lease, and measures how late they notice a refresh. The
+//! managers are real. The simulated server takes as long as a real one. It gets as many requests as the
+//! stores of this crate send: each change reads the row and then replaces it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,22 +19,23 @@ use tokenkeep::store::{Precondition, Lease, Record, Revision, Stored};
 use tokenkeep::stores::MemoryStore;
 use tokio::time::{Instant, sleep};
 
-/// How long the token of a refresh is good for.
+/// The lifetime of each token.
 const LIFETIME: Duration = Duration::from_secs(3600);
 
-/// What a provider takes for a refresh.
+/// How long the provider takes for a refresh.
 const PROVIDER: Duration = Duration::from_millis(500);
 
 /// How often each replica needs the token.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Over what time the replicas start, one after the other: as long as each leaves the server alone.
+/// The time in which the replicas start, one after the other. A manager loads the store every 30 s, so the
+/// loads are spread over this time.
 const START: Duration = Duration::from_secs(30);
 
-/// Over what time they come back, after all of them were away.
+/// The time in which the replicas start again, after all of them were stopped.
 const RESTART: Duration = Duration::from_secs(1);
 
-/// A server, by how long it takes to read and to write.
+/// A server, with the time that it takes to read and to write.
 #[derive(Clone, Copy)]
 struct Server {
     name: &'static str,
@@ -40,20 +43,20 @@ struct Server {
     write: Duration,
 }
 
-/// PostgreSQL took 0.03 ms to read and 0.2 ms to write on the same machine; the rest is the way there, and a
-/// disk that takes its time. S3 is as its documentation has it ("Best practices design patterns: optimizing
-/// Amazon S3 performance": 100 to 200 ms for small objects).
+/// The times of two servers. On the same machine, PostgreSQL took 0.03 ms to read and 0.2 ms to write. The
+/// rest is for the network and a slow disk. The times of S3 are from its documentation ("Best practices
+/// design patterns: optimizing Amazon S3 performance": 100 to 200 ms for small objects).
 const SERVERS: [Server; 2] = [
     Server { name: "PostgreSQL", read: Duration::from_millis(1), write: Duration::from_millis(3) },
     Server { name: "S3", read: Duration::from_millis(100), write: Duration::from_millis(150) },
 ];
 
-/// What comes for the whole fleet at the same time.
+/// An event that affects all replicas at the same time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Moment {
-    /// The token is due while all of them run, and is refreshed up to so much earlier.
+    /// The token becomes due while all replicas run. It is refreshed up to `jitter` earlier.
     Due { jitter: Duration },
-    /// All of them start, and the token has expired.
+    /// All replicas start, and the token has expired.
     Expired,
 }
 
@@ -72,26 +75,26 @@ impl fmt::Display for Moment {
     }
 }
 
-/// What happened in one run.
+/// The results of one run.
 #[derive(Default)]
 struct Run {
     refreshes: usize,
-    /// Requests of each second since the beginning: for the lease, and all of them.
+    /// For each second since the beginning: the requests for the lease, and all requests.
     asked: BTreeMap<u64, (usize, usize)>,
     refreshed_at: Option<Duration>,
-    /// When each replica first had the new token, after it was there.
+    /// How long after the refresh each replica first had the new token.
     noticed: Vec<Duration>,
 }
 
-/// The row of the slot, as the server has it.
+/// The row of the slot on the server.
 #[derive(Default)]
 struct Row {
     slot: MemoryStore,
-    /// Counts the changes of the row, of which each is one compare-and-swap of all of it.
+    /// Counts the changes of the row. Each change is one compare-and-swap of the whole row.
     version: AtomicU64,
 }
 
-/// One replica's way to the row.
+/// The store of one replica.
 #[derive(Clone)]
 struct Replica {
     row: Arc<Row>,
@@ -117,7 +120,7 @@ impl Replica {
         self.row.version.load(Ordering::SeqCst)
     }
 
-    /// Writes over the version that was read; if another replica was faster, that is read.
+    /// Replaces the version that was read. If another replica was faster, reads the new version.
     async fn replace(&self, over: u64) -> bool {
         self.ask(self.server.write, false).await;
         let written =
@@ -170,7 +173,7 @@ impl TokenStore for Replica {
     async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
         self.ask(self.server.read, true).await;
         let version = self.row.version.load(Ordering::SeqCst);
-        // Dropped again: what was read, and not more.
+        // This lease is dropped at once. It only shows what the row said.
         if self.row.slot.try_lease().await?.is_none() || !self.replace(version).await {
             return Ok(None);
         }
@@ -183,7 +186,7 @@ impl TokenStore for Replica {
     }
 }
 
-/// A lease whose every change is one of the row.
+/// A lease in the row. Each change of the lease changes the row.
 #[derive(Debug)]
 struct RowLease {
     replica: Replica,
@@ -204,7 +207,7 @@ impl Lease for RowLease {
         self.held.time_left()
     }
 
-    /// Saving the intent renewed it: nothing is asked.
+    /// Sends no request, because saving the intent has renewed the lease.
     async fn renew(&mut self, time: Duration) -> Result<bool, StoreError> {
         self.held.renew(time).await
     }
@@ -222,7 +225,7 @@ fn tokens(name: &str, from: SystemTime) -> AuthTokens {
         .with_expires_at(DateTime::<Utc>::from(from + LIFETIME))
 }
 
-/// From a login, or from a restart long after it, until everybody has what the refresh brought.
+/// Simulates the time from a login, or from a restart long after it, until all replicas have the new token.
 #[expect(clippy::disallowed_methods, reason = "the tokens are names of their own")]
 async fn simulate(replicas: usize, server: Server, moment: Moment) -> Run {
     let (begun, wall) = (Instant::now(), SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 30));
@@ -327,7 +330,7 @@ fn main() {
     std::fs::write(&readme, tokenkeep_benches::between(&text, "fleet", &rows)).unwrap();
 }
 
-/// What share of the replicas has the new token, by the seconds since it is there.
+/// Plots the share of the replicas that have the new token, by the seconds since the refresh.
 fn plot(to: &Path, curves: &[(Server, Moment, Run)]) -> Result<(), Box<dyn std::error::Error>> {
     const COLORS: [RGBColor; 4] = [
         RGBColor(190, 80, 60),

@@ -1,4 +1,4 @@
-//! What a store cannot do without: age, and tokens of a usual size.
+//! The parts that every age store needs: tokens of a usual size, and decryption with age.
 
 use std::io::Read;
 use std::iter;

@@ -1,5 +1,7 @@
-//! Reads a fresh token, over and over: `hot-path WHAT COUNT`. Prints what that allocated; a tool that
-//! counts instructions takes two counts of reads, so that what is done once falls out.
+//! Reads a fresh token COUNT times: `hot-path WHAT COUNT`. Prints the number of allocations.
+//!
+//! To count instructions, run it with two different counts. The difference does not contain the work that is
+//! done once.
 
 use std::env;
 use std::future::Future;
@@ -25,7 +27,7 @@ fn manager() -> TokenManager {
     manager
 }
 
-/// What is at hand is there at the first poll.
+/// Returns the output of a future that is ready at its first poll.
 fn at_once<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(done) => done,
@@ -52,7 +54,7 @@ fn main() {
         },
         _ => panic!("unknown"),
     };
-    read(); // what is made once for each thread
+    read(); // makes what is needed once for each thread
     let allocated = measure(|| (0..reads).for_each(|_| read()));
     println!("{}", allocated.count_total);
 }

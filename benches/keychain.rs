@@ -1,4 +1,4 @@
-//! The keychain store, on a real keychain: run it where one is, as `scripts/bench` does.
+//! Measures the keychain store. It needs a real keychain, which `scripts/bench` starts.
 
 mod floor;
 
@@ -36,7 +36,7 @@ fn stores(runtime: &Runtime) -> (KeychainStore, AgeFileStore) {
     (keychain, age)
 }
 
-/// Each time in a new process, as a program finds it: this one again, told what to time.
+/// Measures the first load of a process. Each round starts this program again, and names what to measure.
 fn first_open(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
     let _ = stores(&runtime);
@@ -55,7 +55,7 @@ fn timed_in_a_process(what: &str) -> Duration {
     Duration::from_nanos(String::from_utf8(output.stdout).unwrap().trim().parse().unwrap())
 }
 
-/// Times one first load, and prints it.
+/// Measures one first load, and prints its time in nanoseconds.
 fn time_once(what: &str) {
     let runtime = Runtime::new().unwrap();
     let state = env::var("XDG_STATE_HOME").unwrap();
@@ -74,7 +74,7 @@ fn time_once(what: &str) {
     println!("{}", began.elapsed().as_nanos());
 }
 
-/// From then on it is an age file, and the keychain is not asked again.
+/// Measures later saves and loads. They use the age file, and do not ask the keychain again.
 fn later(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
     let (keychain, age) = stores(&runtime);
@@ -92,7 +92,7 @@ fn later(criterion: &mut Criterion) {
     }
 }
 
-/// Whole commands that read from a keychain.
+/// Measures whole commands that read from a keychain.
 fn commands(criterion: &mut Criterion) {
     let home = Home::new();
     let bus = env::var("DBUS_SESSION_BUS_ADDRESS").expect("scripts/bench starts one");

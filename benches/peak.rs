@@ -1,7 +1,7 @@
-//! Runs a command, and prints the most memory that it had, in bytes.
+//! Runs a command, and prints its peak memory in bytes.
 //!
-//! The kernel counts what a process had before it became the command, which is all that its parent has.
-//! So the parent is this program, which has next to nothing.
+//! A new process begins with the memory of its parent, and the kernel counts that memory too. So the parent
+//! is this small program.
 
 use std::process::{Command, Stdio};
 

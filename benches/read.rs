@@ -1,4 +1,4 @@
-//! Reading a token that is at hand and fresh: what a program does before each request.
+//! Measures reads of a fresh token in memory. A program does this before each request.
 
 use std::fs;
 use std::hint::black_box;
@@ -27,7 +27,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::RwLock;
 use yup_oauth2::{ApplicationSecret, InstalledFlowAuthenticator, InstalledFlowReturnMethod};
 
-/// Kept at hand for the whole run: nothing here is about looking at the store again.
+/// Longer than the whole run, so that no read reloads the store.
 const FOR_EVER: Duration = Duration::from_secs(1_000_000);
 
 fn manager(runtime: &Runtime) -> TokenManager {
@@ -39,7 +39,7 @@ fn manager(runtime: &Runtime) -> TokenManager {
     manager
 }
 
-/// The least that it can be: look at what is there, and at the clock.
+/// The least work of any read: load the token and look at the clock.
 fn floor(criterion: &mut Criterion) {
     let slot = ArcSwapOption::from_pointee((TOKEN, SystemTime::now() + FOR_EVER));
     criterion.bench_function("read/floor: arc_swap load and SystemTime::now", |bencher| {
@@ -62,7 +62,7 @@ fn ours(criterion: &mut Criterion) {
     });
 }
 
-/// What axiomtrade-rs does: a lock of tokio's around its tokens, and a copy of them.
+/// The way of axiomtrade-rs: a lock of tokio around the tokens, and a copy of them.
 fn seed(criterion: &mut Criterion) {
     #[derive(Clone)]
     struct Tokens {
@@ -161,7 +161,7 @@ fn google(criterion: &mut Criterion) {
     });
 }
 
-/// The same reads by more threads must not take longer.
+/// Measures the same number of reads by 1 to 8 threads. More threads must not take longer.
 fn threads(criterion: &mut Criterion) {
     const READS: u64 = 40_000;
 

@@ -1,4 +1,4 @@
-//! Ten thousand tasks that all find the token expired.
+//! Measures 10,000 tasks that all find the token expired.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +9,7 @@ use tokenkeep::chrono::{TimeDelta, Utc};
 use tokenkeep::{AuthTokens, TokenManager};
 use tokio::runtime::Runtime;
 
-/// What a provider not far away takes.
+/// How long a provider on a near server takes.
 const LATENCY: Duration = Duration::from_millis(100);
 
 async fn one_call(_: AuthTokens) -> Result<AuthTokens, tokenkeep::RefreshFailure> {

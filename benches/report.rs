@@ -1,4 +1,4 @@
-//! Makes the tables of README.md, and the plot, out of what the last run measured.
+//! Writes the tables of README.md and the plot, from the numbers of the last run.
 
 use std::fmt::Write;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use plotters::prelude::*;
 use tokenkeep_benches::between;
 
-/// One comparison: what was measured, against what, and how much of it we allow ourselves.
+/// One comparison: what was measured, what it is compared with, and the largest ratio that is allowed.
 struct Row {
     work: &'static str,
     ours: Measured,
@@ -16,7 +16,8 @@ struct Row {
     target: f64,
 }
 
-/// A number that was noted, in seconds or bytes or just a number, or a median of criterion's.
+/// A number that was measured: a number of `note` in bytes, without a unit or in seconds, or a median of
+/// criterion.
 #[derive(Clone, Copy)]
 enum Measured {
     Bytes(&'static str),
@@ -196,7 +197,7 @@ const ROWS: &[Row] = &[
 ];
 
 impl Measured {
-    /// In nanoseconds if it is a time; `None` if it was not measured.
+    /// Returns the value, in nanoseconds if it is a time. Returns `None` if it was not measured.
     fn value(self) -> Option<f64> {
         let noted = |name: &str| -> Option<f64> {
             fs::read_to_string(directory("numbers").join(name)).ok()?.trim().parse().ok()
@@ -225,7 +226,7 @@ fn directory(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target").join(name)
 }
 
-/// Looks for the benchmark of that full name in what criterion wrote.
+/// Returns the median of the benchmark with this full name, from the files of criterion.
 fn median(below: &Path, id: &str) -> Option<f64> {
     let read = |path: PathBuf| -> Option<serde_json::Value> {
         serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
@@ -263,7 +264,7 @@ fn table() -> String {
     table
 }
 
-/// A bar for each ratio, on a logarithmic scale, and a line for each target.
+/// Draws a bar for each ratio, on a logarithmic scale, and a line for each target.
 fn plot(to: &Path) -> Result<(), Box<dyn std::error::Error>> {
     const LEAST: f64 = 0.0001;
 

@@ -1,4 +1,4 @@
-//! Saving and loading, against the least that it takes to do the same durably.
+//! Measures saving and loading, against the least work that does the same durably.
 
 mod floor;
 
@@ -20,7 +20,7 @@ use tokio::runtime::Runtime;
 
 use crate::floor::{open, tokens};
 
-/// The bytes that a store writes for them.
+/// Returns the bytes that a store writes for `tokens`.
 #[expect(clippy::disallowed_methods, reason = "the floors are measured with the bytes of a record")]
 fn record() -> Vec<u8> {
     use age::secrecy::ExposeSecret;
@@ -37,7 +37,7 @@ fn seal(recipient: &dyn Recipient, plain: &[u8]) -> Vec<u8> {
     sealed
 }
 
-/// A store that holds the tokens, with its file and its key's.
+/// Returns a store that holds the tokens, its file, and the file of its key.
 fn age_store(runtime: &Runtime, dir: &Path) -> (AgeFileStore, PathBuf, PathBuf) {
     let (file, key_file) = (dir.join("state/tokens.age"), dir.join("keys/key.txt"));
     let key = runtime.block_on(AgeKey::create_identity_file(&key_file)).unwrap();
@@ -83,7 +83,7 @@ fn load(criterion: &mut Criterion) {
     criterion.bench_function("load/floor: a read and a bare age open", |bencher| {
         bencher.iter(|| open(&identity, &fs::read(&file).unwrap()));
     });
-    // No store may block the threads that run tasks.
+    // A store must not block the threads that run tasks, so it needs the blocking pool.
     let (identity, file) = (Arc::new(identity), Arc::new(file));
     criterion.bench_function("load/floor: the same on the blocking pool", |bencher| {
         bencher.to_async(&runtime).iter(|| {
@@ -99,7 +99,7 @@ fn load(criterion: &mut Criterion) {
     });
 }
 
-/// A passphrase protects the identity, and costs nothing but the first time.
+/// Measures an identity that a passphrase protects. The passphrase takes time only at the first use.
 fn passphrase(criterion: &mut Criterion) {
     let passphrase = || SecretString::from("correct horse battery staple");
     let runtime = Runtime::new().unwrap();
@@ -114,7 +114,7 @@ fn passphrase(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("passphrase");
     group.sample_size(10);
 
-    // With the work factor that `age` finds for a second of this machine's time.
+    // `age` chooses a work factor that takes about 1 s on this machine.
     group.bench_function("floor: age with scrypt, and a durable replace", |bencher| {
         let path = dir.path().join("floor.age");
         bencher.iter(|| {

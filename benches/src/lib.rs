@@ -1,4 +1,4 @@
-//! What the benches share: a server, homes for the command, and numbers that are not times.
+//! Code that the benches share: a server, homes for the command, and numbers that are not times.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,21 +12,21 @@ use std::thread;
 
 use tempfile::TempDir;
 
-/// As long as a JWT with a few claims.
+/// A token of the length of a JWT with a few claims.
 pub const TOKEN: &str = concat!(
     "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9lIiwiYWRt",
     "aW4iOnRydWUsImlhdCI6MTUxNjIzOTAyMn0.NHVaYe26MbtOYhSKkoKYdFVomg4i8ZJd8_-RU8VNbftc4TSMb4bXP3l3Y",
     "lNWACwyXPGffz5aXHc6lty1Y2t4SWRqGteragsVdZufDn5BlnJl9pdR_kdVFUsra2rWKEofkZeIC4yWytE58sMIihvo9H"
 );
 
-/// Notes a number that is not a time, for the report.
+/// Writes a number that is not a time to a file, for the report.
 pub fn note(name: &str, value: f64) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/numbers");
     fs::create_dir_all(&directory).unwrap();
     fs::write(directory.join(name), value.to_string()).unwrap();
 }
 
-/// Puts a text between two marks.
+/// Replaces the text between two marks.
 pub fn between(text: &str, name: &str, new: &str) -> String {
     let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
     let (before, rest) = text.split_once(&begin).expect("there is a place for it");
@@ -34,7 +34,7 @@ pub fn between(text: &str, name: &str, new: &str) -> String {
     format!("{before}{begin}{new}{end}{after}")
 }
 
-/// A private directory on a real disk: there is nothing to sync in memory.
+/// Returns a private directory on a real disk. In a file system in memory, a sync does nothing.
 pub fn scratch() -> TempDir {
     let private = fs::Permissions::from_mode(0o700);
     let parent = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/disk");
@@ -42,7 +42,7 @@ pub fn scratch() -> TempDir {
     tempfile::Builder::new().permissions(private).tempdir_in(parent).unwrap()
 }
 
-/// A temporary file, its fsync, a rename, and the fsync of the directory.
+/// Replaces a file durably: a temporary file, its fsync, a rename, and the fsync of the directory.
 pub fn durable_replace(path: &Path, bytes: &[u8]) {
     let temporary = path.with_extension("tmp");
     let mut file = fs::File::create_new(&temporary).unwrap();
@@ -52,7 +52,7 @@ pub fn durable_replace(path: &Path, bytes: &[u8]) {
     fs::File::open(path.parent().unwrap()).unwrap().sync_all().unwrap();
 }
 
-/// A token endpoint that answers everybody, with tokens for an hour.
+/// A token endpoint that answers every request with tokens that expire after 1 hour.
 pub struct TokenServer {
     pub url: String,
     calls: Arc<AtomicUsize>,
@@ -101,7 +101,7 @@ impl TokenServer {
     }
 }
 
-/// A home for the command, without a bus and with nothing in it.
+/// An empty home directory for the command, without a session bus.
 pub struct Home(TempDir);
 
 impl Home {
@@ -113,7 +113,7 @@ impl Home {
         self.0.path().join(name)
     }
 
-    /// The command as it is shipped.
+    /// Returns the command as it is shipped, in this home.
     pub fn tokenkeep(&self, arguments: &[&str]) -> Command {
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/tokenkeep");
         let mut command = self.command(program.to_str().unwrap());
@@ -121,7 +121,7 @@ impl Home {
         command
     }
 
-    /// Any program in this home.
+    /// Returns a command that runs any program in this home.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command
@@ -135,7 +135,7 @@ impl Home {
         command
     }
 
-    /// Stores tokens under a profile that was made before.
+    /// Saves tokens in a profile that exists.
     pub fn sign_in(&self, profile: &str, expires_at: &str) {
         let record = format!(
             r#"{{"access_token":"{TOKEN}","refresh_token":"refresh","expires_at":"{expires_at}"}}"#
@@ -150,14 +150,14 @@ impl Default for Home {
     }
 }
 
-/// Runs a command on that input.
+/// Runs a command with this input. It must succeed.
 pub fn fill(command: &mut Command, input: &str) {
     let mut child = command.stdin(Stdio::piped()).spawn().expect("scripts/bench makes it");
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success(), "{command:?}");
 }
 
-/// Notes the most memory that a command has, in bytes; `peak` is the program that measures it.
+/// Writes the peak memory of a command, in bytes, for the report. `peak` is the program that measures it.
 pub fn note_memory(peak: &str, name: &str, command: &Command) {
     let measured = || -> f64 {
         let mut measuring = Command::new(peak);
@@ -177,7 +177,7 @@ pub fn note_memory(peak: &str, name: &str, command: &Command) {
     note(&format!("memory of {name}"), (0..5).map(|_| measured()).fold(f64::MAX, f64::min));
 }
 
-/// Runs a command to its end, which must be a good one.
+/// Runs a command. It must succeed.
 pub fn run(command: &mut Command) {
     assert!(command.status().unwrap().success(), "{command:?}");
 }
