@@ -1,5 +1,5 @@
-//! A sealed record, read from its file. What begins with a brace is sealed first, so that the fuzzer
-//! gets behind the encryption; anything else is the file itself.
+//! Reads a sealed record from its file. An input that begins with `{` is sealed first, so that the fuzzer
+//! also tests the code after the decryption. Any other input is the file.
 #![no_main]
 
 use std::sync::LazyLock;

@@ -1,4 +1,4 @@
-//! The object of a slot, as a server that nobody trusts gives it.
+//! Reads the object of a slot from a server that is not trusted.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -6,7 +6,7 @@ use tokenkeep::fuzzing::bucket_object;
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(written) = bucket_object(data) {
-        // What is understood is kept: written again and again, it stays the same.
+        // An object that was read and written stays the same when it is read and written again.
         assert_eq!(bucket_object(&written).expect("it was written so"), written);
     }
 });

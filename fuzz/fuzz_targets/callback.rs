@@ -1,4 +1,5 @@
-//! What comes to the port of a sign-in by a browser: the input as a request, and as the code in one.
+//! Reads requests at the port of a sign-in by browser. The input is a request, and then the code in a
+//! request.
 #![no_main]
 
 use std::fmt::Write;

@@ -1,5 +1,5 @@
-//! What a provider answers when somebody signs in on another device: answers with an empty line in
-//! between, each with its status in the first line.
+//! Reads the answers of a provider to a sign-in on another device. The answers are separated by empty lines.
+//! The first line of each is its status.
 #![no_main]
 
 use std::time::{Duration, SystemTime};
@@ -22,7 +22,7 @@ fuzz_target!(|data: &[u8]| {
     let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     match sign_in_by_device(&client.with_clock(move || then), &answers) {
         Ok((url, code, tokens)) => {
-            // A terminal obeys what is printed on it.
+            // A terminal obeys control characters, so none may be printed.
             assert!(url.starts_with("https://") || url.starts_with("http://"), "{url}");
             assert!(url.bytes().all(|byte| byte.is_ascii_graphic()), "{url:?}");
             assert!(!code.is_empty() && code.len() <= 64 && !code.contains(char::is_control));

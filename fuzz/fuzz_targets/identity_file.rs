@@ -1,4 +1,4 @@
-//! An age identity file, with or without a passphrase, and a file of recovery recipients.
+//! Reads an age identity file, with or without a passphrase, and a file of recovery recipients.
 #![no_main]
 
 use std::sync::LazyLock;

@@ -1,5 +1,6 @@
-//! What is known about refreshing: the input as the `refresh` of a record, as the text of its intent, as the
-//! file that an earlier build left beside a record, and as a refresh token. None of it may stop a refresh.
+//! Reads the refresh state of a record. The input is the `refresh` field of a record, the text of its intent,
+//! the file that an earlier build left next to a record, and a refresh token. None of these may stop
+//! refreshes for ever.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -16,12 +17,12 @@ use tokenkeep_fuzz::{File, assert_hidden, assert_record_round_trip, now, wait};
 static RECORD: LazyLock<File> = LazyLock::new(|| File::new("tokens.json"));
 static INTENT: LazyLock<File> = LazyLock::new(|| File::new("tokens.json.intent"));
 
-/// What the intents in the seeds are about, as in tests/golden/.
+/// The refresh token of the intents in the seeds. It is the one in tests/golden/.
 const REFRESH_TOKEN: &str = "r";
 
 fuzz_target!(|data: &[u8]| {
     let text = String::from_utf8_lossy(data);
-    // What is no JSON is the text of an intent.
+    // An input that does not begin with `{` is the text of an intent.
     let is_json = serde_json::from_slice::<Value>(data).is_ok();
     let state = if data.starts_with(b"{") {
         data.to_vec()
@@ -50,11 +51,11 @@ fuzz_target!(|data: &[u8]| {
     INTENT.write(data);
     let stored = load().expect("what lies beside a record does not make it unreadable");
     assert!(stored.record.tokens == plain);
-    // One about another token says nothing.
+    // An intent about another token is ignored.
     assert!(stored.record.refresh.intent.as_ref() == stored.record.intent());
     assert_known(&stored.record);
 
-    // An intent knows its token and no other.
+    // An intent is for its own token and for no other.
     if let Ok(token) = str::from_utf8(data) {
         let intent = Intent::new(&RefreshToken::from(token), now());
         let read: Intent = intent.to_string().parse().expect("it was written so");
@@ -69,7 +70,7 @@ fn load() -> Result<Stored, tokenkeep::StoreError> {
     loaded.map(|stored| stored.expect("there is a file, and so it is not empty"))
 }
 
-/// Asserts that what is known is within its bounds, and survives being written.
+/// Asserts that the refresh state is within its limits, and that it stays the same when it is written.
 fn assert_known(record: &Record) {
     assert_record_round_trip(record);
     let (token, refresh) = (RefreshToken::from("another token"), &record.refresh);
@@ -77,7 +78,7 @@ fn assert_known(record: &Record) {
         let text = intent.to_string();
         assert!(text.is_ascii() && !text.contains('\n'), "{text:?}");
         assert!(text.parse::<Intent>().expect("it was written so") == *intent);
-        // Nobody finds a token for a digest.
+        // An intent contains a digest of its token, and no other token has that digest.
         assert!(!intent.is_for(&token));
     }
     if let Some(throttle) = &refresh.throttle {
@@ -98,8 +99,8 @@ fn assert_can_be_shown(reason: &str) {
     assert!(reason.chars().count() <= 200 && !reason.contains(char::is_control), "{reason:?}");
 }
 
-/// Asserts that a manager comes to an end with these tokens, and asks the server on demand at one of three
-/// moments more than an hour apart: a throttle and a rejection hold at one of them each.
+/// Asserts that a refresh of these tokens ends, and that a forced refresh succeeds at one of three moments.
+/// The moments are more than 1 h apart. So a throttle and a rejection can each hold it back at one of them.
 fn assert_stops_nobody(record: Record) {
     let is_held = |later: Duration| {
         let store = MemoryStore::new();
@@ -113,7 +114,7 @@ fn assert_stops_nobody(record: Record) {
         let refreshed = wait(manager.refresh());
         if let Ok(refreshed) = &refreshed {
             let there = wait(store.load()).expect("it can be read").expect("it is not empty");
-            // It is known of the token that was replaced.
+            // The intent was about the token that was replaced, so it is gone.
             assert!(there.record.tokens == *refreshed && there.record.refresh.intent.is_none());
         }
         refreshed.is_err()

@@ -1,4 +1,4 @@
-//! What an access token says of its own expiry: the input as a token, and as the claims of one.
+//! Reads the expiry in an access token. The input is a token, and then the claims of a token.
 #![no_main]
 
 use base64::Engine;
@@ -23,9 +23,9 @@ fuzz_target!(|data: &[u8]| {
         {
             let obtained = tokens.clone().with_obtained_at(moment);
             assert_ages(&obtained);
-            // When it was obtained moves an expiry, and makes and takes none.
+            // The time at which a token was obtained can move its expiry, but cannot add or remove one.
             assert_eq!(obtained.expiry().is_some(), claimed.is_some());
-            // What the server said goes before the claims.
+            // The expiry that the server sent is used before that of the claims.
             assert_eq!(obtained.with_expires_at(moment).expiry(), Some(moment));
         }
     }

@@ -1,4 +1,4 @@
-//! What another program keeps in the keychain: a record or a bare token, perhaps in UTF-16.
+//! Reads a keychain item of another program: a record or a bare token, in UTF-8 or UTF-16.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
             assert_hidden(&shown, &narrow);
         }
     }
-    // Whatever is read as text is read alike as Credential Manager's form of that text.
+    // If a text can be read, the same text in the form of Credential Manager gives the same tokens.
     if let (Ok(text), Ok(tokens)) = (str::from_utf8(data), AuthTokens::from_text(data, "here")) {
         assert!(keychain_item(data).expect("it is a record") == tokens);
         let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();

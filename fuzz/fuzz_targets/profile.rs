@@ -1,4 +1,4 @@
-//! A profile of the command: its text, and the same after the command changed it.
+//! Reads the text of a profile of the command, and the text after the command changed it.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! A record, or a bare access token: what a plaintext file, standard input or a keychain item holds.
+//! Reads a record or a bare access token, as in a plaintext file, on standard input or in a keychain item.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

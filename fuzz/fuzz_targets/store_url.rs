@@ -1,4 +1,4 @@
-//! A store URL, from a command line, the environment or a profile.
+//! Parses a store URL, as from a command line, the environment or a profile.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -23,7 +23,8 @@ fuzz_target!(|text: &str| {
         let authority = part.strip_prefix("//").and_then(|rest| rest.split('/').next());
         assert!(!authority.is_some_and(|it| it.contains('@') && it.contains(':')), "{printed}");
     }
-    // Without the escapes, whose digits may stand where a key begins: `%1AGE-SECRET-KEY-`.
+    // Escapes are removed first, because their digits may stand before the text of a key:
+    // `%1AGE-SECRET-KEY-`.
     let mut parts = printed.split('%');
     let mut text = parts.next().unwrap_or_default().to_owned();
     text.extend(parts.map(|part| format!("%{}", part.get(2..).expect("two digits follow"))));

@@ -1,5 +1,5 @@
-//! What a token endpoint answers to a refresh. The first line is the status, the time at which the
-//! request was sent and what `Retry-After` says; the rest is the body.
+//! Reads the answer of a token endpoint to a refresh. The first line contains the status, the time at which
+//! the request was sent, and the value of `Retry-After`. The rest is the body.
 #![no_main]
 
 use std::time::{Duration, SystemTime};
@@ -38,12 +38,13 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// By the time the answer is read the old token is spent: if there are tokens in it, they are found.
+/// Asserts that tokens in an answer are always found. When the answer is read, the old token is spent
+/// already.
 fn assert_nothing_is_lost(answered: &Result<AuthTokens, RefreshFailure>, body: &[u8]) {
     let Ok(fields) = serde_json::from_slice::<serde_json::Value>(body) else { return };
     let token = |name: &str| fields.get(name)?.as_str().filter(|token| !token.is_empty());
     let Some(access_token) = token("access_token") else { return };
-    // Of two that are given neither is taken, and a name may be spelled in many ways.
+    // A field that is there twice is not used. With escapes, a name can be written in many ways.
     let times = |name: &[u8]| body.windows(name.len()).filter(|window| *window == name).count();
     if times(b"\"access_token\"") > 1 || times(b"\"refresh_token\"") > 1 || body.contains(&b'\\') {
         return;

@@ -1,4 +1,4 @@
-//! A file that a target reads, in a private directory of this process.
+//! A file that a target reads. It is in a private directory of this process.
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 pub struct File(PathBuf);
 
 impl File {
-    /// Names it. Nobody removes its directory: it is in `$TMPDIR`, which the caller removes.
+    /// Returns a file with this name, and creates its directory in `$TMPDIR`. The caller of the program
+    /// removes `$TMPDIR`.
     pub fn new(name: &str) -> Self {
         let directory = std::env::temp_dir().join(format!("tokenkeep-fuzz-{}", std::process::id()));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).expect("it is new");

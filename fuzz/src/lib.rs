@@ -1,4 +1,4 @@
-//! What the targets have in common.
+//! Code that the fuzz targets share.
 #![allow(clippy::disallowed_methods, reason = "the secrets are the fuzzer's")]
 
 mod file;
@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 
 pub use self::file::File;
 
-/// A key that nothing else is sealed to.
+/// An age identity that is used only for fuzzing.
 pub const IDENTITY: &str =
     "AGE-SECRET-KEY-1FGFCMPELEDMMMV2UDKWYRFG0WTV6EZMLJT0R72X9XEHG7N7AH9UQRYRAUS";
 
@@ -24,8 +24,8 @@ const PASSPHRASE: &str = "passphrase";
 /// The length from which a run of characters counts as a secret.
 const RUN: usize = 8;
 
-/// Asserts that `shown` repeats no secret of `input`: no eight letters and digits in a row, with both
-/// among them. No message has such a run by itself, and hardly any token is without one.
+/// Asserts that `shown` repeats no secret of `input`. A secret is a run of 8 letters and digits that contains
+/// both. No message of the crate contains such a run, and almost every token does.
 #[track_caller]
 pub fn assert_hidden(shown: &str, input: &[u8]) {
     for run in runs(shown) {
@@ -34,8 +34,8 @@ pub fn assert_hidden(shown: &str, input: &[u8]) {
     }
 }
 
-/// Asserts that the `Debug` form of these tokens holds none of their secrets. Dates, and the names of
-/// extra fields, are shown, and a secret may be the same as one of them.
+/// Asserts that the `Debug` form of these tokens contains none of their secrets. It contains dates and the
+/// names of extra fields. These are removed first, because a secret may have the same text.
 #[track_caller]
 pub fn assert_redacted(tokens: &AuthTokens) {
     let mut shown = format!("{tokens:?}");
@@ -51,7 +51,8 @@ pub fn assert_redacted(tokens: &AuthTokens) {
     }
 }
 
-/// Asserts that what was read is written, and then read, as the same, if it is not too large for that.
+/// Asserts that these tokens stay the same when they are written and read again. Tokens that are too large to
+/// be written are skipped.
 #[track_caller]
 pub fn assert_round_trip(tokens: &AuthTokens) {
     match tokens.to_record("here") {
@@ -68,7 +69,7 @@ pub fn assert_round_trip(tokens: &AuthTokens) {
     }
 }
 
-/// Asserts the same of a record, with what is known about refreshing its tokens.
+/// Asserts the same for a record with its refresh state.
 #[track_caller]
 pub fn assert_record_round_trip(record: &Record) {
     match record.encode("here") {
@@ -84,7 +85,8 @@ pub fn assert_record_round_trip(record: &Record) {
     }
 }
 
-/// Asserts that a token only ever grows older, and expires when it does. One that is missing has expired.
+/// Asserts that the freshness of a token never improves with time, and that it is due and expired at the
+/// right moments. A missing access token counts as expired.
 #[track_caller]
 pub fn assert_ages(tokens: &AuthTokens) {
     if !tokens.has_access_token() {
@@ -114,20 +116,20 @@ pub fn assert_ages(tokens: &AuthTokens) {
     }
 }
 
-/// The passphrase for this file, unless trying it would take more time and memory than a fuzzer has:
-/// up to a work factor of 20 that is for the user to wait for, and what is beyond is refused at once.
+/// Returns the passphrase for this file. The passphrase fails for work factors from 9 to 20, because scrypt
+/// would take more time and memory than a fuzzer has. The crate refuses work factors above 20 at once.
 pub fn passphrase_for(
     sealed: &[u8],
 ) -> impl Fn() -> io::Result<SecretString> + Send + Sync + 'static + use<> {
     let header = String::from_utf8_lossy(&sealed[..sealed.len().min(256)]).into_owned();
     let stanza = header.lines().find_map(|line| line.strip_prefix("-> scrypt "));
     let factor = stanza.and_then(|stanza| stanza.split(' ').nth(1)?.parse::<u64>().ok());
-    // In armor it does not show.
+    // In an armored file the work factor cannot be seen, so it has no passphrase.
     let is_cheap = factor.is_some_and(|factor| factor <= 8 || factor > 20);
     move || if is_cheap { Ok(PASSPHRASE.to_owned().into()) } else { Err(io::Error::other("none")) }
 }
 
-/// Runs what needs a runtime, with one thread for what blocks.
+/// Runs a future on a runtime that has one thread for blocking work.
 pub fn wait<T>(future: impl Future<Output = T>) -> T {
     thread_local! {
         static RUNTIME: Runtime = Builder::new_current_thread()
@@ -138,19 +140,19 @@ pub fn wait<T>(future: impl Future<Output = T>) -> T {
     RUNTIME.with(|runtime| runtime.block_on(future))
 }
 
-/// A time that is the same in each run.
+/// Returns a time that is the same in each run.
 pub fn now() -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000, 0).expect("it is in range")
 }
 
-/// The first line, if it is text, and the rest.
+/// Returns the first line and the rest. The line is empty if it is not valid UTF-8.
 pub fn split_line(data: &[u8]) -> (&str, &[u8]) {
     let end = data.iter().position(|&byte| byte == b'\n').unwrap_or(data.len());
     let rest = data.get(end + 1..).unwrap_or_default();
     (str::from_utf8(&data[..end]).unwrap_or_default(), rest)
 }
 
-/// The first words of a line, and in the last one all that remains.
+/// Returns the first `N` words of a line. The last one contains the rest of the line.
 pub fn words<const N: usize>(line: &str) -> [&str; N] {
     let mut words = line.splitn(N, ' ');
     std::array::from_fn(|_| words.next().unwrap_or_default())
