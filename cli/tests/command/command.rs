@@ -1,14 +1,18 @@
 //! The `tokenkeep` command, as people and scripts use it.
 
 use std::fs;
+#[cfg(unix)]
 use std::io::Write;
+#[cfg(unix)]
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+#[cfg(unix)]
+use std::process::Command;
+use std::process::Stdio;
 
 use crate::home::{Done, Home, SEED, done};
+use crate::support::start;
 #[cfg(unix)]
-use crate::support::{available, can_trace};
-use crate::support::{scratch, start};
+use crate::support::{available, can_trace, scratch};
 
 /// A JWT with these claims.
 fn jwt(claims: &str) -> String {

@@ -23,4 +23,6 @@ mod unreplaceable_slots;
 
 #[cfg(all(unix, not(target_vendor = "apple")))]
 use tokenkeep_test_support::session;
-use tokenkeep_test_support::{self as support, home, token_server};
+#[cfg(unix)]
+use tokenkeep_test_support::token_server;
+use tokenkeep_test_support::{self as support, home};

@@ -1,7 +1,6 @@
 //! What README, the pages of docs/ and the examples show is what happens.
 
 use std::fs;
-#[cfg(unix)]
 use std::path::Path;
 use std::process::Command;
 
