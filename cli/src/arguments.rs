@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 use crate::failure::Failure;
+use crate::terminal::Terminal;
 
 /// Keeps auth tokens in the OS keychain, in an age-encrypted file or, only if you say so, in
 /// plaintext.
@@ -37,7 +38,7 @@ Exit codes:
   8 sign in again: a refresh that was cut off may have spent the refresh token";
 
 /// Which tokens a command is about.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(crate) struct Slot {
     /// The profile. Without it: `$TOKENKEEP_PROFILE`, or else "default"
     #[arg(long, global = true, value_name = "NAME", value_hint = ValueHint::Other)]
@@ -362,7 +363,7 @@ pub(crate) struct Exec {
 
 /// Reports what is wrong with the command line. It does not repeat the arguments: one of them may be a token
 /// that was given by mistake, and standard error often ends in a log.
-pub(crate) fn report(error: &clap::Error) -> ExitCode {
+pub(crate) fn report(error: &clap::Error, terminal: &Terminal) -> ExitCode {
     use clap::error::{ContextKind, ErrorKind};
 
     let is_of_exec = || {
@@ -403,7 +404,7 @@ pub(crate) fn report(error: &clap::Error) -> ExitCode {
     let suggested = [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg];
     let suggested = suggested.into_iter().find_map(|kind| names(error, kind).pop());
     let meant = suggested.map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
-    Failure::usage(format!("{wrong}{meant}; see `tokenkeep COMMAND --help`")).report()
+    Failure::usage(format!("{wrong}{meant}; see `tokenkeep COMMAND --help`")).report(terminal)
 }
 
 /// Reports which options exclude each other. It names options and repeats no values.

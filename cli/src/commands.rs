@@ -14,38 +14,33 @@ mod tokens;
 use clap::CommandFactory;
 
 use crate::arguments::{Cli, Command, ProfileCommand};
+use crate::context::Context;
 use crate::failure::{DONE, Outcome};
-use crate::harden::Limits;
-use crate::terminal;
 
-pub(crate) async fn run(cli: Cli, limits: Limits) -> Outcome {
-    let slot = &cli.slot;
-    if slot.allow_prompt {
-        terminal::allow_prompts();
-    }
-    match cli.command {
-        Command::Init => init::init(slot).await,
-        Command::Login(login) => login::login(slot, &login).await,
-        Command::Set => tokens::set(slot).await,
-        Command::Get(get) => tokens::get(slot, &get).await,
-        Command::Status(json) => tokens::status(slot, json.json).await,
-        Command::List(json) => tokens::list(slot, json.json),
-        Command::Profile(ProfileCommand::Remove(remove)) => remove::remove(slot, &remove).await,
-        Command::Refresh => tokens::refresh(slot).await,
-        Command::Clear(clear) => login::clear(slot, &clear).await,
-        Command::Migrate(migrate) => migrate::migrate(slot, &migrate).await,
-        Command::Backup(backup) => backup::backup(slot, &backup).await,
-        Command::Restore(restore) => backup::restore(slot, &restore).await,
-        Command::Keygen(keygen) => keys::keygen(&keygen).await,
-        Command::Rekey(rekey) => keys::rekey(slot, &rekey).await,
-        Command::Doctor(json) => doctor::doctor(slot, limits, json.json).await,
-        Command::Exec(exec) => exec::exec(slot, exec, limits).await,
+pub(crate) async fn run(context: &Context, command: Command) -> Outcome {
+    match command {
+        Command::Init => init::init(context).await,
+        Command::Login(login) => login::login(context, &login).await,
+        Command::Set => tokens::set(context).await,
+        Command::Get(get) => tokens::get(context, &get).await,
+        Command::Status(json) => tokens::status(context, json.json).await,
+        Command::List(json) => tokens::list(context, json.json),
+        Command::Profile(ProfileCommand::Remove(remove)) => remove::remove(context, &remove).await,
+        Command::Refresh => tokens::refresh(context).await,
+        Command::Clear(clear) => login::clear(context, &clear).await,
+        Command::Migrate(migrate) => migrate::migrate(context, &migrate).await,
+        Command::Backup(backup) => backup::backup(context, &backup).await,
+        Command::Restore(restore) => backup::restore(context, &restore).await,
+        Command::Keygen(keygen) => keys::keygen(context, &keygen).await,
+        Command::Rekey(rekey) => keys::rekey(context, &rekey).await,
+        Command::Doctor(json) => doctor::doctor(context, json.json).await,
+        Command::Exec(exec) => exec::exec(context, exec).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "tokenkeep", &mut script);
-            terminal::print(&String::from_utf8_lossy(&script))?;
+            context.terminal.print(&String::from_utf8_lossy(&script))?;
             DONE
         }
-        Command::Man => manual::man(),
+        Command::Man => manual::man(context),
     }
 }

@@ -11,7 +11,7 @@ use tokenkeep::store_url::InvalidStoreUrl;
 use tokenkeep::transfer::TransferError;
 use tokenkeep::{AuthError, StoreError};
 
-use crate::terminal;
+use crate::terminal::Terminal;
 
 /// The exit codes that scripts can rely on. Success is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,14 +91,14 @@ impl Failure {
         Self { message: format!("{}; {words}", self.message), ..self }
     }
 
-    pub(crate) fn say(&self) {
+    pub(crate) fn say(&self, terminal: &Terminal) {
         if !self.message.is_empty() {
-            terminal::say(&format!("tokenkeep: {}", self.message));
+            terminal.say(&format!("tokenkeep: {}", self.message));
         }
     }
 
-    pub(crate) fn report(self) -> ExitCode {
-        self.say();
+    pub(crate) fn report(self, terminal: &Terminal) -> ExitCode {
+        self.say(terminal);
         self.code.into()
     }
 

@@ -3,7 +3,7 @@
 //! wish to end waits for that, and the second one does not. And the terminal is put back first.
 
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -12,10 +12,18 @@ use tokio::sync::Notify;
 /// terminal has sent to it already. Nobody reads what is said then, and means it, faster than that.
 const ECHO: Duration = Duration::from_secs(1);
 
-static STATE: Mutex<State> =
-    Mutex::new(State { is_watched: false, is_held: false, caught: None, tidy: None });
-static CAUGHT: Notify = Notify::const_new();
+/// What becomes of the signals that end a process. All clones are one, and the thread that receives signals has
+/// one of them.
+#[derive(Clone, Default)]
+pub(crate) struct Interrupts(Arc<Shared>);
 
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    caught: Notify,
+}
+
+#[derive(Default)]
 struct State {
     is_watched: bool,
     is_held: bool,
@@ -26,91 +34,94 @@ struct State {
 /// What is put back before a signal ends this process.
 type Tidy = Box<dyn Fn() + Send>;
 
-fn state() -> MutexGuard<'static, State> {
-    STATE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// From now on the first signal waits until [`let_go`].
-pub(crate) fn hold() {
-    let mut state = state();
-    state.is_held = true;
-    // If they cannot be watched, they end the process as they always do.
-    let _ = state.watch();
-}
-
-/// Waits for a signal that waits.
-pub(crate) async fn caught() {
-    CAUGHT.notified().await;
-}
-
-/// From now on a signal does what it always does. Returns whether one has been waiting for that.
-pub(crate) fn let_go() -> bool {
-    let mut state = state();
-    state.is_held = false;
-    state.caught.is_some()
-}
-
-/// Begins something. From now on a signal that ends this process tidies up first, until [`tidied`].
-#[cfg(unix)]
-pub(crate) fn tidy(
-    begin: impl FnOnce() -> io::Result<()>,
-    tidy: impl Fn() + Send + 'static,
-) -> io::Result<()> {
-    let mut state = state();
-    state.watch()?;
-    state.tidy = Some(Box::new(tidy));
-    // Still with the state in hand, so that no signal comes in between.
-    begin()
-}
-
-/// Does what was to be done, now that no signal came.
-#[cfg(unix)]
-pub(crate) fn tidied() {
-    if let Some(tidy) = state().tidy.take() {
-        tidy();
+impl Interrupts {
+    /// From now on the first signal waits until [`let_go`](Self::let_go).
+    pub(crate) fn hold(&self) {
+        let mut state = self.state();
+        state.is_held = true;
+        // If they cannot be watched, they end the process as they always do.
+        let _ = self.watch(&mut state);
     }
-}
 
-/// Ends this process as the signal would have that waited, if one did.
-pub(crate) fn end_if_caught() {
-    let caught = state().caught.take();
-    if let Some((signal, _)) = caught {
-        end_by(signal);
+    /// Waits for a signal that waits.
+    pub(crate) async fn caught(&self) {
+        self.0.caught.notified().await;
     }
-}
 
-impl State {
+    /// From now on a signal does what it always does. Returns whether one has been waiting for that.
+    pub(crate) fn let_go(&self) -> bool {
+        let mut state = self.state();
+        state.is_held = false;
+        state.caught.is_some()
+    }
+
+    /// Begins something. From now on a signal that ends this process tidies up first, until
+    /// [`tidied`](Self::tidied).
+    #[cfg(unix)]
+    pub(crate) fn tidy(
+        &self,
+        begin: impl FnOnce() -> io::Result<()>,
+        tidy: impl Fn() + Send + 'static,
+    ) -> io::Result<()> {
+        let mut state = self.state();
+        self.watch(&mut state)?;
+        state.tidy = Some(Box::new(tidy));
+        // Still with the state in hand, so that no signal comes in between.
+        begin()
+    }
+
+    /// Does what was to be done, now that no signal came.
+    #[cfg(unix)]
+    pub(crate) fn tidied(&self) {
+        if let Some(tidy) = self.state().tidy.take() {
+            tidy();
+        }
+    }
+
+    /// Ends this process as the signal would have that waited, if one did.
+    pub(crate) fn end_if_caught(&self) {
+        let caught = self.state().caught.take();
+        if let Some((signal, _)) = caught {
+            end_by(signal);
+        }
+    }
+
     /// Has the signals watched.
-    fn watch(&mut self) -> io::Result<()> {
-        if !self.is_watched {
-            watch()?;
-            self.is_watched = true;
+    fn watch(&self, state: &mut State) -> io::Result<()> {
+        if !state.is_watched {
+            let interrupts = self.clone();
+            watch(move |signal| interrupts.receive(signal))?;
+            state.is_watched = true;
         }
         Ok(())
     }
-}
 
-fn receive(signal: Signal) {
-    let mut state = state();
-    match state.caught {
-        None if state.is_held && can_wait(signal) => {
-            state.caught = Some((signal, Instant::now()));
-            CAUGHT.notify_one();
-        }
-        Some((_, at)) if state.is_held && is_echo(signal, at.elapsed()) => {}
-        _ => {
-            if let Some(tidy) = state.tidy.take() {
-                tidy();
+    fn receive(&self, signal: Signal) {
+        let mut state = self.state();
+        match state.caught {
+            None if state.is_held && can_wait(signal) => {
+                state.caught = Some((signal, Instant::now()));
+                self.0.caught.notify_one();
             }
-            end_by(signal);
+            Some((_, at)) if state.is_held && is_echo(signal, at.elapsed()) => {}
+            _ => {
+                if let Some(tidy) = state.tidy.take() {
+                    tidy();
+                }
+                end_by(signal);
+            }
         }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(unix)]
 type Signal = i32;
 
-/// A user who sends SIGQUIT wants to see where the program is.
+/// SIGQUIT is sent to see where the program is.
 #[cfg(unix)]
 fn can_wait(signal: Signal) -> bool {
     signal != signal_hook::consts::SIGQUIT
@@ -131,7 +142,7 @@ fn end_by(signal: Signal) {
 
 /// Watches the signals on a thread, because this one may be busy. It lasts as long as the process.
 #[cfg(unix)]
-fn watch() -> io::Result<()> {
+fn watch(receive: impl FnMut(Signal) + Send + 'static) -> io::Result<()> {
     use std::sync::mpsc;
     use std::thread;
 
@@ -186,8 +197,8 @@ fn end_by((): Signal) {
 }
 
 #[cfg(windows)]
-fn watch() -> io::Result<()> {
-    ctrlc::set_handler(|| receive(())).map_err(io::Error::other)
+fn watch(mut receive: impl FnMut(Signal) + Send + 'static) -> io::Result<()> {
+    ctrlc::set_handler(move || receive(())).map_err(io::Error::other)
 }
 
 #[cfg(all(test, unix))]

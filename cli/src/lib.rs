@@ -3,6 +3,7 @@
 
 mod arguments;
 mod commands;
+mod context;
 mod describe;
 mod failure;
 #[cfg(fuzzing)]
@@ -24,22 +25,29 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::arguments::Cli;
-use crate::failure::Failure;
+use crate::context::Context;
+use crate::interrupt::Interrupts;
+use crate::terminal::Terminal;
 
 /// Runs the command that this process was started with.
+#[must_use]
 pub fn main() -> ExitCode {
     let limits = harden::harden();
-    let cli = match Cli::try_parse() {
+    let interrupts = Interrupts::default();
+    let terminal = Terminal::new(interrupts.clone());
+    let Cli { slot, command } = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return arguments::report(&error),
+        Err(error) => return arguments::report(&error, &terminal),
     };
+    let context = Context { slot, limits, terminal, interrupts };
+    let terminal = &context.terminal;
     let done = match runtime::runtime() {
-        Ok(runtime) => runtime.block_on(terminal::patiently(commands::run(cli, limits))),
+        Ok(runtime) => runtime.block_on(terminal.patiently(commands::run(&context, command))),
         Err(error) => Err(error.into()),
     };
-    terminal::stop_working();
-    terminal::forget_passphrases();
-    let code = done.unwrap_or_else(Failure::report);
-    interrupt::end_if_caught();
+    terminal.stop_working();
+    terminal.forget_passphrases();
+    let code = done.unwrap_or_else(|failure| failure.report(terminal));
+    context.interrupts.end_if_caught();
     code
 }

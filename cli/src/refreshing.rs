@@ -12,10 +12,11 @@ use tokenkeep::{
     AccessToken, AuthError, AuthTokens, RefreshFailure, TokenManager, TokenRefresher, async_trait,
 };
 
+use crate::context::Context;
 use crate::describe::{moment, span};
 use crate::failure::{Code, Failure};
 use crate::provider::Provider;
-use crate::{interrupt, terminal};
+use crate::terminal::Terminal;
 
 /// How long a command waits at its end for a refresh that is under way, and for new tokens that could
 /// not be saved: for a server that is started anew, half a minute.
@@ -24,6 +25,7 @@ const LONGEST_END: Duration = Duration::from_secs(40);
 /// Does this, and then waits until no refresh is under way and its result is saved, whatever came of the
 /// work. A signal ends the work, and not the refresh.
 pub(crate) async fn with_refresh<T>(
+    context: &Context,
     manager: &TokenManager,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
@@ -33,40 +35,40 @@ pub(crate) async fn with_refresh<T>(
         let done = tokio::select! {
             biased;
             done = work => done,
-            () = caught() => Err(interrupted()),
+            () = caught(context) => Err(interrupted()),
         };
         let mut end = pin!(manager.shutdown(LONGEST_END));
         let ended = tokio::select! {
             biased;
             ended = &mut end => ended,
-            () = caught() => end.await,
+            () = caught(context) => end.await,
         };
         (done, ended.map_err(lost))
     };
     let (done, ended) = tokio::select! {
         biased;
-        () = listen(&mut events, &mut not_refreshed) => unreachable!("the manager is alive"),
+        () = listen(&context.terminal, &mut events, &mut not_refreshed) => unreachable!("the manager is alive"),
         all = all => all,
     };
     // What happened in the last step was not heard yet.
     tokio::select! {
         biased;
-        () = listen(&mut events, &mut not_refreshed) => unreachable!("the manager is alive"),
+        () = listen(&context.terminal, &mut events, &mut not_refreshed) => unreachable!("the manager is alive"),
         () = std::future::ready(()) => {}
     }
-    if interrupt::let_go() {
+    if context.interrupts.let_go() {
         return ended.and(Err(interrupted()));
     }
     match (done, ended) {
         (Ok(done), Ok(())) => {
             if let Some(why) = not_refreshed {
-                terminal::say(&format!("warning: these tokens were not refreshed: {why}"));
+                context.terminal.say(&format!("warning: these tokens were not refreshed: {why}"));
             }
             Ok(done)
         }
         // What is lost is worse than what was not done, so it is said last, and is what this ends with.
         (Err(failure), Err(lost)) => {
-            failure.say();
+            failure.say(&context.terminal);
             Err(lost)
         }
         (Err(failure), Ok(())) if failure.is(Code::NoTokens) => {
@@ -76,32 +78,38 @@ pub(crate) async fn with_refresh<T>(
     }
 }
 
-/// The secret is read when it is needed: a token that is fresh is handed out without it.
+/// Refreshes at the provider of a profile. The client's secret is read when it is needed: a token that is fresh is
+/// handed out without it.
+pub(crate) struct Refresher {
+    pub(crate) provider: Provider,
+    pub(crate) context: Context,
+}
+
 #[async_trait]
-impl TokenRefresher for Provider {
+impl TokenRefresher for Refresher {
     async fn refresh(
         &self,
         current: AuthTokens,
         permit: &RefreshPermit,
     ) -> Result<AuthTokens, RefreshFailure> {
-        let client = Self::client(self);
+        let client = self.provider.client();
         let client = client.map_err(|failure| RefreshFailure::misconfigured(failure.message()))?;
-        interrupt::hold();
-        let _waiting = terminal::waiting_for("waiting for the token endpoint");
+        self.context.interrupts.hold();
+        let _waiting = self.context.terminal.waiting_for("waiting for the token endpoint");
         client.refresh(current, permit).await
     }
 
     fn client(&self) -> String {
-        Self::client_name(self)
+        self.provider.client_name()
     }
 }
 
 /// Waits for a signal, and says what that waits for.
-async fn caught() {
-    interrupt::caught().await;
-    terminal::say(
-        "finishing a refresh, so that the session is not lost; once more ends this at once",
-    );
+async fn caught(context: &Context) {
+    context.interrupts.caught().await;
+    context
+        .terminal
+        .say("finishing a refresh, so that the session is not lost; once more ends this at once");
 }
 
 /// Returns an access token that works. Says of one that does not when it expires: a token that has 3 minutes
@@ -132,8 +140,11 @@ pub(crate) async fn access_token(manager: &TokenManager) -> Result<AccessToken, 
 
 /// Returns tokens of which the access token is good, refreshed if that is due. It waits until that is over:
 /// a refresh token that is being spent would be of no use.
-pub(crate) async fn good_tokens(manager: &TokenManager) -> Result<AuthTokens, Failure> {
-    with_refresh(manager, access_token(manager)).await?;
+pub(crate) async fn good_tokens(
+    context: &Context,
+    manager: &TokenManager,
+) -> Result<AuthTokens, Failure> {
+    with_refresh(context, manager, access_token(manager)).await?;
     Ok(manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?)
 }
 
@@ -152,18 +163,18 @@ fn lost(error: AuthError) -> Failure {
 }
 
 /// Says at once what may have to be fixed while this goes on.
-async fn listen(events: &mut Events, not_refreshed: &mut Option<String>) {
+async fn listen(terminal: &Terminal, events: &mut Events, not_refreshed: &mut Option<String>) {
     while let Some(event) = events.next().await {
         match event {
             Event::LoginRequired { error } | Event::RefreshFailed { error, .. } => {
                 *not_refreshed = Some(Failure::from(error).message().to_owned());
             }
-            Event::SavedWithEarlierKey { error } => terminal::say(&format!(
+            Event::SavedWithEarlierKey { error } => terminal.say(&format!(
                 "warning: the new tokens were saved for those who could open the old ones: {}",
                 Failure::from(error).message()
             )),
             Event::Refreshed => *not_refreshed = None,
-            Event::SaveFailed { error } => terminal::say(&format!(
+            Event::SaveFailed { error } => terminal.say(&format!(
                 "the new tokens could not be saved yet, which is tried again: {}",
                 Failure::from(error).message()
             )),
@@ -192,7 +203,8 @@ mod tests {
         let mut due = AuthTokens::new("spent").with_refresh_token("spent");
         due.obtained_at = Some(now - TimeDelta::hours(1));
         manager.set_tokens(due.with_expires_at(now + TimeDelta::minutes(10))).await.unwrap();
-        let tokens = good_tokens(&manager).await.unwrap();
+        let context = Context::for_tests();
+        let tokens = good_tokens(&context, &manager).await.unwrap();
         assert_eq!(tokens.access_token, "new".into());
         assert_eq!(tokens.refresh_token, Some("new".into()));
     }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use tokenkeep::{AgeKey, StoreError, StoreUrl, TokenManager, TokenStore};
 
-use crate::arguments::Slot;
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::profile::Profile;
 use crate::provider::Provider;
+use crate::refreshing::Refresher;
 use crate::selection::Selection;
-use crate::terminal;
 
 pub(crate) const PLAINTEXT: &str = "WARNING: plaintext. Any program of this user, and anyone who gets the disk or a \
                          backup of it, can read the tokens.";
@@ -21,8 +21,8 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    pub(crate) fn of(slot: &Slot) -> Result<Self, Failure> {
-        match slot.selected()? {
+    pub(crate) fn of(context: &Context) -> Result<Self, Failure> {
+        match context.slot.selected()? {
             Selection::Store(url) => Ok(Self { url, profile: None }),
             Selection::Profile(name) => {
                 let profile = Profile::load(&name)?;
@@ -31,14 +31,14 @@ impl Target {
         }
     }
 
-    pub(crate) fn open(&self) -> Result<Arc<dyn TokenStore>, Failure> {
-        open(&self.url)
+    pub(crate) fn open(&self, context: &Context) -> Result<Arc<dyn TokenStore>, Failure> {
+        open(context, &self.url)
     }
 
     /// Warns if tokens were put in plaintext into a place that the command line names.
-    pub(crate) fn warn_of_plaintext(&self) {
+    pub(crate) fn warn_of_plaintext(&self, context: &Context) {
         if self.profile.is_none() {
-            warn_of_plaintext(&self.url);
+            warn_of_plaintext(context, &self.url);
         }
     }
 
@@ -48,33 +48,39 @@ impl Target {
         provider.map(Provider::client_name).unwrap_or_default()
     }
 
-    pub(crate) fn manager(&self) -> Result<TokenManager, Failure> {
-        let builder = TokenManager::builder().store(self.open()?);
+    pub(crate) fn manager(&self, context: &Context) -> Result<TokenManager, Failure> {
+        let builder = TokenManager::builder().store(self.open(context)?);
         let provider = self.profile.as_ref().and_then(|profile| profile.provider.clone());
         Ok(match provider {
-            Some(provider) => builder.refresher(provider).build(),
+            Some(provider) => {
+                builder.refresher(Refresher { provider, context: context.clone() }).build()
+            }
             None => builder.build(),
         })
     }
 }
 
 /// Opens a store, and asks for the passphrase of its key if it has one.
-pub(crate) fn open(url: &StoreUrl) -> Result<Arc<dyn TokenStore>, Failure> {
+pub(crate) fn open(context: &Context, url: &StoreUrl) -> Result<Arc<dyn TokenStore>, Failure> {
     let protected =
         url.identity_path().map_or_else(|| url.to_string(), |path| path.display().to_string());
-    let opened = as_prompts_are_allowed(url)
-        .open_with_passphrase(move || terminal::ask_passphrase(&protected));
+    let terminal = context.terminal.clone();
+    let opened = as_prompts_are_allowed(context, url)
+        .open_with_passphrase(move || terminal.ask_passphrase(&protected));
     opened.map_err(not_openable)
 }
 
 /// Opens a store without asking for a passphrase: what is only removed, or looked at, need not be opened.
-pub(crate) fn open_without_asking(url: &StoreUrl) -> Result<Arc<dyn TokenStore>, Failure> {
-    as_prompts_are_allowed(url).open().map_err(not_openable)
+pub(crate) fn open_without_asking(
+    context: &Context,
+    url: &StoreUrl,
+) -> Result<Arc<dyn TokenStore>, Failure> {
+    as_prompts_are_allowed(context, url).open().map_err(not_openable)
 }
 
 /// Checks that tokens that are to be saved there could be sealed. Nobody is asked for a passphrase.
-pub(crate) async fn check_key(url: &StoreUrl) -> Result<(), StoreError> {
-    match as_prompts_are_allowed(url).check_key().await {
+pub(crate) async fn check_key(context: &Context, url: &StoreUrl) -> Result<(), StoreError> {
+    match as_prompts_are_allowed(context, url).check_key().await {
         Err(StoreError::Locked { .. }) if !url.uses_keychain() => Ok(()),
         checked => checked,
     }
@@ -91,9 +97,9 @@ pub(crate) fn for_recipients(recipients: &[String]) -> Result<AgeKey, Failure> {
 }
 
 /// Warns of a place that was named just now. A profile's own was warned of when it was made.
-pub(crate) fn warn_of_plaintext(url: &StoreUrl) {
+pub(crate) fn warn_of_plaintext(context: &Context, url: &StoreUrl) {
     if url.is_plaintext() {
-        terminal::say(PLAINTEXT);
+        context.terminal.say(PLAINTEXT);
     }
 }
 
@@ -105,6 +111,6 @@ fn not_openable(error: StoreError) -> Failure {
     }
 }
 
-fn as_prompts_are_allowed(url: &StoreUrl) -> StoreUrl {
-    if terminal::prompts_allowed() { url.clone().allow_prompts() } else { url.clone() }
+fn as_prompts_are_allowed(context: &Context, url: &StoreUrl) -> StoreUrl {
+    if context.slot.allow_prompt { url.clone().allow_prompts() } else { url.clone() }
 }

@@ -5,12 +5,14 @@ use std::future::Future;
 use std::io::{self, IsTerminal, Write};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tokenkeep::secrecy::SecretString;
 use tokio::time::Instant;
+
+use crate::interrupt::Interrupts;
 
 /// For those who have no terminal to type a passphrase on.
 pub(crate) const PASSPHRASE_VARIABLE: &str = "TOKENKEEP_PASSPHRASE";
@@ -21,57 +23,210 @@ const LONGEST: usize = 64 * 1024;
 /// How long somebody who is looking is left without a word.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What shows that something is going on: a spinner, or a bar that has a length.
-static PROGRESS: Mutex<Option<ProgressBar>> = Mutex::new(None);
+/// What a command asks and shows. All clones are one.
+#[derive(Clone)]
+pub(crate) struct Terminal(Arc<Shared>);
 
-/// What is waited for, if it is not what most waits are for.
-static WAITING: Mutex<Option<&str>> = Mutex::new(None);
-
-/// What was typed, for what: nobody should type the same thing twice.
-static TYPED: Mutex<BTreeMap<String, SecretString>> = Mutex::new(BTreeMap::new());
-
-/// Whether somebody is typing, who is not to be disturbed.
-static IS_ASKING: AtomicBool = AtomicBool::new(false);
-
-/// Whether the keychain may ask the user.
-static PROMPTS: AtomicBool = AtomicBool::new(false);
-
-pub(crate) fn allow_prompts() {
-    PROMPTS.store(true, Ordering::Relaxed);
+struct Shared {
+    interrupts: Interrupts,
+    /// What shows that something is going on: a spinner, or a bar that has a length.
+    progress: Mutex<Option<ProgressBar>>,
+    /// What is waited for, if it is not what most waits are for.
+    waiting: Mutex<Option<&'static str>>,
+    /// What was typed, for what: nobody should type the same thing twice.
+    typed: Mutex<BTreeMap<String, SecretString>>,
+    /// Whether somebody is typing, who is not to be disturbed.
+    is_asking: AtomicBool,
 }
 
-pub(crate) fn prompts_allowed() -> bool {
-    PROMPTS.load(Ordering::Relaxed)
-}
-
-/// Asks for the passphrase of something that is there, and shows that it is being worked on.
-pub(crate) fn ask_passphrase(of: &str) -> io::Result<SecretString> {
-    let mut typed = TYPED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(passphrase) = typed.get(of) {
-        return Ok(passphrase.clone());
+impl Terminal {
+    /// `interrupts` puts the terminal back when a signal ends a prompt.
+    pub(crate) fn new(interrupts: Interrupts) -> Self {
+        Self(Arc::new(Shared {
+            interrupts,
+            progress: Mutex::default(),
+            waiting: Mutex::default(),
+            typed: Mutex::default(),
+            is_asking: AtomicBool::default(),
+        }))
     }
-    let passphrase = passphrase(&format!("Passphrase of {of}: "))?;
-    typed.insert(of.to_owned(), passphrase.clone());
-    show("working on the passphrase");
-    Ok(passphrase)
-}
 
-/// Wipes what was typed: nothing else does that for what is static.
-pub(crate) fn forget_passphrases() {
-    TYPED.lock().unwrap_or_else(PoisonError::into_inner).clear();
-}
+    /// Asks for the passphrase of something that is there, and shows that it is being worked on.
+    pub(crate) fn ask_passphrase(&self, of: &str) -> io::Result<SecretString> {
+        let mut typed = self.0.typed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(passphrase) = typed.get(of) {
+            return Ok(passphrase.clone());
+        }
+        let passphrase = self.passphrase(&format!("Passphrase of {of}: "))?;
+        typed.insert(of.to_owned(), passphrase.clone());
+        self.show("working on the passphrase");
+        Ok(passphrase)
+    }
 
-/// Asks for a new passphrase, twice.
-pub(crate) fn ask_new_passphrase() -> io::Result<SecretString> {
-    let first = passphrase("New passphrase: ")?;
-    if std::env::var_os(PASSPHRASE_VARIABLE).is_none() {
-        let second = passphrase("The same again: ")?;
-        if !is_same(&first, &second) {
-            return Err(io::Error::other("the two are not the same"));
+    /// Wipes what was typed now: a store that is still in use, as by a call to the keychain that does not return, has
+    /// this terminal until the process ends.
+    pub(crate) fn forget_passphrases(&self) {
+        self.0.typed.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Asks for a new passphrase, twice.
+    pub(crate) fn ask_new_passphrase(&self) -> io::Result<SecretString> {
+        let first = self.passphrase("New passphrase: ")?;
+        if std::env::var_os(PASSPHRASE_VARIABLE).is_none() {
+            let second = self.passphrase("The same again: ")?;
+            if !is_same(&first, &second) {
+                return Err(io::Error::other("the two are not the same"));
+            }
+        }
+        self.show("working on the passphrase");
+        Ok(first)
+    }
+
+    fn passphrase(&self, prompt: &str) -> io::Result<SecretString> {
+        if let Some(passphrase) = std::env::var_os(PASSPHRASE_VARIABLE) {
+            // A variable that a script meant to fill and did not must not seal anything.
+            let passphrase = passphrase.into_string().ok().filter(|text| !text.is_empty());
+            return passphrase.map(SecretString::from).ok_or_else(|| {
+                io::Error::other(format!("{PASSPHRASE_VARIABLE} is set, and is empty or not UTF-8"))
+            });
+        }
+        self.ask_hidden(prompt).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => io::Error::other(format!(
+                "there is no terminal to ask on; set {PASSPHRASE_VARIABLE}"
+            )),
+            _ => error,
+        })
+    }
+
+    /// Says what is waited for from now on.
+    pub(crate) fn waiting_for(&self, what: &'static str) -> Waiting<'_> {
+        *self.waiting() = Some(what);
+        Waiting(self)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<&'static str>> {
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does the work, and shows what is waited for if that takes long.
+    pub(crate) async fn patiently<T>(&self, work: impl Future<Output = T>) -> T {
+        const MOST: &str =
+            "waiting for the store, or for another process that refreshes these tokens";
+
+        let mut work = pin!(work);
+        let mut patience = tokio::time::interval_at(Instant::now() + PATIENCE, PATIENCE);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                // Again, because it may be something else by now, and whatever is said takes it away.
+                _ = patience.tick() => {
+                    let is_new = self.progress().as_ref().is_some_and(|bar| bar.elapsed() < PATIENCE);
+                    if !is_new {
+                        let what = self.waiting().unwrap_or(MOST);
+                        self.show(what);
+                    }
+                }
+            }
         }
     }
-    show("working on the passphrase");
-    Ok(first)
+
+    /// Shows what takes its time, if somebody is looking.
+    pub(crate) fn show(&self, what: &'static str) {
+        let mut progress = self.progress();
+        match &*progress {
+            Some(bar) if bar.length().is_none() => bar.set_message(what),
+            None if io::stderr().is_terminal() && !self.0.is_asking.load(Ordering::Relaxed) => {
+                let fresh = ProgressBar::new_spinner().with_message(what);
+                fresh.enable_steady_tick(Duration::from_millis(100));
+                *progress = Some(fresh);
+            }
+            _ => {}
+        }
+    }
+
+    /// Shows how many of so many are done, if somebody is looking.
+    pub(crate) fn start_counting(&self, all: usize) {
+        self.stop_working();
+        if io::stderr().is_terminal() {
+            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}");
+            let style = style.expect("it is a template");
+            *self.progress() = Some(ProgressBar::new(all as u64).with_style(style));
+        }
+    }
+
+    /// Shows that one more is done.
+    pub(crate) fn count(&self, name: &str) {
+        if let Some(bar) = &*self.progress() {
+            bar.set_message(name.to_owned());
+            bar.inc(1);
+            bar.tick();
+        }
+    }
+
+    pub(crate) fn stop_working(&self) {
+        if let Some(progress) = self.progress().take() {
+            progress.finish_and_clear();
+        }
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Option<ProgressBar>> {
+        self.0.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Prints lines to standard output. The last one ends with a newline too, also into a pipe: `read`,
+    /// `while read` and `xargs` take a line without one for the end of their input.
+    pub(crate) fn print(&self, text: &str) -> io::Result<()> {
+        self.stop_working();
+        let end = if text.ends_with('\n') { "" } else { "\n" };
+        let mut output = io::stdout().lock();
+        let mut write = || {
+            output.write_all(text.as_bytes())?;
+            output.write_all(end.as_bytes())?;
+            output.flush()
+        };
+        write().map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot write to standard output: {error}"))
+        })
+    }
+
+    /// Says something to the person in front of it.
+    pub(crate) fn say(&self, text: &str) {
+        // Where it cannot be said, as in a log on a full disk, the exit code still tells.
+        let line = || drop(writeln!(io::stderr(), "{text}"));
+        match &*self.progress() {
+            // Above the bar, which goes on.
+            Some(bar) if bar.length().is_some() => return bar.suspend(line),
+            _ => {}
+        }
+        self.stop_working();
+        line();
+    }
+
+    /// Says what was done to a person in front of it. A script has the exit code.
+    pub(crate) fn say_to_person(&self, text: &str) {
+        if io::stderr().is_terminal() {
+            self.say(text);
+        }
+    }
+
+    /// Reads a line that is not shown, from the terminal and not from standard input.
+    pub(crate) fn ask_hidden(&self, prompt: &str) -> io::Result<SecretString> {
+        self.0.is_asking.store(true, Ordering::Relaxed);
+        self.stop_working();
+        let typed = read_hidden(prompt, &self.0.interrupts);
+        self.0.is_asking.store(false, Ordering::Relaxed);
+        typed
+    }
+}
+
+/// Says what is waited for, until it is dropped.
+pub(crate) struct Waiting<'a>(&'a Terminal);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        *self.0.waiting() = None;
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "compared, and looked at for being empty")]
@@ -80,161 +235,14 @@ fn is_same(first: &SecretString, second: &SecretString) -> bool {
     first.expose_secret() == second.expose_secret()
 }
 
-fn passphrase(prompt: &str) -> io::Result<SecretString> {
-    if let Some(passphrase) = std::env::var_os(PASSPHRASE_VARIABLE) {
-        // A variable that a script meant to fill and did not must not seal anything.
-        let passphrase = passphrase.into_string().ok().filter(|text| !text.is_empty());
-        return passphrase.map(SecretString::from).ok_or_else(|| {
-            io::Error::other(format!("{PASSPHRASE_VARIABLE} is set, and is empty or not UTF-8"))
-        });
-    }
-    ask_hidden(prompt).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => {
-            io::Error::other(format!("there is no terminal to ask on; set {PASSPHRASE_VARIABLE}"))
-        }
-        _ => error,
-    })
-}
-
-/// Says what is waited for, until it is dropped.
-pub(crate) struct Waiting(());
-
-/// Says what is waited for from now on.
-pub(crate) fn waiting_for(what: &'static str) -> Waiting {
-    *waiting() = Some(what);
-    Waiting(())
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        *waiting() = None;
-    }
-}
-
-fn waiting() -> MutexGuard<'static, Option<&'static str>> {
-    WAITING.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Does the work, and shows on a terminal what it waits for if that takes long.
-pub(crate) async fn patiently<T>(work: impl Future<Output = T>) -> T {
-    const MOST: &str = "waiting for the store, or for another process that refreshes these tokens";
-
-    let mut work = pin!(work);
-    let mut patience = tokio::time::interval_at(Instant::now() + PATIENCE, PATIENCE);
-    loop {
-        tokio::select! {
-            biased;
-            done = &mut work => return done,
-            // Again, because it may be something else by now, and whatever is said takes it away.
-            _ = patience.tick() => {
-                let is_new = progress().as_ref().is_some_and(|bar| bar.elapsed() < PATIENCE);
-                if !is_new {
-                    let what = waiting().unwrap_or(MOST);
-                    show(what);
-                }
-            }
-        }
-    }
-}
-
-/// Shows what takes its time, if somebody is looking.
-pub(crate) fn show(what: &'static str) {
-    let mut progress = progress();
-    match &*progress {
-        Some(bar) if bar.length().is_none() => bar.set_message(what),
-        None if io::stderr().is_terminal() && !IS_ASKING.load(Ordering::Relaxed) => {
-            let fresh = ProgressBar::new_spinner().with_message(what);
-            fresh.enable_steady_tick(Duration::from_millis(100));
-            *progress = Some(fresh);
-        }
-        _ => {}
-    }
-}
-
-/// Shows how many of so many are done, if somebody is looking.
-pub(crate) fn start_counting(all: usize) {
-    stop_working();
-    if io::stderr().is_terminal() {
-        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}");
-        let style = style.expect("it is a template");
-        *progress() = Some(ProgressBar::new(all as u64).with_style(style));
-    }
-}
-
-/// Shows that one more is done.
-pub(crate) fn count(name: &str) {
-    if let Some(bar) = &*progress() {
-        bar.set_message(name.to_owned());
-        bar.inc(1);
-        bar.tick();
-    }
-}
-
-pub(crate) fn stop_working() {
-    if let Some(progress) = progress().take() {
-        progress.finish_and_clear();
-    }
-}
-
-fn progress() -> MutexGuard<'static, Option<ProgressBar>> {
-    PROGRESS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Prints lines to standard output. The last one ends with a newline too, also into a pipe: `read`,
-/// `while read` and `xargs` take a line without one for the end of their input.
-pub(crate) fn print(text: &str) -> io::Result<()> {
-    stop_working();
-    let end = if text.ends_with('\n') { "" } else { "\n" };
-    let mut output = io::stdout().lock();
-    let mut write = || {
-        output.write_all(text.as_bytes())?;
-        output.write_all(end.as_bytes())?;
-        output.flush()
-    };
-    write().map_err(|error| {
-        io::Error::new(error.kind(), format!("cannot write to standard output: {error}"))
-    })
-}
-
-/// Says something to the person in front of it.
-pub(crate) fn say(text: &str) {
-    // Where it cannot be said, as in a log on a full disk, the exit code still tells.
-    let line = || drop(writeln!(io::stderr(), "{text}"));
-    match &*progress() {
-        // Above the bar, which goes on.
-        Some(bar) if bar.length().is_some() => return bar.suspend(line),
-        _ => {}
-    }
-    stop_working();
-    line();
-}
-
-/// Says what was done to a person in front of it. A script has the exit code.
-pub(crate) fn say_to_person(text: &str) {
-    if io::stderr().is_terminal() {
-        say(text);
-    }
-}
-
-/// Reads a line that is not shown, from the terminal and not from standard input.
-pub(crate) fn ask_hidden(prompt: &str) -> io::Result<SecretString> {
-    IS_ASKING.store(true, Ordering::Relaxed);
-    stop_working();
-    let typed = read_hidden(prompt);
-    IS_ASKING.store(false, Ordering::Relaxed);
-    typed
-}
-
 /// What ends the process meanwhile, Ctrl-C or a signal, ends it as always, with the terminal as it was.
 #[cfg(unix)]
-fn read_hidden(prompt: &str) -> io::Result<SecretString> {
+fn read_hidden(prompt: &str, interrupts: &Interrupts) -> io::Result<SecretString> {
     use std::fs::File;
     use std::io::Read;
 
     use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
     use zeroize::Zeroizing;
-
-    use crate::interrupt;
 
     const CTRL_D: u8 = 4;
     const BACKSPACE: u8 = 8;
@@ -242,11 +250,11 @@ fn read_hidden(prompt: &str) -> io::Result<SecretString> {
     const DELETE: u8 = 127;
 
     /// Puts the terminal back, however this ends.
-    struct Restore;
+    struct Restore<'a>(&'a Interrupts);
 
-    impl Drop for Restore {
+    impl Drop for Restore<'_> {
         fn drop(&mut self) {
-            interrupt::tidied();
+            self.0.tidied();
         }
     }
 
@@ -260,8 +268,8 @@ fn read_hidden(prompt: &str) -> io::Result<SecretString> {
     hidden.local_modes -= LocalModes::ECHO | LocalModes::ICANON;
 
     let same = terminal.try_clone()?;
-    let restore = Restore;
-    interrupt::tidy(
+    let restore = Restore(interrupts);
+    interrupts.tidy(
         || Ok(tcsetattr(&terminal, OptionalActions::Flush, &hidden)?),
         move || {
             let _ = tcsetattr(&same, OptionalActions::Flush, &before);
@@ -299,7 +307,7 @@ fn read_hidden(prompt: &str) -> io::Result<SecretString> {
 /// Keys that are read one by one are never shown, so when Ctrl-C ends the process there is nothing to put
 /// back.
 #[cfg(windows)]
-fn read_hidden(prompt: &str) -> io::Result<SecretString> {
+fn read_hidden(prompt: &str, _interrupts: &Interrupts) -> io::Result<SecretString> {
     use console::{Key, Term};
     use zeroize::Zeroizing;
 

@@ -10,21 +10,21 @@ use tokenkeep::stores::AgeFileStore;
 use tokenkeep::transfer::{Overwrite, TransferError};
 use tokenkeep::{AgeKey, TokenStore};
 
-use crate::arguments::{self, Slot};
+use crate::arguments;
+use crate::context::Context;
 use crate::failure::{Code, DONE, Failure, Outcome};
 use crate::selection::{check_path, parse_url_or_path};
 use crate::target::{Target, for_recipients, open, warn_of_plaintext};
-use crate::terminal;
 
-pub(super) async fn backup(slot: &Slot, backup: &arguments::Backup) -> Outcome {
-    let from = Target::of(slot)?.open()?;
+pub(super) async fn backup(context: &Context, backup: &arguments::Backup) -> Outcome {
+    let from = Target::of(context)?.open(context)?;
     let url = parse_url_or_path(&backup.to)?;
     let is_sealed_here = backup.passphrase || !backup.recipient.is_empty();
     let to: Arc<dyn TokenStore> = match url {
         Some(_) if is_sealed_here => return Err(says_itself()),
-        Some(ref url) => open(url)?,
+        Some(ref url) => open(context, url)?,
         None if backup.passphrase => {
-            let passphrase = terminal::ask_new_passphrase()?;
+            let passphrase = context.terminal.ask_new_passphrase()?;
             let key = AgeKey::passphrase(move || Ok(passphrase.clone()));
             Arc::new(AgeFileStore::new(&backup.to, key))
         }
@@ -49,12 +49,12 @@ pub(super) async fn backup(slot: &Slot, backup: &arguments::Backup) -> Outcome {
         return Err(Failure::new(Code::Conflict, message));
     }
     let backup = tokenkeep::transfer::backup(&from, &to).await?;
-    terminal::say(&format!("copied to {to}"));
+    context.terminal.say(&format!("copied to {to}"));
     if let Some(url) = &url {
-        warn_of_plaintext(url);
+        warn_of_plaintext(context, url);
     }
     if let Some(warning) = backup.warning {
-        terminal::say(&format!("warning: {warning}"));
+        context.terminal.say(&format!("warning: {warning}"));
     }
     DONE
 }
@@ -63,9 +63,9 @@ fn says_itself() -> Failure {
     Failure::usage("a store URL says itself how it is sealed; give a file's path")
 }
 
-pub(super) async fn restore(slot: &Slot, restore: &arguments::Restore) -> Outcome {
-    let target = Target::of(slot)?;
-    let to = target.open()?;
+pub(super) async fn restore(context: &Context, restore: &arguments::Restore) -> Outcome {
+    let target = Target::of(context)?;
+    let to = target.open(context)?;
     let url = parse_url_or_path(&restore.from)?;
     let protected = restore.identity.as_deref().unwrap_or(Path::new(&restore.from));
     check_path(protected)?;
@@ -73,10 +73,11 @@ pub(super) async fn restore(slot: &Slot, restore: &arguments::Restore) -> Outcom
         look_at(&restore.from)?;
     }
     let protected = protected.display().to_string();
-    let ask = move || terminal::ask_passphrase(&protected);
+    let terminal = context.terminal.clone();
+    let ask = move || terminal.ask_passphrase(&protected);
     let from: Arc<dyn TokenStore> = match (url, &restore.identity) {
         (Some(_), Some(_)) => return Err(says_itself()),
-        (Some(url), None) => open(&url)?,
+        (Some(url), None) => open(context, &url)?,
         (None, Some(identity)) => {
             let key = AgeKey::identity_file(identity).with_passphrase(ask);
             Arc::new(AgeFileStore::new(&restore.from, key))
@@ -92,8 +93,8 @@ pub(super) async fn restore(slot: &Slot, restore: &arguments::Restore) -> Outcom
         }
         error => error.into(),
     })?;
-    terminal::say(&format!("restored to {to}"));
-    target.warn_of_plaintext();
+    context.terminal.say(&format!("restored to {to}"));
+    target.warn_of_plaintext(context);
     DONE
 }
 

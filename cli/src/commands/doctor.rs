@@ -13,7 +13,7 @@ use tokenkeep::stores::AgeFileStore;
 use tokenkeep::tokens::Freshness;
 use tokenkeep::{AgeKey, AuthTokens, StoreError, StoreUrl, TokenStore};
 
-use crate::arguments::Slot;
+use crate::context::Context;
 use crate::describe::{describe, doubts, span, warnings};
 use crate::failure::{Code, Failure, Outcome};
 use crate::harden::Limits;
@@ -21,7 +21,7 @@ use crate::profile::Profile;
 use crate::provider::Provider;
 use crate::selection::Selection;
 use crate::target::check_key;
-use crate::terminal;
+use crate::terminal::Terminal;
 
 /// One thing that was looked at.
 struct Finding {
@@ -32,20 +32,22 @@ struct Finding {
     mend: Option<String>,
 }
 
-pub(super) async fn doctor(slot: &Slot, limits: Limits, json: bool) -> Outcome {
-    let slots = slots(slot)?;
+pub(super) async fn doctor(context: &Context, json: bool) -> Outcome {
+    let slots = slots(context)?;
     let keychain = probe_keychain().await;
     let backends = vec![keychain_finding(keychain), age_finding().await, plaintext_finding()];
     // At once: each may have a server of its own that does not answer.
     let looks: Vec<_> = slots
         .into_iter()
-        .map(|(name, looked_at)| tokio::spawn(slot_finding(name, looked_at, keychain)))
+        .map(|(name, looked_at)| {
+            tokio::spawn(slot_finding(context.clone(), name, looked_at, keychain))
+        })
         .collect();
     let mut profiles = Vec::new();
     for look in looks {
         profiles.push(look.await.map_err(io::Error::other)?);
     }
-    let system = vec![core_finding(limits), swap_finding()];
+    let system = vec![core_finding(context.limits), swap_finding()];
 
     // A machine without a keychain is not broken, and neither is one that swaps.
     let is_ill = profiles.iter().any(|(finding, _)| finding.mend.is_some());
@@ -61,12 +63,12 @@ pub(super) async fn doctor(slot: &Slot, limits: Limits, json: bool) -> Outcome {
             "profiles": profiles.collect::<Vec<_>>(),
             "system": rows(&system),
         });
-        terminal::print(&report.to_string())?;
+        context.terminal.print(&report.to_string())?;
     } else {
         let profiles: Vec<Finding> = profiles.into_iter().map(|(finding, _)| finding).collect();
-        print("stores", &backends)?;
-        print("profiles", &profiles)?;
-        print("system", &system)?;
+        print(&context.terminal, "stores", &backends)?;
+        print(&context.terminal, "profiles", &profiles)?;
+        print(&context.terminal, "system", &system)?;
     }
     Ok(if is_ill { Code::Other.into() } else { ExitCode::SUCCESS })
 }
@@ -120,16 +122,16 @@ fn plaintext_finding() -> Finding {
 type LookedAt = Result<(StoreUrl, Option<String>), Failure>;
 
 /// The one that was named, or else all profiles.
-fn slots(slot: &Slot) -> Result<Vec<(String, LookedAt)>, Failure> {
+fn slots(context: &Context) -> Result<Vec<(String, LookedAt)>, Failure> {
     let of = |profile: Profile| {
         let client = profile.provider.as_ref().map(Provider::client_name);
         (profile.store, client)
     };
-    if !slot.is_given() {
+    if !context.slot.is_given() {
         let all = Profile::all()?.into_iter();
         return Ok(all.map(|(name, profile)| (name, profile.map(of))).collect());
     }
-    Ok(vec![match slot.selected()? {
+    Ok(vec![match context.slot.selected()? {
         Selection::Profile(name) => {
             let profile = Profile::load(&name)?;
             (name, Ok(of(profile)))
@@ -139,6 +141,7 @@ fn slots(slot: &Slot) -> Result<Vec<(String, LookedAt)>, Failure> {
 }
 
 async fn slot_finding(
+    context: Context,
     name: String,
     looked_at: LookedAt,
     keychain: KeychainState,
@@ -167,7 +170,7 @@ async fn slot_finding(
     let looked = async {
         let opened = store.open()?;
         let stored = opened.load().await?;
-        check_key(&store).await?;
+        check_key(&context, &store).await?;
         let record = stored.map(|stored| stored.record);
         let doubts = doubts(&*opened, record.as_ref(), client.as_deref().unwrap_or_default()).await;
         let tokens = record.map(|record| record.tokens);
@@ -293,7 +296,7 @@ impl Finding {
 }
 
 /// Prints a table; colours are left out where nobody sees them, or wants them.
-fn print(title: &str, findings: &[Finding]) -> io::Result<()> {
+fn print(terminal: &Terminal, title: &str, findings: &[Finding]) -> io::Result<()> {
     if findings.is_empty() {
         return Ok(());
     }
@@ -303,7 +306,7 @@ fn print(title: &str, findings: &[Finding]) -> io::Result<()> {
             let mend = finding.mend.as_deref().unwrap_or_default();
             format!("{title}\t{}\t{}\t{}\t{mend}\n", finding.name, finding.state, finding.how)
         };
-        return terminal::print(&findings.iter().map(line).collect::<String>());
+        return terminal.print(&findings.iter().map(line).collect::<String>());
     }
     let name = findings.iter().map(|finding| finding.name.len()).max().unwrap_or_default();
     let mut text = format!("{}\n", style(title).bold());
@@ -317,5 +320,5 @@ fn print(title: &str, findings: &[Finding]) -> io::Result<()> {
             text += &format!("  {:name$}  -> {mend}\n", "");
         }
     }
-    terminal::print(&text)
+    terminal.print(&text)
 }

@@ -5,16 +5,17 @@ use std::process::{Command, ExitCode};
 
 use tokenkeep::AuthTokens;
 
-use crate::arguments::{self, Slot};
+use crate::arguments;
+use crate::context::Context;
 use crate::failure::{Code, Failure, Outcome};
 use crate::harden::Limits;
 use crate::refreshing::good_tokens;
 use crate::target::Target;
 use crate::terminal::PASSPHRASE_VARIABLE;
 
-pub(super) async fn exec(slot: &Slot, exec: arguments::Exec, limits: Limits) -> Outcome {
-    let target = Target::of(slot)?;
-    let manager = target.manager()?;
+pub(super) async fn exec(context: &Context, exec: arguments::Exec) -> Outcome {
+    let target = Target::of(context)?;
+    let manager = target.manager(context)?;
     let prefix = match exec.prefix {
         Some(prefix) => prefix,
         None => {
@@ -43,12 +44,12 @@ pub(super) async fn exec(slot: &Slot, exec: arguments::Exec, limits: Limits) -> 
         command.env_remove(format!("{prefix}_REFRESH_TOKEN"));
     }
     // All of it is done before the command takes this one's place: then nobody could save anything.
-    let tokens = good_tokens(&manager).await?;
+    let tokens = good_tokens(context, &manager).await?;
     hand_over(&tokens, &prefix, exec.with_refresh_token, &mut command)
         .map_err(|failure| failure.within(&target.url.to_string()))?;
     drop(tokens);
-    crate::terminal::stop_working();
-    run(command, limits).map_err(|error| {
+    context.terminal.stop_working();
+    run(command, context.limits).map_err(|error| {
         let code = match error.kind() {
             io::ErrorKind::NotFound => Code::NotFound,
             _ => Code::NotExecutable,

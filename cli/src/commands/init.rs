@@ -2,15 +2,14 @@
 
 use tokenkeep::StoreUrl;
 
-use crate::arguments::Slot;
+use crate::context::Context;
 use crate::failure::{Code, DONE, Failure, Outcome};
 use crate::profile::{self, Profile};
 use crate::selection::parse_url;
 use crate::target::{PLAINTEXT, open};
-use crate::terminal;
 
-pub(super) async fn init(slot: &Slot) -> Outcome {
-    let name = &slot.profile_to_make();
+pub(super) async fn init(context: &Context) -> Outcome {
+    let name = &context.slot.profile_to_make();
     if let Some(there) = Profile::find(name)? {
         there.sync()?;
         let message = format!(
@@ -19,19 +18,19 @@ pub(super) async fn init(slot: &Slot) -> Outcome {
         );
         return Err(Failure::new(Code::Conflict, message));
     }
-    let (store, why, protects) = match &slot.store {
-        Some(url) => named(parse_url(url)?).await?,
-        None => choose(name).await?,
+    let (store, why, protects) = match &context.slot.store {
+        Some(url) => named(context, parse_url(url)?).await?,
+        None => choose(context, name).await?,
     };
     let path = Profile::create(name, &store).await?;
-    terminal::say(&format!("{store}, {why} (pinned in {})", path.display()));
-    terminal::say(&protects);
+    context.terminal.say(&format!("{store}, {why} (pinned in {})", path.display()));
+    context.terminal.say(&protects);
     DONE
 }
 
-async fn named(store: StoreUrl) -> Result<(StoreUrl, String, String), Failure> {
+async fn named(context: &Context, store: StoreUrl) -> Result<(StoreUrl, String, String), Failure> {
     // A recipient that is none is found here, before a server is asked.
-    open(&store)?;
+    open(context, &store)?;
     store.prepare_server().await?;
     let protects = if store.is_plaintext() {
         PLAINTEXT
@@ -45,11 +44,11 @@ async fn named(store: StoreUrl) -> Result<(StoreUrl, String, String), Failure> {
 }
 
 /// The keychain if it can be used, else an age file.
-async fn choose(name: &str) -> Result<(StoreUrl, String, String), Failure> {
+async fn choose(context: &Context, name: &str) -> Result<(StoreUrl, String, String), Failure> {
     let key = profile::directory()?.join("keys").join(format!("{name}.txt"));
     let record = profile::state_directory()?.join(format!("{name}.age"));
     let mut keychain = StoreUrl::keychain("tokenkeep", name)?;
-    if terminal::prompts_allowed() {
+    if context.slot.allow_prompt {
         keychain = keychain.allow_prompts();
     }
     let (store, chosen) =

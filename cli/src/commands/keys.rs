@@ -7,55 +7,56 @@ use tokenkeep::store::Lease;
 use tokenkeep::transfer::{self, wait_for_lease};
 use tokenkeep::{AgeKey, StoreUrl};
 
-use crate::arguments::{Keygen, Rekey, Slot};
+use crate::arguments::{Keygen, Rekey};
+use crate::context::Context;
 use crate::failure::{Code, DONE, Failure, Outcome};
 use crate::profile::Profile;
 use crate::selection::check_path;
 use crate::target::{Target, for_recipients, open};
-use crate::terminal;
 
-pub(super) async fn keygen(keygen: &Keygen) -> Outcome {
+pub(super) async fn keygen(context: &Context, keygen: &Keygen) -> Outcome {
     keygen.output.as_deref().map_or(Ok(()), check_path)?;
     let key = match &keygen.output {
         Some(path) if keygen.passphrase => {
-            AgeKey::create_protected_identity_file(path, terminal::ask_new_passphrase()?).await?
+            AgeKey::create_protected_identity_file(path, context.terminal.ask_new_passphrase()?)
+                .await?
         }
         Some(path) => AgeKey::create_identity_file(path).await?,
         None => {
             let identity = AgeKey::generate_identity();
             #[expect(clippy::disallowed_methods, reason = "printing it is what was asked for")]
-            terminal::print(identity.expose_secret())?;
+            context.terminal.print(identity.expose_secret())?;
             let key = AgeKey::custom("the new key", move || Ok(identity.clone()));
             for recipient in key.recipients().await? {
-                terminal::say(&format!("Public key: {recipient}"));
+                context.terminal.say(&format!("Public key: {recipient}"));
             }
             return DONE;
         }
     };
     for recipient in key.recipients().await? {
-        terminal::print(&recipient)?;
+        context.terminal.print(&recipient)?;
     }
     DONE
 }
 
 /// Seals the record to another set of keys.
-pub(super) async fn rekey(slot: &Slot, rekey: &Rekey) -> Outcome {
+pub(super) async fn rekey(context: &Context, rekey: &Rekey) -> Outcome {
     for_recipients(&rekey.recipient)?;
-    let target = Target::of(slot)?;
+    let target = Target::of(context)?;
     if target.profile.is_none() {
         refuse_if_named(&target.url)?;
     }
-    let plan = Plan::new(&target.url, rekey).await?;
+    let plan = Plan::new(context, &target.url, rekey).await?;
     // By the new key: the old one may be gone already, where another machine came first.
-    let mut lease = wait_for_lease(&open(&plan.new)?).await?;
+    let mut lease = wait_for_lease(&open(context, &plan.new)?).await?;
     // The process that had it before may have done the same.
-    let target = Target::of(slot)?;
+    let target = Target::of(context)?;
     if let Some(profile) = &target.profile {
         // An earlier run may have changed it, and may have been killed before that was durable.
         profile.sync()?;
     }
     let done = if target.url == plan.old {
-        plan.carry_out(&mut *lease, target).await
+        plan.carry_out(context, &mut *lease, target).await
     } else {
         let message =
             "the profile names another store than a moment ago; see what it is, and repeat";
@@ -89,7 +90,7 @@ struct Plan {
 }
 
 impl Plan {
-    async fn new(old: &StoreUrl, rekey: &Rekey) -> Result<Self, Failure> {
+    async fn new(context: &Context, old: &StoreUrl, rekey: &Rekey) -> Result<Self, Failure> {
         let old_identity = old.identity_path().map(Path::to_owned).ok_or_else(|| {
             Failure::usage("only what an identity file seals can be sealed to other keys")
         })?;
@@ -117,8 +118,9 @@ impl Plan {
 
         // Both, so that this fails before anything is changed if either is no key.
         let protected = std::path::absolute(&identity)?.display().to_string();
+        let terminal = context.terminal.clone();
         let new_key = AgeKey::identity_file(&identity)
-            .with_passphrase(move || terminal::ask_passphrase(&protected));
+            .with_passphrase(move || terminal.ask_passphrase(&protected));
         let new_recipients = new_key.recipients().await?;
         let mut both = recipients;
         both.extend(new_recipients.iter().cloned());
@@ -126,7 +128,12 @@ impl Plan {
         Ok(Self { old: old.clone(), transition, new, new_recipients })
     }
 
-    async fn carry_out(self, lease: &mut dyn Lease, mut target: Target) -> Outcome {
+    async fn carry_out(
+        self,
+        context: &Context,
+        lease: &mut dyn Lease,
+        mut target: Target,
+    ) -> Outcome {
         let Self { old, transition, new, new_recipients } = self;
         let repoint = async {
             match &mut target.profile {
@@ -135,17 +142,18 @@ impl Plan {
                 None => Ok(()),
             }
         };
-        let (by_old, by_both, by_new) = (open(&old)?, open(&transition)?, open(&new)?);
+        let (by_old, by_both, by_new) =
+            (open(context, &old)?, open(context, &transition)?, open(context, &new)?);
         transfer::rekey(lease, &by_old, &by_both, &by_new, repoint).await?;
-        terminal::say(&format!("{new} is sealed to:"));
+        context.terminal.say(&format!("{new} is sealed to:"));
         for recipient in new_recipients.iter().chain(new.recipients()) {
-            terminal::print(recipient)?;
+            context.terminal.print(recipient)?;
         }
         if let Some(path) = new.recipients_file() {
-            terminal::say(&format!("and to the recipients in {}", path.display()));
+            context.terminal.say(&format!("and to the recipients in {}", path.display()));
         }
         if target.profile.is_none() && new != old {
-            terminal::say(
+            context.terminal.say(
                 "there is no profile to change; from now on, give the new identity in --store",
             );
         }

@@ -6,55 +6,55 @@ use tokenkeep::chrono::SecondsFormat;
 use tokenkeep::store::{Precondition, Stored};
 use tokenkeep::{StoreError, StoreUrl, TokenStore};
 
-use crate::arguments::{Clear, Login, Slot};
+use crate::arguments::{Clear, Login};
+use crate::context::Context;
 use crate::failure::{Code, DONE, Failure, Outcome};
 use crate::profile::Profile;
 use crate::provider::Provider;
 use crate::target::{Target, open};
-use crate::terminal;
 
 const PROVIDER: &str = "waiting for the provider";
 const SIGN_IN: &str = "waiting until you have signed in";
 
-pub(super) async fn login(slot: &Slot, login: &Login) -> Outcome {
-    let target = Target::of(slot)?;
+pub(super) async fn login(context: &Context, login: &Login) -> Outcome {
+    let target = Target::of(context)?;
     let provider = provider(&target)?;
     let client = provider.client()?;
-    let manager = target.manager()?;
+    let manager = target.manager(context)?;
     // A store that cannot be used is better found before somebody signs in than after.
     manager.get_tokens().await?;
     drop(manager.store().try_lease().await?);
     let tokens = if login.device || (!login.browser && provider.has_device_url) {
-        let asking = terminal::waiting_for(PROVIDER);
+        let asking = context.terminal.waiting_for(PROVIDER);
         let sign_in = client.sign_in_by_device().await?;
         drop(asking);
-        terminal::say(&format!(
+        context.terminal.say(&format!(
             "open {} on any device, and type the code {}",
             sign_in.verification_url(),
             sign_in.user_code()
         ));
-        let _waiting = terminal::waiting_for(SIGN_IN);
-        terminal::show(SIGN_IN);
+        let _waiting = context.terminal.waiting_for(SIGN_IN);
+        context.terminal.show(SIGN_IN);
         sign_in.tokens().await?
     } else {
         let sign_in = client.sign_in_by_browser(provider.redirect_port).await?;
-        terminal::say(&format!("open this in a browser on this machine: {}", sign_in.url()));
-        let _waiting = terminal::waiting_for(SIGN_IN);
-        terminal::show(SIGN_IN);
+        context.terminal.say(&format!("open this in a browser on this machine: {}", sign_in.url()));
+        let _waiting = context.terminal.waiting_for(SIGN_IN);
+        context.terminal.show(SIGN_IN);
         sign_in.tokens().await?
     };
     manager.set_tokens(tokens).await?;
-    terminal::say(&format!("signed in; the tokens are in {}", manager.store()));
-    target.warn_of_plaintext();
+    context.terminal.say(&format!("signed in; the tokens are in {}", manager.store()));
+    target.warn_of_plaintext(context);
     DONE
 }
 
-pub(super) async fn clear(slot: &Slot, clear: &Clear) -> Outcome {
-    let target = Target::of(slot)?;
-    let manager = target.manager()?;
+pub(super) async fn clear(context: &Context, clear: &Clear) -> Outcome {
+    let target = Target::of(context)?;
+    let manager = target.manager(context)?;
     let (mut copy, mut remedy) = (None, None);
     if let Some(to) = moving_to(&target) {
-        match copy_of(&*target.open()?, open(to)?).await {
+        match copy_of(&*target.open(context)?, open(context, to)?).await {
             Ok(found) => copy = found,
             Err(failure) => remedy = Some(failure),
         }
@@ -72,7 +72,7 @@ pub(super) async fn clear(slot: &Slot, clear: &Clear) -> Outcome {
     let cleared = match &revoked {
         None => manager.clear().await,
         Some(client) => {
-            let _waiting = terminal::waiting_for(PROVIDER);
+            let _waiting = context.terminal.waiting_for(PROVIDER);
             let logout = manager.revoke_and_clear(|tokens| {
                 let client = client.clone();
                 async move { client.revoke(&tokens).await }
@@ -103,7 +103,7 @@ pub(super) async fn clear(slot: &Slot, clear: &Clear) -> Outcome {
         store.clear(Precondition::Unchanged(copy.revision)).await?;
     }
     if let Err(error) = cleared {
-        may_live.iter().for_each(Failure::say);
+        may_live.iter().for_each(|failure| failure.say(&context.terminal));
         return Err(not_cleared(&**manager.store(), &target.url, error.into()).await);
     }
     if let Some(failure) = remedy {
@@ -115,14 +115,14 @@ pub(super) async fn clear(slot: &Slot, clear: &Clear) -> Outcome {
     match may_live.pop() {
         None => {
             let revoked = if clear.revoke { "revoked and " } else { "" };
-            terminal::say_to_person(&format!(
+            context.terminal.say_to_person(&format!(
                 "signed out; the tokens are {revoked}removed from {}",
                 manager.store()
             ));
             DONE
         }
         Some(failure) => {
-            may_live.iter().for_each(Failure::say);
+            may_live.iter().for_each(|failure| failure.say(&context.terminal));
             Err(failure
                 .within("the tokens are removed here, and may be accepted until they expire"))
         }

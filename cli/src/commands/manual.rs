@@ -9,6 +9,7 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
 use crate::arguments::{Cli, EXIT_CODES};
+use crate::context::Context;
 use crate::failure::{DONE, Outcome};
 use crate::terminal;
 
@@ -116,12 +117,12 @@ client_secret_env = \"A_VARIABLE\"  # its name, not the secret
 client_secret_in_body = false";
 
 /// Shows the page on a terminal, and prints its source to anything else.
-pub(super) fn man() -> Outcome {
+pub(super) fn man(context: &Context) -> Outcome {
     let source = source()?;
     if !io::stdout().is_terminal() {
-        terminal::print(&source)?;
+        context.terminal.print(&source)?;
     } else if !show(&source).unwrap_or(false) {
-        terminal::print(&text())?;
+        context.terminal.print(&text())?;
     }
     DONE
 }

@@ -6,13 +6,13 @@ use tokenkeep::store::{Precondition, Record};
 use tokenkeep::transfer::TransferError;
 use tokenkeep::{StoreError, StoreUrl, TokenStore};
 
-use crate::arguments::{self, Slot};
+use crate::arguments;
+use crate::context::Context;
 use crate::failure::{Code, DONE, Failure, Outcome};
 use crate::parallel;
 use crate::profile::{Profile, Rewrite};
 use crate::selection::parse_url;
 use crate::target::{Target, check_key, open, warn_of_plaintext};
-use crate::terminal;
 
 /// Stands for a profile's name in the target of `migrate --all`.
 const NAME: &str = "{profile}";
@@ -21,32 +21,32 @@ const NAME: &str = "{profile}";
 /// thousand of them little more than one.
 const BATCH: usize = 256;
 
-pub(super) async fn migrate(slot: &Slot, migrate: &arguments::Migrate) -> Outcome {
-    if slot.is_given() && (migrate.all || migrate.from.is_some()) {
+pub(super) async fn migrate(context: &Context, migrate: &arguments::Migrate) -> Outcome {
+    if context.slot.is_given() && (migrate.all || migrate.from.is_some()) {
         return Err(Failure::usage(
             "a profile or store is named beside what is to be moved; leave out one of them",
         ));
     }
     if migrate.all {
-        return migrate_all(migrate).await;
+        return migrate_all(context, migrate).await;
     }
     let (from, profile) = match &migrate.from {
         Some(url) => (parse_url(url)?, None),
         None => {
-            let target = Target::of(slot)?;
+            let target = Target::of(context)?;
             (target.url, target.profile)
         }
     };
-    let mut moves = [Move::new(&from, parse_url(&migrate.to)?, profile)?];
+    let mut moves = [Move::new(context, &from, parse_url(&migrate.to)?, profile)?];
     run(&mut moves, migrate).await?;
     let [one] = moves;
     one.outcome?;
-    warn_of_plaintext(&one.to);
+    warn_of_plaintext(context, &one.to);
     DONE
 }
 
 /// Moves every profile, goes on past those that fail, and says which they were.
-async fn migrate_all(migrate: &arguments::Migrate) -> Outcome {
+async fn migrate_all(context: &Context, migrate: &arguments::Migrate) -> Outcome {
     // Not in an option: each needs a slot of its own.
     if !migrate.to.split('?').next().is_some_and(|slot| slot.contains(NAME)) {
         return Err(Failure::usage(format!("with --all, the path in --to needs a {NAME} in it")));
@@ -54,11 +54,11 @@ async fn migrate_all(migrate: &arguments::Migrate) -> Outcome {
     let mut profiles = Profile::all()?.into_iter();
     let mut failed = Vec::new();
     let mut fail = |name: String, failure: &Failure| {
-        terminal::say(&format!("{name}: {}", failure.message()));
+        context.terminal.say(&format!("{name}: {}", failure.message()));
         failed.push(name);
     };
     if !migrate.dry_run {
-        terminal::start_counting(profiles.len());
+        context.terminal.start_counting(profiles.len());
     }
     let (mut moved_before, mut moved_to) = (None, None);
     while profiles.len() > 0 {
@@ -70,12 +70,12 @@ async fn migrate_all(migrate: &arguments::Migrate) -> Outcome {
                     moved_before = Some(profile);
                     return Ok(None);
                 }
-                Move::new(&profile.store.clone(), to, Some(profile)).map(Some)
+                Move::new(context, &profile.store.clone(), to, Some(profile)).map(Some)
             };
             match plan() {
                 Ok(planned) => moves.extend(planned),
                 Err(failure) => {
-                    terminal::count(&name);
+                    context.terminal.count(&name);
                     fail(name, &failure);
                 }
             }
@@ -85,7 +85,7 @@ async fn migrate_all(migrate: &arguments::Migrate) -> Outcome {
             let Some(profile) = profile else { continue };
             match outcome {
                 Err(failure) => fail(profile.name, &failure),
-                Ok(()) if was_empty => terminal::say(&format!(
+                Ok(()) if was_empty => context.terminal.say(&format!(
                     "{}: there was nothing to move in {source}; the profile names {target} now",
                     profile.name
                 )),
@@ -97,10 +97,10 @@ async fn migrate_all(migrate: &arguments::Migrate) -> Outcome {
     if let Some(profile) = moved_before.filter(|_| !migrate.dry_run) {
         profile.sync()?; // and all of them with it
     }
-    terminal::stop_working();
+    context.terminal.stop_working();
     // Once: they are all of one kind.
     if let Some(to) = moved_to {
-        warn_of_plaintext(&to);
+        warn_of_plaintext(context, &to);
     }
     if failed.is_empty() {
         return DONE;
@@ -110,7 +110,8 @@ async fn migrate_all(migrate: &arguments::Migrate) -> Outcome {
 }
 
 /// The tokens of one slot on their way to another.
-struct Move {
+struct Move<'a> {
+    context: &'a Context,
     to: StoreUrl,
     source: Arc<dyn TokenStore>,
     target: Arc<dyn TokenStore>,
@@ -127,12 +128,18 @@ struct Move {
     outcome: Result<(), Failure>,
 }
 
-impl Move {
-    fn new(from: &StoreUrl, to: StoreUrl, profile: Option<Profile>) -> Result<Self, Failure> {
-        let (source, target) = (open(from)?, open(&to)?);
+impl<'a> Move<'a> {
+    fn new(
+        context: &'a Context,
+        from: &StoreUrl,
+        to: StoreUrl,
+        profile: Option<Profile>,
+    ) -> Result<Self, Failure> {
+        let (source, target) = (open(context, from)?, open(context, &to)?);
         let was_begun =
             profile.as_ref().is_none_or(|profile| profile.moving_to.as_ref() == Some(&to));
         Ok(Self {
+            context,
             to,
             source,
             target,
@@ -173,7 +180,7 @@ impl Move {
                 "a program cannot keep tokens in its environment; use another store".into();
             return Err(StoreError::ReadOnly { place: self.target.to_string(), reason }.into());
         }
-        check_key(&self.to).await?;
+        check_key(self.context, &self.to).await?;
         let there = self.target.load().await?;
         let record = match self.record().await {
             Err(failure) if is_one_of_all && failure.is(Code::NoTokens) => {
@@ -181,7 +188,7 @@ impl Move {
                     return Err(self.occupied());
                 }
                 let name = self.profile.as_ref().map_or("", |profile| &profile.name);
-                terminal::say(&format!(
+                self.context.terminal.say(&format!(
                     "{name}: would name {}, as there is nothing to move in {}",
                     self.target, self.source
                 ));
@@ -192,7 +199,7 @@ impl Move {
         if there.is_some_and(|there| there.record.tokens != record.tokens) {
             return Err(self.occupied());
         }
-        terminal::say(&format!("would move from {}\nto {}", self.source, self.target));
+        self.context.terminal.say(&format!("would move from {}\nto {}", self.source, self.target));
         Ok(())
     }
 
@@ -212,7 +219,7 @@ impl Move {
             Err(StoreError::Conflict { .. }) => return Err(self.occupied()),
             Err(error) => return Err(error.into()),
         }
-        terminal::say(
+        self.context.terminal.say(
             "both have the tokens now; once one of them refreshes, the other's are worth nothing",
         );
         Ok(())
@@ -244,10 +251,10 @@ impl Move {
             return Err(self.empty());
         }
         if let Some(warning) = migration.warning {
-            terminal::say(&format!("warning: {warning}"));
+            self.context.terminal.say(&format!("warning: {warning}"));
         }
         let done = if migration.moved { "moved to" } else { "an earlier run moved the tokens to" };
-        terminal::say(&format!("{done} {}", self.target));
+        self.context.terminal.say(&format!("{done} {}", self.target));
         self.follow();
         Ok(())
     }
@@ -272,7 +279,7 @@ impl Move {
     /// Shows that this one is through, if that is being shown.
     fn count(&self) {
         if let Some(profile) = &self.profile {
-            terminal::count(&profile.name);
+            self.context.terminal.count(&profile.name);
         }
     }
 
@@ -283,7 +290,7 @@ impl Move {
 
 /// Does what was asked for. It takes the same steps for one as for many, because each of them takes
 /// the disk little longer for many than for one.
-async fn run(moves: &mut [Move], migrate: &arguments::Migrate) -> Result<(), Failure> {
+async fn run(moves: &mut [Move<'_>], migrate: &arguments::Migrate) -> Result<(), Failure> {
     if migrate.dry_run || migrate.keep_source {
         for one in moves {
             one.outcome =
@@ -309,7 +316,7 @@ async fn run(moves: &mut [Move], migrate: &arguments::Migrate) -> Result<(), Fai
     rewrite(moves).await
 }
 
-async fn rewrite(moves: &mut [Move]) -> Result<(), Failure> {
+async fn rewrite(moves: &mut [Move<'_>]) -> Result<(), Failure> {
     let mut all: Vec<_> = moves
         .iter_mut()
         .filter_map(|one| {

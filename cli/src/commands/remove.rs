@@ -11,29 +11,30 @@ use tokenkeep::{StoreUrl, TokenStore};
 use zeroize::Zeroizing;
 
 use super::login::{copy_of, not_cleared};
-use crate::arguments::{Remove, Slot};
+use crate::arguments::Remove;
+use crate::context::Context;
 use crate::failure::{Code, DONE, Failure, Outcome};
 use crate::profile::Profile;
 use crate::target::open_without_asking;
-use crate::terminal;
+use crate::terminal::Terminal;
 
 /// First all that could be in the way is found, then the profile is removed, and last of all its file: as
 /// long as that is there, it says what is left for the next run.
-pub(super) async fn remove(slot: &Slot, remove: &Remove) -> Outcome {
-    if slot.is_given() {
+pub(super) async fn remove(context: &Context, remove: &Remove) -> Outcome {
+    if context.slot.is_given() {
         return Err(Failure::usage(
             "a profile or store is named beside the one to remove; leave it out",
         ));
     }
     let (directory, profile) = Profile::load_to_remove(&remove.name)?;
     refuse_shared(&profile, remove.keep_key)?;
-    let mut belongings = vec![Belongings::of(&profile.store, remove.keep_key)?];
-    refuse_if_on_server(&profile).await?;
+    let mut belongings = vec![Belongings::of(context, &profile.store, remove.keep_key)?];
+    refuse_if_on_server(context, &profile).await?;
     // What a migration left that was cut off, if it is this profile's.
     let source = belongings[0].store.clone();
     if let Some(to) = &profile.moving_to {
-        let copy = copy_of(&*source, open_without_asking(to)?).await?;
-        let mut target = Belongings::of(to, remove.keep_key)?;
+        let copy = copy_of(&*source, open_without_asking(context, to)?).await?;
+        let mut target = Belongings::of(context, to, remove.keep_key)?;
         if same_key(to, &profile.store).is_some() {
             target.key = Key::None;
         }
@@ -50,9 +51,9 @@ pub(super) async fn remove(slot: &Slot, remove: &Remove) -> Outcome {
         one.remove_files()?;
     }
     profile.remove(&directory)?;
-    terminal::say(&format!("removed the profile {}", profile.name));
+    context.terminal.say(&format!("removed the profile {}", profile.name));
     for one in &belongings {
-        one.say_what_became_of_it().await;
+        one.say_what_became_of_it(&context.terminal).await;
     }
     DONE
 }
@@ -76,7 +77,7 @@ enum Key {
 }
 
 impl Belongings {
-    fn of(url: &StoreUrl, keep_key: bool) -> Result<Self, Failure> {
+    fn of(context: &Context, url: &StoreUrl, keep_key: bool) -> Result<Self, Failure> {
         let kept = |place: String, reason| Key::Kept { place, reason };
         let key = match (url.identity_path(), named_key(url)) {
             (Some(path), _) if keep_key => kept(path.display().to_string(), "--keep-key says so"),
@@ -87,7 +88,7 @@ impl Belongings {
             (None, Some(name)) => kept(name, "other records may be sealed to it"),
             (None, None) => Key::None,
         };
-        Ok(Self { url: url.clone(), store: open_without_asking(url)?, key })
+        Ok(Self { url: url.clone(), store: open_without_asking(context, url)?, key })
     }
 
     /// Whether tokens are kept there that this profile may remove.
@@ -158,20 +159,18 @@ impl Belongings {
         Ok(())
     }
 
-    async fn say_what_became_of_it(&self) {
+    async fn say_what_became_of_it(&self, terminal: &Terminal) {
         if self.is_kept() {
-            terminal::say(&format!("there are no tokens any more in {}", self.store));
+            terminal.say(&format!("there are no tokens any more in {}", self.store));
         } else if self.url.env_prefix().is_some() && matches!(self.store.load().await, Ok(Some(_)))
         {
-            terminal::say(&format!(
-                "{} stay as they are; unset them where they are set",
-                self.store
-            ));
+            terminal
+                .say(&format!("{} stay as they are; unset them where they are set", self.store));
         }
         match &self.key {
             Key::None => {}
-            Key::Removed(path) => terminal::say(&format!("the key {} is deleted", path.display())),
-            Key::Kept { place, reason } => terminal::say(&format!(
+            Key::Removed(path) => terminal.say(&format!("the key {} is deleted", path.display())),
+            Key::Kept { place, reason } => terminal.say(&format!(
                 "the key {place} stays, because {reason}; delete it if nothing else needs it"
             )),
         }
@@ -216,14 +215,14 @@ fn refuse_shared(profile: &Profile, keep_key: bool) -> Result<(), Failure> {
 }
 
 /// Other machines, of which nothing is known here, may use what is on a server.
-async fn refuse_if_on_server(profile: &Profile) -> Result<(), Failure> {
+async fn refuse_if_on_server(context: &Context, profile: &Profile) -> Result<(), Failure> {
     let path = profile.path.display();
     for url in [Some(&profile.store), profile.moving_to.as_ref()].into_iter().flatten() {
         if !url.is_shared() {
             continue;
         }
         let alone = format!("to remove this name alone, delete {path}");
-        match open_without_asking(url)?.load().await {
+        match open_without_asking(context, url)?.load().await {
             Ok(None) => {}
             Ok(Some(_)) => {
                 return Err(Failure::new(

@@ -13,21 +13,22 @@ use tokenkeep::{AuthError, AuthTokens, StoreError, TokenManager};
 use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
-use crate::arguments::{Field, Get, Slot};
+use crate::arguments::{Field, Get};
+use crate::context::Context;
 use crate::describe::{describe, doubts, moment, span, warnings};
 use crate::failure::{Code, DONE, Failure, Outcome};
 use crate::profile::Profile;
 use crate::provider::Provider;
 use crate::refreshing::{access_token, with_refresh};
 use crate::target::Target;
-use crate::terminal;
 
-pub(super) async fn set(slot: &Slot) -> Outcome {
-    let target = Target::of(slot)?;
-    let manager = target.manager()?;
+pub(super) async fn set(context: &Context) -> Outcome {
+    let target = Target::of(context)?;
+    let manager = target.manager(context)?;
     let tokens = if io::stdin().is_terminal() {
         let prompt = "Access token, or a record in one line: ";
-        let typed = spawn_blocking(|| terminal::ask_hidden(prompt)).await;
+        let terminal = context.terminal.clone();
+        let typed = spawn_blocking(move || terminal.ask_hidden(prompt)).await;
         let typed = typed.map_err(io::Error::other)?.map_err(|error| match error.kind() {
             io::ErrorKind::Other => Failure::usage(error.to_string()),
             _ => error.into(),
@@ -47,10 +48,10 @@ pub(super) async fn set(slot: &Slot) -> Outcome {
     // If the very refresh token is there already, and is in doubt, it stays in doubt.
     let _ = manager.get_tokens().await;
     manager.set_tokens(tokens).await?;
-    terminal::say_to_person(&format!("stored in {}", manager.store()));
-    target.warn_of_plaintext();
+    context.terminal.say_to_person(&format!("stored in {}", manager.store()));
+    target.warn_of_plaintext(context);
     if is_expired {
-        terminal::say(&format!("note: this access token has expired; {next}"));
+        context.terminal.say(&format!("note: this access token has expired; {next}"));
     }
     DONE
 }
@@ -111,24 +112,24 @@ fn unbuffered_input() -> io::Result<File> {
     input.map(File::from)
 }
 
-pub(super) async fn get(slot: &Slot, get: &Get) -> Outcome {
+pub(super) async fn get(context: &Context, get: &Get) -> Outcome {
     if get.header && get.field != Field::Access {
         return Err(Failure::usage(
             "a header has the access token, and --field names something else; leave out one of them",
         ));
     }
-    let manager = Target::of(slot)?.manager()?;
+    let manager = Target::of(context)?.manager(context)?;
     // Before all is saved: if it cannot be, the access token is good all the same.
-    with_refresh(&manager, print(&manager, get)).await
+    with_refresh(context, &manager, print(context, &manager, get)).await
 }
 
 #[expect(clippy::disallowed_methods, reason = "printing them is what it is for")]
-async fn print(manager: &TokenManager, get: &Get) -> Outcome {
+async fn print(context: &Context, manager: &TokenManager, get: &Get) -> Outcome {
     match get.field {
         Field::Access => {
             let token = access_token(manager).await?;
             if !get.header {
-                terminal::print(token.expose_secret())?;
+                context.terminal.print(token.expose_secret())?;
                 return DONE;
             }
             if !token.expose_secret().bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -137,17 +138,17 @@ async fn print(manager: &TokenManager, get: &Get) -> Outcome {
                 return Err(Failure::new(Code::Unreadable, reason));
             }
             let header = Zeroizing::new(["Authorization: Bearer ", token.expose_secret()].concat());
-            terminal::print(&header)?;
+            context.terminal.print(&header)?;
         }
         Field::Refresh => {
             let tokens = manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?;
             let token = tokens.refresh_token.ok_or_else(Failure::no_refresh_token)?;
-            terminal::print(token.expose_secret())?;
+            context.terminal.print(token.expose_secret())?;
         }
         Field::Json => {
             let tokens = manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?;
             let record: SecretString = in_seconds(tokens).to_record("standard output")?;
-            terminal::print(record.expose_secret())?;
+            context.terminal.print(record.expose_secret())?;
         }
     }
     DONE
@@ -162,9 +163,9 @@ fn in_seconds(mut tokens: AuthTokens) -> AuthTokens {
     tokens
 }
 
-pub(super) async fn status(slot: &Slot, json: bool) -> Outcome {
-    let target = Target::of(slot)?;
-    let store = target.open()?;
+pub(super) async fn status(context: &Context, json: bool) -> Outcome {
+    let target = Target::of(context)?;
+    let store = target.open(context)?;
     let (loaded, exposed) = match store.load().await {
         Err(error @ StoreError::Exposed { .. }) => (store.load_exposed().await, Some(error)),
         loaded => (loaded, None),
@@ -191,7 +192,7 @@ pub(super) async fn status(slot: &Slot, json: bool) -> Outcome {
         value["profile"] = json!(target.profile.as_ref().map(|profile| &profile.name));
         value["store"] = json!(target.url.to_string());
         value["warnings"] = json!(warnings);
-        terminal::print(&value.to_string())?;
+        context.terminal.print(&value.to_string())?;
     }
     let tokens = tokens?;
     if !json {
@@ -200,7 +201,7 @@ pub(super) async fn status(slot: &Slot, json: bool) -> Outcome {
         for warning in &warnings {
             text += &format!("warning  {warning}\n");
         }
-        terminal::print(&text)?;
+        context.terminal.print(&text)?;
     }
     if exposed.is_some() {
         return Ok(Code::Inaccessible.into());
@@ -284,8 +285,8 @@ fn sentence(tokens: Option<&AuthTokens>, prospect: Option<Prospect>) -> String {
     text
 }
 
-pub(super) fn list(slot: &Slot, json: bool) -> Outcome {
-    if slot.is_given() {
+pub(super) fn list(context: &Context, json: bool) -> Outcome {
+    if context.slot.is_given() {
         return Err(Failure::usage("this lists all profiles; `tokenkeep status` is about one"));
     }
     let profiles = Profile::all()?;
@@ -296,11 +297,11 @@ pub(super) fn list(slot: &Slot, json: bool) -> Outcome {
             }
             Err(failure) => json!({ "profile": name, "store": null, "error": failure.message() }),
         });
-        terminal::print(&json!(rows.collect::<Vec<_>>()).to_string())?;
+        context.terminal.print(&json!(rows.collect::<Vec<_>>()).to_string())?;
         return DONE;
     }
     if profiles.is_empty() {
-        terminal::say("there are no profiles; `tokenkeep init` makes one");
+        context.terminal.say("there are no profiles; `tokenkeep init` makes one");
     }
     // A table for people, and tabs for everything else.
     let is_table = io::stdout().is_terminal();
@@ -312,7 +313,7 @@ pub(super) fn list(slot: &Slot, json: bool) -> Outcome {
             Ok(profile) => profile.store.to_text(),
             Err(failure) => failure.message().to_owned(),
         };
-        terminal::print(&format!("{name:width$}{gap}{store}"))?;
+        context.terminal.print(&format!("{name:width$}{gap}{store}"))?;
     }
     DONE
 }
@@ -323,10 +324,10 @@ fn for_shell(text: String) -> String {
     if text.bytes().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
-pub(super) async fn refresh(slot: &Slot) -> Outcome {
-    let target = Target::of(slot)?;
-    let manager = target.manager()?;
-    let refreshed = with_refresh(&manager, async {
+pub(super) async fn refresh(context: &Context) -> Outcome {
+    let target = Target::of(context)?;
+    let manager = target.manager(context)?;
+    let refreshed = with_refresh(context, &manager, async {
         manager.refresh().await.map_err(|error| match error {
             AuthError::NoRefresher => Failure::usage(
                 "this profile has no [oauth2] to refresh with; add token_url and client_id to its \
@@ -336,6 +337,6 @@ pub(super) async fn refresh(slot: &Slot) -> Outcome {
         })
     })
     .await?;
-    terminal::say(&format!("refreshed: {}", sentence(Some(&refreshed), None)));
+    context.terminal.say(&format!("refreshed: {}", sentence(Some(&refreshed), None)));
     DONE
 }
