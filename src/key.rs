@@ -205,7 +205,7 @@ impl AgeKey {
     ///
     /// [`StoreError::Io`] if the file exists, and what else keeps it from being written.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
     /// What was begun goes on: the file may be there all the same, and whole.
     pub async fn create_identity_file(path: impl AsRef<Path>) -> Result<Self, StoreError> {
@@ -225,7 +225,7 @@ impl AgeKey {
     ///
     /// The key that is returned keeps the passphrase in memory, wiped on drop.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
     /// What was begun goes on: the file may be there all the same, and whole.
     pub async fn create_protected_identity_file(

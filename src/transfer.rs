@@ -29,8 +29,7 @@ const ATTEMPTS: usize = 5;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Migration {
-    /// Whether tokens were moved. Otherwise the source was empty, and an earlier run had moved
-    /// them.
+    /// Whether tokens were moved. If not, the source was empty, because an earlier run moved them.
     pub moved: bool,
     /// Why the tokens should be replaced by a new sign-in: others could read them where they were, or a refresh of
     /// them was cut off.
@@ -133,14 +132,14 @@ pub enum TransferError {
 /// # Security
 ///
 /// Neither store is asked how it protects its tokens: a target in plaintext is up to the caller. At the
-/// provider nothing changes, so whoever has a copy of the tokens can use it still.
+/// provider nothing changes, so a copy of the tokens can still be used.
 ///
 /// # Errors
 ///
 /// Any [`TransferError`] but [`NotABackup`](TransferError::NotABackup) and
 /// [`Newer`](TransferError::Newer).
 ///
-/// # Cancellation
+/// # Cancel safety
 ///
 /// Dropping the future is like killing it.
 pub async fn migrate(
@@ -255,9 +254,9 @@ fn doubt(record: &Record) -> Option<String> {
 /// # Security
 ///
 /// A target in plaintext is up to the caller. At the
-/// provider nothing changes, so whoever has a copy of the tokens can use it still.
+/// provider nothing changes, so a copy of the tokens can still be used.
 ///
-/// # Cancellation
+/// # Cancel safety
 ///
 /// The copy may be there all the same; made again, it is replaced.
 pub async fn backup(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<Backup, TransferError> {
@@ -287,9 +286,9 @@ pub async fn backup(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<Backup
 /// # Security
 ///
 /// A target in plaintext is up to the caller. At the
-/// provider nothing changes, so whoever has a copy of the tokens can use it still.
+/// provider nothing changes, so a copy of the tokens can still be used.
 ///
-/// # Cancellation
+/// # Cancel safety
 ///
 /// The tokens may be there all the same, each way whole; run again, it completes.
 pub async fn restore(
@@ -369,7 +368,7 @@ pub async fn restore(
 /// What was sealed to the old keys before, such as a backup, stays open to them. If they are known to others,
 /// sign in again too.
 ///
-/// # Cancellation
+/// # Cancel safety
 ///
 /// Dropping the future is like killing it.
 pub async fn rekey<E: From<TransferError>>(
@@ -505,7 +504,7 @@ async fn lease_both(
 /// [`TransferError::Busy`] if somebody is refreshing them for longer than a minute and a half, and what
 /// keeps the store from giving a lease.
 ///
-/// # Cancellation
+/// # Cancel safety
 ///
 /// A dropped wait takes no lease.
 pub async fn wait_for_lease(store: &dyn TokenStore) -> Result<Box<dyn Lease>, TransferError> {

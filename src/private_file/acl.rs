@@ -36,7 +36,7 @@ pub(super) mod right {
 const RULERS: [&str; 3] =
     ["S-1-5-18", "S-1-5-32-544", "S-1-5-80-956008885-3418522649-1831038044-1853292631-2271478464"];
 
-/// What stands in a list for whoever the owner is.
+/// The entry that stands for the owner of the file.
 const STAND_FOR_THE_OWNER: [&str; 2] = ["S-1-3-0", "S-1-3-4"];
 
 const EVERYONE: &str = "S-1-1-0";
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_else_is_granted_something_is_named_with_what_it_is() {
+    fn others_who_are_granted_something_are_named_with_what_it_is() {
         let access = access("D:(A;;FA;;;SY)(A;ID;0x1200a9;;;WD)(A;;0x1301bf;;;AU)(A;;FR;;;WD)");
         assert_eq!(access.others_who_may(right::READ_DATA), ["S-1-1-0", "S-1-5-11"]);
         assert_eq!(access.others_who_may(right::DELETE), ["S-1-5-11"]);

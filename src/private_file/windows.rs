@@ -17,7 +17,7 @@ const FILE_ATTRIBUTE_REPARSE_POINT: u32 = 0x400;
 const ERROR_ACCESS_DENIED: i32 = 5;
 const ERROR_SHARING_VIOLATION: i32 = 32;
 
-/// How long to wait for whoever has a file open. Virus scanners and indexers look at what was just
+/// How long to wait for a program that has a file open. Virus scanners and indexers look at what was just
 /// written, and are done in far less.
 const PATIENCE: Duration = Duration::from_secs(2);
 

@@ -273,7 +273,7 @@ async fn a_change_whose_answer_was_lost_is_found_to_be_done() {
 }
 
 #[tokio::test]
-async fn whoever_is_never_fast_enough_gives_up() {
+async fn a_writer_that_is_never_fast_enough_gives_up() {
     let table = Table::new();
     let slot = slot(&table);
     slot.save(&record("one"), Precondition::Anything).await.unwrap();
@@ -745,7 +745,7 @@ async fn a_refresh_writes_four_times() {
 }
 
 #[tokio::test]
-async fn whoever_finds_the_work_done_leaves_the_lease_to_others() {
+async fn a_caller_that_finds_the_work_done_leaves_the_lease_to_others() {
     let table = Table::new();
     let expired = tokens("old").with_expires_at(chrono::DateTime::UNIX_EPOCH);
     slot(&table).save(&expired.into(), Precondition::Anything).await.unwrap();
