@@ -28,8 +28,8 @@ struct Finding {
     name: String,
     state: String,
     how: String,
-    /// The one thing that mends it.
-    mend: Option<String>,
+    /// The one thing that fixes it.
+    fix: Option<String>,
 }
 
 pub(super) async fn doctor(context: &Context, json: bool) -> Outcome {
@@ -50,7 +50,7 @@ pub(super) async fn doctor(context: &Context, json: bool) -> Outcome {
     let system = vec![core_finding(context.limits), swap_finding()];
 
     // A machine without a keychain is not broken, and neither is one that swaps.
-    let is_ill = profiles.iter().any(|(finding, _)| finding.mend.is_some());
+    let is_ill = profiles.iter().any(|(finding, _)| finding.fix.is_some());
     if json {
         let rows = |findings: &[Finding]| findings.iter().map(Finding::to_json).collect::<Vec<_>>();
         let profiles = profiles.iter().map(|(finding, tokens)| {
@@ -83,7 +83,7 @@ fn keychain_finding(state: KeychainState) -> Finding {
         name: "keychain".into(),
         state: state.to_string(),
         how: how.into(),
-        mend: state.advice().map(str::to_owned),
+        fix: state.advice().map(str::to_owned),
     }
 }
 
@@ -99,14 +99,14 @@ async fn age_finding() -> Finding {
         let found = store.load().await?;
         Ok::<_, Failure>(found.is_some_and(|found| found.record.tokens == tokens))
     };
-    let (state, mend) = match tried.await {
+    let (state, fix) = match tried.await {
         Ok(true) => ("works".into(), None),
         Ok(false) => {
             ("broken".into(), Some("what was sealed came back changed; report this".into()))
         }
         Err(failure) => ("broken".into(), Some(failure.message().to_owned())),
     };
-    Finding { name: "age file".into(), state, how: "sealed and opened a test record".into(), mend }
+    Finding { name: "age file".into(), state, how: "sealed and opened a test record".into(), fix }
 }
 
 fn plaintext_finding() -> Finding {
@@ -114,7 +114,7 @@ fn plaintext_finding() -> Finding {
         name: "plaintext".into(),
         state: "works".into(),
         how: "needs nothing, protects nothing; only used when named".into(),
-        mend: None,
+        fix: None,
     }
 }
 
@@ -147,17 +147,17 @@ async fn slot_finding(
     keychain: KeychainState,
 ) -> (Finding, serde_json::Value) {
     let none = serde_json::Value::Null;
-    let broken = |state: String, how: String, mend: String| Finding {
+    let broken = |state: String, how: String, fix: String| Finding {
         name: name.clone(),
         state,
         how,
-        mend: Some(mend),
+        fix: Some(fix),
     };
     let (store, client) = match looked_at {
         Ok(looked_at) => looked_at,
         Err(failure) => {
-            let mend = "mend its file; or remove that, if it is of no use".to_owned();
-            return (broken("broken".into(), failure.message().to_owned(), mend), none);
+            let fix = "fix its file; or remove that, if it is of no use".to_owned();
+            return (broken("broken".into(), failure.message().to_owned(), fix), none);
         }
     };
     let how = store.to_string();
@@ -184,11 +184,11 @@ async fn slot_finding(
         Ok(looked) => looked,
         Err(StoreError::Locked { .. }) => {
             let state = "locked by a passphrase, which was not asked for".into();
-            return (Finding { name, state, how, mend: None }, none);
+            return (Finding { name, state, how, fix: None }, none);
         }
         Err(error) => {
-            let mend = Failure::from(error).message().to_owned();
-            return (broken("broken".into(), how, mend), none);
+            let fix = Failure::from(error).message().to_owned();
+            return (broken("broken".into(), how, fix), none);
         }
     };
     let now = Utc::now();
@@ -196,14 +196,14 @@ async fn slot_finding(
     if let Some(written) = store.path().and_then(|path| written(&path, now)) {
         state += &format!(", written {written} ago");
     }
-    let mut mend = remedy(tokens.as_ref(), client.is_some(), now).map(str::to_owned);
+    let mut fix = remedy(tokens.as_ref(), client.is_some(), now).map(str::to_owned);
     if !doubts.is_empty() {
-        mend = Some(doubts.join("; "));
+        fix = Some(doubts.join("; "));
     } else if store.is_plaintext() {
-        mend = mend.or_else(|| warnings(&store));
+        fix = fix.or_else(|| warnings(&store));
     }
     let tokens = describe(tokens.as_ref(), now);
-    (Finding { name, state, how, mend }, tokens)
+    (Finding { name, state, how, fix }, tokens)
 }
 
 /// What makes tokens good again that are not.
@@ -242,7 +242,7 @@ fn written(path: &Path, now: DateTime<Utc>) -> Option<String> {
 
 #[cfg(unix)]
 fn core_finding(limits: Limits) -> Finding {
-    let (state, mend) = if limits.dumps_core() {
+    let (state, fix) = if limits.dumps_core() {
         ("on", Some("`ulimit -c 0`, for programs that hold tokens in memory"))
     } else {
         ("off", None)
@@ -251,7 +251,7 @@ fn core_finding(limits: Limits) -> Finding {
         name: "core dumps".into(),
         state: state.into(),
         how: "asked for the limit that programs start with here; this one has none".into(),
-        mend: mend.map(str::to_owned),
+        fix: fix.map(str::to_owned),
     }
 }
 
@@ -262,13 +262,13 @@ fn core_finding(_limits: Limits) -> Finding {
         name: "crash dumps".into(),
         state: "not known".into(),
         how: "only Windows Error Reporting's settings tell, and they are not read here".into(),
-        mend: None,
+        fix: None,
     }
 }
 
 #[cfg(target_os = "linux")]
 fn swap_finding() -> Finding {
-    let (state, mend) = match std::fs::read_to_string("/proc/swaps") {
+    let (state, fix) = match std::fs::read_to_string("/proc/swaps") {
         Err(_) => ("not known", None),
         Ok(text) if text.lines().count() > 1 => {
             ("on", Some("encrypt it: what is in memory may be written there"))
@@ -279,19 +279,19 @@ fn swap_finding() -> Finding {
         name: "swap".into(),
         state: state.into(),
         how: "read /proc/swaps".into(),
-        mend: mend.map(str::to_owned),
+        fix: fix.map(str::to_owned),
     }
 }
 
 #[cfg(not(target_os = "linux"))]
 fn swap_finding() -> Finding {
     let (state, how) = ("not known".into(), "this system does not say".into());
-    Finding { name: "swap".into(), state, how, mend: None }
+    Finding { name: "swap".into(), state, how, fix: None }
 }
 
 impl Finding {
     fn to_json(&self) -> serde_json::Value {
-        json!({ "name": self.name, "state": self.state, "how": self.how, "mend": self.mend })
+        json!({ "name": self.name, "state": self.state, "how": self.how, "fix": self.fix })
     }
 }
 
@@ -303,21 +303,21 @@ fn print(terminal: &Terminal, title: &str, findings: &[Finding]) -> io::Result<(
     if !io::stdout().is_terminal() {
         // A line for each, its columns parted by tabs; tables are for people.
         let line = |finding: &Finding| {
-            let mend = finding.mend.as_deref().unwrap_or_default();
-            format!("{title}\t{}\t{}\t{}\t{mend}\n", finding.name, finding.state, finding.how)
+            let fix = finding.fix.as_deref().unwrap_or_default();
+            format!("{title}\t{}\t{}\t{}\t{fix}\n", finding.name, finding.state, finding.how)
         };
         return terminal.print(&findings.iter().map(line).collect::<String>());
     }
     let name = findings.iter().map(|finding| finding.name.len()).max().unwrap_or_default();
     let mut text = format!("{}\n", style(title).bold());
     for finding in findings {
-        let state = match finding.mend {
+        let state = match finding.fix {
             None => style(&finding.state).green(),
             Some(_) => style(&finding.state).yellow(),
         };
         text += &format!("  {:name$}  {state}  ({})\n", finding.name, finding.how);
-        if let Some(mend) = &finding.mend {
-            text += &format!("  {:name$}  -> {mend}\n", "");
+        if let Some(fix) = &finding.fix {
+            text += &format!("  {:name$}  -> {fix}\n", "");
         }
     }
     terminal.print(&text)

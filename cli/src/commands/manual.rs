@@ -94,7 +94,7 @@ const JSON: &[(&str, &str)] = &[
     ("list", "An array of profile, store, error."),
     (
         "doctor",
-        "backends, profiles and system, arrays of name, state, how, mend; of a profile also tokens.",
+        "backends, profiles and system, arrays of name, state, how, fix; of a profile also tokens.",
     ),
 ];
 

@@ -350,7 +350,7 @@ fn doctor_finds_a_refresh_that_was_cut_off_and_asks_for_no_passphrase() {
     assert_eq!(doctor.code, 1, "{doctor:?}");
     assert!(doctor.out.contains("a refresh was cut off"), "{doctor:?}");
     let report: serde_json::Value = serde_json::from_str(&home.run("doctor --json").out).unwrap();
-    assert!(report["profiles"][0]["mend"].as_str().unwrap().contains("sign in again"));
+    assert!(report["profiles"][0]["fix"].as_str().unwrap().contains("sign in again"));
     assert_eq!(report["profiles"][0]["tokens"]["state"], "fresh");
     fs::remove_file(&intent).unwrap();
 
