@@ -149,6 +149,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let manager = TokenManager::builder().store(RowStore::new(&table, "alice")).build();
     manager.set_tokens(AuthTokens::new("access").with_refresh_token("refresh")).await?;
-    println!("{manager:?} hands out {:?}", manager.get_access_token().await?);
+    println!("{manager:?} returns {:?}", manager.get_access_token().await?);
     Ok(())
 }
