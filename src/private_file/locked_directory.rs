@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, Write};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use super::lock::{FileLock, LOCK_WAIT, lock};
 use super::platform::{self, Dir};
@@ -38,8 +38,7 @@ const LOCK: &str = ".lock";
 /// makes is this user's alone.
 pub struct LockedDirectory {
     dir: Dir,
-    /// As it was given, for messages.
-    path: Box<Path>,
+    path: PathBuf,
     _lock: FileLock,
 }
 
@@ -52,7 +51,8 @@ impl LockedDirectory {
     /// can write to the directory or to the one above it, or if it would be made in a directory of another user,
     /// and what the system says.
     pub fn lock(path: impl AsRef<Path>) -> Result<Self, StoreError> {
-        let path: Box<Path> = path.as_ref().into();
+        let path = path.as_ref();
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let dir = Dir::create(&path)?;
         if let Some(above) = path.parent() {
             platform::check_directory(above)?;
