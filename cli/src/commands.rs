@@ -1,15 +1,21 @@
 //! One file for each command, or for a few that belong together.
 
 mod backup;
+mod clear;
 mod doctor;
 mod exec;
+mod get;
 mod init;
-mod keys;
+mod keygen;
+mod list;
 mod login;
 mod manual;
 mod migrate;
-mod remove;
-mod tokens;
+mod profile_remove;
+mod refresh;
+mod rekey;
+mod set;
+mod status;
 
 use clap::CommandFactory;
 
@@ -21,18 +27,20 @@ pub(crate) async fn run(context: &Context, command: Command) -> Outcome {
     match command {
         Command::Init => init::init(context).await,
         Command::Login(login) => login::login(context, &login).await,
-        Command::Set => tokens::set(context).await,
-        Command::Get(get) => tokens::get(context, &get).await,
-        Command::Status(json) => tokens::status(context, json.json).await,
-        Command::List(json) => tokens::list(context, json.json),
-        Command::Profile(ProfileCommand::Remove(remove)) => remove::remove(context, &remove).await,
-        Command::Refresh => tokens::refresh(context).await,
-        Command::Clear(clear) => login::clear(context, &clear).await,
+        Command::Set => set::set(context).await,
+        Command::Get(get) => get::get(context, &get).await,
+        Command::Status(json) => status::status(context, json.json).await,
+        Command::List(json) => list::list(context, json.json),
+        Command::Profile(ProfileCommand::Remove(remove)) => {
+            profile_remove::remove(context, &remove).await
+        }
+        Command::Refresh => refresh::refresh(context).await,
+        Command::Clear(clear) => clear::clear(context, &clear).await,
         Command::Migrate(migrate) => migrate::migrate(context, &migrate).await,
         Command::Backup(backup) => backup::backup(context, &backup).await,
         Command::Restore(restore) => backup::restore(context, &restore).await,
-        Command::Keygen(keygen) => keys::keygen(context, &keygen).await,
-        Command::Rekey(rekey) => keys::rekey(context, &rekey).await,
+        Command::Keygen(keygen) => keygen::keygen(context, &keygen).await,
+        Command::Rekey(rekey) => rekey::rekey(context, &rekey).await,
         Command::Doctor(json) => doctor::doctor(context, json.json).await,
         Command::Exec(exec) => exec::exec(context, exec).await,
         Command::Completions { shell } => {

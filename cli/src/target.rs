@@ -48,6 +48,21 @@ impl Target {
         provider.map(Provider::client_name).unwrap_or_default()
     }
 
+    /// The provider that the profile names.
+    pub(crate) fn provider(&self) -> Result<&Provider, Failure> {
+        let profile = self.profile.as_ref().ok_or_else(|| {
+            Failure::usage(
+                "a --store has no provider; name a --profile that has [oauth2] in its file",
+            )
+        })?;
+        profile.provider.as_ref().ok_or_else(|| {
+            let (name, path) = (&profile.name, profile.path.display());
+            Failure::usage(format!(
+                "the profile {name} names no provider; add [oauth2] with token_url and client_id to {path}"
+            ))
+        })
+    }
+
     pub(crate) fn manager(&self, context: &Context) -> Result<TokenManager, Failure> {
         let builder = TokenManager::builder().store(self.open(context)?);
         let provider = self.profile.as_ref().and_then(|profile| profile.provider.clone());

@@ -17,6 +17,9 @@ use crate::interrupt::Interrupts;
 /// For those who have no terminal to type a passphrase on.
 pub(crate) const PASSPHRASE_VARIABLE: &str = "TOKENKEEP_PASSPHRASE";
 
+/// What is waited for while the provider answers.
+pub(crate) const FOR_PROVIDER: &str = "waiting for the provider";
+
 /// The most bytes that are typed or pasted at a prompt.
 const LONGEST: usize = 64 * 1024;
 

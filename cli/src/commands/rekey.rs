@@ -1,43 +1,17 @@
-//! keygen and rekey: keys, and which of them open a record.
+//! rekey: other keys that open a record.
 
 use std::path::Path;
 
-use tokenkeep::secrecy::ExposeSecret;
 use tokenkeep::store::Lease;
 use tokenkeep::transfer::{self, wait_for_lease};
 use tokenkeep::{AgeKey, StoreUrl};
 
-use crate::arguments::{Keygen, Rekey};
+use crate::arguments::Rekey;
 use crate::context::Context;
 use crate::failure::{Code, DONE, Failure, Outcome};
 use crate::profile::Profile;
 use crate::selection::check_path;
 use crate::target::{Target, for_recipients, open};
-
-pub(super) async fn keygen(context: &Context, keygen: &Keygen) -> Outcome {
-    keygen.output.as_deref().map_or(Ok(()), check_path)?;
-    let key = match &keygen.output {
-        Some(path) if keygen.passphrase => {
-            AgeKey::create_protected_identity_file(path, context.terminal.ask_new_passphrase()?)
-                .await?
-        }
-        Some(path) => AgeKey::create_identity_file(path).await?,
-        None => {
-            let identity = AgeKey::generate_identity();
-            #[expect(clippy::disallowed_methods, reason = "printing it is what was asked for")]
-            context.terminal.print(identity.expose_secret())?;
-            let key = AgeKey::custom("the new key", move || Ok(identity.clone()));
-            for recipient in key.recipients().await? {
-                context.terminal.say(&format!("Public key: {recipient}"));
-            }
-            return DONE;
-        }
-    };
-    for recipient in key.recipients().await? {
-        context.terminal.print(&recipient)?;
-    }
-    DONE
-}
 
 /// Seals the record to another set of keys.
 pub(super) async fn rekey(context: &Context, rekey: &Rekey) -> Outcome {

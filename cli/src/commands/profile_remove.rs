@@ -10,7 +10,7 @@ use tokenkeep::store::Precondition;
 use tokenkeep::{StoreUrl, TokenStore};
 use zeroize::Zeroizing;
 
-use super::login::{copy_of, not_cleared};
+use super::clear::{copy_of, not_cleared};
 use crate::arguments::Remove;
 use crate::context::Context;
 use crate::failure::{Code, DONE, Failure, Outcome};

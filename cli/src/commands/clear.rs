@@ -1,0 +1,133 @@
+//! clear: where a session ends.
+
+use std::sync::Arc;
+
+use tokenkeep::chrono::SecondsFormat;
+use tokenkeep::store::{Precondition, Stored};
+use tokenkeep::{StoreError, StoreUrl, TokenStore};
+
+use crate::arguments::Clear;
+use crate::context::Context;
+use crate::failure::{Code, DONE, Failure, Outcome};
+use crate::target::{Target, open};
+use crate::terminal::FOR_PROVIDER;
+
+pub(super) async fn clear(context: &Context, clear: &Clear) -> Outcome {
+    let target = Target::of(context)?;
+    let manager = target.manager(context)?;
+    let (mut copy, mut remedy) = (None, None);
+    if let Some(to) = moving_to(&target) {
+        match copy_of(&*target.open(context)?, open(context, to)?).await {
+            Ok(found) => copy = found,
+            Err(failure) => remedy = Some(failure),
+        }
+    }
+    let mut may_live = Vec::new();
+    let mut revoked = None;
+    if clear.revoke {
+        match target.provider()?.client() {
+            Ok(client) => revoked = Some(client),
+            // A logout does not wait until that is set up.
+            Err(failure) => may_live.push(failure),
+        }
+    }
+    let is_copy_alone = copy.is_some() && !matches!(manager.get_tokens().await, Ok(Some(_)));
+    let cleared = match &revoked {
+        None => manager.clear().await,
+        Some(client) => {
+            let _waiting = context.terminal.waiting_for(FOR_PROVIDER);
+            let logout = manager.revoke_and_clear(|tokens| {
+                let client = client.clone();
+                async move { client.revoke(&tokens).await }
+            });
+            logout.await.map(|logout| {
+                may_live.extend(logout.not_revoked.into_iter().map(Failure::from));
+                may_live.extend(logout.unknown.map(Failure::from));
+                if let Some(at) = logout.cut_off {
+                    let at = at.to_rfc3339_opts(SecondsFormat::Secs, true);
+                    let reason = format!(
+                        "a refresh that began at {at} was cut off, and what it may have brought stays alive"
+                    );
+                    may_live.push(Failure::new(Code::Other, reason));
+                }
+                if logout.refresh_under_way {
+                    let reason = "another process is refreshing them, and what it gets stays alive";
+                    may_live.push(Failure::new(Code::Other, reason));
+                }
+            })
+        }
+    };
+    if let Some((store, copy)) = copy {
+        if let Some(client) = revoked.filter(|_| is_copy_alone)
+            && let Err(error) = client.revoke(&copy.record.tokens).await
+        {
+            may_live.push(error.into());
+        }
+        store.clear(Precondition::Unchanged(copy.revision)).await?;
+    }
+    if let Err(error) = cleared {
+        may_live.iter().for_each(|failure| failure.say(&context.terminal));
+        return Err(not_cleared(&**manager.store(), &target.url, error.into()).await);
+    }
+    if let Some(failure) = remedy {
+        return Err(failure);
+    }
+    if let Some(profile) = &mut target.profile.filter(|profile| profile.moving_to.is_some()) {
+        profile.forget_move().await?;
+    }
+    match may_live.pop() {
+        None => {
+            let revoked = if clear.revoke { "revoked and " } else { "" };
+            context.terminal.say_to_person(&format!(
+                "signed out; the tokens are {revoked}removed from {}",
+                manager.store()
+            ));
+            DONE
+        }
+        Some(failure) => {
+            may_live.iter().for_each(|failure| failure.say(&context.terminal));
+            Err(failure
+                .within("the tokens are removed here, and may be accepted until they expire"))
+        }
+    }
+}
+
+/// Why a slot was not emptied, and how far that got.
+pub(super) async fn not_cleared(
+    store: &dyn TokenStore,
+    url: &StoreUrl,
+    failure: Failure,
+) -> Failure {
+    match store.load().await {
+        Ok(None) if url.uses_keychain() => failure
+            .within("the tokens are removed and their key is not, so run this again after that"),
+        _ => failure,
+    }
+}
+
+/// Where a migration was moving the tokens that did not get to its end.
+fn moving_to(target: &Target) -> Option<&StoreUrl> {
+    target.profile.as_ref()?.moving_to.as_ref()
+}
+
+/// What a migration that was cut off left at its target: it is this session's, if it is the same or if
+/// nothing is left at the source.
+pub(super) async fn copy_of(
+    source: &dyn TokenStore,
+    target: Arc<dyn TokenStore>,
+) -> Result<Option<(Arc<dyn TokenStore>, Stored)>, Failure> {
+    let looked = async {
+        let Some(copy) = target.load_exposed().await? else { return Ok(None) };
+        let here = source.load_exposed().await?;
+        Ok::<_, StoreError>(
+            here.is_none_or(|here| here.record.tokens == copy.record.tokens).then_some(copy),
+        )
+    };
+    let copy = looked.await.map_err(|error| {
+        Failure::from(error).within(&format!(
+            "a migration that was cut off may have left a copy of the tokens in {target}, so clear that \
+             too"
+        ))
+    })?;
+    Ok(copy.map(|copy| (target, copy)))
+}

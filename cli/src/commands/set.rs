@@ -1,0 +1,106 @@
+//! set: tokens from standard input, or typed.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+
+use tokenkeep::chrono::{DateTime, TimeDelta, Utc};
+use tokenkeep::secrecy::ExposeSecret;
+use tokenkeep::store::MAX_RECORD;
+use tokenkeep::tokens::Freshness;
+use tokenkeep::{AuthTokens, StoreError};
+use tokio::task::spawn_blocking;
+use zeroize::Zeroizing;
+
+use crate::context::Context;
+use crate::failure::{DONE, Failure, Outcome};
+use crate::target::Target;
+
+pub(super) async fn set(context: &Context) -> Outcome {
+    let target = Target::of(context)?;
+    let manager = target.manager(context)?;
+    let tokens = if io::stdin().is_terminal() {
+        let prompt = "Access token, or a record in one line: ";
+        let terminal = context.terminal.clone();
+        let typed = spawn_blocking(move || terminal.ask_hidden(prompt)).await;
+        let typed = typed.map_err(io::Error::other)?.map_err(|error| match error.kind() {
+            io::ErrorKind::Other => Failure::usage(error.to_string()),
+            _ => error.into(),
+        })?;
+        #[expect(clippy::disallowed_methods, reason = "this is where it comes in")]
+        read(typed.expose_secret().as_bytes(), "what was typed")?
+    } else {
+        read_input()?
+    };
+    let now = Utc::now();
+    let tokens = dated(tokens, now);
+    let is_expired = tokens.freshness(now) == Freshness::Expired;
+    let next = match tokens.refresh_token {
+        Some(_) => "`tokenkeep refresh` gets a new one",
+        None => "sign in again",
+    };
+    // If the very refresh token is there already, and is in doubt, it stays in doubt.
+    let _ = manager.get_tokens().await;
+    manager.set_tokens(tokens).await?;
+    context.terminal.say_to_person(&format!("stored in {}", manager.store()));
+    target.warn_of_plaintext(context);
+    if is_expired {
+        context.terminal.say(&format!("note: this access token has expired; {next}"));
+    }
+    DONE
+}
+
+/// Fixes when the access token expires, as far as it or what came with it says so. How old it is, nobody
+/// says: so its own date counts, and not for how long it was good once.
+fn dated(mut tokens: AuthTokens, now: DateTime<Utc>) -> AuthTokens {
+    if tokens.expires_at.is_none() && tokens.obtained_at.is_none() {
+        // The answer of a provider, as it came: RFC 6749, 5.1.
+        #[expect(clippy::disallowed_methods, reason = "a number of seconds is no secret")]
+        let seconds = tokens.extra("expires_in").map(|text| text.expose_secret().parse::<f64>());
+        let seconds = seconds.and_then(Result::ok).filter(|seconds| (0.0..1e10).contains(seconds));
+        let given = seconds.and_then(|seconds| TimeDelta::try_seconds(seconds as i64));
+        tokens.expires_at = match given {
+            Some(lifetime) => now.checked_add_signed(lifetime),
+            None => tokens.expiry(),
+        };
+    }
+    tokens
+}
+
+/// Reads a record, or a bare access token. What is given is wrong, and not what is kept.
+fn read(text: &[u8], place: &str) -> Result<AuthTokens, Failure> {
+    AuthTokens::from_text(text, place).map_err(|error| match error {
+        // There is nothing to restore or to clear, as there is in a store.
+        StoreError::Corrupt { reason, .. } => {
+            Failure::usage(format!("{place} holds no tokens: {reason}"))
+        }
+        error => Failure::usage(Failure::from(error).message()),
+    })
+}
+
+fn read_input() -> Result<AuthTokens, Failure> {
+    // One byte more than fits, to see that it is too long; and no growing, which leaves copies.
+    let mut input = Zeroizing::new(vec![0; MAX_RECORD + 1]);
+    let mut filled = 0;
+    let mut stdin = unbuffered_input()?;
+    while filled < input.len() {
+        match stdin.read(&mut input[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                return Err(Failure::usage(format!("cannot read standard input: {error}")));
+            }
+        }
+    }
+    read(&input[..filled], "standard input")
+}
+
+/// Standard input, past the standard library's buffer, which is never wiped.
+fn unbuffered_input() -> io::Result<File> {
+    let stdin = io::stdin();
+    #[cfg(unix)]
+    let input = std::os::fd::AsFd::as_fd(&stdin).try_clone_to_owned();
+    #[cfg(windows)]
+    let input = std::os::windows::io::AsHandle::as_handle(&stdin).try_clone_to_owned();
+    input.map(File::from)
+}

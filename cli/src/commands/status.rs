@@ -1,0 +1,137 @@
+//! status: where the tokens are, and what `get` would do with them.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+use tokenkeep::chrono::{DateTime, Utc};
+use tokenkeep::store::Record;
+use tokenkeep::tokens::Freshness;
+use tokenkeep::{AuthTokens, StoreError};
+
+use crate::context::Context;
+use crate::describe::{describe, doubts, moment, span, warnings};
+use crate::failure::{Code, Failure, Outcome};
+use crate::provider::Provider;
+use crate::target::Target;
+
+pub(super) async fn status(context: &Context, json: bool) -> Outcome {
+    let target = Target::of(context)?;
+    let store = target.open(context)?;
+    let (loaded, exposed) = match store.load().await {
+        Err(error @ StoreError::Exposed { .. }) => (store.load_exposed().await, Some(error)),
+        loaded => (loaded, None),
+    };
+    let now = Utc::now();
+    let record = loaded.map(|stored| stored.map(|stored| stored.record)).map_err(Failure::from);
+    let found = record.as_ref().ok().and_then(Option::as_ref);
+    let exposed = exposed.map(|error| Failure::from(error).message().to_owned());
+    let mut warnings: Vec<String> = exposed.iter().cloned().chain(warnings(&target.url)).collect();
+    warnings.extend(doubts(&*store, found, &target.client()).await);
+    let refresher = target.profile.as_ref().and_then(|profile| profile.provider.as_ref());
+    // Nothing can be replaced in the environment.
+    let refresher = refresher.filter(|_| target.url.env_prefix().is_none());
+    let client = refresher.map(Provider::client_name);
+    let prospect = found.map(|record| Prospect::of(record, client.as_deref(), now));
+    let tokens = record.map(|record| record.map(|record| record.tokens));
+    let found = tokens.as_ref().ok().and_then(Option::as_ref);
+    if json {
+        let mut value = describe(found, now);
+        if tokens.is_err() {
+            value["state"] = json!("unknown");
+        }
+        value["error"] = json!(tokens.as_ref().err().map(Failure::message).or(exposed.as_deref()));
+        value["profile"] = json!(target.profile.as_ref().map(|profile| &profile.name));
+        value["store"] = json!(target.url.to_string());
+        value["warnings"] = json!(warnings);
+        context.terminal.print(&value.to_string())?;
+    }
+    let tokens = tokens?;
+    if !json {
+        let mut text = format!("store    {store}\n");
+        text += &format!("tokens   {}\n", sentence(tokens.as_ref(), prospect));
+        for warning in &warnings {
+            text += &format!("warning  {warning}\n");
+        }
+        context.terminal.print(&text)?;
+    }
+    if exposed.is_some() {
+        return Ok(Code::Inaccessible.into());
+    }
+    Ok(match prospect {
+        None => Code::NoTokens.into(),
+        Some(Prospect::HandsOut | Prospect::RefreshesFirst) => ExitCode::SUCCESS,
+        Some(Prospect::Refuses) => Code::Expired.into(),
+    })
+}
+
+/// What `get` does with tokens, as far as that can be told without a refresh.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Prospect {
+    HandsOut,
+    RefreshesFirst,
+    Refuses,
+}
+
+impl Prospect {
+    /// As the manager decides it; `client` is who refreshes, if somebody does.
+    fn of(record: &Record, client: Option<&str>, now: DateTime<Utc>) -> Self {
+        let tokens = &record.tokens;
+        let is_asked = |client: &str| {
+            let Record { tokens, refresh, .. } = record;
+            let Some(token) = &tokens.refresh_token else { return false };
+            let is_rejected =
+                refresh.rejection.as_ref().is_some_and(|rejected| rejected.is_for(token, client));
+            let is_held =
+                || refresh.throttle.as_ref().is_some_and(|it| it.holds(client, now).is_some());
+            !tokens.is_backup() && !is_rejected && !is_held()
+        };
+        match (tokens.freshness(now), client) {
+            (Freshness::Due | Freshness::Expiring | Freshness::Expired, Some(client))
+                if is_asked(client) =>
+            {
+                Self::RefreshesFirst
+            }
+            (Freshness::Fresh | Freshness::Due, _) | (Freshness::Expiring, Some(_)) => {
+                Self::HandsOut
+            }
+            (Freshness::Expiring, None) | (Freshness::Expired, _) => Self::Refuses,
+        }
+    }
+}
+
+/// The state of the tokens for people.
+pub(super) fn sentence(tokens: Option<&AuthTokens>, prospect: Option<Prospect>) -> String {
+    let Some(tokens) = tokens else { return "none".into() };
+    let now = Utc::now();
+    let freshness = tokens.freshness(now);
+    let at = tokens.expiry().map(moment).unwrap_or_default();
+    let mut text = match (freshness, tokens.expiry(), tokens.refresh_due()) {
+        (Freshness::Fresh, Some(expiry), Some(due)) => {
+            format!("fresh; due in {}, expire in {} ({at})", span(due - now), span(expiry - now))
+        }
+        (Freshness::Due, Some(expiry), _) => {
+            format!("due; expire in {} ({at})", span(expiry - now))
+        }
+        (Freshness::Expiring, Some(expiry), _) => {
+            format!("about to expire, in {} ({at})", span(expiry - now))
+        }
+        (Freshness::Expired, Some(expiry), _) => {
+            format!("expired {} ago ({at})", span(now - expiry))
+        }
+        (Freshness::Expired, None, _) => "there is no access token".to_owned(),
+        _ => "fresh; they have no expiry".to_owned(),
+    };
+    text += match (prospect, freshness) {
+        (Some(Prospect::RefreshesFirst), _) => "; `get` refreshes them first",
+        (Some(Prospect::Refuses), Freshness::Expiring) => "; `get` counts them as expired",
+        (Some(Prospect::HandsOut), Freshness::Expiring) => "; `get` uses them until then",
+        _ => "",
+    };
+    if tokens.refresh_token.is_none() {
+        text += "; there is no refresh token";
+    }
+    if tokens.is_backup() {
+        text += "; this is a backup, which is never refreshed";
+    }
+    text
+}
