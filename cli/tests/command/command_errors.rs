@@ -44,10 +44,10 @@ fn what_has_no_tokens_is_named() {
 #[test]
 fn a_word_that_is_nearly_right_is_named_and_any_other_is_not() {
     let home = Home::new();
-    assert!(home.run("stauts").failed(2).contains("is `status` meant?"));
+    assert!(home.run("stauts").failed(2).contains("did you mean `status`?"));
     // Of several, the most similar one.
-    assert!(home.run("refesh").failed(2).contains("is `refresh` meant?"));
-    assert!(home.run("get --heder").failed(2).contains("is `--header` meant?"));
+    assert!(home.run("refesh").failed(2).contains("did you mean `refresh`?"));
+    assert!(home.run("get --heder").failed(2).contains("did you mean `--header`?"));
     for line in ["canary-token", "get --canary"] {
         let said = home.run(line).failed(2);
         assert!(!said.contains("canary") && !said.contains("meant"), "{said}");
@@ -69,7 +69,7 @@ fn a_command_to_run_that_is_not_set_apart_is_told_how() {
     }
     // What is no command gets no such advice.
     let said = home.run("exec --prefx A -- env").failed(2);
-    assert!(said.contains("is `--prefix` meant?") && !said.contains("put `--`"), "{said}");
+    assert!(said.contains("did you mean `--prefix`?") && !said.contains("put `--`"), "{said}");
     assert!(home.run("exec").failed(2).contains("the command to run is missing"));
 }
 

@@ -99,8 +99,11 @@ fn a_pair_of_tokens_of_10_kb_each_fits_where_a_credential_does_not() {
     let (access, refresh) = ("a".repeat(10_240), "r".repeat(10_240));
     let record = format!(r#"{{"access_token":"{access}","refresh_token":"{refresh}"}}"#);
     assert_eq!(profile.run("set --store keychain:large/alice", &record).0, 0);
-    assert_eq!(profile.run("get --store keychain:large/alice", "").1, access);
-    assert_eq!(profile.run("get --store keychain:large/alice --field refresh", "").1, refresh);
+    assert_eq!(profile.run("get --store keychain:large/alice", "").1, format!("{access}\n"));
+    assert_eq!(
+        profile.run("get --store keychain:large/alice --field refresh", "").1,
+        format!("{refresh}\n")
+    );
     let alone = profile.credential(0).set_secret(access.as_bytes());
     assert!(matches!(alone, Err(Error::TooLong(_, 2560))), "{alone:?}");
 }
@@ -255,7 +258,7 @@ fn the_command_pins_the_keychain_and_moves_tokens_into_it_and_out_of_it() {
     let init = ok("init --profile walk", "");
     assert!(init.starts_with("keychain:tokenkeep/walk, because"), "{init}");
     ok("set --profile walk", "canary-a");
-    assert_eq!(ok("get --profile walk", ""), "canary-a");
+    assert_eq!(ok("get --profile walk", ""), "canary-a\n");
     assert!(ok("status --profile walk", "").contains("keychain item tokenkeep:tokenkeep/walk"));
     let doctor = ok("doctor", "");
     assert!(doctor.contains("keychain\tworks") && doctor.contains("swap\tnot known"), "{doctor}");
@@ -267,10 +270,10 @@ fn the_command_pins_the_keychain_and_moves_tokens_into_it_and_out_of_it() {
     let keychain = "keychain:tokenkeep/moved";
     ok(&format!("migrate --from plaintext:tokens.json --to {keychain}"), "");
     assert!(!profile.home.path().join("tokens.json").exists() && profile.exists(1));
-    assert_eq!(ok(&format!("get --store {keychain}"), ""), "canary-b");
+    assert_eq!(ok(&format!("get --store {keychain}"), ""), "canary-b\n");
     ok("keygen -o key.txt", "");
     let age = "age:tokens.age?identity=key.txt";
     ok(&format!("migrate --from {keychain} --to {age}"), "");
-    assert_eq!(ok(&format!("get --store {age}"), ""), "canary-b");
+    assert_eq!(ok(&format!("get --store {age}"), ""), "canary-b\n");
     assert!(!profile.exists(1) && !profile.record("tokenkeep/moved.age").exists());
 }

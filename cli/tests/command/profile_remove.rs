@@ -256,7 +256,7 @@ fn tokens_that_somebody_is_at_work_on_are_not_removed() {
         lock.lock().unwrap();
         let said = home.run("profile remove default").failed(7);
         assert!(said.contains(&format!("default.age.{suffix}; repeat this")), "{said}");
-        lock.unlock().unwrap();
+        drop(lock);
         assert_eq!(home.run("get").line(), "canary-a");
     }
     home.run("profile remove default").ok();
