@@ -1,6 +1,5 @@
 //! The tokens of one slot, kept in memory.
 
-mod access;
 mod builder;
 mod cache;
 mod events;
@@ -8,6 +7,7 @@ mod logout;
 mod pending_save;
 mod publisher;
 mod refresh;
+mod serve_or_refresh;
 mod shared_refresh;
 mod single_flight;
 mod slot;
@@ -22,12 +22,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use self::access::{Access, Refreshing};
 pub use self::builder::TokenManagerBuilder;
 pub use self::events::{Event, Events};
 pub use self::logout::Logout;
 use self::publisher::Publisher;
 use self::refresh::{RefreshRequest, WAIT_LIMIT_WHILE_ACCEPTED};
+use self::serve_or_refresh::{Access, Refreshing};
 use self::shared_refresh::SharedRefresh;
 use self::slot::Slot;
 use self::snapshot::Snapshot;
@@ -434,11 +434,11 @@ impl Inner {
         }
     }
 
-    /// Returns the access token after a failed refresh, if [`access::serves_after`] accepts it. The tokens
+    /// Returns the access token after a failed refresh, if [`serve_or_refresh::serves_after`] accepts it. The tokens
     /// may have changed since: by a login, a logout, or a server that refused the token.
     async fn access_after(&self, error: AuthError) -> Result<AccessToken, AuthError> {
         let current = self.slot.snapshot().await?;
-        if access::serves_after(&current, self.clock.now(), &error) {
+        if serve_or_refresh::serves_after(&current, self.clock.now(), &error) {
             return current.access_token();
         }
         Err(error)

@@ -10,9 +10,9 @@
 //! refuses an earlier one.
 
 mod envelope;
+mod server_lease;
 #[cfg(test)]
 mod tests;
-mod timed_lease;
 
 use std::fmt;
 use std::future::Future;
@@ -24,7 +24,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
 use self::envelope::Content;
-use self::timed_lease::{Leased, Overdue, TimedLease};
+use self::server_lease::{Leased, Overdue, ServerLease};
 use crate::error::StoreError;
 use crate::key::{AgeKey, Sealer};
 use crate::net::io_runtime;
@@ -244,7 +244,7 @@ impl<E: Engine> SharedSlot<E> {
 
     pub(crate) async fn try_lease(&self) -> Result<Option<Box<dyn Lease>>, StoreError> {
         let inner = self.0.clone();
-        let lease = self.0.in_turn(async move { TimedLease::take(inner).await }).await?;
+        let lease = self.0.in_turn(async move { ServerLease::take(inner).await }).await?;
         Ok(lease.map(|lease| Box::new(lease) as Box<dyn Lease>))
     }
 }
@@ -456,7 +456,7 @@ impl<E: Engine> Inner<E> {
         found: Option<&Found<E::Version>>,
         mut row: Row,
     ) -> Result<bool, StoreError> {
-        row.revision = timed_lease::new_name();
+        row.revision = server_lease::new_name();
         let over = found.map(|found| &found.version);
         let replaced = match self.engine.replace(over, &row).await {
             Ok(true) => return Ok(true),

@@ -69,7 +69,7 @@ pub(super) struct Overdue {
 }
 
 /// The lease of a slot on a server.
-pub(super) struct TimedLease<E: Engine> {
+pub(super) struct ServerLease<E: Engine> {
     slot: Arc<Inner<E>>,
     fence: u64,
     _claim: Claim,
@@ -110,7 +110,7 @@ impl Term {
     }
 }
 
-impl<E: Engine> TimedLease<E> {
+impl<E: Engine> ServerLease<E> {
     /// Takes the lease, unless another holder has it.
     pub(super) async fn take(slot: Arc<Inner<E>>) -> Result<Option<Self>, StoreError> {
         let Some(claim) = Claim::new(slot.engine.slot()) else { return Ok(None) };
@@ -151,14 +151,14 @@ impl<E: Engine> TimedLease<E> {
     }
 }
 
-impl<E: Engine> fmt::Debug for TimedLease<E> {
+impl<E: Engine> fmt::Debug for ServerLease<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TimedLease({}, {})", self.slot.engine, self.fence)
+        write!(f, "ServerLease({}, {})", self.slot.engine, self.fence)
     }
 }
 
 #[async_trait]
-impl<E: Engine> Lease for TimedLease<E> {
+impl<E: Engine> Lease for ServerLease<E> {
     async fn reserve(&mut self) -> Result<(), StoreError> {
         let slot = self.slot.clone();
         blocking::run(&self.slot.engine.to_string(), move || {
@@ -209,7 +209,7 @@ impl<E: Engine> Lease for TimedLease<E> {
     }
 }
 
-impl<E: Engine> Drop for TimedLease<E> {
+impl<E: Engine> Drop for ServerLease<E> {
     fn drop(&mut self) {
         *self.slot.leased() = None;
         *lock(&self.slot.reserved) = None;
