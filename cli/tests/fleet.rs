@@ -36,10 +36,7 @@ async fn the_command_keeps_a_profile_on_a_server() {
         let record =
             r#"{"access_token":"one","refresh_token":"r","expires_at":"2099-01-01T00:00:00Z"}"#;
         let made = ok(&home, &["init", "--store", &world.url], "");
-        assert!(
-            made.contains("because you named it") && made.contains("runs the server"),
-            "{made}"
-        );
+        assert!(made.contains("because you named it") && made.contains("run the server"), "{made}");
         ok(&home, &["set"], record);
         // Another machine, which needs the same key and nothing else.
         ok(&other, &["init", "--store", &world.url], "");
