@@ -13,10 +13,10 @@ use std::time::{Duration, SystemTime};
 
 use plotters::prelude::*;
 use tokenkeep::chrono::{DateTime, Utc};
-use tokenkeep::{AuthTokens, StoreError, TokenManager, TokenStore, async_trait};
 use tokenkeep::refresh::RefreshPolicy;
-use tokenkeep::store::{Precondition, Lease, Record, Revision, Stored};
+use tokenkeep::store::{Lease, Precondition, Record, Revision, Stored};
 use tokenkeep::stores::MemoryStore;
+use tokenkeep::{AuthTokens, StoreError, TokenManager, TokenStore, async_trait};
 use tokio::time::{Instant, sleep};
 
 /// The lifetime of each token.
@@ -160,7 +160,11 @@ impl TokenStore for Replica {
         self.row.slot.load().await
     }
 
-    async fn save(&self, record: &Record, precondition: Precondition) -> Result<Revision, StoreError> {
+    async fn save(
+        &self,
+        record: &Record,
+        precondition: Precondition,
+    ) -> Result<Revision, StoreError> {
         self.change().await;
         self.row.slot.save(record, precondition).await
     }

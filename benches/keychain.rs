@@ -10,9 +10,9 @@ use std::{env, fs};
 
 use age::x25519::Identity;
 use criterion::{Criterion, criterion_group};
-use tokenkeep::{AgeKey, TokenStore};
 use tokenkeep::store::Precondition;
 use tokenkeep::stores::{AgeFileStore, KeychainStore};
+use tokenkeep::{AgeKey, TokenStore};
 use tokenkeep_benches::{Home, TOKEN, fill, note_memory, run};
 use tokio::runtime::Runtime;
 use zbus_secret_service_keyring_store::Store;

@@ -12,9 +12,9 @@ use age::secrecy::SecretString;
 use age::x25519::Identity;
 use age::{Encryptor, Recipient};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use tokenkeep::{AgeKey, TokenStore};
 use tokenkeep::store::Precondition;
 use tokenkeep::stores::{AgeFileStore, PlaintextStore};
+use tokenkeep::{AgeKey, TokenStore};
 use tokenkeep_benches::{durable_replace as replace, scratch};
 use tokio::runtime::Runtime;
 
@@ -57,9 +57,9 @@ fn save(criterion: &mut Criterion) {
     });
     criterion.bench_function("save/tokenkeep: plaintext", |bencher| {
         let (store, tokens) = (PlaintextStore::new(dir.path().join("tokens.json")), tokens());
-        bencher
-            .to_async(&runtime)
-            .iter(|| async { store.save(&tokens.clone().into(), Precondition::Anything).await.unwrap() });
+        bencher.to_async(&runtime).iter(|| async {
+            store.save(&tokens.clone().into(), Precondition::Anything).await.unwrap()
+        });
     });
     criterion.bench_function("save/floor: a bare age seal and a durable replace", |bencher| {
         let (path, recipient) = (dir.path().join("floor.age"), identity.to_public());
@@ -68,9 +68,9 @@ fn save(criterion: &mut Criterion) {
     let (store, ..) = age_store(&runtime, dir.path());
     criterion.bench_function("save/tokenkeep: age", |bencher| {
         let tokens = tokens();
-        bencher
-            .to_async(&runtime)
-            .iter(|| async { store.save(&tokens.clone().into(), Precondition::Anything).await.unwrap() });
+        bencher.to_async(&runtime).iter(|| async {
+            store.save(&tokens.clone().into(), Precondition::Anything).await.unwrap()
+        });
     });
 }
 
@@ -124,9 +124,9 @@ fn passphrase(criterion: &mut Criterion) {
     group.bench_function("tokenkeep: save", |bencher| {
         let (store, tokens) = (store(), tokens());
         runtime.block_on(store.save(&tokens.clone().into(), Precondition::Anything)).unwrap();
-        bencher
-            .to_async(&runtime)
-            .iter(|| async { store.save(&tokens.clone().into(), Precondition::Anything).await.unwrap() });
+        bencher.to_async(&runtime).iter(|| async {
+            store.save(&tokens.clone().into(), Precondition::Anything).await.unwrap()
+        });
     });
     group.bench_function("floor: one scrypt at work factor 17", |bencher| {
         let mut recipient = age::scrypt::Recipient::new(passphrase());

@@ -5,9 +5,9 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use tokenkeep::{AgeKey, TokenStore};
 use tokenkeep::store::Record;
 use tokenkeep::stores::AgeFileStore;
+use tokenkeep::{AgeKey, TokenStore};
 use tokenkeep_fuzz::{
     File, IDENTITY, assert_hidden, assert_record_round_trip, assert_redacted, passphrase_for, wait,
 };

@@ -5,8 +5,8 @@
 use std::time::{Duration, SystemTime};
 
 use libfuzzer_sys::fuzz_target;
-use tokenkeep::oauth2::OAuth2Client;
 use tokenkeep::fuzzing::{Answer, sign_in_by_device};
+use tokenkeep::oauth2::OAuth2Client;
 use tokenkeep_fuzz::{assert_hidden, assert_redacted, assert_round_trip, split_line};
 
 fuzz_target!(|data: &[u8]| {

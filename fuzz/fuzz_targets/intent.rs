@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use tokenkeep::chrono::{DateTime, TimeDelta, Utc};
-use tokenkeep::{AuthTokens, RefreshToken, TokenManager, TokenStore};
-use tokenkeep::store::{Precondition, Intent, Record, Stored};
+use tokenkeep::store::{Intent, Precondition, Record, Stored};
 use tokenkeep::stores::{MemoryStore, PlaintextStore};
+use tokenkeep::{AuthTokens, RefreshToken, TokenManager, TokenStore};
 use tokenkeep_fuzz::{File, assert_hidden, assert_record_round_trip, now, wait};
 
 static RECORD: LazyLock<File> = LazyLock::new(|| File::new("tokens.json"));

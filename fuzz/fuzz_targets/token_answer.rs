@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use libfuzzer_sys::fuzz_target;
 use tokenkeep::fuzzing::{refresh, retry_after};
-use tokenkeep::{AuthTokens, RefreshFailure, RefreshToken};
 use tokenkeep::oauth2::OAuth2Client;
+use tokenkeep::{AuthTokens, RefreshFailure, RefreshToken};
 use tokenkeep_fuzz::{
     assert_ages, assert_hidden, assert_redacted, assert_round_trip, now, split_line, words,
 };

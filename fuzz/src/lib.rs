@@ -8,9 +8,9 @@ use std::io;
 
 use tokenkeep::chrono::{DateTime, TimeDelta, Utc};
 use tokenkeep::secrecy::{ExposeSecret, SecretString};
-use tokenkeep::{AuthTokens, RefreshToken, StoreError};
 use tokenkeep::store::{MAX_RECORD, Record};
 use tokenkeep::tokens::Freshness;
+use tokenkeep::{AuthTokens, RefreshToken, StoreError};
 use tokio::runtime::{Builder, Runtime};
 
 pub use self::file::File;
