@@ -222,23 +222,26 @@ fn with_intent(name: &str, at: i64) -> Record {
 
 async fn an_intent_is_a_save(slot: &impl Fn() -> Store) {
     let store = fresh(slot).await;
-    let noted = with_intent("one", 1);
+    let intended = with_intent("one", 1);
     let never = Precondition::Unchanged(Revision::new(*b"never"));
-    conflict(store.save(&noted, never).await, "an intent in an empty slot");
+    conflict(store.save(&intended, never).await, "an intent in an empty slot");
     let first = store.save(&record("one"), Precondition::Absent).await.expect("it saves");
     let mut held = lease(&store).await;
     held.reserve().await.expect("the successor can be reserved");
     let second =
-        store.save(&noted, Precondition::Unchanged(first.clone())).await.expect("it saves");
+        store.save(&intended, Precondition::Unchanged(first.clone())).await.expect("it saves");
     assert_ne!(first, second, "an intent is another state of the slot");
     drop(held);
     let found = stored(&slot()).await;
-    assert_eq!((&found.record, &found.revision), (&noted, &second), "others see the intent");
+    assert_eq!((&found.record, &found.revision), (&intended, &second), "others see the intent");
     assert_eq!(found.record.tokens, tokens("one"), "and the same tokens");
-    conflict(store.save(&noted, Precondition::Unchanged(first)).await, "an intent after a change");
+    conflict(
+        store.save(&intended, Precondition::Unchanged(first)).await,
+        "an intent after a change",
+    );
 
     // An intent to send another token is saved like any other, but is not the intent of this record.
-    let foreign = record("two").with_refresh(noted.refresh.clone());
+    let foreign = record("two").with_refresh(intended.refresh.clone());
     let third =
         store.save(&foreign, Precondition::Unchanged(second.clone())).await.expect("it saves");
     assert_eq!(stored(&store).await.record.intent(), None, "an intent is about one token");
@@ -248,9 +251,12 @@ async fn an_intent_is_a_save(slot: &impl Fn() -> Store) {
         .expect("an intent can be removed");
     assert_eq!(stored(&slot()).await.record, record("two"), "a removed intent is gone");
 
-    store.save(&noted, Precondition::Anything).await.expect("it saves");
+    store.save(&intended, Precondition::Anything).await.expect("it saves");
     store.clear(Precondition::Anything).await.expect("it clears");
-    conflict(store.save(&noted, Precondition::Unchanged(second)).await, "an intent after a logout");
+    conflict(
+        store.save(&intended, Precondition::Unchanged(second)).await,
+        "an intent after a logout",
+    );
     assert!(store.load().await.expect("it loads").is_none(), "an intent is no login");
 }
 
@@ -284,13 +290,16 @@ async fn what_was_reserved_serves_the_end_of_a_refresh(slot: &impl Fn() -> Store
     let mut held = lease(&store).await;
     held.reserve().await.expect("the successor can be reserved");
     held.reserve().await.expect("and again");
-    let noted = store.save(&with_intent("old", 1), Precondition::Unchanged(start)).await;
-    let noted = noted.expect("the intent is saved");
+    let intended = store.save(&with_intent("old", 1), Precondition::Unchanged(start)).await;
+    let intended = intended.expect("the intent is saved");
     let new = AuthTokens::new("x".repeat(60_000)).with_refresh_token("new").into();
-    store.save(&new, Precondition::Unchanged(noted.clone())).await.expect("the successor is saved");
+    store
+        .save(&new, Precondition::Unchanged(intended.clone()))
+        .await
+        .expect("the successor is saved");
     assert_eq!(stored(&slot()).await.record, new, "the successor is there");
     conflict(
-        store.save(&record("late"), Precondition::Unchanged(noted)).await,
+        store.save(&record("late"), Precondition::Unchanged(intended)).await,
         "a second successor",
     );
     assert_eq!(held.take_warning().map(|it| it.to_string()), None, "nothing went wrong");
