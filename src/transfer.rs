@@ -339,11 +339,11 @@ pub async fn restore(
 /// would save its result for the old keys. Whatever names the keys may have changed while the lease was waited
 /// for: read it again first.
 ///
-/// ```
-/// use tokenkeep::store::Precondition;
+#[cfg_attr(feature = "age", doc = "```")]
+#[cfg_attr(not(feature = "age"), doc = "```ignore")]
 /// use tokenkeep::stores::AgeFileStore;
 /// use tokenkeep::transfer::{TransferError, rekey, wait_for_lease};
-/// use tokenkeep::{AgeKey, AuthTokens, TokenStore};
+/// use tokenkeep::AgeKey;
 ///
 /// # async fn example(path: &std::path::Path, recovery: &str) -> Result<(), TransferError> {
 /// let key = || AgeKey::identity_file("/etc/app/key.txt");

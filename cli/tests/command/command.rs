@@ -1,18 +1,20 @@
 //! The `tokenkeep` command, as people and scripts use it.
 
 use std::fs;
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 use std::io::Write;
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 use std::path::PathBuf;
 #[cfg(unix)]
 use std::process::Command;
 use std::process::Stdio;
 
 use crate::home::{Done, Home, SEED, done};
+#[cfg(target_os = "linux")]
+use crate::support::scratch;
 use crate::support::start;
 #[cfg(unix)]
-use crate::support::{available, can_trace, scratch};
+use crate::support::{available, can_trace};
 
 /// A JWT with these claims.
 fn jwt(claims: &str) -> String {
