@@ -175,7 +175,7 @@ pub(crate) fn decode_text(text: &[u8], place: &str) -> Result<AuthTokens, StoreE
     let is_token = !text.is_empty() && text.iter().all(u8::is_ascii_graphic);
     match str::from_utf8(text) {
         Ok(token) if is_token => Ok(AuthTokens::new(token)),
-        _ => corrupt("it is neither the JSON of a record nor a bare access token"),
+        _ => corrupt("it is neither JSON with an `access_token` nor an access token alone"),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::tokens::AuthTokens;
 /// crate, `secret-tool` with the attributes `service` and `username`, Keychain Access or Credential Manager.
 ///
 /// It is a source for [`migrate`](crate::migrate): tokens can be read and removed, but not saved. The item
-/// contains the JSON of a record, or a bare access token.
+/// contains JSON with an `access_token`, or an access token alone.
 ///
 /// # Security
 ///

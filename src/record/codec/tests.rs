@@ -32,9 +32,9 @@ fn a_bare_token_is_taken_and_an_age_key_is_not() {
     let token = decode_text(b" token\n", "here").unwrap().access_token;
     assert_eq!(token.expose_secret(), "token");
     for (text, expected) in [
-        (b"".as_slice(), "neither the JSON of a record"),
+        (b"".as_slice(), "neither JSON with an `access_token`"),
         (b"Bearer canary", "leave out `Bearer`"),
-        (b"\x1b[200~canary", "neither the JSON of a record"),
+        (b"\x1b[200~canary", "neither JSON with an `access_token`"),
         (b"\"canary\"", "`jq -r`"),
         (b"[\"canary\"]", "`jq -r`"),
         (b"null\n", "`jq -r`"),
