@@ -1,4 +1,4 @@
-//! Where the key of a sealed record comes from.
+//! Sources of the key of a sealed record.
 
 mod identity_file;
 #[cfg(feature = "keychain")]
@@ -23,10 +23,10 @@ use crate::error::StoreError;
 use crate::keychain::{Item, Kind};
 use crate::sys::blocking;
 
-/// The key of a sealed record: where its age identities come from, and who else can open it.
+/// The key of a sealed record: the source of its age identities, and the recipients that can also open it.
 ///
-/// Records are sealed to the X25519 recipients of these identities, and to the recovery
-/// recipients. A save therefore never pays for a passphrase. Clones share what was unlocked.
+/// Records are sealed to the X25519 recipients of these identities, and to the recovery recipients. So a save
+/// needs no passphrase. Clones share the unlocked identities.
 ///
 /// | the key is | for |
 /// |---|---|
@@ -39,7 +39,7 @@ use crate::sys::blocking;
 ///
 /// # Security
 ///
-/// Unlocked identities stay in memory, wiped on drop, as long as any clone lives.
+/// Unlocked identities stay in memory while any clone lives. They are wiped on drop.
 #[derive(Clone)]
 pub struct AgeKey(Arc<Inner>);
 
@@ -48,7 +48,7 @@ struct Inner {
     passphrase: Option<Box<Passphrase>>,
     recovery: Vec<Recipient>,
     recovery_file: Option<PathBuf>,
-    /// What that file held when it was last read.
+    /// The recipients that `recovery_file` held when it was last read.
     recovery_from_file: Mutex<Vec<Recipient>>,
     unlocked: Mutex<Option<Arc<Unlocked>>>,
 }
@@ -58,29 +58,29 @@ type Passphrase = dyn Fn() -> io::Result<SecretString> + Send + Sync;
 impl AgeKey {
     /// Uses an age identity file, as `age-keygen` writes it.
     ///
-    /// It may hold several identities: records are sealed to all of them and open with any. It is
-    /// read again at each save, so a running process follows a change of keys. If the file is
-    /// itself sealed to a passphrase, add [`with_passphrase`](Self::with_passphrase).
+    /// It may hold several identities. Records are sealed to all of them, and any of them opens a record. The
+    /// file is read again at each save, so a running process follows a change of keys. If the file itself is
+    /// sealed to a passphrase, add [`with_passphrase`](Self::with_passphrase).
     ///
-    /// On Unix it must not be accessible to others, but may be a link, and if it is root's it may
-    /// be readable through the group: mounted secrets are like that.
+    /// On Unix the file must not be accessible to others. It may be a link. If it belongs to root, its group
+    /// may read it: mounted secrets are like that.
     #[must_use]
     pub fn identity_file(path: impl AsRef<Path>) -> Self {
         let path = path.as_ref();
         Self::new(Source::File(std::path::absolute(path).unwrap_or_else(|_| path.to_owned())))
     }
 
-    /// Uses the identity file of that name in `$CREDENTIALS_DIRECTORY`, where systemd puts what a
-    /// service asks for with `LoadCredential=` or `LoadCredentialEncrypted=`.
+    /// Uses the identity file of that name in `$CREDENTIALS_DIRECTORY`. systemd puts the credentials there
+    /// that a service requests with `LoadCredential=` or `LoadCredentialEncrypted=`.
     #[must_use]
     pub fn credential(name: impl Into<String>) -> Self {
         Self::new(Source::Credential(name.into()))
     }
 
-    /// Asks `read` for the text of an identity file: one or more `AGE-SECRET-KEY-1…` lines.
+    /// Calls `read` for the text of an identity file: one or more `AGE-SECRET-KEY-1…` lines.
     ///
-    /// It is called off the runtime's threads, so it may block; once per process, and once more
-    /// when a record does not open with what it gave. `name` stands for it in messages.
+    /// `read` is called off the runtime's threads, so it may block. It is called once per process, and once
+    /// more when a record does not open with the text that it returned. `name` names this source in messages.
     #[must_use]
     pub fn custom(
         name: impl Into<String>,
@@ -89,51 +89,51 @@ impl AgeKey {
         Self::new(Source::Custom(name.into(), Box::new(read)))
     }
 
-    /// Uses a passphrase alone, without any identity: records are sealed to it as with `age -p`.
+    /// Uses only a passphrase, without any identity. Records are sealed to it as with `age -p`.
     ///
-    /// Each save and each load takes a third of a second, and `ask` is called for each, so this is
-    /// for backups. Recovery recipients cannot be added.
+    /// Each save and each load takes a third of a second and calls `ask`, so this is for backups. Recovery
+    /// recipients cannot be added.
     #[must_use]
     pub fn passphrase(ask: impl Fn() -> io::Result<SecretString> + Send + Sync + 'static) -> Self {
         Self::new(Source::Passphrase).with_passphrase(ask)
     }
 
-    /// Generates an identity that lives in this key alone: what is sealed to it is lost with the key. For tests,
-    /// and for what need not outlive the process.
+    /// Generates an identity that exists only in this key. Records sealed to it are lost with the key. For
+    /// tests, and for data that need not outlive the process.
     #[must_use]
     pub fn generate() -> Self {
         let identity = Self::generate_identity();
         Self::custom("a key of this process", move || Ok(identity.clone()))
     }
 
-    /// Generates an identity and returns its secret key, `AGE-SECRET-KEY-1…`, which is all that an identity file
-    /// needs. For a program that keeps keys in a place of its own, and gives them to [`custom`](Self::custom).
+    /// Generates an identity and returns its secret key, `AGE-SECRET-KEY-1…`. An identity file needs nothing
+    /// else. For programs that store keys themselves and pass them to [`custom`](Self::custom).
     #[must_use]
     pub fn generate_identity() -> SecretString {
         age::x25519::Identity::generate().to_string()
     }
 
-    /// Uses the identity that the OS keychain holds under this service and name; it is made when
-    /// the first record is sealed to it.
+    /// Uses the identity that the OS keychain holds under this service and name. It is created when the first
+    /// record is sealed to it.
     ///
-    /// The item stays when a record is cleared. A [`KeychainStore`](crate::stores::KeychainStore) has an item
-    /// of its own, which goes with the record.
+    /// The item stays when a record is cleared. A [`KeychainStore`](crate::stores::KeychainStore) has its own
+    /// item, which is removed with the record.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unavailable`] if a name is empty, or begins with `tokenkeep:`.
+    /// [`StoreError::Unavailable`] if a name is empty or begins with `tokenkeep:`.
     #[cfg(feature = "keychain")]
     pub fn keychain(service: &str, name: &str) -> Result<Self, StoreError> {
         Item::new(service, name, Kind::SharedKey).map(Self::keychain_item)
     }
 
-    /// Lets the keychain ask the user, as
-    /// [`KeychainStore::allow_prompts`](crate::stores::KeychainStore::allow_prompts) does. Changes nothing
-    /// for keys that are not in it.
+    /// Allows the keychain to prompt the user, as
+    /// [`KeychainStore::allow_prompts`](crate::stores::KeychainStore::allow_prompts) does. Has no effect on
+    /// keys that are not in the keychain.
     ///
     /// # Panics
     ///
-    /// If this key was cloned before.
+    /// If this key has been cloned.
     #[cfg(feature = "keychain")]
     #[must_use]
     pub fn allow_prompts(mut self) -> Self {
@@ -148,14 +148,15 @@ impl AgeKey {
         Self::new(Source::Keychain(item))
     }
 
-    /// Asks `ask` for the passphrase of a protected identity file, and for that of a data file
-    /// that somebody sealed with `age -p`.
+    /// Calls `ask` for the passphrase of a protected identity file, and for the passphrase of a data file
+    /// that was sealed with `age -p`.
     ///
-    /// It is called off the runtime's threads, when first needed. A wrong answer is not kept.
+    /// `ask` is called off the runtime's threads, when the passphrase is first needed. A wrong answer is not
+    /// kept.
     ///
     /// # Panics
     ///
-    /// If this key was cloned before.
+    /// If this key has been cloned.
     #[must_use]
     pub fn with_passphrase(
         mut self,
@@ -165,19 +166,19 @@ impl AgeKey {
         self
     }
 
-    /// Lets somebody else's key open the records too: `age1…`, kept off this machine, for the day
-    /// when the own key is lost.
+    /// Adds a recovery recipient, `age1…`: its key can open the records too. Keep that key off this machine,
+    /// in case this key is lost.
     ///
     /// # Errors
     ///
-    /// [`StoreError::InvalidKey`] if this is no X25519 recipient.
+    /// [`StoreError::InvalidKey`] if this is not an X25519 recipient.
     ///
     /// # Panics
     ///
-    /// If this key was cloned before.
+    /// If this key has been cloned.
     pub fn with_recovery_recipient(mut self, recipient: &str) -> Result<Self, StoreError> {
         let recipient = recipient.trim().parse().map_err(|_| StoreError::InvalidKey {
-            // Not quoted: it may be a secret key that was pasted in the wrong place.
+            // Not quoted: it may be a secret key that was pasted by mistake.
             place: "the recovery recipient".into(),
             reason: "an X25519 recipient is \"age1\" and 58 more characters".into(),
         })?;
@@ -185,12 +186,12 @@ impl AgeKey {
         Ok(self)
     }
 
-    /// Lets the recipients in a file open the records too: one `age1…` a line, `#` for comments,
-    /// as for `age -R`. The file is read again at each save.
+    /// Adds the recovery recipients in a file: their keys can open the records too. The file has one `age1…`
+    /// per line, and `#` for comments, as for `age -R`. It is read again at each save.
     ///
     /// # Panics
     ///
-    /// If this key was cloned before.
+    /// If this key has been cloned.
     #[must_use]
     pub fn with_recovery_recipients_file(mut self, path: impl Into<PathBuf>) -> Self {
         let path = path.into();
@@ -198,36 +199,35 @@ impl AgeKey {
         self
     }
 
-    /// Makes a new identity and writes it to a file that must not exist yet, durably, with mode
-    /// 0600, in directories of mode 0700.
+    /// Generates an identity and writes it to a new file, durably. The file has mode 0600. New directories
+    /// have mode 0700.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Io`] if the file exists, and what else keeps it from being written.
+    /// [`StoreError::Io`] if the file exists, and other errors of writing it.
     ///
     /// # Cancel safety
     ///
-    /// What was begun goes on: the file may be there all the same, and whole.
+    /// If the future is dropped, the work continues. The file may still be created, and is then complete.
     pub async fn create_identity_file(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let key = Self::identity_file(path);
         key.run(|key| identity_file::create(key.path(), None)).await?;
         Ok(key)
     }
 
-    /// Makes a new identity and writes it to a file that must not exist yet, sealed to a
-    /// passphrase.
+    /// Generates an identity and writes it to a new file, sealed to a passphrase.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Io`] if the file exists, and what else keeps it from being written.
+    /// [`StoreError::Io`] if the file exists, and other errors of writing it.
     ///
     /// # Security
     ///
-    /// The key that is returned keeps the passphrase in memory, wiped on drop.
+    /// The returned key keeps the passphrase in memory. It is wiped on drop.
     ///
     /// # Cancel safety
     ///
-    /// What was begun goes on: the file may be there all the same, and whole.
+    /// If the future is dropped, the work continues. The file may still be created, and is then complete.
     pub async fn create_protected_identity_file(
         path: impl AsRef<Path>,
         passphrase: SecretString,
@@ -238,12 +238,12 @@ impl AgeKey {
         Ok(key.with_passphrase(move || Ok(passphrase.clone())))
     }
 
-    /// Returns the recipients that records are sealed to now, own ones first: `age1…`. They are
-    /// no secrets.
+    /// Returns the recipients that records are sealed to now, `age1…`. The key's own recipients come first.
+    /// Recipients are not secret.
     ///
     /// # Errors
     ///
-    /// What keeps the key from being read or unlocked.
+    /// Errors of reading or unlocking the key.
     pub async fn recipients(&self) -> Result<Vec<String>, StoreError> {
         self.run(|key| {
             let place = key.to_string();
