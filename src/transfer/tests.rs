@@ -1,4 +1,4 @@
-//! What is hard to make happen between two real stores.
+//! Transfers in situations that are hard to produce with two real stores.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -25,7 +25,7 @@ async fn what_an_interrupted_run_left_is_saved_again_because_it_may_not_be_durab
 async fn a_slot_under_refresh_is_waited_for_and_no_longer_than_the_deadline() {
     let store = MemoryStore::new();
     let held = store.try_lease().await.unwrap().unwrap();
-    // Time passes at each turn of the other tasks.
+    // Time passes each time the other tasks run.
     let timer = Timer::new(|_| tokio::task::yield_now());
     let busy = lease(&store, &timer).await;
     assert!(matches!(busy, Err(TransferError::Busy { .. })));
@@ -33,17 +33,17 @@ async fn a_slot_under_refresh_is_waited_for_and_no_longer_than_the_deadline() {
     lease.unwrap();
 }
 
-/// Who has a lease, and until when.
+/// The holder of a lease, and when its lease ends.
 type Hold = Arc<Mutex<Option<(&'static str, Duration)>>>;
 
-/// One of several ways to a slot whose lease ends by itself.
+/// One of several stores for a slot with a lease that expires.
 #[derive(Clone, Debug)]
 struct Way {
     name: &'static str,
     slot: MemoryStore,
     hold: Hold,
     now: Arc<Mutex<Duration>>,
-    /// A lease that passes to somebody else while this is written to.
+    /// A lease that another holder takes during a write to this store.
     slows_down: Option<Hold>,
 }
 
@@ -57,7 +57,7 @@ impl Way {
         Self { name, slot, hold, now, slows_down: None }
     }
 
-    /// Time passes when somebody waits.
+    /// Returns a timer: time passes when a task waits.
     fn timer(&self) -> Timer {
         let now = self.now.clone();
         Timer::new(move |time| {
@@ -151,7 +151,7 @@ async fn tokens_that_somebody_refreshes_where_they_were_are_not_there_twice() {
     assert!(matches!(&busy, TransferError::Busy { place } if place == "a"), "{busy}");
     assert!(to.load().await.unwrap().is_none());
     assert_eq!(from.load().await.unwrap().unwrap().revision, saved);
-    // Once that is over, they move.
+    // Without these obstacles the tokens are moved.
     (*from.hold.lock().unwrap(), to.slows_down) = (None, None);
     assert!(migrate(&from, &to).await.unwrap().moved);
     assert_eq!(to.load().await.unwrap().unwrap().record.tokens, tokens);
@@ -179,7 +179,7 @@ async fn a_lease_that_passed_on_while_the_other_was_waited_for_moves_nothing() {
     let tokens = AuthTokens::new("mine");
     from.save(&tokens.clone().into(), Precondition::Absent).await.unwrap();
     *to.hold.lock().unwrap() = Some(SOMEBODY);
-    // This process is stopped while it waits, and meanwhile somebody refreshes.
+    // This process is stopped during its wait, and another process refreshes meanwhile.
     let (hold, free) = (from.hold.clone(), to.hold.clone());
     let timer = Timer::new(move |_| {
         *hold.lock().unwrap() = Some(SOMEBODY);
@@ -213,7 +213,8 @@ mod rekeying {
     impl Sealed {
         async fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
-            // A directory below it is made private, which it may not be under a lax umask.
+            // The directory below is created private. The temporary directory may not be private under a lax
+            // umask.
             let private = directory.path().join("private");
             let mut recipients = [const { String::new() }; 2];
             for (number, recipient) in recipients.iter_mut().enumerate() {
@@ -229,13 +230,13 @@ mod rekeying {
             directory.join(format!("key-{number}.txt"))
         }
 
-        /// The record through one key alone.
+        /// Returns a store for the record with one key.
         fn by(&self, number: usize) -> AgeFileStore {
             let directory = self.path.parent().unwrap();
             AgeFileStore::new(&self.path, AgeKey::identity_file(Self::key(directory, number)))
         }
 
-        /// The record through the first key, and sealed to both.
+        /// Returns a store that opens the record with the first key and seals it to both.
         fn by_both(&self) -> AgeFileStore {
             let key = AgeKey::identity_file(Self::key(self.path.parent().unwrap(), 0));
             let key = key.with_recovery_recipient(&self.recipients[1]).unwrap();
@@ -254,7 +255,7 @@ mod rekeying {
             done
         }
 
-        /// The access token, if that key opens the record.
+        /// Returns the tokens if that key opens the record.
         async fn opened_by(&self, number: usize) -> Option<AuthTokens> {
             let loaded = self.by(number).load().await;
             assert!(matches!(loaded, Ok(Some(_)) | Err(StoreError::Undecryptable { .. })));
