@@ -10,27 +10,27 @@ use std::time::{Duration, Instant};
 use super::platform::Dir;
 use crate::error::StoreError;
 
-/// How long a writer waits for another one. A write takes milliseconds; who holds the lock for
-/// this long is stopped or stuck, and the user should hear of it.
+/// How long a writer waits for another writer. A write takes milliseconds. A process that holds the lock for
+/// this long is stopped or stuck, and the user should be told.
 pub(super) const LOCK_WAIT: Duration = Duration::from_secs(10);
 
-/// How often a waiting writer looks again. The kernel's waiting lock has no deadline.
+/// How often a waiting writer tries again. The kernel's blocking lock has no deadline.
 const LOCK_POLL: Duration = Duration::from_millis(2);
 
 const ERROR_LOCK_VIOLATION: i32 = 33;
 
-/// A lock on a file, which goes with this or with the process.
+/// A lock on a file. It is released on drop, or when the process ends.
 #[derive(Debug)]
 pub(crate) struct FileLock(pub(super) File);
 
 impl FileLock {
-    /// Takes the lock, or gives the file back while somebody else has it.
+    /// Takes the lock, or returns the file if another holder has the lock.
     pub(super) fn try_new(file: File, place: &Path) -> Result<Result<Self, File>, StoreError> {
         loop {
             return match file.try_lock() {
                 Ok(()) => Ok(Ok(Self(file))),
                 Err(TryLockError::WouldBlock) => Ok(Err(file)),
-                // By a signal, which a network file system lets through.
+                // Interrupted by a signal. A network file system reports this.
                 Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {
                     continue;
                 }
@@ -45,11 +45,11 @@ impl FileLock {
 }
 
 impl FileLock {
-    /// Gives it up now.
+    /// Releases the lock now.
     pub(crate) fn unlock(&self) -> io::Result<()> {
         match self.0.unlock() {
-            // The standard library unlocks twice, because there could be two locks, and Wine 8 has
-            // another word than Windows for there being none.
+            // The standard library unlocks twice, because there could be two locks. Wine 8 reports a missing
+            // lock with another error code than Windows.
             Err(error) if cfg!(windows) && error.raw_os_error() == Some(ERROR_LOCK_VIOLATION) => {
                 Ok(())
             }
@@ -59,15 +59,15 @@ impl FileLock {
 }
 
 impl Drop for FileLock {
-    /// Closing the file is not enough: a child process that is just being started has it too, for
-    /// a moment.
+    /// Closing the file is not enough: a child process that is being started has the file open too, for a
+    /// moment.
     fn drop(&mut self) {
-        // If this fails, the process's end gives it up.
+        // If this fails, the lock is released when the process ends.
         let _ = self.unlock();
     }
 }
 
-/// Takes the lock of that name in a directory, and waits for it for so long.
+/// Takes the lock of that name in a directory. Fails if this takes longer than the given time.
 pub(super) fn lock(
     dir: &Dir,
     name: &OsStr,
