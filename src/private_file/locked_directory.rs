@@ -10,14 +10,14 @@ use super::platform::{self, Dir};
 use super::{TEMPORARY, explain_write, suffixed};
 use crate::error::StoreError;
 
-/// The name of the lock's file.
+/// The name of the lock file.
 const LOCK: &str = ".lock";
 
-/// A directory of private files, and the right to change them, which one process has at a time. Dropping it gives
-/// that up.
+/// A directory of private files, locked for changes. One process has the lock at a time. It is released on
+/// drop.
 ///
-/// It is for many small files that are changed together, such as profiles. It can be shared by threads, each of
-/// which writes files of its own. The lock is that of the file `.lock` in the directory, which is never removed.
+/// Use it for many small files that are changed together, such as profiles. Threads can share it if each
+/// thread writes its own files. The lock file is `.lock` in the directory. It is never removed.
 ///
 /// ```
 /// use tokenkeep::private_file::LockedDirectory;
@@ -34,8 +34,8 @@ const LOCK: &str = ".lock";
 ///
 /// # Security
 ///
-/// A file that it writes can be read and written by this user alone, from its first byte on. A directory that it
-/// makes is this user's alone.
+/// Files that it writes can be read and written only by this user, from their first byte on. A directory that
+/// it creates is private to this user.
 pub struct LockedDirectory {
     dir: Dir,
     path: PathBuf,
@@ -43,13 +43,13 @@ pub struct LockedDirectory {
 }
 
 impl LockedDirectory {
-    /// Takes the lock, and waits up to 10 seconds for it. The directory is made if need be. This blocks.
+    /// Takes the lock, and waits up to 10 seconds for it. The directory is created if needed. This blocks.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Timeout`] if another process holds the lock for that long, [`StoreError::Exposed`] if others
-    /// can write to the directory or to the one above it, or if it would be made in a directory of another user,
-    /// and what the system says.
+    /// [`StoreError::Timeout`] if another process holds the lock for that long, [`StoreError::Exposed`] if
+    /// others can write to the directory or to the one above it, or if it would be created in a directory of
+    /// another user, and errors of the system.
     pub fn lock(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let path = path.as_ref();
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -61,14 +61,15 @@ impl LockedDirectory {
         Ok(Self { dir, path, _lock: lock })
     }
 
-    /// Creates a file of this name and content. Returns `false` if there is one already, which stays as it is.
+    /// Creates a file of this name and content. Returns `false` if the file exists. An existing file is not
+    /// changed.
     ///
-    /// The content is durable then, and the name after [`sync`](Self::sync). A file that a program makes without
-    /// the lock at the same moment may be replaced.
+    /// On return the content is durable. The name is durable after [`sync`](Self::sync). A file that a
+    /// program creates without the lock at the same moment may be replaced.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NoSpace`], and what else the system says.
+    /// [`StoreError::NoSpace`], and other errors of the system.
     pub fn create(&self, name: impl AsRef<OsStr>, content: &[u8]) -> Result<bool, StoreError> {
         let name = self.checked(name.as_ref())?;
         let exists = self.dir.has(name);
@@ -81,21 +82,21 @@ impl LockedDirectory {
     /// Replaces the file of this name, or creates it. A reader sees the old content or the new one. A link is
     /// replaced by a file.
     ///
-    /// The content is durable then, and which of the two the name leads to after [`sync`](Self::sync).
+    /// On return the new content is durable. The replacement is durable after [`sync`](Self::sync).
     ///
     /// # Errors
     ///
-    /// [`StoreError::NoSpace`], and what else the system says. The file is then as it was.
+    /// [`StoreError::NoSpace`], and other errors of the system. After an error the file is unchanged.
     pub fn replace(&self, name: impl AsRef<OsStr>, content: &[u8]) -> Result<(), StoreError> {
         self.write(self.checked(name.as_ref())?, content)
     }
 
-    /// Removes the file of this name, durably. Removing none succeeds: an earlier run may have been killed before
-    /// that was durable.
+    /// Removes the file of this name, durably. Succeeds if the file does not exist: an earlier run may have
+    /// been killed before the removal was durable.
     ///
     /// # Errors
     ///
-    /// What the system says.
+    /// Errors of the system.
     pub fn remove(&self, name: impl AsRef<OsStr>) -> Result<(), StoreError> {
         let name = self.checked(name.as_ref())?;
         for name in [&*suffixed(name, TEMPORARY), name] {
@@ -104,22 +105,23 @@ impl LockedDirectory {
         self.dir.sync().map_err(|error| self.failed("remove", name, error))
     }
 
-    /// Makes the names in this directory durable, and those of the directories above it.
+    /// Makes the names in this directory durable, and the names of the directories above it.
     ///
     /// # Errors
     ///
-    /// What the system says.
+    /// Errors of the system.
     pub fn sync(&self) -> Result<(), StoreError> {
         let place = || self.path.display().to_string();
         self.dir.sync().map_err(|error| StoreError::io("write", place(), error))?;
         self.dir.sync_above()
     }
 
-    /// Writes the file beside its place, and puts it there.
+    /// Writes a temporary file, and renames it.
     fn write(&self, name: &OsStr, content: &[u8]) -> Result<(), StoreError> {
         let path = self.path.join(name);
         let failed = |error| explain_write(&self.dir, &path, content.len(), error);
-        // Always of that name, so that what a killed writer left does not stay: a living one has the lock.
+        // The name is always the same, so that a file left by a killed writer is replaced. Other writers need
+        // the lock.
         let temporary = suffixed(name, TEMPORARY);
         self.remove_one(&temporary).map_err(failed)?;
         let mut file = self.dir.create_new(&temporary).map_err(failed)?;
@@ -127,11 +129,11 @@ impl LockedDirectory {
             .dir
             .make_private(&mut file, &temporary)
             .and_then(|()| file.write_all(content).and_then(|()| file.sync_all()).map_err(failed));
-        // On Windows it cannot be renamed, or removed, while it is open for this process alone.
+        // On Windows the file cannot be renamed or removed while this process has it open without sharing.
         drop(file);
         let written = written.and_then(|()| self.dir.rename(&temporary, name).map_err(failed));
         written.inspect_err(|_| {
-            // What failed is the write; that its remains could not be removed adds nothing.
+            // The error of the write is returned. An error of this cleanup would add nothing.
             let _ = self.dir.remove(&temporary);
         })
     }
@@ -143,7 +145,7 @@ impl LockedDirectory {
         }
     }
 
-    /// Returns the name if it is one of a file in this directory, and no path that leads elsewhere.
+    /// Returns the name. Fails if it is a path that leads out of this directory.
     fn checked<'a>(&self, name: &'a OsStr) -> Result<&'a OsStr, StoreError> {
         let mut components = Path::new(name).components();
         match (components.next(), components.next()) {
