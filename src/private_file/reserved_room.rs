@@ -1,4 +1,4 @@
-//! Room for what a file is to be replaced by, taken before it is known what that is.
+//! Disk space for the next content of a file, reserved before that content is known.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -11,14 +11,14 @@ use super::platform::Dir;
 use super::{NEXT, PrivateFile, explain_write, suffixed, unused_name};
 use crate::error::StoreError;
 
-/// A file of a size that suffices, beside the file that it is to replace. Dropping it removes it.
+/// A file that is large enough, in the directory of the file that it will replace. It is removed on drop.
 #[derive(Debug)]
 pub(crate) struct ReservedRoom {
     dir: Arc<Dir>,
     name: OsString,
-    /// `None` once it has become the file, or can no longer be used.
+    /// `None` after it has replaced the target, or when it can no longer be used.
     file: Option<File>,
-    /// The write lock's file, for when its name leads elsewhere by then.
+    /// The open file of the write lock, in case its name leads elsewhere later.
     lock: File,
 }
 
@@ -39,7 +39,7 @@ impl ReservedRoom {
         self.dir.clone()
     }
 
-    /// Lets go of the room: the file was replaced without it.
+    /// Gives up the room: the target was replaced without it.
     pub(super) fn give_up(&mut self) {
         if self.file.take().is_some() {
             let _ = self.dir.remove(&self.name);
@@ -51,7 +51,7 @@ impl ReservedRoom {
         self.file.is_some()
     }
 
-    /// Takes the write lock of its file, also if the lock's name has become unusable.
+    /// Takes the write lock of its file, even if the name of the lock can no longer be used.
     pub(super) fn lock(&self, file: &PrivateFile, target: &OsStr) -> Result<FileLock, StoreError> {
         match lock(&self.dir, &suffixed(target, ".lock"), &file.path, file.lock_wait) {
             Err(StoreError::Timeout { place, reason, advice }) => {
@@ -65,8 +65,8 @@ impl ReservedRoom {
         }
     }
 
-    /// Writes into the room that was reserved, and puts it in the place of the file. If that fails, the room
-    /// stays reserved where the system allows it.
+    /// Writes into the reserved file and renames it to the target. If that fails, the room stays reserved
+    /// where the system allows it.
     pub(super) fn become_file(
         &mut self,
         path: &Path,
@@ -82,7 +82,7 @@ impl ReservedRoom {
             .and_then(|()| file.write_all(bytes))
             .and_then(|()| file.set_len(bytes.len() as u64))
             .and_then(|()| file.sync_all());
-        // On Windows it cannot be renamed while it is open for this process alone.
+        // On Windows the file cannot be renamed while this process has it open without sharing.
         let kept = if cfg!(windows) {
             drop(file);
             None
