@@ -46,7 +46,7 @@ pub(crate) struct Rewrite<'a> {
 }
 
 /// A profile as it was found.
-pub(crate) type Named = (String, Result<Profile, Failure>);
+pub(crate) type Found = (String, Result<Profile, Failure>);
 
 impl Profile {
     pub(crate) fn load(name: &str) -> Result<Self, Failure> {
@@ -210,7 +210,7 @@ impl Profile {
     }
 
     /// All profiles, by name. One that cannot be read is a failure in its place.
-    pub(crate) fn all() -> Result<Vec<Named>, Failure> {
+    pub(crate) fn all() -> Result<Vec<Found>, Failure> {
         let directory = directory()?.join("profiles");
         let unreadable = |error| Failure::io("read", &directory, &error);
         let entries = loop {

@@ -346,8 +346,8 @@ fn doctor_finds_a_refresh_that_was_cut_off_and_asks_for_no_passphrase() {
     let home = Home::signed_in();
     assert!(home.run("doctor").ok().contains("default\tfresh, expires in 7"));
     let intent = format!("{}.intent", home.record().display());
-    let noted = tokenkeep::store::Intent::new(&"canary-r".into(), tokenkeep::chrono::Utc::now());
-    fs::write(&intent, noted.to_string()).unwrap();
+    let left = tokenkeep::store::Intent::new(&"canary-r".into(), tokenkeep::chrono::Utc::now());
+    fs::write(&intent, left.to_string()).unwrap();
     let doctor = home.run("doctor");
     assert_eq!(doctor.code, 1, "{doctor:?}");
     assert!(doctor.out.contains("a refresh was cut off"), "{doctor:?}");

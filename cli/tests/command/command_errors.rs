@@ -168,14 +168,14 @@ fn status_shows_what_get_will_meet() {
     let home = Home::signed_in();
     let intent = home.path("state/tokenkeep/default.age.intent");
     for (token, is_shown) in [("canary-r", true), ("canary of another session", false)] {
-        let noted = tokenkeep::store::Intent::new(&token.into(), tokenkeep::chrono::Utc::now());
-        fs::write(&intent, noted.to_string()).unwrap();
+        let left = tokenkeep::store::Intent::new(&token.into(), tokenkeep::chrono::Utc::now());
+        fs::write(&intent, left.to_string()).unwrap();
         let shown = home.run("status").ok();
         assert_eq!(shown.contains("warning  a refresh was cut off"), is_shown, "{shown}");
     }
     // A user who cannot take the lease there is told as well.
-    let noted = tokenkeep::store::Intent::new(&"canary-r".into(), tokenkeep::chrono::Utc::now());
-    fs::write(&intent, noted.to_string()).unwrap();
+    let left = tokenkeep::store::Intent::new(&"canary-r".into(), tokenkeep::chrono::Utc::now());
+    fs::write(&intent, left.to_string()).unwrap();
     let lease = home.path("state/tokenkeep/default.age.lease");
     let _ = fs::remove_file(&lease);
     fs::create_dir(&lease).unwrap();
