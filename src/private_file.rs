@@ -431,21 +431,8 @@ impl LockedFile<'_> {
     /// Writes, and makes durable, first the content and then its name.
     fn write(&self, content: &[u8]) -> Result<(), StoreError> {
         let (dir, path) = (&*self.dir, &self.file.path);
-        let failed = |error| explain_write(dir, path, content.len(), error);
-        let temporary = unused_name(self.name, TEMPORARY);
-        let mut file = dir.create_new(&temporary).map_err(failed)?;
-        let written = dir
-            .make_private(&mut file, &temporary)
-            .and_then(|()| file.write_all(content).and_then(|()| file.sync_all()).map_err(failed));
-        // On Windows it cannot be renamed, or removed, while it is open for this process alone.
-        drop(file);
-        let written = written.and_then(|()| dir.rename(&temporary, self.name).map_err(failed));
-        if let Err(error) = written {
-            // What failed is the write; that its remains could not be removed adds nothing.
-            let _ = dir.remove(&temporary);
-            return Err(error);
-        }
-        dir.sync().map_err(failed)
+        write_by_rename(dir, path, &unused_name(self.name, TEMPORARY), self.name, content)?;
+        dir.sync().map_err(|error| explain_write(dir, path, content.len(), error))
     }
 }
 
@@ -551,6 +538,28 @@ fn leftovers(dir: &Dir, name: &OsStr, suffix: &str) -> Vec<OsString> {
         })
     };
     dir.names().into_iter().filter(is_ours).collect()
+}
+
+/// Writes a new file under the temporary name, durably, and gives it its name. That name is not durable yet.
+fn write_by_rename(
+    dir: &Dir,
+    path: &Path,
+    temporary: &OsStr,
+    name: &OsStr,
+    content: &[u8],
+) -> Result<(), StoreError> {
+    let failed = |error| explain_write(dir, path, content.len(), error);
+    let mut file = dir.create_new(temporary).map_err(failed)?;
+    let written = dir
+        .make_private(&mut file, temporary)
+        .and_then(|()| file.write_all(content).and_then(|()| file.sync_all()).map_err(failed));
+    // On Windows the file cannot be renamed or removed while this process has it open without sharing.
+    drop(file);
+    let written = written.and_then(|()| dir.rename(temporary, name).map_err(failed));
+    written.inspect_err(|_| {
+        // The error of the write is returned. An error of this cleanup would add nothing.
+        let _ = dir.remove(temporary);
+    })
 }
 
 /// Says why a file could not be written, and what to do.

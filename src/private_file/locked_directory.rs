@@ -2,12 +2,12 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use super::lock::{FileLock, LOCK_WAIT, lock};
 use super::platform::{self, Dir};
-use super::{TEMPORARY, explain_write, suffixed};
+use super::{TEMPORARY, explain_write, suffixed, write_by_rename};
 use crate::error::StoreError;
 
 /// The name of the lock file.
@@ -124,18 +124,7 @@ impl LockedDirectory {
         // the lock.
         let temporary = suffixed(name, TEMPORARY);
         self.remove_one(&temporary).map_err(failed)?;
-        let mut file = self.dir.create_new(&temporary).map_err(failed)?;
-        let written = self
-            .dir
-            .make_private(&mut file, &temporary)
-            .and_then(|()| file.write_all(content).and_then(|()| file.sync_all()).map_err(failed));
-        // On Windows the file cannot be renamed or removed while this process has it open without sharing.
-        drop(file);
-        let written = written.and_then(|()| self.dir.rename(&temporary, name).map_err(failed));
-        written.inspect_err(|_| {
-            // The error of the write is returned. An error of this cleanup would add nothing.
-            let _ = self.dir.remove(&temporary);
-        })
+        write_by_rename(&self.dir, &path, &temporary, name, content)
     }
 
     fn remove_one(&self, name: &OsStr) -> io::Result<()> {
