@@ -1,4 +1,4 @@
-//! backup and restore: copies of tokens.
+//! backup and restore: copy tokens to a backup and back.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -44,7 +44,7 @@ pub(super) async fn backup(context: &Context, backup: &arguments::Backup) -> Out
         }
         to.clear(Precondition::Anything).await?;
     } else if is_sealed_here && Path::new(&backup.to).exists() {
-        // It can be opened by others and not by us, so what it is cannot be told.
+        // Others can open this file, but this process cannot. So its content cannot be checked.
         let message = format!("{} exists; --overwrite replaces it", backup.to);
         return Err(Failure::new(Code::Conflict, message));
     }
@@ -98,11 +98,11 @@ pub(super) async fn restore(context: &Context, restore: &arguments::Restore) -> 
     DONE
 }
 
-/// A file that is not there, or is not sealed, is told of before anybody is asked for a passphrase.
+/// Fails if the file does not exist or is not sealed. Called before any prompt for a passphrase.
 fn look_at(path: &str) -> Result<(), Failure> {
     let mut first = [0];
     let read = fs::metadata(path).and_then(|metadata| {
-        // Opening a pipe waits for its other end.
+        // Opening a pipe blocks until its other end is opened.
         if metadata.is_file() { File::open(path)?.read(&mut first) } else { Ok(0) }
     });
     match read {
@@ -112,7 +112,7 @@ fn look_at(path: &str) -> Result<(), Failure> {
         Ok(1) if first == [b'{'] => Err(Failure::usage(format!(
             "{path} is not sealed; if that is meant, give plaintext:{path}"
         ))),
-        // What else is wrong with it, its store says.
+        // The store reports any other fault of the file.
         _ => Ok(()),
     }
 }

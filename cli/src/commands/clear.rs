@@ -1,4 +1,4 @@
-//! clear: where a session ends.
+//! clear: removes the tokens, which ends the session.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub(super) async fn clear(context: &Context, clear: &Clear) -> Outcome {
     if clear.revoke {
         match target.provider()?.client() {
             Ok(client) => revoked = Some(client),
-            // A logout does not wait until that is set up.
+            // A logout does not wait until the provider is set up.
             Err(failure) => may_live.push(failure),
         }
     }
@@ -92,7 +92,7 @@ pub(super) async fn clear(context: &Context, clear: &Clear) -> Outcome {
     }
 }
 
-/// Why a slot was not emptied, and how far that got.
+/// Returns why a slot was not emptied, and how much of it was.
 pub(super) async fn not_cleared(
     store: &dyn TokenStore,
     url: &StoreUrl,
@@ -105,13 +105,13 @@ pub(super) async fn not_cleared(
     }
 }
 
-/// Where a migration was moving the tokens that did not get to its end.
+/// Returns the target of a migration that was cut off.
 fn moving_to(target: &Target) -> Option<&StoreUrl> {
     target.profile.as_ref()?.moving_to.as_ref()
 }
 
-/// What a migration that was cut off left at its target: it is this session's, if it is the same or if
-/// nothing is left at the source.
+/// Returns the copy that a migration left at its target when it was cut off. The copy belongs to
+/// this session if it equals the tokens at the source, or if the source holds none.
 pub(super) async fn copy_of(
     source: &dyn TokenStore,
     target: Arc<dyn TokenStore>,

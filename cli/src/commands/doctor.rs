@@ -1,4 +1,4 @@
-//! A look at every kind of store and every profile on this machine, without prompting.
+//! doctor: checks every kind of store and every profile on this machine, without prompting.
 
 use std::io::{self, IsTerminal};
 use std::path::Path;
@@ -23,12 +23,12 @@ use crate::selection::Selection;
 use crate::target::check_key;
 use crate::terminal::Terminal;
 
-/// One thing that was looked at.
+/// The result of one check.
 struct Finding {
     name: String,
     state: String,
     how: String,
-    /// The one thing that fixes it.
+    /// The one step that fixes it.
     fix: Option<String>,
 }
 
@@ -36,7 +36,7 @@ pub(super) async fn doctor(context: &Context, json: bool) -> Outcome {
     let slots = slots(context)?;
     let keychain = probe_keychain().await;
     let backends = vec![keychain_finding(keychain), age_finding().await, plaintext_finding()];
-    // At once: each may have a server of its own that does not answer.
+    // All at the same time: each store may have a server of its own that does not answer.
     let looks: Vec<_> = slots
         .into_iter()
         .map(|(name, looked_at)| {
@@ -49,7 +49,8 @@ pub(super) async fn doctor(context: &Context, json: bool) -> Outcome {
     }
     let system = vec![core_finding(context.limits), swap_finding()];
 
-    // A machine without a keychain is not broken, and neither is one that swaps.
+    // Only profiles count: a machine without a keychain is not broken, and neither is one that
+    // swaps.
     let is_ill = profiles.iter().any(|(finding, _)| finding.fix.is_some());
     if json {
         let rows = |findings: &[Finding]| findings.iter().map(Finding::to_json).collect::<Vec<_>>();
@@ -91,7 +92,7 @@ fn keychain_finding(state: KeychainState) -> Finding {
 async fn age_finding() -> Finding {
     let tried = async {
         let directory = tempfile::Builder::new().prefix("tokenkeep-doctor-").tempdir()?;
-        // A directory below it is made private, which it may not be under a lax umask.
+        // The store makes `private` private. The directory above it may not be, under a lax umask.
         let path = directory.path().join("private/tokens.age");
         let store = AgeFileStore::new(path, AgeKey::generate());
         let tokens = AuthTokens::new("test");
@@ -118,10 +119,10 @@ fn plaintext_finding() -> Finding {
     }
 }
 
-/// What is looked at: the store of each profile, and who refreshes its tokens.
+/// What is checked: the store of a profile, and the client that refreshes its tokens.
 type LookedAt = Result<(StoreUrl, Option<String>), Failure>;
 
-/// The one that was named, or else all profiles.
+/// Returns the slot that was named, or else all profiles.
 fn slots(context: &Context) -> Result<Vec<(String, LookedAt)>, Failure> {
     let of = |profile: Profile| {
         let client = profile.provider.as_ref().map(Provider::client_name);
@@ -166,7 +167,7 @@ async fn slot_finding(
     {
         return (broken(keychain.to_string(), how, advice.into()), none);
     }
-    // Nobody is asked for a passphrase: a look should not need one.
+    // A check does not ask for a passphrase.
     let looked = async {
         let opened = store.open()?;
         let stored = opened.load().await?;
@@ -206,7 +207,7 @@ async fn slot_finding(
     (Finding { name, state, how, fix }, tokens)
 }
 
-/// What makes tokens good again that are not.
+/// Returns how to fix tokens that are not good.
 fn remedy(
     tokens: Option<&AuthTokens>,
     can_refresh: bool,
@@ -214,7 +215,7 @@ fn remedy(
 ) -> Option<&'static str> {
     let tokens = tokens.filter(|tokens| tokens.freshness(now) >= Freshness::Expiring)?;
     match (tokens.refresh_token.is_some() && !tokens.is_backup(), can_refresh) {
-        // That is done when somebody asks for them.
+        // The next `get` refreshes them.
         (true, true) => None,
         (true, false) => {
             Some("refresh them where they were issued, and give the new ones to `tokenkeep set`")
@@ -234,7 +235,7 @@ fn state(tokens: Option<&AuthTokens>, now: DateTime<Utc>) -> String {
     }
 }
 
-/// How long ago a file was written.
+/// Returns how long ago a file was written.
 fn written(path: &Path, now: DateTime<Utc>) -> Option<String> {
     let modified: DateTime<Utc> = path.metadata().ok()?.modified().ok()?.into();
     Some(span(now - modified))
@@ -295,13 +296,15 @@ impl Finding {
     }
 }
 
-/// Prints a table; colours are left out where nobody sees them, or wants them.
+/// Prints a table. Colours are left out if the output is not a terminal or the user turned them
+/// off.
 fn print(terminal: &Terminal, title: &str, findings: &[Finding]) -> io::Result<()> {
     if findings.is_empty() {
         return Ok(());
     }
     if !io::stdout().is_terminal() {
-        // A line for each, its columns parted by tabs; tables are for people.
+        // Scripts get one line for each finding, with tabs between the columns. Tables are for
+        // people.
         let line = |finding: &Finding| {
             let fix = finding.fix.as_deref().unwrap_or_default();
             format!("{title}\t{}\t{}\t{}\t{fix}\n", finding.name, finding.state, finding.how)

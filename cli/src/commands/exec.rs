@@ -1,4 +1,4 @@
-//! exec: a program that gets the access token.
+//! exec: runs a program with the access token in its environment.
 
 use std::io;
 use std::process::{Command, ExitCode};
@@ -34,7 +34,7 @@ pub(super) async fn exec(context: &Context, exec: arguments::Exec) -> Outcome {
     let program = words.next().expect("clap requires one");
     let mut command = Command::new(&program);
     command.args(words);
-    // What this program was given to open the store is nobody else's business.
+    // The program does not need the secrets that open the store or authenticate the client.
     command.env_remove(PASSPHRASE_VARIABLE);
     let provider = target.profile.as_ref().and_then(|profile| profile.provider.as_ref());
     if let Some(variable) = provider.and_then(|provider| provider.client_secret_env.as_ref()) {
@@ -43,7 +43,8 @@ pub(super) async fn exec(context: &Context, exec: arguments::Exec) -> Outcome {
     if let Some(prefix) = target.url.env_prefix() {
         command.env_remove(format!("{prefix}_REFRESH_TOKEN"));
     }
-    // All of it is done before the command takes this one's place: then nobody could save anything.
+    // All work is finished before the program replaces this process. After that, nothing could be
+    // saved.
     let tokens = good_tokens(context, &manager).await?;
     hand_over(&tokens, &prefix, exec.with_refresh_token, &mut command)
         .map_err(|failure| failure.within(&target.url.to_string()))?;
@@ -76,7 +77,7 @@ fn hand_over(
     Ok(())
 }
 
-/// Takes this process's place.
+/// Replaces this process with the program.
 #[cfg(unix)]
 fn run(mut command: Command, limits: Limits) -> io::Result<ExitCode> {
     use std::os::unix::process::CommandExt;
@@ -88,6 +89,6 @@ fn run(mut command: Command, limits: Limits) -> io::Result<ExitCode> {
 #[cfg(not(unix))]
 fn run(mut command: Command, _limits: Limits) -> io::Result<ExitCode> {
     let Some(code) = command.status()?.code() else { return Ok(ExitCode::FAILURE) };
-    // Most of them do not fit in what a program can return here, and all in how it can be ended.
+    // Most Windows exit codes do not fit in an `ExitCode`. `exit` takes them all.
     u8::try_from(code).map(ExitCode::from).or_else(|_| std::process::exit(code))
 }

@@ -1,4 +1,4 @@
-//! get: a token, on standard output.
+//! get: prints a token to standard output.
 
 use tokenkeep::chrono::Timelike;
 use tokenkeep::secrecy::{ExposeSecret, SecretString};
@@ -18,7 +18,7 @@ pub(super) async fn get(context: &Context, get: &Get) -> Outcome {
         ));
     }
     let manager = Target::of(context)?.manager(context)?;
-    // Before all is saved: if it cannot be, the access token is good all the same.
+    // Printed before everything is saved: the access token is good even if saving fails.
     with_refresh(context, &manager, print(context, &manager, get)).await
 }
 
@@ -53,7 +53,8 @@ async fn print(context: &Context, manager: &TokenManager, get: &Get) -> Outcome 
     DONE
 }
 
-/// The same, with times as people and other programs write them.
+/// Returns the same tokens with their times in whole seconds, as people and other programs write
+/// them.
 fn in_seconds(mut tokens: AuthTokens) -> AuthTokens {
     let times = [&mut tokens.expires_at, &mut tokens.obtained_at, &mut tokens.refresh_expires_at];
     for time in times.into_iter().flatten() {

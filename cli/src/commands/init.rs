@@ -1,4 +1,4 @@
-//! init: the store of a new profile.
+//! init: chooses the store of a new profile.
 
 use tokenkeep::StoreUrl;
 
@@ -29,7 +29,7 @@ pub(super) async fn init(context: &Context) -> Outcome {
 }
 
 async fn named(context: &Context, store: StoreUrl) -> Result<(StoreUrl, String, String), Failure> {
-    // A recipient that is none is found here, before a server is asked.
+    // An invalid recipient is found here, before a request to a server.
     open(context, &store)?;
     store.prepare_server().await?;
     let protects = if store.is_plaintext() {
@@ -43,7 +43,7 @@ async fn named(context: &Context, store: StoreUrl) -> Result<(StoreUrl, String, 
     Ok((store, "because you named it".into(), protects.into()))
 }
 
-/// The keychain if it can be used, else an age file.
+/// Chooses the keychain if it can be used, else an age file.
 async fn choose(context: &Context, name: &str) -> Result<(StoreUrl, String, String), Failure> {
     let key = profile::directory()?.join("keys").join(format!("{name}.txt"));
     let record = profile::state_directory()?.join(format!("{name}.age"));

@@ -1,4 +1,4 @@
-//! keygen: a new age identity.
+//! keygen: makes a new age identity.
 
 use tokenkeep::AgeKey;
 use tokenkeep::secrecy::ExposeSecret;

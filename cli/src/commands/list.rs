@@ -1,4 +1,4 @@
-//! list: all profiles.
+//! list: lists all profiles.
 
 use std::io::{self, IsTerminal};
 
@@ -26,7 +26,7 @@ pub(super) fn list(context: &Context, json: bool) -> Outcome {
     if profiles.is_empty() {
         context.terminal.say("there are no profiles; `tokenkeep init` makes one");
     }
-    // A table for people, and tabs for everything else.
+    // People get a table. Scripts get tabs between the columns.
     let is_table = io::stdout().is_terminal();
     let width = profiles.iter().map(|(name, _)| name.len()).max().filter(|_| is_table);
     let (width, gap) = width.map_or((0, "\t"), |width| (width, "  "));
@@ -41,7 +41,7 @@ pub(super) fn list(context: &Context, json: bool) -> Outcome {
     DONE
 }
 
-/// As a shell takes it for one word: people paste what they see.
+/// Quotes text so that a shell reads it as one word: people paste what they see.
 fn for_shell(text: String) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:,@%+=".contains(&byte);
     if text.bytes().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }

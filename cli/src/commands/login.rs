@@ -1,4 +1,4 @@
-//! login: where a session begins.
+//! login: signs in, which begins a session.
 
 use tokenkeep::TokenStore;
 
@@ -15,7 +15,7 @@ pub(super) async fn login(context: &Context, login: &Login) -> Outcome {
     let provider = target.provider()?;
     let client = provider.client()?;
     let manager = target.manager(context)?;
-    // A store that cannot be used is better found before somebody signs in than after.
+    // A store that cannot be used is found before the user signs in.
     manager.get_tokens().await?;
     drop(manager.store().try_lease().await?);
     let tokens = if login.device || (!login.browser && provider.has_device_url) {

@@ -1,4 +1,4 @@
-//! The manual page: one for the command and all below it.
+//! man: one manual page for the command and all its subcommands.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Seek, Write};
@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::failure::{DONE, Outcome};
 use crate::terminal;
 
-/// The widest that text is, on any terminal.
+/// The maximum width of text, on any terminal.
 const WIDEST: u16 = 100;
 
 const ENVIRONMENT: &[(&str, &str)] = &[
@@ -127,32 +127,34 @@ pub(super) fn man(context: &Context) -> Outcome {
     DONE
 }
 
-/// Shows the page with the system's `man`, which knows the user's pager. Returns whether that could be
-/// done.
+/// Shows the page with the system's `man`, which uses the user's pager. Returns whether that
+/// worked.
 fn show(source: &str) -> io::Result<bool> {
-    /// What a shell adds to the number of the signal that ended a pager.
+    /// A shell adds this to the number of the signal that ended a pager.
     const BY_SIGNAL: i32 = 128;
 
-    // In a file, whose position says afterwards whether anybody read it: where manual pages are not
-    // installed, some systems have a `man` that does nothing but say so.
+    // A file, because its position shows afterwards whether `man` read it. Where manual pages are
+    // not installed, some systems have a `man` that only prints a notice.
     let mut file = tempfile::tempfile()?;
     file.write_all(source.as_bytes())?;
     file.rewind()?;
     let mut read = file.try_clone()?;
-    // Ctrl-C is for the pager. What is caught here is not passed on to it, as what is ignored would be.
+    // Ctrl-C is for the pager. A child process inherits ignored signals, but not handlers. So these
+    // signals get a handler.
     #[cfg(unix)]
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGQUIT] {
         signal_hook::flag::register(signal, std::sync::Arc::default())?;
     }
     let mut man = process::Command::new("man");
-    // What this program was given to open a store is nobody else's business.
+    // `man` does not need the secret that opens a store.
     man.args(["-l", "-"]).env_remove(terminal::PASSPHRASE_VARIABLE).stdin(file);
     let status = man.status()?;
     let was_shown = status.code().is_none_or(|code| code == 0 || code > BY_SIGNAL);
     Ok(was_shown && read.stream_position()? > 0)
 }
 
-/// The page as plain text: the help of all commands, and what is in no help.
+/// Returns the page as plain text: the help of all commands, and the sections that no help
+/// contains.
 fn text() -> String {
     let mut command = Cli::command().after_help("");
     command.build();
@@ -177,7 +179,7 @@ fn text() -> String {
     text
 }
 
-/// Breaks a text into lines of at most so many columns, each of which begins with the margin.
+/// Breaks a text into lines of at most `columns` columns. Each line begins with the margin.
 fn wrapped(text: &str, columns: usize, margin: &str) -> String {
     let (mut lines, mut line) = (String::new(), margin.to_owned());
     for word in text.split(' ') {
@@ -194,13 +196,14 @@ fn wrapped(text: &str, columns: usize, margin: &str) -> String {
     lines + &line + "\n"
 }
 
-/// All commands but `help`, each with its name in capitals, and without what all have in common.
+/// Returns all commands except `help`, each with its name in capitals. Leaves out what all commands
+/// have in common.
 fn subcommands(command: &Command) -> Vec<(String, Command)> {
     let mut all = Vec::new();
     for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
         let below: Vec<_> = subcommands(command);
         let name = command.get_name().to_uppercase();
-        // What contains commands does nothing by itself.
+        // A command that contains commands does nothing by itself.
         if !below.is_empty() {
             all.extend(below.into_iter().map(|(below, it)| (format!("{name} {below}"), it)));
             continue;
@@ -214,7 +217,7 @@ fn subcommands(command: &Command) -> Vec<(String, Command)> {
     all
 }
 
-/// The exit codes without their heading, and those that only some commands have.
+/// Returns the exit codes without their heading, and the codes that only some commands have.
 fn exit_status() -> String {
     let codes = EXIT_CODES.split_once('\n').map_or(EXIT_CODES, |(_, codes)| codes);
     format!("{codes}{OTHER_CODES}")
@@ -233,7 +236,7 @@ fn source() -> io::Result<String> {
     for (name, command) in subcommands(&command) {
         let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
         let has_options = command.get_arguments().any(|argument| !argument.is_hide_set());
-        // Its description and options become parts of a section of its own.
+        // The description and the options of a command become parts of its own section.
         let mut section = Vec::new();
         let man = Man::new(command);
         man.render_description_section(&mut section)?;

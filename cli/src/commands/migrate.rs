@@ -1,4 +1,4 @@
-//! migrate: tokens on their way from one store to another, and the profiles that name them.
+//! migrate: moves tokens from one store to another, and updates the profiles that name them.
 
 use std::sync::Arc;
 
@@ -17,8 +17,8 @@ use crate::target::{Target, check_key, open, warn_of_plaintext};
 /// Stands for a profile's name in the target of `migrate --all`.
 const NAME: &str = "{profile}";
 
-/// How many profiles are noted as on their way at once: each note costs the disk the same, and a
-/// thousand of them little more than one.
+/// How many profiles note a move in one batch. A batch of a thousand notes takes the disk little
+/// longer than one note.
 const BATCH: usize = 256;
 
 pub(super) async fn migrate(context: &Context, migrate: &arguments::Migrate) -> Outcome {
@@ -45,9 +45,9 @@ pub(super) async fn migrate(context: &Context, migrate: &arguments::Migrate) -> 
     DONE
 }
 
-/// Moves every profile, goes on past those that fail, and says which they were.
+/// Moves every profile. Continues after a profile that fails, and lists those that failed.
 async fn migrate_all(context: &Context, migrate: &arguments::Migrate) -> Outcome {
-    // Not in an option: each needs a slot of its own.
+    // The name must be in the path, not in an option: each profile needs a slot of its own.
     if !migrate.to.split('?').next().is_some_and(|slot| slot.contains(NAME)) {
         return Err(Failure::usage(format!("with --all, the path in --to needs a {NAME} in it")));
     }
@@ -98,7 +98,7 @@ async fn migrate_all(context: &Context, migrate: &arguments::Migrate) -> Outcome
         profile.sync()?; // and all of them with it
     }
     context.terminal.stop_working();
-    // Once: they are all of one kind.
+    // Warns once: all targets are of one kind.
     if let Some(to) = moved_to {
         warn_of_plaintext(context, &to);
     }
@@ -109,22 +109,22 @@ async fn migrate_all(context: &Context, migrate: &arguments::Migrate) -> Outcome
     Err(Failure::new(Code::Other, message))
 }
 
-/// The tokens of one slot on their way to another.
+/// A move of the tokens of one slot to another slot.
 struct Move<'a> {
     context: &'a Context,
     to: StoreUrl,
     source: Arc<dyn TokenStore>,
     target: Arc<dyn TokenStore>,
-    /// What is to name the target afterwards.
+    /// The profile that will name the target afterwards.
     profile: Option<Profile>,
-    /// The text that the profile is to have next.
+    /// The next text of the profile.
     text: Option<String>,
-    /// Whether an earlier run noted that it was moving them: what is at the target was then moved
-    /// there by that, and is not somebody else's.
+    /// Whether an earlier run noted this move. If so, that run moved the tokens that are at the
+    /// target, and they belong to this session.
     was_begun: bool,
-    /// Whether there was nothing to move, and the profile is pointed to the target all the same.
+    /// Whether there was nothing to move. The profile is pointed to the target anyway.
     was_empty: bool,
-    /// What became of it so far.
+    /// The outcome so far.
     outcome: Result<(), Failure>,
 }
 
@@ -172,7 +172,7 @@ impl<'a> Move<'a> {
         TransferError::Empty { place: self.source.to_string() }.into()
     }
 
-    /// Says what would be done, and fails if that would.
+    /// Says what a move would do. Fails if the move would fail.
     async fn show(&self, is_one_of_all: bool) -> Result<(), Failure> {
         self.refuse_same_slot()?;
         if self.to.env_prefix().is_some() {
@@ -214,7 +214,7 @@ impl<'a> Move<'a> {
             Ok(_) => {
                 return Err(TransferError::Unverified { place: self.target.to_string() }.into());
             }
-            // By an earlier run.
+            // An earlier run made the copy.
             Err(StoreError::Conflict { .. }) if is_copy => {}
             Err(StoreError::Conflict { .. }) => return Err(self.occupied()),
             Err(error) => return Err(error.into()),
@@ -225,7 +225,7 @@ impl<'a> Move<'a> {
         Ok(())
     }
 
-    /// Notes in the profile where its tokens are about to be moved, for a later run.
+    /// Notes the target in the profile before the tokens are moved, for a later run.
     async fn begin(&mut self) -> Result<(), Failure> {
         self.refuse_same_slot()?;
         if let Some(profile) = &self.profile
@@ -259,14 +259,15 @@ impl<'a> Move<'a> {
         Ok(())
     }
 
-    /// Returns whether the tokens are at the source only, so that no move is under way.
+    /// Returns whether the tokens are only at the source. Then no move is under way.
     async fn is_where_it_was(&self) -> bool {
         let Ok(Some(here)) = self.source.load_exposed().await else { return false };
         let there = self.target.load_exposed().await;
         there.is_ok_and(|there| there.is_none_or(|there| there.record.tokens != here.record.tokens))
     }
 
-    /// Nothing to move is no reason to leave one of all profiles behind.
+    /// Points the profile to the target if there is nothing to move. With `--all`, no profile is
+    /// left behind.
     async fn follow_if_empty(&mut self) -> Result<(), Failure> {
         if self.target.load().await?.is_some() {
             return Err(self.occupied());
@@ -276,7 +277,7 @@ impl<'a> Move<'a> {
         Ok(())
     }
 
-    /// Shows that this one is through, if that is being shown.
+    /// Counts this profile as finished if progress is shown.
     fn count(&self) {
         if let Some(profile) = &self.profile {
             self.context.terminal.count(&profile.name);
@@ -288,8 +289,8 @@ impl<'a> Move<'a> {
     }
 }
 
-/// Does what was asked for. It takes the same steps for one as for many, because each of them takes
-/// the disk little longer for many than for one.
+/// Runs all moves. Takes the same steps for one move as for many: a step for many takes the disk
+/// little longer than for one.
 async fn run(moves: &mut [Move<'_>], migrate: &arguments::Migrate) -> Result<(), Failure> {
     if migrate.dry_run || migrate.keep_source {
         for one in moves {

@@ -1,4 +1,4 @@
-//! profile remove: a profile, and all that belongs to it.
+//! profile remove: removes a profile and everything that belongs to it.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
@@ -18,8 +18,8 @@ use crate::profile::Profile;
 use crate::target::open_without_asking;
 use crate::terminal::Terminal;
 
-/// First all that could be in the way is found, then the profile is removed, and last of all its file: as
-/// long as that is there, it says what is left for the next run.
+/// Finds everything that prevents the removal first. Then removes what belongs to the profile, and
+/// its file last: until the file is gone, it tells the next run what is left.
 pub(super) async fn remove(context: &Context, remove: &Remove) -> Outcome {
     if context.slot.is_given() {
         return Err(Failure::usage(
@@ -30,7 +30,7 @@ pub(super) async fn remove(context: &Context, remove: &Remove) -> Outcome {
     refuse_shared(&profile, remove.keep_key)?;
     let mut belongings = vec![Belongings::of(context, &profile.store, remove.keep_key)?];
     refuse_if_on_server(context, &profile).await?;
-    // What a migration left that was cut off, if it is this profile's.
+    // The copy that a cut-off migration left, if it belongs to this profile.
     let source = belongings[0].store.clone();
     if let Some(to) = &profile.moving_to {
         let copy = copy_of(&*source, open_without_asking(context, to)?).await?;
@@ -39,7 +39,8 @@ pub(super) async fn remove(context: &Context, remove: &Remove) -> Outcome {
             target.key = Key::None;
         }
         if copy.is_some() || target.store.load_exposed().await?.is_none() {
-            // First what the profile would not name any more if this is interrupted after a logout.
+            // The target comes first: if this is interrupted after a logout, the profile would no
+            // longer name it.
             belongings.insert(0, target);
         }
     }
@@ -58,16 +59,16 @@ pub(super) async fn remove(context: &Context, remove: &Remove) -> Outcome {
     DONE
 }
 
-/// What one URL names.
+/// The tokens, the key and the store that one URL names.
 struct Belongings {
     url: StoreUrl,
     store: Arc<dyn TokenStore>,
     key: Key,
 }
 
-/// What becomes of a key.
+/// What happens to a key.
 enum Key {
-    /// There is none, or the store removes it with the record.
+    /// There is no key, or the store removes it with the record.
     None,
     Removed(PathBuf),
     Kept {
@@ -91,12 +92,12 @@ impl Belongings {
         Ok(Self { url: url.clone(), store: open_without_asking(context, url)?, key })
     }
 
-    /// Whether tokens are kept there that this profile may remove.
+    /// Returns whether the store keeps tokens that this profile may remove.
     fn is_kept(&self) -> bool {
         self.url.env_prefix().is_none() && !self.url.is_memory() && !self.url.is_shared()
     }
 
-    /// The locks beside the record, and beside its item in the keychain.
+    /// Returns the locks beside the record, and beside its item in the keychain.
     fn locks(&self) -> Vec<PathBuf> {
         let with = |path: &Path, suffixes: &[&str]| -> Vec<PathBuf> {
             let suffixed = suffixes.iter().map(|suffix| {
@@ -114,14 +115,14 @@ impl Belongings {
             }
             return locks;
         }
-        // These are where those of a keychain's record of the same name would be.
+        // These locks are where those of a keychain record of the same name would be.
         let text = self.url.to_text();
         let item = text.strip_prefix("keychain-item:").map(|item| format!("keychain:{item}"));
         let record = item.and_then(|item| item.parse::<StoreUrl>().ok()?.path());
         record.map_or_else(Vec::new, |path| beside(&path, &[".item.lease", ".item.lock"]))
     }
 
-    /// A process that refreshes these tokens gets new ones, which nobody should lose.
+    /// Fails if a process refreshes these tokens: the new tokens must not be lost.
     fn refuse_if_busy(&self) -> Result<(), Failure> {
         self.locks().iter().try_for_each(|lock| hold(lock).map(drop))
     }
@@ -143,7 +144,7 @@ impl Belongings {
             removed.map_err(|error| Failure::from(error).within(done))
         };
         for lock in self.locks() {
-            // Under the lock: a process that holds it is still at work.
+            // Removed under the lock: a process that holds the lock is still at work.
             if let Some(_held) = hold(&lock).map_err(|failure| failure.within(done))? {
                 remove(&lock)?;
             }
@@ -177,7 +178,7 @@ impl Belongings {
     }
 }
 
-/// Refuses to remove what another profile has too.
+/// Fails if another profile has the same tokens or the same key.
 fn refuse_shared(profile: &Profile, keep_key: bool) -> Result<(), Failure> {
     let urls = |profile: &Profile| -> Vec<StoreUrl> {
         [Some(&profile.store), profile.moving_to.as_ref()].into_iter().flatten().cloned().collect()
@@ -214,7 +215,7 @@ fn refuse_shared(profile: &Profile, keep_key: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Other machines, of which nothing is known here, may use what is on a server.
+/// Fails if a server holds the tokens: other machines, unknown here, may use them.
 async fn refuse_if_on_server(context: &Context, profile: &Profile) -> Result<(), Failure> {
     let path = profile.path.display();
     for url in [Some(&profile.store), profile.moving_to.as_ref()].into_iter().flatten() {
@@ -240,7 +241,7 @@ async fn refuse_if_on_server(context: &Context, profile: &Profile) -> Result<(),
     Ok(())
 }
 
-/// Names the key, if it is that of both.
+/// Returns the name of the key if both URLs have the same one.
 fn same_key(one: &StoreUrl, other: &StoreUrl) -> Option<String> {
     match (one.identity_path(), other.identity_path()) {
         (Some(one), Some(other)) => is_same_file(one, other).then(|| one.display().to_string()),
@@ -259,7 +260,7 @@ fn is_same_slot(one: &StoreUrl, other: &StoreUrl) -> bool {
     slot(one).is_some_and(|slot_of_one| slot(other) == Some(slot_of_one))
 }
 
-/// Whether two paths lead to one file, however they are spelled.
+/// Returns whether two paths lead to one file, however they are spelled.
 fn is_same_file(one: &Path, other: &Path) -> bool {
     is_one_inode(one, other) || resolved(one) == resolved(other)
 }
@@ -277,18 +278,18 @@ fn is_one_inode(_one: &Path, _other: &Path) -> bool {
     false
 }
 
-/// The path without links and `..`, as far as it exists.
+/// Returns the path without links and `..`, as far as it exists.
 fn resolved(path: &Path) -> PathBuf {
     let there = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
     let Some((above, canonical)) = there else { return path.to_owned() };
     match path.strip_prefix(above) {
-        // Joining nothing would add a slash.
+        // Joining an empty path would add a slash.
         Ok(rest) if !rest.as_os_str().is_empty() => canonical.join(rest),
         _ => canonical,
     }
 }
 
-/// The key that is no file of its own, as the URL names it.
+/// Returns the name of a key that has no file of its own, as the URL gives it.
 fn named_key(url: &StoreUrl) -> Option<String> {
     let text = url.to_text();
     let mut options = text.split_once('?')?.1.split('&');
@@ -296,16 +297,16 @@ fn named_key(url: &StoreUrl) -> Option<String> {
     url.identity_path().is_none().then(|| key.to_owned())
 }
 
-/// Why an identity file may be more than one profile's key, if it may.
+/// Returns why an identity file may be the key of more than one profile, if it may.
 fn why_it_stays(path: &Path) -> Result<Option<&'static str>, Failure> {
-    /// What is longer is no identity file.
+    /// A longer file is not an identity file.
     const LONGEST: u64 = 64 * 1024;
     const SEALED: [&[u8]; 2] = [b"age-encryption.org/", b"-----BEGIN AGE ENCRYPTED FILE"];
 
     let unreadable = |error| Failure::io("read", path, &error);
     let found = match path.symlink_metadata() {
         Ok(found) => found,
-        // By an earlier run.
+        // An earlier run removed it.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unreadable(error)),
     };
@@ -319,7 +320,7 @@ fn why_it_stays(path: &Path) -> Result<Option<&'static str>, Failure> {
     if std::os::unix::fs::MetadataExt::uid(&found) != rustix::process::geteuid().as_raw() {
         return Ok(Some("it belongs to another user"));
     }
-    // Of its full size, so that it does not grow and leave copies behind.
+    // Allocated at its full size, so that it does not grow and leave copies behind.
     let mut text = Zeroizing::new(Vec::with_capacity(LONGEST as usize));
     File::open(path)
         .and_then(|file| file.take(LONGEST).read_to_end(&mut text))
@@ -337,7 +338,7 @@ fn why_it_stays(path: &Path) -> Result<Option<&'static str>, Failure> {
     })
 }
 
-/// Takes a lock that is there and is one of ours, which are empty files.
+/// Takes a lock if it exists and is one of ours. Our locks are empty files.
 fn hold(path: &Path) -> Result<Option<File>, Failure> {
     let unusable = |error| Failure::io("lock", path, &error);
     match path.symlink_metadata() {

@@ -1,4 +1,4 @@
-//! refresh: new tokens now.
+//! refresh: gets new tokens now.
 
 use tokenkeep::AuthError;
 

@@ -1,4 +1,4 @@
-//! rekey: other keys that open a record.
+//! rekey: changes the keys that open a record.
 
 use std::path::Path;
 
@@ -21,12 +21,13 @@ pub(super) async fn rekey(context: &Context, rekey: &Rekey) -> Outcome {
         refuse_if_named(&target.url)?;
     }
     let plan = Plan::new(context, &target.url, rekey).await?;
-    // By the new key: the old one may be gone already, where another machine came first.
+    // Opened with the new key: if another machine was first, the old key may be gone.
     let mut lease = wait_for_lease(&open(context, &plan.new)?).await?;
-    // The process that had it before may have done the same.
+    // The previous holder of the lease may have done the same rekey.
     let target = Target::of(context)?;
     if let Some(profile) = &target.profile {
-        // An earlier run may have changed it, and may have been killed before that was durable.
+        // An earlier run may have changed the profile, and may have been killed before the change
+        // was durable.
         profile.sync()?;
     }
     let done = if target.url == plan.old {
@@ -36,12 +37,12 @@ pub(super) async fn rekey(context: &Context, rekey: &Rekey) -> Outcome {
             "the profile names another store than a moment ago; see what it is, and repeat";
         Err(Failure::new(Code::Conflict, message))
     };
-    // If that fails, the end of this process gives it up.
+    // If the release fails, the lease ends with this process.
     let _ = lease.release().await;
     done
 }
 
-/// A profile would go on naming keys that no longer open the record.
+/// Fails if a profile names this store: it would still name keys that no longer open the record.
 fn refuse_if_named(url: &StoreUrl) -> Result<(), Failure> {
     let slot = url.open()?.slot();
     for (name, profile) in Profile::all()? {
@@ -54,10 +55,10 @@ fn refuse_if_named(url: &StoreUrl) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How a record is sealed now, and how it is to be.
+/// How a record is sealed now, and how it will be sealed.
 struct Plan {
     old: StoreUrl,
-    /// With all that opens it now, and all that is to open it.
+    /// With all keys that open the record now and all that will open it.
     transition: StoreUrl,
     new: StoreUrl,
     new_recipients: Vec<String>,
@@ -81,7 +82,7 @@ impl Plan {
             old.with_identity(identity, recipients).expect("an identity file seals it")
         };
         let new = with(&identity, recipients.clone());
-        // An earlier run that was killed may have got as far as to note all of this in the profile.
+        // An earlier run that was killed may already have noted all of this in the profile.
         let was_noted = rekey.identity.is_some() && new == *old;
         let is_unknown = |recipient: &String| !old.recipients().contains(recipient);
         if !was_noted && rekey.remove_recipient.iter().any(is_unknown) {
@@ -90,7 +91,7 @@ impl Plan {
             ));
         }
 
-        // Both, so that this fails before anything is changed if either is no key.
+        // Checks both keys, so that an invalid one fails before anything is changed.
         let protected = std::path::absolute(&identity)?.display().to_string();
         let terminal = context.terminal.clone();
         let new_key = AgeKey::identity_file(&identity)
@@ -111,7 +112,8 @@ impl Plan {
         let Self { old, transition, new, new_recipients } = self;
         let repoint = async {
             match &mut target.profile {
-                // Also if an earlier run did: it may have been killed before that was durable.
+                // Written again even if an earlier run wrote it: that run may have been killed
+                // before the write was durable.
                 Some(profile) => profile.set_store(&new).await,
                 None => Ok(()),
             }

@@ -1,4 +1,4 @@
-//! set: tokens from standard input, or typed.
+//! set: reads tokens from standard input or a prompt.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
@@ -38,7 +38,7 @@ pub(super) async fn set(context: &Context) -> Outcome {
         Some(_) => "`tokenkeep refresh` gets a new one",
         None => "sign in again",
     };
-    // If the very refresh token is there already, and is in doubt, it stays in doubt.
+    // If the same refresh token is stored already and is in doubt, it stays in doubt.
     let _ = manager.get_tokens().await;
     manager.set_tokens(tokens).await?;
     context.terminal.say_to_person(&format!("stored in {}", manager.store()));
@@ -49,11 +49,11 @@ pub(super) async fn set(context: &Context) -> Outcome {
     DONE
 }
 
-/// Fixes when the access token expires, as far as it or what came with it says so. How old it is, nobody
-/// says: so its own date counts, and not for how long it was good once.
+/// Sets when the access token expires, if the token or its answer says so. The age of the token is
+/// unknown. So its own expiry date counts, and its original lifetime does not.
 fn dated(mut tokens: AuthTokens, now: DateTime<Utc>) -> AuthTokens {
     if tokens.expires_at.is_none() && tokens.obtained_at.is_none() {
-        // The answer of a provider, as it came: RFC 6749, 5.1.
+        // The unchanged answer of a provider: RFC 6749, 5.1.
         #[expect(clippy::disallowed_methods, reason = "a number of seconds is no secret")]
         let seconds = tokens.extra("expires_in").map(|text| text.expose_secret().parse::<f64>());
         let seconds = seconds.and_then(Result::ok).filter(|seconds| (0.0..1e10).contains(seconds));
@@ -66,10 +66,10 @@ fn dated(mut tokens: AuthTokens, now: DateTime<Utc>) -> AuthTokens {
     tokens
 }
 
-/// Reads a record, or a bare access token. What is given is wrong, and not what is kept.
+/// Reads a record, or a bare access token. An error is about the input, not about stored tokens.
 fn read(text: &[u8], place: &str) -> Result<AuthTokens, Failure> {
     AuthTokens::from_text(text, place).map_err(|error| match error {
-        // There is nothing to restore or to clear, as there is in a store.
+        // Unlike a store, the input has nothing to restore or to clear.
         StoreError::Corrupt { reason, .. } => {
             Failure::usage(format!("{place} holds no tokens: {reason}"))
         }
@@ -78,7 +78,8 @@ fn read(text: &[u8], place: &str) -> Result<AuthTokens, Failure> {
 }
 
 fn read_input() -> Result<AuthTokens, Failure> {
-    // One byte more than fits, to see that it is too long; and no growing, which leaves copies.
+    // One byte more than the maximum, to detect input that is too long. The buffer never grows,
+    // because growing leaves copies.
     let mut input = Zeroizing::new(vec![0; MAX_RECORD + 1]);
     let mut filled = 0;
     let mut stdin = unbuffered_input()?;
@@ -95,7 +96,7 @@ fn read_input() -> Result<AuthTokens, Failure> {
     read(&input[..filled], "standard input")
 }
 
-/// Standard input, past the standard library's buffer, which is never wiped.
+/// Returns standard input without the standard library's buffer, which is never wiped.
 fn unbuffered_input() -> io::Result<File> {
     let stdin = io::stdin();
     #[cfg(unix)]

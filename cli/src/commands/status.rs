@@ -1,4 +1,4 @@
-//! status: where the tokens are, and what `get` would do with them.
+//! status: shows where the tokens are, and what `get` would do with them.
 
 use std::process::ExitCode;
 
@@ -28,7 +28,7 @@ pub(super) async fn status(context: &Context, json: bool) -> Outcome {
     let mut warnings: Vec<String> = exposed.iter().cloned().chain(warnings(&target.url)).collect();
     warnings.extend(doubts(&*store, found, &target.client()).await);
     let refresher = target.profile.as_ref().and_then(|profile| profile.provider.as_ref());
-    // Nothing can be replaced in the environment.
+    // Tokens in the environment cannot be replaced.
     let refresher = refresher.filter(|_| target.url.env_prefix().is_none());
     let client = refresher.map(Provider::client_name);
     let prospect = found.map(|record| Prospect::of(record, client.as_deref(), now));
@@ -64,7 +64,7 @@ pub(super) async fn status(context: &Context, json: bool) -> Outcome {
     })
 }
 
-/// What `get` does with tokens, as far as that can be told without a refresh.
+/// What `get` does with tokens, as far as this is known without a refresh.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Prospect {
     HandsOut,
@@ -73,7 +73,7 @@ pub(super) enum Prospect {
 }
 
 impl Prospect {
-    /// As the manager decides it; `client` is who refreshes, if somebody does.
+    /// Decides as the manager does. `client` is the client that refreshes, if there is one.
     fn of(record: &Record, client: Option<&str>, now: DateTime<Utc>) -> Self {
         let tokens = &record.tokens;
         let is_asked = |client: &str| {
@@ -99,7 +99,7 @@ impl Prospect {
     }
 }
 
-/// The state of the tokens for people.
+/// Returns the state of the tokens in words for people.
 pub(super) fn sentence(tokens: Option<&AuthTokens>, prospect: Option<Prospect>) -> String {
     let Some(tokens) = tokens else { return "none".into() };
     let now = Utc::now();
