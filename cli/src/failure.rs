@@ -1,4 +1,4 @@
-//! What went wrong, as a person reads it and a script tests it.
+//! Failures, with a message for people and an exit code for scripts.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -24,12 +24,12 @@ pub(crate) enum Code {
     Unreadable = 6,
     Conflict = 7,
     Spent = 8,
-    /// Of a command that was to be run; the numbers are those of a shell.
+    /// For the command that `exec` runs. The numbers are those of a shell.
     NotExecutable = 126,
     NotFound = 127,
 }
 
-/// What a command ends with.
+/// The result of a command.
 pub(crate) type Outcome = Result<ExitCode, Failure>;
 
 pub(crate) const DONE: Outcome = Ok(ExitCode::SUCCESS);
@@ -59,7 +59,7 @@ impl Failure {
         Self::new(Code::NoTokens, "there is no refresh token; the server issued none")
     }
 
-    /// What could not be done to which file.
+    /// Makes a failure from an I/O error: which action failed on which file.
     pub(crate) fn io(action: &str, path: &Path, error: &io::Error) -> Self {
         let code = match error.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
@@ -70,7 +70,7 @@ impl Failure {
         Self::new(code, format!("cannot {action} {}: {error}", path.display()))
     }
 
-    /// Takes over an error's text, and those of its causes.
+    /// Takes the text of an error and of its causes.
     fn of(code: Code, error: &dyn Error) -> Self {
         let mut message = error.to_string();
         let mut cause = error.source();
@@ -200,7 +200,7 @@ impl From<InvalidStoreUrl> for Failure {
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            // What reads the output has enough of it. There is nothing to say.
+            // The reader of the output has closed it. There is nothing to say.
             io::ErrorKind::BrokenPipe => Self::new(Code::Other, ""),
             _ => Self::of(Code::Other, &error),
         }

@@ -1,4 +1,4 @@
-//! The terminal: what is asked, what is shown, and what is not.
+//! The terminal: prompts, messages and progress. Secrets that the user types are not shown.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -14,36 +14,36 @@ use tokio::time::Instant;
 
 use crate::interrupt::Interrupts;
 
-/// For those who have no terminal to type a passphrase on.
+/// Holds the passphrase where there is no terminal to type it on.
 pub(crate) const PASSPHRASE_VARIABLE: &str = "TOKENKEEP_PASSPHRASE";
 
-/// What is waited for while the provider answers.
+/// The text that is shown while the command waits for the provider.
 pub(crate) const FOR_PROVIDER: &str = "waiting for the provider";
 
-/// The most bytes that are typed or pasted at a prompt.
+/// The maximum number of bytes that can be typed or pasted at a prompt.
 const LONGEST: usize = 64 * 1024;
 
-/// How long somebody who is looking is left without a word.
+/// How long a command waits in silence before it shows progress.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What a command asks and shows. All clones are one.
+/// Asks and shows things for a command. All clones share one state.
 #[derive(Clone)]
 pub(crate) struct Terminal(Arc<Shared>);
 
 struct Shared {
     interrupts: Interrupts,
-    /// What shows that something is going on: a spinner, or a bar that has a length.
+    /// The progress display: a spinner, or a bar that has a length.
     progress: Mutex<Option<ProgressBar>>,
-    /// What is waited for, if it is not what most waits are for.
+    /// What the command waits for, if it is not the usual thing.
     waiting: Mutex<Option<&'static str>>,
-    /// What was typed, for what: nobody should type the same thing twice.
+    /// The passphrases typed so far, by what they open: nobody should type one twice.
     typed: Mutex<BTreeMap<String, SecretString>>,
-    /// Whether somebody is typing, who is not to be disturbed.
+    /// Whether a prompt is open. Nothing else is shown meanwhile.
     is_asking: AtomicBool,
 }
 
 impl Terminal {
-    /// `interrupts` puts the terminal back when a signal ends a prompt.
+    /// Makes a terminal. `interrupts` restores its settings when a signal ends a prompt.
     pub(crate) fn new(interrupts: Interrupts) -> Self {
         Self(Arc::new(Shared {
             interrupts,
@@ -54,7 +54,7 @@ impl Terminal {
         }))
     }
 
-    /// Asks for the passphrase of something that is there, and shows that it is being worked on.
+    /// Asks for the passphrase of an existing file or record, then shows that work is going on.
     pub(crate) fn ask_passphrase(&self, of: &str) -> io::Result<SecretString> {
         let mut typed = self.0.typed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(passphrase) = typed.get(of) {
@@ -66,8 +66,8 @@ impl Terminal {
         Ok(passphrase)
     }
 
-    /// Wipes what was typed now: a store that is still in use, as by a call to the keychain that does not return, has
-    /// this terminal until the process ends.
+    /// Wipes the typed passphrases now. A store that is still in use holds this terminal until the
+    /// process ends, for example during a keychain call that does not return.
     pub(crate) fn forget_passphrases(&self) {
         self.0.typed.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -87,7 +87,8 @@ impl Terminal {
 
     fn passphrase(&self, prompt: &str) -> io::Result<SecretString> {
         if let Some(passphrase) = std::env::var_os(PASSPHRASE_VARIABLE) {
-            // A variable that a script meant to fill and did not must not seal anything.
+            // A script may have failed to fill the variable. An empty passphrase must not seal
+            // anything.
             let passphrase = passphrase.into_string().ok().filter(|text| !text.is_empty());
             return passphrase.map(SecretString::from).ok_or_else(|| {
                 io::Error::other(format!("{PASSPHRASE_VARIABLE} is set, and is empty or not UTF-8"))
@@ -101,7 +102,7 @@ impl Terminal {
         })
     }
 
-    /// Says what is waited for from now on.
+    /// Sets what the command waits for from now on.
     pub(crate) fn waiting_for(&self, what: &'static str) -> Waiting<'_> {
         *self.waiting() = Some(what);
         Waiting(self)
@@ -111,7 +112,7 @@ impl Terminal {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does the work, and shows what is waited for if that takes long.
+    /// Does the work. Shows what the command waits for if the work takes long.
     pub(crate) async fn patiently<T>(&self, work: impl Future<Output = T>) -> T {
         const MOST: &str =
             "waiting for the store, or for another process that refreshes these tokens";
@@ -122,7 +123,8 @@ impl Terminal {
             tokio::select! {
                 biased;
                 done = &mut work => return done,
-                // Again, because it may be something else by now, and whatever is said takes it away.
+                // Shown again, because the reason may have changed, and because each message
+                // removes the display.
                 _ = patience.tick() => {
                     let is_new = self.progress().as_ref().is_some_and(|bar| bar.elapsed() < PATIENCE);
                     if !is_new {
@@ -134,7 +136,7 @@ impl Terminal {
         }
     }
 
-    /// Shows what takes its time, if somebody is looking.
+    /// Shows what takes time, if standard error is a terminal.
     pub(crate) fn show(&self, what: &'static str) {
         let mut progress = self.progress();
         match &*progress {
@@ -148,7 +150,7 @@ impl Terminal {
         }
     }
 
-    /// Shows how many of so many are done, if somebody is looking.
+    /// Shows how many of `all` are done, if standard error is a terminal.
     pub(crate) fn start_counting(&self, all: usize) {
         self.stop_working();
         if io::stderr().is_terminal() {
@@ -177,8 +179,8 @@ impl Terminal {
         self.0.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Prints lines to standard output. The last one ends with a newline too, also into a pipe: `read`,
-    /// `while read` and `xargs` take a line without one for the end of their input.
+    /// Prints lines to standard output. The last line always ends with a newline, also in a pipe:
+    /// `read`, `while read` and `xargs` treat a line without one as the end of their input.
     pub(crate) fn print(&self, text: &str) -> io::Result<()> {
         self.stop_working();
         let end = if text.ends_with('\n') { "" } else { "\n" };
@@ -193,12 +195,13 @@ impl Terminal {
         })
     }
 
-    /// Says something to the person in front of it.
+    /// Prints a message to standard error.
     pub(crate) fn say(&self, text: &str) {
-        // Where it cannot be said, as in a log on a full disk, the exit code still tells.
+        // If the message cannot be written, as to a log on a full disk, the exit code still reports
+        // the outcome.
         let line = || drop(writeln!(io::stderr(), "{text}"));
         match &*self.progress() {
-            // Above the bar, which goes on.
+            // Printed above the bar, which continues.
             Some(bar) if bar.length().is_some() => return bar.suspend(line),
             _ => {}
         }
@@ -206,14 +209,14 @@ impl Terminal {
         line();
     }
 
-    /// Says what was done to a person in front of it. A script has the exit code.
+    /// Says what was done, if standard error is a terminal. A script has the exit code.
     pub(crate) fn say_to_person(&self, text: &str) {
         if io::stderr().is_terminal() {
             self.say(text);
         }
     }
 
-    /// Reads a line that is not shown, from the terminal and not from standard input.
+    /// Reads a line without showing it, from the terminal and not from standard input.
     pub(crate) fn ask_hidden(&self, prompt: &str) -> io::Result<SecretString> {
         self.0.is_asking.store(true, Ordering::Relaxed);
         self.stop_working();
@@ -223,7 +226,7 @@ impl Terminal {
     }
 }
 
-/// Says what is waited for, until it is dropped.
+/// Sets what the command waits for, until it is dropped.
 pub(crate) struct Waiting<'a>(&'a Terminal);
 
 impl Drop for Waiting<'_> {
@@ -238,7 +241,8 @@ fn is_same(first: &SecretString, second: &SecretString) -> bool {
     first.expose_secret() == second.expose_secret()
 }
 
-/// What ends the process meanwhile, Ctrl-C or a signal, ends it as always, with the terminal as it was.
+/// Reads a line without echo. Ctrl-C or a signal ends the process as usual meanwhile, and the
+/// terminal settings are restored first.
 #[cfg(unix)]
 fn read_hidden(prompt: &str, interrupts: &Interrupts) -> io::Result<SecretString> {
     use std::fs::File;
@@ -252,7 +256,7 @@ fn read_hidden(prompt: &str, interrupts: &Interrupts) -> io::Result<SecretString
     const CTRL_U: u8 = 21;
     const DELETE: u8 = 127;
 
-    /// Puts the terminal back, however this ends.
+    /// Restores the terminal settings, however the prompt ends.
     struct Restore<'a>(&'a Interrupts);
 
     impl Drop for Restore<'_> {
@@ -262,12 +266,12 @@ fn read_hidden(prompt: &str, interrupts: &Interrupts) -> io::Result<SecretString
     }
 
     let terminal = File::options().read(true).write(true).open("/dev/tty").map_err(|_| {
-        // Whatever the reason, there is none.
+        // Every failure means that there is no terminal.
         io::Error::from(io::ErrorKind::NotFound)
     })?;
     let before = tcgetattr(&terminal)?;
     let mut hidden = before.clone();
-    // Not line by line either: the system's own line editor stops at 4096 bytes.
+    // Line mode is off too: the system's own line editor stops at 4096 bytes.
     hidden.local_modes -= LocalModes::ECHO | LocalModes::ICANON;
 
     let same = terminal.try_clone()?;
@@ -282,7 +286,7 @@ fn read_hidden(prompt: &str, interrupts: &Interrupts) -> io::Result<SecretString
     let mut input = &terminal;
     input.write_all(prompt.as_bytes())?;
 
-    // Of its full size, so that it does not grow and leave copies behind.
+    // Allocated at its full size, so that it does not grow and leave copies behind.
     let mut typed = Zeroizing::new(Vec::with_capacity(LONGEST));
     let mut byte = Zeroizing::new([0]);
     loop {
@@ -295,7 +299,7 @@ fn read_hidden(prompt: &str, interrupts: &Interrupts) -> io::Result<SecretString
             CTRL_D => break,
             CTRL_U => typed.clear(),
             BACKSPACE | DELETE => {
-                // The whole of the last character.
+                // Removes all bytes of the last character.
                 while typed.pop().is_some_and(|byte| byte & 0xC0 == 0x80) {}
             }
             other if typed.len() < LONGEST => typed.push(other),
@@ -307,8 +311,8 @@ fn read_hidden(prompt: &str, interrupts: &Interrupts) -> io::Result<SecretString
     secret(text)
 }
 
-/// Keys that are read one by one are never shown, so when Ctrl-C ends the process there is nothing to put
-/// back.
+/// Reads a line without echo. Keys that are read one by one are never shown, so there are no
+/// settings to restore when Ctrl-C ends the process.
 #[cfg(windows)]
 fn read_hidden(prompt: &str, _interrupts: &Interrupts) -> io::Result<SecretString> {
     use console::{Key, Term};
@@ -322,10 +326,10 @@ fn read_hidden(prompt: &str, _interrupts: &Interrupts) -> io::Result<SecretStrin
         return Err(none());
     }
     terminal.write_str(prompt)?;
-    // Of its full size, so that it does not grow and leave copies behind.
+    // Allocated at its full size, so that it does not grow and leave copies behind.
     let mut typed = Zeroizing::new(String::with_capacity(LONGEST));
     loop {
-        // Some programs show a console that is none, and has no keys.
+        // Some programs present a console that is not real and has no keys.
         match terminal.read_key().map_err(|_| none())? {
             Key::Enter => break,
             Key::Char(CTRL_U) => typed.clear(),
