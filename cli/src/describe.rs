@@ -1,4 +1,4 @@
-//! What is said about tokens and stores: nothing of what the tokens are.
+//! Descriptions of tokens and stores. They contain no secret.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use tokenkeep::{AuthTokens, StoreUrl, TokenStore};
 
 use crate::failure::Failure;
 
-/// What may be said about tokens, as JSON.
+/// Returns a description of tokens as JSON, without secrets.
 pub(crate) fn describe(tokens: Option<&AuthTokens>, now: DateTime<Utc>) -> Value {
     let date = |date: Option<DateTime<Utc>>| {
         date.map(|date| date.to_rfc3339_opts(SecondsFormat::Secs, true))
@@ -24,8 +24,8 @@ pub(crate) fn describe(tokens: Option<&AuthTokens>, now: DateTime<Utc>) -> Value
     })
 }
 
-/// What is in the way of the next refresh: it was interrupted, or the provider rejected the refresh token.
-/// `client` is who refreshes.
+/// Returns what may prevent the next refresh: a refresh was interrupted, or the provider rejected
+/// the refresh token. `client` is the client that refreshes.
 pub(crate) async fn doubts(
     store: &dyn TokenStore,
     record: Option<&Record>,
@@ -60,7 +60,7 @@ pub(crate) async fn doubts(
     }
 }
 
-/// What is weak about a store, said each time.
+/// Returns a weakness of a store. It is reported each time.
 pub(crate) fn warnings(url: &StoreUrl) -> Option<String> {
     if url.is_plaintext() {
         let advice = "any program of this user can read them, and every backup contains them; move them with `tokenkeep migrate`";
@@ -76,7 +76,7 @@ pub(crate) fn warnings(url: &StoreUrl) -> Option<String> {
 fn is_on_one_disk(one: &Path, other: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
 
-    // The record may not exist yet, its directory neither.
+    // The record may not exist yet, nor its directory.
     let device = |path: &Path| path.ancestors().find_map(|path| Some(path.metadata().ok()?.dev()));
     device(one) == device(other)
 }
@@ -86,12 +86,12 @@ fn is_on_one_disk(one: &Path, other: &Path) -> bool {
     one.components().next() == other.components().next()
 }
 
-/// A moment as people read it.
+/// Returns a time in a form for people.
 pub(crate) fn moment(date: DateTime<Utc>) -> String {
     date.format("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
-/// A span of time as people say it: the largest unit alone.
+/// Returns a duration in a form for people: only the largest unit.
 pub(crate) fn span(delta: TimeDelta) -> String {
     let minutes = delta.num_minutes().abs();
     let (count, unit) = match minutes {

@@ -1,4 +1,4 @@
-//! Profiles: which store belongs to a name. One file each, `profiles/NAME.toml`.
+//! Profiles: a profile maps a name to a store. Each has one file, `profiles/NAME.toml`.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -16,7 +16,7 @@ use crate::provider::Provider;
 
 const DIRECTORY_VARIABLE: &str = "TOKENKEEP_CONFIG_DIR";
 const LONGEST_NAME: usize = 64;
-/// The most bytes of a profile's file. One takes some hundred.
+/// The maximum size of a profile's file, in bytes. A typical file has some hundred.
 const LONGEST: usize = 1 << 20;
 const MOVING_TO: &str = "moving_to";
 const BYTE_ORDER_MARK: char = '\u{feff}';
@@ -26,26 +26,27 @@ pub(crate) struct Profile {
     pub(crate) name: String,
     pub(crate) path: PathBuf,
     pub(crate) store: StoreUrl,
-    /// Where a `migrate` that did not get to its end was moving the tokens.
+    /// The target of a `migrate` that was cut off.
     pub(crate) moving_to: Option<StoreUrl>,
-    /// Who issues its tokens.
+    /// The provider that issues its tokens.
     pub(crate) provider: Option<Provider>,
-    /// The file's text, so that what is not about the store stays when the store changes.
+    /// The file's text. Settings other than the store stay as they are when the store changes.
     text: String,
-    /// Where in it the store's value stands.
+    /// The position of the store's value in the text.
     store_span: Range<usize>,
-    /// Where in it the note of a move stands, with the end of its line if nothing follows on that.
+    /// The position of the note of a move in the text. Includes the end of its line if nothing else
+    /// follows on that line.
     move_span: Option<Range<usize>>,
 }
 
-/// A profile, the text that it is to have, and why it does not have it.
+/// A profile, its next text, and the result of writing the text.
 pub(crate) struct Rewrite<'a> {
     pub(crate) profile: &'a mut Profile,
     pub(crate) text: String,
     pub(crate) done: &'a mut Result<(), Failure>,
 }
 
-/// A profile as it was found.
+/// The name of a profile, and the profile or why it cannot be read.
 pub(crate) type Found = (String, Result<Profile, Failure>);
 
 impl Profile {
@@ -60,17 +61,17 @@ impl Profile {
         )))
     }
 
-    /// The profile of that name: `None` if there is none.
+    /// Returns the profile of that name, or `None` if there is none.
     pub(crate) fn find(name: &str) -> Result<Option<Self>, Failure> {
         let path = path_of(name)?;
         let Some(text) = read(&path)? else { return Ok(None) };
         Self::parse(name, path, text).map(Some)
     }
 
-    /// Makes a profile. Of two that try at the same time, one fails.
+    /// Makes a profile. If two calls try at the same time, one fails.
     pub(crate) async fn create(name: &str, store: &StoreUrl) -> Result<PathBuf, Failure> {
         let (name, store) = (name.to_owned(), store.clone());
-        // On the thread that has made the key: it does one thing after the other.
+        // Runs on the thread that made the key. This thread runs one job after the other.
         let made = tokio::task::spawn_blocking(move || Self::create_blocking(&name, &store)).await;
         made.map_err(io::Error::other)?
     }
@@ -93,8 +94,8 @@ impl Profile {
         Ok(path)
     }
 
-    /// Reads a profile that is to be removed, and takes the right to write profiles: then no other one begins
-    /// to use what belongs to it.
+    /// Reads a profile that is to be removed, and locks the directory of profiles. While it is
+    /// locked, no other profile begins to use what belongs to this one.
     pub(crate) fn load_to_remove(name: &str) -> Result<(LockedDirectory, Self), Failure> {
         let path = path_of(name)?;
         let load = || {
@@ -113,11 +114,11 @@ impl Profile {
         };
         load()?;
         let directory = LockedDirectory::lock(directory_of(&path))?;
-        // Others may have changed it meanwhile.
+        // Read again: another process may have changed it before the lock was taken.
         Ok((directory, load()?))
     }
 
-    /// Removes the file, for good.
+    /// Removes the file durably.
     pub(crate) fn remove(&self, directory: &LockedDirectory) -> Result<(), Failure> {
         Ok(directory.remove(file_name_of(&self.path))?)
     }
@@ -128,7 +129,7 @@ impl Profile {
         self.give(text).await
     }
 
-    /// Forgets about a migration that did not get to its end.
+    /// Removes the note of a migration that was cut off.
     pub(crate) async fn forget_move(&mut self) -> Result<(), Failure> {
         let text = self.without_move();
         self.give(text).await
@@ -140,9 +141,11 @@ impl Profile {
         done
     }
 
-    /// Gives profiles other texts, each whole and for good. One that cannot be written is as it was.
+    /// Replaces the texts of profiles, each atomically and durably. A profile that cannot be
+    /// written stays as it was.
     ///
-    /// What is there is made durable in any case: who wrote it may have been killed before that.
+    /// The present files are made durable in any case: the process that wrote them may have been
+    /// killed before it did that.
     pub(crate) async fn rewrite(all: &mut [Rewrite<'_>]) -> Result<(), Failure> {
         let Some(first) = all.first() else { return Ok(()) };
         if all.iter().any(|one| one.text != one.profile.text) {
@@ -157,7 +160,7 @@ impl Profile {
         all[0].profile.sync()
     }
 
-    /// Makes durable what is in the directory of the profiles.
+    /// Makes the content of the directory of profiles durable.
     pub(crate) fn sync(&self) -> Result<(), Failure> {
         Ok(PrivateFile::new(&self.path, LONGEST).sync()?)
     }
@@ -177,31 +180,32 @@ impl Profile {
         Ok(())
     }
 
-    /// The text with another store, and no note of a move.
+    /// Returns the text with another store and without the note of a move.
     pub(crate) fn with_store(&self, store: &StoreUrl) -> String {
         self.edited(Some(store))
     }
 
-    /// The text with the note of a move.
+    /// Returns the text with the note of a move.
     pub(crate) fn with_move(&self, to: &StoreUrl) -> String {
         let mut text = self.without_move();
-        // Before any table; but nothing may come before the mark that some editors put there.
+        // The note must stand before any table, and after the byte order mark that some editors
+        // add.
         let start = if text.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len_utf8() } else { 0 };
         text.insert_str(start, &format!("{MOVING_TO} = {}\n", quoted(&to.to_text())));
         text
     }
 
-    /// The text without that note.
+    /// Returns the text without the note of a move.
     pub(crate) fn without_move(&self) -> String {
         self.edited(None)
     }
 
-    /// The text without that note, and with another store if one is given.
+    /// Returns the text without the note of a move, and with another store if one is given.
     fn edited(&self, store: Option<&StoreUrl>) -> String {
         let store = store.map(|store| (self.store_span.clone(), quoted(&store.to_text())));
         let note = self.move_span.clone().map(|span| (span, String::new()));
         let mut edits: Vec<_> = store.into_iter().chain(note).collect();
-        // From the end, so that what stands before keeps its place.
+        // Edits from the end, so that earlier positions stay valid.
         edits.sort_unstable_by_key(|(span, _)| std::cmp::Reverse(span.start));
         edits.into_iter().fold(self.text.clone(), |mut text, (span, new)| {
             text.replace_range(span, &new);
@@ -209,7 +213,8 @@ impl Profile {
         })
     }
 
-    /// All profiles, by name. One that cannot be read is a failure in its place.
+    /// Returns all profiles, sorted by name. A profile that cannot be read is a failure in its
+    /// place.
     pub(crate) fn all() -> Result<Vec<Found>, Failure> {
         let directory = directory()?.join("profiles");
         let unreadable = |error| Failure::io("read", &directory, &error);
@@ -217,7 +222,8 @@ impl Profile {
             match fs::read_dir(&directory) {
                 Ok(entries) => break entries,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-                // By a signal; the standard library tries again with files, and not here.
+                // A signal interrupted the call. The standard library retries this for files, but
+                // not here.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(unreadable(error)),
             }
@@ -225,7 +231,7 @@ impl Profile {
         let mut names = Vec::new();
         for entry in entries {
             let name = entry.map_err(unreadable)?.file_name();
-            // What has another name was not made here.
+            // tokenkeep did not make files with other names.
             let name = name.to_str().and_then(|name| name.strip_suffix(".toml"));
             names.extend(name.filter(|name| check_name(name).is_ok()).map(str::to_owned));
         }
@@ -233,7 +239,7 @@ impl Profile {
         Ok(names.into_iter().map(|name| (name.clone(), Self::load(&name))).collect())
     }
 
-    /// Reads the text. No error repeats any of it: somebody may have put a secret there.
+    /// Reads the text. No error repeats any of it: a user may have put a secret there.
     pub(crate) fn parse(name: &str, path: PathBuf, text: String) -> Result<Self, Failure> {
         let wrong = |position: usize, what: &str| {
             let line = text[..position.min(text.len())].lines().count().max(1);
@@ -287,7 +293,7 @@ impl Profile {
     }
 }
 
-/// Where profiles, and the keys that `init` makes, are kept.
+/// Returns the directory of the profiles and of the keys that `init` makes.
 pub(crate) fn directory() -> Result<PathBuf, Failure> {
     if let Some(directory) = std::env::var_os(DIRECTORY_VARIABLE).filter(|it| !it.is_empty()) {
         return Ok(std::path::absolute(directory)?);
@@ -297,13 +303,14 @@ pub(crate) fn directory() -> Result<PathBuf, Failure> {
     })
 }
 
-/// Where sealed records are kept when there is no keychain.
+/// Returns the directory of sealed records when there is no keychain.
 pub(crate) fn state_directory() -> Result<PathBuf, Failure> {
     store_url::state_directory()
         .map_err(|_| Failure::usage("this user has no home directory; name a --store"))
 }
 
-/// Reads a profile's file, if there is one. What others can write to is refused: it says where tokens go.
+/// Reads a profile's file, if it exists. Fails if others can write to the file: it says where
+/// tokens go.
 fn read(path: &Path) -> Result<Option<String>, Failure> {
     let Some(text) = PrivateFile::new(path, LONGEST).read_trusted()? else { return Ok(None) };
     let text = String::from_utf8(text).map_err(|_| {
@@ -337,7 +344,7 @@ fn check_name(name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A TOML basic string.
+/// Returns the text as a TOML basic string.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for character in text.chars() {
@@ -408,7 +415,7 @@ mod tests {
             "{refused:?}"
         );
         assert_eq!(load().store, url("env:B"));
-        // Of two that want the same, none is in the way.
+        // Two writers that want the same change do not conflict.
         other.set_store(&url("env:B")).await.unwrap();
         one.set_store(&url("env:D")).await.unwrap();
         assert_eq!(load().store, url("env:D"));

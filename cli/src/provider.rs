@@ -1,4 +1,4 @@
-//! Who issues a profile's tokens: the `[oauth2]` of its file.
+//! The provider that issues a profile's tokens: the `[oauth2]` table of its file.
 
 use std::collections::BTreeMap;
 
@@ -22,32 +22,33 @@ const SETTINGS: [&str; 9] = [
     "token_url",
 ];
 
-/// An OAuth 2.0 provider, and this client as it is registered there.
+/// An OAuth 2.0 provider, and the client that is registered there.
 #[derive(Clone, Debug)]
 pub(crate) struct Provider {
-    /// Without its secret.
+    /// The client without its secret.
     client: OAuth2Client,
-    /// The variable that holds the client's secret.
+    /// The environment variable that holds the client's secret.
     pub(crate) client_secret_env: Option<String>,
-    /// The port that the browser comes back to; 0 is any.
+    /// The port that the browser is redirected to; 0 is any port.
     pub(crate) redirect_port: u16,
     pub(crate) has_device_url: bool,
 }
 
-/// What is wrong in the text, and where. It repeats nothing of it.
+/// A fault in the text, and its position. It repeats nothing of the text.
 pub(crate) struct Wrong {
     pub(crate) at: usize,
     pub(crate) what: String,
 }
 
-/// The values by their settings, each with its place, and the place of them all.
+/// The values by the names of their settings, each with its position, and the position of the
+/// table.
 struct Settings<'a> {
     values: BTreeMap<&'a str, (usize, &'a DeValue<'a>)>,
     at: usize,
 }
 
 impl Provider {
-    /// Reads the table that stands `at` that place.
+    /// Reads the table that begins at position `at`.
     pub(crate) fn parse(table: &DeTable<'_>, at: usize) -> Result<Self, Wrong> {
         let settings = Settings::of(table, at)?;
         let client_secret_env = settings.text("client_secret_env")?.map(str::to_owned);
@@ -64,18 +65,18 @@ impl Provider {
         })
     }
 
-    /// Names the client and where it refreshes.
+    /// Returns a name for the client and the place where it refreshes.
     pub(crate) fn client_name(&self) -> String {
         TokenRefresher::client(&self.client)
     }
 
-    /// The client, with its secret.
+    /// Returns the client with its secret.
     pub(crate) fn client(&self) -> Result<OAuth2Client, Failure> {
         let client = self.client.clone();
         let Some(variable) = &self.client_secret_env else { return Ok(client) };
         match std::env::var(variable) {
             Ok(secret) if !secret.is_empty() => Ok(client.with_secret(SecretString::from(secret))),
-            // Not named: it is soon the secret itself that stands there.
+            // The message does not name the variable: users often put the secret itself there.
             _ => Err(Failure::usage(
                 "the variable that client_secret_env of this profile names is not set, is empty, or is \
                  not text",

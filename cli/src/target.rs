@@ -1,4 +1,4 @@
-//! What a command is about: a store, and the profile that names it.
+//! The target of a command: a store, and the profile that names it.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::selection::Selection;
 pub(crate) const PLAINTEXT: &str = "WARNING: plaintext. Any program of this user, and anyone who gets the disk or a \
                          backup of it, can read the tokens.";
 
-/// The store that a command is about, and the profile if it was named by one.
+/// The store that a command works on, and the profile if one was named.
 pub(crate) struct Target {
     pub(crate) url: StoreUrl,
     pub(crate) profile: Option<Profile>,
@@ -35,20 +35,20 @@ impl Target {
         open(context, &self.url)
     }
 
-    /// Warns if tokens were put in plaintext into a place that the command line names.
+    /// Warns if tokens were written in plaintext to a store that the command line names.
     pub(crate) fn warn_of_plaintext(&self, context: &Context) {
         if self.profile.is_none() {
             warn_of_plaintext(context, &self.url);
         }
     }
 
-    /// Names who refreshes, as a record remembers it.
+    /// Returns the name of the client that refreshes, as a record stores it.
     pub(crate) fn client(&self) -> String {
         let provider = self.profile.as_ref().and_then(|profile| profile.provider.as_ref());
         provider.map(Provider::client_name).unwrap_or_default()
     }
 
-    /// The provider that the profile names.
+    /// Returns the provider that the profile names.
     pub(crate) fn provider(&self) -> Result<&Provider, Failure> {
         let profile = self.profile.as_ref().ok_or_else(|| {
             Failure::usage(
@@ -85,7 +85,8 @@ pub(crate) fn open(context: &Context, url: &StoreUrl) -> Result<Arc<dyn TokenSto
     opened.map_err(not_openable)
 }
 
-/// Opens a store without asking for a passphrase: what is only removed, or looked at, need not be opened.
+/// Opens a store without asking for a passphrase. A record that is only removed or checked need not
+/// be decrypted.
 pub(crate) fn open_without_asking(
     context: &Context,
     url: &StoreUrl,
@@ -93,7 +94,7 @@ pub(crate) fn open_without_asking(
     as_prompts_are_allowed(context, url).open().map_err(not_openable)
 }
 
-/// Checks that tokens that are to be saved there could be sealed. Nobody is asked for a passphrase.
+/// Checks that tokens could be sealed before they are saved there. Does not ask for a passphrase.
 pub(crate) async fn check_key(context: &Context, url: &StoreUrl) -> Result<(), StoreError> {
     match as_prompts_are_allowed(context, url).check_key().await {
         Err(StoreError::Locked { .. }) if !url.uses_keychain() => Ok(()),
@@ -101,8 +102,8 @@ pub(crate) async fn check_key(context: &Context, url: &StoreUrl) -> Result<(), S
     }
 }
 
-/// A key that seals to these recipients. What it seals is read back with an identity that exists in
-/// this process only, and is forgotten with it.
+/// Returns a key that seals to these recipients. Records are read back with an identity that exists
+/// only in this process and is lost when it ends.
 pub(crate) fn for_recipients(recipients: &[String]) -> Result<AgeKey, Failure> {
     let mut key = AgeKey::generate();
     for recipient in recipients {
@@ -111,14 +112,15 @@ pub(crate) fn for_recipients(recipients: &[String]) -> Result<AgeKey, Failure> {
     Ok(key)
 }
 
-/// Warns of a place that was named just now. A profile's own was warned of when it was made.
+/// Warns of plaintext in a store that was named just now. For a profile's own store, the warning
+/// came when the profile was made.
 pub(crate) fn warn_of_plaintext(context: &Context, url: &StoreUrl) {
     if url.is_plaintext() {
         context.terminal.say(PLAINTEXT);
     }
 }
 
-/// Nothing was read yet: a key that is none stands in the URL itself.
+/// No file was read yet, so an invalid key stands in the URL itself.
 fn not_openable(error: StoreError) -> Failure {
     match error {
         StoreError::InvalidKey { .. } => Failure::usage(Failure::from(error).message()),
