@@ -1,16 +1,16 @@
-//! What all commands have in common.
+//! The context that all commands share.
 
 use crate::arguments::Slot;
 use crate::harden::Limits;
 use crate::interrupt::Interrupts;
 use crate::terminal::Terminal;
 
-/// What a command works with, made once by `main`.
+/// The context of a command. `main` makes it once.
 #[derive(Clone)]
 pub(crate) struct Context {
-    /// Which tokens it is about.
+    /// The tokens that the command works on.
     pub(crate) slot: Slot,
-    /// The limits of the programs that it starts.
+    /// The limits for programs that the command starts.
     pub(crate) limits: Limits,
     pub(crate) terminal: Terminal,
     pub(crate) interrupts: Interrupts,

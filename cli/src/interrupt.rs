@@ -1,6 +1,7 @@
-//! Ctrl-C, and other signals that end a program, while a refresh is under way or somebody types what is not
-//! shown. What the server answers would be lost with this process, and the session with it: so the first
-//! wish to end waits for that, and the second one does not. And the terminal is put back first.
+//! Ctrl-C and other signals that end a program, during a refresh or a hidden prompt. If the process
+//! ended during a refresh, the answer of the server would be lost, and the session with it. So the
+//! first signal waits for the refresh, and the second one does not. The terminal settings are
+//! restored first.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// How long a signal may be the echo of the one before: who starts a command often passes on what the
-/// terminal has sent to it already. Nobody reads what is said then, and means it, faster than that.
+/// How long a signal may be an echo of the previous one. A program that starts a command often
+/// forwards a signal that the terminal has already sent to the command. No user reads the message
+/// and sends a second signal faster than that.
 const ECHO: Duration = Duration::from_secs(1);
 
-/// What becomes of the signals that end a process. All clones are one, and the thread that receives signals has
-/// one of them.
+/// Decides what the signals that end a process do. All clones share one state, and the thread that
+/// receives signals has a clone.
 #[derive(Clone, Default)]
 pub(crate) struct Interrupts(Arc<Shared>);
 
@@ -31,31 +33,31 @@ struct State {
     tidy: Option<Tidy>,
 }
 
-/// What is put back before a signal ends this process.
+/// Restores what must be restored before a signal ends this process.
 type Tidy = Box<dyn Fn() + Send>;
 
 impl Interrupts {
-    /// From now on the first signal waits until [`let_go`](Self::let_go).
+    /// From now on, the first signal waits until [`let_go`](Self::let_go).
     pub(crate) fn hold(&self) {
         let mut state = self.state();
         state.is_held = true;
-        // If they cannot be watched, they end the process as they always do.
+        // If the signals cannot be watched, they end the process as usual.
         let _ = self.watch(&mut state);
     }
 
-    /// Waits for a signal that waits.
+    /// Waits until a signal arrives that has to wait.
     pub(crate) async fn caught(&self) {
         self.0.caught.notified().await;
     }
 
-    /// From now on a signal does what it always does. Returns whether one has been waiting for that.
+    /// From now on, a signal has its usual effect. Returns whether a signal has been waiting.
     pub(crate) fn let_go(&self) -> bool {
         let mut state = self.state();
         state.is_held = false;
         state.caught.is_some()
     }
 
-    /// Begins something. From now on a signal that ends this process tidies up first, until
+    /// Calls `begin`. From now on, a signal that ends this process calls `tidy` first, until
     /// [`tidied`](Self::tidied).
     #[cfg(unix)]
     pub(crate) fn tidy(
@@ -66,11 +68,11 @@ impl Interrupts {
         let mut state = self.state();
         self.watch(&mut state)?;
         state.tidy = Some(Box::new(tidy));
-        // Still with the state in hand, so that no signal comes in between.
+        // Called with the state locked, so that no signal is handled in between.
         begin()
     }
 
-    /// Does what was to be done, now that no signal came.
+    /// Calls `tidy` now, because no signal came.
     #[cfg(unix)]
     pub(crate) fn tidied(&self) {
         if let Some(tidy) = self.state().tidy.take() {
@@ -78,7 +80,7 @@ impl Interrupts {
         }
     }
 
-    /// Ends this process as the signal would have that waited, if one did.
+    /// Ends this process as the waiting signal would have, if there is one.
     pub(crate) fn end_if_caught(&self) {
         let caught = self.state().caught.take();
         if let Some((signal, _)) = caught {
@@ -86,7 +88,7 @@ impl Interrupts {
         }
     }
 
-    /// Has the signals watched.
+    /// Starts to watch the signals.
     fn watch(&self, state: &mut State) -> io::Result<()> {
         if !state.is_watched {
             let interrupts = self.clone();
@@ -121,14 +123,14 @@ impl Interrupts {
 #[cfg(unix)]
 type Signal = i32;
 
-/// SIGQUIT is sent to see where the program is.
+/// Returns whether a signal can wait. SIGQUIT cannot: users send it to see where the program is.
 #[cfg(unix)]
 fn can_wait(signal: Signal) -> bool {
     signal != signal_hook::consts::SIGQUIT
 }
 
-/// A terminal that is closed hangs up once by its shell and once by itself, and after that nobody is there
-/// who could want anything else.
+/// Returns whether a signal is an echo of the previous one. A closed terminal causes two SIGHUP,
+/// one from its shell and one from itself. After that, no user is there to send another signal.
 #[cfg(unix)]
 fn is_echo(signal: Signal, since: Duration) -> bool {
     can_wait(signal) && (since < ECHO || signal == signal_hook::consts::SIGHUP)
@@ -136,11 +138,12 @@ fn is_echo(signal: Signal, since: Duration) -> bool {
 
 #[cfg(unix)]
 fn end_by(signal: Signal) {
-    // It fails for numbers that are no signals.
+    // It fails for numbers that are not signals.
     let _ = signal_hook::low_level::emulate_default_handler(signal);
 }
 
-/// Watches the signals on a thread, because this one may be busy. It lasts as long as the process.
+/// Watches the signals on a thread of its own, because this one may be busy. The thread lasts as
+/// long as the process.
 #[cfg(unix)]
 fn watch(receive: impl FnMut(Signal) + Send + 'static) -> io::Result<()> {
     use std::sync::mpsc;
@@ -151,23 +154,25 @@ fn watch(receive: impl FnMut(Signal) + Send + 'static) -> io::Result<()> {
 
     let ignored = ignored();
     let watched = [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().filter(move |number| {
-        // As `nohup` has it; what is watched would no longer be ignored by what `exec` starts.
+        // Ignored signals stay ignored, as `nohup` sets them. A watched signal would no longer be
+        // ignored by the program that `exec` starts.
         ignored & 1 << (number - 1) == 0
     });
     let (is_ready, ready) = mpsc::channel();
-    // The thread first: what is watched and received by nobody is lost.
+    // The thread starts first: a signal that is watched but not received is lost.
     thread::Builder::new().spawn(move || -> io::Result<()> {
         let mut signals = Signals::new(watched)?;
-        // If it is not received, nobody waits for it.
+        // If sending fails, nothing waits for it.
         let _ = is_ready.send(());
         signals.forever().for_each(receive);
         Ok(())
     })?;
-    // If they cannot be watched, there is nothing to receive.
+    // If the signals cannot be watched, nothing is sent.
     ready.recv().map_err(io::Error::other)
 }
 
-/// The signals that this process was started to ignore, a bit each. Only Linux tells without a change.
+/// Returns the signals that this process was started to ignore, one bit each. Only Linux reports
+/// them without a change to them.
 #[cfg(unix)]
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -190,7 +195,7 @@ fn is_echo((): Signal, since: Duration) -> bool {
 
 #[cfg(windows)]
 fn end_by((): Signal) {
-    /// `STATUS_CONTROL_C_EXIT`, with which the system ends a program at Ctrl-C.
+    /// `STATUS_CONTROL_C_EXIT`, the exit status when Windows ends a program at Ctrl-C.
     const CONTROL_C_EXIT: u32 = 0xC000_013A;
 
     std::process::exit(CONTROL_C_EXIT.cast_signed())

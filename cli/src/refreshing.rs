@@ -1,4 +1,5 @@
-//! Work with tokens that may be refreshed on the way: what is said of that, and what is waited for.
+//! Work with tokens that may be refreshed meanwhile: what is reported, and what the command waits
+//! for.
 
 use std::future::Future;
 use std::pin::pin;
@@ -18,12 +19,12 @@ use crate::failure::{Code, Failure};
 use crate::provider::Provider;
 use crate::terminal::Terminal;
 
-/// How long a command waits at its end for a refresh that is under way, and for new tokens that could
-/// not be saved: for a server that is started anew, half a minute.
+/// How long a command waits at its end for a refresh that is under way, and for new tokens that
+/// could not be saved. A server that restarts may need 30 s.
 const LONGEST_END: Duration = Duration::from_secs(40);
 
-/// Does this, and then waits until no refresh is under way and its result is saved, whatever came of the
-/// work. A signal ends the work, and not the refresh.
+/// Does the work. Then waits until no refresh is under way and the result of the last one is saved,
+/// even if the work failed. A signal ends the work, but not the refresh.
 pub(crate) async fn with_refresh<T>(
     context: &Context,
     manager: &TokenManager,
@@ -50,7 +51,7 @@ pub(crate) async fn with_refresh<T>(
         () = listen(&context.terminal, &mut events, &mut not_refreshed) => unreachable!("the manager is alive"),
         all = all => all,
     };
-    // What happened in the last step was not heard yet.
+    // The events of the last step were not handled yet.
     tokio::select! {
         biased;
         () = listen(&context.terminal, &mut events, &mut not_refreshed) => unreachable!("the manager is alive"),
@@ -66,7 +67,8 @@ pub(crate) async fn with_refresh<T>(
             }
             Ok(done)
         }
-        // What is lost is worse than what was not done, so it is said last, and is what this ends with.
+        // Lost tokens are worse than failed work. So their failure is said last, and the command
+        // ends with it.
         (Err(failure), Err(lost)) => {
             failure.say(&context.terminal);
             Err(lost)
@@ -78,8 +80,8 @@ pub(crate) async fn with_refresh<T>(
     }
 }
 
-/// Refreshes at the provider of a profile. The client's secret is read when it is needed: a token that is fresh is
-/// handed out without it.
+/// Refreshes at the provider of a profile. Reads the client's secret only for a refresh: a fresh
+/// token is returned without it.
 pub(crate) struct Refresher {
     pub(crate) provider: Provider,
     pub(crate) context: Context,
@@ -104,7 +106,7 @@ impl TokenRefresher for Refresher {
     }
 }
 
-/// Waits for a signal, and says what that waits for.
+/// Waits for a signal, and says what the end of the process waits for.
 async fn caught(context: &Context) {
     context.interrupts.caught().await;
     context
@@ -112,8 +114,8 @@ async fn caught(context: &Context) {
         .say("finishing a refresh, so that the session is not lost; once more ends this at once");
 }
 
-/// Returns an access token that works. Says of one that does not when it expires: a token that has 3 minutes
-/// left counts as expired, and has not.
+/// Returns an access token that works. Otherwise the failure says when the access token expires: a
+/// token that has 3 minutes left counts as expired, but still works.
 pub(crate) async fn access_token(manager: &TokenManager) -> Result<AccessToken, Failure> {
     let error = match manager.get_access_token().await {
         Ok(token) => return Ok(token),
@@ -138,8 +140,8 @@ pub(crate) async fn access_token(manager: &TokenManager) -> Result<AccessToken, 
     Err(error.into())
 }
 
-/// Returns tokens of which the access token is good, refreshed if that is due. It waits until that is over:
-/// a refresh token that is being spent would be of no use.
+/// Returns tokens with a good access token, refreshed if a refresh is due. Waits until the refresh
+/// is over: a refresh token that is being spent would be of no use.
 pub(crate) async fn good_tokens(
     context: &Context,
     manager: &TokenManager,
@@ -148,7 +150,7 @@ pub(crate) async fn good_tokens(
     Ok(manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?)
 }
 
-/// There is nothing to say: who did it knows.
+/// No message: the user who sent the signal knows about it.
 fn interrupted() -> Failure {
     Failure::new(Code::Other, "")
 }
@@ -162,7 +164,7 @@ fn lost(error: AuthError) -> Failure {
     }
 }
 
-/// Says at once what may have to be fixed while this goes on.
+/// Reports at once what the user may have to fix while the work continues.
 async fn listen(terminal: &Terminal, events: &mut Events, not_refreshed: &mut Option<String>) {
     while let Some(event) = events.next().await {
         match event {
@@ -193,7 +195,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_refresh_token_that_is_being_spent_is_given_to_nobody() {
         let refresh = |_: AuthTokens| async {
-            // For longer than who has a good access token waits for a better one.
+            // Longer than a caller with a good access token waits for a new one.
             tokio::time::sleep(Duration::from_secs(8)).await;
             Ok(AuthTokens::new("new").with_refresh_token("new"))
         };
