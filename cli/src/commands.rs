@@ -1,4 +1,4 @@
-//! One file for each command, or for a few that belong together.
+//! The commands: one file for each, or for a few that belong together.
 
 mod backup;
 mod clear;

@@ -1,4 +1,4 @@
-//! What the fuzz targets reach.
+//! The functions that the fuzz targets call.
 
 use std::sync::LazyLock;
 
@@ -6,13 +6,13 @@ use tokenkeep::StoreUrl;
 
 use crate::profile::Profile;
 
-/// With all that has to be escaped, in the URL or in TOML.
+/// Contains every character that needs an escape, in the URL or in TOML.
 static ELSEWHERE: LazyLock<StoreUrl> = LazyLock::new(|| {
     "age:/el%25se \"where\\%0A?identity=/key%23".parse().expect("it is a store URL")
 });
 
-/// Reads the text of a profile and changes it as the command does: what else is in it stays. Returns how it
-/// fails to be read.
+/// Reads the text of a profile and changes it as the command does. Checks that the rest of the text
+/// stays. Returns why the text cannot be read.
 pub fn profile(text: &str) -> Result<(), String> {
     let read = |text: &str| Profile::parse("default", "/default.toml".into(), text.to_owned());
     let profile = read(text).map_err(|failure| format!("{failure:?}"))?;

@@ -1,4 +1,4 @@
-//! What a process that holds secrets does for itself.
+//! Hardening of a process that holds secrets.
 
 use std::alloc::System;
 #[cfg(unix)]
@@ -6,28 +6,29 @@ use std::sync::Arc;
 
 use zeroizing_alloc::ZeroAlloc;
 
-/// Wipes everything that is freed, also by dependencies that do not.
+/// Wipes all freed memory, also that of dependencies that do not wipe it.
 #[global_allocator]
 static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
-/// The limits that this process was started with, for those that it starts.
+/// The limits that this process was started with. Programs that it starts get them back.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {
     #[cfg(unix)]
     core: rustix::process::Rlimit,
 }
 
-/// Turns off core dumps, and on Linux also debuggers and other readers of this process's memory. A file
-/// that may not grow is an error, and not the end.
+/// Turns off core dumps. On Linux, also prevents debuggers and other processes from reading this
+/// process's memory. A file that reaches its size limit causes an error and does not end the
+/// process.
 #[cfg(unix)]
 pub(crate) fn harden() -> Limits {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-    // What is caught here is not passed on to what `exec` starts, as what is ignored would be. That
-    // it was caught is of no interest: the write fails then.
+    // A child process inherits ignored signals, but not handlers. So this signal gets a handler.
+    // Its flag is never read: the write fails anyway.
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
     let core = getrlimit(Resource::Core);
-    // Where the system refuses, there is nothing else to try.
+    // If the system refuses, there is no alternative.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: core.maximum });
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
@@ -40,13 +41,13 @@ pub(crate) fn harden() -> Limits {
 }
 
 impl Limits {
-    /// Gives them back, before another program takes this one's place.
+    /// Restores the limits before another program replaces this process.
     #[cfg(unix)]
     pub(crate) fn restore(self) {
         let _ = rustix::process::setrlimit(rustix::process::Resource::Core, self.core);
     }
 
-    /// Returns whether programs that are started from here leave core dumps.
+    /// Returns whether programs that this process starts leave core dumps.
     #[cfg(unix)]
     pub(crate) fn dumps_core(self) -> bool {
         self.core.current != Some(0)

@@ -29,7 +29,7 @@ use crate::context::Context;
 use crate::interrupt::Interrupts;
 use crate::terminal::Terminal;
 
-/// Runs the command that this process was started with.
+/// Runs the command with the arguments of this process.
 #[must_use]
 pub fn main() -> ExitCode {
     let limits = harden::harden();

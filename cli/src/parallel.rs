@@ -1,15 +1,16 @@
-//! The same for many things that mostly wait for a disk, which takes many waits for one.
+//! Runs the same work for many items that mostly wait for a disk. Many waits at once take the disk
+//! about as long as one.
 
 use std::io;
 use std::thread;
 
 use crate::runtime::runtime;
 
-/// How many are done at once, and how many of them are worth a thread.
+/// The maximum number of threads, and how many items justify one thread.
 const THREADS: usize = 16;
 const WORTH_A_THREAD: usize = 8;
 
-/// Does the work with each, one after the other if they are few.
+/// Does the work with each item. A few items are handled one after the other.
 pub(crate) async fn for_each<T: Send>(
     all: &mut [T],
     work: impl AsyncFn(&mut T) + Sync,

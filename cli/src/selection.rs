@@ -11,15 +11,15 @@ const PROFILE_VARIABLE: &str = "TOKENKEEP_PROFILE";
 const STORE_VARIABLE: &str = "TOKENKEEP_STORE";
 const DEFAULT: &str = "default";
 
-/// What a command line names.
+/// The slot that a command line names.
 pub(crate) enum Selection {
     Profile(String),
     Store(StoreUrl),
 }
 
 impl Slot {
-    /// Returns what is named: the command line counts before the environment, and naming two slots at once is
-    /// an error.
+    /// Returns what is named. The command line takes precedence over the environment. Fails if two
+    /// slots are named at once.
     pub(crate) fn selected(&self) -> Result<Selection, Failure> {
         let (profile, store) = match (&self.profile, &self.store) {
             (None, None) => (variable(PROFILE_VARIABLE), variable(STORE_VARIABLE)),
@@ -36,12 +36,12 @@ impl Slot {
         }
     }
 
-    /// Whether the command line names one.
+    /// Returns whether the command line names a slot.
     pub(crate) fn is_given(&self) -> bool {
         self.profile.is_some() || self.store.is_some()
     }
 
-    /// The profile that `init` is to make.
+    /// Returns the name of the profile that `init` makes.
     pub(crate) fn profile_to_make(&self) -> String {
         let named = self.profile.clone().or_else(|| variable(PROFILE_VARIABLE));
         named.unwrap_or_else(|| DEFAULT.to_owned())
@@ -52,7 +52,7 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Reads a store URL that tokens are kept at.
+/// Reads the URL of a store that keeps tokens.
 pub(crate) fn parse_url(text: &str) -> Result<StoreUrl, Failure> {
     let url: StoreUrl = text.parse()?;
     if url.is_memory() {
@@ -61,10 +61,10 @@ pub(crate) fn parse_url(text: &str) -> Result<StoreUrl, Failure> {
     Ok(url)
 }
 
-/// Reads what is a store URL, or else a file's path.
+/// Reads a store URL. Returns `None` if the text is the path of a file.
 pub(crate) fn parse_url_or_path(text: &str) -> Result<Option<StoreUrl>, Failure> {
     let scheme = text.split_once(':').map(|(scheme, _)| scheme);
-    // One letter is a drive.
+    // A scheme of one letter is a Windows drive.
     let looks_like_url = scheme.is_some_and(|scheme| {
         scheme.len() > 1 && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())
     });
@@ -75,7 +75,8 @@ pub(crate) fn parse_url_or_path(text: &str) -> Result<Option<StoreUrl>, Failure>
     Ok(None)
 }
 
-/// A secret key is soon pasted where the path of its file belongs, and a path is shown.
+/// Fails if the path contains a secret key: users easily paste it where the path of its file
+/// belongs, and messages show paths.
 pub(crate) fn check_path(path: &Path) -> Result<(), Failure> {
     if path.to_string_lossy().to_ascii_uppercase().contains("AGE-SECRET-KEY-") {
         return Err(Failure::usage("a secret key is given where the path of its file belongs"));
