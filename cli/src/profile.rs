@@ -98,19 +98,18 @@ impl Profile {
     /// locked, no other profile begins to use what belongs to this one.
     pub(crate) fn load_to_remove(name: &str) -> Result<(LockedDirectory, Self), Failure> {
         let path = path_of(name)?;
-        let load = || {
-            match Self::find(name) {
+        let load = || match Self::find(name) {
             Ok(Some(profile)) => Ok(profile),
             Ok(None) => Err(Failure::usage(format!(
-                "there is no profile {name} ({} does not exist); `tokenkeep list` shows those that there are",
+                "there is no profile {name} ({} does not exist); \
+                 `tokenkeep list` shows all profiles",
                 path.display()
             ))),
             Err(failure) if failure.is(Code::Inaccessible) => Err(failure),
             Err(failure) => Err(failure.followed_by(
-                "fix that, as only this file names its tokens and its key; if they are of no use, delete \
-                 the file",
+                "fix that, because only this file names its tokens and its key; if they are not \
+                 needed, delete the file",
             )),
-        }
         };
         load()?;
         let directory = LockedDirectory::lock(directory_of(&path))?;
@@ -172,7 +171,7 @@ impl Profile {
         let there = read(&self.path)?;
         if there.as_ref() != Some(&self.text) && there.as_deref() != Some(text) {
             let path = self.path.display();
-            let message = format!("{path} was changed by somebody else meanwhile; repeat this");
+            let message = format!("{path} was changed by another process meanwhile; repeat this");
             return Err(Failure::new(Code::Conflict, message));
         }
         directory.replace(file_name_of(&self.path), text.as_bytes())?;

@@ -158,7 +158,7 @@ fn interrupted() -> Failure {
 fn lost(error: AuthError) -> Failure {
     match error {
         AuthError::NotSaved(error) => Failure::from(error).within(
-            "the new tokens could not be saved and end with this command, so sign in again",
+            "the new tokens could not be saved and are lost when this command ends; sign in again",
         ),
         error => error.into(),
     }

@@ -79,7 +79,7 @@ pub(crate) fn parse_url_or_path(text: &str) -> Result<Option<StoreUrl>, Failure>
 /// belongs, and messages show paths.
 pub(crate) fn check_path(path: &Path) -> Result<(), Failure> {
     if path.to_string_lossy().to_ascii_uppercase().contains("AGE-SECRET-KEY-") {
-        return Err(Failure::usage("a secret key is given where the path of its file belongs"));
+        return Err(Failure::usage("this is a secret key; give the path of its file"));
     }
     Ok(())
 }

@@ -60,7 +60,7 @@ pub(super) async fn backup(context: &Context, backup: &arguments::Backup) -> Out
 }
 
 fn says_itself() -> Failure {
-    Failure::usage("a store URL says itself how it is sealed; give a file's path")
+    Failure::usage("a store URL already defines how it is sealed; give the path of a file instead")
 }
 
 pub(super) async fn restore(context: &Context, restore: &arguments::Restore) -> Outcome {
@@ -110,7 +110,7 @@ fn look_at(path: &str) -> Result<(), Failure> {
             Err(Failure::new(Code::NoTokens, format!("there is no file {path}")))
         }
         Ok(1) if first == [b'{'] => Err(Failure::usage(format!(
-            "{path} is not sealed; if that is meant, give plaintext:{path}"
+            "{path} is not sealed; to restore it anyway, give plaintext:{path}"
         ))),
         // The store reports any other fault of the file.
         _ => Ok(()),

@@ -102,9 +102,7 @@ async fn age_finding() -> Finding {
     };
     let (state, fix) = match tried.await {
         Ok(true) => ("works".into(), None),
-        Ok(false) => {
-            ("broken".into(), Some("what was sealed came back changed; report this".into()))
-        }
+        Ok(false) => ("broken".into(), Some("the opened record differs; report this".into())),
         Err(failure) => ("broken".into(), Some(failure.message().to_owned())),
     };
     Finding { name: "age file".into(), state, how: "sealed and opened a test record".into(), fix }
@@ -251,7 +249,7 @@ fn core_finding(limits: Limits) -> Finding {
     Finding {
         name: "core dumps".into(),
         state: state.into(),
-        how: "asked for the limit that programs start with here; this one has none".into(),
+        how: "read the limit for new programs here; tokenkeep itself dumps no core".into(),
         fix: fix.map(str::to_owned),
     }
 }
@@ -262,7 +260,7 @@ fn core_finding(_limits: Limits) -> Finding {
     Finding {
         name: "crash dumps".into(),
         state: "not known".into(),
-        how: "only Windows Error Reporting's settings tell, and they are not read here".into(),
+        how: "set in Windows Error Reporting, which tokenkeep does not read".into(),
         fix: None,
     }
 }
@@ -272,7 +270,7 @@ fn swap_finding() -> Finding {
     let (state, fix) = match std::fs::read_to_string("/proc/swaps") {
         Err(_) => ("not known", None),
         Ok(text) if text.lines().count() > 1 => {
-            ("on", Some("encrypt it: what is in memory may be written there"))
+            ("on", Some("encrypt it: memory may be written to it"))
         }
         Ok(_) => ("off", None),
     };

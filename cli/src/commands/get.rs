@@ -14,7 +14,7 @@ use crate::target::Target;
 pub(super) async fn get(context: &Context, get: &Get) -> Outcome {
     if get.header && get.field != Field::Access {
         return Err(Failure::usage(
-            "a header has the access token, and --field names something else; leave out one of them",
+            "a header contains the access token, but --field names another value; leave out one",
         ));
     }
     let manager = Target::of(context)?.manager(context)?;

@@ -24,7 +24,7 @@ const BATCH: usize = 256;
 pub(super) async fn migrate(context: &Context, migrate: &arguments::Migrate) -> Outcome {
     if context.slot.is_given() && (migrate.all || migrate.from.is_some()) {
         return Err(Failure::usage(
-            "a profile or store is named beside what is to be moved; leave out one of them",
+            "a profile or store is named besides the one to move; leave out one of them",
         ));
     }
     if migrate.all {
@@ -220,7 +220,7 @@ impl<'a> Move<'a> {
             Err(error) => return Err(error.into()),
         }
         self.context.terminal.say(
-            "both have the tokens now; once one of them refreshes, the other's are worth nothing",
+            "both have the tokens now; once one of them refreshes, those in the other are invalid",
         );
         Ok(())
     }

@@ -23,7 +23,7 @@ use crate::terminal::Terminal;
 pub(super) async fn remove(context: &Context, remove: &Remove) -> Outcome {
     if context.slot.is_given() {
         return Err(Failure::usage(
-            "a profile or store is named beside the one to remove; leave it out",
+            "another profile or store is named besides the one to remove; leave it out",
         ));
     }
     let (directory, profile) = Profile::load_to_remove(&remove.name)?;

@@ -34,7 +34,7 @@ pub(super) async fn rekey(context: &Context, rekey: &Rekey) -> Outcome {
         plan.carry_out(context, &mut *lease, target).await
     } else {
         let message =
-            "the profile names another store than a moment ago; see what it is, and repeat";
+            "the profile was changed meanwhile and names another store; check it, and repeat";
         Err(Failure::new(Code::Conflict, message))
     };
     // If the release fails, the lease ends with this process.
