@@ -1,4 +1,4 @@
-//! Tokens on their way from one store to another.
+//! Moving, copying and rekeying the tokens of a slot.
 
 #[cfg(test)]
 mod tests;
@@ -13,26 +13,26 @@ use crate::record::Record;
 use crate::store::{Lease, Precondition, Revision, Stored, TokenStore};
 use crate::tokens::AuthTokens;
 
-/// How long a transfer waits for a refresh to end, which takes seconds. It is longer than a lease on a
-/// server lasts whose holder was killed in the middle of one, and than such a holder is waited for.
+/// How long a transfer waits for a refresh to end. A refresh takes seconds. If its process was killed, a
+/// lease on a server lasts longer, but less than this. So does the wait for such a lease.
 const LEASE_WAIT: Duration = Duration::from_secs(100);
 
-/// For how long a lease is to last from each step on. A step takes milliseconds, and at worst what a
-/// server has for its answer.
+/// How long a lease must last from the start of each step. A step takes milliseconds, or at worst as long as
+/// a server may take to answer.
 const STEP: Duration = Duration::from_secs(20);
 
-/// How often a migration or a rekey begins again because the slot changed under it. Each time means that
-/// somebody signed in at that very moment.
+/// How often a migration or a rekey is tried when the slot changes during it. Each change means a sign-in at
+/// that very moment.
 const ATTEMPTS: usize = 5;
 
 /// What [`migrate`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Migration {
-    /// Whether tokens were moved. If not, the source was empty, because an earlier run moved them.
+    /// Whether tokens were moved. If `false`, the source was empty because an earlier run had moved them.
     pub moved: bool,
-    /// Why the tokens should be replaced by a new sign-in: others could read them where they were, or a refresh of
-    /// them was cut off.
+    /// Why the user should sign in again: others could read the tokens in the source, or a refresh of them
+    /// was interrupted.
     pub warning: Option<String>,
 }
 
@@ -40,31 +40,31 @@ pub struct Migration {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Backup {
-    /// Why the copy may be worth nothing: the refresh token in it may have been spent.
+    /// Why the copy may be worthless: its refresh token may have been spent.
     pub warning: Option<String>,
 }
 
 /// Whether [`restore`] may replace a record that is newer than the backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overwrite {
-    /// A newer record, or one whose age is not known, is an error.
+    /// Fails if the record in the target is newer, or if its age is not known.
     IfOlder,
-    /// Any record is replaced that can be read.
+    /// Replaces any record that can be read.
     Always,
 }
 
-/// Tokens could not be moved or copied. One side at least has them; what was interrupted can be run
-/// again.
+/// An error while tokens were moved or copied. At least one side still has the tokens. An interrupted run can
+/// be repeated.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransferError {
-    /// Somebody else is refreshing these tokens, and did not get done.
+    /// Another process is refreshing these tokens and did not finish in time.
     #[error("{place} is being refreshed by another process; try again")]
     Busy {
         /// The slot.
         place: String,
     },
-    /// The source changed each time.
+    /// The source changed at each attempt.
     #[error("{place} keeps changing; stop the programs that use it, and try again")]
     Changing {
         /// The source.
@@ -76,13 +76,14 @@ pub enum TransferError {
         /// The source.
         place: String,
     },
-    /// Only what [`backup`] made can be restored: any other record may be in use where it is.
+    /// The source was not made by [`backup`]. Other records may still be in use where they are, so they are
+    /// not restored.
     #[error("{place} is no backup; use migrate to move live tokens")]
     NotABackup {
         /// The source.
         place: String,
     },
-    /// The target holds a newer record than the backup, or one whose age is not known.
+    /// The target holds a record that is newer than the backup, or a record whose age is not known.
     #[error(
         "{place} holds newer tokens than the backup; overwrite them explicitly if that is meant"
     )]
@@ -109,7 +110,7 @@ pub enum TransferError {
     /// A store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The target did not give back what was just saved in it.
+    /// The target did not return the record that was just saved in it.
     #[error("{place} did not keep what was saved in it; the source is unchanged")]
     Unverified {
         /// The target.
@@ -119,29 +120,29 @@ pub enum TransferError {
 
 /// Moves tokens from one slot to another.
 ///
-/// The target is written, read back and compared before the source is cleared, and the source is
-/// cleared only if it is unchanged; a login at that moment is moved too, and a logout wins. While
-/// it runs, nobody refreshes these tokens.
+/// The target is written, read back and compared before the source is cleared. The source is cleared only if
+/// it is unchanged. A sign-in during the migration is moved too. A sign-out during the migration wins. These
+/// tokens are not refreshed while the migration runs.
 ///
-/// Killed at any point, it leaves the tokens on one side at least, and maybe on both; run again, it
-/// completes. Do that before anybody uses them: a refresh or a logout on one side does nothing to a
-/// copy on the other.
+/// If it is killed, the tokens are on at least one side, and maybe on both. Run it again to complete it. Do
+/// so before any program uses the tokens: a refresh or a sign-out on one side does not change a copy on the
+/// other.
 ///
-/// A source that others can read is moved all the same, and [`Migration::warning`] says so.
+/// A source that others can read is moved too. [`Migration::warning`] then says so.
 ///
 /// # Security
 ///
-/// Neither store is asked how it protects its tokens: a target in plaintext is up to the caller. At the
-/// provider nothing changes, so a copy of the tokens can still be used.
+/// The protection of the stores is not checked: the caller decides whether the target may be in plaintext.
+/// Nothing changes at the provider, so a copy of the tokens can still be used.
 ///
 /// # Errors
 ///
-/// Any [`TransferError`] but [`NotABackup`](TransferError::NotABackup) and
+/// Any [`TransferError`] except [`NotABackup`](TransferError::NotABackup) and
 /// [`Newer`](TransferError::Newer).
 ///
 /// # Cancel safety
 ///
-/// Dropping the future is like killing it.
+/// Dropping the future has the same effect as killing the process during the migration.
 pub async fn migrate(
     from: &dyn TokenStore,
     to: &dyn TokenStore,
@@ -155,8 +156,7 @@ async fn migrate_by(
     timer: &Timer,
 ) -> Result<Migration, TransferError> {
     refuse_same_slot(from, to)?;
-    // In the same order whichever way the tokens go, so that two migrations do not wait for each
-    // other.
+    // The order does not depend on the direction, so two migrations never wait for each other.
     let (mut from_lease, mut to_lease);
     if from.slot() < to.slot() {
         (from_lease, to_lease) = lease_both(from, to, timer).await?;
@@ -170,8 +170,8 @@ async fn migrate_by(
     if let Some(copied) = copied.filter(|_| is_given_up) {
         take_back(from, to, copied).await;
     }
-    // Whatever came of it: a lease on a server would stay taken for a while. Where it cannot be given up,
-    // dropping it does.
+    // Released after success and failure: a lease on a server would stay taken for a while. If the release
+    // fails, dropping the lease gives it up.
     let _ = (from_lease.release().await, to_lease.release().await);
     migration
 }
@@ -187,9 +187,10 @@ async fn migrate_leased(
         let (stored, warning) = load_source(from).await?;
         let Some(Stored { record, revision }) = stored else {
             match copied.clone() {
-                // A logout came in between.
+                // A sign-out happened during the migration.
                 Some(copied) => to.clear(Precondition::Unchanged(copied)).await?,
-                // The run that cleared the source may have been killed before that was whole or durable.
+                // The run that cleared the source may have been killed before the removal was complete or
+                // durable.
                 None if to.load().await?.is_some() => {
                     match from.clear(Precondition::Absent).await {
                         Err(StoreError::Conflict { .. }) => continue,
@@ -205,7 +206,7 @@ async fn migrate_leased(
         keep(to, to_lease).await?;
         let precondition = copied.clone().map_or(Precondition::Absent, Precondition::Unchanged);
         *copied = Some(save_verified(to, &record, precondition).await?);
-        // Once the lease has passed, somebody may be refreshing the tokens where they were.
+        // If the lease was lost, another process may be refreshing the tokens in the source.
         keep(from, from_lease).await?;
         match from.clear(Precondition::Unchanged(revision)).await {
             Ok(()) => {
@@ -219,20 +220,20 @@ async fn migrate_leased(
     Err(TransferError::Changing { place: from.to_string() })
 }
 
-/// Makes sure that a lease lasts for what comes next.
+/// Renews a lease so that it lasts for the next step. Fails if the lease was lost.
 async fn keep(store: &dyn TokenStore, lease: &mut dyn Lease) -> Result<(), TransferError> {
     if lease.renew(STEP).await? { Ok(()) } else { Err(busy(store)) }
 }
 
-/// Removes a copy of what stays where it was, so that there are not two.
+/// Removes the copy in the target if the source still has the tokens, so that there are not two copies.
 async fn take_back(from: &dyn TokenStore, to: &dyn TokenStore, copied: Revision) {
-    // If it cannot be removed, the next run says that there are others.
+    // If it cannot be removed, the next run reports that the target holds other tokens.
     if let Ok(Some(_)) = from.load().await {
         let _ = to.clear(Precondition::Unchanged(copied)).await;
     }
 }
 
-/// Says that a refresh token may have been spent, if its record does.
+/// Returns a warning that the refresh token may have been spent, if the record has an intent.
 fn doubt(record: &Record) -> Option<String> {
     let at = record.intent()?.at().to_rfc3339_opts(SecondsFormat::Secs, true);
     Some(format!(
@@ -240,25 +241,25 @@ fn doubt(record: &Record) -> Option<String> {
     ))
 }
 
-/// Copies tokens, and marks the copy as one: it is never refreshed, because two live copies of a
-/// rotating refresh token revoke each other. [`restore`] makes it live again.
+/// Copies tokens, and marks the copy as a backup. A backup is never refreshed: two live copies of a rotating
+/// refresh token revoke each other. [`restore`] makes it live again.
 ///
-/// A backup that is there already is replaced. What is known about refreshing goes along: if a refresh of
-/// these tokens was interrupted, the copy says so too, and [`Backup::warning`] does.
+/// An existing backup in the target is replaced. The state of the refresh is copied too. If a refresh of
+/// these tokens was interrupted, the copy records this, and [`Backup::warning`] says so.
 ///
 /// # Errors
 ///
 /// [`TransferError::Empty`] if there is nothing to copy, [`TransferError::Occupied`] if the target
-/// holds live tokens, and what keeps a store from doing its part.
+/// holds live tokens, and the errors of the stores.
 ///
 /// # Security
 ///
-/// A target in plaintext is up to the caller. At the
-/// provider nothing changes, so a copy of the tokens can still be used.
+/// The caller decides whether the target may be in plaintext. Nothing changes at the provider, so a copy of
+/// the tokens can still be used.
 ///
 /// # Cancel safety
 ///
-/// The copy may be there all the same; made again, it is replaced.
+/// If the future is dropped, the copy may still be made. Making it again replaces it.
 pub async fn backup(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<Backup, TransferError> {
     refuse_same_slot(from, to)?;
     let source = load(from).await?;
@@ -275,22 +276,23 @@ pub async fn backup(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<Backup
     Ok(Backup { warning })
 }
 
-/// Copies the tokens of a backup into a slot, where they are live again. The backup stays.
+/// Copies the tokens of a backup into a slot and makes them live again. The backup stays.
 ///
 /// # Errors
 ///
 /// [`TransferError::NotABackup`] if the source was not made by [`backup`],
-/// [`TransferError::Newer`] if the target holds newer tokens and `overwrite` does not say that this
-/// is meant, and what keeps a store from doing its part.
+/// [`TransferError::Newer`] if the target holds newer tokens and `overwrite` is not [`Overwrite::Always`],
+/// and the errors of the stores.
 ///
 /// # Security
 ///
-/// A target in plaintext is up to the caller. At the
-/// provider nothing changes, so a copy of the tokens can still be used.
+/// The caller decides whether the target may be in plaintext. Nothing changes at the provider, so a copy of
+/// the tokens can still be used.
 ///
 /// # Cancel safety
 ///
-/// The tokens may be there all the same, each way whole; run again, it completes.
+/// If the future is dropped, the tokens may still be restored, but never in part. Run it again to complete
+/// it.
 pub async fn restore(
     from: &dyn TokenStore,
     to: &dyn TokenStore,
@@ -305,9 +307,9 @@ pub async fn restore(
     let tokens = &record.tokens;
     let precondition = match to.load().await? {
         None => Precondition::Absent,
-        // Saved again, because who saved them may have been killed before that was durable.
+        // Saved again: the process that saved them may have been killed before they were durable.
         Some(there) if there.record.tokens == *tokens => {
-            // It knows what became of them since the backup was made.
+            // The target's record knows what happened to the tokens since the backup.
             if there.record.intent().is_some() {
                 record.refresh = there.record.refresh;
             }
@@ -324,20 +326,21 @@ pub async fn restore(
     save_verified(to, &record, precondition).await.map(drop)
 }
 
-/// Seals a record to other keys. `old`, `both` and `new` are three ways to one slot: through the keys that it
-/// has, through all that open it before and afterwards, and through the keys that it is to have.
+/// Seals a record to other keys. `old`, `both` and `new` are three stores for one slot. `old` has the present
+/// keys. `both` has all keys, present and future. `new` has the future keys.
 ///
-/// First it is sealed to both. Then `repoint` makes everything that names the old keys name the new ones, durably,
-/// such as a configuration file. Then it is sealed to the new keys alone. So at every moment whatever names the
-/// keys opens the record. Killed at any point and run again, it completes, also if the old keys no longer open the
-/// record by then.
+/// First the record is sealed to both. Then `repoint` durably changes everything that names the old keys,
+/// such as a configuration file, to name the new keys. Then the record is sealed to the new keys alone. So
+/// the keys that are named can open the record at every moment. If it is killed, run it again to complete it.
+/// This works even if the old keys no longer open the record by then.
 ///
-/// `old` is what names the keys now, and durably: an earlier run may have changed that, and may have been killed
-/// before it was durable. After a power failure the keys of that time would be named again.
+/// `old` must have the keys that are named now, and their names must be durable. An earlier run may have
+/// changed the names, and may have been killed before the change was durable. A power failure would then
+/// bring the earlier names back.
 ///
-/// `lease` is one of this slot, of [`wait_for_lease`] through `new`. A refresh that another process began before
-/// would save its result for the old keys. Whatever names the keys may have changed while the lease was waited
-/// for: read it again first.
+/// `lease` must be a lease on this slot, from [`wait_for_lease`] through `new`. Without it, a refresh that
+/// another process began earlier would save its result for the old keys. The names of the keys may have
+/// changed during the wait for the lease, so read them again before the call.
 ///
 #[cfg_attr(feature = "age", doc = "```")]
 #[cfg_attr(not(feature = "age"), doc = "```ignore")]
@@ -350,7 +353,7 @@ pub async fn restore(
 /// let old = AgeFileStore::new(path, key());
 /// let new = AgeFileStore::new(path, key().with_recovery_recipient(recovery)?);
 /// let mut lease = wait_for_lease(&new).await?;
-/// // Both keys are in the new set already, and nothing names them but this program.
+/// The new set contains both keys already, and only this program names them.
 /// rekey(&mut *lease, &old, &new, &new, async { Ok::<_, TransferError>(()) }).await?;
 /// lease.release().await?;
 /// # Ok(())
@@ -359,18 +362,18 @@ pub async fn restore(
 ///
 /// # Errors
 ///
-/// [`TransferError::Empty`] if there is no record, [`TransferError::Busy`] if the lease has passed to another
-/// holder, [`TransferError::Changing`] if the record changes each time, the error of `repoint`, and what keeps
-/// the store from its part.
+/// [`TransferError::Empty`] if there is no record, [`TransferError::Busy`] if another holder has taken the
+/// lease, [`TransferError::Changing`] if the record changes at each attempt, the error of `repoint`, and the
+/// errors of the store.
 ///
 /// # Security
 ///
-/// What was sealed to the old keys before, such as a backup, stays open to them. If they are known to others,
-/// sign in again too.
+/// Anything sealed to the old keys earlier, such as a backup, can still be opened with them. If others know
+/// the old keys, sign in again too.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future is like killing it.
+/// Dropping the future has the same effect as killing the process during the call.
 pub async fn rekey<E: From<TransferError>>(
     lease: &mut dyn Lease,
     old: &dyn TokenStore,
@@ -379,11 +382,12 @@ pub async fn rekey<E: From<TransferError>>(
     repoint: impl Future<Output = Result<(), E>>,
 ) -> Result<(), E> {
     keep(new, lease).await?;
-    // Also if an earlier run has done that: it may have been killed before it was durable.
+    // Done even if an earlier run did it: that run may have been killed before the change was durable.
     match reseal(old, both).await {
         Ok(()) => drop(load(new).await?),
         Err(error) => {
-            // An earlier run, or another machine that has the same slot, may have sealed it to the new keys alone.
+            // An earlier run, or another machine with the same slot, may have sealed it to the new keys
+            // alone.
             let is_sealed = new.load().await.is_ok_and(|stored| stored.is_some());
             if !is_sealed {
                 return Err(error.into());
@@ -393,14 +397,14 @@ pub async fn rekey<E: From<TransferError>>(
     repoint.await?;
     keep(new, lease).await?;
     let Err(error) = reseal(new, new).await else { return Ok(()) };
-    // A process that still has the old keys may have saved a login for those alone.
+    // A process that still has the old keys may have saved a sign-in for the old keys alone.
     reseal(old, both).await.map_err(|_| error)?;
     keep(new, lease).await?;
     reseal(new, new).await?;
     Ok(())
 }
 
-/// Reads a record through one way to its slot, and saves it through another.
+/// Loads a record through one store of a slot, and saves it through another.
 async fn reseal(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<(), TransferError> {
     for _ in 0..ATTEMPTS {
         let stored = load(from).await?;
@@ -427,7 +431,7 @@ async fn load(store: &dyn TokenStore) -> Result<Stored, TransferError> {
     store.load().await?.ok_or_else(|| TransferError::Empty { place: store.to_string() })
 }
 
-/// Loads a source even if others can read it, and says so.
+/// Loads a source even if others can read it. The second value is then a warning.
 async fn load_source(
     from: &dyn TokenStore,
 ) -> Result<(Option<Stored>, Option<String>), TransferError> {
@@ -443,8 +447,8 @@ async fn load_source(
     }
 }
 
-/// Saves, reads back and compares. The very same record may be there already, from a run that was
-/// interrupted, perhaps before it was durable: then it is saved again.
+/// Saves, reads back and compares. An interrupted run may have saved the same record already, perhaps not
+/// durably. It is then saved again.
 async fn save_verified(
     to: &dyn TokenStore,
     record: &Record,
@@ -470,8 +474,8 @@ async fn save_verified(
     }
 }
 
-/// Takes one lease and then the other, and holds on to the first one meanwhile: a lease on a server ends
-/// by itself. So if both are of one slot, by two ways to it, the second one is never had.
+/// Takes one lease and then the other. The first is renewed meanwhile, because a lease on a server expires.
+/// So if both stores are for one slot, the second lease is never granted.
 async fn lease_both(
     one: &dyn TokenStore,
     other: &dyn TokenStore,
@@ -496,17 +500,17 @@ async fn lease_both(
     Err(failed)
 }
 
-/// Waits until nobody refreshes the tokens of a slot, and keeps it so until the lease is released: for
-/// [`rekey`], and for a program that changes how they are kept.
+/// Takes the lease of a slot after any running refresh has ended. The tokens are not refreshed until the
+/// lease is released. Use it for [`rekey`], or in a program that changes how the tokens are kept.
 ///
 /// # Errors
 ///
-/// [`TransferError::Busy`] if somebody is refreshing them for longer than a minute and a half, and what
-/// keeps the store from giving a lease.
+/// [`TransferError::Busy`] if another process holds the lease for longer than 100 s, and the errors of the
+/// store.
 ///
 /// # Cancel safety
 ///
-/// A dropped wait takes no lease.
+/// If the future is dropped, no lease is taken.
 pub async fn wait_for_lease(store: &dyn TokenStore) -> Result<Box<dyn Lease>, TransferError> {
     lease(store, &Timer::default()).await
 }
