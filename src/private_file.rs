@@ -1,16 +1,16 @@
-//! Private files: each is replaced whole or not at all, and is refused when others can get at it.
+//! Private files. A write replaces the whole file or nothing. A file that others can access is refused.
 //!
-//! The stores of this crate keep their records in such files. A program can keep other files in the same way: a
-//! client's secret in a [`PrivateFile`], its settings for many accounts in a [`LockedDirectory`]. All of this
-//! blocks, for the milliseconds that a disk takes.
+//! The stores of this crate keep their records in such files. A program can keep other files in the same way:
+//! a client's secret in a [`PrivateFile`], its settings for many accounts in a [`LockedDirectory`]. All
+//! functions here block for the milliseconds that a disk takes.
 //!
 //! # Files
 //!
-//! Beside a file `NAME` lies `NAME.lock`, the write lock. For the time of a write there is
-//! `NAME.RANDOM.tmp`, and while room is reserved for a write to come, `NAME.RANDOM.next`. The names are random
-//! because in a directory like `/tmp` others can take every name that they can guess. What a killed process
-//! left of the former, the next writer removes. A lock file is never removed: a process that still has an
-//! unlinked one open would hold a lock that nobody else sees.
+//! Beside a file `NAME` is `NAME.lock`, the write lock. During a write there is also `NAME.RANDOM.tmp`. While
+//! room is reserved for a later write, there is also `NAME.RANDOM.next`. The names are random because in a
+//! directory like `/tmp` others can take every name that they can guess. If a killed process left a `.tmp`
+//! file, the next writer removes it. A lock file is never removed: a process that still has the unlinked file
+//! open would hold a lock that no other process sees.
 
 #[cfg(windows)]
 mod acl;
@@ -42,11 +42,11 @@ pub(crate) use self::reserved_room::ReservedRoom;
 use crate::error::StoreError;
 use crate::sys::wipe::Bytes;
 
-/// The most bytes of a file that holds keys; a line of one takes some 75.
+/// The maximum size in bytes of a file that holds keys. A line with one key takes about 75.
 #[cfg(feature = "age")]
 const MAX_KEY_FILE: usize = 64 * 1024;
 
-/// The endings of the names of files that hold what is being written.
+/// The endings of the names of temporary files and of reserved files.
 const TEMPORARY: &str = ".tmp";
 const NEXT: &str = ".next";
 
@@ -57,7 +57,7 @@ pub(crate) enum Exposure {
     Refused,
 }
 
-/// A file that holds something of this user's alone, or does not exist.
+/// A file that only this user can access. It may not exist yet.
 ///
 /// ```
 /// use tokenkeep::private_file::PrivateFile;
@@ -72,20 +72,20 @@ pub(crate) enum Exposure {
 ///
 /// # Security
 ///
-/// On Unix a private file belongs to this user, has mode 0600 from its first byte on, is no link, has no second
-/// name, and is in a directory that nobody else can write to. On Windows its access list lets this user in, and
-/// the system. A directory that is made for it is this user's alone.
+/// On Unix a private file belongs to this user and has mode 0600 from its first byte on. It is no link and
+/// has no second name. Its directory is one that nobody else can write to. On Windows its access list allows
+/// only this user and the system. A directory that is created for it is private to this user.
 #[derive(Debug)]
 pub struct PrivateFile {
     path: PathBuf,
-    /// The most bytes that it may have.
+    /// The maximum size in bytes.
     limit: usize,
     lock_wait: Duration,
 }
 
 impl PrivateFile {
-    /// Names a file of at most `limit` bytes. A relative path is resolved now: a process that changes its working
-    /// directory keeps its file.
+    /// Names a file of at most `limit` bytes. A relative path is resolved now, so a later change of the
+    /// working directory has no effect on it.
     #[must_use]
     pub fn new(path: impl AsRef<Path>, limit: usize) -> Self {
         let path = path.as_ref();
@@ -99,33 +99,34 @@ impl PrivateFile {
         &self.path
     }
 
-    /// Reads the file: `None` if there is none. No lock is taken: the content is the old one or the new one.
+    /// Reads the file, or returns `None` if it does not exist. No lock is taken: the content is the old one
+    /// or the new one.
     ///
     /// # Errors
     ///
     /// [`StoreError::Exposed`] if it is not private, [`StoreError::TooLarge`] if it is longer than the limit,
-    /// [`StoreError::NotAFile`] for a directory, a pipe or a device, and what the system says.
+    /// [`StoreError::NotAFile`] for a directory, a pipe or a device, and errors of the system.
     ///
     /// # Security
     ///
-    /// What is read is what was checked, and it is wiped on drop.
+    /// The content is read from the same open file that was checked. It is wiped on drop.
     pub fn read(&self) -> Result<Option<SecretSlice<u8>>, StoreError> {
         let Some(opened) = self.open(Exposure::Refused)? else { return Ok(None) };
-        // Copied at its exact size: what does not fit would be copied once more, and not be wiped.
+        // Copied at its exact size: a buffer with spare capacity would be copied once more and not be wiped.
         Ok(opened.read()?.map(|bytes| SecretSlice::from(bytes.to_vec())))
     }
 
-    /// Reads a file that nobody else can change, such as one with settings: `None` if there is none. Others may
-    /// read it, and it may be a link, or root's.
+    /// Reads a file that nobody else can change, such as one with settings, or returns `None` if it does not
+    /// exist. Others may read it. It may be a link, and it may belong to root.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Exposed`] if others can write to it, or to one of the two directories above it; and those of
-    /// [`read`](Self::read).
+    /// [`StoreError::Exposed`] if others can write to it, or to one of the two directories above it, and the
+    /// errors of [`read`](Self::read).
     ///
     /// # Security
     ///
-    /// Of a link, the file that it leads to is checked, and not the directories of that. Further directories above
+    /// If it is a link, its target is checked, but not the directories of the target. Directories further up
     /// are not checked.
     pub fn read_trusted(&self) -> Result<Option<Vec<u8>>, StoreError> {
         let file = platform::open_trusted_file(&self.path, Exposure::Accepted)?;
@@ -137,11 +138,12 @@ impl PrivateFile {
         Ok(Some(std::mem::take(&mut *bytes)))
     }
 
-    /// Creates the file with this content, durably. Returns `false` if it exists; it is then unchanged.
+    /// Creates the file with this content, durably. Returns `false` if it exists. An existing file is not
+    /// changed.
     ///
     /// # Errors
     ///
-    /// Those of [`replace`](Self::replace), and those of [`read`](Self::read) if it exists.
+    /// The errors of [`replace`](Self::replace), and those of [`read`](Self::read) if it exists.
     pub fn create(&self, content: &[u8]) -> Result<bool, StoreError> {
         let locked = self.lock()?;
         if locked.read()?.is_some() {
@@ -152,28 +154,29 @@ impl PrivateFile {
         locked.replace(content).map(|()| true)
     }
 
-    /// Replaces the file, or creates it, durably. What a killed process left of a write is removed.
+    /// Replaces the file, or creates it, durably. Temporary files of killed processes are removed.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Exposed`] if others can write to its directory, [`StoreError::Timeout`] if another process
-    /// has been writing to it for 10 seconds, [`StoreError::NoSpace`], and what else the system says. The file is
-    /// then the old one or, if only its name could not be made durable, the new one.
+    /// [`StoreError::Exposed`] if others can write to its directory, [`StoreError::Timeout`] if another
+    /// process has been writing to it for 10 seconds, [`StoreError::NoSpace`], and other errors of the
+    /// system. After an error the file is the old one. It is the new one if only its name could not be made
+    /// durable.
     pub fn replace(&self, content: &[u8]) -> Result<(), StoreError> {
         let locked = self.lock()?;
         locked.sync_above()?;
         locked.replace(content)
     }
 
-    /// Removes the file, durably. Removing none succeeds: an earlier run may have been killed before that was
-    /// durable.
+    /// Removes the file, durably. Succeeds if the file does not exist: an earlier run may have been killed
+    /// before the removal was durable.
     ///
-    /// No lock is taken, and no lock file is made. A file at any path can be removed, also one that is not
+    /// No lock is taken, and no lock file is created. A file at any path can be removed, even if it is not
     /// private.
     ///
     /// # Errors
     ///
-    /// What the system says.
+    /// Errors of the system.
     pub fn remove(&self) -> Result<(), StoreError> {
         let removed = match std::fs::remove_file(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -182,18 +185,18 @@ impl PrivateFile {
         removed.map_err(|error| StoreError::io("remove", self.place(), error))?;
         match self.open(Exposure::Accepted) {
             Ok(Some(opened)) => opened.sync("remove"),
-            // It cannot be made durable in a directory that this user may not list.
+            // The removal cannot be made durable in a directory that this user may not list.
             _ => Ok(()),
         }
     }
 
-    /// Makes durable that the file is there: its name, and the names of the directories above it. A process that
-    /// wrote it may have been killed before that.
+    /// Makes the name of the file durable, and the names of the directories above it. The process that wrote
+    /// the file may have been killed before that.
     ///
     /// # Errors
     ///
-    /// What the system says. A directory that this user may not list is no error: no process of this user made
-    /// anything in it.
+    /// Errors of the system. A directory that this user may not list is no error: no process of this user
+    /// created anything in it.
     pub fn sync(&self) -> Result<(), StoreError> {
         match self.open(Exposure::Accepted) {
             Ok(Some(opened)) => {
@@ -209,7 +212,7 @@ impl PrivateFile {
         self.path.display().to_string()
     }
 
-    /// The path with every link resolved that can be, so that two spellings come out as one.
+    /// Returns the path with links resolved where possible, so that two spellings of one path are equal.
     pub(crate) fn canonical(&self) -> PathBuf {
         let Ok((parent, name)) = self.split() else { return self.path.clone() };
         // The first directories may not exist yet.
@@ -219,16 +222,16 @@ impl PrivateFile {
         canonical.join(missing).join(name)
     }
 
-    /// Opens the directory that it is in; `None` if that does not exist. No lock is taken: a rename shows the
-    /// old content or the new one.
+    /// Opens the directory of the file, or returns `None` if it does not exist. No lock is taken: after a
+    /// rename a reader sees the old content or the new one.
     pub(crate) fn open(&self, exposure: Exposure) -> Result<Option<Opened<'_>>, StoreError> {
         let (parent, name) = self.split()?;
         let dir = Dir::open(parent, exposure)?;
         Ok(dir.map(|dir| Opened { file: self, name, dir: Arc::new(dir), exposure }))
     }
 
-    /// Opens the directory for what takes the file away, and makes it if need be. That is possible even where
-    /// others can write, and nothing else is.
+    /// Opens the directory to remove the file, and creates it if needed. Only removing is allowed in a
+    /// directory that others can write to.
     pub(crate) fn open_to_remove(&self) -> Result<Opened<'_>, StoreError> {
         if let Some(opened) = self.open(Exposure::Accepted)? {
             return Ok(opened);
@@ -238,15 +241,15 @@ impl PrivateFile {
         Ok(Opened { file: self, name, dir, exposure: Exposure::Accepted })
     }
 
-    /// Makes the directory if need be, and takes the write lock.
+    /// Creates the directory if needed, and takes the write lock.
     pub(crate) fn lock(&self) -> Result<LockedFile<'_>, StoreError> {
         let (parent, name) = self.split()?;
         let dir = Arc::new(Dir::create(parent)?);
         Opened { file: self, name, dir, exposure: Exposure::Refused }.lock()
     }
 
-    /// Takes the write lock to fill reserved room. Its directory and its lock are used: what others did to
-    /// those since then must not cost what is to be written.
+    /// Takes the write lock to fill reserved room. It uses the directory and the lock file that the room
+    /// holds open. So the new content is not lost if others change these paths after the reservation.
     pub(crate) fn lock_reserved(&self, room: &ReservedRoom) -> Result<LockedFile<'_>, StoreError> {
         let (_, name) = self.split()?;
         let lock = room.lock(self, name)?;
@@ -254,13 +257,13 @@ impl PrivateFile {
         Ok(LockedFile { opened, _lock: lock })
     }
 
-    /// Makes sure that the file can be replaced by one of that size, whatever becomes of the disk: first by
-    /// one that has `growth` bytes more than it has now, then by one that has `size`.
+    /// Makes sure that the file can be replaced later, even if the disk fills up: first by a file that is
+    /// `growth` bytes longer than now, then by one of `size` bytes.
     pub(crate) fn reserve(&self, size: usize, growth: usize) -> Result<ReservedRoom, StoreError> {
         let (parent, name) = self.split()?;
         let dir = Dir::create(parent)?;
         dir.check_replaceable(name)?;
-        // It is not kept: others may write meanwhile. But that it can be had is known.
+        // The lock is not kept, because others may write meanwhile. This only shows that it can be taken.
         drop(lock(&dir, &suffixed(name, ".lock"), &self.path, self.lock_wait)?);
         let there = dir.open_file(name, Exposure::Accepted)?;
         let there = there.and_then(|file| file.metadata().ok()).map_or(0, |there| there.len());
@@ -268,8 +271,8 @@ impl PrivateFile {
         ReservedRoom::reserve(dir, name, size, first)
     }
 
-    /// Returns whether neither the file, nor what an interrupted write left, nor a file with one of these
-    /// endings is there. Whatever cannot be looked at may be.
+    /// Returns whether the file, leftovers of interrupted writes, and files with these endings are all
+    /// absent. A file that cannot be checked counts as present.
     pub(crate) fn is_absent(&self, endings: &[&str]) -> Result<bool, StoreError> {
         let (parent, name) = self.split()?;
         let is_there = |name: &OsStr| {
@@ -285,12 +288,12 @@ impl PrivateFile {
         Ok(!is_there(&suffixed(name, TEMPORARY)) && !left.any(|left| is_there(&left)))
     }
 
-    /// Makes it durable that the file is not there, without a lock, which may not even be possible. Fails if
-    /// its directory cannot be told from one that is not mounted.
+    /// Makes the absence of the file durable. No lock is taken, because that may be impossible. Fails if its
+    /// directory may be on a volume that is not mounted.
     pub(crate) fn sync_absence(&self) -> Result<(), StoreError> {
         let (parent, _) = self.split()?;
         refuse_missing_root(parent)?;
-        // Where we may not look, it was not one of us who removed it.
+        // If this user may not list the directory, no process of this user removed the file.
         match self.open(Exposure::Accepted) {
             Ok(Some(opened)) => opened.sync("remove"),
             _ => Ok(()),
@@ -302,7 +305,8 @@ impl PrivateFile {
     }
 }
 
-/// A private file in its directory, which was checked and is reached through its descriptor.
+/// A private file in its directory. The directory was checked, and the file is reached through its
+/// descriptor.
 #[derive(Debug)]
 pub(crate) struct Opened<'a> {
     file: &'a PrivateFile,
@@ -319,8 +323,8 @@ impl<'a> Opened<'a> {
         Ok(LockedFile { opened: self, _lock: lock })
     }
 
-    /// Takes the lock of the file with that ending, or returns `None` while another holder has it, here or
-    /// elsewhere.
+    /// Takes the lock of the file with that ending, or returns `None` if another holder has it, in this
+    /// process or in another one.
     pub(crate) fn try_lock_beside(&self, ending: &str) -> Result<Option<FileLock>, StoreError> {
         let file = self.dir.open_lock(&suffixed(self.name, ending))?;
         Ok(FileLock::try_new(file, &self.file.path)?.ok())
@@ -332,29 +336,29 @@ impl<'a> Opened<'a> {
         read_whole(file, &self.file.path, self.file.limit).map(Some)
     }
 
-    /// Reads the file with that ending, if it is there and can be read.
+    /// Reads the file with that ending, if it exists and can be read.
     pub(crate) fn read_beside(&self, ending: &str, limit: usize) -> Option<Bytes> {
         let file = self.dir.open_file(&suffixed(self.name, ending), Exposure::Accepted).ok()??;
         read_whole(file, &self.file.path, limit).ok()
     }
 
-    /// Removes the file with that ending. What cannot be removed is no obstacle.
+    /// Removes the file with that ending. A failure is ignored.
     pub(crate) fn remove_beside(&self, ending: &str) {
         let _ = self.dir.remove(&suffixed(self.name, ending));
     }
 
-    /// Removes the room that killed processes left reserved. The caller knows that nobody uses it.
+    /// Removes reserved room that killed processes left. The caller must know that nobody uses it.
     pub(crate) fn remove_reserved(&self) {
         self.sweep(NEXT);
     }
 
-    /// Makes durable what is there, and what is not. `action` is what for.
+    /// Makes the names in the directory durable. `action` names the operation in errors.
     pub(crate) fn sync(&self, action: &'static str) -> Result<(), StoreError> {
         self.dir.sync().map_err(|error| StoreError::io(action, self.file.place(), error))
     }
 
-    /// Removes what killed processes left of their writes. What cannot be removed is no obstacle: in a
-    /// directory that others can write to, it may be theirs.
+    /// Removes files that killed processes left. A failure is ignored: in a directory that others can write
+    /// to, the file may be theirs.
     fn sweep(&self, ending: &str) {
         for left in leftovers(&self.dir, self.name, ending) {
             let _ = self.dir.remove(&left);
@@ -362,7 +366,7 @@ impl<'a> Opened<'a> {
     }
 }
 
-/// A private file under its write lock: nobody else of this crate changes it.
+/// A private file under its write lock. No other user of this crate changes it meanwhile.
 #[derive(Debug)]
 pub(crate) struct LockedFile<'a> {
     opened: Opened<'a>,
@@ -378,7 +382,7 @@ impl<'a> Deref for LockedFile<'a> {
 }
 
 impl LockedFile<'_> {
-    /// Makes the names of the directories above durable. The first file in them needs it.
+    /// Makes the names of the directories above durable. This is needed for the first file in them.
     pub(crate) fn sync_above(&self) -> Result<(), StoreError> {
         self.dir.sync_above()
     }
@@ -397,22 +401,22 @@ impl LockedFile<'_> {
     ) -> Result<(), StoreError> {
         self.remove_temporary();
         if let Err(error) = room.become_file(&self.file.path, self.name, content) {
-            // Something became of the reserved file. There may be other room.
+            // The reserved file may have been removed or damaged. There may still be other space.
             self.write(content).map_err(|_| error)?;
             room.give_up();
         }
         Ok(())
     }
 
-    /// Fails unless the file is one of this user's that can be removed. Only its kind and owner matter: a
-    /// link's target would stay behind.
+    /// Fails unless the file is a regular file of this user. A link is refused, because its target would
+    /// stay.
     pub(crate) fn check_removable(&self) -> Result<(), StoreError> {
         self.dir.open_file(self.name, Exposure::Accepted).map(drop)
     }
 
-    /// Removes the file and what interrupted writes left. [`sync`](Opened::sync) makes it durable.
+    /// Removes the file and leftovers of interrupted writes. [`sync`](Opened::sync) makes it durable.
     pub(crate) fn remove(&self) -> Result<(), StoreError> {
-        // First what holds tokens that nobody asked for.
+        // First the temporary files: they hold tokens and nothing else removes them.
         self.remove_temporary();
         match self.dir.remove(self.name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -424,11 +428,11 @@ impl LockedFile<'_> {
 
     fn remove_temporary(&self) {
         self.sweep(TEMPORARY);
-        // Of an earlier build.
+        // An earlier build used this name.
         self.remove_beside(TEMPORARY);
     }
 
-    /// Writes, and makes durable, first the content and then its name.
+    /// Writes the content and makes it durable, then renames it and makes the name durable.
     fn write(&self, content: &[u8]) -> Result<(), StoreError> {
         let (dir, path) = (&*self.dir, &self.file.path);
         write_by_rename(dir, path, &unused_name(self.name, TEMPORARY), self.name, content)?;
@@ -436,15 +440,15 @@ impl LockedFile<'_> {
     }
 }
 
-/// Takes the exclusive lock of that name, making its directory if need be.
+/// Takes the exclusive lock of that name, and creates its directory if needed.
 #[cfg(feature = "keychain")]
 pub(crate) fn exclusive(path: &Path) -> Result<FileLock, StoreError> {
     let (parent, name) = split(path)?;
     lock(&Dir::create(parent)?, name, path, LOCK_WAIT)
 }
 
-/// Reads a file that holds keys. It may be a link, as mounted secrets are. `exposure` says whether
-/// others may read it: nobody may write to it in any case.
+/// Reads a file that holds keys. It may be a link, as mounted secrets are. `exposure` says whether others may
+/// read it. Nobody else may write to it in any case.
 #[cfg(feature = "age")]
 pub(crate) fn read_key_file(path: &Path, exposure: Exposure) -> Result<Option<Bytes>, StoreError> {
     match platform::open_trusted_file(path, exposure)? {
@@ -459,7 +463,7 @@ fn read_whole(mut file: File, path: &Path, limit: usize) -> Result<Bytes, StoreE
     let too_large = || StoreError::TooLarge { place: path.display().to_string(), limit };
     let length = file.metadata().map_err(failed)?.len();
     let length = usize::try_from(length).ok().filter(|&n| n <= limit).ok_or_else(too_large)?;
-    // One more byte, to see the end; a file that grew meanwhile is read up to the limit.
+    // One more byte, to detect the end. If the file grew meanwhile, it is read up to the limit.
     let mut bytes = Zeroizing::new(vec![0; length + 1]);
     let mut filled = 0;
     loop {
@@ -490,8 +494,8 @@ fn split(path: &Path) -> Result<(&Path, &OsStr), StoreError> {
     })
 }
 
-/// A link to a directory that is not there, such as a volume that is not mounted, says nothing
-/// about what would be in it, and neither does a drive that is missing.
+/// Fails if the path leads through a link to a missing directory, such as a volume that is not mounted, or is
+/// on a missing drive. It is then not known which files exist there.
 fn refuse_missing_root(path: &Path) -> Result<(), StoreError> {
     let unavailable = |reason: String| {
         let advice = "mount it, or fix the link".into();
@@ -514,19 +518,19 @@ fn refuse_missing_root(path: &Path) -> Result<(), StoreError> {
     unavailable("its drive is not there".into())
 }
 
-/// Makes the name of a file that nobody else knows.
+/// Returns a file name that nobody else knows.
 fn unused_name(name: &OsStr, suffix: &str) -> OsString {
     let mut random = [0; RANDOM / 2];
-    // Without randomness a name may be taken; the file is created exclusively all the same.
+    // Without randomness the name may be taken. The file is created exclusively in any case.
     let _ = getrandom::fill(&mut random);
     let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     suffixed(name, &format!(".{random}{suffix}"))
 }
 
-/// How many characters of such a name are random: nobody guesses one of 2^64.
+/// How many characters of such a name are random. There are 2^64 values, too many to guess.
 const RANDOM: usize = 16;
 
-/// Finds the files that were made under such names beside the file of that name.
+/// Returns the names of temporary or reserved files of the file of that name.
 fn leftovers(dir: &Dir, name: &OsStr, suffix: &str) -> Vec<OsString> {
     let prefix = suffixed(name, ".");
     let (prefix, suffix) = (prefix.as_encoded_bytes(), suffix.as_bytes());
@@ -562,7 +566,7 @@ fn write_by_rename(
     })
 }
 
-/// Says why a file could not be written, and what to do.
+/// Returns an error that says why a file could not be written, and what to do.
 fn explain_write(dir: &Dir, path: &Path, size: usize, error: io::Error) -> StoreError {
     let place = path.display().to_string();
     match error.kind() {
