@@ -408,15 +408,15 @@ impl LockedFile<'_> {
         Ok(())
     }
 
-    /// Fails unless the file is a regular file of this user. A link is refused, because its target would
-    /// stay.
+    /// Fails if something else than a regular file of this user has the name, or if the file has a second
+    /// name. Removing a link would leave its target, and removing one of two names would leave the file.
     pub(crate) fn check_removable(&self) -> Result<(), StoreError> {
         self.dir.open_file(self.name, Exposure::Accepted).map(drop)
     }
 
     /// Removes the file and leftovers of interrupted writes. [`sync`](Opened::sync) makes it durable.
     pub(crate) fn remove(&self) -> Result<(), StoreError> {
-        // First the temporary files: they hold tokens and nothing else removes them.
+        // The temporary files hold tokens too. If one cannot be removed, the file itself still is.
         self.remove_temporary();
         match self.dir.remove(self.name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
