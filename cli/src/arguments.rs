@@ -19,7 +19,7 @@ use crate::terminal::Terminal;
 #[command(name = "tokenkeep", version, bin_name = "tokenkeep", max_term_width = 100, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(flatten)]
-    pub(crate) slot: Slot,
+    pub(crate) selection: SelectionArguments,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -39,7 +39,7 @@ Exit codes:
 
 /// Which tokens a command is about.
 #[derive(Args, Clone)]
-pub(crate) struct Slot {
+pub(crate) struct SelectionArguments {
     /// The profile. Without it: `$TOKENKEEP_PROFILE`, or else "default"
     #[arg(long, global = true, value_name = "NAME", value_hint = ValueHint::Other)]
     pub(crate) profile: Option<String>,

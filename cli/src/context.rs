@@ -1,6 +1,6 @@
 //! The context that all commands share.
 
-use crate::arguments::Slot;
+use crate::arguments::SelectionArguments;
 use crate::harden::Limits;
 use crate::interrupt::Interrupts;
 use crate::terminal::Terminal;
@@ -9,7 +9,7 @@ use crate::terminal::Terminal;
 #[derive(Clone)]
 pub(crate) struct Context {
     /// The tokens that the command works on.
-    pub(crate) slot: Slot,
+    pub(crate) selection: SelectionArguments,
     /// The limits for programs that the command starts.
     pub(crate) limits: Limits,
     pub(crate) terminal: Terminal,
@@ -21,7 +21,7 @@ impl Context {
     pub(crate) fn for_tests() -> Self {
         let interrupts = Interrupts::default();
         Self {
-            slot: Slot { profile: None, store: None, allow_prompt: false },
+            selection: SelectionArguments { profile: None, store: None, allow_prompt: false },
             limits: crate::harden::harden(),
             terminal: Terminal::new(interrupts.clone()),
             interrupts,

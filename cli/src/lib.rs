@@ -35,11 +35,11 @@ pub fn main() -> ExitCode {
     let limits = harden::harden();
     let interrupts = Interrupts::default();
     let terminal = Terminal::new(interrupts.clone());
-    let Cli { slot, command } = match Cli::try_parse() {
+    let Cli { selection, command } = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return arguments::report(&error, &terminal),
     };
-    let context = Context { slot, limits, terminal, interrupts };
+    let context = Context { selection, limits, terminal, interrupts };
     let terminal = &context.terminal;
     let done = match runtime::runtime() {
         Ok(runtime) => runtime.block_on(terminal.patiently(commands::run(&context, command))),

@@ -34,7 +34,7 @@ pub(crate) struct Profile {
     text: String,
     /// The position of the store's value in the text.
     store_span: Range<usize>,
-    /// The position of the note of a move in the text. Includes the end of its line if nothing else
+    /// The position of a recorded move in the text. Includes the end of its line if nothing else
     /// follows on that line.
     move_span: Option<Range<usize>>,
 }
@@ -128,7 +128,7 @@ impl Profile {
         self.give(text).await
     }
 
-    /// Removes the note of a migration that was cut off.
+    /// Removes the record of a migration that was cut off.
     pub(crate) async fn forget_move(&mut self) -> Result<(), Failure> {
         let text = self.without_move();
         self.give(text).await
@@ -179,31 +179,31 @@ impl Profile {
         Ok(())
     }
 
-    /// Returns the text with another store and without the note of a move.
+    /// Returns the text with another store and without a recorded move.
     pub(crate) fn with_store(&self, store: &StoreUrl) -> String {
         self.edited(Some(store))
     }
 
-    /// Returns the text with the note of a move.
+    /// Returns the text with a recorded move.
     pub(crate) fn with_move(&self, to: &StoreUrl) -> String {
         let mut text = self.without_move();
-        // The note must stand before any table, and after the byte order mark that some editors
+        // It must stand before any table, and after the byte order mark that some editors
         // add.
         let start = if text.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len_utf8() } else { 0 };
         text.insert_str(start, &format!("{MOVING_TO} = {}\n", quoted(&to.to_text())));
         text
     }
 
-    /// Returns the text without the note of a move.
+    /// Returns the text without a recorded move.
     pub(crate) fn without_move(&self) -> String {
         self.edited(None)
     }
 
-    /// Returns the text without the note of a move, and with another store if one is given.
+    /// Returns the text without a recorded move, and with another store if one is given.
     fn edited(&self, store: Option<&StoreUrl>) -> String {
         let store = store.map(|store| (self.store_span.clone(), quoted(&store.to_text())));
-        let note = self.move_span.clone().map(|span| (span, String::new()));
-        let mut edits: Vec<_> = store.into_iter().chain(note).collect();
+        let recorded = self.move_span.clone().map(|span| (span, String::new()));
+        let mut edits: Vec<_> = store.into_iter().chain(recorded).collect();
         // Edits from the end, so that earlier positions stay valid.
         edits.sort_unstable_by_key(|(span, _)| std::cmp::Reverse(span.start));
         edits.into_iter().fold(self.text.clone(), |mut text, (span, new)| {
@@ -302,6 +302,11 @@ pub(crate) fn directory() -> Result<PathBuf, Failure> {
     })
 }
 
+/// Returns the file of the key that `init` makes for a profile.
+pub(crate) fn key_of(name: &str) -> Result<PathBuf, Failure> {
+    Ok(directory()?.join("keys").join(format!("{name}.txt")))
+}
+
 /// Returns the directory of sealed records when there is no keychain.
 pub(crate) fn state_directory() -> Result<PathBuf, Failure> {
     store_url::state_directory()
@@ -373,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_stays_first_when_a_move_is_noted() {
+    fn a_byte_order_mark_stays_first_when_a_move_is_recorded() {
         let profile = parsed("\u{feff}store = \"env:A\"\r\n");
         let moving = parsed(&profile.with_move(&url("env:B")));
         assert_eq!(moving.text, "\u{feff}moving_to = \"env:B\"\nstore = \"env:A\"\r\n");

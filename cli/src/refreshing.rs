@@ -121,6 +121,12 @@ pub(crate) async fn access_token(manager: &TokenManager) -> Result<AccessToken, 
         Ok(token) => return Ok(token),
         Err(error) => error,
     };
+    if let AuthError::IsBackup = error {
+        // A backup is served until it expires.
+        let failure = Failure::from(error);
+        return Err(Failure::new(Code::Expired, "the access token has expired")
+            .followed_by(failure.message()));
+    }
     let now = Utc::now();
     if let AuthError::TokenExpired = error
         && let Ok(Some(tokens)) = manager.get_tokens().await

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tokenkeep::StoreUrl;
 
-use crate::arguments::Slot;
+use crate::arguments::SelectionArguments;
 use crate::failure::Failure;
 
 const PROFILE_VARIABLE: &str = "TOKENKEEP_PROFILE";
@@ -17,7 +17,7 @@ pub(crate) enum Selection {
     Store(StoreUrl),
 }
 
-impl Slot {
+impl SelectionArguments {
     /// Returns what is named. The command line takes precedence over the environment. Fails if two
     /// slots are named at once.
     pub(crate) fn selected(&self) -> Result<Selection, Failure> {

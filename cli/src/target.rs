@@ -22,7 +22,7 @@ pub(crate) struct Target {
 
 impl Target {
     pub(crate) fn of(context: &Context) -> Result<Self, Failure> {
-        match context.slot.selected()? {
+        match context.selection.selected()? {
             Selection::Store(url) => Ok(Self { url, profile: None }),
             Selection::Profile(name) => {
                 let profile = Profile::load(&name)?;
@@ -63,11 +63,18 @@ impl Target {
         })
     }
 
+    /// Returns the provider that refreshes these tokens, if there is one. Tokens in the environment
+    /// are never refreshed: a program cannot replace them.
+    pub(crate) fn refreshes_at(&self) -> Option<&Provider> {
+        let provider = self.profile.as_ref().and_then(|profile| profile.provider.as_ref());
+        provider.filter(|_| self.url.env_prefix().is_none())
+    }
+
     pub(crate) fn manager(&self, context: &Context) -> Result<TokenManager, Failure> {
         let builder = TokenManager::builder().store(self.open(context)?);
-        let provider = self.profile.as_ref().and_then(|profile| profile.provider.clone());
-        Ok(match provider {
+        Ok(match self.refreshes_at() {
             Some(provider) => {
+                let provider = provider.clone();
                 builder.refresher(Refresher { provider, context: context.clone() }).build()
             }
             None => builder.build(),
@@ -120,6 +127,15 @@ pub(crate) fn warn_of_plaintext(context: &Context, url: &StoreUrl) {
     }
 }
 
+/// Fails if the tokens are in the environment of this process.
+pub(crate) fn refuse_environment(url: &StoreUrl, store: &dyn TokenStore) -> Result<(), StoreError> {
+    if url.env_prefix().is_none() {
+        return Ok(());
+    }
+    let reason = "a program cannot keep tokens in its environment; use another store".into();
+    Err(StoreError::ReadOnly { place: store.to_string(), reason })
+}
+
 /// No file was read yet, so an invalid key stands in the URL itself.
 fn not_openable(error: StoreError) -> Failure {
     match error {
@@ -129,5 +145,5 @@ fn not_openable(error: StoreError) -> Failure {
 }
 
 fn as_prompts_are_allowed(context: &Context, url: &StoreUrl) -> StoreUrl {
-    if context.slot.allow_prompt { url.clone().allow_prompts() } else { url.clone() }
+    if context.selection.allow_prompt { url.clone().allow_prompts() } else { url.clone() }
 }

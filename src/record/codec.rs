@@ -151,16 +151,21 @@ pub(crate) fn encode(record: &Record, place: &str) -> Result<Bytes, StoreError> 
 /// Decodes a record or a bare access token. No error quotes any of it.
 pub(crate) fn decode_text(text: &[u8], place: &str) -> Result<AuthTokens, StoreError> {
     let text = text.trim_ascii();
-    if text.first() == Some(&b'{') || text.len() > MAX_RECORD {
-        return decode(text, place).map(|record| record.tokens);
+    if text.len() > MAX_RECORD {
+        return Err(StoreError::TooLarge { place: place.to_owned(), limit: MAX_RECORD });
     }
-    if text.get(..AGE_KEY.len()).is_some_and(|start| start.eq_ignore_ascii_case(AGE_KEY)) {
-        let reason = "it is an age identity, not a token".to_owned();
-        return Err(StoreError::Corrupt { place: place.to_owned(), reason });
+    if text.first() == Some(&b'{') {
+        return decode(text, place).map(|record| record.tokens);
     }
     let corrupt = |reason: &str| {
         Err(StoreError::Corrupt { place: place.to_owned(), reason: reason.to_owned() })
     };
+    if text.is_empty() {
+        return corrupt("it is empty");
+    }
+    if text.get(..AGE_KEY.len()).is_some_and(|start| start.eq_ignore_ascii_case(AGE_KEY)) {
+        return corrupt("it is an age identity, not a token");
+    }
     // `jq` without `-r` prints a token like this, or `null` if there is none.
     if matches!(text.first(), Some(b'"' | b'['))
         || [&b"null"[..], b"true", b"false"].contains(&text)
@@ -169,12 +174,11 @@ pub(crate) fn decode_text(text: &[u8], place: &str) -> Result<AuthTokens, StoreE
             "it is JSON, but not the object of a record; give the token only (`jq -r`)",
         );
     }
-    if text.contains(&b' ') {
-        return corrupt("it contains a space; leave out `Bearer` and give the token only");
-    }
-    let is_token = !text.is_empty() && text.iter().all(u8::is_ascii_graphic);
     match str::from_utf8(text) {
-        Ok(token) if is_token => Ok(AuthTokens::new(token)),
+        Ok(token) if text.iter().all(u8::is_ascii_graphic) => Ok(AuthTokens::new(token)),
+        Ok(_) if text.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ') => {
+            corrupt("it contains a space; leave out `Bearer` and give the token only")
+        }
         _ => corrupt("it is neither JSON with an `access_token` nor an access token alone"),
     }
 }

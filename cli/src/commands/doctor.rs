@@ -126,11 +126,11 @@ fn slots(context: &Context) -> Result<Vec<(String, LookedAt)>, Failure> {
         let client = profile.provider.as_ref().map(Provider::client_name);
         (profile.store, client)
     };
-    if !context.slot.is_given() {
+    if !context.selection.is_given() {
         let all = Profile::all()?.into_iter();
         return Ok(all.map(|(name, profile)| (name, profile.map(of))).collect());
     }
-    Ok(vec![match context.slot.selected()? {
+    Ok(vec![match context.selection.selected()? {
         Selection::Profile(name) => {
             let profile = Profile::load(&name)?;
             (name, Ok(of(profile)))
@@ -155,7 +155,7 @@ async fn slot_finding(
     let (store, client) = match looked_at {
         Ok(looked_at) => looked_at,
         Err(failure) => {
-            let fix = "fix its file; or remove that, if it is of no use".to_owned();
+            let fix = "fix its file; if the profile is not needed, delete the file".to_owned();
             return (broken("broken".into(), failure.message().to_owned(), fix), none);
         }
     };

@@ -9,7 +9,7 @@ use crate::selection::parse_url;
 use crate::target::{PLAINTEXT, open};
 
 pub(super) async fn init(context: &Context) -> Outcome {
-    let name = &context.slot.profile_to_make();
+    let name = &context.selection.profile_to_make();
     if let Some(there) = Profile::find(name)? {
         there.sync()?;
         let message = format!(
@@ -18,7 +18,7 @@ pub(super) async fn init(context: &Context) -> Outcome {
         );
         return Err(Failure::new(Code::Conflict, message));
     }
-    let (store, why, protects) = match &context.slot.store {
+    let (store, why, protects) = match &context.selection.store {
         Some(url) => named(context, parse_url(url)?).await?,
         None => choose(context, name).await?,
     };
@@ -45,10 +45,10 @@ async fn named(context: &Context, store: StoreUrl) -> Result<(StoreUrl, String, 
 
 /// Chooses the keychain if it can be used, else an age file.
 async fn choose(context: &Context, name: &str) -> Result<(StoreUrl, String, String), Failure> {
-    let key = profile::directory()?.join("keys").join(format!("{name}.txt"));
+    let key = profile::key_of(name)?;
     let record = profile::state_directory()?.join(format!("{name}.age"));
     let mut keychain = StoreUrl::keychain("tokenkeep", name)?;
-    if context.slot.allow_prompt {
+    if context.selection.allow_prompt {
         keychain = keychain.allow_prompts();
     }
     let (store, chosen) =

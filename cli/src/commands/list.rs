@@ -9,7 +9,7 @@ use crate::failure::{DONE, Failure, Outcome};
 use crate::profile::Profile;
 
 pub(super) fn list(context: &Context, json: bool) -> Outcome {
-    if context.slot.is_given() {
+    if context.selection.is_given() {
         return Err(Failure::usage("this lists all profiles; `tokenkeep status` is about one"));
     }
     let profiles = Profile::all()?;

@@ -12,17 +12,17 @@ use crate::failure::{Code, DONE, Failure, Outcome};
 use crate::parallel;
 use crate::profile::{Profile, Rewrite};
 use crate::selection::parse_url;
-use crate::target::{Target, check_key, open, warn_of_plaintext};
+use crate::target::{Target, check_key, open, refuse_environment, warn_of_plaintext};
 
 /// Stands for a profile's name in the target of `migrate --all`.
 const NAME: &str = "{profile}";
 
-/// How many profiles note a move in one batch. A batch of a thousand notes takes the disk little
-/// longer than one note.
+/// How many profiles record their moves in one batch. The disk needs little more time to write a
+/// thousand of them than to write one.
 const BATCH: usize = 256;
 
 pub(super) async fn migrate(context: &Context, migrate: &arguments::Migrate) -> Outcome {
-    if context.slot.is_given() && (migrate.all || migrate.from.is_some()) {
+    if context.selection.is_given() && (migrate.all || migrate.from.is_some()) {
         return Err(Failure::usage(
             "a profile or store is named besides the one to move; leave out one of them",
         ));
@@ -119,7 +119,7 @@ struct Move<'a> {
     profile: Option<Profile>,
     /// The next text of the profile.
     text: Option<String>,
-    /// Whether an earlier run noted this move. If so, that run moved the tokens that are at the
+    /// Whether an earlier run recorded this move in the profile. If so, that run moved the tokens that are at the
     /// target, and they belong to this session.
     was_begun: bool,
     /// Whether there was nothing to move. The profile is pointed to the target anyway.
@@ -175,11 +175,7 @@ impl<'a> Move<'a> {
     /// Says what a move would do. Fails if the move would fail.
     async fn show(&self, is_one_of_all: bool) -> Result<(), Failure> {
         self.refuse_same_slot()?;
-        if self.to.env_prefix().is_some() {
-            let reason =
-                "a program cannot keep tokens in its environment; use another store".into();
-            return Err(StoreError::ReadOnly { place: self.target.to_string(), reason }.into());
-        }
+        refuse_environment(&self.to, &*self.target)?;
         check_key(self.context, &self.to).await?;
         let there = self.target.load().await?;
         let record = match self.record().await {
@@ -225,7 +221,7 @@ impl<'a> Move<'a> {
         Ok(())
     }
 
-    /// Notes the target in the profile before the tokens are moved, for a later run.
+    /// Records the target in the profile before the tokens are moved, for a later run.
     async fn begin(&mut self) -> Result<(), Failure> {
         self.refuse_same_slot()?;
         if let Some(profile) = &self.profile

@@ -14,14 +14,14 @@ use super::clear::{copy_of, not_cleared};
 use crate::arguments::Remove;
 use crate::context::Context;
 use crate::failure::{Code, DONE, Failure, Outcome};
-use crate::profile::Profile;
+use crate::profile::{Profile, key_of};
 use crate::target::open_without_asking;
 use crate::terminal::Terminal;
 
 /// Finds everything that prevents the removal first. Then removes what belongs to the profile, and
 /// its file last: until the file is gone, it tells the next run what is left.
 pub(super) async fn remove(context: &Context, remove: &Remove) -> Outcome {
-    if context.slot.is_given() {
+    if context.selection.is_given() {
         return Err(Failure::usage(
             "another profile or store is named besides the one to remove; leave it out",
         ));
@@ -47,14 +47,39 @@ pub(super) async fn remove(context: &Context, remove: &Remove) -> Outcome {
     for one in &belongings {
         one.refuse_if_busy()?;
     }
+    let mut foreign = Vec::new();
     for one in &belongings {
         one.empty().await?;
-        one.remove_files()?;
+        foreign.extend(one.remove_files()?);
     }
     profile.remove(&directory)?;
-    context.terminal.say(&format!("removed the profile {}", profile.name));
+    let terminal = &context.terminal;
+    terminal.say(&format!("removed the profile {}", profile.name));
     for one in &belongings {
-        one.say_what_became_of_it(&context.terminal).await;
+        one.say_what_became_of_it(terminal).await;
+    }
+    for path in foreign {
+        terminal.say(&format!("{} stays: it is not a lock of tokenkeep", path.display()));
+    }
+    say_what_an_earlier_store_left(&profile, &belongings, terminal)
+}
+
+/// Names the key that `init` made for the profile, if the profile no longer names it. Old backups may
+/// be sealed to it, so it is not deleted.
+fn say_what_an_earlier_store_left(
+    profile: &Profile,
+    belongings: &[Belongings],
+    terminal: &Terminal,
+) -> Outcome {
+    let key = key_of(&profile.name)?;
+    let is_named =
+        |one: &Belongings| one.url.identity_path().is_some_and(|it| is_same_file(it, &key));
+    if key.symlink_metadata().is_ok() && !belongings.iter().any(is_named) {
+        terminal.say(&format!(
+            "the key {} stays: an earlier store of this profile was sealed to it; delete it if nothing \
+             else needs it",
+            key.display()
+        ));
     }
     DONE
 }
@@ -70,6 +95,8 @@ struct Belongings {
 enum Key {
     /// There is no key, or the store removes it with the record.
     None,
+    /// An earlier run removed it. Its lock may still be there.
+    Gone(PathBuf),
     Removed(PathBuf),
     Kept {
         place: String,
@@ -82,6 +109,7 @@ impl Belongings {
         let kept = |place: String, reason| Key::Kept { place, reason };
         let key = match (url.identity_path(), named_key(url)) {
             (Some(path), _) if keep_key => kept(path.display().to_string(), "--keep-key says so"),
+            (Some(path), _) if is_absent(path)? => Key::Gone(path.to_owned()),
             (Some(path), _) => match why_it_stays(path)? {
                 Some(reason) => kept(path.display().to_string(), reason),
                 None => Key::Removed(path.to_owned()),
@@ -137,27 +165,32 @@ impl Belongings {
         }
     }
 
-    fn remove_files(&self) -> Result<(), Failure> {
+    /// Removes the locks and the key. Returns the files that are no locks of ours, but have their names.
+    fn remove_files(&self) -> Result<Vec<PathBuf>, Failure> {
         let done = "the tokens are removed, so run this again after that";
         let remove = |path: &Path| {
             let removed = PrivateFile::new(path, 0).remove();
             removed.map_err(|error| Failure::from(error).within(done))
         };
-        for lock in self.locks() {
-            // Removed under the lock: a process that holds the lock is still at work.
-            if let Some(_held) = hold(&lock).map_err(|failure| failure.within(done))? {
-                remove(&lock)?;
-            }
+        let mut locks = self.locks();
+        if let Key::Gone(path) | Key::Removed(path) = &self.key {
+            let mut lock = path.as_os_str().to_owned();
+            lock.push(".lock");
+            locks.push(lock.into());
         }
         if let Key::Removed(path) = &self.key {
             remove(path)?;
-            let mut lock = path.clone().into_os_string();
-            lock.push(".lock");
-            if let Some(_held) = hold(Path::new(&lock)).map_err(|failure| failure.within(done))? {
-                remove(Path::new(&lock))?;
+        }
+        let mut foreign = Vec::new();
+        for lock in locks {
+            // Removed under the lock: a process that holds the lock is still at work.
+            match hold(&lock).map_err(|failure| failure.within(done))? {
+                Held::Lock(_held) => remove(&lock)?,
+                Held::Foreign => foreign.push(lock),
+                Held::Absent => {}
             }
         }
-        Ok(())
+        Ok(foreign)
     }
 
     async fn say_what_became_of_it(&self, terminal: &Terminal) {
@@ -169,7 +202,7 @@ impl Belongings {
                 .say(&format!("{} stay as they are; unset them where they are set", self.store));
         }
         match &self.key {
-            Key::None => {}
+            Key::None | Key::Gone(_) => {}
             Key::Removed(path) => terminal.say(&format!("the key {} is deleted", path.display())),
             Key::Kept { place, reason } => terminal.say(&format!(
                 "the key {place} stays, because {reason}; delete it if nothing else needs it"
@@ -188,7 +221,7 @@ fn refuse_shared(profile: &Profile, keep_key: bool) -> Result<(), Failure> {
         let other = other.map_err(|failure| {
             failure
                 .within(&format!("the profile {name} may have the same tokens or the same key"))
-                .followed_by("fix its file, or delete that if it is of no use")
+                .followed_by("if that profile is not needed, delete its file")
         })?;
         for (ours, theirs) in
             ours.iter().flat_map(|ours| urls(&other).into_iter().map(move |it| (ours, it)))
@@ -297,6 +330,14 @@ fn named_key(url: &StoreUrl) -> Option<String> {
     url.identity_path().is_none().then(|| key.to_owned())
 }
 
+fn is_absent(path: &Path) -> Result<bool, Failure> {
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(Failure::io("read", path, &error)),
+        Ok(_) => Ok(false),
+    }
+}
+
 /// Returns why an identity file may be the key of more than one profile, if it may.
 fn why_it_stays(path: &Path) -> Result<Option<&'static str>, Failure> {
     /// A longer file is not an identity file.
@@ -304,12 +345,7 @@ fn why_it_stays(path: &Path) -> Result<Option<&'static str>, Failure> {
     const SEALED: [&[u8]; 2] = [b"age-encryption.org/", b"-----BEGIN AGE ENCRYPTED FILE"];
 
     let unreadable = |error| Failure::io("read", path, &error);
-    let found = match path.symlink_metadata() {
-        Ok(found) => found,
-        // An earlier run removed it.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(unreadable(error)),
-    };
+    let found = path.symlink_metadata().map_err(unreadable)?;
     if found.is_symlink() {
         return Ok(Some("it is a link"));
     }
@@ -338,20 +374,30 @@ fn why_it_stays(path: &Path) -> Result<Option<&'static str>, Failure> {
     })
 }
 
+/// What has the name of a lock.
+enum Held {
+    Absent,
+    /// Something else than an empty file, so it is no lock of ours.
+    Foreign,
+    /// The lock is held until the file is closed.
+    Lock(File),
+}
+
 /// Takes a lock if it exists and is one of ours. Our locks are empty files.
-fn hold(path: &Path) -> Result<Option<File>, Failure> {
+fn hold(path: &Path) -> Result<Held, Failure> {
     let unusable = |error| Failure::io("lock", path, &error);
     match path.symlink_metadata() {
         Ok(found) if found.is_file() && found.len() == 0 => {}
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(error)),
-        _ => return Ok(None),
+        Ok(_) => return Ok(Held::Foreign),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Held::Absent),
+        Err(error) => return Err(unusable(error)),
     }
     let file = match fs::OpenOptions::new().read(true).write(true).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Held::Absent),
         opened => opened.map_err(unusable)?,
     };
     match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
+        Ok(()) => Ok(Held::Lock(file)),
         Err(TryLockError::Error(error)) => Err(unusable(error)),
         Err(TryLockError::WouldBlock) => Err(Failure::new(
             Code::Conflict,

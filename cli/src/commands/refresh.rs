@@ -5,10 +5,11 @@ use tokenkeep::AuthError;
 use crate::context::Context;
 use crate::failure::{DONE, Failure, Outcome};
 use crate::refreshing::with_refresh;
-use crate::target::Target;
+use crate::target::{Target, refuse_environment};
 
 pub(super) async fn refresh(context: &Context) -> Outcome {
     let target = Target::of(context)?;
+    refuse_environment(&target.url, &*target.open(context)?)?;
     let manager = target.manager(context)?;
     let refreshed = with_refresh(context, &manager, async {
         manager.refresh().await.map_err(|error| match error {

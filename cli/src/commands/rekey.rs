@@ -82,10 +82,10 @@ impl Plan {
             old.with_identity(identity, recipients).expect("an identity file seals it")
         };
         let new = with(&identity, recipients.clone());
-        // An earlier run that was killed may already have noted all of this in the profile.
-        let was_noted = rekey.identity.is_some() && new == *old;
+        // An earlier run that was killed may already have written all of this to the profile.
+        let was_recorded = rekey.identity.is_some() && new == *old;
         let is_unknown = |recipient: &String| !old.recipients().contains(recipient);
-        if !was_noted && rekey.remove_recipient.iter().any(is_unknown) {
+        if !was_recorded && rekey.remove_recipient.iter().any(is_unknown) {
             return Err(Failure::usage(
                 "this record is not sealed to a recipient that --remove-recipient names",
             ));

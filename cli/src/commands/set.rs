@@ -73,6 +73,9 @@ fn read(text: &[u8], place: &str) -> Result<AuthTokens, Failure> {
         StoreError::Corrupt { reason, .. } => {
             Failure::usage(format!("{place} holds no tokens: {reason}"))
         }
+        StoreError::TooLarge { limit, .. } => Failure::usage(format!(
+            "{place} holds no tokens: it is longer than {limit} bytes, the maximum of a record"
+        )),
         error => Failure::usage(Failure::from(error).message()),
     })
 }

@@ -27,10 +27,7 @@ pub(super) async fn status(context: &Context, json: bool) -> Outcome {
     let exposed = exposed.map(|error| Failure::from(error).message().to_owned());
     let mut warnings: Vec<String> = exposed.iter().cloned().chain(warnings(&target.url)).collect();
     warnings.extend(doubts(&*store, found, &target.client()).await);
-    let refresher = target.profile.as_ref().and_then(|profile| profile.provider.as_ref());
-    // Tokens in the environment cannot be replaced.
-    let refresher = refresher.filter(|_| target.url.env_prefix().is_none());
-    let client = refresher.map(Provider::client_name);
+    let client = target.refreshes_at().map(Provider::client_name);
     let prospect = found.map(|record| Prospect::of(record, client.as_deref(), now));
     let tokens = record.map(|record| record.map(|record| record.tokens));
     let found = tokens.as_ref().ok().and_then(Option::as_ref);

@@ -77,8 +77,8 @@ fn a_command_to_run_that_is_not_set_apart_is_told_how() {
 fn options_that_do_not_go_together_are_refused_in_the_style_of_all_errors() {
     let home = Home::signed_in();
     for (line, words) in [
-        ("get --field refresh --header", "--field names something else"),
-        ("get --field json --header", "--field names something else"),
+        ("get --field refresh --header", "--field names another value"),
+        ("get --field json --header", "--field names another value"),
         ("get --header --header", "`--header` is given twice"),
         ("login --device --browser", "`--device` cannot be used with `--browser`"),
         ("backup --to b.age --passphrase --recipient age1x", "cannot be used with `--recipient"),
@@ -91,6 +91,25 @@ fn options_that_do_not_go_together_are_refused_in_the_style_of_all_errors() {
     }
     let header = home.run("get --field access --header").line();
     assert_eq!(header, "Authorization: Bearer canary-a");
+}
+
+#[test]
+fn input_without_tokens_says_what_is_wrong_with_it() {
+    let home = Home::signed_in();
+    let long = "a".repeat(70_000);
+    for (input, words) in [
+        ("", "it is empty"),
+        ("\n", "it is empty"),
+        (long.as_str(), "it is longer than 65536 bytes"),
+        ("canary \u{1}", "it is neither JSON"),
+    ] {
+        let said = home.feed("set", input).failed(2);
+        assert!(
+            said.contains("standard input holds no tokens: ") && said.contains(words),
+            "{said}"
+        );
+    }
+    assert_eq!(home.run("get").line(), "canary-a");
 }
 
 #[test]
@@ -349,7 +368,7 @@ fn doctor_finds_what_the_next_save_or_refresh_will_meet() {
     fs::rename(home.path("key.txt"), home.path("aside.txt")).unwrap();
     assert!(row("empty").contains("\tbroken\t") && row("empty").contains("key.txt"));
     assert!(row("old").contains("expired") && row("old").ends_with("to `tokenkeep set`"));
-    assert!(row("wrong").contains("line 1: ") && row("wrong").ends_with("if it is of no use"));
+    assert!(row("wrong").contains("line 1: ") && row("wrong").ends_with("delete the file"));
 
     // One that is named, alone.
     fs::rename(home.path("aside.txt"), home.path("key.txt")).unwrap();

@@ -68,6 +68,35 @@ fn a_removed_profile_leaves_no_file_of_its_own_and_all_of_others() {
 }
 
 #[test]
+fn what_stays_is_named_and_nothing_is_said_of_what_was_not_there() {
+    let home = Home::new();
+    // The name of the lock is taken by a file of somebody else's.
+    home.run("keygen -o config/keys/moved.txt").ok();
+    home.run("init --profile moved --store age:a.age?identity=config/keys/moved.txt").ok();
+    home.feed("set --profile moved", SEED).ok();
+    home.run("migrate --profile moved --to plaintext:p.json").ok();
+    let lock = home.path("p.json.lock");
+    fs::write(&lock, "somebody else's").unwrap();
+    let removed = home.run("profile remove moved");
+    for said in
+        ["moved.txt stays: an earlier store", "p.json.lock stays: it is not a lock of tokenkeep"]
+    {
+        assert!(removed.err.contains(said), "{removed:?}");
+    }
+    removed.ok();
+    assert_eq!(fs::read_to_string(&lock).unwrap(), "somebody else's");
+    assert!(home.path("config/keys/moved.txt").exists());
+
+    home.run("keygen -o gone.txt").ok();
+    home.run("init --profile gone --store age:g.age?identity=gone.txt").ok();
+    fs::remove_file(home.path("gone.txt")).unwrap();
+    let removed = home.run("profile remove gone");
+    assert!(!removed.err.contains("the key "), "{removed:?}");
+    removed.ok();
+    assert!(!home.path("gone.txt.lock").exists());
+}
+
+#[test]
 fn each_kind_of_store_is_emptied_as_far_as_it_is_the_profiles() {
     let home = Home::new();
     home.run("keygen -o key.txt").ok();
@@ -181,7 +210,7 @@ fn tokens_that_another_profile_names_are_not_removed() {
     // One that cannot be read may have them.
     fs::write(home.path("config/profiles/theirs.toml"), "store = canary").unwrap();
     let said = home.run("profile remove ours").failed(2);
-    assert!(said.contains("theirs.toml, line 1") && said.contains("fix its file"), "{said}");
+    assert!(said.contains("theirs.toml, line 1") && said.contains("delete its file"), "{said}");
     assert_eq!(home.run("get --profile ours").line(), "canary-a");
     fs::remove_file(home.path("config/profiles/theirs.toml")).unwrap();
     home.run("profile remove ours").ok();

@@ -54,6 +54,33 @@ fn refresh_replaces_the_tokens_and_says_how_long_they_are_good_for() {
 }
 
 #[test]
+fn get_and_status_agree_on_expired_tokens_that_are_never_refreshed() {
+    // A JSON Web Token whose `exp` is in 2020.
+    const EXPIRED: &str = "eyJhbGciOiJub25lIn0.eyJleHAiOjE1Nzc4MzY4MDB9.c2ln";
+    let server = TokenServer::start();
+    let home = expired(&server);
+    home.run("backup --to plaintext:b.json").ok();
+    let provider = std::fs::read_to_string(home.path("config/profiles/default.toml")).unwrap();
+    let provider = &provider[provider.find("[oauth2]").unwrap()..];
+    let backup = home.path("b.json").display().to_string();
+    for (name, store) in [("backup", format!("plaintext:{backup}")), ("env", "env:APP".to_owned())]
+    {
+        let path = home.path(format!("config/profiles/{name}.toml"));
+        std::fs::write(path, format!("store = '{store}'\n{provider}")).unwrap();
+        let run = |line: &str| {
+            let mut command = home.command();
+            command.args(line.split(' ')).args(["--profile", name]);
+            command.env("APP_ACCESS_TOKEN", EXPIRED).env("APP_REFRESH_TOKEN", "canary");
+            done(&mut command, "")
+        };
+        let said = run("get").failed(4);
+        assert!(said.contains("the access token has expired"), "{said}");
+        assert_eq!(run("status").code, 4);
+    }
+    assert_eq!(server.calls(), 0);
+}
+
+#[test]
 fn status_tells_what_get_does_with_a_token_that_has_three_minutes_left() {
     let server = TokenServer::start();
     let home = home(&server, "");

@@ -32,7 +32,9 @@ fn a_bare_token_is_taken_and_an_age_key_is_not() {
     let token = decode_text(b" token\n", "here").unwrap().access_token;
     assert_eq!(token.expose_secret(), "token");
     for (text, expected) in [
-        (b"".as_slice(), "neither JSON with an `access_token`"),
+        (b"".as_slice(), "it is empty"),
+        (b" \n", "it is empty"),
+        (b"canary \x00\xff", "neither JSON with an `access_token`"),
         (b"Bearer canary", "leave out `Bearer`"),
         (b"\x1b[200~canary", "neither JSON with an `access_token`"),
         (b"\"canary\"", "`jq -r`"),
@@ -44,6 +46,8 @@ fn a_bare_token_is_taken_and_an_age_key_is_not() {
         assert!(error.starts_with("here is damaged") && error.contains(expected), "{error}");
         assert!(!error.contains("canary"), "{error}");
     }
+    let long = [b'a'; MAX_RECORD + 1];
+    assert!(matches!(decode_text(&long, "here"), Err(StoreError::TooLarge { .. })));
 }
 
 #[test]
