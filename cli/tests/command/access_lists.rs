@@ -1,4 +1,4 @@
-//! Who can get at a file on Windows, and that nobody else can.
+//! Files on Windows are private: only their owner and the system have access.
 #![cfg(windows)]
 
 use std::fs::{self, OpenOptions};
@@ -26,7 +26,7 @@ const READ_CONTROL: u32 = 0x2_0000;
 const WRITE_DAC: u32 = 0x4_0000;
 const FILE_FLAG_BACKUP_SEMANTICS: u32 = 0x0200_0000;
 
-/// Gives a file or directory to its owner and the system, and to everyone as `entry` says.
+/// Gives the owner and the system full access to a file or directory, and others what `entry` allows.
 fn share(path: &Path, entry: &str) {
     let mut file = OpenOptions::new()
         .access_mode(READ_CONTROL | WRITE_DAC)
@@ -65,7 +65,7 @@ async fn exposed(store: &impl TokenStore, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_file_that_everyone_can_read_is_refused_with_the_commands_that_mend_it() {
+async fn a_file_that_everyone_can_read_is_refused_with_the_commands_that_fix_it() {
     let dir = scratch();
     let path = dir.path().join("tokens.json");
     fs::write(&path, SOUND).unwrap();
@@ -82,7 +82,7 @@ async fn a_file_that_everyone_can_read_is_refused_with_the_commands_that_mend_it
 }
 
 #[test]
-fn the_command_prints_nothing_of_a_file_that_everyone_can_read() {
+fn the_command_prints_no_content_of_a_file_that_everyone_can_read() {
     let dir = scratch();
     let path = dir.path().join("tokens.json");
     fs::write(&path, SOUND).unwrap();
@@ -145,7 +145,7 @@ async fn a_directory_in_which_everyone_can_replace_files_is_refused() {
     }
     assert_eq!(fs::read_dir(&shared).unwrap().count(), 0);
     exposed(&PlaintextStore::new(shared.join("tokens.json")), &["Everyone can replace"]).await;
-    // What everyone may look into is no danger to private files.
+    // A directory that everyone can read, but not write to, does not expose private files.
     share(&shared, "(A;;FRFX;;;WD)");
     let store = PlaintextStore::new(shared.join("tokens.json"));
     store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap();
@@ -164,9 +164,10 @@ async fn an_exposed_source_is_moved_with_a_warning() {
     assert!(to.load().await.unwrap().is_some() && !path.exists());
 }
 
-/// Windows lets others in by inheritance. Wine does by its umask, so there it takes one that does.
+/// On Windows, a new file inherits access for others from its directory. Wine gives it by the umask, so
+/// `scripts/test-windows` also runs this test with umask 000.
 #[test]
-fn what_is_created_where_others_are_let_in_is_private_or_not_written_at_all() {
+fn a_file_created_in_a_shared_directory_is_private_or_not_written() {
     let dir = scratch();
     share(dir.path(), PRIVATE);
     let (key, shared) = (dir.path().join("key.txt"), dir.path().join("shared"));
@@ -196,7 +197,7 @@ fn is_for_everyone(path: &Path) -> bool {
 }
 
 #[tokio::test]
-async fn directories_and_devices_are_no_files() {
+async fn directories_and_devices_are_not_accepted_as_files() {
     let dir = scratch();
     let error = PlaintextStore::new(dir.path()).load().await.unwrap_err();
     assert!(matches!(error, StoreError::NotAFile { found: "directory", .. }), "{error}");
@@ -207,7 +208,7 @@ async fn directories_and_devices_are_no_files() {
 }
 
 #[tokio::test]
-async fn a_drive_that_is_not_there_is_no_empty_slot() {
+async fn a_missing_drive_is_not_an_empty_slot() {
     let store = PlaintextStore::new(r"Q:\tokens\tokens.json");
     for error in [
         store.load().await.map(drop).unwrap_err(),
@@ -218,22 +219,22 @@ async fn a_drive_that_is_not_there_is_no_empty_slot() {
     }
 }
 
-/// Opens a file as virus scanners and backup programs do: it can be read by others meanwhile, and
-/// neither replaced nor removed.
+/// Opens a file as virus scanners and backup programs do. Until it is closed, other programs can read it,
+/// but cannot replace or remove it.
 fn occupy(path: &Path) -> fs::File {
     const FILE_SHARE_READ: u32 = 1;
     OpenOptions::new().read(true).share_mode(FILE_SHARE_READ).open(path).unwrap()
 }
 
 #[test]
-fn a_save_waits_for_a_program_that_looks_at_the_file() {
+fn a_save_waits_for_a_program_that_has_the_file_open() {
     let dir = scratch();
     let path = dir.path().join("tokens.json");
     let mut actor = Actor::start(&format!("plaintext:{}", text(&path)));
     assert_eq!(actor.ask("save a absent"), "ok saved");
     let occupied = occupy(&path);
     actor.send("save b last");
-    // The new record is there, and cannot take the old one's place yet.
+    // The new record is written to a temporary file, which cannot replace the old record yet.
     let patience = Instant::now();
     while !temporary(dir.path()).is_some_and(|length| length > 0) {
         assert!(patience.elapsed().as_secs() < 20, "it did not wait");
@@ -245,7 +246,7 @@ fn a_save_waits_for_a_program_that_looks_at_the_file() {
 }
 
 #[test]
-fn a_save_that_has_to_wait_for_too_long_says_so_and_changes_nothing() {
+fn a_save_that_waits_too_long_fails_and_changes_nothing() {
     let dir = scratch();
     let path = dir.path().join("tokens.json");
     let mut actor = Actor::start(&format!("plaintext:{}", text(&path)));
@@ -259,7 +260,7 @@ fn a_save_that_has_to_wait_for_too_long_says_so_and_changes_nothing() {
     assert_eq!(temporary(dir.path()), None);
 }
 
-/// How long the file is that a record is being written to, if there is one.
+/// Returns the length of the temporary file of a save, if there is one.
 fn temporary(dir: &Path) -> Option<u64> {
     let mut entries = fs::read_dir(dir).unwrap().map(Result::unwrap);
     let entry = entries.find(|entry| entry.path().extension().is_some_and(|it| it == "tmp"))?;

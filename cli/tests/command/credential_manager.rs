@@ -1,4 +1,4 @@
-//! The keychain store, against the Credential Manager of Windows.
+//! The keychain store with the Credential Manager of Windows.
 #![cfg(windows)]
 
 use std::collections::HashMap;
@@ -14,16 +14,16 @@ use tokenkeep::StoreUrl;
 
 use crate::support::{Actor, program, scratch, start};
 
-/// A profile of a user's own, and the services whose credentials go with it.
+/// The directories of a user, and the credentials that the test creates.
 ///
-/// Credential Manager is one for all tests: each takes names that no other one takes.
+/// All tests share one Credential Manager, so each test uses its own names.
 struct Profile {
     home: TempDir,
     targets: Vec<String>,
 }
 
 impl Profile {
-    /// `targets` are what Credential Manager shows, after "tokenkeep: ".
+    /// `targets` are the names in Credential Manager, without "tokenkeep: ".
     fn new(targets: &[&str]) -> Self {
         let targets = targets.iter().map(|target| format!("tokenkeep: {target}")).collect();
         let profile = Self { home: scratch(), targets };
@@ -52,7 +52,7 @@ impl Profile {
         let mut command = self.command(env!("CARGO_BIN_EXE_tokenkeep"));
         command.args(line.split(' ')).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = start(command.stderr(Stdio::piped()));
-        // It may end without reading all of it.
+        // The command may exit before it has read all input.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         let output = child.wait_with_output().unwrap();
         let printed = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
@@ -75,7 +75,7 @@ impl Profile {
 
     fn forget(&self) {
         for index in 0..self.targets.len() {
-            // Most are not there any more.
+            // Most of them do not exist.
             let _ = self.credential(index).delete_credential();
         }
     }
@@ -94,7 +94,7 @@ fn the_keychain_store_conforms() {
 }
 
 #[test]
-fn a_pair_of_tokens_of_10_kb_each_fits_where_a_credential_does_not() {
+fn two_tokens_of_10_kb_fit_although_one_credential_cannot_hold_one() {
     let profile = Profile::new(&["key of large/alice"]);
     let (access, refresh) = ("a".repeat(10_240), "r".repeat(10_240));
     let record = format!(r#"{{"access_token":"{access}","refresh_token":"{refresh}"}}"#);
@@ -109,7 +109,7 @@ fn a_pair_of_tokens_of_10_kb_each_fits_where_a_credential_does_not() {
 }
 
 #[test]
-fn the_credential_stays_on_this_machine_and_is_named_for_people() {
+fn the_credential_stays_on_this_machine_and_has_a_readable_name() {
     let profile = Profile::new(&["key of local/alice"]);
     assert_eq!(profile.actor("keychain:local/alice").ask("save mine absent"), "ok saved");
     let attributes = profile.credential(0).get_attributes().unwrap();
@@ -121,8 +121,8 @@ fn the_credential_stays_on_this_machine_and_is_named_for_people() {
     assert!(!record.is_ok_and(|record| record.contains("mine")));
 }
 
-/// Each of these spellings was the name of another slot's credential at some time, here or in
-/// what a program gets that leaves the name to the library.
+/// Without escapes, some of these slots would share a credential. Credential Manager ignores the case of
+/// names.
 #[test]
 fn names_that_look_alike_are_different_slots() {
     let profile = Profile::new(&[
@@ -150,7 +150,7 @@ fn names_that_look_alike_are_different_slots() {
     for (index, key) in keys.iter().enumerate() {
         assert!(!keys[..index].contains(key), "{} has a key of its own", stores[index]);
     }
-    // Clearing one leaves the others their keys.
+    // Clearing one slot does not remove the keys of the others.
     for (index, store) in stores.iter().enumerate() {
         assert_eq!(profile.actor(store).ask("load"), format!("ok {index}"));
         assert_eq!(profile.actor(store).ask("clear"), "ok cleared");
@@ -183,7 +183,7 @@ fn clearing_leaves_neither_credential_nor_record() {
 }
 
 #[test]
-fn a_credential_that_was_deleted_is_key_missing_and_not_logged_out() {
+fn a_deleted_credential_is_a_missing_key_and_not_an_empty_slot() {
     let profile = Profile::new(&["key of deleted/alice"]);
     let store = "keychain:deleted/alice";
     assert_eq!(profile.actor(store).ask("save mine absent"), "ok saved");
@@ -217,7 +217,7 @@ fn one_of_eight_processes_fills_an_empty_slot() {
 
 #[tokio::test]
 async fn eight_processes_that_need_a_key_at_the_same_time_make_one() {
-    // The processes are warm from the second round on, and then meet.
+    // From the second round on, all processes have started, so they ask at the same time.
     const ROUNDS: usize = 8;
     let targets: Vec<String> =
         (0..ROUNDS).map(|round| format!("shared key of together/{round}")).collect();

@@ -1,4 +1,4 @@
-//! Tokens that another program keeps directly in a keychain item, on their way to a store of ours.
+//! Tokens that another program keeps in a keychain item, and their migration to a store of tokenkeep.
 #![cfg(all(unix, not(target_vendor = "apple")))]
 
 use crate::session::Session;
@@ -6,14 +6,14 @@ use crate::support::{Actor, available, program};
 
 const ITEM: &str = "keychain-item:their-program/alice";
 
-/// Whether everything is there that these tests run.
+/// Reports whether all programs that these tests run are installed.
 fn parts(test: &str) -> bool {
     ["dbus-daemon", "gnome-keyring-daemon", "gdbus", "secret-tool"]
         .iter()
         .all(|program| available(&format!("keychain_items::{test}"), program))
 }
 
-/// Puts something into the item, as its program would.
+/// Writes this secret to the item, as the other program would.
 fn store(session: &Session, secret: &str) {
     let script = format!(
         "printf %s '{secret}' | secret-tool store --label theirs service their-program username alice"
@@ -111,8 +111,8 @@ fn an_item_that_changed_meanwhile_is_not_removed() {
 }
 
 #[test]
-fn what_is_no_token_is_an_error_and_is_not_shown() {
-    if !parts("what_is_no_token_is_an_error_and_is_not_shown") {
+fn an_item_that_holds_no_token_is_an_error_and_is_not_shown() {
+    if !parts("an_item_that_holds_no_token_is_an_error_and_is_not_shown") {
         return;
     }
     let session = Session::with_keychain();
