@@ -1,4 +1,4 @@
-//! Signals while a command refreshes, and a store that cannot be reached when it wants to save.
+//! Signals during a refresh, and a store that cannot be reached when the new tokens are saved.
 #![cfg(unix)]
 
 use std::fs;
@@ -14,7 +14,7 @@ use crate::refresh_command::{expire, expired, sign_in_for};
 use crate::support::available;
 use crate::token_server::{Act, TokenServer};
 
-/// A command that was started, and what it says.
+/// A command that was started, and the lines of its standard error.
 struct Running {
     child: Child,
     says: Lines<BufReader<ChildStderr>>,
@@ -40,7 +40,7 @@ impl Running {
         assert!(line.contains(words), "{line}");
     }
 
-    /// How it ended, and what it printed.
+    /// Waits for the command, and returns its exit status and its standard output.
     fn end(mut self) -> (ExitStatus, String) {
         let mut printed = String::new();
         self.child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
@@ -48,7 +48,7 @@ impl Running {
     }
 }
 
-/// A store that was taken away: where it belongs, and where it is.
+/// A store that was moved away: its original path, and its current path.
 struct Away(PathBuf, PathBuf);
 
 impl Away {
@@ -64,7 +64,7 @@ impl Away {
         fs::remove_dir(self.1).unwrap();
     }
 
-    /// In one step: a record that is missing for a moment is a logout.
+    /// Swaps both paths atomically. A record that is missing for a moment would mean "signed out".
     fn exchange(&self) {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -72,7 +72,7 @@ impl Away {
     }
 }
 
-/// The command, with signals as a shell has them, whatever the tests were started to ignore.
+/// Returns the command with default signal handling, also if the tests themselves ignore signals.
 fn with_default_signals(home: &Home) -> Command {
     const START: &str = "import os, signal, sys
 for number in signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM:
@@ -95,15 +95,15 @@ fn a_signal_waits_for_a_refresh_and_its_result_is_kept() {
         let mut running = Running::get(&home);
         held.wait();
         running.send(signal);
-        // As from one who passes on what the terminal has sent already.
+        // A parent process may send the signal of the terminal a second time.
         running.send(signal);
         running.hear("finishing a refresh");
-        // As from a terminal that is closed: its shell hangs up, and so does the terminal itself.
+        // If a terminal is closed, its shell and the terminal itself send SIGHUP.
         running.send(Signal::HUP);
         held.release();
         let (status, printed) = running.end();
         assert_eq!(status.signal(), Some(signal.as_raw()), "{printed}");
-        assert_eq!(printed, "", "nobody waits for it");
+        assert_eq!(printed, "", "after a signal, no token is printed");
         let refreshed = format!("access-canary-{}", 2 * (nth + 1));
         assert_eq!(home.run("get").line(), refreshed);
         assert_eq!(server.calls(), nth + 1);
@@ -124,7 +124,7 @@ fn a_second_signal_ends_a_command_at_once() {
     held.wait();
     running.send(Signal::INT);
     running.hear("once more ends this at once");
-    // Not what may still be the echo of the first one.
+    // A second signal that comes very soon counts as a copy of the first, so it is repeated.
     while running.child.try_wait().unwrap().is_none() {
         running.send(Signal::TERM);
         std::thread::yield_now();
@@ -136,8 +136,8 @@ fn a_second_signal_ends_a_command_at_once() {
 }
 
 #[test]
-fn status_does_not_wait_for_a_refresh() {
-    let test = "interrupt::status_does_not_wait_for_a_refresh";
+fn sigquit_does_not_wait_for_a_refresh() {
+    let test = "interrupt::sigquit_does_not_wait_for_a_refresh";
     if !available(test, "python3") {
         return;
     }
@@ -152,7 +152,7 @@ fn status_does_not_wait_for_a_refresh() {
 }
 
 #[test]
-fn what_was_to_be_ignored_stays_ignored() {
+fn a_signal_that_is_ignored_at_the_start_stays_ignored() {
     let server = TokenServer::start();
     let home = expired(&server);
     let held = server.hold();
@@ -168,8 +168,11 @@ fn what_was_to_be_ignored_stays_ignored() {
 }
 
 #[test]
-fn what_exec_starts_gets_the_signals_as_they_were() {
-    if !available("interrupt::what_exec_starts_gets_the_signals_as_they_were", "python3") {
+fn a_program_that_exec_starts_has_the_original_signal_handling() {
+    if !available(
+        "interrupt::a_program_that_exec_starts_has_the_original_signal_handling",
+        "python3",
+    ) {
         return;
     }
     let server = TokenServer::start();
@@ -182,7 +185,7 @@ fn what_exec_starts_gets_the_signals_as_they_were() {
 }
 
 #[test]
-fn tokens_that_cannot_be_saved_at_once_are_told_of_and_saved_as_soon_as_that_is_mended() {
+fn tokens_that_cannot_be_saved_are_reported_and_saved_once_the_store_is_back() {
     let server = TokenServer::start();
     let home = expired(&server);
     let held = server.hold();
@@ -216,7 +219,7 @@ fn a_signal_waits_for_tokens_that_are_not_saved_yet() {
     running.hear("finishing a refresh");
     away.bring_back();
     let (status, printed) = running.end();
-    // What was printed before that is good.
+    // The token that is printed before the exit is accepted.
     assert_eq!(
         (status.signal(), printed.as_str()),
         (Some(Signal::TERM.as_raw()), "access-canary-2\n")
@@ -225,7 +228,7 @@ fn a_signal_waits_for_tokens_that_are_not_saved_yet() {
 }
 
 #[test]
-fn a_good_token_that_could_not_be_refreshed_is_printed_and_that_is_said() {
+fn an_accepted_token_that_could_not_be_refreshed_is_printed_with_a_warning() {
     let server = TokenServer::start();
     let home = expired(&server);
     let access = sign_in_for(&server, &home, 10);

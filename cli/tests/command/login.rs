@@ -1,4 +1,4 @@
-//! Signing in and out with the command, at a provider of the test's own.
+//! Signing in and out with the command, at a test provider.
 #![cfg(unix)]
 
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::Stdio;
 use crate::home::{Home, done};
 use crate::token_server::{Act, TokenServer, fetch};
 
-/// A home with a profile that names this server, and more settings.
+/// Returns a home with a profile that names this server. `more` are more settings of the profile.
 pub(crate) fn home(server: &TokenServer, more: &str) -> Home {
     let home = Home::new();
     home.run("init").ok();
@@ -79,7 +79,7 @@ fn a_sign_in_by_browser_keeps_the_tokens() {
 }
 
 #[test]
-fn who_says_no_is_told_so_and_old_tokens_stay() {
+fn a_declined_sign_in_is_reported_and_the_old_tokens_stay() {
     let server = TokenServer::start();
     let home = by_device(&server);
     home.run("login").ok();
@@ -93,7 +93,7 @@ fn who_says_no_is_told_so_and_old_tokens_stay() {
 }
 
 #[test]
-fn a_store_that_cannot_be_used_is_found_before_anybody_signs_in() {
+fn an_unusable_store_is_reported_before_the_sign_in_starts() {
     let server = TokenServer::start();
     let home = by_device(&server);
     fs::create_dir_all(home.path("state/tokenkeep")).unwrap();
@@ -153,14 +153,14 @@ fn an_expired_token_is_refreshed_at_the_provider_that_the_profile_names() {
 }
 
 #[test]
-fn a_logout_tells_the_provider_first_if_it_is_asked_to() {
+fn clear_revokes_the_tokens_only_with_revoke() {
     let server = TokenServer::start();
     let home = by_device(&server);
     home.run("login").ok();
     home.run("clear --revoke").ok();
     assert!(server.is_revoked("access-canary-2") && server.is_revoked("refresh-canary-2"));
     home.run("get").failed(3);
-    // With nothing to revoke it is done already.
+    // Without tokens, there is nothing to revoke, and `clear` succeeds.
     home.run("clear --revoke").ok();
 
     home.run("login").ok();
@@ -170,12 +170,12 @@ fn a_logout_tells_the_provider_first_if_it_is_asked_to() {
 }
 
 #[test]
-fn a_revocation_that_fails_does_not_keep_the_tokens_here_and_says_that_they_may_live() {
+fn a_failed_revocation_still_removes_the_tokens_and_says_that_they_may_be_accepted() {
     let server = TokenServer::start();
     let home = by_device(&server);
     home.run("login").ok();
     let path = home.path("config/profiles/default.toml");
-    // The token endpoint can be scripted.
+    // Use the token endpoint for revocation, because its answers can be scripted.
     let text = fs::read_to_string(&path).unwrap().replace("/revoke\"", "/token\"");
     fs::write(&path, text).unwrap();
     server.script([Act::answer(503, "canary")]);
@@ -186,7 +186,7 @@ fn a_revocation_that_fails_does_not_keep_the_tokens_here_and_says_that_they_may_
 }
 
 #[test]
-fn a_logout_says_that_it_could_not_revoke_what_it_could_not_read() {
+fn clear_reports_that_it_could_not_revoke_tokens_that_it_could_not_read() {
     let server = TokenServer::start();
     let home = by_device(&server);
     home.run("login").ok();
@@ -195,7 +195,7 @@ fn a_logout_says_that_it_could_not_revoke_what_it_could_not_read() {
     assert!(said.contains("the tokens are removed here, and may be accepted until"), "{said}");
     assert!(said.contains("is damaged"), "{said}");
     home.run("get").failed(3);
-    // Nor does a secret that is not set keep anybody signed in.
+    // If the client secret is not set, `clear` still removes the tokens.
     home.run("login").ok();
     let path = home.path("config/profiles/default.toml");
     let text = fs::read_to_string(&path).unwrap() + "client_secret_env = \"NO_SUCH_VARIABLE\"\n";
@@ -206,7 +206,7 @@ fn a_logout_says_that_it_could_not_revoke_what_it_could_not_read() {
 }
 
 #[test]
-fn what_no_provider_is_named_for_is_said() {
+fn login_and_revoke_fail_if_the_profile_names_no_provider() {
     let home = Home::new();
     home.run("init").ok();
     assert!(home.run("login").failed(2).contains("names no provider; add [oauth2]"));
@@ -224,7 +224,7 @@ fn what_no_provider_is_named_for_is_said() {
 }
 
 #[test]
-fn a_setting_that_cannot_be_used_is_named_by_file_and_line() {
+fn the_error_about_an_unusable_setting_names_file_and_line() {
     let home = Home::new();
     home.run("init").ok();
     let path = home.path("config/profiles/default.toml");
@@ -252,7 +252,7 @@ fn a_setting_that_cannot_be_used_is_named_by_file_and_line() {
 }
 
 #[test]
-fn tokens_come_by_tls_from_a_server_whose_certificate_is_trusted_and_from_no_other() {
+fn login_accepts_only_a_server_whose_certificate_is_trusted() {
     let (server, certificate) = TokenServer::start_with_tls();
     let (_, other) = TokenServer::start_with_tls();
     let home = by_device(&server);

@@ -1,4 +1,4 @@
-//! Refreshing with the command, from many processes and from ones that are killed.
+//! Refreshes by the command: from many processes, and from processes that are killed.
 #![cfg(unix)]
 
 use std::process::Stdio;
@@ -8,7 +8,7 @@ use crate::login::home;
 use crate::support::can_trace;
 use crate::token_server::{Act, TokenServer};
 
-/// A home whose access token has expired.
+/// Returns a home whose access token has expired.
 pub(crate) fn expired(server: &TokenServer) -> Home {
     let home = home(server, "");
     expire(server, &home);
@@ -23,7 +23,7 @@ pub(crate) fn expire(server: &TokenServer, home: &Home) {
     home.feed("set", &record).ok();
 }
 
-/// Signs in with an access token of an hour that is good for so many more minutes; returns it.
+/// Signs in with an access token that lives 1 hour and expires in `minutes`. Returns the token.
 pub(crate) fn sign_in_for(server: &TokenServer, home: &Home, minutes: i64) -> String {
     use tokenkeep::chrono::TimeDelta;
 
@@ -47,7 +47,7 @@ fn refresh_replaces_the_tokens_and_says_how_long_they_are_good_for() {
     assert!(!refreshed.err.contains("canary"), "{refreshed:?}");
     assert_eq!(refreshed.ok(), "");
     assert_eq!(home.run("get").line(), "access-canary-2");
-    // It does so even if they are fresh.
+    // Fresh tokens are refreshed too.
     home.run("refresh").ok();
     assert_eq!(home.run("get").line(), "access-canary-3");
     assert_eq!(server.calls(), 2);
@@ -81,10 +81,10 @@ fn get_and_status_agree_on_expired_tokens_that_are_never_refreshed() {
 }
 
 #[test]
-fn status_tells_what_get_does_with_a_token_that_has_three_minutes_left() {
+fn status_says_what_get_does_with_a_token_that_is_about_to_expire() {
     let server = TokenServer::start();
     let home = home(&server, "");
-    // With a provider, it is refreshed first.
+    // With a provider, `get` refreshes the token first.
     for minutes in [3, 12, -3] {
         sign_in_for(&server, &home, minutes);
         let status = home.run("status");
@@ -92,7 +92,7 @@ fn status_tells_what_get_does_with_a_token_that_has_three_minutes_left() {
         assert!(home.run("get").line().starts_with("access-canary-"));
         assert_eq!(status.code, 0, "{status:?}");
     }
-    // Where that is known to be in vain, it is used as long as it is accepted.
+    // If the refresh token was rejected, `get` uses the access token until it expires.
     for (minutes, code) in [(3, 0), (-3, 4)] {
         let access = sign_in_for(&server, &home, minutes);
         server.script([Act::error(400, "invalid_grant")]);
@@ -104,7 +104,7 @@ fn status_tells_what_get_does_with_a_token_that_has_three_minutes_left() {
     }
     let calls = server.calls();
 
-    // Without one, it counts as expired, and nobody says that it has.
+    // Without a provider, the token counts as expired, but no message says that it has expired.
     let profile = home.path("config/profiles/default.toml");
     let text = std::fs::read_to_string(&profile).unwrap();
     std::fs::write(&profile, text.split("[oauth2]").next().unwrap()).unwrap();
@@ -123,7 +123,7 @@ fn status_tells_what_get_does_with_a_token_that_has_three_minutes_left() {
     sign_in_for(&server, &home, -3);
     assert_eq!(home.run("status").code, 4);
     assert!(home.run("get").failed(4).contains("has expired"));
-    assert_eq!(server.calls(), calls, "nobody was asked");
+    assert_eq!(server.calls(), calls, "the server is not called");
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn sixteen_commands_with_an_expired_token_make_one_call() {
 }
 
 #[test]
-fn a_command_killed_with_its_answer_on_the_way_is_told_of_by_the_next_one() {
+fn the_next_command_reports_one_that_was_killed_during_its_refresh() {
     let server = TokenServer::start();
     let home = expired(&server);
     let held = server.hold();
@@ -162,7 +162,7 @@ fn a_command_killed_with_its_answer_on_the_way_is_told_of_by_the_next_one() {
     assert!(!home.run("status").out.contains("cut off"), "it is under way");
     killed.kill().unwrap();
     killed.wait().unwrap();
-    // The request was carried out all the same.
+    // The server answers the request although the client is gone.
     held.release();
     server.wait_for_issued(2);
     assert!(home.run("status").out.contains("a refresh was cut off"));
@@ -172,7 +172,7 @@ fn a_command_killed_with_its_answer_on_the_way_is_told_of_by_the_next_one() {
         "{said}"
     );
     assert!(said.contains("sign in again"), "{said}");
-    // Nothing was deleted, and a new sign-in fixes it.
+    // The tokens are still there, and a new sign-in fixes the state.
     assert!(home.run("get --field refresh").ok().starts_with("refresh-canary-"));
     expire(&server, &home);
     assert!(!home.run("status").out.contains("cut off"), "it is fixed");
@@ -180,8 +180,8 @@ fn a_command_killed_with_its_answer_on_the_way_is_told_of_by_the_next_one() {
 }
 
 #[test]
-fn rekey_waits_for_a_refresh_and_what_came_of_it_is_sealed_to_the_new_keys() {
-    if !can_trace("rekey_waits_for_a_refresh_and_what_came_of_it_is_sealed_to_the_new_keys") {
+fn rekey_waits_for_a_refresh_and_seals_the_new_tokens_to_the_new_keys() {
+    if !can_trace("rekey_waits_for_a_refresh_and_seals_the_new_tokens_to_the_new_keys") {
         return;
     }
     let server = TokenServer::start();
@@ -196,7 +196,7 @@ fn rekey_waits_for_a_refresh_and_what_came_of_it_is_sealed_to_the_new_keys() {
     rekey.args(["-f", "-qq", "-o", "calls", "-e", "trace=openat", env!("CARGO_BIN_EXE_tokenkeep")]);
     rekey.args(["rekey", "--identity", "new.txt", "--remove-recipient", &escrow]);
     let mut rekey = rekey.stdout(Stdio::null()).spawn().unwrap();
-    // It is as far as it can come once it asks for the lease.
+    // Once `rekey` opens the lease, it waits.
     let calls = || std::fs::read_to_string(home.path("calls")).unwrap_or_default();
     while !calls().contains("default.age.lease") {
         assert!(rekey.try_wait().unwrap().is_none(), "it waits");
@@ -214,7 +214,7 @@ fn rekey_waits_for_a_refresh_and_what_came_of_it_is_sealed_to_the_new_keys() {
 }
 
 #[test]
-fn what_the_server_says_decides_about_the_exit_code() {
+fn the_answer_of_the_server_decides_the_exit_code() {
     let server = TokenServer::start();
     let home = expired(&server);
     server.script([Act::error(429, "slow_down")]);
@@ -223,7 +223,7 @@ fn what_the_server_says_decides_about_the_exit_code() {
     assert!(home.run("get").failed(4).contains("sign in again"));
     // The next process does not ask again.
     assert!(home.run("get").failed(4).contains("sign in again"));
-    // No server is asked for what is no longer there.
+    // Without tokens, the server is not called.
     home.run("clear").ok();
     home.run("get").failed(3);
     home.run("refresh").failed(3);
@@ -237,7 +237,7 @@ fn without_a_provider_refresh_says_what_is_missing() {
 }
 
 #[test]
-fn what_may_be_spent_is_told_by_the_next_process_whatever_the_answer_was() {
+fn after_any_unclear_answer_the_next_process_says_that_the_token_may_be_spent() {
     type Named = (&'static str, fn() -> Act);
 
     let answers: [Named; 13] = [
@@ -258,7 +258,7 @@ fn what_may_be_spent_is_told_by_the_next_process_whatever_the_answer_was() {
     for (name, answer) in answers {
         let server = TokenServer::start();
         let home = expired(&server);
-        // The server has rotated the token, and what it says is this.
+        // The server has rotated the token, but gives this answer.
         server.spend();
         server.script([answer()]);
         let first = home.run("get");
@@ -268,7 +268,7 @@ fn what_may_be_spent_is_told_by_the_next_process_whatever_the_answer_was() {
         assert!(home.run("status").out.contains("a refresh was cut off"), "{name}");
         let said = home.run("get").failed(8);
         assert!(said.contains("the refresh token may have been spent"), "{name}: {said}");
-        // It is said again, and the server is left alone.
+        // The next `get` fails the same way, and does not call the server.
         let calls = server.calls();
         home.run("get").failed(8);
         assert_eq!(server.calls(), calls, "{name}");
@@ -296,7 +296,7 @@ fn an_answer_that_proves_the_token_unspent_leaves_no_doubt() {
 }
 
 #[test]
-fn a_lost_answer_is_asked_for_once_more_which_rescues_a_session_at_a_server_with_a_grace_period() {
+fn a_lost_answer_is_requested_once_more_for_servers_with_a_grace_period() {
     let server = TokenServer::start();
     let home = expired(&server);
     server.script([Act::answer(502, "<html>")]);
@@ -306,7 +306,7 @@ fn a_lost_answer_is_asked_for_once_more_which_rescues_a_session_at_a_server_with
 }
 
 #[test]
-fn a_server_that_asks_to_wait_is_left_alone_by_every_process() {
+fn no_process_calls_a_server_that_asked_to_wait() {
     let server = TokenServer::start();
     let home = expired(&server);
     server.script([Act::error(429, "slow_down").header("Retry-After", "120")]);
@@ -314,7 +314,7 @@ fn a_server_that_asks_to_wait_is_left_alone_by_every_process() {
         assert!(home.run(line).failed(1).contains("answered 429"), "{line}");
     }
     assert_eq!(server.calls(), 1);
-    // Another client is another matter.
+    // The wait does not hold for another client.
     let profile = home.path("config/profiles/default.toml");
     let text = std::fs::read_to_string(&profile).unwrap();
     let other = text.replace("client_id = \"", "client_id = \"other-");
@@ -337,28 +337,28 @@ fn a_refused_refresh_token_is_sent_once_by_any_number_of_processes() {
     let doctor = home.run("doctor");
     assert_eq!(doctor.code, 1);
     assert!(doctor.out.contains("the refresh token was rejected at "), "{doctor:?}");
-    // A new sign-in goes on.
+    // After a new sign-in, `get` works again.
     expire(&server, &home);
     home.run("get").ok();
 }
 
 #[test]
-fn tokens_that_are_born_expired_are_asked_for_once_in_half_a_minute() {
+fn tokens_that_arrive_expired_are_refreshed_only_once_in_30_s() {
     let server = TokenServer::start();
     let home = expired(&server);
-    let born_expired = || {
+    let expired_at_once = || {
         Act::Change(|mut answer| {
             answer["expires_in"] = 0.into();
             answer
         })
     };
-    server.script([born_expired(), born_expired()]);
+    server.script([expired_at_once(), expired_at_once()]);
     assert_eq!(home.run("get").line(), "access-canary-2");
     for _ in 0..10 {
         home.run("get").failed(4);
     }
     assert_eq!(server.calls(), 1);
-    // On demand it is asked.
+    // `refresh` always calls the server.
     home.run("refresh").ok();
     assert_eq!(server.calls(), 2);
 }
@@ -367,7 +367,7 @@ fn tokens_that_are_born_expired_are_asked_for_once_in_half_a_minute() {
 fn a_refused_refresh_does_not_withhold_an_access_token_that_is_still_accepted() {
     let server = TokenServer::start();
     let home = expired(&server);
-    // Three minutes before its true expiry: it counts as expired, and the server accepts it.
+    // 3 minutes before its true expiry, it counts as expired, but the server accepts it.
     let access = sign_in_for(&server, &home, 3);
     server.script([Act::error(400, "invalid_grant")]);
     for _ in 0..2 {
@@ -380,7 +380,7 @@ fn a_refused_refresh_does_not_withhold_an_access_token_that_is_still_accepted() 
 }
 
 #[test]
-fn a_backup_of_tokens_in_doubt_says_so_and_the_doubt_comes_back_with_it() {
+fn a_backup_of_tokens_in_doubt_warns_and_restores_the_doubt() {
     let server = TokenServer::start();
     let home = expired(&server);
     server.spend();
@@ -397,14 +397,14 @@ fn a_backup_of_tokens_in_doubt_says_so_and_the_doubt_comes_back_with_it() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_logout_with_revocation_waits_for_a_refresh_and_revokes_what_that_brings() {
+fn clear_with_revoke_waits_for_a_refresh_and_revokes_the_new_tokens() {
     let server = TokenServer::start();
     let home = expired(&server);
     let held = server.hold();
     let refreshing = home.command().arg("get").stdout(Stdio::piped()).spawn().unwrap();
     let stream = held.wait();
     let clearing = home.command().args(["clear", "--revoke"]).spawn().unwrap();
-    // It asks for the lease, again and again.
+    // `clear` waits for the lease: it opens the file again and again.
     let opened = || {
         let files = std::fs::read_dir(format!("/proc/{}/fd", clearing.id())).ok()?;
         let links = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
@@ -413,12 +413,12 @@ fn a_logout_with_revocation_waits_for_a_refresh_and_revokes_what_that_brings() {
     while !opened().is_some_and(|files| files.iter().any(|it| it.ends_with(".age.lease"))) {
         std::thread::yield_now();
     }
-    assert!(!server.is_revoked("refresh-canary-1"), "nothing is revoked under a refresh");
+    assert!(!server.is_revoked("refresh-canary-1"), "nothing is revoked during a refresh");
     drop(stream);
     held.release();
     let refreshed = refreshing.wait_with_output().unwrap();
     assert_eq!(String::from_utf8(refreshed.stdout).unwrap(), "access-canary-2\n");
     assert!(clearing.wait_with_output().unwrap().status.success());
     home.run("get").failed(3);
-    assert!(server.is_revoked("refresh-canary-2"), "the successor stays alive");
+    assert!(server.is_revoked("refresh-canary-2"), "the new refresh token is not revoked");
 }

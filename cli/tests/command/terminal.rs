@@ -9,9 +9,9 @@ use crate::refresh_command::expired;
 use crate::support::{available, scratch};
 use crate::token_server::TokenServer;
 
-/// Plays a person: runs a command line on a terminal, and when a prompt has come, types the answer,
-/// or sends a signal instead. Prints the exit code, what was on the screen, and whether the terminal
-/// shows again what is typed.
+/// A Python program that acts as a person. It runs a command line on a terminal. After each prompt it
+/// types the answer, waits, or sends a signal. It prints the exit code, the text on the screen, and
+/// whether the terminal echoes again.
 const PERSON: &str = r"
 import json, os, pty, signal, sys, termios, time
 signal.alarm(60)
@@ -26,7 +26,7 @@ if pid == 0:
     for fd in (0, 1, 2):
         os.dup2(child, fd)
     os.chdir(home)
-    # They may be ignored if the tests run in the background.
+    # These signals may be ignored if the tests run in the background.
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     os.execvp('sh', ['sh', '-c', line])
@@ -36,7 +36,7 @@ for prompt, answer in answers:
         more = os.read(parent, 1000)
         screen += more
     if answer == 'a wait':
-        # Longer than it takes until somebody who waits is told what for.
+        # Longer than the time after which the command says what it waits for.
         time.sleep(2.5)
     elif answer == 'a signal':
         os.kill(pid, signal.SIGTERM)
@@ -100,13 +100,13 @@ fn can_play(test: &str) -> bool {
 }
 
 #[test]
-fn a_token_is_typed_unseen_and_printed_with_a_newline() {
-    if !can_play("a_token_is_typed_unseen_and_printed_with_a_newline") {
+fn a_typed_token_is_not_shown_and_get_prints_it_with_a_newline() {
+    if !can_play("a_typed_token_is_not_shown_and_get_prints_it_with_a_newline") {
         return;
     }
     let home = scratch();
     person(home.path(), "tokenkeep init", &[]);
-    // A typo, taken back, and then the rest.
+    // Type a wrong letter, delete it, and type the rest.
     let seen = person(
         home.path(),
         "tokenkeep set",
@@ -116,7 +116,7 @@ fn a_token_is_typed_unseen_and_printed_with_a_newline() {
     assert!(!seen.screen.contains("canary") && seen.echoes, "{}", seen.screen);
     let seen = person(home.path(), "tokenkeep get", &[]);
     assert_eq!(seen.screen, "canary-typed\r\n");
-    // A record that is pasted is one, and what is no token is none.
+    // A record can be pasted. Other input that is not a token is refused.
     for (typed, code, token) in [
         ("{\"access_token\": \"canary-pasted\"}\r", 0, "canary-pasted"),
         ("{\r\"access_token\": \"canary\"}\r", 2, "canary-pasted"),
@@ -133,8 +133,8 @@ fn a_token_is_typed_unseen_and_printed_with_a_newline() {
 }
 
 #[test]
-fn a_passphrase_is_asked_for_and_ctrl_c_leaves_everything_as_it_was() {
-    if !can_play("a_passphrase_is_asked_for_and_ctrl_c_leaves_everything_as_it_was") {
+fn a_passphrase_is_asked_for_and_ctrl_c_changes_nothing() {
+    if !can_play("a_passphrase_is_asked_for_and_ctrl_c_changes_nothing") {
         return;
     }
     let home = scratch();
@@ -156,15 +156,15 @@ fn a_passphrase_is_asked_for_and_ctrl_c_leaves_everything_as_it_was() {
     assert!(seen.code == 0 && seen.screen.contains("canary-a\r\n"), "{}", seen.screen);
     assert!(seen.screen.contains("working on the passphrase"), "{}", seen.screen);
 
-    // Ctrl-C, while it asks: `exec` so that the shell is out of the way. And a signal, likewise.
+    // Send Ctrl-C, and then a signal, at the prompt. `exec` replaces the shell.
     let line = format!("printf canary-b > input; exec tokenkeep set {store} < input");
     let seen = person(home.path(), &line, &[("Passphrase of ", "canary\u{3}")]);
-    assert_eq!(seen.code, -2, "it ends as any program does: {}", seen.screen);
-    assert!(seen.echoes, "the terminal shows again what is typed");
+    assert_eq!(seen.code, -2, "it ends by the signal: {}", seen.screen);
+    assert!(seen.echoes, "the terminal does not echo again");
     assert_eq!(fs::read(home.path().join("tokens.age")).unwrap(), before);
     let seen = person(home.path(), &line, &[("Passphrase of ", "a signal")]);
     assert!(seen.code == -15 && seen.echoes, "{}", seen.screen);
-    // Ctrl-C ends what the command was part of, too.
+    // Ctrl-C also ends the command line that contains the command.
     let line = format!("tokenkeep get {store}; echo CONTINUED");
     let seen = person(home.path(), &line, &[("Passphrase of ", "\u{3}")]);
     assert!(!seen.screen.contains("CONTINUED"), "{}", seen.screen);
@@ -195,8 +195,8 @@ fn each_protected_key_is_asked_for_once_and_by_name() {
 }
 
 #[test]
-fn colour_and_progress_are_for_terminals_and_not_for_those_who_decline() {
-    if !can_play("colour_and_progress_are_for_terminals_and_not_for_those_who_decline") {
+fn colour_and_progress_are_shown_on_terminals_and_no_color_is_respected() {
+    if !can_play("colour_and_progress_are_shown_on_terminals_and_no_color_is_respected") {
         return;
     }
     let home = scratch();
@@ -218,8 +218,8 @@ fn colour_and_progress_are_for_terminals_and_not_for_those_who_decline() {
 }
 
 #[test]
-fn ctrl_c_ends_what_goes_on_after_a_prompt() {
-    if !can_play("ctrl_c_ends_what_goes_on_after_a_prompt") {
+fn signals_still_end_the_command_after_a_prompt() {
+    if !can_play("signals_still_end_the_command_after_a_prompt") {
         return;
     }
     let server = TokenServer::start();
@@ -241,8 +241,8 @@ fn ctrl_c_ends_what_goes_on_after_a_prompt() {
 }
 
 #[test]
-fn who_waits_is_told_what_for_and_ctrl_c_says_what_it_waits_for() {
-    if !can_play("who_waits_is_told_what_for_and_ctrl_c_says_what_it_waits_for") {
+fn a_long_wait_shows_its_reason_and_so_does_ctrl_c() {
+    if !can_play("a_long_wait_shows_its_reason_and_so_does_ctrl_c") {
         return;
     }
     let server = TokenServer::start();
@@ -259,15 +259,15 @@ fn who_waits_is_told_what_for_and_ctrl_c_says_what_it_waits_for() {
     );
     held.release();
     assert_eq!(seen.code, -2, "{}", seen.screen);
-    // While somebody types, nothing else is shown.
+    // At a prompt for input, no waiting message is shown.
     let ask = [("a record in one line: ", "a wait"), ("", "canary-typed\r")];
     let seen = person(&home.path(""), "tokenkeep set", &ask);
     assert!(seen.code == 0 && !seen.screen.contains("waiting"), "{}", seen.screen);
 }
 
 #[test]
-fn help_is_as_wide_as_the_terminal_and_no_wider_than_is_easy_to_read() {
-    if !can_play("help_is_as_wide_as_the_terminal_and_no_wider_than_is_easy_to_read") {
+fn help_is_as_wide_as_the_terminal_and_at_most_100_columns() {
+    if !can_play("help_is_as_wide_as_the_terminal_and_at_most_100_columns") {
         return;
     }
     let home = scratch();
@@ -290,7 +290,7 @@ fn the_manual_page_is_rendered_on_a_terminal_with_and_without_a_man_program() {
     let home = scratch();
     let program = env!("CARGO_BIN_EXE_tokenkeep");
     fs::create_dir(home.path().join("bin")).unwrap();
-    // Where manual pages are not installed, some systems have a `man` that only says so.
+    // Some systems without manual pages have a `man` that only prints this.
     let idle = home.path().join("bin/man");
     fs::write(&idle, "#!/bin/sh\necho there are no manual pages here\n").unwrap();
     fs::set_permissions(&idle, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
@@ -304,7 +304,7 @@ fn the_manual_page_is_rendered_on_a_terminal_with_and_without_a_man_program() {
     ] {
         let seen = person(home.path(), &format!("{sizes}; {how}"), &[]);
         assert!(seen.code == 0 && seen.screen.contains(words), "{how}: {}", seen.screen);
-        // Bold is a letter printed over itself.
+        // A bold letter is printed twice, with a backspace between.
         let letters: Vec<char> = seen.screen.chars().collect();
         let plain: String = (0..letters.len())
             .filter(|&at| letters[at] != '\u{8}' && letters.get(at + 1) != Some(&'\u{8}'))
@@ -344,10 +344,10 @@ fn set_clear_and_login_say_one_line_when_they_are_done_and_ask_nothing() {
         assert!(of_it == 1 && seen.screen.contains(said), "{line}: {}", seen.screen);
         assert!(!seen.screen.contains("canary"), "{line}: {}", seen.screen);
         let lines = seen.screen.lines().filter(|line| !line.trim().is_empty()).count();
-        // And where to sign in.
+        // `login` also prints a line that says where to sign in.
         assert_eq!(lines, 1 + usize::from(line.contains("login")), "{line}: {}", seen.screen);
     }
-    // Others have the exit code.
+    // If standard error is not a terminal, nothing is printed.
     let seen = person(&home.path(""), "printf canary | tokenkeep set 2> said; cat said", &[]);
     assert_eq!(seen.screen, "");
     let seen = person(&home.path(""), "tokenkeep clear 2> said; cat said", &[]);

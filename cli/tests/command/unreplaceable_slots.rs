@@ -1,5 +1,5 @@
-//! Slots that cannot be replaced: that is found while the refresh token is unspent, named, and no session is
-//! lost for it.
+//! Slots that cannot be replaced: the command finds and names the reason before it sends the refresh token,
+//! so no session is lost.
 #![cfg(target_os = "linux")]
 
 use std::fs;
@@ -13,20 +13,20 @@ use crate::refresh_command::{expire, expired, sign_in_for};
 use crate::support::{available, scratch, skip};
 use crate::token_server::TokenServer;
 
-/// What is in the way.
+/// Something that makes a save fail.
 struct Obstacle {
     name: &'static str,
     put: fn(&Home),
     remove: fn(&Home),
-    /// What starts the command, if the obstacle is there for this process alone: with the record as `$1`.
+    /// A shell command that makes the obstacle for this process alone. `$1` is the path of the record.
     within: Option<&'static str>,
     code: i32,
-    /// What the error says.
+    /// Part of the error.
     says: &'static str,
 }
 
 impl Obstacle {
-    /// Runs a command with the obstacle in its way.
+    /// Runs a command with the obstacle.
     fn run(&self, home: &Home, line: &str) -> Done {
         let program = env!("CARGO_BIN_EXE_tokenkeep");
         let Some(within) = self.within else { return home.run(line) };
@@ -160,7 +160,7 @@ const OBSTACLES: [Obstacle; 10] = [
     },
 ];
 
-/// What the tests of this file need: to be root, and to mount and mark files in a scratch directory.
+/// Reports whether these tests can run: they need root, and the programs that mark and mount files.
 fn parts(test: &str) -> bool {
     if !rustix::process::geteuid().is_root() {
         skip(test, "it mounts and marks files as root");
@@ -188,7 +188,7 @@ fn a_slot_that_cannot_be_replaced_is_found_before_the_refresh_token_is_sent() {
         assert_eq!(doctor.code, 1, "{}: {doctor:?}", obstacle.name);
         assert!(doctor.out.contains(obstacle.says), "{}: {doctor:?}", obstacle.name);
         assert_eq!(server.calls(), 0, "{}", obstacle.name);
-        // Nothing is left of the attempts, and the same session goes on.
+        // The attempts leave nothing, and the same session continues.
         (obstacle.remove)(&home);
         let status = home.run("status");
         assert!(!status.out.contains("cut off"), "{}: {status:?}", obstacle.name);
@@ -199,8 +199,8 @@ fn a_slot_that_cannot_be_replaced_is_found_before_the_refresh_token_is_sent() {
 }
 
 #[test]
-fn while_the_access_token_is_accepted_it_is_served_and_the_obstacle_is_said() {
-    if !parts("unreplaceable_slots::while_the_access_token_is_accepted_it_is_served") {
+fn an_accepted_access_token_is_served_with_a_warning_about_the_obstacle() {
+    if !parts("unreplaceable_slots::an_accepted_access_token_is_served_with_a_warning") {
         return;
     }
     for obstacle in OBSTACLES {
@@ -225,7 +225,7 @@ fn while_the_access_token_is_accepted_it_is_served_and_the_obstacle_is_said() {
     }
 }
 
-/// What writes and refreshes leave beside a record until they end.
+/// Returns the temporary files of saves and refreshes beside the record.
 fn remains(home: &Home) -> Vec<String> {
     let entries = fs::read_dir(home.record().parent().unwrap()).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -264,7 +264,7 @@ fn a_lock_that_a_stopped_process_holds_is_waited_for_and_then_named() {
 }
 
 #[test]
-fn what_others_put_where_temporary_files_were_once_is_no_obstacle() {
+fn a_directory_in_place_of_a_temporary_file_is_no_obstacle() {
     let server = TokenServer::start();
     let home = expired(&server);
     let record = home.record();
@@ -280,7 +280,7 @@ fn what_others_put_where_temporary_files_were_once_is_no_obstacle() {
 /// The user id of nobody.
 const NOBODY: u32 = 65534;
 
-/// A home whose files belong to a user without rights, and the command as that user runs it.
+/// A home whose files belong to an unprivileged user, and a copy of the command for that user.
 struct Unprivileged {
     home: Home,
     program: PathBuf,
@@ -292,7 +292,7 @@ impl Unprivileged {
         let home = expired(server);
         let copy = scratch();
         fs::set_permissions(copy.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        // Where the build lies, that user may not look.
+        // That user may have no access to the build directory.
         let program = copy.path().join("tokenkeep");
         fs::copy(env!("CARGO_BIN_EXE_tokenkeep"), &program).unwrap();
         give_away(&home.path(""));
@@ -306,7 +306,7 @@ impl Unprivileged {
     }
 }
 
-/// Makes all of a directory that user's.
+/// Gives a file, or a directory and all that it contains, to that user.
 fn give_away(path: &Path) {
     chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
     if path.is_dir() {
@@ -317,8 +317,8 @@ fn give_away(path: &Path) {
 }
 
 #[test]
-fn a_user_without_rights_is_told_of_what_root_left_in_the_way() {
-    let test = "unreplaceable_slots::a_user_without_rights_is_told_of_what_root_left_in_the_way";
+fn an_unprivileged_user_is_told_which_file_is_in_the_way() {
+    let test = "unreplaceable_slots::an_unprivileged_user_is_told_which_file_is_in_the_way";
     if !parts(test) || !available(test, "setpriv") {
         return;
     }
@@ -385,8 +385,9 @@ fn a_user_without_rights_is_told_of_what_root_left_in_the_way() {
 }
 
 #[test]
-fn in_a_shared_directory_nobody_ends_a_session_with_one_touch() {
-    let test = "unreplaceable_slots::in_a_shared_directory_nobody_ends_a_session_with_one_touch";
+fn files_of_another_user_in_a_shared_directory_do_not_end_a_session() {
+    let test =
+        "unreplaceable_slots::files_of_another_user_in_a_shared_directory_do_not_end_a_session";
     if !parts(test) || !available(test, "setpriv") {
         return;
     }
@@ -394,7 +395,7 @@ fn in_a_shared_directory_nobody_ends_a_session_with_one_touch() {
     let user = Unprivileged::new(&server);
     let directory = user.home.record().parent().unwrap().to_owned();
     fs::set_permissions(&directory, fs::Permissions::from_mode(0o1777)).unwrap();
-    // Of yet another user, under the names that were used once.
+    // These files belong to a third user. Earlier versions used these names.
     for name in ["default.age.tmp", "default.age.intent.tmp", "default.age.intent"] {
         fs::write(directory.join(name), "").unwrap();
         chown(directory.join(name), Some(12345), Some(12345)).unwrap();
