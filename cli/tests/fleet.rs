@@ -1,4 +1,4 @@
-//! The command, and the example and the SQL of docs/fleets.md, with a server.
+//! The command, the fleet example and the SQL of docs/fleets.md, with a real server.
 
 #![cfg(target_os = "linux")]
 #![allow(
@@ -21,7 +21,7 @@ fn run(home: &Home, arguments: &[&str], input: &str) -> Done {
     done(home.command().args(arguments), input)
 }
 
-/// What it prints of a command that succeeds.
+/// Runs a command that must succeed, and returns what it prints.
 fn ok(home: &Home, arguments: &[&str], input: &str) -> String {
     let done = run(home, arguments, input);
     assert_eq!(done.code, 0, "{done:?}");
@@ -38,7 +38,7 @@ async fn the_command_keeps_a_profile_on_a_server() {
         let made = ok(&home, &["init", "--store", &world.url], "");
         assert!(made.contains("because you named it") && made.contains("run the server"), "{made}");
         ok(&home, &["set"], record);
-        // Another machine, which needs the same key and nothing else.
+        // Another machine only needs the same key.
         ok(&other, &["init", "--store", &world.url], "");
         assert_eq!(ok(&other, &["get"], "").trim_end(), "one");
         let status = ok(&other, &["status"], "");
@@ -61,7 +61,7 @@ async fn the_command_keeps_a_profile_on_a_server() {
         let listed = ok(&home, &["list"], "");
         let url = listed.trim_end().split_once('\t').unwrap().1;
         assert_eq!(ok(&other, &["get", "--store", url], "").trim_end(), "one");
-        // Others may use it, so nobody removes it along with a profile.
+        // Others may use the slot, so `profile remove` does not clear it.
         let remove = ["profile", "remove", "default", "--keep-key"];
         let refused = run(&home, &remove, "");
         assert_eq!(refused.code, 7, "{refused:?}");
@@ -76,8 +76,8 @@ async fn the_command_keeps_a_profile_on_a_server() {
 }
 
 #[tokio::test]
-async fn the_command_says_which_server_is_away_and_makes_no_profile_for_it() {
-    let test = "the_command_says_which_server_is_away_and_makes_no_profile_for_it";
+async fn init_names_a_server_that_cannot_be_reached_and_makes_no_profile() {
+    let test = "init_names_a_server_that_cannot_be_reached_and_makes_no_profile";
     on_each_engine(test, async |mut world: World| {
         let home = Home::new();
         world.stop();
@@ -93,8 +93,8 @@ async fn the_command_says_which_server_is_away_and_makes_no_profile_for_it() {
 }
 
 #[tokio::test]
-async fn the_key_of_a_fleet_is_changed_while_all_of_its_machines_can_read() {
-    let test = "the_key_of_a_fleet_is_changed_while_all_of_its_machines_can_read";
+async fn the_key_of_a_fleet_is_changed_and_every_machine_can_always_read() {
+    let test = "the_key_of_a_fleet_is_changed_and_every_machine_can_always_read";
     on_each_engine(test, async |world: World| {
         let machines = [Home::new(), Home::new()];
         let record = |name: &str| {
@@ -109,7 +109,7 @@ async fn the_key_of_a_fleet_is_changed_while_all_of_its_machines_can_read() {
         }
         ok(&machines[0], &["set"], &record("start"));
         let identity = path("new.txt");
-        // As docs/fleets.md has it: each step on each machine, before the next step on any.
+        // As in docs/fleets.md: each step runs on all machines before the next step begins.
         let steps = [
             vec!["rekey", "--recipient", &new],
             vec!["rekey", "--identity", &identity, "--recipient", &old],
@@ -119,7 +119,7 @@ async fn the_key_of_a_fleet_is_changed_while_all_of_its_machines_can_read() {
             for (turn, machine) in machines.iter().enumerate() {
                 ok(machine, step, "");
                 for writer in &machines {
-                    // Whatever each of them saves, all can read.
+                    // Every machine can read what any machine saves.
                     let name = format!("{number}{turn}");
                     ok(writer, &["set"], &record(&name));
                     for reader in &machines {
@@ -131,7 +131,7 @@ async fn the_key_of_a_fleet_is_changed_while_all_of_its_machines_can_read() {
         let old = world.open().load().await.unwrap_err();
         assert!(old.to_string().contains("sealed to other keys"), "{old}");
 
-        // One that was left behind catches up with the new key alone.
+        // A machine that missed all steps only needs the new key.
         let late = Home::new();
         ok(&late, &["init", "--store", &world.url], "");
         assert_eq!(run(&late, &["get"], "").code, 6);

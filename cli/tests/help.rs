@@ -1,6 +1,6 @@
-//! The command's help, and what it says to wrong usage, word for word.
+//! The exact text of the command's help, and of its errors about wrong usage.
 //!
-//! `TRYCMD=overwrite cargo test -p tokenkeep-cli --test help` writes what it says now.
+//! `TRYCMD=overwrite cargo test -p tokenkeep-cli --test help` records the current text.
 
 #[test]
 fn help_and_usage_are_as_recorded() {

@@ -26,13 +26,13 @@ fn jwt(claims: &str) -> String {
 }
 
 #[test]
-fn it_names_itself_and_not_its_package() {
+fn version_shows_the_name_of_the_command_and_not_of_the_package() {
     let version = concat!("tokenkeep ", env!("CARGO_PKG_VERSION"), "\n");
     assert_eq!(Home::new().run("--version").ok(), version);
 }
 
 #[test]
-fn a_token_is_as_old_as_it_says_and_not_as_new_as_its_storing() {
+fn the_expiry_of_a_jwt_comes_from_its_claims() {
     let home = Home::signed_in();
     let now = tokenkeep::chrono::Utc::now().timestamp();
     let (old, lately) = (now - 30 * 86400, now - 1800);
@@ -57,7 +57,7 @@ fn a_token_is_as_old_as_it_says_and_not_as_new_as_its_storing() {
 }
 
 #[test]
-fn the_answer_of_a_provider_is_good_for_as_long_as_it_says() {
+fn the_expiry_of_a_token_answer_comes_from_its_expires_in() {
     let home = Home::signed_in();
     for (lifetime, expected) in [
         ("3600", "expire in 59 minutes"),
@@ -73,7 +73,7 @@ fn the_answer_of_a_provider_is_good_for_as_long_as_it_says() {
         let status = home.run("status").out;
         assert!(status.contains(expected), "{lifetime}: {status}");
     }
-    // What says it itself is not asked for more.
+    // If the answer has an `expires_at`, `expires_in` is ignored.
     let both = r#"{"access_token":"b","expires_in":5,"expires_at":"2099-01-01T00:00:00Z"}"#;
     home.feed("set", both).ok();
     assert!(home.run("status").out.contains("2099-01-01"));
@@ -99,7 +99,7 @@ fn tokens_go_in_and_come_out() {
 
 #[cfg(unix)]
 #[test]
-fn what_get_prints_into_a_pipe_is_a_whole_line_for_each_field() {
+fn get_prints_a_whole_line_into_a_pipe_for_each_field() {
     let home = Home::signed_in();
     for (options, begins) in [
         ("", "canary-a"),
@@ -118,9 +118,9 @@ fn what_get_prints_into_a_pipe_is_a_whole_line_for_each_field() {
     assert!(record.ends_with("}\n") && !record.ends_with("\n\n"), "{record}");
 }
 
-/// Each command when it goes well, and in the states that people see most.
+/// Runs each command when it succeeds, and in the most common states.
 ///
-/// `TRYCMD=overwrite` records what it says now, as for the rest of `tests/cli`.
+/// `TRYCMD=overwrite` records the current output, as it does for the other files of `tests/help`.
 #[cfg(unix)]
 #[test]
 fn a_session_reads_as_recorded() {
@@ -159,7 +159,7 @@ fn a_session_reads_as_recorded() {
         ("clear", ""),
     ] {
         let done = home.feed(line, input);
-        // What lies below is the machine's.
+        // The rest of the output depends on the machine.
         let out = done.out.split("system\t").next().unwrap();
         transcript += &format!("$ tokenkeep {line}\n{out}");
         if !out.is_empty() && !out.ends_with('\n') {
@@ -177,7 +177,7 @@ fn a_session_reads_as_recorded() {
 }
 
 #[test]
-fn what_is_no_token_is_refused_and_leaves_the_old_ones() {
+fn input_that_is_not_a_token_is_refused_and_the_old_tokens_stay() {
     let home = Home::signed_in();
     for input in [
         "",
@@ -193,7 +193,7 @@ fn what_is_no_token_is_refused_and_leaves_the_old_ones() {
         "{\"access_token\":\"canary\",\"expires_at\":\"canary\"}",
         &"canary".repeat(20_000),
     ] {
-        // The store is sound: what was given is wrong.
+        // The error is about the input, and not about the store.
         let message = home.feed("set", input).failed(2);
         assert!(message.contains("standard input"), "{message}");
     }
@@ -290,7 +290,7 @@ fn init_pins_the_keychain_if_it_works_and_nothing_if_it_is_locked() {
     assert_eq!(doctor.code, 1, "{doctor:?}");
     assert!(doctor.out.contains("keychain\tlocked"), "{doctor:?}");
 
-    // A logout is one, and says what is left of it.
+    // `clear` removes the tokens, and says that it could not remove their key.
     let cleared = run("clear", "").failed(5);
     assert!(cleared.contains("the tokens are removed and their key is not"), "{cleared}");
     assert!(cleared.contains("--allow-prompt"), "{cleared}");
@@ -298,7 +298,7 @@ fn init_pins_the_keychain_if_it_works_and_nothing_if_it_is_locked() {
 }
 
 #[test]
-fn of_many_inits_one_wins() {
+fn only_one_of_eight_inits_at_the_same_time_succeeds() {
     let home = Home::new();
     let children: Vec<_> = (0..8)
         .map(|n| {
@@ -314,7 +314,7 @@ fn of_many_inits_one_wins() {
 }
 
 #[test]
-fn plaintext_is_only_used_when_named_and_said_each_time() {
+fn plaintext_is_used_only_on_request_and_always_with_a_warning() {
     let home = Home::new();
     let init = home.run("init --store plaintext:tokens.json");
     assert!(init.err.contains("WARNING: plaintext"), "{init:?}");
@@ -367,7 +367,7 @@ fn doctor_finds_a_refresh_that_was_cut_off_and_asks_for_no_passphrase() {
 }
 
 #[test]
-fn a_profile_with_an_unknown_setting_is_refused_by_file_and_line() {
+fn the_error_about_an_unusable_profile_names_file_and_line() {
     let home = Home::signed_in();
     let path = home.path("config/profiles/default.toml");
     let good = fs::read_to_string(&path).unwrap();
@@ -393,7 +393,7 @@ fn a_profile_with_an_unknown_setting_is_refused_by_file_and_line() {
                   client_secret_env = \"APP_CLIENT_SECRET\"\nscopes = [\"offline_access\"]\n";
     fs::write(&path, format!("# mine\n{good}{oauth2}")).unwrap();
     assert_eq!(home.run("get").line(), "canary-a");
-    // What is not about the store stays when the store changes.
+    // A migration changes only the line of the store.
     home.run("migrate --to plaintext:tokens.json").ok();
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.starts_with("# mine\nstore = \"plaintext:") && text.ends_with(oauth2), "{text}");
@@ -406,14 +406,14 @@ fn a_profile_that_others_can_write_to_is_refused() {
 
     let home = Home::signed_in();
     let path = home.path("config/profiles/default.toml");
-    // What keeps others from a directory's files does nothing for a file.
+    // The sticky bit protects the files in a directory. On a file it protects nothing.
     for mode in [0o620, 0o1666] {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         assert!(home.run("get").failed(5).contains("others can write to it"));
     }
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     home.run("get").ok();
-    // Nor can one be put in its place by others.
+    // Others could replace the profile if they could write to its directories.
     for directory in ["config/profiles", "config"] {
         let directory = home.path(directory);
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
@@ -426,11 +426,11 @@ fn a_profile_that_others_can_write_to_is_refused() {
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
     }
     assert!(!home.path("config/profiles/other.toml").exists());
-    // Only where this runs as root.
+    // Only root can change the owner.
     if std::os::unix::fs::chown(&path, Some(65534), None).is_ok() {
         let theirs = "belongs to user 65534";
         assert!(home.run("get").failed(5).contains(theirs));
-        // Nor is anything made where they can replace it.
+        // Nothing is created in a directory of another user.
         let directory = home.path("theirs");
         fs::create_dir(&directory).unwrap();
         std::os::unix::fs::chown(&directory, Some(65534), None).unwrap();
@@ -446,7 +446,7 @@ fn a_profile_that_others_can_write_to_is_refused() {
 
 #[cfg(unix)]
 #[test]
-fn exec_takes_the_processs_place_and_passes_no_more_than_was_asked_for() {
+fn exec_replaces_its_process_and_passes_only_the_requested_secrets() {
     let home = Home::signed_in();
     let profile = home.path("config/profiles/default.toml");
     let text = fs::read_to_string(&profile).unwrap();
@@ -488,7 +488,7 @@ fn exec_takes_the_processs_place_and_passes_no_more_than_was_asked_for() {
     child.wait().unwrap();
     assert!(output.starts_with(&format!("{pid}\n")), "{output}");
     assert!(!output.contains("canary"), "{output}");
-    // What it had turned off for itself is as it was.
+    // tokenkeep turns off core dumps for itself. The program has the original limit.
     let own = Command::new("sh").args(["-c", "ulimit -c"]).output().unwrap().stdout;
     assert_eq!(output.lines().nth(1), String::from_utf8(own).unwrap().lines().next());
 
@@ -499,7 +499,7 @@ fn exec_takes_the_processs_place_and_passes_no_more_than_was_asked_for() {
 }
 
 #[test]
-fn backups_open_with_what_they_were_sealed_to() {
+fn a_backup_opens_only_with_the_key_or_passphrase_it_was_sealed_to() {
     let home = Home::signed_in();
     let recipient = home.run("keygen -o escrow.txt").ok();
     let recipient = recipient.trim_end();
@@ -528,7 +528,7 @@ fn backups_open_with_what_they_were_sealed_to() {
     passphrase("restore --from locked.age", "canary-wrong").failed(6);
     home.run("restore --from sealed.age --identity config/keys/default.txt").failed(6);
 
-    // Newer tokens are not overwritten unless that is said.
+    // Newer tokens are overwritten only with `--overwrite`.
     home.feed("set", "canary-newer").ok();
     home.run("restore --from sealed.age --identity escrow.txt").failed(7);
     assert_eq!(home.run("get").line(), "canary-newer");
@@ -536,7 +536,7 @@ fn backups_open_with_what_they_were_sealed_to() {
 }
 
 #[test]
-fn a_backup_for_others_is_replaced_only_when_that_is_said() {
+fn a_sealed_backup_is_replaced_only_with_overwrite() {
     let home = Home::signed_in();
     let recipient = home.run("keygen -o escrow.txt").ok();
     let order = format!("backup --to sealed.age --recipient {}", recipient.trim_end());
@@ -546,7 +546,7 @@ fn a_backup_for_others_is_replaced_only_when_that_is_said() {
     assert_eq!(fs::read(home.path("sealed.age")).unwrap(), before);
     home.run(&format!("{order} --overwrite")).ok();
     assert_ne!(fs::read(home.path("sealed.age")).unwrap(), before);
-    // With nothing to copy, what is there stays.
+    // If there are no tokens to copy, the old backup stays.
     let before = fs::read(home.path("sealed.age")).unwrap();
     home.run("clear").ok();
     home.run(&format!("{order} --overwrite")).failed(3);
@@ -554,7 +554,7 @@ fn a_backup_for_others_is_replaced_only_when_that_is_said() {
 }
 
 #[test]
-fn what_is_given_in_the_wrong_place_is_not_repeated() {
+fn a_secret_in_the_wrong_argument_is_not_repeated() {
     let home = Home::signed_in();
     for line in [
         "set canary-a",
@@ -590,26 +590,26 @@ fn two_slots_are_never_confused() {
         let mut command = home.command();
         done(command.args(line.split(' ')).env("TOKENKEEP_STORE", "plaintext:other.json"), "")
     };
-    // What is on the command line counts before the environment.
+    // The command line takes precedence over the environment.
     assert_eq!(with_variable("get").line(), "canary-other");
     assert_eq!(with_variable("get --profile default").line(), "canary-a");
     with_variable("clear --profile none").failed(2);
     home.run("get --profile other --store plaintext:x.json").failed(2);
-    // Nothing is kept where it is forgotten at once.
+    // Tokens in `memory:` would be lost at once.
     for line in ["set", "init --profile new", "clear"] {
         home.feed(&format!("{line} --store memory:"), SEED).failed(2);
     }
     home.run("migrate --to memory:").failed(2);
     home.run("backup --to memory:").failed(2);
     assert_eq!(home.run("get").line(), "canary-a");
-    // An empty slot does not take over what somebody else keeps at the target.
+    // If the source is empty, the profile does not change to a target that has tokens.
     home.run("clear").ok();
     home.run("migrate --to plaintext:other.json").failed(3);
     home.run("get").failed(3);
 }
 
 #[test]
-fn a_dry_run_ends_as_the_real_one_would() {
+fn a_dry_run_has_the_exit_code_of_the_real_run() {
     let home = Home::signed_in();
     home.feed("set --store plaintext:other.json", "canary-other").ok();
     for (target, code) in [("plaintext:new.json", 0), ("plaintext:other.json", 7)] {
@@ -625,7 +625,7 @@ fn a_dry_run_ends_as_the_real_one_would() {
 
 #[cfg(unix)]
 #[test]
-fn who_stops_reading_gets_no_complaint() {
+fn a_closed_pipe_causes_no_error_message() {
     let home = Home::new();
     for order in ["completions bash", "man", "--help"] {
         let script = format!("{} {order} | true", env!("CARGO_BIN_EXE_tokenkeep"));
@@ -636,8 +636,8 @@ fn who_stops_reading_gets_no_complaint() {
 
 #[cfg(unix)]
 #[test]
-fn keygen_makes_what_age_accepts() {
-    if !available("command::keygen_makes_what_age_accepts", "age-keygen") {
+fn age_accepts_the_keys_that_keygen_makes() {
+    if !available("command::age_accepts_the_keys_that_keygen_makes", "age-keygen") {
         return;
     }
     let home = Home::new();
@@ -651,14 +651,14 @@ fn keygen_makes_what_age_accepts() {
 }
 
 #[test]
-fn migrate_moves_the_profile_along() {
+fn migrate_also_changes_the_profile() {
     let home = Home::signed_in();
     home.run("migrate --to plaintext:tokens.json --dry-run").ok();
     assert!(home.record().exists() && !home.path("tokens.json").exists());
     home.run("migrate --to plaintext:tokens.json").ok();
     assert!(!home.record().exists());
     assert_eq!(home.run("get").line(), "canary-a");
-    // Between two stores that are no profile's.
+    // The source is given with `--from`, so the profile does not change.
     home.run("migrate --from plaintext:tokens.json --to plaintext:other.json").ok();
     home.run("get").failed(3);
     home.run("migrate --from plaintext:other.json --to plaintext:tokens.json --keep-source").ok();
@@ -669,8 +669,8 @@ fn migrate_moves_the_profile_along() {
 
 #[cfg(unix)]
 #[test]
-fn rekey_adds_removes_and_replaces() {
-    if !available("command::rekey_adds_removes_and_replaces", "age") {
+fn rekey_adds_removes_and_replaces_keys() {
+    if !available("command::rekey_adds_removes_and_replaces_keys", "age") {
         return;
     }
     let home = Home::signed_in();
@@ -692,11 +692,11 @@ fn rekey_adds_removes_and_replaces() {
     home.run("rekey --identity missing.txt").failed(5);
     home.run("rekey --recipient canary").failed(2);
     home.run(&format!("rekey --remove-recipient {escrow}")).failed(2);
-    // What a profile names is changed with the profile.
+    // A store that a profile names can only be rekeyed through the profile.
     let named = format!("age:{}?identity=new.txt", home.record().display());
     let said = home.run(&format!("rekey --store {named} --identity escrow.txt")).failed(2);
     assert!(said.contains("the profile default names this store"), "{said}");
-    // Without a profile, the same command again is no error either.
+    // Without a profile, the same command succeeds a second time.
     let order = "rekey --store age:other.age?identity=config/keys/default.txt --identity new.txt";
     home.feed("set --store age:other.age?identity=config/keys/default.txt", SEED).ok();
     home.run(order).ok();
@@ -706,8 +706,8 @@ fn rekey_adds_removes_and_replaces() {
 
 #[cfg(unix)]
 #[test]
-fn a_rekey_killed_at_any_system_call_leaves_the_record_open_to_its_profile() {
-    let test = "command::a_rekey_killed_at_any_system_call_leaves_the_record_open_to_its_profile";
+fn a_rekey_killed_at_any_system_call_leaves_a_record_that_its_profile_opens() {
+    let test = "command::a_rekey_killed_at_any_system_call_leaves_a_record_that_its_profile_opens";
     if !can_trace(test) {
         return;
     }
@@ -725,7 +725,7 @@ fn a_rekey_killed_at_any_system_call_leaves_the_record_open_to_its_profile() {
             assert_eq!(home.run("get").out, "canary-a\n", "{at}");
             assert_eq!(home.run("rekey --identity new.txt").ok(), new, "{at}");
             assert_eq!(home.run("get").out, "canary-a\n", "{at}");
-            // And in the end the old key does not open it any more.
+            // In the end, the old key does not open the record.
             let record = home.record();
             let old = format!("age:{}?identity=config/keys/default.txt", record.display());
             home.run(&format!("get --store {old}")).failed(6);
@@ -761,7 +761,7 @@ fn it_leaves_no_core_dumps() {
     let home = Home::signed_in();
     let mut child = home.command().arg("set").stdin(Stdio::piped()).spawn().unwrap();
     let limits = format!("/proc/{}/limits", child.id());
-    // It waits for its input; once it asks for it, it has long done what it does first.
+    // It turns off core dumps before it reads its input, for which it waits.
     let is_hardened = || {
         fs::read_to_string(&limits)
             .unwrap()
@@ -780,10 +780,10 @@ fn it_leaves_no_core_dumps() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn no_process_of_the_same_user_can_look_into_it() {
+fn no_process_of_the_same_user_can_inspect_it() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-    let test = "command::no_process_of_the_same_user_can_look_into_it";
+    let test = "command::no_process_of_the_same_user_can_inspect_it";
     if !rustix::process::geteuid().is_root() {
         return crate::support::skip(test, "only root can see the difference from outside");
     }
@@ -801,7 +801,7 @@ fn no_process_of_the_same_user_can_look_into_it() {
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
-    // Its files in /proc are its user's own, as any program's are, until it shuts that user out.
+    // The files of a process in /proc belong to its user, and to root once the process is not dumpable.
     let process = PathBuf::from(format!("/proc/{}", child.id()));
     let is_closed = || {
         fs::read_to_string(process.join("comm")).unwrap() == "tokenkeep\n"
@@ -809,7 +809,7 @@ fn no_process_of_the_same_user_can_look_into_it() {
     };
     let patience = std::time::Instant::now();
     while !is_closed() {
-        assert!(patience.elapsed().as_secs() < 20, "it can be looked into");
+        assert!(patience.elapsed().as_secs() < 20, "other processes can inspect it");
         std::thread::yield_now();
     }
     child.kill().unwrap();
@@ -850,7 +850,7 @@ fn the_manual_page_is_rendered_without_warnings() {
     let arguments = ["--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-P", "cat", "./tokenkeep.1"];
     let rendered = done(man.env("LC_ALL", "C.UTF-8").env("MANWIDTH", "80").args(arguments), "");
     assert!(rendered.code == 0 && rendered.err.is_empty(), "{rendered:?}");
-    // Bold is a letter printed over itself.
+    // A bold letter is printed twice, with a backspace between.
     let mut page = String::new();
     for character in rendered.out.chars() {
         match character {

@@ -1,10 +1,10 @@
-//! What the command says when something is wrong: early, by name, and with the next step.
+//! The errors of the command: they come early, name the place, and say what to do.
 
 use std::fs;
 
 use crate::home::{Done, Home, SEED};
 
-/// A home whose key was taken away.
+/// Returns a home whose key file was moved away.
 #[cfg(unix)]
 fn without_key() -> Home {
     let home = Home::signed_in();
@@ -21,7 +21,7 @@ fn profile(home: &Home) -> String {
 }
 
 #[test]
-fn what_has_no_tokens_is_named() {
+fn the_error_about_an_empty_slot_names_it() {
     let home = Home::new();
     home.run("init --store plaintext:tokens.json").ok();
     let place = home.path("tokens.json").display().to_string();
@@ -42,10 +42,10 @@ fn what_has_no_tokens_is_named() {
 }
 
 #[test]
-fn a_word_that_is_nearly_right_is_named_and_any_other_is_not() {
+fn a_similar_word_is_suggested_and_an_unknown_word_is_not_repeated() {
     let home = Home::new();
     assert!(home.run("stauts").failed(2).contains("did you mean `status`?"));
-    // Of several, the most similar one.
+    // Several commands are similar. The most similar one is suggested.
     assert!(home.run("refesh").failed(2).contains("did you mean `refresh`?"));
     assert!(home.run("get --heder").failed(2).contains("did you mean `--header`?"));
     for line in ["canary-token", "get --canary"] {
@@ -55,7 +55,7 @@ fn a_word_that_is_nearly_right_is_named_and_any_other_is_not() {
 }
 
 #[test]
-fn a_command_to_run_that_is_not_set_apart_is_told_how() {
+fn exec_without_two_dashes_says_where_to_put_them() {
     let home = Home::new();
     for line in [
         "exec env",
@@ -67,7 +67,7 @@ fn a_command_to_run_that_is_not_set_apart_is_told_how() {
         let said = home.run(line).failed(2);
         assert!(said.contains("put `--` before the command"), "{line}: {said}");
     }
-    // What is no command gets no such advice.
+    // A misspelled option gets no advice about `--`.
     let said = home.run("exec --prefx A -- env").failed(2);
     assert!(said.contains("did you mean `--prefix`?") && !said.contains("put `--`"), "{said}");
     assert!(home.run("exec").failed(2).contains("the command to run is missing"));
@@ -113,7 +113,7 @@ fn input_without_tokens_says_what_is_wrong_with_it() {
 }
 
 #[test]
-fn a_recipient_that_is_none_is_wrong_usage_wherever_it_stands() {
+fn an_invalid_recipient_is_wrong_usage_in_every_command() {
     let home = Home::signed_in();
     let key = "config/keys/default.txt";
     for recipient in ["canary", "age1canary", "ssh-ed25519", "AGE-SECRET-KEY-1CANARY", ""] {
@@ -134,7 +134,7 @@ fn a_recipient_that_is_none_is_wrong_usage_wherever_it_stands() {
 
 #[cfg(unix)]
 #[test]
-fn what_cannot_be_printed_says_so() {
+fn output_that_cannot_be_written_is_an_error() {
     let home = Home::signed_in();
     for line in ["get", "status", "man"] {
         let full = std::process::Stdio::from(fs::File::create("/dev/full").unwrap());
@@ -147,7 +147,7 @@ fn what_cannot_be_printed_says_so() {
 
 #[cfg(unix)]
 #[test]
-fn exec_ends_as_a_shell_would_if_there_is_nothing_to_run() {
+fn exec_has_the_exit_code_of_a_shell_if_it_cannot_run_the_program() {
     let home = Home::signed_in();
     fs::write(home.path("text"), "not executable").unwrap();
     assert!(home.run("exec -- ./text").failed(126).contains("cannot run ./text: "));
@@ -155,13 +155,13 @@ fn exec_ends_as_a_shell_would_if_there_is_nothing_to_run() {
 }
 
 #[test]
-fn init_looks_before_it_makes_anything() {
+fn init_checks_before_it_creates_anything() {
     let home = Home::new();
     home.run("init --profile No/Name --store plaintext:tokens.json").failed(2);
     home.run("init --profile ../x").failed(2);
     assert!(!home.path("config").exists() && !home.path("state").exists());
 
-    // A profile that cannot be read is not there to be replaced.
+    // `init` does not replace a profile that cannot be read.
     fs::create_dir_all(home.path("config/profiles")).unwrap();
     fs::write(home.path("config/profiles/default.toml"), "canary canary").unwrap();
     let said = home.run("init").failed(2);
@@ -171,7 +171,7 @@ fn init_looks_before_it_makes_anything() {
 
 #[cfg(unix)]
 #[test]
-fn init_makes_no_key_beside_tokens_that_another_one_opens() {
+fn init_makes_no_key_if_the_existing_record_needs_another_one() {
     let home = without_key();
     fs::remove_file(home.path("config/profiles/default.toml")).unwrap();
     let said = home.run("init").failed(5);
@@ -183,7 +183,7 @@ fn init_makes_no_key_beside_tokens_that_another_one_opens() {
 }
 
 #[test]
-fn status_shows_what_get_will_meet() {
+fn status_reports_a_refresh_that_was_cut_off_and_a_damaged_record() {
     let home = Home::signed_in();
     let intent = home.path("state/tokenkeep/default.age.intent");
     for (token, is_shown) in [("canary-r", true), ("canary of another session", false)] {
@@ -192,7 +192,7 @@ fn status_shows_what_get_will_meet() {
         let shown = home.run("status").ok();
         assert_eq!(shown.contains("warning  a refresh was cut off"), is_shown, "{shown}");
     }
-    // A user who cannot take the lease there is told as well.
+    // The warning also appears if the lease cannot be taken.
     let left = tokenkeep::store::Intent::new(&"canary-r".into(), tokenkeep::chrono::Utc::now());
     fs::write(&intent, left.to_string()).unwrap();
     let lease = home.path("state/tokenkeep/default.age.lease");
@@ -222,7 +222,7 @@ fn status_shows_what_get_will_meet() {
 
 #[cfg(unix)]
 #[test]
-fn status_ends_as_get_does_if_others_can_read_the_tokens() {
+fn status_has_the_exit_code_of_get_if_others_can_read_the_tokens() {
     use std::os::unix::fs::PermissionsExt;
 
     let home = Home::signed_in();
@@ -236,7 +236,7 @@ fn status_ends_as_get_does_if_others_can_read_the_tokens() {
 }
 
 #[test]
-fn list_is_of_all_profiles() {
+fn list_always_shows_all_profiles() {
     let home = Home::signed_in();
     for line in ["list --profile default", "list --store plaintext:x.json"] {
         assert!(home.run(line).failed(2).contains("`tokenkeep status` is about one"));
@@ -250,7 +250,7 @@ fn list_is_of_all_profiles() {
 
 #[cfg(unix)]
 #[test]
-fn what_list_prints_of_each_store_names_that_store_again() {
+fn a_store_that_list_prints_is_a_url_of_the_same_store() {
     use tokenkeep::StoreUrl;
 
     let home = Home::new();
@@ -296,7 +296,7 @@ fn what_list_prints_of_each_store_names_that_store_again() {
 }
 
 #[test]
-fn whatever_puts_tokens_in_plaintext_into_a_place_that_is_named_warns() {
+fn every_command_line_that_names_a_plaintext_target_warns() {
     let home = Home::signed_in();
     home.run("backup --to plaintext:b.json").ok();
     for (line, input) in [
@@ -314,17 +314,17 @@ fn whatever_puts_tokens_in_plaintext_into_a_place_that_is_named_warns() {
         assert_eq!(done.err.matches("WARNING: plaintext. Any program").count(), 1, "{done:?}");
         done.ok();
     }
-    // What stays in the place that a profile names was warned of before.
+    // For the store that the profile names, `init` or `migrate` has warned before.
     let set = home.feed("set", SEED);
     assert_eq!(set.err, "");
     let moved = home.run("migrate --to age:back.age?identity=config/keys/default.txt");
     assert!(!moved.err.contains("WARNING"), "{moved:?}");
-    // What failed did not write.
+    // A migration that fails writes nothing, so it does not warn.
     assert!(!home.run("migrate --to plaintext:t.json").failed(7).contains("WARNING"));
 }
 
 #[test]
-fn no_time_has_more_than_seconds() {
+fn no_time_is_printed_with_fractions_of_a_second() {
     let home = Home::signed_in();
     let (time, at) = ("2099-01-01T00:00:00.123456789Z", "2098-12-31T23:59:59.987654321Z");
     let record = format!(
@@ -333,7 +333,7 @@ fn no_time_has_more_than_seconds() {
     for (record, part) in [
         (record.clone(), "2099-01-01"),
         (record.replace("2099", "2020").replace("2098", "2019"), "2020-01-01"),
-        // Without any, the time of its storing is filled in.
+        // Without `obtained_at`, `set` fills in the current time.
         ("a".to_owned(), ""),
     ] {
         home.feed("set", &record).ok();
@@ -349,7 +349,7 @@ fn no_time_has_more_than_seconds() {
 }
 
 #[test]
-fn doctor_finds_what_the_next_save_or_refresh_will_meet() {
+fn doctor_reports_what_would_make_the_next_save_or_refresh_fail() {
     let home = Home::new();
     home.run("keygen -o key.txt").ok();
     home.run("init --profile empty --store age:empty.age?identity=key.txt").ok();
@@ -370,7 +370,7 @@ fn doctor_finds_what_the_next_save_or_refresh_will_meet() {
     assert!(row("old").contains("expired") && row("old").ends_with("to `tokenkeep set`"));
     assert!(row("wrong").contains("line 1: ") && row("wrong").ends_with("delete the file"));
 
-    // One that is named, alone.
+    // With `--profile` or `--store`, only that one is checked.
     fs::rename(home.path("aside.txt"), home.path("key.txt")).unwrap();
     let one = home.run("doctor --profile empty").ok();
     assert_eq!(one.matches("profiles\t").count(), 1, "{one}");
@@ -381,7 +381,7 @@ fn doctor_finds_what_the_next_save_or_refresh_will_meet() {
 }
 
 #[test]
-fn restore_looks_at_the_file_before_it_asks_for_a_passphrase() {
+fn restore_checks_the_file_before_it_asks_for_a_passphrase() {
     let home = Home::signed_in();
     assert!(home.run("restore --from none.age").failed(3).contains("there is no file none.age"));
     home.run("backup --to plaintext:backup.json").ok();
@@ -394,7 +394,7 @@ fn restore_looks_at_the_file_before_it_asks_for_a_passphrase() {
 }
 
 #[test]
-fn rekey_takes_no_tokens_for_an_identity() {
+fn rekey_does_not_accept_a_record_as_an_identity() {
     let home = Home::signed_in();
     let said = home.run("rekey --identity state/tokenkeep/default.age").failed(6);
     assert!(said.contains("is not an identity file"), "{said}");
@@ -402,7 +402,7 @@ fn rekey_takes_no_tokens_for_an_identity() {
 }
 
 #[test]
-fn a_dry_run_finds_what_would_keep_the_real_one_from_being_done() {
+fn a_dry_run_reports_what_would_make_the_real_run_fail() {
     let home = Home::signed_in();
     home.run("init --profile empty --store plaintext:empty.json").ok();
     let before = profile(&home);
@@ -413,14 +413,14 @@ fn a_dry_run_finds_what_would_keep_the_real_one_from_being_done() {
         ("age:new.age?identity=config/keys/default.txt&recipients=none.txt", 5, "none.txt"),
     ];
     if cfg!(all(unix, not(target_vendor = "apple"))) {
-        // On others it is always there.
+        // Other systems always have a keychain.
         targets.push(("keychain:tokenkeep/none", 5, "dbus-run-session"));
     }
     for (target, code, words) in targets {
         for option in ["", " --dry-run"] {
             let said = home.run(&format!("migrate --to {target}{option}")).failed(code);
             assert!(said.contains(words), "{said}");
-            // What did not begin is not noted either.
+            // A move that was not started is not recorded in the profile.
             assert_eq!(profile(&home), before);
         }
     }
@@ -434,7 +434,7 @@ fn a_dry_run_finds_what_would_keep_the_real_one_from_being_done() {
 }
 
 #[test]
-fn tokens_that_are_at_both_ends_already_need_no_second_copy() {
+fn the_same_tokens_in_both_stores_are_not_a_conflict() {
     let home = Home::signed_in();
     for _ in 0..2 {
         home.run("migrate --to plaintext:copy.json --keep-source").ok();
@@ -444,10 +444,10 @@ fn tokens_that_are_at_both_ends_already_need_no_second_copy() {
 }
 
 #[test]
-fn clear_takes_along_what_a_migration_left_that_was_cut_off() {
+fn clear_also_removes_the_copy_of_an_unfinished_migration() {
     let home = Home::signed_in();
     let store = profile(&home);
-    let noted = |store: &str| {
+    let record_move = |store: &str| {
         let path = home.path("copy.json").display().to_string();
         let text = format!("moving_to = {:?}\n{store}", format!("plaintext:{path}"));
         fs::write(home.path("config/profiles/default.toml"), text).unwrap();
@@ -455,28 +455,28 @@ fn clear_takes_along_what_a_migration_left_that_was_cut_off() {
     let copy = |tokens: &str| home.feed("set --store plaintext:copy.json", tokens);
     let copied = || home.run("get --store plaintext:copy.json").code;
 
-    // Killed before it had cleared the source.
+    // Killed before it cleared the source.
     home.run("migrate --to plaintext:copy.json --keep-source").ok();
-    noted(&store);
+    record_move(&store);
     home.run("clear").ok();
     assert_eq!((home.run("get").code, copied()), (3, 3));
     assert_eq!(profile(&home), store);
-    // Killed after that.
+    // Killed after it cleared the source.
     copy(SEED).ok();
-    noted(&store);
+    record_move(&store);
     home.run("clear").ok();
     assert_eq!(copied(), 3);
     assert_eq!(profile(&home), store);
-    // Somebody else's since.
+    // The target has received other tokens since.
     home.feed("set", SEED).ok();
     copy("canary-other").ok();
-    noted(&store);
+    record_move(&store);
     home.run("clear").ok();
     assert_eq!((home.run("get").code, copied()), (3, 0));
-    // What cannot be read may be a copy: that is said, and not forgotten.
+    // A target that cannot be read may hold a copy: `clear` fails, and the move stays recorded.
     home.feed("set", SEED).ok();
     fs::write(home.path("copy.json"), "canary").unwrap();
-    noted(&store);
+    record_move(&store);
     let said = home.run("clear").failed(6);
     assert!(said.contains("may have left a copy of the tokens in plaintext file"), "{said}");
     home.run("get").failed(3);
@@ -488,7 +488,7 @@ fn clear_takes_along_what_a_migration_left_that_was_cut_off() {
 
 #[cfg(unix)]
 #[test]
-fn a_sign_in_that_could_not_be_kept_is_not_begun() {
+fn a_sign_in_is_not_started_if_its_tokens_could_not_be_saved() {
     let server = crate::token_server::TokenServer::start();
     let home = crate::login::home(&server, "");
     fs::remove_file(home.path("config/keys/default.txt")).unwrap();
@@ -499,7 +499,7 @@ fn a_sign_in_that_could_not_be_kept_is_not_begun() {
 
 #[cfg(unix)]
 #[test]
-fn a_pipe_is_no_backup_and_is_not_waited_for() {
+fn restore_from_a_pipe_fails_and_does_not_wait() {
     let home = Home::signed_in();
     crate::support::make_pipe(&home.path("pipe"));
     let said = home.run("restore --from pipe").failed(6);
@@ -508,8 +508,8 @@ fn a_pipe_is_no_backup_and_is_not_waited_for() {
 
 #[cfg(unix)]
 #[test]
-fn a_source_that_could_not_be_cleared_stays_noted_and_a_logout_takes_the_copy_along() {
-    let test = "a_source_that_could_not_be_cleared_stays_noted_and_a_logout_takes_the_copy_along";
+fn a_move_whose_source_cannot_be_cleared_stays_recorded_and_clear_removes_the_copy() {
+    let test = "a_move_whose_source_cannot_be_cleared_stays_recorded_and_clear_removes_the_copy";
     if !crate::support::can_trace(test) {
         return;
     }
@@ -527,7 +527,7 @@ fn a_source_that_could_not_be_cleared_stays_noted_and_a_logout_takes_the_copy_al
 }
 
 #[test]
-fn what_would_not_count_is_refused_and_what_is_empty_does_not_count() {
+fn an_option_without_effect_is_refused_and_an_empty_variable_is_ignored() {
     let home = Home::signed_in();
     for line in [
         "migrate --all --profile default --to plaintext:{profile}.json --dry-run",
@@ -544,7 +544,7 @@ fn what_would_not_count_is_refused_and_what_is_empty_does_not_count() {
 
 #[cfg(unix)]
 #[test]
-fn status_does_not_hang_on_what_lies_where_earlier_builds_kept_an_intent() {
+fn status_does_not_hang_on_an_odd_file_in_place_of_an_intent_file() {
     for kind in crate::support::ODD_FILES {
         let home = Home::signed_in();
         crate::support::put_odd_file(kind, &home.record().with_extension("age.intent"));

@@ -1,5 +1,4 @@
-//! What users of the command rely on, tried as they use it: real files, processes and terminals, a real
-//! keychain, and a provider of the tests' own.
+//! Tests of the command with real files, processes and terminals, a real keychain, and a test provider.
 
 #![allow(
     clippy::disallowed_methods,

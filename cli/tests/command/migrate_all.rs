@@ -1,4 +1,4 @@
-//! Every profile on its way to another store: a few one after the other, many side by side.
+//! `migrate --all` moves every profile: a few one after the other, many in parallel.
 
 use std::fs;
 
@@ -40,7 +40,7 @@ fn migrate_all_goes_on_past_a_profile_that_fails_and_completes_when_run_again() 
 }
 
 #[test]
-fn a_profile_that_is_pointed_elsewhere_without_tokens_is_named() {
+fn an_empty_profile_that_migrate_all_changes_is_named() {
     let home = Home::new();
     for name in ["empty", "full"] {
         home.run(&format!("init --profile {name} --store plaintext:{name}.json")).ok();
@@ -56,11 +56,11 @@ fn a_profile_that_is_pointed_elsewhere_without_tokens_is_named() {
     let said = moved.err.lines().find(|line| line.starts_with("empty: there was nothing to move"));
     assert!(said.is_some_and(|line| line.ends_with(&names)), "{moved:?}");
     assert!(!moved.err.contains("full: "), "{moved:?}");
-    // Nothing is pointed anywhere a second time.
+    // A second run does not change the profile again.
     assert!(!home.run(order).err.contains("empty: "));
 }
 
-/// Signed in to so many profiles, each in a plaintext file.
+/// Returns a home with this many profiles, each with tokens in a plaintext file.
 fn profiles(count: usize) -> Home {
     let home = Home::new();
     home.run("keygen -o key.txt").ok();
@@ -73,11 +73,11 @@ fn profiles(count: usize) -> Home {
 
 const ORDER: &str = "migrate --all --to age:to/{profile}.age?identity=key.txt";
 
-/// Enough of them for more than one thread.
+/// Enough profiles for more than one thread.
 const MANY: usize = 24;
 
 #[test]
-fn many_profiles_move_side_by_side_and_those_that_fail_stay_behind() {
+fn many_profiles_move_in_parallel_and_those_that_fail_keep_their_store() {
     let home = profiles(MANY);
     home.run("clear --profile p3").ok();
     home.feed("set --store age:to/p7.age?identity=key.txt", "theirs").ok();
@@ -97,7 +97,7 @@ fn many_profiles_move_side_by_side_and_those_that_fail_stay_behind() {
         let stayed = n == 7 || n == 11;
         assert_eq!(home.path(format!("from/p{n}.json")).exists(), stayed, "p{n}");
     }
-    // The one that is in the way aside, the rest follows.
+    // Without the other tokens at its target, p7 moves too.
     home.run("clear --store age:to/p7.age?identity=key.txt").ok();
     home.run(ORDER).ok();
     home.run(ORDER).ok();
@@ -109,8 +109,8 @@ fn many_profiles_move_side_by_side_and_those_that_fail_stay_behind() {
 
 #[cfg(unix)]
 #[test]
-fn killed_in_the_middle_of_many_every_profile_has_its_tokens_and_the_next_run_completes() {
-    let test = "migrate_all::killed_in_the_middle_of_many_every_profile_has_its_tokens_and_the_next_run_completes";
+fn after_a_kill_every_profile_has_its_tokens_and_the_next_run_completes() {
+    let test = "migrate_all::after_a_kill_every_profile_has_its_tokens_and_the_next_run_completes";
     if !can_trace(test) {
         return;
     }
@@ -121,7 +121,7 @@ fn killed_in_the_middle_of_many_every_profile_has_its_tokens_and_the_next_run_co
         let home = profiles(MANY);
         let mut strace = home.wrapped("strace");
         strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
-        // Each thread counts by itself: whichever is first ends them all.
+        // strace counts the calls of each thread. The first thread that reaches `nth` ends the process.
         strace.args(["-e", &format!("inject={call}:signal=SIGKILL:when={nth}")]);
         let outcome = done(strace.arg(env!("CARGO_BIN_EXE_tokenkeep")).args(ORDER.split(' ')), "");
         killed += usize::from(outcome.code != 0);
@@ -151,9 +151,8 @@ fn killed_in_the_middle_of_many_every_profile_has_its_tokens_and_the_next_run_co
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_key_with_a_passphrase_takes_its_memory_once_however_many_profiles_move() {
-    let test =
-        "migrate_all::a_key_with_a_passphrase_takes_its_memory_once_however_many_profiles_move";
+fn a_passphrase_needs_its_memory_once_for_any_number_of_profiles() {
+    let test = "migrate_all::a_passphrase_needs_its_memory_once_for_any_number_of_profiles";
     if !available(test, "python3") {
         return;
     }
@@ -169,6 +168,6 @@ fn a_key_with_a_passphrase_takes_its_memory_once_however_many_profiles_move() {
     measured.args(["-c", measure, env!("CARGO_BIN_EXE_tokenkeep")]).args(order.split(' '));
     let kib = done(measured.env(passphrase.0, passphrase.1), "").ok();
     let kib: u64 = kib.lines().last().unwrap().parse().unwrap();
-    // scrypt takes 128 MiB of it.
+    // 128 MiB of this are for scrypt.
     assert!((128 * 1024..240 * 1024).contains(&kib), "{kib} KiB");
 }

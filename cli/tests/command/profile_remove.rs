@@ -1,4 +1,4 @@
-//! A profile goes with all that belongs to it, and with nothing that belongs to others.
+//! `profile remove` removes all that belongs to the profile, and nothing that belongs to others.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use crate::home::{Home, SEED, done};
 #[cfg(unix)]
 use crate::support::can_trace;
 
-/// All files of a home but the lock of the profiles, which is that of all.
+/// Returns all files of a home, except the lock that all profiles share.
 fn files(home: &Home) -> Vec<PathBuf> {
     files_in(&home.path(""))
 }
@@ -29,7 +29,7 @@ fn files_in(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Writes a profile as a person does, and signs in.
+/// Writes the file of a profile, as a person would.
 fn write_profile(home: &Home, name: &str, store: &str) {
     fs::create_dir_all(home.path("config/profiles")).unwrap();
     let text = format!("store = {}\n", serde_json::Value::from(store));
@@ -41,13 +41,13 @@ fn here(home: &Home) -> String {
 }
 
 #[test]
-fn a_removed_profile_leaves_no_file_of_its_own_and_all_of_others() {
+fn removing_a_profile_removes_all_of_its_files_and_no_others() {
     let home = Home::signed_in();
     let others = files(&home);
     home.run("keygen -o config/keys/work.txt").ok();
     home.run("init --profile work --store age:w.age?identity=config/keys/work.txt").ok();
     home.feed("set --profile work", SEED).ok();
-    // What keeps two processes from refreshing at once is made by the first who looks.
+    // The slot has a lease file, which must be removed too.
     home.run("status --profile work").ok();
     fs::write(home.path("w.age.lease"), "").unwrap();
     let removed = home.run("profile remove work");
@@ -62,7 +62,7 @@ fn a_removed_profile_leaves_no_file_of_its_own_and_all_of_others() {
     assert_eq!(files(&home), others);
     assert_eq!(home.run("get").line(), "canary-a");
     home.run("get --profile work").failed(2);
-    // Nothing is left that another one could trip over.
+    // A new profile of the same name works at the same place.
     home.run("init --profile work --store plaintext:w.age").ok();
     home.run("get --profile work").failed(3);
 }
@@ -97,12 +97,12 @@ fn what_stays_is_named_and_nothing_is_said_of_what_was_not_there() {
 }
 
 #[test]
-fn each_kind_of_store_is_emptied_as_far_as_it_is_the_profiles() {
+fn only_what_belongs_to_the_profile_is_removed_from_each_kind_of_store() {
     let home = Home::new();
     home.run("keygen -o key.txt").ok();
     let untouched = files(&home);
     for store in ["plaintext:p.json", "age:a.age?identity=own.txt"] {
-        // Empty, and then with tokens.
+        // First without tokens, then with tokens.
         for tokens in [None, Some(SEED)] {
             if store.starts_with("age") {
                 home.run("keygen -o own.txt").ok();
@@ -116,7 +116,7 @@ fn each_kind_of_store_is_emptied_as_far_as_it_is_the_profiles() {
         }
     }
 
-    // On a server others may use it; whether there is anything cannot be found out here.
+    // Others may use a slot on a server. This server cannot be reached, so the profile stays.
     let server = format!("postgres://me@127.0.0.1:1/db?slot=a&identity={}/key.txt", here(&home));
     write_profile(&home, "server", &server);
     let said = home.run("profile remove server").failed(5);
@@ -124,7 +124,7 @@ fn each_kind_of_store_is_emptied_as_far_as_it_is_the_profiles() {
     assert!(said.contains("server.toml"), "{said}");
     fs::remove_file(home.path("config/profiles/server.toml")).unwrap();
 
-    // What others gave cannot be taken away.
+    // Environment variables and the keys of a service manager are not tokenkeep's to remove.
     write_profile(&home, "env", "env:APP");
     home.run("profile remove env").ok();
     write_profile(&home, "env", "env:APP");
@@ -145,7 +145,7 @@ fn each_kind_of_store_is_emptied_as_far_as_it_is_the_profiles() {
 
 #[cfg(unix)]
 #[test]
-fn a_key_of_another_profile_is_not_removed_however_it_is_spelled() {
+fn a_key_of_another_profile_is_not_removed_under_any_path() {
     use std::os::unix::fs::symlink;
 
     let home = Home::new();
@@ -166,13 +166,13 @@ fn a_key_of_another_profile_is_not_removed_however_it_is_spelled() {
             let said = home.run("profile remove ours").failed(7);
             assert!(said.contains("the profile theirs has the same key, "), "{key}: {said}");
             assert!(said.contains("keys/k.txt; --keep-key leaves it"), "{key}: {said}");
-            // And the other way around.
+            // Removing the other profile fails too.
             home.run("profile remove theirs").failed(7);
             fs::remove_file(home.path("config/profiles/theirs.toml")).unwrap();
             assert_eq!(files(&home), ours, "nothing is removed");
         }
     }
-    // One that is not there is one key all the same.
+    // Two paths of one missing key file also count as the same key.
     write_profile(&home, "a", &format!("age:{here}/a.age?identity={here}/keys/none.txt"));
     write_profile(&home, "b", &format!("age:{here}/b.age?identity={here}/also/../also/none.txt"));
     home.run("profile remove a").failed(7);
@@ -207,7 +207,7 @@ fn tokens_that_another_profile_names_are_not_removed() {
             assert!(said.contains("ours.toml"), "{said}");
         }
     }
-    // One that cannot be read may have them.
+    // A profile that cannot be read may name the same tokens.
     fs::write(home.path("config/profiles/theirs.toml"), "store = canary").unwrap();
     let said = home.run("profile remove ours").failed(2);
     assert!(said.contains("theirs.toml, line 1") && said.contains("delete its file"), "{said}");
@@ -217,7 +217,7 @@ fn tokens_that_another_profile_names_are_not_removed() {
 }
 
 #[test]
-fn what_is_no_profile_is_not_removed_and_the_next_step_is_told() {
+fn an_unknown_or_unreadable_profile_is_an_error_that_names_the_next_step() {
     let home = Home::signed_in();
     let before = files(&home);
     let said = home.run("profile remove none").failed(2);
@@ -234,7 +234,7 @@ fn what_is_no_profile_is_not_removed_and_the_next_step_is_told() {
     let said = home.run("profile remove broken").failed(2);
     assert!(said.contains("broken.toml, line 1: this is not TOML; fix that"), "{said}");
     assert!(home.path("config/profiles/broken.toml").exists());
-    // Where there was never any, none is made.
+    // If there is no directory of profiles, none is created.
     let empty = Home::new();
     empty.run("profile remove none").failed(2);
     assert!(!empty.path("config").exists());
@@ -261,7 +261,7 @@ fn a_key_that_may_open_more_than_the_profile_stays_and_is_named() {
         assert!(home.path(key).exists() && home.path("one.txt").exists());
         assert!(!home.path("p.age").exists() && !home.path("config/profiles/p.toml").exists());
     }
-    // One that a passphrase protects is one key.
+    // A file that a passphrase protects holds one key.
     let mut keygen = home.command();
     keygen
         .args(["keygen", "-o", "locked.txt", "--passphrase"])
@@ -271,13 +271,13 @@ fn a_key_that_may_open_more_than_the_profile_stays_and_is_named() {
     let mut set = home.command();
     set.args(["set", "--profile", "p"]).env("TOKENKEEP_PASSPHRASE", "canary");
     done(&mut set, SEED).ok();
-    // It is not asked for.
+    // The passphrase is not asked for.
     home.run("profile remove p").ok();
     assert!(!home.path("locked.txt").exists() && !home.path("p.age").exists());
 }
 
 #[test]
-fn tokens_that_somebody_is_at_work_on_are_not_removed() {
+fn tokens_that_another_process_has_locked_are_not_removed() {
     let home = Home::signed_in();
     for suffix in ["lease", "lock"] {
         let path = home.path(format!("state/tokenkeep/default.age.{suffix}"));
@@ -293,12 +293,12 @@ fn tokens_that_somebody_is_at_work_on_are_not_removed() {
 }
 
 #[test]
-fn what_a_migration_left_that_was_cut_off_is_removed_too_if_it_is_the_profiles() {
+fn the_copy_of_an_unfinished_migration_is_removed_if_it_is_the_profiles() {
     let home = Home::signed_in();
     let profile = home.path("config/profiles/default.toml");
     let text = fs::read_to_string(&profile).unwrap();
     let moving = format!("moving_to = 'plaintext:{}/copy.json'\n{text}", here(&home));
-    // Somebody else's since: it stays.
+    // The target has received other tokens since, so they stay.
     home.feed("set --store plaintext:copy.json", "canary-other").ok();
     fs::write(&profile, &moving).unwrap();
     home.run("profile remove default").ok();
@@ -317,8 +317,8 @@ fn what_a_migration_left_that_was_cut_off_is_removed_too_if_it_is_the_profiles()
 
 #[cfg(unix)]
 #[test]
-fn killed_at_any_removal_it_is_completed_by_the_next_run() {
-    if !can_trace("profile_remove::killed_at_any_removal_it_is_completed_by_the_next_run") {
+fn a_removal_killed_at_any_step_is_completed_by_the_next_run() {
+    if !can_trace("profile_remove::a_removal_killed_at_any_step_is_completed_by_the_next_run") {
         return;
     }
     let mut killed = 0;
@@ -347,9 +347,9 @@ fn killed_at_any_removal_it_is_completed_by_the_next_run() {
 
 #[cfg(unix)]
 #[test]
-fn what_cannot_be_removed_is_named_and_the_profile_stays_until_it_is() {
+fn a_file_that_cannot_be_removed_is_named_and_the_next_run_completes() {
     if !can_trace(
-        "profile_remove::what_cannot_be_removed_is_named_and_the_profile_stays_until_it_is",
+        "profile_remove::a_file_that_cannot_be_removed_is_named_and_the_next_run_completes",
     ) {
         return;
     }
@@ -376,12 +376,11 @@ fn what_cannot_be_removed_is_named_and_the_profile_stays_until_it_is() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_keychain_gives_up_the_key_of_the_profile_and_keeps_one_that_is_shared() {
+fn the_keychain_loses_the_key_of_the_profile_and_keeps_a_shared_key() {
     use crate::session::Session;
     use crate::support::available;
 
-    let test =
-        "profile_remove::a_keychain_gives_up_the_key_of_the_profile_and_keeps_one_that_is_shared";
+    let test = "profile_remove::the_keychain_loses_the_key_of_the_profile_and_keeps_a_shared_key";
     let parts = ["dbus-daemon", "gnome-keyring-daemon", "gdbus", "secret-tool"];
     if !parts.iter().all(|program| available(test, program)) {
         return;
@@ -415,6 +414,6 @@ fn a_keychain_gives_up_the_key_of_the_profile_and_keeps_one_that_is_shared() {
     assert!(removed.err.contains("the key keychain:app/shared stays"), "{removed:?}");
     removed.ok();
     assert!(holds(&session, "app", "shared") && !state.join("s.age").exists());
-    // The shared key keeps the lock that goes with it.
+    // The lock of the shared key stays.
     assert_eq!(files_in(&state), [state.join("tokenkeep/app/shared.shared-key.lock")]);
 }

@@ -1,4 +1,4 @@
-//! What README, the pages of docs/ and the examples show is what happens.
+//! The output that README and docs/ show is what the programs print.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use crate::support::{example, output, scratch};
 
 const PROJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// The fenced block of this page that begins with this line, without that line.
+/// Returns the fenced block of this page that begins with the line `first`, without that line.
 #[cfg(unix)]
 fn block(page: &str, first: &str) -> String {
     let text = fs::read_to_string(Path::new(PROJECT).join(page)).unwrap();
@@ -16,8 +16,8 @@ fn block(page: &str, first: &str) -> String {
     block.unwrap_or_else(|| panic!("{page} has a block that begins with {first}")).1.to_owned()
 }
 
-/// The text without what differs from run to run: the random part of a scratch directory's name,
-/// and the years until an expiry.
+/// Removes what differs between two runs: the random names of temporary directories, the time until an
+/// expiry, and recipients.
 #[cfg(unix)]
 pub(crate) fn without_chance(text: &str) -> String {
     let mut plain = text.to_owned();
@@ -55,11 +55,11 @@ fn the_readme_shows_what_the_tour_prints() {
 
 #[cfg(unix)]
 #[test]
-fn the_tour_says_that_it_builds_and_finds_what_cargo_built_wherever_that_is() {
+fn the_tour_says_that_it_builds_and_finds_the_program_in_any_target_directory() {
     use std::os::unix::fs::PermissionsExt;
 
     let dir = scratch();
-    // Stands for cargo, which would take minutes, and says where it put the program as cargo does.
+    // Replaces cargo, which would take minutes. It prints the path of the program as cargo does.
     let elsewhere = dir.path().join("a target/debug");
     fs::create_dir_all(&elsewhere).unwrap();
     let program = elsewhere.join("tokenkeep");
@@ -85,7 +85,7 @@ fn the_tour_says_that_it_builds_and_finds_what_cargo_built_wherever_that_is() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{said}");
     assert!(said.starts_with("Building the command; "), "{said}");
-    // Relative to where it was started, as for cargo.
+    // The path is relative to the current directory, as for cargo.
     let target = dir.path().join("a target");
     assert!(said.contains(&format!("Compiling into {}", target.display())), "{said}");
     let printed = without_chance(&String::from_utf8(output.stdout).unwrap());
@@ -98,7 +98,7 @@ fn the_tour_says_that_it_builds_and_finds_what_cargo_built_wherever_that_is() {
 #[cfg(unix)]
 #[test]
 fn the_guide_shows_what_the_quickstart_prints() {
-    // The plaintext file has the permissions that the umask leaves it.
+    // The umask decides about the permissions of the plaintext file.
     let mut shell = Command::new("sh");
     shell.args(["-c", "umask 022; exec \"$0\""]).arg(example("quickstart"));
     let output = shell.env("TMPDIR", "/tmp").output().unwrap();
@@ -109,7 +109,7 @@ fn the_guide_shows_what_the_quickstart_prints() {
 }
 
 #[test]
-fn the_quickstart_takes_a_file_of_the_users_and_leaves_it_alone() {
+fn the_quickstart_reads_a_given_file_and_does_not_change_it() {
     let dir = scratch();
     let path = dir.path().join("mine.json");
     let json = r#"{"access_token":"canary","refresh_token":"canary","expires_at":null}"#;
