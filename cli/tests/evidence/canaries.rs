@@ -1,4 +1,4 @@
-//! Made-up secrets that nothing else looks like, and the search for any part of them.
+//! Made-up secrets, which look like nothing else, and a search for any part of them.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -7,8 +7,8 @@ use base64::Engine;
 use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 
-/// Windows of this many bytes are looked for, so that a secret of which the beginning is overwritten,
-/// as allocators do, or whose special characters are escaped, is found by the rest.
+/// The search looks for windows of this many bytes. So it also finds a secret whose beginning was
+/// overwritten by an allocator, or whose special characters are escaped.
 const WINDOW: usize = 8;
 
 /// A made-up secret.
@@ -18,12 +18,12 @@ pub(crate) struct Canary {
     pub(crate) text: String,
 }
 
-/// The secret of that name.
+/// Returns the secret of that name.
 pub(crate) fn text(name: &'static str) -> String {
     Canary::new(name).text
 }
 
-/// A record of such secrets, as the command reads it.
+/// Returns a record with such secrets, as `set` reads it.
 pub(crate) fn record() -> String {
     serde_json::json!({
         "access_token": text("mine"),
@@ -35,7 +35,7 @@ pub(crate) fn record() -> String {
 }
 
 impl Canary {
-    /// The secret of that name: 60 characters, the same in each run.
+    /// Returns the secret of that name: 60 characters, the same in each run.
     pub(crate) fn new(name: &'static str) -> Self {
         let half = |half: u8| Sha256::digest(format!("{name} {half}"));
         let letters = half(0).into_iter().chain(half(1)).map(|byte| {
@@ -45,12 +45,12 @@ impl Canary {
         Self { name, text: letters.take(60).collect() }
     }
 
-    /// A text that exists already.
+    /// Returns a canary with this text.
     pub(crate) fn of(name: &'static str, text: &str) -> Self {
         Self { name, text: text.to_owned() }
     }
 
-    /// The text in every form that one might come across it in.
+    /// Returns the text in every form in which it might appear.
     pub(crate) fn forms(&self) -> Vec<(&'static str, Vec<u8>)> {
         let text = self.text.as_bytes();
         let mut forms = vec![
@@ -59,8 +59,8 @@ impl Canary {
             ("hex", hex(text).into_bytes()),
             ("HEX", hex(text).to_uppercase().into_bytes()),
         ];
-        // Depending on how many bytes stand before it, each byte falls into other digits. The digits
-        // at either end are partly a neighbour's.
+        // The base64 digits depend on the number of bytes before the text. The first and last digits also
+        // depend on the bytes around it, so they are left out.
         for before in 0..3 {
             let shifted = [&vec![b' '; before], text].concat();
             for digits in
@@ -89,7 +89,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// The 5-bit values of an identity's digits, without their checksum.
+/// Returns the 5-bit values of an identity's digits, without the checksum.
 fn bech32(digits: &str) -> Vec<u8> {
     const ALPHABET: &str = "QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L";
     let values = digits.chars().map(|digit| ALPHABET.find(digit).unwrap() as u8);
@@ -101,22 +101,22 @@ fn bytes_of(values: &[u8]) -> Vec<u8> {
     bits.chunks_exact(8).map(|byte| byte.iter().fold(0, |byte, bit| byte << 1 | bit)).collect()
 }
 
-/// What was found: an unbroken part of a form of a canary.
+/// A part of a form of a canary that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) name: &'static str,
     pub(crate) form: &'static str,
-    /// Where in the bytes it begins, and how long it is.
+    /// The position of its first byte, and its length.
     pub(crate) at: usize,
     pub(crate) length: usize,
 }
 
-/// Looks for canaries, in every form.
+/// A search for canaries in every form.
 pub(crate) struct Search {
     forms: Vec<(&'static str, &'static str, Vec<u8>)>,
-    /// Where windows stand: in which form, and how far from its beginning.
+    /// For each window: the index of its form, and its offset in the form.
     windows: HashMap<u64, (usize, usize)>,
-    /// Whether any window begins with these two bytes. It tells most of memory apart from canaries.
+    /// Whether any window begins with these two bytes. This excludes most of the memory quickly.
     begins: Vec<bool>,
 }
 
@@ -131,7 +131,7 @@ impl Search {
         let (mut windows, mut begins) = (HashMap::new(), vec![false; 1 << 16]);
         for (index, (_, _, bytes)) in forms.iter().enumerate() {
             for (offset, window) in bytes.windows(WINDOW).enumerate() {
-                // The beginning of any identity is no secret, and is in each program that reads one.
+                // The prefix of identities is not secret. Each program that reads identities contains it.
                 let is_common = AGE_KEY.as_bytes().starts_with(bytes.get(..16).unwrap_or(b"-"))
                     || AGE_KEY
                         .to_lowercase()
@@ -147,10 +147,10 @@ impl Search {
         Self { forms, windows, begins }
     }
 
-    /// Every part of at least 8 bytes, in what was printed or written.
+    /// Finds every part of at least 8 bytes. For output and files.
     pub(crate) fn find(&self, bytes: &[u8]) -> Vec<Found> {
         let mut found = self.find_every(1, WINDOW, bytes);
-        // As `Debug` shows bytes. The numbers of 8 characters are too many for windows.
+        // Bytes as `Debug` shows them. Their text is too long for the windows.
         let text = String::from_utf8_lossy(bytes);
         for (name, _, whole) in self.forms.iter().filter(|(_, form, _)| *form == "plain") {
             for numbers in whole.chunks_exact(WINDOW).map(|part| format!("{part:?}")) {
@@ -162,12 +162,12 @@ impl Search {
         found
     }
 
-    /// Every part of at least 16 bytes, in a seventh of the time.
+    /// Finds every part of at least 16 bytes, 7 times as fast. For memory.
     pub(crate) fn find_long(&self, bytes: &[u8]) -> Vec<Found> {
         self.find_every(8, 16, bytes)
     }
 
-    /// How long it would be if all of it were there.
+    /// Returns the length of the whole form.
     pub(crate) fn length(&self, found: &Found) -> usize {
         let is_it =
             |(name, form, _): &&(&str, &str, Vec<u8>)| *name == found.name && *form == found.form;

@@ -1,4 +1,4 @@
-//! Secrets in places where nobody expects them: messages, logs, arguments, files, core dumps.
+//! No secret leaks into messages, logs, arguments, files or core dumps.
 
 mod command;
 mod errors;
@@ -17,12 +17,12 @@ use crate::servers::{SharedSlot, shared_slots};
 use crate::support::output;
 use crate::token_server::TokenServer;
 
-/// Every secret that there is, and the server that issues some of them.
+/// All secrets of a test, and the server that issues some of them.
 struct Scene {
     home: Home,
     server: TokenServer,
     search: Search,
-    /// Two age identities, whose files are `key` and `other`.
+    /// Two age identities, in the files `key.txt` and `other.txt`.
     keys: [String; 2],
     runs: Cell<usize>,
     codes: RefCell<BTreeSet<i32>>,
@@ -78,7 +78,7 @@ impl Scene {
         scene
     }
 
-    /// The URL of an age file.
+    /// Returns the URL of an age file.
     fn age(&self, name: &str) -> String {
         let path = |path: String| self.home.path(path).display().to_string();
         let (record, key) = (path(format!("state/{name}.age")), path("config/keys/key.txt".into()));
@@ -89,13 +89,13 @@ impl Scene {
         format!("plaintext:{}", self.home.path(format!("plain/{name}.json")).display())
     }
 
-    /// Slots on the servers that are here, with secrets of their own.
+    /// Returns slots on the installed servers. The servers have their own secrets.
     fn shared_slots(&self, test: &str) -> Vec<SharedSlot> {
         let key = self.home.path("config/keys/key.txt");
         shared_slots(test, &key, &text("PASSWORD"), &text("SECRET KEY"))
     }
 
-    /// A command that says as much as it can.
+    /// Returns the command with the most detailed logs and backtraces.
     fn tokenkeep(&self, arguments: &[&str]) -> Command {
         let mut command = self.home.wrapped(env!("CARGO_BIN_EXE_tokenkeep"));
         command
@@ -108,7 +108,7 @@ impl Scene {
         command
     }
 
-    /// Runs it, and sees that it shows nothing on standard error; what it printed.
+    /// Runs a command, and returns its output. Fails if standard error shows a secret.
     fn run(&self, command: &mut Command, input: &str) -> Done {
         self.home.write("input", input);
         command.stdin(File::open(self.home.path("input")).unwrap());
@@ -122,17 +122,17 @@ impl Scene {
         Done { code, out: done.stdout, err: String::from_utf8(done.stderr).unwrap() }
     }
 
-    /// Runs a command that goes well and prints no secret at all.
+    /// Runs a command that must succeed and print no secret.
     fn quiet(&self, arguments: &[&str], input: &str) {
         self.ends(0, &mut self.tokenkeep(arguments), input);
     }
 
-    /// Runs a command that fails.
+    /// Runs a command that must fail with this code and print no secret.
     fn fails(&self, code: i32, arguments: &[&str], input: &str) {
         self.ends(code, &mut self.tokenkeep(arguments), input);
     }
 
-    /// Runs a command that prints no secret at all.
+    /// Runs a command that must exit with this code and print no secret.
     fn ends(&self, code: i32, command: &mut Command, input: &str) {
         let done = self.run(command, input);
         let what: Vec<_> = command.get_args().collect();
@@ -140,7 +140,7 @@ impl Scene {
         self.assert_shows_nothing(&format!("{what:?} on standard output"), &done.out);
     }
 
-    /// Runs a command that prints this secret, and no other.
+    /// Runs a command that must print these secrets, and no others.
     fn prints(&self, secrets: &[&str], arguments: &[&str]) {
         let done = self.run(&mut self.tokenkeep(arguments), "");
         assert_eq!(done.code, 0, "{}", done.err);
@@ -157,7 +157,7 @@ impl Scene {
         assert!(found.is_empty(), "{what}: {found:?}");
     }
 
-    /// Looks through every file but those that hold a secret in the open, by design.
+    /// Searches all files, except those that hold secrets in plain text by design.
     fn assert_files_show_nothing(&self) -> usize {
         let mut count = 0;
         let mut directories = vec![self.home.path("")];
@@ -166,7 +166,7 @@ impl Scene {
                 let path = entry.unwrap().path();
                 if path.is_dir() {
                     let name = path.strip_prefix(self.home.path("")).unwrap();
-                    // The plaintext store, and the keys.
+                    // Skip the plaintext stores and the keys.
                     if !["plain", "config/keys"].contains(&name.to_str().unwrap()) {
                         directories.push(path);
                     }

@@ -1,4 +1,4 @@
-//! What is left of secrets in the memory of a process that has dropped them, read from outside.
+//! Reads the memory of a process that has dropped its secrets, and counts the copies that are left.
 
 mod command;
 mod reader;
@@ -19,15 +19,15 @@ use crate::session::Session;
 use crate::support::{available, program, scratch};
 use crate::token_server::{Act, TokenServer, fetch};
 
-/// An allocator that never gives memory out again, for the processes that are read.
+/// An allocator that never reuses memory, for the processes that are read.
 const ALLOCATOR: &str = "never_reuse.so";
 
-/// How many copies of each secret are left on the heap.
+/// The number of copies of each secret that are left on the heap.
 type Copies = BTreeMap<&'static str, usize>;
 
 #[test]
-fn the_reader_finds_what_is_left_on_the_heap_and_on_the_stack_and_what_was_freed() {
-    const NAME: &str = "the_reader_finds_what_is_left_on_the_heap_and_on_the_stack";
+fn the_reader_finds_secrets_on_the_heap_and_on_the_stack_and_in_freed_memory() {
+    const NAME: &str = "the_reader_finds_secrets_on_the_heap_and_on_the_stack_and_in_freed_memory";
     let Some(scene) = Scene::new(NAME) else { return };
     let left = scene.run("memory:", &["leave"]);
     let is_left = |name: &str, form: &str, region: &str| {
@@ -43,8 +43,8 @@ fn the_reader_finds_what_is_left_on_the_heap_and_on_the_stack_and_what_was_freed
 }
 
 #[test]
-fn stores_leave_nothing_in_memory_but_one_copy_for_each_call_of_age() {
-    const NAME: &str = "stores_leave_nothing_in_memory_but_one_copy_for_each_call_of_age";
+fn stores_leave_no_secret_in_memory_except_one_copy_for_each_call_of_age() {
+    const NAME: &str = "stores_leave_no_secret_in_memory_except_one_copy_for_each_call_of_age";
     let Some(scene) = Scene::new(NAME) else { return };
     let (memory, plain) = ("memory:".to_owned(), scene.url("plaintext", "tokens.json"));
     let (age, protected) = (scene.url("age", "tokens.age"), scene.protected("sealed.age"));
@@ -54,7 +54,7 @@ fn stores_leave_nothing_in_memory_but_one_copy_for_each_call_of_age() {
         tally.check(&left, &scene.search, calls, url == protected, &format!("{url} {orders:?}"));
     };
     for (number, url) in [&memory, &plain, &age, &protected].into_iter().enumerate() {
-        // What age does for this store itself.
+        // The calls of age for this store. Only age files have any.
         let sealed = |calls: usize| if number < 2 { 0 } else { calls };
         let first: &[&str] = if *url == memory { &["save"] } else { &[] };
         let after = |order| [first, &[order]].concat();
@@ -65,11 +65,11 @@ fn stores_leave_nothing_in_memory_but_one_copy_for_each_call_of_age() {
         check(url, &["save"], sealed(1));
         check(url, &after("load"), sealed(1));
         check(url, &after("get"), sealed(1));
-        // The old ones are read twice, and sealed again with the intent; then the new ones are sealed.
+        // The old record is read twice, and sealed again with the intent. Then the new record is sealed.
         check(url, &after("refresh"), sealed(4));
-        // Sealed, and read back.
+        // The backup is sealed, and read back.
         check(url, &after(&backup), sealed(1) + 2);
-        // What is there already is read, saved again, and read back.
+        // The existing record is read, saved again, and read back.
         check(url, &after(&restore), sealed(3) + 1);
         check(url, &after(&moved), sealed(1) + 2);
         check(url, &["save", &plain], sealed(2));
@@ -98,11 +98,11 @@ fn stores_leave_nothing_in_memory_but_one_copy_for_each_call_of_age() {
             let left = scene.run_at(&slot, &slot.url, orders);
             tally.check(&left, &scene.search, calls, false, &format!("{} {orders:?}", slot.url));
         };
-        // What is there is read before it is replaced: it says which change it is.
+        // A save first reads the old record, which holds the number of the change.
         check(&["save"], 1);
         check(&["load"], 1);
         check(&["get"], 1);
-        // As of a file, and a read before each of the two saves.
+        // As for a file, and one more read before each of the two saves.
         check(&["refresh"], 6);
         check(&["backup=memory:"], 1);
         check(&["migrate=memory:"], 2);
@@ -130,8 +130,8 @@ fn age_leaves_one_copy_of_what_it_seals_and_one_of_what_it_opens() {
 }
 
 #[test]
-fn what_is_sent_to_a_provider_leaves_no_more_than_its_libraries_do() {
-    const NAME: &str = "what_is_sent_to_a_provider_leaves_no_more_than_its_libraries_do";
+fn a_refresh_leaves_no_more_copies_than_its_libraries_alone() {
+    const NAME: &str = "a_refresh_leaves_no_more_copies_than_its_libraries_alone";
     let Some(scene) = Scene::new(NAME) else { return };
     let server = TokenServer::start();
     let run = |order: &str| {
@@ -142,7 +142,7 @@ fn what_is_sent_to_a_provider_leaves_no_more_than_its_libraries_do() {
     let floor = copies(&alone, &scene.search);
     let ours = run("oauth2");
     let copies = copies(&ours, &scene.search);
-    // The request goes through both, and the answer comes through both.
+    // These secrets are part of the request or the answer, which pass through the libraries.
     for name in ["ACCESS_2", "CLIENT", "ID", "REFRESH_2"] {
         assert!(floor.contains_key(name), "{alone:?}");
     }
@@ -150,13 +150,13 @@ fn what_is_sent_to_a_provider_leaves_no_more_than_its_libraries_do() {
         assert!(count <= *floor.get(name).unwrap_or(&0), "{name}: {ours:?} and {alone:?}");
     }
     assert!(ours.iter().all(|left| left.region == "the heap"), "{ours:?}");
-    // This one is ours alone.
+    // Only tokenkeep has had the old refresh token.
     assert!(ours.iter().all(|left| left.found.name != "REFRESH"), "{ours:?}");
 }
 
 #[test]
-fn the_password_of_a_database_is_left_by_its_driver_alone() {
-    const NAME: &str = "the_password_of_a_database_is_left_by_its_driver_alone";
+fn only_the_database_driver_leaves_copies_of_the_password() {
+    const NAME: &str = "only_the_database_driver_leaves_copies_of_the_password";
     let Some(scene) = Scene::new(NAME) else { return };
     for slot in scene.shared_slots(NAME) {
         let Some((url, _)) = slot.url.strip_prefix("postgres:").and(slot.url.split_once('?'))
@@ -174,8 +174,8 @@ fn the_password_of_a_database_is_left_by_its_driver_alone() {
 }
 
 #[test]
-fn a_token_with_an_escape_leaves_what_serde_json_leaves_of_it() {
-    const NAME: &str = "a_token_with_an_escape_leaves_what_serde_json_leaves_of_it";
+fn a_token_with_an_escape_leaves_only_the_copies_of_serde_json() {
+    const NAME: &str = "a_token_with_an_escape_leaves_only_the_copies_of_serde_json";
     let Some(scene) = Scene::new(NAME) else { return };
     let (start, end) = scene.text("ACCESS").split_at(30);
     write(&scene.path("tokens.json"), format!(r#"{{"access_token":"{start}\"{end}"}}"#).as_bytes());
@@ -186,8 +186,9 @@ fn a_token_with_an_escape_leaves_what_serde_json_leaves_of_it() {
 }
 
 #[test]
-fn a_sign_in_by_browser_leaves_no_more_of_its_code_than_the_libraries_do() {
-    const NAME: &str = "a_sign_in_by_browser_leaves_no_more_of_its_code_than_the_libraries_do";
+fn a_sign_in_by_browser_leaves_no_more_copies_of_its_code_than_the_libraries_alone() {
+    const NAME: &str =
+        "a_sign_in_by_browser_leaves_no_more_copies_of_its_code_than_the_libraries_alone";
     let Some(scene) = Scene::new(NAME) else { return };
     let server = TokenServer::start();
     server.mark(|kind| Canary::new(kind).text);
@@ -198,11 +199,11 @@ fn a_sign_in_by_browser_leaves_no_more_of_its_code_than_the_libraries_do() {
     server.script([scene.answer()]);
     let floor = run("bare-oauth2-code");
     let ours = run("browser");
-    // One is what oauth2 was given.
+    // One copy is the string that oauth2 received.
     assert!(0 < floor && ours <= floor, "{ours} copies, and {floor} by the libraries alone");
 }
 
-/// What was checked so far.
+/// The numbers of all checks so far.
 #[derive(Default)]
 struct Tally {
     runs: usize,
@@ -210,8 +211,8 @@ struct Tally {
 }
 
 impl Tally {
-    /// Asserts that nothing is left but one copy of each token for each call of age, and one of the
-    /// identity that it opened.
+    /// Fails if more is left than one copy of each token for each call of age, and one copy of an
+    /// identity that age opened.
     fn check(&mut self, left: &[Left], search: &Search, calls: usize, opened: bool, what: &str) {
         let copies = copies(left, search);
         let count =
@@ -228,7 +229,7 @@ impl Tally {
     }
 }
 
-/// Counts by name. What is torn in two is one copy.
+/// Counts the copies on the heap by name. Two parts of one copy count once.
 fn copies(left: &[Left], search: &Search) -> Copies {
     let mut copies = Copies::new();
     let mut last: Option<&Left> = None;
@@ -248,7 +249,7 @@ fn copies(left: &[Left], search: &Search) -> Copies {
     copies
 }
 
-/// A directory with keys in it, and the secrets.
+/// A directory with keys, and the secrets.
 struct Scene {
     directory: TempDir,
     canaries: Vec<Canary>,
@@ -256,7 +257,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// Without a C compiler there is none.
+    /// Returns `None` if there is no C compiler.
     fn new(test: &str) -> Option<Self> {
         if !available(test, "cc") {
             return None;
@@ -304,7 +305,7 @@ impl Scene {
         }
     }
 
-    /// An age file whose identity is sealed to the passphrase.
+    /// Returns the URL of an age file whose identity is sealed to the passphrase.
     fn protected(&self, name: &str) -> String {
         let identity = self.path("protected.txt");
         let mut recipient = age::scrypt::Recipient::new(self.text("PASSPHRASE").to_owned().into());
@@ -313,7 +314,7 @@ impl Scene {
         format!("age:{}?identity={}", self.path(name).display(), identity.display())
     }
 
-    /// What a provider answers that issues the second tokens.
+    /// Returns the answer of a provider with the second tokens.
     fn answer(&self) -> Act {
         Act::answer(
             200,
@@ -327,7 +328,7 @@ impl Scene {
         )
     }
 
-    /// What a process leaves that does this with the store.
+    /// Runs these orders on a store, and returns the secrets that the process leaves in its memory.
     fn run(&self, url: &str, orders: &[&str]) -> Vec<Left> {
         let mut command = Command::new(program("memory-subject"));
         let mut subject = self.start(command.arg(url).args(orders));
@@ -336,8 +337,8 @@ impl Scene {
         left
     }
 
-    /// The same with a store in this session's keychain. Its key, which the keychain holds, is looked
-    /// for too.
+    /// Does the same with a store in this session's keychain, and also searches for its key, which the
+    /// keychain holds.
     fn run_in(&self, session: &Session, orders: &[&str]) -> (Vec<Left>, Search) {
         let mut command = session.command(program("memory-subject"));
         let mut subject = self.start(command.arg("keychain:program/alice").args(orders));
@@ -355,7 +356,7 @@ impl Scene {
         shared_slots(test, &self.path("key.txt"), self.text("PASSWORD"), "made-up")
     }
 
-    /// What a process leaves that does this and can get to a slot on a server.
+    /// Does the same, with the environment that gives access to a slot on a server.
     fn run_at(&self, slot: &SharedSlot, url: &str, orders: &[&str]) -> Vec<Left> {
         let mut command = Command::new(program("memory-subject"));
         let mut subject = self.start(slot.to(&mut command).arg(url).args(orders));
@@ -374,7 +375,7 @@ impl Scene {
         if command.get_args().next().is_some_and(|url| url != "env:CANARY") {
             command.env_remove("CANARY_ACCESS_TOKEN").env_remove("CANARY_REFRESH_TOKEN");
         }
-        // Otherwise what is left is soon overwritten, and each run finds another part of it.
+        // Another allocator would soon reuse the memory, and each run would find other parts.
         command.env("LD_PRELOAD", self.path(ALLOCATOR));
         Subject::start(command)
     }
@@ -385,7 +386,7 @@ fn write(path: &std::path::Path, bytes: &[u8]) {
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
 }
 
-/// A process that has done what it was told, and waits.
+/// A process that has carried out its orders, and waits.
 struct Subject(Child);
 
 impl Subject {
@@ -401,7 +402,7 @@ impl Subject {
             line.clear();
             output.read_line(&mut line).unwrap();
         }
-        assert_eq!(line, "done\n", "{command:?} does what it is told");
+        assert_eq!(line, "done\n", "{command:?} has carried out its orders");
         subject
     }
 
@@ -413,7 +414,7 @@ impl Subject {
 
 impl Drop for Subject {
     fn drop(&mut self) {
-        // It may have ended long ago.
+        // The process may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,4 +1,4 @@
-//! Servers that a fleet shares, for what is read of the processes that use them.
+//! Servers of a fleet, for the tests that read the memory and the logs of processes.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,28 +11,28 @@ use crate::bucket_server::{BucketServer, ENVIRONMENT, Protocol};
 use crate::postgres_server::{PostgresServer, can_serve};
 use crate::support::scratch;
 
-/// A slot on a server, and what a process needs in its environment to get there.
+/// A slot on a server, and the environment variables that a process needs to reach it.
 pub(crate) struct SharedSlot {
     pub(crate) url: String,
     environment: Vec<(String, String)>,
     _server: Server,
 }
 
-/// What ends with the test.
+/// The server, which is stopped when the test ends.
 enum Server {
     Bucket { _server: BucketServer },
     Postgres { _server: PostgresServer, _passwords: TempDir },
 }
 
 impl SharedSlot {
-    /// Puts those secrets into the environment that lead to it.
+    /// Gives a process the environment variables that it needs to reach the slot.
     pub(crate) fn to<'a>(&self, process: &'a mut Command) -> &'a mut Command {
         process.envs(self.environment.iter().map(|(name, value)| (name, value)))
     }
 }
 
-/// An empty slot in each of the servers that are here, sealed to this identity file. `password` and `key`
-/// are what the one and the other ask for.
+/// Returns an empty slot on each installed server, sealed to this identity file. `password` is for
+/// PostgreSQL, `key` is the secret key for S3.
 pub(crate) fn shared_slots(
     test: &str,
     identity: &Path,

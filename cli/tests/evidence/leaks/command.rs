@@ -1,4 +1,4 @@
-//! Every command, when it goes well.
+//! Every command, when it succeeds.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -25,7 +25,7 @@ fn a_canary_is_found_in_every_form() {
         let around = [b"before ".as_slice(), &planted, b" after"].concat();
         assert!(!search.find(&around).is_empty(), "{form}");
     }
-    // In memory, wherever it begins, and with its beginning overwritten.
+    // In memory, at any alignment, and with the first 16 bytes overwritten.
     for (form, planted) in canary.forms() {
         for at in 0..8 {
             let memory = [vec![0; at], planted[16..].to_vec(), vec![0; 8]].concat();
@@ -107,8 +107,8 @@ fn browser(scene: &Scene) {
 }
 
 #[test]
-fn what_exec_starts_has_the_token_in_its_environment_and_no_other_secret() {
-    if !can_trace("what_exec_starts_has_the_token_in_its_environment_and_no_other_secret") {
+fn a_program_that_exec_starts_gets_the_token_and_no_other_secret() {
+    if !can_trace("a_program_that_exec_starts_gets_the_token_and_no_other_secret") {
         return;
     }
     let scene = Scene::new();
@@ -140,8 +140,8 @@ fn what_exec_starts_has_the_token_in_its_environment_and_no_other_secret() {
 }
 
 #[test]
-fn a_command_that_is_killed_in_mid_work_leaves_no_core_dump() {
-    const NAME: &str = "a_command_that_is_killed_in_mid_work_leaves_no_core_dump";
+fn a_command_that_is_killed_during_a_refresh_leaves_no_core_dump() {
+    const NAME: &str = "a_command_that_is_killed_during_a_refresh_leaves_no_core_dump";
     let scene = Scene::new();
     scene.quiet(&["login", "--device"], "");
     let dumping = |program: &str, arguments: &[&str]| {
@@ -158,7 +158,7 @@ fn a_command_that_is_killed_in_mid_work_leaves_no_core_dump() {
         };
         names.filter(is_dump).collect::<Vec<_>>()
     };
-    // A process that dies of this elsewhere does leave one.
+    // A shell that is killed this way leaves a core dump, unless the system writes none here.
     dumping("sh", &["-c", "kill -ABRT $$"]).status().unwrap();
     if dumps().is_empty() {
         return skip(NAME, "no core dumps are written into the working directory here");
@@ -167,7 +167,7 @@ fn a_command_that_is_killed_in_mid_work_leaves_no_core_dump() {
     for signal in ["ABRT", "SEGV", "QUIT"] {
         let held = scene.server.hold();
         let refresh = dumping(env!("CARGO_BIN_EXE_tokenkeep"), &["refresh"]).spawn().unwrap();
-        // The token is on its way.
+        // The request has been sent.
         drop(held.wait());
         let proc = |file: &str| fs::read(format!("/proc/{}/{file}", refresh.id())).unwrap();
         scene.assert_shows_nothing("its arguments", &proc("cmdline"));
@@ -188,7 +188,7 @@ fn end_by(mut process: std::process::Child, signal: &str) {
     assert!(kill.unwrap().success());
     let deadline = Instant::now() + Duration::from_secs(20);
     while process.try_wait().unwrap().is_none() {
-        assert!(Instant::now() < deadline, "it dies of {signal}");
+        assert!(Instant::now() < deadline, "{signal} does not end the process");
         std::thread::yield_now();
     }
 }

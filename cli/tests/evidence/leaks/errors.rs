@@ -1,4 +1,4 @@
-//! Every kind of failure, with secrets in the place of it.
+//! Every kind of failure, with a secret in the part that is wrong.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -29,7 +29,7 @@ fn no_failure_shows_a_secret() {
     figure("leaks in errors", tried, "0 secrets shown");
 }
 
-/// Secrets where names belong: exit code 2.
+/// Secrets in the place of names: exit code 2.
 fn on_the_command_line(scene: &Scene) {
     let (stray, key) = (text("stray"), scene.keys[0].clone());
     let url = |start: &str| format!("{start}{stray}");
@@ -107,7 +107,7 @@ fn in_a_profile(scene: &Scene) {
     }
 }
 
-/// Secrets in what is damaged, or comes in: exit code 6.
+/// Secrets in damaged records (exit code 6), and in the input of `set` (exit code 2).
 fn in_a_record(scene: &Scene) {
     let (mine, good) = (text("mine"), record("2099-01-01T00:00:00Z"));
     let store = scene.plaintext("broken");
@@ -135,11 +135,11 @@ fn in_a_record(scene: &Scene) {
             scene.fails(6, &[&[command, "--store", &store], more].concat(), "");
         }
         scene.fails(6, &["migrate", "--from", &store, "--to", &scene.age("never")], "");
-        // Anything else without blanks may be a token.
+        // `set` could take other input as a bare token.
         if damaged.starts_with('{') {
             scene.fails(2, &["set"], &damaged);
         }
-        // Nothing that cannot be read is overwritten.
+        // A record that cannot be read is not overwritten.
         scene.fails(6, &["set", "--store", &store], &good);
     }
     scene.home.write("plain/broken.json", [mine.as_bytes(), b"\xff\xfe"].concat());
@@ -152,7 +152,7 @@ fn in_a_record(scene: &Scene) {
     fs::remove_file(scene.home.path("plain/broken.json")).unwrap();
 }
 
-/// Keys that are none, or others: exit codes 5 and 6.
+/// Invalid keys, and keys of others: exit codes 5 and 6.
 fn in_a_key(scene: &Scene) {
     scene.quiet(&["set"], &record("2099-01-01T00:00:00Z"));
     let key = fs::read(scene.home.path("config/keys/key.txt")).unwrap();
@@ -170,7 +170,7 @@ fn in_a_key(scene: &Scene) {
         assert!(done.code != 0 && done.out.is_empty(), "{}", done.err);
     }
     scene.home.write("config/keys/key.txt", &key);
-    // A passphrase that is not the one.
+    // A wrong passphrase.
     scene.quiet(&["backup", "--to", "sealed.age", "--passphrase"], "");
     let mut restore = scene.tokenkeep(&["restore", "--from", "sealed.age", "--overwrite"]);
     scene.ends(6, restore.env("TOKENKEEP_PASSPHRASE", text("stray")), "");
@@ -178,7 +178,7 @@ fn in_a_key(scene: &Scene) {
     scene.ends(5, restore.env("TOKENKEEP_PASSPHRASE", ""), "");
 }
 
-/// A provider that repeats what it was sent, and says what it should not: exit codes 1 and 4.
+/// A provider whose answers contain a secret in the wrong place: exit codes 1 and 4.
 fn from_a_provider(scene: &Scene) {
     let echo = text("echo");
     let says = |status: u16, body: &str| Act::answer(status, &body.replace("ECHO", &echo));
@@ -203,7 +203,7 @@ fn from_a_provider(scene: &Scene) {
         scene.quiet(&["login", "--device"], "");
         scene.server.script([act]);
         let refreshed = scene.run(&mut scene.tokenkeep(&["refresh"]), "");
-        // What got lost on the way is tried again.
+        // A lost request or answer is tried again, so the exit code differs.
         assert!(refreshed.out.is_empty(), "{}", refreshed.err);
     }
     scene.server.script([says(400, r#"{"error":"invalid_grant","error_description":"ECHO"}"#)]);
@@ -214,7 +214,7 @@ fn from_a_provider(scene: &Scene) {
     }
 }
 
-/// Everything else that can be in the way: exit codes 1, 3, 4, 5, 7 and 8.
+/// Other failures: exit codes 3, 4, 5, 7, 8, 126 and 127.
 fn in_the_state_of_things(scene: &Scene) {
     let store = scene.plaintext("other");
     scene.fails(3, &["get", "--store", &store], "");
@@ -228,7 +228,7 @@ fn in_the_state_of_things(scene: &Scene) {
     scene.fails(5, &["get", "--store", &store], "");
     scene.fails(127, &["exec", "--", "there/is/no/such/program"], "");
     scene.fails(126, &["exec", "--", "/"], "");
-    // A process that died after the server had rotated.
+    // The process is killed after the server has received the refresh token.
     scene.quiet(&["login", "--device"], "");
     let held = scene.server.hold();
     let mut killed = scene.tokenkeep(&["refresh"]).spawn().unwrap();

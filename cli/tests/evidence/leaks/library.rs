@@ -1,4 +1,4 @@
-//! The library: everything that it can be made to log, and to print of itself.
+//! The library: all of its log lines, and the `Debug` and `Display` of its types.
 
 use std::process::Stdio;
 

@@ -1,4 +1,4 @@
-//! The command's memory at its end, with an allocator that wipes what is freed.
+//! The memory of the command at its end. Its allocator wipes freed memory.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,7 +14,8 @@ use crate::home::Home;
 use crate::support::{can_trace, skip};
 use crate::token_server::{TokenServer, fetch};
 
-/// After that, less than the 8 KiB of the standard library's own buffer is left of 64 KiB.
+/// After this many bytes, a buffer of 64 KiB has less than 8 KiB left, the size of the standard
+/// library's own buffer.
 const FIRST_PIECE: usize = 58_000;
 
 const NAMES: [&str; 11] = [
@@ -77,15 +78,15 @@ fn the_command_leaves_no_secret_in_its_memory() {
 }
 
 #[test]
-fn a_token_that_comes_in_pieces_leaves_none_of_them_in_memory() {
-    if can_read("a_token_that_comes_in_pieces_leaves_none_of_them_in_memory") {
+fn a_token_that_is_read_in_pieces_leaves_no_piece_in_memory() {
+    if can_read("a_token_that_is_read_in_pieces_leaves_no_piece_in_memory") {
         Scene::new().assert_nothing_is_left(&["set"], &text("large").repeat(1000));
     }
 }
 
 #[test]
-fn a_passphrase_is_forgotten_at_the_end() {
-    if !can_read("a_passphrase_is_forgotten_at_the_end") {
+fn a_passphrase_is_not_in_memory_at_the_end() {
+    if !can_read("a_passphrase_is_not_in_memory_at_the_end") {
         return;
     }
     let scene = Scene::new();
@@ -99,7 +100,7 @@ fn a_passphrase_is_forgotten_at_the_end() {
     }
 }
 
-/// The command keeps everybody but root out of its memory, its own user too.
+/// Reports whether this test can read the memory of the command. Only root can; its own user cannot.
 fn can_read(test: &str) -> bool {
     if !rustix::process::geteuid().is_root() {
         skip(test, "only root can read its memory");
@@ -135,12 +136,12 @@ impl Scene {
         let left = self.run(arguments, input);
         let (given, left): (Vec<_>, Vec<_>) =
             left.into_iter().partition(|left| left.region == "the environment");
-        assert_eq!(given.len(), 2, "the reader finds what it was given: {given:?}");
+        assert_eq!(given.len(), 2, "the reader finds the secrets in the environment: {given:?}");
         let some: Vec<_> = left.iter().take(9).collect();
         assert!(some.is_empty(), "{arguments:?}: {some:?}");
     }
 
-    /// What is left when this command is about to end.
+    /// Runs this command, and returns the secrets in its memory when it is about to exit.
     fn run(&self, arguments: &[&str], input: &str) -> Vec<Left> {
         let mut command = self.home.wrapped("strace");
         command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=exit_group"]);
@@ -150,7 +151,7 @@ impl Scene {
         command.env("TOKENKEEP_PASSPHRASE", text("PASSPHRASE"));
         let stopped = Stopped::start(&mut command, input, arguments.contains(&"--browser"));
         let mut canaries: Vec<Canary> = NAMES.map(Canary::new).into();
-        // `rekey` may have written the key of another name.
+        // Not all of these keys exist in each run.
         for key in ["config/keys/key.txt", "config/keys/safe.txt", "another.txt"] {
             if let Ok(identity) = fs::read_to_string(self.home.path(key)) {
                 let identity = identity.lines().last().unwrap().to_owned();
@@ -158,14 +159,14 @@ impl Scene {
             }
         }
         let expected = input.strip_prefix("fails with ").map_or(0, |rest| {
-            rest.split(':').next().and_then(|code| code.parse().ok()).expect("it is a number")
+            rest.split(':').next().and_then(|code| code.parse().ok()).expect("a number")
         });
         assert_eq!(stopped.code, expected, "{arguments:?}");
         scan(stopped.pid, &Search::new(&canaries))
     }
 }
 
-/// A process that waits at its end.
+/// A process that is stopped just before its exit.
 struct Stopped {
     tracer: Child,
     pid: u32,
@@ -185,7 +186,7 @@ impl Stopped {
             let url = line.trim_end().rsplit(' ').next().unwrap();
             let (_, back, _) = fetch(url);
             assert_eq!(fetch(&back.unwrap()).0, 200);
-            // It is read to its end elsewhere, so that nobody waits for the pipe.
+            // Read the rest in another thread, so that the command never waits for the pipe.
             thread::spawn(move || said.read_to_end(&mut Vec::new()));
         }
         let deadline = Instant::now() + Duration::from_secs(50);
@@ -193,18 +194,18 @@ impl Stopped {
             if let Some(ended) = at_its_end(tracer.id()) {
                 break ended;
             }
-            assert!(Instant::now() < deadline, "{command:?} comes to its end");
+            assert!(Instant::now() < deadline, "{command:?} does not end");
             thread::yield_now();
         };
         Self { tracer, pid, code }
     }
 }
 
-/// Writes what is long in two pieces, the second one once the first was read: a reader that has not
-/// much room left reads in another way.
+/// Writes long input in two pieces, and the second piece only after the first was read. A reader whose
+/// buffer is almost full reads in another way.
 fn feed(pipe: &mut ChildStdin, input: &[u8]) {
     let (first, second) = input.split_at(input.len().min(FIRST_PIECE));
-    // Some commands end without reading it.
+    // Some commands exit without reading their input.
     let _ = pipe.write_all(first);
     while !second.is_empty() && rustix::io::ioctl_fionread(&*pipe).unwrap() > 0 {
         thread::yield_now();
@@ -212,12 +213,12 @@ fn feed(pipe: &mut ChildStdin, input: &[u8]) {
     let _ = pipe.write_all(second);
 }
 
-/// The process under this tracer, once it is in the call that ends it, and its exit code.
+/// Returns the process under this tracer and its exit code, once it has called `exit_group`.
 fn at_its_end(tracer: u32) -> Option<(u32, u8)> {
     const EXIT_GROUP: &str = if cfg!(target_arch = "x86_64") { "231 " } else { "94 " };
     let children = fs::read_to_string(format!("/proc/{tracer}/task/{tracer}/children")).ok()?;
     let pid = children.split_whitespace().next()?.parse().ok()?;
-    // At first it makes others, to find out what the system can do.
+    // strace first starts other processes, to test what the system supports.
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     if name.trim_end() != "tokenkeep" {
         return None;
@@ -233,7 +234,7 @@ fn at_its_end(tracer: u32) -> Option<(u32, u8)> {
 
 impl Drop for Stopped {
     fn drop(&mut self) {
-        // What it traces ends with it, or is ended here.
+        // Kill the traced process too. It may have ended already.
         let pid = rustix::process::Pid::from_raw(self.pid.cast_signed()).unwrap();
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         let _ = self.tracer.kill();

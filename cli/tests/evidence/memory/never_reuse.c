@@ -1,5 +1,5 @@
-/* An allocator that never gives memory out again, so that whatever is freed without being wiped stays
-   as it was, and is found. To be preloaded. */
+/* An allocator that never reuses memory. Memory that is freed without being wiped keeps its content, and
+   the test finds it. Use it with LD_PRELOAD. */
 
 #include <errno.h>
 #include <stddef.h>
