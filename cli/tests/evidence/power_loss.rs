@@ -1,12 +1,10 @@
-//! The power goes: at every moment of every command, and with every choice that a file system has
-//! in what it kept.
+//! Power cuts after every operation of a command, with every state that a file system may then have.
 //!
-//! `record.rs` runs the real command under `strace` and notes each operation on its files, and the
-//! moments at which it sent a refresh token, said that it was done, and ended. `disk.rs` knows what a
-//! disk may have kept of these operations; `known_bad.rs` shows that it finds what is known to lose
-//! data. `scene.rs` cuts the power after each operation, and puts each state of the disk that is then
-//! possible in front of the checks: what was there is there, or what came after it, whole; what a
-//! command has promised is so; and from wherever it was cut, work goes on.
+//! `record.rs` runs the real command under `strace`. It records each operation on files, and when the
+//! command sent a request, wrote its last output, and exited. `disk.rs` computes the states that these
+//! operations may leave on a disk. `known_bad.rs` shows that it finds operations that are known to lose
+//! data. `scene.rs` cuts the power after each operation, and runs the checks on each possible state: the
+//! old or the new record is complete, what the command has reported is true, and the next command works.
 
 mod disk;
 mod keys;
@@ -34,7 +32,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     RUNTIME.block_on(future)
 }
 
-/// Tokens that take several sectors of a disk.
+/// Returns tokens that take several sectors of a disk.
 fn tokens(name: &str) -> AuthTokens {
     AuthTokens::new(access_token(name)).with_refresh_token(format!("refresh-{name}"))
 }
@@ -43,7 +41,7 @@ fn access_token(name: &str) -> String {
     format!("{name}.{}", "x".repeat(1200))
 }
 
-/// The same as the command reads it.
+/// Returns the same tokens as `set` reads them.
 fn record(name: &str) -> String {
     let access = access_token(name);
     format!(r#"{{"access_token":"{access}","refresh_token":"refresh-{name}","expires_at":null}}"#)
@@ -53,7 +51,7 @@ fn open(url: &str) -> Arc<dyn TokenStore> {
     url.parse::<StoreUrl>().unwrap().open().unwrap()
 }
 
-/// The name of the tokens in a store; they have to be whole.
+/// Returns the name of the tokens in a store. Fails if they are not complete.
 fn load(url: &str) -> Option<String> {
     try_load(url).unwrap()
 }
@@ -74,15 +72,15 @@ fn save(url: &str, name: &str) {
     block_on(open(url).save(&tokens(name).into(), Precondition::Anything)).unwrap();
 }
 
-/// That the next save goes through and leaves nothing but itself behind.
+/// Fails unless the next save succeeds and leaves no temporary files.
 fn goes_on(scene: &Scene, url: &str) {
     save(url, "later");
     assert_eq!(load(url).as_deref(), Some("later"));
     assert_eq!(remains(scene), Vec::<&Path>::new());
 }
 
-/// What an interrupted write may leave beside a slot. The draft of a profile holds no secret, and the
-/// next one takes its place.
+/// Returns the files that an interrupted write may leave beside a slot. The temporary file of a profile
+/// holds no secret, and the next change replaces it.
 fn remains(scene: &Scene) -> Vec<std::path::PathBuf> {
     let is_remains = |path: &std::path::PathBuf| {
         path.extension().is_some_and(|it| it == "tmp" || it == "next" || it == "intent")

@@ -1,21 +1,20 @@
-//! What a file system may have kept when the power goes.
+//! The states that a file system may have after a power cut.
 //!
-//! The rules are weaker than those of any journal, so whatever ext4, XFS, btrfs or ZFS may leave is
-//! among the states:
+//! The rules are weaker than those of any journal, so they include all states that ext4, XFS, btrfs or
+//! ZFS may leave:
 //!
-//! - What a file held at its last `fsync` is there. Each change since is there or not, whatever
-//!   became of those before it. Of a write, there may be the sectors of 512 bytes up to any of them;
-//!   the file may have grown all the same, with zeros where nothing came. Room that was taken for a file
-//!   makes it grow with zeros.
-//! - A name in a directory refers to what it did at the directory's last `fsync`, or to what any
-//!   operation since has made it refer to, whatever became of other names. So a rename may have left
-//!   both names, or taken the old one away and not yet replaced the new one; but a name that is
-//!   replaced is never missing, and never refers to what was not put there.
-//! - `fsync` of a file says nothing about its name, and that of a directory nothing about the
-//!   directory's own name.
+//! - A file has its content of the last `fsync`. Each later change may be there or not, independent of
+//!   earlier changes. Of a write, only the first sectors of 512 bytes may be there. The file may still
+//!   have its new length, with zeros in the missing part. Allocated space also reads as zeros.
+//! - A name in a directory refers to the file that it had at the directory's last `fsync`, or to any file
+//!   that a later operation gave it, independent of other names. So after a rename, both names may be
+//!   there, or the old name may be gone while the new name still has its old file. But a name that is
+//!   replaced is never missing, and never refers to a file that it did not have.
+//! - `fsync` of a file does not save its name. `fsync` of a directory does not save the directory's own
+//!   name.
 //!
-//! What is left out: a disk that loses what it said it had kept, and permissions. Two names that a
-//! rename leaves are shown as two files, as no file system in use makes a second link of it.
+//! Not included are disks that lose data after they have confirmed it, and permissions. If a rename
+//! leaves two names, they are shown as two files, because no file system in use makes a link of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -23,12 +22,12 @@ use std::path::{Path, PathBuf};
 
 const SECTOR: usize = 512;
 
-/// More states than that at one point would be a scene that is too large to go through.
+/// The largest number of states at one point. A scene with more would take too long.
 const MOST_STATES: usize = 1 << 16;
 
 const ROOT: usize = 0;
 
-/// Something that changes a disk, or makes durable what was changed.
+/// An operation that changes a disk, or makes changes durable.
 #[derive(Clone, Debug)]
 pub(crate) enum Operation {
     Allocate { path: PathBuf, length: usize },
@@ -42,10 +41,10 @@ pub(crate) enum Operation {
     Write { path: PathBuf, offset: usize, bytes: Vec<u8> },
 }
 
-/// What somebody finds: files with their content, and directories without one.
+/// The content of a disk. Files have a content, directories have `None`.
 pub(crate) type Tree = BTreeMap<PathBuf, Option<Vec<u8>>>;
 
-/// A disk with what is on it, and what of that is on its way.
+/// A disk, with its durable content and the changes since.
 #[derive(Clone)]
 pub(crate) struct Disk {
     nodes: Vec<Node>,
@@ -53,7 +52,7 @@ pub(crate) struct Disk {
 
 #[derive(Clone)]
 enum Node {
-    /// What each name referred to at the last `fsync`, and after each operation since.
+    /// For each name, the node at the last `fsync`, and after each later operation.
     Directory(BTreeMap<OsString, Vec<Option<usize>>>),
     File {
         now: Vec<u8>,
@@ -70,7 +69,7 @@ enum Change {
 }
 
 impl Disk {
-    /// One on which all of this has been for long.
+    /// Returns a disk on which all of this is durable.
     pub(crate) fn of(tree: &Tree) -> Self {
         let mut disk = Self { nodes: vec![Node::Directory(BTreeMap::new())] };
         for (path, content) in tree {
@@ -130,7 +129,7 @@ impl Disk {
         }
     }
 
-    /// What a process sees as long as there is power.
+    /// Returns the content that a process sees before the power cut.
     pub(crate) fn now(&self) -> Tree {
         let contents = self.nodes.iter().map(|node| match node {
             Node::Directory(_) => None,
@@ -143,7 +142,7 @@ impl Disk {
         tree
     }
 
-    /// All that may be found when the power is back.
+    /// Returns all states that are possible after a power cut.
     pub(crate) fn states(&self) -> BTreeSet<Tree> {
         let mut names = BTreeMap::new();
         let mut files = BTreeMap::new();
@@ -244,7 +243,7 @@ impl Disk {
     }
 }
 
-/// All that a file may hold: each change is made or not, and a write up to any sector.
+/// Returns all contents that a file may have: each change is made or not, and a write up to any sector.
 fn contents(synced: &[u8], since: &[Change]) -> BTreeSet<Vec<u8>> {
     let mut all = BTreeSet::from([synced.to_vec()]);
     for change in since {
@@ -275,7 +274,7 @@ fn contents(synced: &[u8], since: &[Change]) -> BTreeSet<Vec<u8>> {
     all
 }
 
-/// Writes, and makes the file at least so long.
+/// Writes bytes, and makes the file at least this long.
 fn write(content: &mut Vec<u8>, offset: usize, bytes: &[u8], length: usize) {
     content.resize(content.len().max(length), 0);
     content[offset..offset + bytes.len()].copy_from_slice(bytes);

@@ -1,4 +1,4 @@
-//! Keys, what is sealed to them, and the profiles that name both.
+//! Keys, records that are sealed to them, and profiles that name both.
 
 use std::fs;
 
@@ -10,28 +10,28 @@ use super::{block_on, goes_on, load, record, save, try_load};
 use crate::support::can_trace;
 
 #[test]
-fn a_key_is_there_whole_or_not_at_all_and_for_good_once_the_command_says_so() {
-    if !can_trace("power_loss::a_key_is_there_whole_or_not_at_all") {
+fn a_key_is_complete_or_missing_and_durable_once_the_command_has_said_so() {
+    if !can_trace("power_loss::a_key_is_complete_or_missing") {
         return;
     }
     let mut home = Scene::new(|_| {});
     home.record(&home.command("keygen -o keys/new/key.txt"), "");
     home.cut_power(|home, moment| {
         let path = home.path("keys/new/key.txt");
-        assert!(path.exists() || moment.1 < Stage::Said, "it was promised");
+        assert!(path.exists() || moment.1 < Stage::Said, "the command has reported the key");
         if !path.exists() {
             home.tokenkeep("keygen -o keys/new/key.txt").ok();
         }
         assert_eq!(block_on(AgeKey::identity_file(&path).recipients()).unwrap().len(), 1);
-        // It can be sealed to, and opens what was.
+        // The key can seal a record, and open it.
         save(&home.age("tokens.age", "keys/new/key.txt"), "mine");
         assert_eq!(load(&home.age("tokens.age", "keys/new/key.txt")).as_deref(), Some("mine"));
     });
 }
 
 #[test]
-fn a_profile_that_was_made_is_there_for_good_and_a_second_try_makes_it_otherwise() {
-    if !can_trace("power_loss::a_profile_that_was_made_is_there_for_good") {
+fn a_new_profile_is_durable_or_a_second_init_makes_it() {
+    if !can_trace("power_loss::a_new_profile_is_durable_or_a_second_init_makes_it") {
         return;
     }
     let mut home = Scene::new(|_| {});
@@ -49,11 +49,11 @@ fn a_profile_that_was_made_is_there_for_good_and_a_second_try_makes_it_otherwise
     });
 }
 
-/// One power cut for all that three commands did, none of which may count on the disk having been
-/// quick.
+/// Cuts the power at any moment after `set`. No command may assume that the disk has meanwhile saved the
+/// changes of an earlier command.
 #[test]
-fn tokens_are_there_for_good_with_their_profile_and_their_key() {
-    if !can_trace("power_loss::tokens_are_there_for_good_with_their_profile_and_their_key") {
+fn tokens_are_durable_together_with_their_profile_and_their_key() {
+    if !can_trace("power_loss::tokens_are_durable_together_with_their_profile_and_their_key") {
         return;
     }
     let mut home = Scene::new(|_| {});
@@ -87,8 +87,9 @@ fn the_store_that_a_program_had_chosen_is_found_again_with_its_tokens() {
 }
 
 #[test]
-fn whatever_a_profile_names_opens_the_file_while_its_keys_change() {
-    if !can_trace("power_loss::whatever_a_profile_names_opens_the_file_while_its_keys_change") {
+fn the_key_that_a_profile_names_opens_the_file_at_any_time_of_a_rekey() {
+    if !can_trace("power_loss::the_key_that_a_profile_names_opens_the_file_at_any_time_of_a_rekey")
+    {
         return;
     }
     let mut home = Scene::new(|home| {

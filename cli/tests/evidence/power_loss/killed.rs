@@ -1,7 +1,7 @@
-//! A command is killed, somebody runs it again and hears that all is done, and then the power goes.
+//! A command is killed, a second command reports success, and then the power is cut.
 //!
-//! What the killed one changed and did not make durable, the second one finds as if it were on the
-//! disk. It must not take that for done.
+//! The second command sees changes that the killed command did not make durable. It must make them
+//! durable before it reports success.
 
 use std::cell::Cell;
 use std::fs;
@@ -31,8 +31,8 @@ fn tokens_that_a_killed_migration_had_saved_are_durable_before_the_source_is_cle
 }
 
 #[test]
-fn a_logout_that_a_killed_one_had_begun_is_for_good() {
-    if !can_trace("power_loss::a_logout_that_a_killed_one_had_begun_is_for_good") {
+fn a_clear_after_a_killed_clear_is_durable() {
+    if !can_trace("power_loss::a_clear_after_a_killed_clear_is_durable") {
         return;
     }
     let mut home = Scene::new(|home| save(&home.plaintext("tokens.json"), "mine"));
@@ -51,8 +51,8 @@ fn a_logout_that_a_killed_one_had_begun_is_for_good() {
 }
 
 #[test]
-fn a_save_into_directories_that_a_killed_one_had_made_is_for_good() {
-    if !can_trace("power_loss::a_save_into_directories_that_a_killed_one_had_made_is_for_good") {
+fn a_save_into_directories_that_a_killed_save_made_is_durable() {
+    if !can_trace("power_loss::a_save_into_directories_that_a_killed_save_made_is_durable") {
         return;
     }
     let mut home = Scene::new(|_| {});
@@ -71,8 +71,8 @@ fn a_save_into_directories_that_a_killed_one_had_made_is_for_good() {
 }
 
 #[test]
-fn what_a_killed_restore_had_saved_is_there_for_good_when_another_says_so() {
-    if !can_trace("power_loss::what_a_killed_restore_had_saved_is_there_for_good") {
+fn a_restore_after_a_killed_restore_is_durable() {
+    if !can_trace("power_loss::a_restore_after_a_killed_restore_is_durable") {
         return;
     }
     let mut home = transfers::home(|home| {
@@ -95,10 +95,10 @@ fn what_a_killed_restore_had_saved_is_there_for_good_when_another_says_so() {
     );
 }
 
-/// Otherwise the tokens would be sealed to a key that is lost.
+/// If the key were not durable, the tokens would be sealed to a lost key.
 #[test]
-fn a_key_and_a_profile_that_a_killed_init_had_made_are_there_for_good_once_tokens_are() {
-    if !can_trace("power_loss::a_key_and_a_profile_that_a_killed_init_had_made_are_there") {
+fn a_key_and_a_profile_of_a_killed_init_are_durable_once_tokens_are() {
+    if !can_trace("power_loss::a_key_and_a_profile_of_a_killed_init_are_durable") {
         return;
     }
     let mut home = Scene::new(|_| {});
@@ -130,13 +130,13 @@ fn a_profile_that_a_killed_migration_had_not_yet_changed_finds_the_tokens() {
     };
     let promised = Cell::new(true);
     home.kill(
-        // The profile of one that was killed late names the target already, and nothing is promised.
+        // If the profile already names the target, the second command fails and reports nothing.
         |home| promised.set(!refused(&home.try_record(&home.command(&order), ""))),
         |home, moment| {
             let profile =
                 fs::read_to_string(home.path("etc/config/profiles/default.toml")).unwrap();
             let is_known = load(&from).is_some() || (profile.contains(&to) && load(&to).is_some());
-            assert!(is_known, "nobody can tell where the tokens are: {profile}");
+            assert!(is_known, "no profile or command finds the tokens: {profile}");
             if moment.1 == Stage::Ended && promised.get() {
                 assert!(home.tokenkeep("get").ok().starts_with("mine."));
             }
@@ -145,8 +145,8 @@ fn a_profile_that_a_killed_migration_had_not_yet_changed_finds_the_tokens() {
 }
 
 #[test]
-fn a_rekey_that_follows_a_killed_one_leaves_nothing_that_the_profile_cannot_open() {
-    if !can_trace("power_loss::a_rekey_that_follows_a_killed_one_leaves_nothing") {
+fn a_rekey_after_a_killed_rekey_leaves_a_record_that_the_profile_opens() {
+    if !can_trace("power_loss::a_rekey_after_a_killed_rekey_leaves_a_record") {
         return;
     }
     let mut home = Scene::new(|home| {

@@ -1,4 +1,4 @@
-//! What is known to lose data: the disk must show the loss, or it could not show any.
+//! Operations that are known to lose data. `disk.rs` must show the loss.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ fn found(tree: &Tree) -> Found {
     }
 }
 
-/// What may be found at any moment, and at the end.
+/// Returns what may be found at any moment, and at the end.
 fn run(tree: &Tree, operations: &[Operation]) -> (BTreeSet<Found>, BTreeSet<Found>) {
     let mut disk = Disk::of(tree);
     let mut ever: BTreeSet<_> = disk.states().iter().map(found).collect();
@@ -72,7 +72,7 @@ fn a_rename_before_the_file_is_synced_is_found_to_tear_the_record() {
 }
 
 #[test]
-fn room_that_was_taken_for_a_record_tears_it_unless_it_is_cut_before_the_file_is_synced() {
+fn allocated_space_tears_a_record_unless_it_is_cut_before_the_file_is_synced() {
     let take = || Operation::Allocate { path: "dir/tmp".into(), length: 2 * NEW.len() };
     let cut = || Operation::SetLength { path: "dir/tmp".into(), length: NEW.len() };
     let (file, directory) = (|| sync("dir/tmp"), || sync("dir"));
@@ -82,7 +82,7 @@ fn room_that_was_taken_for_a_record_tears_it_unless_it_is_cut_before_the_file_is
     assert_eq!(run(&with_old(), &uncut).1, [Torn].into());
     let late = [create(), take(), write("dir/tmp"), file(), cut(), rename(), directory()];
     assert_eq!(run(&with_old(), &late).1, [New, Torn].into());
-    // Room that was written to before it was taken.
+    // Space that is allocated after the write.
     let mut disk = Disk::of(&with_old());
     for operation in [create(), write("dir/tmp"), file(), directory(), take()] {
         disk.apply(&operation);
@@ -101,7 +101,7 @@ fn a_directory_that_is_not_synced_is_found_to_lose_the_new_record() {
 }
 
 #[test]
-fn a_record_that_is_written_over_in_place_is_found_torn() {
+fn a_record_that_is_overwritten_in_place_is_found_torn() {
     let cut = Operation::SetLength { path: "dir/record".into(), length: 0 };
     let in_place = [cut, write("dir/record"), sync("dir/record")];
     let (ever, at_the_end) = run(&with_old(), &in_place);
@@ -117,7 +117,7 @@ fn a_record_that_is_removed_before_it_is_replaced_is_found_missing() {
 }
 
 #[test]
-fn a_new_directory_whose_own_name_is_not_synced_is_found_to_take_the_record_with_it() {
+fn a_new_directory_whose_own_name_is_not_synced_is_found_to_lose_the_record() {
     let directory = Operation::CreateDirectory("dir".into());
     let save = [create(), write("dir/tmp"), sync("dir/tmp"), rename(), sync("dir")];
     let mut all = vec![directory];

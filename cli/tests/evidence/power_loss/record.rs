@@ -1,4 +1,4 @@
-//! The real command under `strace`: what it does to the files below a directory, in order.
+//! Runs the real command under `strace`, and reads its operations on the files below a directory.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,15 +8,15 @@ use std::process::{Command, Output, Stdio};
 
 use super::disk::{Disk, Operation};
 
-/// How far a command has come.
+/// The progress of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Stage {
     Running,
-    /// The first byte of a request was about to go to a server.
+    /// The command is about to send the first byte of a request to a server.
     Asked,
-    /// Its last output was about to be written.
+    /// The command is about to write its last output.
     Said,
-    /// It was about to end.
+    /// The command is about to exit.
     Ended,
 }
 
@@ -26,7 +26,7 @@ pub(crate) enum Step {
     Reaches(Stage),
 }
 
-/// Calls that change no file. `mmap` is one of those that may, and looked at.
+/// Calls that change no file. `mmap` may change one, so it is checked separately.
 const READING: &[&str] = &[
     "access",
     "chdir",
@@ -53,7 +53,7 @@ const READING: &[&str] = &[
     "statx",
 ];
 
-/// Runs a program to its end, and returns what it did below `root`, where all is as on `disk`.
+/// Runs a program, and returns what it did below `root`, which has the content of `disk`.
 pub(crate) fn record(
     root: &Path,
     disk: &Disk,
@@ -65,7 +65,7 @@ pub(crate) fn record(
     traced
         .args(["-f", "-yy", "-xx", "-s", "1000000", "-e", "signal=none"])
         .args(["-e", "trace=%file,%desc,%net,prctl,exit_group"])
-        // The command makes itself unreadable to debuggers, and with it what its descriptors are.
+        // With `prctl`, the command would hide its descriptors from strace.
         .args(["-e", "inject=prctl:retval=0", "-o"])
         .arg(log.path())
         .arg(command.get_program())
@@ -81,7 +81,7 @@ pub(crate) fn record(
         };
     }
     let mut child = traced.spawn().unwrap();
-    // It may end without reading it.
+    // The program may exit before it has read all input.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
     let log = fs::read_to_string(log.path()).unwrap();
@@ -91,7 +91,7 @@ pub(crate) fn record(
 struct Log<'a> {
     root: &'a Path,
     disk: Disk,
-    /// Where in its file each descriptor stands that was opened for writing.
+    /// The position of each descriptor that was opened for writing.
     positions: BTreeMap<String, usize>,
     steps: Vec<Step>,
 }
@@ -102,7 +102,7 @@ impl<'a> Log<'a> {
     }
 
     fn read(mut self, log: &str) -> Vec<Step> {
-        // What a thread is in the middle of, while another one's calls come between.
+        // The unfinished call of each thread. Calls of other threads may come before its end.
         let mut unfinished = BTreeMap::new();
         for line in log.lines() {
             let (thread, line) = line.split_once(' ').unwrap();
@@ -114,7 +114,7 @@ impl<'a> Log<'a> {
                 self.begins(begun);
                 unfinished.insert(thread, begun);
             } else if let Some(resumed) = line.strip_prefix("<... ") {
-                let begun = unfinished.remove(thread).expect("it began");
+                let begun = unfinished.remove(thread).expect("a call that began");
                 let rest = resumed.split_once("resumed>").unwrap().1;
                 self.ends(&format!("{begun}{rest}"));
             } else {
@@ -122,7 +122,7 @@ impl<'a> Log<'a> {
                 self.ends(line);
             }
         }
-        // Of its outputs, only the last can promise anything.
+        // Only the last output reports success.
         let last = self.steps.iter().rposition(|step| matches!(step, Step::Reaches(Stage::Said)));
         let mut index = 0;
         self.steps.retain(|step| {
@@ -132,7 +132,8 @@ impl<'a> Log<'a> {
         self.steps
     }
 
-    /// What counts from the moment that it is begun: others hear of it.
+    /// Reads the calls that count from their start, because others may receive their data: output,
+    /// requests, and the exit.
     fn begins(&mut self, line: &str) {
         let Some((call, arguments)) = line.split_once('(') else { return };
         let sends = ["write", "writev", "sendto", "sendmsg"].contains(&call);
@@ -148,7 +149,7 @@ impl<'a> Log<'a> {
         }
     }
 
-    /// What has an effect on files, if it succeeded.
+    /// Reads the calls that change files, if they succeeded.
     fn ends(&mut self, line: &str) {
         let Some((call, rest)) = line.split_once('(') else { panic!("{line}") };
         let Some((arguments, result)) = rest.rsplit_once(" = ") else { panic!("{line}") };
@@ -158,7 +159,7 @@ impl<'a> Log<'a> {
         let arguments = arguments.trim_end().strip_suffix(')').expect("its arguments end");
         let words: Vec<&str> = arguments.split(", ").collect();
         let in_root = words.iter().any(|word| self.names_root(word));
-        // Relative to a directory, unless it is the plain form of the call.
+        // The path is relative to a directory, except in the plain form of a call.
         let at = |index: usize| self.path(words[index], words[index + 1]);
         let plain = |index: usize| self.path("", words[index]);
         let operation = match call {
@@ -180,7 +181,7 @@ impl<'a> Log<'a> {
             "lseek" => {
                 let Some(_) = self.descriptor(words[0]) else { return };
                 let number = words[0].split('<').next().unwrap();
-                // Of what was opened for reading, the position is of no interest.
+                // Descriptors that were opened for reading have no position here.
                 if let Some(offset) = self.positions.get_mut(number) {
                     *offset = result.parse().unwrap();
                 }
@@ -253,8 +254,8 @@ impl<'a> Log<'a> {
         self.steps.push(Step::Does(operation));
     }
 
-    /// The path below the root that `name` stands for, seen from `directory`; none if it lies
-    /// elsewhere.
+    /// Returns the path of `name`, relative to the root. `name` may be relative to `directory`. Returns
+    /// `None` if the path is not below the root.
     fn path(&self, directory: &str, name: &str) -> Option<PathBuf> {
         let name = PathBuf::from(String::from_utf8(text(name)).unwrap());
         let directory = directory.split_once('<').map(|(_, path)| unescaped(path));
@@ -264,7 +265,7 @@ impl<'a> Log<'a> {
         path.strip_prefix(self.root).ok().map(Path::to_owned)
     }
 
-    /// The file below the root that a descriptor is of.
+    /// Returns the path of a descriptor relative to the root, or `None` if it is not below the root.
     fn descriptor(&self, word: &str) -> Option<PathBuf> {
         let path = unescaped(word.split_once('<')?.1);
         let path = path.strip_suffix('>').unwrap_or_else(|| panic!("it has no name: {path}"));
@@ -276,7 +277,7 @@ impl<'a> Log<'a> {
     }
 }
 
-/// The bytes of a string that `strace -xx` shows whole.
+/// Returns the bytes of a string that `strace -xx` shows completely.
 fn text(word: &str) -> Vec<u8> {
     let quoted = word.strip_prefix('"').and_then(|word| word.strip_suffix('"'));
     bytes(quoted.unwrap_or_else(|| panic!("not a whole string: {word}")))
@@ -330,12 +331,12 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "an unknown call may change files: pwrite64")]
-    fn a_call_that_is_not_known_is_no_call_that_changes_nothing() {
+    fn a_call_that_is_not_known_is_an_error() {
         read("7 pwrite64(4<\\x2f\\x68\\x6f\\x6d\\x65\\x2f\\x66>, \"\\x61\", 1, 9) = 1");
     }
 
     #[test]
-    fn room_is_written_to_from_where_the_position_was_set() {
+    fn a_write_starts_at_the_position_that_lseek_has_set() {
         let log = r#"7 openat(AT_FDCWD</>, "/home/f", O_WRONLY|O_CREAT|O_EXCL, 0600) = 4</home/f>
 7 fallocate(4</home/f>, 0, 0, 9) = 0
 7 write(4</home/f>, "\x61", 1) = 1
@@ -351,13 +352,13 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "not read here: fallocate")]
-    fn a_hole_that_is_punched_is_no_room_that_is_taken() {
+    fn punching_a_hole_is_not_read_as_an_allocation() {
         read("7 fallocate(4</home/f>, FALLOC_FL_PUNCH_HOLE, 0, 9) = 0");
     }
 
     #[test]
     #[should_panic(expected = "an unknown call may change files: mmap")]
-    fn memory_that_is_written_to_a_file_is_such_a_call() {
+    fn a_shared_writable_mapping_is_an_error() {
         read("7 mmap(NULL, 9, PROT_READ|PROT_WRITE, MAP_SHARED, 4</home/f>, 0) = 0x7f00");
     }
 }

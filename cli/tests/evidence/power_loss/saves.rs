@@ -15,14 +15,14 @@ use crate::token_server::TokenServer;
 const RECORD: &str = "var/state/tokenkeep/default.age";
 const KEY: &str = "etc/config/keys/default.txt";
 
-/// A home with a profile on an age file.
+/// Returns a home with a profile that names an age file.
 fn home() -> Scene {
     Scene::new(|home| {
         home.tokenkeep("init").ok();
     })
 }
 
-/// Sets tokens, and looks for them after each power cut.
+/// Runs `set`, and checks the tokens after each power cut.
 fn set(mut home: Scene, line: &str, url: &str, old: Option<&str>) {
     home.record(&home.command(line), &record("new"));
     home.cut_power(|home, moment| {
@@ -37,8 +37,8 @@ fn set(mut home: Scene, line: &str, url: &str, old: Option<&str>) {
 }
 
 #[test]
-fn a_first_save_is_there_whole_or_not_at_all_and_for_good_once_the_command_has_ended() {
-    if can_trace("power_loss::a_first_save_is_there_whole_or_not_at_all") {
+fn a_first_save_is_complete_or_missing_and_durable_once_the_command_has_said_so() {
+    if can_trace("power_loss::a_first_save_is_complete_or_missing") {
         let home = home();
         let url = home.age(RECORD, KEY);
         set(home, "set", &url, None);
@@ -54,7 +54,7 @@ fn a_save_leaves_the_old_record_or_the_new_one() {
         let home = Scene::new(|home| {
             home.tokenkeep("init").ok();
             save(&home.age(RECORD, KEY), "old");
-            // Another writer died before, and one of an earlier build.
+            // Files of writers that were killed before. The second name is of an earlier version.
             for left in ["0123456789abcdef.tmp", "tmp"] {
                 fs::write(home.path(&format!("{RECORD}.{left}")), "half of a rec").unwrap();
             }
@@ -68,8 +68,8 @@ fn a_save_leaves_the_old_record_or_the_new_one() {
 }
 
 #[test]
-fn a_logout_is_for_good_once_the_command_has_ended() {
-    if !can_trace("power_loss::a_logout_is_for_good_once_the_command_has_ended") {
+fn a_clear_is_durable_once_the_command_has_said_so() {
+    if !can_trace("power_loss::a_clear_is_durable_once_the_command_has_said_so") {
         return;
     }
     let mut home = Scene::new(|home| {
@@ -92,7 +92,7 @@ fn a_logout_is_for_good_once_the_command_has_ended() {
         let found = load(&url);
         if moment.1 >= Stage::Said {
             assert_eq!(found, None);
-            // Tokens lie in the remains of a write, too.
+            // Files of an interrupted write contain tokens too.
             assert!(remains(home).is_empty(), "{:?}", remains(home));
         } else {
             assert!([None, Some("old")].contains(&found.as_deref()), "{found:?}");
@@ -103,11 +103,11 @@ fn a_logout_is_for_good_once_the_command_has_ended() {
     });
 }
 
-/// From the moment that the refresh token is sent, the old one may be spent: a process that finds it has
-/// to find the intent too.
+/// Once the refresh token has been sent, it may be spent. A process that finds this token must find its
+/// intent too.
 #[test]
-fn a_refresh_token_that_may_have_been_sent_is_known_as_such_until_its_successor_is_there() {
-    if !can_trace("power_loss::a_refresh_token_that_may_have_been_sent_is_known_as_such") {
+fn a_refresh_token_that_may_be_spent_has_an_intent_until_the_new_tokens_are_saved() {
+    if !can_trace("power_loss::a_refresh_token_that_may_be_spent_has_an_intent") {
         return;
     }
     let server = TokenServer::start();
@@ -123,12 +123,12 @@ fn a_refresh_token_that_may_have_been_sent_is_known_as_such_until_its_successor_
             r#"{{"access_token":"{access}","refresh_token":"{refresh}","expires_at":"2020-01-01T00:00:00Z"}}"#
         );
         home.run(home.command("set"), &record).ok();
-        // Somebody else died who had made room.
+        // A process was killed after it had allocated space for its new tokens.
         fs::write(home.path(&format!("{RECORD}.0123456789abcdef.next")), [0; 2000]).unwrap();
     });
     assert_eq!(home.record(&home.command("get"), ""), "access-canary-2\n");
     let url = home.age(RECORD, KEY);
-    let (mut spent, mut noted) = (0, 0);
+    let (mut spent, mut with_intent) = (0, 0);
     home.cut_power(|home, moment| {
         if moment.1 >= Stage::Said {
             assert!(remains(home).is_empty(), "{:?}", remains(home));
@@ -140,7 +140,7 @@ fn a_refresh_token_that_may_have_been_sent_is_known_as_such_until_its_successor_
         assert!(is_new || found.access_token.expose_secret() == access);
         assert!(is_new || moment.1 < Stage::Said);
         if moment.1 >= Stage::Asked {
-            // A server that rotates knows the old one no longer.
+            // A server with rotation rejects the old token.
             let rejects = |_| async { Err(RefreshFailure::rejected("invalid_grant")) };
             let manager = TokenManager::builder().store(open(&url)).refresh_with(rejects).build();
             match block_on(manager.get_access_token()) {
@@ -149,12 +149,12 @@ fn a_refresh_token_that_may_have_been_sent_is_known_as_such_until_its_successor_
                 other => panic!("{other:?}"),
             }
         } else {
-            noted += usize::from(has_intent);
+            with_intent += usize::from(has_intent);
         }
         block_on(open(&url).save(&tokens("later").into(), Precondition::Anything)).unwrap();
         assert_eq!(load(&url).as_deref(), Some("later"));
     });
-    // There were such states.
-    assert!(spent > 0 && noted > 0, "{spent}, {noted}");
+    // Both kinds of states must occur.
+    assert!(spent > 0 && with_intent > 0, "{spent}, {with_intent}");
     assert_eq!(server.calls(), 1);
 }

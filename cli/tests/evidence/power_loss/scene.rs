@@ -1,4 +1,5 @@
-//! A home on a disk that, when the power goes, has kept what it must and any of the rest.
+//! A home directory on a simulated disk. After a power cut, the disk has all durable changes, and any of
+//! the others.
 
 use std::collections::HashSet;
 use std::fs;
@@ -14,7 +15,7 @@ use super::record::{Stage, Step, record};
 use crate::figures::figure;
 use crate::support::program;
 
-/// What all scenes went through so far.
+/// The numbers of all scenes so far.
 static TALLY: Mutex<Tally> = Mutex::new(Tally { states: 0, operations: 0, commands: 0 });
 
 struct Tally {
@@ -25,17 +26,17 @@ struct Tally {
 
 pub(crate) struct Scene {
     root: TempDir,
-    /// What is on the disk at first, and durable.
+    /// The content of the disk at the start. All of it is durable.
     start: Tree,
-    /// What each command did.
+    /// The steps of each command.
     runs: Vec<Vec<Step>>,
 }
 
-/// How many commands have begun, and how far the last of them has come.
+/// The number of commands that have started, and the stage of the last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Moment(pub(crate) usize, pub(crate) Stage);
 
-/// What a command printed.
+/// The result of a command.
 #[derive(Debug)]
 pub(crate) struct Done {
     pub(crate) code: Option<i32>,
@@ -51,9 +52,9 @@ impl Done {
 }
 
 impl Scene {
-    /// A home as `prepare` leaves it.
+    /// Creates a home with the content that `prepare` makes.
     pub(crate) fn new(prepare: impl FnOnce(&Self)) -> Self {
-        // What a disk keeps is computed here, so none is needed, and memory is faster.
+        // The disk is simulated, so no real disk is needed, and memory is faster.
         let memory = Path::new("/dev/shm");
         let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
         let mut root = tempfile::Builder::new();
@@ -69,7 +70,7 @@ impl Scene {
         self.root.path().join(name)
     }
 
-    /// The URL of an age file with an identity.
+    /// Returns the URL of an age file with an identity.
     pub(crate) fn age(&self, name: &str, identity: &str) -> String {
         let (file, key) = (self.path(name), self.path(identity));
         format!("age:{}?identity={}", file.display(), key.display())
@@ -79,12 +80,12 @@ impl Scene {
         format!("plaintext:{}", self.path(name).display())
     }
 
-    /// The real command in this home; its line is split at blanks.
+    /// Returns the real command in this home. The line is split at spaces.
     pub(crate) fn command(&self, line: &str) -> Command {
         self.wrapped(env!("CARGO_BIN_EXE_tokenkeep").as_ref(), line)
     }
 
-    /// A process that works on a store with the crate, as its input says.
+    /// Returns a program that uses a store through the library. Its input says what it does.
     pub(crate) fn actor(&self, store: &str) -> Command {
         self.wrapped(&program("test-actor"), store)
     }
@@ -106,13 +107,13 @@ impl Scene {
         command
     }
 
-    /// Runs a program, and does not watch it.
+    /// Runs a program without recording it.
     pub(crate) fn run(&self, mut command: Command, input: &str) -> Done {
         use std::io::Write;
 
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        // It may end without reading it.
+        // The program may exit before it has read all input.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         done(child.wait_with_output().unwrap())
     }
@@ -121,7 +122,7 @@ impl Scene {
         self.run(self.command(line), "")
     }
 
-    /// Runs a program that has to succeed, and records what it does to the disk.
+    /// Runs a program that must succeed, and records what it does to the disk.
     pub(crate) fn record(&mut self, command: &Command, input: &str) -> String {
         self.try_record(command, input).ok()
     }
@@ -133,12 +134,12 @@ impl Scene {
         let (output, steps) = record(self.root.path(), &disk, command, input);
         assert_eq!(steps.last().map(reached), Some(Some(Stage::Ended)), "{steps:?}");
         self.runs.push(steps);
-        // Nothing escaped the record.
+        // All changes have been recorded.
         assert_eq!(self.disk().now(), self.found(), "{:?}", self.runs.last());
         done(output)
     }
 
-    /// The disk after all that was recorded.
+    /// Returns the disk after all recorded steps.
     fn disk(&self) -> Disk {
         let mut disk = Disk::of(&self.start);
         for step in self.runs.iter().flatten() {
@@ -149,8 +150,8 @@ impl Scene {
         disk
     }
 
-    /// Cuts the power after every step, and shows each state that the disk may then be in to
-    /// `check`, which finds it in the home and may change it.
+    /// Cuts the power after every step. For each state that the disk may then have, puts it into the home
+    /// and calls `check`, which may change the home.
     pub(crate) fn cut_power(&self, check: impl FnMut(&Self, Moment)) {
         self.cut_power_from(Moment(0, Stage::Running), check);
     }
@@ -191,8 +192,8 @@ impl Scene {
         figure("power loss", tried, "0 lost");
     }
 
-    /// Kills the one command that was recorded after each of its operations, records what `again`
-    /// does then, and cuts the power in that.
+    /// Kills the recorded command after each of its operations. Each time, records what `again` does, and
+    /// cuts the power at each of the new steps.
     pub(crate) fn kill(mut self, again: impl Fn(&mut Self), mut check: impl FnMut(&Self, Moment)) {
         let [whole] = &*std::mem::take(&mut self.runs) else { panic!("one command") };
         for (number, step) in whole.iter().enumerate() {
@@ -204,7 +205,7 @@ impl Scene {
         }
     }
 
-    /// Makes the home hold this and nothing else.
+    /// Replaces the content of the home with this.
     fn put(&self, tree: &Tree) {
         for entry in fs::read_dir(self.root.path()).unwrap() {
             let path = entry.unwrap().path();
@@ -225,7 +226,7 @@ impl Scene {
         }
     }
 
-    /// What the home holds.
+    /// Returns the content of the home.
     pub(crate) fn found(&self) -> Tree {
         let mut tree = Tree::new();
         let mut directories = vec![self.root.path().to_owned()];
@@ -243,7 +244,7 @@ impl Scene {
     }
 }
 
-/// Says where the power was cut, if what was found then fails the test.
+/// If a check fails, prints where the power was cut.
 struct Cut<'a> {
     moment: Moment,
     number: usize,
@@ -266,7 +267,7 @@ impl Drop for Cut<'_> {
             })
             .collect();
         eprintln!(
-            "power cut at {moment:?}, after step {number}, {step:?}; then there is {names:#?}"
+            "power cut at {moment:?}, after step {number}, {step:?}; the disk has {names:#?}"
         );
     }
 }

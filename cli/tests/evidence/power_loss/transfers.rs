@@ -1,4 +1,4 @@
-//! Moving tokens and copying them.
+//! Power cuts while tokens are moved and copied.
 
 use tokenkeep::AgeKey;
 
@@ -9,7 +9,7 @@ use super::scene::Scene;
 use super::{block_on, goes_on, load, open, remains, save};
 use crate::support::can_trace;
 
-/// A home with two keys.
+/// Returns a home with two keys.
 pub(super) fn home(prepare: impl FnOnce(&Scene)) -> Scene {
     Scene::new(|home| {
         for key in ["one.txt", "two.txt"] {
@@ -19,12 +19,12 @@ pub(super) fn home(prepare: impl FnOnce(&Scene)) -> Scene {
     })
 }
 
-/// That the tokens are on one side at least, and that the move can be completed.
+/// Fails unless at least one store has the tokens and the move can be completed.
 pub(super) fn check_move(home: &Scene, from: &str, to: &str, is_done: bool) {
     let sides = [load(from), load(to)];
     let mine = Some("mine".to_owned());
     assert!(sides.iter().all(|side| side.is_none() || *side == mine), "{sides:?}");
-    assert!(sides.contains(&mine), "they are nowhere");
+    assert!(sides.contains(&mine), "the tokens are lost");
     if is_done {
         assert_eq!(sides, [None, mine.clone()]);
     }
@@ -34,8 +34,8 @@ pub(super) fn check_move(home: &Scene, from: &str, to: &str, is_done: bool) {
 }
 
 #[test]
-fn moved_tokens_are_on_one_side_at_least_and_the_move_completes() {
-    if !can_trace("power_loss::moved_tokens_are_on_one_side_at_least_and_the_move_completes") {
+fn moved_tokens_are_in_at_least_one_store_and_the_move_completes() {
+    if !can_trace("power_loss::moved_tokens_are_in_at_least_one_store_and_the_move_completes") {
         return;
     }
     type Url = fn(&Scene) -> String;
@@ -53,7 +53,7 @@ fn moved_tokens_are_on_one_side_at_least_and_the_move_completes() {
     }
 }
 
-/// A profile whose tokens are moved, from where to where, and with which order.
+/// Returns a scene that moves the tokens of a profile, the source and the target, and the command line.
 pub(super) fn a_moved_profile() -> (Scene, [String; 2], String) {
     let mut home = Scene::new(|home| {
         home.tokenkeep("keygen -o one.txt").ok();
@@ -75,7 +75,7 @@ fn a_profile_names_the_tokens_that_were_moved_or_the_move_completes() {
     home.cut_power(|home, moment| {
         if moment.1 < Stage::Ended {
             let again = home.tokenkeep(&order);
-            // Otherwise the profile names the target already.
+            // If the second run fails, the profile already names the target.
             assert!(again.code == Some(0) || again.err.contains("the same slot"), "{again:?}");
         }
         assert!(home.tokenkeep("get").ok().starts_with("mine."));
@@ -85,8 +85,8 @@ fn a_profile_names_the_tokens_that_were_moved_or_the_move_completes() {
 }
 
 #[test]
-fn a_backup_is_there_whole_or_not_at_all_and_what_was_copied_stays() {
-    if !can_trace("power_loss::a_backup_is_there_whole_or_not_at_all") {
+fn a_backup_is_complete_or_missing_and_its_source_stays() {
+    if !can_trace("power_loss::a_backup_is_complete_or_missing") {
         return;
     }
     for earlier in [None, Some("backup of earlier")] {
@@ -115,8 +115,8 @@ fn a_backup_is_there_whole_or_not_at_all_and_what_was_copied_stays() {
 }
 
 #[test]
-fn what_is_restored_is_there_whole_or_not_at_all_and_the_backup_stays() {
-    if !can_trace("power_loss::what_is_restored_is_there_whole_or_not_at_all") {
+fn restored_tokens_are_complete_or_missing_and_the_backup_stays() {
+    if !can_trace("power_loss::restored_tokens_are_complete_or_missing") {
         return;
     }
     let mut home = home(|home| {
