@@ -1,8 +1,8 @@
-//! Many processes with many tasks each use the tokens of many users for as long as one likes, while
-//! some of them are killed all the time, and a server that forgives nothing counts what it costs.
+//! Many processes with many tasks use the tokens of several users, and processes are killed all the time.
+//! The server ends a session if a refresh token is used twice.
 //!
-//! `TOKENKEEP_SOAK_SECONDS` says for how long, `TOKENKEEP_SOAK_SEED` with which random decisions. What
-//! happened, and when, is in `target/tmp/soak.log`.
+//! `TOKENKEEP_SOAK_SECONDS` sets the duration, and `TOKENKEEP_SOAK_SEED` the random decisions. All events
+//! are in `target/tmp/soak.log`.
 
 mod admin;
 mod client;
@@ -32,24 +32,24 @@ use crate::support::{available, program, scratch};
 
 const PROCESSES: usize = 16;
 
-/// These live from the beginning to the end, and must not grow.
+/// The number of processes that run from start to end. They must not leak memory or descriptors.
 const LONG_LIVING: usize = 3;
 
-/// How many orders a process works on at a time; one may be for several tasks.
+/// The number of orders that a process works on at a time. One order may be for several tasks.
 const CLIENTS: usize = 4;
 
 const ADMINS: usize = 2;
 
-/// The first one's tokens are in the keychain, if not in a file.
+/// The second place of the first user is in the keychain, if there is one.
 const USERS: usize = 8;
 
-/// No order takes longer, even on a machine that has far too much to do; one that does hangs.
+/// An order that takes longer counts as hanging, also on a very busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// For how long a manager that looks into the store only now and then may be behind.
+/// The longest time that a manager which rarely reads the store may return an old state.
 const LAZINESS: Time = 1_300_000;
 
-/// A small generator; the same seed makes the same decisions.
+/// A small random generator. The same seed makes the same decisions.
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -79,14 +79,14 @@ struct Soak {
     seconds: u64,
     /// Set once all processes have warmed up.
     ends: OnceLock<Instant>,
-    /// Where the record of each user's places lies: plaintext, sealed, and a backup.
+    /// The files of each user: plaintext, sealed, and the backup.
     files: Vec<[PathBuf; 3]>,
     world: Mutex<World>,
     changed: Condvar,
     processes: OnceLock<Vec<Arc<Process>>>,
     log: Mutex<File>,
     numbers: AtomicU64,
-    /// Whether the server fails now and then, and has processes killed.
+    /// Whether the server sometimes fails and kills processes.
     faults: AtomicBool,
 }
 
@@ -110,12 +110,12 @@ impl Soak {
     fn is_over(&self) -> bool {
         let world = self.world();
         let ends = self.ends.get().expect("they have warmed up");
-        // A busy machine takes longer to do enough.
+        // A busy machine needs more time for enough refreshes and kills.
         let is_time = |limit: Duration| Instant::now() >= *ends + limit;
         world.ended || is_time(PATIENCE) || (is_time(Duration::ZERO) && self.is_enough(&world))
     }
 
-    /// Whether enough happened for this to mean anything.
+    /// Reports whether there were enough refreshes and kills for a useful result.
     fn is_enough(&self, world: &World) -> bool {
         let least = self.seconds.min(20);
         world.refreshes > 2 * least && world.kills > least / 4
@@ -132,7 +132,7 @@ impl Soak {
         self.changed.notify_all();
     }
 
-    /// Gives an order, and waits: `None` if the process dies first.
+    /// Gives an order, and returns the answer. Returns `None` if the process dies first.
     fn ask(&self, process: usize, user: Option<usize>, order: &str) -> Option<String> {
         let process = &self.processes()[process];
         match process.order(order).recv_timeout(PATIENCE) {
@@ -150,8 +150,7 @@ impl Soak {
         }
     }
 
-    /// Kills a process, if it may be and if nobody lets it come to its end just now. Returns whether it
-    /// was.
+    /// Kills a process, unless it must live or is about to end normally. Returns whether it was killed.
     fn kill(&self, number: usize, life: Option<u32>) -> bool {
         let process = &self.processes()[number];
         let life = life.unwrap_or_else(|| process.life());
@@ -168,7 +167,7 @@ impl Soak {
         true
     }
 
-    /// Lets a process do what it has to, and come to its end as a program should.
+    /// Lets a process finish its orders, and ends it normally.
     fn end(&self, number: usize) {
         let mut world = self.world();
         if world.processes[number].closed {
@@ -190,11 +189,11 @@ impl Soak {
     }
 }
 
-/// Where everything lies, and how a process finds it.
+/// The files of all users, and the URLs of their stores.
 struct Places {
     dir: tempfile::TempDir,
     files: Vec<[PathBuf; 3]>,
-    /// The plaintext places of all users, then the sealed ones, then the backups.
+    /// The plaintext stores of all users, then the sealed stores, then the backups.
     urls: Vec<String>,
 }
 
@@ -243,7 +242,7 @@ fn nothing_is_lost_brought_back_or_left_behind_when_everything_happens_at_once()
     let seconds = setting("TOKENKEEP_SOAK_SECONDS", 20);
     let random = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
     let seed = setting("TOKENKEEP_SOAK_SEED", u64::from(random));
-    // Beside the binary, so that a copy of it has a log of its own.
+    // The log is beside the binary, so a copy of the binary has its own log.
     let tmp = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().join("tmp");
     std::fs::create_dir_all(&tmp).unwrap();
     let complaints = tmp.join("soak-stderr.log");
@@ -308,7 +307,7 @@ fn nothing_is_lost_brought_back_or_left_behind_when_everything_happens_at_once()
     let world = soak.world();
     let summary = world.summary();
     soak.log(&summary);
-    // The test harness captures what the print macros print.
+    // The test harness captures the output of the print macros, so write to stderr directly.
     std::io::stderr().write_all(format!("{summary}\n").as_bytes()).unwrap();
     drop(dir);
     assert_eq!(complaints, "", "seed {seed}");
@@ -328,7 +327,7 @@ fn nothing_is_lost_brought_back_or_left_behind_when_everything_happens_at_once()
     );
 }
 
-/// Has processes killed, and now and then lets one come to its end.
+/// Kills processes, and sometimes ends one normally.
 fn killer(soak: &Soak, mut random: Random) {
     while !soak.is_over() {
         thread::sleep(Duration::from_millis(50 + random.below(400)));

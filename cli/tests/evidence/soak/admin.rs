@@ -1,4 +1,4 @@
-//! Those who move the tokens from place to place, and back them up and restore them.
+//! Admins: they move tokens between the places of a user, and back them up and restore them.
 
 use std::path::Path;
 use std::thread;
@@ -29,8 +29,8 @@ pub(super) fn run(soak: &Soak, mut random: Random) {
     }
 }
 
-/// Has some process carry out an order, and another one if that is killed or the keychain slow: the
-/// answer, and whether one was.
+/// Lets a random process carry out an order, and another one if that is killed or the keychain fails.
+/// Returns the answer, and whether more than one try was needed.
 pub(super) fn have(
     soak: &Soak,
     user: usize,
@@ -51,7 +51,7 @@ pub(super) fn have(
     None
 }
 
-/// Has this process carry it out.
+/// Lets this process carry out an order.
 fn ask(soak: &Soak, user: usize, process: usize, order: &str) -> Option<String> {
     {
         let mut world = soak.world();
@@ -72,8 +72,8 @@ fn ask(soak: &Soak, user: usize, process: usize, order: &str) -> Option<String> 
     answer
 }
 
-/// Moves the tokens to the other place, by one process or two, while everybody goes on; then sees
-/// to it that they are there.
+/// Moves the tokens to the other place with one or two processes, while the clients continue. Then
+/// completes the move, and checks it.
 fn migrate(soak: &Soak, user: usize, random: &mut Random) {
     let from = soak.world().users[user].at;
     let (here, there) = (USERS * from + user, USERS * (1 - from) + user);
@@ -110,7 +110,7 @@ fn migrate(soak: &Soak, user: usize, random: &mut Random) {
     if !take(soak, user) {
         return;
     }
-    // A process that died in it, and one that signed in too late for it, is followed by another one.
+    // Repeat the move, in case a process was killed during it, or a client signed in at the first place.
     loop {
         let since = soak.now();
         let Some((answer, killed)) = have(soak, user, random, &order) else { return };
@@ -118,7 +118,7 @@ fn migrate(soak: &Soak, user: usize, random: &mut Random) {
         match accept(soak, user, &answer, since, died) {
             Some(Migrated::Done) => break,
             Some(Migrated::Occupied) => {
-                // Everybody still uses the first place, so that is where the live ones are.
+                // All clients still use the first place, so its tokens are the current ones.
                 if have(soak, user, random, &format!("logout {there} 0")).is_none() {
                     return;
                 }
@@ -135,12 +135,12 @@ fn migrate(soak: &Soak, user: usize, random: &mut Random) {
         (user.login_while_moving, user.logout_while_moving)
     };
     if died || login {
-        // Who was killed where the tokens had been moved away from may have left half a record.
+        // A process that was killed at the first place may have left a temporary file.
         let Some(_) = have(soak, user, random, &format!("logout {here} 0")) else { return };
     }
     left_behind(soak, user, &soak.files[user][from]);
     if logout && (died || login) {
-        // There may be two copies meanwhile, or two sessions, and the logout was of one of them.
+        // There may have been two copies or two sessions, and the logout removed only one.
         let Some(_) = have(soak, user, random, &format!("logout {there} 0")) else { return };
         soak.world().users[user].settle(soak.number(), None, soak.now());
     }
@@ -167,7 +167,7 @@ enum Migrated {
 fn accept(soak: &Soak, user: usize, answer: &str, since: Time, died: bool) -> Option<Migrated> {
     let is_disturbed = died || soak.world().users[user].login_while_moving;
     if is_keychains_fault(soak, user, answer, since) {
-        // It is done once more later.
+        // The move is repeated later.
         return Some(Migrated::Done);
     }
     if let Some(error) = answer.strip_prefix("error ") {
@@ -182,7 +182,7 @@ fn accept(soak: &Soak, user: usize, answer: &str, since: Time, died: bool) -> Op
     {
         return Some(Migrated::Occupied);
     }
-    soak.fail(Some(user), &format!("nobody expects of a migration: {answer}"));
+    soak.fail(Some(user), &format!("unexpected answer of a migration: {answer}"));
     None
 }
 
@@ -191,7 +191,7 @@ fn is_keychains_fault(soak: &Soak, user: usize, answer: &str, since: Time) -> bo
     error.is_some_and(|kind| soak.world().is_keychains_fault(user, kind, since))
 }
 
-/// Waits until nobody uses this user's tokens, and keeps it so.
+/// Waits until no client uses this user's tokens, and keeps the clients away.
 fn take(soak: &Soak, user: usize) -> bool {
     let deadline = Instant::now() + PATIENCE + PATIENCE;
     let mut world = soak.world();
@@ -203,14 +203,14 @@ fn take(soak: &Soak, user: usize) -> bool {
     !world.ended
 }
 
-/// Takes the tokens away, and brings them back from a backup.
+/// Clears the tokens, and restores them from a backup.
 fn restore(soak: &Soak, user: usize, random: &mut Random) {
     if !take(soak, user) {
         return;
     }
     let at = soak.world().users[user].at;
     let (place, backup) = (USERS * at + user, USERS * 2 + user);
-    // A backup of tokens that may be spent would be one too.
+    // A backup of tokens in doubt would be in doubt too, so refresh first.
     let Some((fresh, died)) = have(soak, user, random, &format!("refresh {place} 0")) else {
         return;
     };
@@ -243,7 +243,7 @@ fn restore(soak: &Soak, user: usize, random: &mut Random) {
     soak.world().restores += 1;
 }
 
-/// What lies beside a slot that was emptied: locks, and nothing that says anything of tokens.
+/// Fails if there are files beside an empty slot, other than its lock and lease.
 pub(super) fn left_behind(soak: &Soak, user: usize, file: &Path) {
     let name = file.file_name().unwrap().to_str().unwrap();
     let Ok(entries) = file.parent().unwrap().read_dir() else { return };

@@ -1,4 +1,4 @@
-//! Those who use the tokens: one order after the other to one process.
+//! Clients: each gives one process one order after the other.
 
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -6,32 +6,32 @@ use std::time::{Duration, SystemTime};
 use super::model::{Time, World};
 use super::{LAZINESS, PATIENCE, Random, Soak, USERS, server};
 
-/// Of a thousand orders, those from this one on change what is there.
+/// Of 1000 orders, those from this number on are logins and logouts.
 const LOGIN: u64 = 986;
 
-/// A caller that has waited for so long for another process gets an error that says so.
+/// A caller that has waited this long for another process may get an error about the timeout.
 const BRIEFLY: Time = 5_000_000;
 
-/// On a machine that takes longer for anything, a token has half its life behind it when it arrives.
+/// If an order takes longer, the machine is slow: half of the life of a token is over when it arrives.
 const SLOW: Time = 1_500_000;
 
-/// What was asked for, and when.
+/// An order, and its times.
 pub(super) struct Asked {
     pub(super) user: usize,
     pub(super) begin: Time,
-    /// The earliest time that the answer may be about.
+    /// The earliest time whose state the answer may show.
     pub(super) from: Time,
     pub(super) to: Time,
-    /// Who asked, if it may have known more than the store.
+    /// The process that was asked, if it may know newer tokens than the store has.
     pub(super) by: Option<usize>,
-    /// Whether the tokens were on their way elsewhere meanwhile.
+    /// Whether the tokens were being moved during the order.
     pub(super) moved: bool,
-    /// Since when a token has to be good, by the clock on the wall.
+    /// The token must not have expired before this time of the wall clock.
     pub(super) good_at: Option<SystemTime>,
 }
 
 pub(super) fn run(soak: &Soak, process: usize, mut random: Random) {
-    // Whom this one has seen without tokens that are good for anything, and may sign in.
+    // A user whose tokens were missing or spent. This client may sign the user in.
     let mut signed_out = None;
     while !soak.is_over() {
         thread::sleep(Duration::from_millis(random.below(30)));
@@ -43,7 +43,7 @@ pub(super) fn run(soak: &Soak, process: usize, mut random: Random) {
             _ => (user, kind),
         };
         let mut world = soak.world();
-        // Somebody who is not being looked after just now.
+        // Choose a user who is not reserved by an admin.
         let user = loop {
             let mut users = (0..USERS).map(|add| (user + add) % USERS);
             match users.find(|&user| !world.users[user].taken) {
@@ -55,7 +55,7 @@ pub(super) fn run(soak: &Soak, process: usize, mut random: Random) {
         let (number, place) = (soak.number(), USERS * world.users[user].at + user);
         let begin = soak.now();
         let mut session = None;
-        // Not everybody who finds a user signed out signs in at once.
+        // Only one client at a time signs a user in.
         let kind = if kind == LOGIN && world.users[user].is_signing_in() { 0 } else { kind };
         let order = match kind {
             0..500 => format!("access {place} {manager} {amount}"),
@@ -95,19 +95,19 @@ pub(super) fn run(soak: &Soak, process: usize, mut random: Random) {
         if writes {
             soak.log(&event);
             let is_done = answer.as_ref().is_some_and(|answer| answer.starts_with("ok "));
-            // A login is moved along. A logout where the tokens have just left does nothing.
+            // A migration also moves a new login. But a logout may come after the tokens have left.
             world.users[user].written(number, to, is_done && (session.is_some() || !moved));
         }
         let mut from = begin.saturating_sub(if manager == 2 { LAZINESS } else { 0 });
         if user == 0 {
-            // While the keychain does not answer, a token is handed out that is still good.
+            // While the keychain does not answer, a manager returns its last token until that expires.
             from = from.saturating_sub(LAZINESS + server::LIFETIME.as_micros() as Time);
         }
         let moved = moved || from < world.users[user].arrived;
         let by = good_at.map(|_| process);
         let asked = Asked { user, begin, from, to, by, moved, good_at };
         if let Some(answer) = &answer {
-            // One of many tasks each, or of one.
+            // An `access` order has one answer for each task, other orders have one.
             let answers = answer.strip_prefix("ok ").filter(|_| kind < 500).unwrap_or(answer);
             for answer in answers.split('\t') {
                 asked.judge(&mut world, answer);
@@ -136,7 +136,7 @@ impl Asked {
                 "TokenExpired" if self.is_slow(world) => {}
                 "Store.Timeout" if self.to - self.begin >= BRIEFLY => {}
                 "TokenNotFound" => self.judge_nothing(world),
-                _ => world.fail(Some(user), &format!("nobody expects {error}")),
+                _ => world.fail(Some(user), &format!("unexpected error: {error}")),
             }
             return;
         }
@@ -150,17 +150,17 @@ impl Asked {
                     world.fail(Some(user), &format!("{token} had expired when it was asked for"));
                 }
             }
-            None => world.fail(Some(user), &format!("nobody expects {answer}")),
+            None => world.fail(Some(user), &format!("unexpected answer: {answer}")),
         }
     }
 
-    /// Whether an access token may have expired on its way into the store, or to the caller.
+    /// Reports whether an access token may have expired before it was saved, or before the caller got it.
     fn is_slow(&self, world: &World) -> bool {
         self.to - self.begin > SLOW || world.users[self.user].may_be_late(self.from, self.to, SLOW)
     }
 
     fn judge_nothing(&self, world: &mut World) {
-        // Where one looks they may be gone already, or not be yet.
+        // During a migration, the tokens may already be gone from one place, or not yet be at the other.
         if !self.moved {
             world.judge_nothing(self.user, self.from, self.to);
         }

@@ -1,5 +1,5 @@
-//! The keychain that the first user's key is in. It is a real one, which may crash; then it is started
-//! again, as D-Bus does that on a desktop.
+//! The keychain that holds the first user's key. It is a real keychain, which may crash. Then it is
+//! started again, as D-Bus does on a desktop.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::session::Session;
 
-/// For how long somebody may be told once more what was found while it was away.
+/// How long after a restart a process may still report that the keychain cannot be reached.
 const ECHO: Duration = Duration::from_secs(30);
 
 pub(super) struct Keychain(Mutex<State>);
@@ -23,17 +23,18 @@ impl Keychain {
         Self(Mutex::new(State { session: Session::with_keychain(), restarted: Vec::new() }))
     }
 
-    /// A command that finds it.
+    /// Returns a command that can reach the keychain.
     pub(super) fn command(&self, program: &Path) -> Command {
         self.0.lock().unwrap().session.command(program)
     }
 
-    /// Where the records lie whose keys are in it.
+    /// Returns the directory of the records whose keys are in the keychain.
     pub(super) fn state(&self) -> PathBuf {
         self.0.lock().unwrap().session.state()
     }
 
-    /// Returns whether it could not be reached at some time since then, or cannot be reached now.
+    /// Reports whether the keychain could not be reached at some time since then. Restarts it if it has
+    /// crashed.
     pub(super) fn was_away(&self, since: Instant) -> bool {
         let mut state = self.0.lock().unwrap();
         let method = ["call", "--session", "--dest", "org.freedesktop.DBus", "--object-path"];

@@ -1,7 +1,8 @@
-//! What may be true of each user's tokens, judged from when everything began and ended.
+//! A model of each user's tokens. It decides which answers are possible, from the start and end of all
+//! orders.
 //!
-//! Times are microseconds of one clock, taken before an order is sent and after its answer came, so
-//! that what the judge calls impossible is impossible, and not just unlikely.
+//! Times are microseconds of one clock. They are taken before an order is sent and after its answer has
+//! arrived. So an answer that the model rejects is impossible, and not only unlikely.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
@@ -10,56 +11,55 @@ use std::time::{Duration, Instant};
 
 use super::keychain::Keychain;
 
-/// When something happened.
+/// The time of an event.
 pub(super) type Time = u64;
 
-/// A session at the server: one login and its rotations.
+/// A session at the server: a login and its rotations.
 pub(super) type SessionId = usize;
 
-/// Still under way.
+/// The end of an order that is not finished.
 pub(super) const OPEN: Time = Time::MAX;
 
-/// How long a spend may still be on its way after the logout that ended its session: it was begun
-/// before that.
+/// How long after a logout a refresh that began before it may still spend the refresh token.
 const LATE: Time = 20_000_000;
 
-/// How many events of a user are kept for the one who has to find out what went wrong.
+/// The number of events of a user that are kept for the message of a failure.
 const EVENTS: usize = 120;
 
 pub(super) struct Session {
     pub(super) user: usize,
-    /// The generation that the server accepts; none once it revoked the session.
+    /// The generation that the server accepts. `None` once the server has ended the session.
     pub(super) live: Option<u32>,
-    /// Who spent the generation before that.
+    /// The process that spent the generation before that.
     pub(super) spender: Option<Spender>,
-    /// Whether it was lost because its spender was killed.
+    /// Whether the session was lost because its spender was killed.
     pub(super) lost: bool,
-    /// When which generation had been seen.
+    /// The generations that were seen, with their times.
     seen: VecDeque<(Time, u32)>,
 }
 
-/// One life of a process.
+/// One life of a process, between its start and its end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Spender {
     pub(super) process: usize,
     pub(super) life: u32,
 }
 
-/// A login, or a logout if it is of nothing.
+/// A login, or a logout if `what` is `None`.
 struct Content {
     number: u64,
     what: Option<SessionId>,
     begin: Time,
     end: Time,
-    /// Whether it is known to have taken effect.
+    /// Whether it certainly took effect.
     certain: bool,
 }
 
-/// An order that was not answered yet.
+/// An order without an answer so far.
 struct Open {
     begin: Time,
     order: String,
-    /// Whether a migration ran at some time while this did.
+    /// Whether a migration ran at some time during the order.
     moved: bool,
 }
 
@@ -68,16 +68,16 @@ pub(super) struct User {
     contents: Vec<Content>,
     open: BTreeMap<u64, Open>,
     events: VecDeque<String>,
-    /// Whether the tokens may be in either place just now, or in both.
+    /// Whether the tokens may now be in either place, or in both.
     pub(super) moving: bool,
-    /// When they had last arrived in another place.
+    /// When the tokens last arrived in another place.
     pub(super) arrived: Time,
-    /// Whether somebody signed in, or out, while they were.
+    /// Whether a client signed in, or out, during the move.
     pub(super) login_while_moving: bool,
     pub(super) logout_while_moving: bool,
-    /// Who has it to themselves.
+    /// Whether an admin has reserved this user.
     pub(super) taken: bool,
-    /// Which of its two places is in use.
+    /// The place that is in use, 0 or 1.
     pub(super) at: usize,
 }
 
@@ -94,7 +94,7 @@ impl User {
         self.open.insert(number, Open { begin: now, order: order.to_owned(), moved });
     }
 
-    /// Ends an order; tells when it began, and whether a migration ran meanwhile.
+    /// Ends an order. Returns when it began, and whether a migration ran during it.
     pub(super) fn end(&mut self, number: u64) -> (Time, bool) {
         let open = self.open.remove(&number).expect("it was begun");
         (open.begin, open.moved)
@@ -117,7 +117,7 @@ impl User {
         }
     }
 
-    /// Begins to replace what is there.
+    /// Begins a login or a logout.
     pub(super) fn write(&mut self, number: u64, what: Option<SessionId>, begin: Time) {
         self.contents.push(Content { number, what, begin, end: OPEN, certain: false });
     }
@@ -129,13 +129,13 @@ impl User {
         self.forget(end);
     }
 
-    /// Notes what is known to be there.
+    /// Records the session that is certainly in the slot now.
     pub(super) fn settle(&mut self, number: u64, what: Option<SessionId>, now: Time) {
         self.contents.push(Content { number, what, begin: now, end: now, certain: true });
         self.forget(now);
     }
 
-    /// Whether this may have been there at some time between these.
+    /// Reports whether the slot may have held this session at some time between `from` and `to`.
     pub(super) fn may_hold(&self, what: Option<SessionId>, from: Time, to: Time) -> bool {
         self.contents.iter().filter(|content| content.what == what && content.begin <= to).any(
             |content| {
@@ -147,8 +147,8 @@ impl User {
         )
     }
 
-    /// Whether what was there at some time between these took longer than that to be put there: an
-    /// access token may have expired on the way.
+    /// Reports whether the slot may have held a session between `from` and `to` whose login took longer
+    /// than `by`, so that its access token may have expired before it was saved.
     pub(super) fn may_be_late(&self, from: Time, to: Time, by: Time) -> bool {
         self.contents.iter().any(|content| {
             content.what.is_some()
@@ -157,7 +157,7 @@ impl User {
         })
     }
 
-    /// Forgets what nobody will ask about any more.
+    /// Removes old entries that no later answer can be about.
     fn forget(&mut self, now: Time) {
         let oldest = self.open.values().map(|open| open.begin).min().unwrap_or(now).min(now);
         let horizon = oldest.saturating_sub(LATE + 5_000_000);
@@ -194,7 +194,7 @@ impl Session {
         Self { user, live: Some(0), spender: None, lost: false, seen: VecDeque::new() }
     }
 
-    /// Notes that this generation was in the slot.
+    /// Records that this generation was in the slot.
     pub(super) fn see(&mut self, now: Time, generation: u32) {
         if self.seen.back().is_none_or(|last| last.1 < generation) {
             if self.seen.len() == 512 {
@@ -204,18 +204,18 @@ impl Session {
         }
     }
 
-    /// The newest generation that had been seen before then.
+    /// Returns the newest generation that was seen before this time.
     pub(super) fn seen_before(&self, time: Time) -> Option<u32> {
         self.seen.iter().rev().find(|seen| seen.0 < time).map(|seen| seen.1)
     }
 }
 
-/// Who lets orders through to a process.
+/// Decides whether a process gets orders.
 #[derive(Default)]
 pub(super) struct Gate {
-    /// How many orders it works on.
+    /// The number of orders that the process works on.
     pub(super) at_work: usize,
-    /// Whether it takes no more, because it is about to end.
+    /// Whether it gets no more orders, because it is about to end.
     pub(super) closed: bool,
 }
 
@@ -223,7 +223,7 @@ pub(super) struct Gate {
 pub(super) struct World {
     pub(super) users: Vec<User>,
     pub(super) sessions: Vec<Session>,
-    /// Lives that ended by a kill.
+    /// The lives of processes that ended by a kill.
     pub(super) killed: std::collections::HashSet<(usize, u32)>,
     pub(super) processes: Vec<Gate>,
     pub(super) failures: Vec<String>,
@@ -244,14 +244,14 @@ pub(super) struct World {
     began: Option<Instant>,
 }
 
-/// What the server does with a refresh token.
+/// The decision of the server about a refresh token.
 pub(super) enum Verdict {
     Rotated { generation: u32 },
     Rejected,
 }
 
 impl World {
-    /// `sealed` of the users begin in their second place.
+    /// With a keychain, the first user starts in the second place, which is in the keychain.
     pub(super) fn new(
         users: usize,
         processes: usize,
@@ -279,8 +279,8 @@ impl World {
         self.ended = true;
     }
 
-    /// Whether it is the keychain's fault, and not ours, that an order failed which was given then: it
-    /// need not answer in time on a machine that has a lot to do, and it may crash.
+    /// Reports whether the keychain may be the cause of this error, for an order that was given at `since`.
+    /// The keychain may be too slow on a busy machine, and it may crash.
     pub(super) fn is_keychains_fault(&self, user: usize, kind: &str, since: Time) -> bool {
         let (Some(keychain), Some(began)) = (&self.keychain, self.began) else { return false };
         match kind {
@@ -299,7 +299,7 @@ impl World {
         self.sessions.len() - 1
     }
 
-    /// Spends a refresh token, once; the second time it ends the session.
+    /// Spends a refresh token. The second use of a token ends the session.
     pub(super) fn spend(
         &mut self,
         now: Time,
@@ -311,7 +311,7 @@ impl World {
         let event = format!("process {}.{} spends {id}-{generation}", by.process, by.life);
         self.users[user].note(now, &event);
         if !self.users[user].may_hold(Some(id), now.saturating_sub(LATE), now) {
-            self.fail(Some(user), &format!("{event}, which was signed out long before"));
+            self.fail(Some(user), &format!("{event}, long after it was signed out"));
         }
         let session = &mut self.sessions[id];
         if session.live == Some(generation) {
@@ -320,7 +320,7 @@ impl World {
             self.refreshes += 1;
             return Verdict::Rotated { generation: generation + 1 };
         }
-        // The recovery's one try, after a process died that may have spent it.
+        // One more try is allowed after a process was killed that may have spent the token.
         let newest = session.seen.back().map_or(0, |seen| seen.1);
         let is_excused = session.lost
             || (session.live == Some(generation + 1)
@@ -336,12 +336,12 @@ impl World {
             }
             session.lost = true;
         } else {
-            self.fail(Some(user), &format!("{event}, which was spent, and nobody had died"));
+            self.fail(Some(user), &format!("{event}, which was spent without a kill"));
         }
         Verdict::Rejected
     }
 
-    /// Judges an access token that somebody got between these times, and maybe before it was saved.
+    /// Checks an access token that a client received between these times. It may not have been saved yet.
     pub(super) fn judge_token(
         &mut self,
         user: usize,
@@ -352,46 +352,46 @@ impl World {
     ) {
         let mut parts = token.split('-').skip(1).map(str::parse::<u64>);
         let (Some(Ok(id)), Some(Ok(generation))) = (parts.next(), parts.next()) else {
-            return self.fail(Some(user), &format!("{token} is no token of ours"));
+            return self.fail(Some(user), &format!("{token} is not a token of this test"));
         };
         let (id, generation) = (id as SessionId, generation as u32);
         if self.sessions[id].user != user {
             return self.fail(Some(user), &format!("{token} is another user's"));
         }
         if !self.users[user].may_hold(Some(id), from, to) {
-            return self.fail(Some(user), &format!("{token} was brought back from the dead"));
+            return self.fail(Some(user), &format!("{token} came back after it was replaced"));
         }
         let seen = self.sessions[id].seen_before(from);
         if seen.is_some_and(|seen| seen > generation) {
-            return self.fail(Some(user), &format!("{token} is older than what was there"));
+            return self.fail(Some(user), &format!("{token} is older than one seen before"));
         }
-        // Who just refreshed it hands it out even if it is not saved yet.
+        // The process that refreshed the token may return it before it is saved.
         let session = &mut self.sessions[id];
         if by.is_none() || by != session.spender.map(|spender| spender.process) {
             session.see(to, generation);
         }
     }
 
-    /// Judges that somebody found nothing between these times.
+    /// Checks an answer that there were no tokens between these times.
     pub(super) fn judge_nothing(&mut self, user: usize, from: Time, to: Time) {
         if !self.users[user].may_hold(None, from, to) {
-            self.fail(Some(user), "the tokens are gone, and nobody signed out");
+            self.fail(Some(user), "the tokens are gone, and no client signed out");
         }
     }
 
-    /// Judges that the refresh token may be spent.
+    /// Checks an answer that the refresh token may be spent.
     pub(super) fn judge_spent(&mut self, user: usize, from: Time, to: Time) {
         let is_lost = |(id, session): (usize, &Session)| {
             session.user == user && session.lost && self.users[user].may_hold(Some(id), from, to)
         };
         if !self.sessions.iter().enumerate().rev().any(is_lost) {
-            self.fail(Some(user), "a session was given up that no kill has cost");
+            self.fail(Some(user), "a session counts as spent, although no kill has lost it");
         }
     }
 }
 
 impl World {
-    /// How often the keychain had to be started again.
+    /// Returns how often the keychain was started again.
     pub(super) fn crashes(&self) -> usize {
         self.keychain.as_ref().map_or(0, |keychain| keychain.restarts())
     }

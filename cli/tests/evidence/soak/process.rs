@@ -1,4 +1,4 @@
-//! Processes that are started again whenever they end, and what they are told and answer.
+//! Processes that are started again whenever they end, and their orders and answers.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -8,15 +8,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-/// One of the processes, through all its lives.
+/// One of the processes, in all its lives.
 pub(super) struct Process {
     pub(super) number: usize,
     command: Box<dyn Fn() -> Command + Send + Sync>,
-    /// The server and the stores, as its first line of input says them.
+    /// The server and the stores, for the first line of input of each life.
     world: String,
     state: Mutex<State>,
     started: Condvar,
-    /// Told of each life's end, and whether somebody wanted it.
+    /// Called when a life ends that should not have ended.
     ended: Box<dyn Fn(&str) + Send + Sync>,
 }
 
@@ -25,7 +25,7 @@ struct State {
     life: u32,
     child: Option<Child>,
     input: Option<ChildStdin>,
-    /// Who waits for the answer to which order.
+    /// The callers that wait, by the number of their order.
     waiting: HashMap<u64, Sender<String>>,
     orders: u64,
     expected: bool,
@@ -62,11 +62,11 @@ impl Process {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("it starts");
+            .expect("the process starts");
         let mut input = child.stdin.take().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         let first = format!("{}.{}\t{}\n", self.number, state.life, self.world);
-        input.write_all(first.as_bytes()).expect("it lives");
+        input.write_all(first.as_bytes()).expect("the process runs");
         (state.child, state.input) = (Some(child), Some(input));
         self.started.notify_all();
         let process = self.clone();
@@ -83,7 +83,7 @@ impl Process {
         });
     }
 
-    /// Its output has ended, and so has everything that it did.
+    /// Handles the end of a life. The output of the process has ended.
     fn die(self: &Arc<Self>) {
         let mut state = self.state();
         state.input = None;
@@ -91,18 +91,18 @@ impl Process {
         if !state.expected {
             (self.ended)(&format!("process {}.{} ended: {status}", self.number, state.life));
         }
-        // This tells the callers that wait.
+        // The callers that wait now get no answer.
         state.waiting.clear();
         if !state.last {
             self.live(&mut state);
         }
     }
 
-    /// Gives an order; the answer never comes if the process dies.
+    /// Gives an order. There is no answer if the process dies.
     pub(super) fn order(&self, order: &str) -> Receiver<String> {
         let (answer, receiver) = mpsc::channel();
         let mut state = self.state();
-        // It may be about to be started again.
+        // Wait if the process is about to be started again.
         while state.input.is_none() && !state.last {
             state = self.started.wait_timeout(state, Duration::from_secs(1)).unwrap().0;
         }
@@ -119,7 +119,7 @@ impl Process {
         self.state().life
     }
 
-    /// Kills it as the system would, if this is still its life.
+    /// Kills the process with SIGKILL, if it is still in this life.
     pub(super) fn kill(&self, life: u32) {
         let mut state = self.state();
         if state.life == life && state.child.is_some() {
@@ -128,7 +128,7 @@ impl Process {
         }
     }
 
-    /// Lets it come to its end; `last` says that it is not started again.
+    /// Ends the process normally. With `last`, it is not started again.
     pub(super) fn end(&self, last: bool) {
         let mut state = self.state();
         state.expected = true;

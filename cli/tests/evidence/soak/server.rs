@@ -1,5 +1,5 @@
-//! The server that issued the tokens: it rotates the refresh token each time, and ends a session in
-//! which one is used twice.
+//! The server that issues the tokens. It rotates the refresh token each time, and ends a session in which
+//! a refresh token is used twice.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,23 +11,23 @@ use std::time::{Duration, SystemTime};
 use super::model::{SessionId, Spender, Verdict};
 use super::{Random, Soak};
 
-/// How long an access token is good for.
+/// The lifetime of an access token.
 pub(super) const LIFETIME: Duration = Duration::from_secs(3);
 
-/// The words of new tokens: access token, refresh token, expiry in milliseconds.
+/// Returns new tokens as three words: access token, refresh token, expiry in milliseconds.
 pub(super) fn tokens(session: SessionId, generation: u32) -> String {
     let expiry = SystemTime::now() + LIFETIME;
     let expiry = expiry.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
     format!("access-{session}-{generation}-{expiry} refresh-{session}-{generation} {expiry}")
 }
 
-/// When an access token expires.
+/// Returns when an access token expires.
 pub(super) fn expiry(access: &str) -> SystemTime {
     let expiry = access.rsplit('-').next().unwrap().parse().unwrap();
     SystemTime::UNIX_EPOCH + Duration::from_millis(expiry)
 }
 
-/// Serves, and returns where.
+/// Starts the server, and returns its address.
 pub(super) fn listen(soak: &Arc<Soak>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -47,7 +47,7 @@ fn serve(soak: &Soak, random: &Mutex<Random>, mut connection: TcpStream) {
     let faults = soak.faults.load(Ordering::SeqCst);
     let happens = |one_in| faults && below(one_in) == 0;
     let mut line = String::new();
-    // Who asks may have died.
+    // The client may have been killed.
     if BufReader::new(connection.try_clone().unwrap()).read_line(&mut line).is_err() {
         return;
     }
@@ -65,7 +65,7 @@ fn serve(soak: &Soak, random: &Mutex<Random>, mut connection: TcpStream) {
     let answer = {
         let mut world = soak.world();
         if world.killed.contains(&(by.process, by.life)) {
-            // What it sent was lost with it.
+            // The process is dead, so its request counts as lost.
             return;
         }
         match world.spend(soak.now(), by, session, generation) {
@@ -79,7 +79,7 @@ fn serve(soak: &Soak, random: &Mutex<Random>, mut connection: TcpStream) {
     thread::sleep(Duration::from_millis(below(15)));
     let _ = connection.write_all(answer.as_bytes());
     if happens(50) {
-        // It has the answer, and may be about to save it.
+        // The process has the answer, and may be about to save it.
         thread::sleep(Duration::from_micros(below(3000)));
         soak.kill(by.process, Some(by.life));
     }

@@ -1,4 +1,4 @@
-//! The beginning and the end: all is quiet, and what is there can be counted.
+//! Checks at the start and at the end, when no client is active.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -6,24 +6,24 @@ use std::path::Path;
 use super::client::Asked;
 use super::{LONG_LIVING, Soak, USERS, server};
 
-/// How much a process's memory may differ at two times, in KiB: allocators keep what was freed.
+/// How much the memory of a process may grow, in KiB. Allocators keep freed memory.
 const MEMORY: u64 = 32 * 1024;
 
-/// What a process has open: descriptors, threads, and KiB of memory.
+/// The descriptors, threads, and KiB of memory of a process.
 pub(super) struct Report {
     descriptors: u64,
     threads: u64,
     memory: u64,
 }
 
-/// Signs everybody in, and has the processes that live longest use everything once.
+/// Signs all users in. Lets the long-living processes use everything once, and returns their reports.
 pub(super) fn warm_up(soak: &Soak) -> Vec<Report> {
     (0..USERS).for_each(|user| sign_in(soak, user));
     (0..LONG_LIVING).for_each(|process| use_everything(soak, process));
     (0..LONG_LIVING).map(|process| report(soak, process)).collect()
 }
 
-/// Sees what is left when everybody is done: all tokens that should be there, and nothing else.
+/// Checks that in the end, all expected tokens are there, and nothing else.
 pub(super) fn settle(soak: &Soak, before: &[Report]) {
     if soak.world().ended {
         return;
@@ -46,7 +46,7 @@ pub(super) fn settle(soak: &Soak, before: &[Report]) {
         } else if !refreshed.starts_with("ok ") {
             soak.fail(Some(user), &format!("a session was lost: {refreshed}"));
         }
-        // Once more in an orderly way, in each of its slots.
+        // Move the tokens to the other place and back, without faults.
         for (from, to) in [(here, elsewhere), (elsewhere, here)] {
             expect(soak, user, &format!("migrate {from} {to}"), "ok moved");
             let refreshed = ask(soak, user, &format!("refresh {to} 0"));
@@ -132,13 +132,13 @@ fn use_everything(soak: &Soak, process: usize) {
 }
 
 fn report(soak: &Soak, process: usize) -> Report {
-    let report = soak.ask(process, None, "report").expect("it lives");
+    let report = soak.ask(process, None, "report").expect("the process runs");
     let mut numbers = report.split(' ').skip(1).map(|number| number.parse().unwrap());
     let mut next = || numbers.next().unwrap();
     Report { descriptors: next(), threads: next(), memory: next() }
 }
 
-/// Only these files are beside a slot, and only for this user.
+/// Fails if there are other files beside a slot, or if the files are not private.
 fn files(soak: &Soak, user: usize, file: &Path, suffixes: &[&str]) {
     let name = file.file_name().unwrap().to_str().unwrap();
     let directory = file.parent().unwrap();
