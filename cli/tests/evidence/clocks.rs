@@ -1,4 +1,4 @@
-//! A clock that is wrong, and one that is put right in between.
+//! Clocks that are wrong, and clocks that are corrected between two commands.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use crate::figures::figure;
 use crate::scenes::{Done, Scene};
 use crate::support::available;
 
-/// Runs a command at a date of the wall clock. Time spans pass as ever.
+/// Runs a command at this date. Only the wall clock is changed, not the monotonic clock.
 fn at(scene: &Scene, date: &str, arguments: &[&str]) -> Done {
     let mut faketime: Command = scene.program("faketime");
     faketime.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").arg(date);
@@ -23,9 +23,8 @@ const DATES: [&str; 5] = [
 ];
 
 #[test]
-fn a_clock_that_is_set_back_and_forth_makes_no_loop_of_refreshes_and_costs_no_tokens() {
-    let test =
-        "clocks::a_clock_that_is_set_back_and_forth_makes_no_loop_of_refreshes_and_costs_no_tokens";
+fn a_wrong_clock_causes_no_refresh_loop_and_loses_no_tokens() {
+    let test = "clocks::a_wrong_clock_causes_no_refresh_loop_and_loses_no_tokens";
     if !available(test, "faketime") {
         return;
     }
@@ -35,7 +34,7 @@ fn a_clock_that_is_set_back_and_forth_makes_no_loop_of_refreshes_and_costs_no_to
     let mut runs = 0;
     for then in DATES {
         for now in DATES {
-            // Refreshed at one date, and used three times at another one.
+            // Refresh at one date, and use the token three times at another date.
             scene.fresh();
             let done = at(&scene, then, &["refresh"]);
             assert_eq!(done.code, Some(0), "at {then}: {done:?}");
@@ -44,7 +43,7 @@ fn a_clock_that_is_set_back_and_forth_makes_no_loop_of_refreshes_and_costs_no_to
                 let done = at(&scene, now, &["get"]);
                 assert_eq!(done.code, Some(0), "from {then} to {now}: {done:?}");
             }
-            // One, if they seem to have expired.
+            // If the token seems expired, the first use refreshes it.
             let more = server.calls() - refreshed;
             assert_eq!(more, usize::from(now > then), "from {then} to {now}");
             assert!(!server.has_ended_a_session(), "from {then} to {now}");

@@ -1,5 +1,5 @@
-//! Commands of which each system call that touches a file fails in turn: the old tokens stay, the
-//! message names the file, nothing lies around, and the next try works.
+//! Makes each system call that touches a file fail, one in each run. The old tokens stay, the message
+//! names the file, no temporary file stays, and the next run succeeds.
 
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use crate::stages::ON_FILES;
 use crate::trace::{Call, Meddling, calls, can_meddle, meddle};
 
 #[test]
-fn a_command_of_which_any_system_call_fails_says_so_and_leaves_the_old_tokens() {
-    let test = "faults::a_command_of_which_any_system_call_fails_says_so_and_leaves_the_old_tokens";
+fn a_command_with_a_failing_system_call_reports_it_and_keeps_the_old_tokens() {
+    let test = "faults::a_command_with_a_failing_system_call_reports_it_and_keeps_the_old_tokens";
     if !can_meddle(test) {
         return;
     }
@@ -21,7 +21,7 @@ fn a_command_of_which_any_system_call_fails_says_so_and_leaves_the_old_tokens() 
     figure("failing calls", tried, "0 lost, 0 silent");
 }
 
-/// The errors that the kernel gives for a call; none for what cannot fail, or concerns no file.
+/// Returns the errors of the kernel for a call. Calls that cannot fail have none.
 fn errors_of(call: &Call) -> &'static [&'static str] {
     match call.name.as_str() {
         "openat" if call.text.contains("O_CREAT") => &["ENOSPC", "EACCES", "EINTR"],
@@ -32,10 +32,10 @@ fn errors_of(call: &Call) -> &'static [&'static str] {
         "read" => &["EIO", "EINTR"],
         "write" => &["ENOSPC", "EDQUOT", "EIO", "EINTR"],
         "fsync" => &["ENOSPC", "EIO", "EINTR"],
-        // Not every file system can; then zeros are written.
+        // After EOPNOTSUPP, the command writes zeros.
         "fallocate" => &["ENOSPC", "EDQUOT", "EFBIG", "EIO", "EINTR", "EOPNOTSUPP"],
         "ftruncate" => &["EIO", "EINTR"],
-        // That of a directory has nothing to write that could fail.
+        // Closing a directory writes nothing, so it cannot fail.
         "close" if Path::new(&call.paths[0]).is_dir() => &[],
         "close" => &["EIO"],
         "flock" if call.is_unlock() => &[],
@@ -44,7 +44,7 @@ fn errors_of(call: &Call) -> &'static [&'static str] {
             &["EIO"]
         }
         "fcntl" | "ioctl" | "lseek" => &[],
-        name => panic!("{name} is a call that nobody thought of"),
+        name => panic!("errors_of has no entry for {name}"),
     }
 }
 
@@ -62,7 +62,7 @@ fn fail_everywhere(scene: &Scene) -> (usize, Vec<String>) {
     (tried, wrong)
 }
 
-/// Lets one call fail, and returns what is wrong then.
+/// Makes one call fail, and returns what is wrong afterwards.
 fn fail_at(scene: &Scene, call: &Call, error: &str) -> Vec<String> {
     let done = meddle(scene, call, &Meddling::Fail(error));
     let found = scene.look();
@@ -71,10 +71,10 @@ fn fail_at(scene: &Scene, call: &Call, error: &str) -> Vec<String> {
         Some(0) if !scene.is_done(&found) => wrong.push(format!("not done: {found:?}")),
         Some(0) => {}
         _ if error == "EINTR" => wrong.push(format!("interrupted: {done:?}")),
-        _ if error == "EOPNOTSUPP" => wrong.push(format!("needs what not all have: {done:?}")),
-        // Somebody has to give leave, or else another place has to be found.
+        _ if error == "EOPNOTSUPP" => wrong.push(format!("needs an optional call: {done:?}")),
+        // The user must change permissions, or use another place.
         Some(5) if ["EACCES", "ENOLCK"].contains(&error) => {}
-        // Somebody has to make room. Of a record, it is said how much.
+        // The user must free space. For a record, the message says how much.
         _ if is_about_room(error)
             && slot_of_a_draft(&call.about()).is_some()
             && !done.err.contains("there is no room for new tokens in ") =>
@@ -96,7 +96,7 @@ fn fail_at(scene: &Scene, call: &Call, error: &str) -> Vec<String> {
         wrong.push(format!("{found:?}"));
     }
     wrong.extend(scene.exposed().into_iter().map(|path| format!("exposed {path}")));
-    // It cannot be removed if removing is what fails.
+    // If the removal fails, the temporary file stays.
     if !call.name.starts_with("unlink") {
         wrong.extend(scene.litter().into_iter().map(|path| format!("left {path}")));
     }
@@ -108,7 +108,7 @@ fn is_about_room(error: &str) -> bool {
     ["ENOSPC", "EDQUOT", "EFBIG"].contains(&error)
 }
 
-/// Whether a message names a file, or the slot or the profile that it lies beside.
+/// Reports whether a message names a file, or the slot or profile that the file belongs to.
 fn names(message: &str, path: &str) -> bool {
     let path = match slot_of_a_draft(path) {
         Some(slot) => slot,
@@ -119,8 +119,8 @@ fn names(message: &str, path: &str) -> bool {
     message.contains(trimmed.trim_end_matches('/'))
 }
 
-/// The slot whose record a file is to take the place of: its name is that of the slot, 16 random hex
-/// digits, and what it is for.
+/// Returns the slot of a temporary file. The name of that file consists of the name of the slot, 16
+/// random hex digits, and `tmp` or `next`.
 fn slot_of_a_draft(path: &str) -> Option<&str> {
     let path = path.strip_suffix(".tmp").or_else(|| path.strip_suffix(".next"))?;
     let (slot, random) = path.rsplit_once('.')?;

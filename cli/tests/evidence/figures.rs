@@ -1,10 +1,10 @@
-//! What the tests count, for the table that `scripts/evidence` prints.
+//! The numbers of the tests, for the table that `scripts/evidence` prints.
 
 use std::fmt::Display;
 use std::fs;
 use std::path::Path;
 
-/// Notes a row of the table: what was tried, how much of it, and what was found.
+/// Writes one row of the table: what was tried, how often, and what was found.
 pub(crate) fn figure(row: &str, tried: impl Display, found: impl Display) {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("evidence");
     fs::create_dir_all(&directory).unwrap();

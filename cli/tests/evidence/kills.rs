@@ -1,5 +1,5 @@
-//! Commands killed at each system call that touches a file: nothing is lost, torn or shown, and the
-//! same command completes.
+//! Kills commands at each system call that touches a file. No tokens are lost, torn or exposed, and the
+//! same command completes afterwards.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,7 +26,7 @@ fn a_command_killed_at_any_system_call_loses_nothing_and_completes_when_run_agai
     figure("kill points", tried, "0 torn, 0 lost");
 }
 
-/// Plays stages on both cores. Returns how much was tried, and what was wrong.
+/// Plays stages on two threads. Returns the number of tries, and what was wrong.
 pub(crate) fn on_two_threads(
     stages: &[Stage],
     play: fn(&Scene) -> (usize, Vec<String>),
@@ -46,8 +46,8 @@ pub(crate) fn on_two_threads(
     (tried.into_inner(), wrong.into_inner().unwrap())
 }
 
-/// A process that is killed at such a call leaves the disk as if it had been killed at the next one, so
-/// those are not tried.
+/// Reports whether a call only reads. A kill at such a call leaves the same disk as a kill at the next
+/// call, so it is not tried.
 fn only_looks(call: &Call) -> bool {
     [
         "access",
@@ -65,8 +65,8 @@ fn only_looks(call: &Call) -> bool {
         || call.is_unlock()
 }
 
-/// With a keychain each run takes long: what opens or closes a file without making one is not tried
-/// either, for the same reason.
+/// Runs with a keychain are slow. So calls that only open or close an existing file are not tried either,
+/// for the same reason.
 fn changes_something(call: &Call) -> bool {
     let opens = call.name == "openat" && !call.text.contains("O_CREAT");
     !only_looks(call) && !opens && call.name != "close"
@@ -83,7 +83,7 @@ fn kill_everywhere(scene: &Scene, is_tried: fn(&Call) -> bool) -> (usize, Vec<St
     (calls.len(), wrong)
 }
 
-/// Looks around, runs the command again, and returns what is wrong.
+/// Checks the scene, runs the command again, and returns what is wrong.
 fn after_a_kill(scene: &Scene) -> Vec<String> {
     let mut wrong = Vec::new();
     let found = scene.look();
@@ -114,14 +114,14 @@ fn a_command_killed_at_any_message_to_the_keychain_leaves_no_tokens_without_thei
     figure("kill points with a keychain", tried, "0 torn, 0 lost");
 }
 
-/// Those who talk to the bus take turns as they come, so the messages cannot be listed before: each
-/// is killed until there is none left.
+/// Several threads send messages to the bus, in an order that differs between runs. So the messages
+/// cannot be listed before. The command is killed at the 1st, 2nd, … message, until it completes.
 fn kill_at_each_message(scene: &Scene) -> (usize, Vec<String>) {
     let mut wrong = Vec::new();
     for nth in 1.. {
         if !kill_at_message(scene, nth) {
-            // Connect, look, make or delete, read back.
-            assert!(nth > 10, "{}: it was killed {nth} times", scene.name);
+            // The messages connect, look up the item, create or delete it, and read it back.
+            assert!(nth > 10, "{}: it was killed only {nth} times", scene.name);
             return (nth - 1, wrong);
         }
         let at = format!("{}, killed at message {nth}", scene.name);

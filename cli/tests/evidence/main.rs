@@ -1,6 +1,6 @@
-//! Every promise of README, docs/ and SECURITY.md, tried where it would break: processes killed and system
-//! calls failed one by one, power cut at every write, memory read, secrets looked for. On Linux, which has
-//! the tools for that.
+//! Tests of every promise of README, docs/ and SECURITY.md under faults: kills at each system call, failing
+//! system calls, power cuts at every write, reads of memory, and searches for secrets. They run on Linux,
+//! which has the tools for this.
 
 #![cfg(target_os = "linux")]
 #![allow(

@@ -1,4 +1,4 @@
-//! No room, no right to write, no descriptors: what a machine runs out of.
+//! A full disk, a read-only disk, file size limits, and too few descriptors.
 
 use std::cell::RefCell;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::scenes::{Done, LONG_AGO, Scene, block_on};
 use crate::stages::{ON_FILES, getting, replacing};
 use crate::support::{available, skip};
 
-/// Sets a scene up and runs its command after a line of shell has changed what it can have.
+/// Sets a scene up, and runs its command after this line of shell, which limits what it can use.
 fn limited(scene: &Scene, limit: &str) -> Done {
     scene.fresh();
     limited_as_it_is(scene, limit)
@@ -26,11 +26,11 @@ fn limited_as_it_is(scene: &Scene, limit: &str) -> Done {
     scene.play_in(shell)
 }
 
-/// That it failed by itself and said so, with nothing lost or left, and can be run again.
+/// Fails unless the command reported an error itself, lost no tokens, and exposed no file.
 fn check_failed(scene: &Scene, done: &Done, at: &str) {
     let found = scene.look();
-    // What the bus is talked to with panics in threads of its own, which are survived; what they write may
-    // come before, between and after.
+    // The library for the bus may panic in its own threads, which the command survives. The output of
+    // these panics may come before, between and after the message.
     let said = done.err.find("tokenkeep: ");
     assert!([Some(1), Some(5)].contains(&done.code), "{}, {at}: {done:?}", scene.name);
     assert!(said.is_some() && !done.err.contains("canary"), "{at}: {done:?}");
@@ -40,14 +40,14 @@ fn check_failed(scene: &Scene, done: &Done, at: &str) {
 }
 
 #[test]
-fn a_command_whose_files_may_not_grow_says_so_and_is_not_killed() {
+fn a_file_size_limit_is_reported_and_kills_no_command() {
     let mut tried = 0;
     for stage in ON_FILES {
         let scene = stage();
         let done = limited(&scene, "ulimit -f 0");
         tried += 1;
         if done.code == Some(0) {
-            // What only removes writes nothing.
+            // A command that only removes files writes nothing.
             assert!(scene.is_done(&scene.look()), "{}: {done:?}", scene.name);
             continue;
         }
@@ -60,14 +60,14 @@ fn a_command_whose_files_may_not_grow_says_so_and_is_not_killed() {
 }
 
 #[test]
-fn an_error_that_cannot_be_written_down_keeps_its_exit_code() {
+fn an_error_that_cannot_be_printed_keeps_its_exit_code() {
     let scene = replacing();
     let done = limited(&scene, "rm -r \"$TOKENKEEP_CONFIG_DIR\" && exec 2>/dev/full");
     assert_eq!(done.code, Some(2), "{done:?}");
 }
 
 #[test]
-fn a_command_without_descriptors_says_so_and_leaves_the_old_tokens() {
+fn a_command_with_too_few_descriptors_fails_and_keeps_the_old_tokens() {
     let mut tried = 0;
     for stage in ON_FILES {
         let scene = stage();
@@ -77,7 +77,7 @@ fn a_command_without_descriptors_says_so_and_leaves_the_old_tokens() {
                 assert!(descriptors > 5, "{}: {descriptors} were enough", scene.name);
                 break;
             }
-            // The loader has not enough to load it.
+            // The loader has too few descriptors to start the program.
             if done.code == Some(127) {
                 continue;
             }
@@ -94,7 +94,7 @@ fn a_command_without_descriptors_says_so_and_leaves_the_old_tokens() {
     figure("too few descriptors", format!("{tried} runs"), "0 lost, 0 panics");
 }
 
-/// A file system of its own, for as long as it is needed.
+/// A file system that is mounted until this value is dropped.
 struct Mounted(PathBuf);
 
 impl Mounted {
@@ -108,7 +108,7 @@ impl Mounted {
         mount.status.success().then_some(Self(at))
     }
 
-    /// Makes a mount point of a file.
+    /// Mounts a file over itself.
     fn over_itself(file: &Path) -> Option<Self> {
         let mount = Command::new("mount").arg("--bind").args([file, file]).output().unwrap();
         mount.status.success().then(|| Self(file.to_owned()))
@@ -128,8 +128,8 @@ impl Drop for Mounted {
 }
 
 #[test]
-fn a_full_disk_and_a_read_only_one_leave_the_old_tokens_and_tell_which_file() {
-    let test = "scarcity::a_full_disk_and_a_read_only_one_leave_the_old_tokens_and_tell_which_file";
+fn a_full_or_read_only_disk_is_named_and_the_old_tokens_stay() {
+    let test = "scarcity::a_full_or_read_only_disk_is_named_and_the_old_tokens_stay";
     if !available(test, "mount") {
         return;
     }
@@ -162,18 +162,18 @@ fn a_full_disk_and_a_read_only_one_leave_the_old_tokens_and_tell_which_file() {
     assert_eq!(scene.complete(), [""; 0]);
 }
 
-/// What keeps new tokens from being saved, though not the intent to fetch them.
+/// Something that prevents the save of new tokens, but not of the intent.
 struct Obstacle<'a> {
-    /// A line of shell that puts it there for one command.
+    /// A line of shell that makes the obstacle for one command.
     limit: &'a str,
     put: &'a dyn Fn(),
     remove: &'a dyn Fn(),
-    /// What the command says of it.
+    /// Part of the message of the command.
     said: &'a str,
 }
 
 impl Obstacle<'_> {
-    /// That no refresh token is sent as long as it is there, and one is once it is gone.
+    /// Fails if a refresh token is sent with the obstacle, or not sent after its removal.
     fn check(&self, scene: &Scene) {
         let server = scene.server.as_ref().unwrap();
         let asked = server.calls();
@@ -187,7 +187,7 @@ impl Obstacle<'_> {
             (self.remove)();
             done
         };
-        // One that is accepted for another ten minutes, and so is due.
+        // This token is due. The server accepts it for 10 more minutes.
         let soon = Utc::now() + TimeDelta::minutes(10);
         scene.issue(&soon.to_rfc3339_opts(SecondsFormat::Secs, true));
         let due = run();
@@ -210,7 +210,7 @@ impl Obstacle<'_> {
 fn a_refresh_token_is_not_sent_where_the_next_one_may_not_fit_into_a_file() {
     let scene = getting();
     scene.fresh();
-    // 32 or 64 KiB: that depends on the shell. The record has less than 1.
+    // 64 means 32 or 64 KiB, depending on the shell. The record has less than 1 KiB.
     let said = "bytes, and the limit on the size of a file is ";
     Obstacle { limit: "ulimit -f 64", put: &|| {}, remove: &|| {}, said }.check(&scene);
 }
@@ -228,7 +228,7 @@ fn a_refresh_token_is_not_sent_where_the_next_one_may_not_fit_on_the_disk() {
             return skip(test, "mounting is not allowed here");
         };
         let fill = mounted.0.join("fill");
-        // There is room for the record twice, and not for one as large as a record may be.
+        // There is space for this record twice, but not for a record of the maximum size.
         let put = || {
             fs::write(&fill, vec![0; 56 * 1024]).unwrap();
             save_again(&scene);
@@ -259,7 +259,7 @@ fn save_again(scene: &Scene) {
     block_on(store.save(&there.record, Precondition::Unchanged(there.revision))).unwrap();
 }
 
-/// Makes the files of the locks, which stay.
+/// Creates the lock files, which are not removed later.
 fn lease_once(scene: &Scene) {
     let store = scene.store_of("default").unwrap().open().unwrap();
     let lease = block_on(store.try_lease()).unwrap().expect("nobody has it");

@@ -1,4 +1,4 @@
-//! Commands and what they meet: each can be set up afresh, run, cut short, run again, and looked at.
+//! Scenes: a command and its files. A scene can be set up, run, interrupted, run again, and checked.
 
 use std::fs;
 use std::io::Write;
@@ -17,16 +17,16 @@ use crate::session::Session;
 use crate::support::scratch;
 use crate::token_server::TokenServer;
 
-/// When tokens end that have to be refreshed before anything is handed out.
+/// An expiry in the past. Such tokens must be refreshed before they are used.
 pub(crate) const LONG_AGO: &str = "2020-01-01T00:00:00Z";
 
 pub(crate) const OLD: &str = r#"{"access_token":"canary-old","refresh_token":"canary-refresh-old","expires_at":"2099-01-01T00:00:00Z"}"#;
 pub(crate) const NEW: &str = r#"{"access_token":"canary-new","refresh_token":"canary-refresh-new","expires_at":"2099-01-01T00:00:00Z"}"#;
 
-/// A command, the place that it runs in, and what must hold whenever somebody looks.
+/// A command, the directory that it runs in, and what must be true at any moment.
 pub(crate) struct Scene {
     pub(crate) name: &'static str,
-    /// `live`, where it is played, and `template`, what it looks like before.
+    /// Contains `live`, where the command runs, and `template`, the state before it runs.
     directory: TempDir,
     line: String,
     input: &'static str,
@@ -43,7 +43,7 @@ const ITEM: [&str; 4] = ["service", "tokenkeep:axiomtrade", "username", "alice"]
 
 type Holds = fn(&[&str]) -> bool;
 
-/// What is looked at.
+/// Something that is checked.
 enum Look {
     Item,
     Key(PathBuf),
@@ -61,18 +61,18 @@ pub(crate) struct Done {
 }
 
 impl Scene {
-    /// Plays the steps before it: command lines, and what is fed to them. In all lines, `@` is the
-    /// directory of the scene, and `RECIPIENT` who is named in `@/other/key.txt`.
+    /// Prepares a scene with these steps: command lines, and their input. In all lines, `@` stands for the
+    /// directory of the scene, and `RECIPIENT` for the recipient in `@/other/key.txt`.
     pub(crate) fn new(name: &'static str, steps: &[(&str, &str)]) -> Self {
         Self::set_up(name, steps, None, None)
     }
 
-    /// One with a keychain.
+    /// Prepares a scene with a keychain.
     pub(crate) fn with_keychain(name: &'static str, steps: &[(&str, &str)]) -> Self {
         Self::set_up(name, steps, None, Some(Session::with_keychain()))
     }
 
-    /// One with a provider, and an expired token of its in the profile `default`.
+    /// Prepares a scene with a provider. The profile `default` has an expired token of this provider.
     pub(crate) fn with_provider(name: &'static str, steps: &[(&str, &str)]) -> Self {
         Self::set_up(name, steps, Some(TokenServer::start()), None)
     }
@@ -112,14 +112,14 @@ impl Scene {
         scene
     }
 
-    /// The command itself.
+    /// Sets the command of the scene, and its input.
     pub(crate) fn run(mut self, line: &str, input: &'static str) -> Self {
         self.fresh();
         (self.line, self.input) = (line.to_owned(), input);
         self
     }
 
-    /// A file that lies there before.
+    /// Adds a file that exists before the command runs.
     pub(crate) fn left(self, path: &str) -> Self {
         let path = self.aside("template").join(path);
         fs::write(&path, OLD).unwrap();
@@ -142,35 +142,35 @@ impl Scene {
         self
     }
 
-    /// The key in the keychain.
+    /// Also checks the key in the keychain.
     pub(crate) fn item(mut self) -> Self {
         self.looks.push(Look::Item);
         self
     }
 
-    /// What must hold at every moment of what is looked at, and what it is in the end.
+    /// `holds` must be true at any moment. `done` is the state after the command.
     pub(crate) fn holds(mut self, holds: Holds, done: &'static [&'static str]) -> Self {
         (self.holds, self.done) = (holds, done);
         self
     }
 
-    /// How it ends if all is done already.
+    /// The exit code of the command if everything is done already.
     pub(crate) fn done_already(mut self, code: i32) -> Self {
         self.done_already = code;
         self
     }
 
-    /// Where the scene is played.
+    /// The directory in which the command runs.
     pub(crate) fn root(&self) -> PathBuf {
         self.directory.path().join("live")
     }
 
-    /// A place that is not part of the scene.
+    /// A path outside of the scene.
     pub(crate) fn aside(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    /// Sets everything up anew. Tokens that can be refreshed are good for one time.
+    /// Sets the scene up again. If there is a provider, its tokens can be refreshed once.
     pub(crate) fn fresh(&self) {
         if self.root().exists() {
             fs::remove_dir_all(self.root()).unwrap();
@@ -190,8 +190,8 @@ impl Scene {
         }
     }
 
-    /// Puts tokens of its provider into the profile `default`, which are the old ones from then on. They can
-    /// be refreshed once.
+    /// Saves tokens of the provider in the profile `default`. From then on, they count as "old". They can be
+    /// refreshed once.
     pub(crate) fn issue(&self, expires_at: &str) {
         let (access, refresh) = self.server.as_ref().expect("it has a provider").issue();
         let record = format!(
@@ -208,22 +208,22 @@ impl Scene {
         self.words(&self.line)
     }
 
-    /// Runs the command to its end, in whatever `command` wraps it in.
+    /// Runs `command`, which wraps the command of the scene, with its input.
     pub(crate) fn play_in(&self, command: Command) -> Done {
         self.play(command, self.input)
     }
 
-    /// Runs the command to its end.
+    /// Runs the command of the scene.
     pub(crate) fn play_plainly(&self) -> Done {
         self.play_in(self.command(&self.arguments()))
     }
 
-    /// Runs another command of the same place.
+    /// Runs another command in the same scene.
     pub(crate) fn play_another(&self, line: &str, input: &str) -> Done {
         self.play(self.command(&self.words(line)), input)
     }
 
-    /// A program in this scene.
+    /// Returns a program with the environment of this scene.
     pub(crate) fn program(&self, program: &str) -> Command {
         let root = self.root();
         let mut command = match &self.session {
@@ -238,29 +238,29 @@ impl Scene {
         for variable in ["TOKENKEEP_PASSPHRASE", "TOKENKEEP_PROFILE", "TOKENKEEP_STORE"] {
             command.env_remove(variable);
         }
-        // Elsewhere: what the loader looks up from there is not part of the scene.
+        // Not in the scene: files that the loader looks up here are not part of it.
         command.current_dir(self.directory.path());
         command.env("TOKENKEEP_CONFIG_DIR", root.join("config"));
         command.env("XDG_STATE_HOME", root.join("state"));
         command
     }
 
-    /// What is found where tokens and keys are looked for.
+    /// Returns the state of all stores, profiles and keys that are checked.
     pub(crate) fn look(&self) -> Vec<String> {
         self.looks.iter().map(|look| self.look_at(look)).collect()
     }
 
-    /// Whether that may be found at any moment.
+    /// Reports whether this state is allowed at any moment.
     pub(crate) fn may_be(&self, found: &[String]) -> bool {
         (self.holds)(&found.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    /// Whether that is what the command was to bring about.
+    /// Reports whether this is the state after the command.
     pub(crate) fn is_done(&self, found: &[String]) -> bool {
         found == self.done
     }
 
-    /// Runs the command again after it was cut short. Returns what is wrong then.
+    /// Runs the command again after an interruption. Returns what is wrong afterwards.
     pub(crate) fn complete(&self) -> Vec<String> {
         let was_done = self.is_done(&self.look());
         let asked = self.server.as_ref().map(|server| (server.calls(), self.has_spent(server)));
@@ -282,14 +282,14 @@ impl Scene {
         wrong
     }
 
-    /// Whether the tokens that are kept hold a refresh token that the server has rotated.
+    /// Reports whether the server has received the refresh token that is saved.
     fn has_spent(&self, server: &TokenServer) -> bool {
         let kept = self.store_of("default").unwrap().open().unwrap();
         let kept = block_on(kept.load()).unwrap().unwrap().record.tokens.refresh_token.unwrap();
         server.received().contains(&kept.expose_secret().to_owned())
     }
 
-    /// It cannot be refreshed, which has to be said; and a new sign-in fixes it.
+    /// Checks that the command reports the spent token, and that a new sign-in fixes this.
     fn complete_with_a_spent_token(&self, again: &Done) -> Vec<String> {
         let mut wrong = Vec::new();
         let said = "the refresh token may have been spent by an unfinished refresh at 20";
@@ -307,7 +307,7 @@ impl Scene {
         wrong
     }
 
-    /// What lies around for no longer than a write or a refresh takes.
+    /// Returns the temporary files of saves and refreshes.
     pub(crate) fn litter(&self) -> Vec<String> {
         let is_litter = |path: &PathBuf| {
             let name = path.file_name().unwrap().to_str().unwrap();
@@ -319,7 +319,7 @@ impl Scene {
         found.map(|path| path.display().to_string()).collect()
     }
 
-    /// What others can get at.
+    /// Returns the files that other users can access.
     pub(crate) fn exposed(&self) -> Vec<String> {
         let is_exposed = |path: &PathBuf| path.metadata().unwrap().permissions().mode() & 0o077;
         let found = files(&self.root()).into_iter().filter(|path| is_exposed(path) != 0);
@@ -345,7 +345,7 @@ impl Scene {
 
     fn look_into(&self, url: &StoreUrl) -> String {
         let store: Arc<dyn TokenStore> = if url.uses_keychain() {
-            // As that of another session it cannot be opened here.
+            // The keychain belongs to another session, so the store cannot be opened here.
             let key = self.key_in_the_keychain();
             let read = move || Ok(SecretString::from(key.clone()));
             let record = self.root().join("state/tokenkeep/axiomtrade/alice.age");
@@ -371,7 +371,7 @@ impl Scene {
         }
     }
 
-    /// The key that the keychain holds; nothing if there is none.
+    /// Returns the key in the keychain, or an empty string.
     fn key_in_the_keychain(&self) -> String {
         let lookup = [&["lookup"], &ITEM[..]].concat();
         self.session
@@ -379,7 +379,7 @@ impl Scene {
             .map_or_else(String::new, |session| session.output("secret-tool", &lookup))
     }
 
-    /// The store that a profile names.
+    /// Returns the store that a profile names.
     pub(crate) fn store_of(&self, profile: &str) -> Option<StoreUrl> {
         let path = self.root().join(format!("config/profiles/{profile}.toml"));
         let text = fs::read_to_string(path).ok()?;
@@ -393,11 +393,11 @@ impl Scene {
         command
     }
 
-    #[expect(clippy::unused_self, reason = "it is played here")]
+    #[expect(clippy::unused_self, reason = "the scene plays it")]
     fn play(&self, mut command: Command, input: &str) -> Done {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        // It may end without reading all of it.
+        // The program may exit before it has read all input.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         let output = child.wait_with_output().unwrap();
         let [out, err] =
@@ -425,7 +425,7 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
-/// Every file and directory below one.
+/// Returns all files and directories below this one.
 fn files(root: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(root).unwrap() {

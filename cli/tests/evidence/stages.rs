@@ -1,4 +1,4 @@
-//! Every command that changes what is kept, each in the states that it meets.
+//! Scenes for every command that changes files, in the states that it can find.
 
 use crate::scenes::{NEW, OLD, Scene};
 
@@ -6,10 +6,10 @@ const PLAIN: &str = "plaintext:@/from/tokens.json";
 const SEALED: &str = "age:@/from/tokens.age?identity=@/keys/key.txt";
 const KEYCHAIN: &str = "keychain:axiomtrade/alice";
 
-/// How to set one up. Each is set up by who plays it, because some take a while.
+/// Sets a scene up. The test that plays it calls this, because some take a while.
 pub(crate) type Stage = fn() -> Scene;
 
-/// Each command once or twice, on files.
+/// Each command once or twice, with files.
 pub(crate) const ON_FILES: [Stage; 13] = [
     || {
         let scene = Scene::new("set, first", &[("init", "")]);
@@ -82,13 +82,13 @@ pub(crate) const ON_FILES: [Stage; 13] = [
     },
 ];
 
-/// The same commands on other files, which make much the same calls.
+/// The same commands with other files. They make mostly the same calls.
 pub(crate) const ON_OTHER_FILES: [Stage; 12] = [
     || {
         let scene = Scene::new("clear, of what was killed", &[("init", ""), ("set", OLD)]);
         let scene = scene.left("state/tokenkeep/default.age.0123456789abcdef.tmp");
         let scene = scene.left("state/tokenkeep/default.age.0123456789abcdef.next");
-        // Those of earlier builds.
+        // Names that earlier versions used.
         let scene = scene.left("state/tokenkeep/default.age.tmp");
         let scene = scene.left("state/tokenkeep/default.age.intent.tmp");
         scene.run("clear", "").profile("default").holds(old_or_new_or_none, &["none"])
@@ -106,7 +106,7 @@ pub(crate) const ON_OTHER_FILES: [Stage; 12] = [
     },
     || migrate("migrate, plaintext to plaintext", PLAIN, "plaintext:@/to/tokens.json"),
     || {
-        // Tokens in plaintext, from before.
+        // Files of an interrupted save contain tokens in plaintext.
         let to = "age:@/to/tokens.age?identity=@/keys/key.txt";
         let scene = migrate("migrate, of what was killed", PLAIN, to);
         let scene = scene.left("from/tokens.json.0123456789abcdef.next");
@@ -148,7 +148,7 @@ pub(crate) const ON_OTHER_FILES: [Stage; 12] = [
     },
 ];
 
-/// Those that need a keychain.
+/// Scenes with a keychain.
 pub(crate) const ON_A_KEYCHAIN: [Stage; 4] = [
     || {
         let scene = Scene::with_keychain("set, first, in a keychain", &[]);
@@ -191,7 +191,7 @@ pub(crate) fn replacing() -> Scene {
     scene.run("set", NEW).profile("default").holds(old_or_new, &["new"])
 }
 
-/// Asks for a token, and the one that is there has expired.
+/// Gets a token, when the saved one has expired.
 pub(crate) fn getting() -> Scene {
     let scene = Scene::with_provider("get, refreshing", &[("init", ""), ("set", OLD)]);
     scene.run("get", "").profile("default").holds(old_or_new, &["new"])
@@ -204,11 +204,11 @@ fn migrate(name: &'static str, from: &str, to: &str) -> Scene {
     let scene = Scene::new(name, &[&keys[..], &[(&init, ""), ("set", OLD)]].concat());
     let scene = scene.run(&format!("migrate --to {to}"), "").store(from).store(to);
     let holds = |found: &[&str]| one_has_them(&found[..2]) && old_or_new_or_none(&found[2..]);
-    // That the profile has got there already is said as the same slot twice.
+    // Once the profile names the target, the command fails: source and target are the same slot.
     scene.profile("default").holds(holds, &["none", "old", "old"]).done_already(2)
 }
 
-/// A profile, and the key of its backups, which lie at `COPY`.
+/// Prepares a profile, and the key of its backup at `COPY`.
 fn backup(name: &'static str, steps: &[(&str, &str)]) -> Scene {
     let made = [("init", ""), ("keygen -o @/other/key.txt", "")];
     Scene::new(name, &[&made[..], steps].concat()).profile("default").store(COPY)
@@ -219,7 +219,7 @@ fn rekey(name: &'static str, recipients: &str, line: &str) -> Scene {
     let init = format!("init --store {old}{recipients}");
     let keys = [("keygen -o @/keys/key.txt", ""), ("keygen -o @/other/key.txt", "")];
     let scene = Scene::new(name, &[&keys[..], &[(&init, ""), ("set", OLD)]].concat());
-    // Whatever the profile names opens it; in the end, nothing else does.
+    // The key that the profile names always opens the record. In the end, no other key does.
     let holds =
         |found: &[&str]| found[0] == "old" && ["old", "sealed to others"].contains(&found[1]);
     scene.run(line, "").profile("default").store(old).holds(holds, &["old", "sealed to others"])
@@ -233,7 +233,7 @@ fn old_or_new_or_none(found: &[&str]) -> bool {
     found[0] == "none" || old_or_new(found)
 }
 
-/// One side at least, and neither has anything else.
+/// At least one store has the old tokens, and none has other tokens.
 fn one_has_them(found: &[&str]) -> bool {
     found.contains(&"old") && found.iter().all(|side| ["none", "old"].contains(side))
 }

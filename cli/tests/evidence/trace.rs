@@ -1,4 +1,4 @@
-//! The system calls of a command that touch its files: listing them, and meddling with one of them.
+//! Lists the system calls of a command that touch its files, and kills or fails one of them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,33 +8,33 @@ use std::process::Command;
 use crate::scenes::{Done, Scene};
 use crate::support::{available, can_trace};
 
-/// What makes the names of temporary files the same in every run.
+/// A library that gives temporary files the same names in every run.
 const SAME_NAMES: &str = "same_names.so";
 
 /// A system call that concerns a file of a scene.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Call {
     pub(crate) name: String,
-    /// The files and directories of the scene that it names or has open.
+    /// The files and directories of the scene that are its arguments, by name or as descriptors.
     pub(crate) paths: Vec<String>,
-    /// As it was made, without what came of it.
+    /// Its arguments, without the result.
     pub(crate) text: String,
-    /// Which one it is of its thread's calls of that name that concern its first path.
+    /// Its number among the calls of this name and first path in the same thread.
     nth: usize,
-    /// What came of it.
+    /// The result.
     result: String,
 }
 
-/// What is done to a call.
+/// What happens to a call.
 pub(crate) enum Meddling<'a> {
-    /// The process is killed instead.
+    /// The process is killed at the call.
     Kill,
-    /// It is not made, and returns this error.
+    /// The call is not made, and returns this error.
     Fail(&'a str),
 }
 
 impl Call {
-    /// The file that it is about: for what is opened by its name, that name.
+    /// Returns the file that the call is about. If it has a name relative to a directory, that is part of it.
     pub(crate) fn about(&self) -> String {
         let directory = &self.paths[0];
         match self.text.split('"').nth(1) {
@@ -51,21 +51,21 @@ impl Call {
         same && locks && self.about() == other.about()
     }
 
-    /// Whether a lock is given up, as it is by any end of the process.
+    /// Reports whether the call releases a lock. The end of the process releases it too.
     pub(crate) fn is_unlock(&self) -> bool {
         self.name == "flock" && self.text.contains("LOCK_UN")
     }
 }
 
-/// Whether calls can be listed and meddled with here.
+/// Reports whether calls can be listed and changed here.
 pub(crate) fn can_meddle(test: &str) -> bool {
     can_trace(test) && available(test, "cc")
 }
 
 /// Runs the command of a scene once, and lists its calls.
 pub(crate) fn calls(scene: &Scene) -> Vec<Call> {
-    // strace selects calls by the whole path of a file. One with a random name in it would be another file in
-    // each run.
+    // strace selects calls by the whole path of a file, so a temporary file must have the same name in each
+    // run.
     let made = Command::new("cc")
         .args(["-shared", "-fPIC", "-O1", "-o"])
         .arg(scene.aside(SAME_NAMES))
@@ -82,11 +82,11 @@ pub(crate) fn calls(scene: &Scene) -> Vec<Call> {
     calls
 }
 
-/// Sets the scene up, and runs its command with that one call meddled with.
+/// Sets the scene up, and kills or fails this one call of its command.
 ///
 /// # Panics
 ///
-/// If it was another call, or none: then a point would be taken for tried that was not.
+/// Panics if another call was hit, or none, because then this call was not tested.
 pub(crate) fn meddle(scene: &Scene, call: &Call, meddling: &Meddling) -> Done {
     scene.fresh();
     let (name, nth) = (&call.name, call.nth);
@@ -97,7 +97,8 @@ pub(crate) fn meddle(scene: &Scene, call: &Call, meddling: &Meddling) -> Done {
     let (trace, inject) = (format!("trace={name}"), format!("inject={name}:{what}:when={nth}"));
     let mut arguments = vec!["-P", &call.paths[0], "-e", &trace, "-e", &inject];
     if let Meddling::Fail(_) = meddling {
-        // Other calls do not even stop then, which is faster; a signal would come too late.
+        // With this option, other calls do not stop, which is faster. For a kill, the signal would come too
+        // late.
         arguments.push("--seccomp-bpf");
     }
     let done = scene.play_in(strace(scene, &arguments));
@@ -108,17 +109,17 @@ pub(crate) fn meddle(scene: &Scene, call: &Call, meddling: &Meddling) -> Done {
             log.last()
         }
         Meddling::Fail(_) => {
-            // Each thread is counted by itself, so another one's may be hit later on.
+            // strace counts the calls of each thread, so a call of another thread may be hit later.
             log.iter().find(|call| call.result.ends_with("(INJECTED)"))
         }
     };
     let hit_it = hit.is_some_and(|hit| hit.is_the_same_as(call));
-    assert!(hit_it, "{}: {call:?} was meant, and not {hit:?}", scene.name);
+    assert!(hit_it, "{}: expected to hit {call:?}, but hit {hit:?}", scene.name);
     done
 }
 
-/// Sets the scene up, and kills its command at a message that it sends. Returns whether it lived long
-/// enough to send it.
+/// Sets the scene up, and kills its command when a thread sends its `nth` message. Returns whether there
+/// was such a message.
 pub(crate) fn kill_at_message(scene: &Scene, nth: usize) -> bool {
     scene.fresh();
     let inject = format!("inject=sendmsg:signal=SIGKILL:when={nth}");
@@ -139,7 +140,7 @@ fn strace(scene: &Scene, arguments: &[&str]) -> Command {
     strace
 }
 
-/// Reads what strace wrote: those calls that concern files of the scene.
+/// Reads the log of strace, and returns the calls that concern files of the scene.
 fn read_log(scene: &Scene) -> Vec<Call> {
     let log = fs::read_to_string(scene.aside("log")).unwrap();
     let root = scene.root();
@@ -153,7 +154,7 @@ fn read_log(scene: &Scene) -> Vec<Call> {
         }
         let (text, result) = rest.rsplit_once(") = ").unwrap_or((rest, ""));
         let paths = paths_in(text);
-        // Of each of them, because any may be the one that counts.
+        // Count for each path, because any of them may be the first path in the scene.
         for path in &paths {
             let key = (thread.to_owned(), name.to_owned(), path.clone());
             *counted.entry(key).or_default() += 1;
@@ -173,7 +174,7 @@ fn read_log(scene: &Scene) -> Vec<Call> {
     calls
 }
 
-/// The paths in the arguments of a call: `6</open/file>` and `"/named"`, each once.
+/// Returns the paths in the arguments of a call, each once: `6</open/file>` and `"/named"`.
 fn paths_in(arguments: &str) -> Vec<String> {
     let mut paths = Vec::new();
     let mut add = |path: &str| {

@@ -1,6 +1,5 @@
-/* Gives the temporary files of every run the same names, so that a call can be found again by the file
-   that it concerns. Such a name has eight random bytes; whatever else is random stays so. To be
-   preloaded. */
+/* Gives the temporary files the same names in every run, so that a call can be found again by its file.
+   Such a name has 8 random bytes. Other random bytes stay random. Use it with LD_PRELOAD. */
 
 #define _GNU_SOURCE
 
