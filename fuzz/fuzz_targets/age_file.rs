@@ -34,7 +34,10 @@ fuzz_target!(|data: &[u8]| {
             (Ok(Some(stored)), Ok(record)) => assert!(stored.record == record),
             (Err(_), Err(_)) => {}
             (_, alone) => {
-                panic!("sealing makes a difference; without, it is read: {}", alone.is_ok())
+                panic!(
+                    "the sealed and the plain record differ; the plain one can be read: {}",
+                    alone.is_ok()
+                )
             }
         }
     }

@@ -17,7 +17,7 @@ fuzz_target!(|data: &[u8]| {
     for (key, others) in [(own, 0), (recovery, 1)] {
         match wait(key.recipients()) {
             Ok(recipients) => {
-                assert!(recipients.len() > others, "a key of nobody");
+                assert!(recipients.len() > others, "a key without recipients");
                 assert!(recipients.iter().all(|it| it.starts_with("age1") && it.len() == 62));
             }
             Err(error) => assert_hidden(&format!("{error} {error:?} {key:?}"), data),

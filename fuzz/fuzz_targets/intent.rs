@@ -1,5 +1,5 @@
 //! Reads the refresh state of a record. The input is the `refresh` field of a record, the text of its intent,
-//! the file that an earlier build left next to a record, and a refresh token. None of these may stop
+//! the file that an earlier version left next to a record, and a refresh token. None of these may stop
 //! refreshes for ever.
 #![no_main]
 
@@ -37,7 +37,7 @@ fuzz_target!(|data: &[u8]| {
     match load() {
         Ok(stored) => {
             assert_known(&stored.record);
-            assert_stops_nobody(stored.record);
+            assert_can_refresh(stored.record);
         }
         Err(error) => {
             assert!(data.starts_with(b"{") && !is_json, "{error}");
@@ -49,7 +49,7 @@ fuzz_target!(|data: &[u8]| {
     let record = plain.to_record("here").expect("it has an access token");
     RECORD.write(tokenkeep::secrecy::ExposeSecret::expose_secret(&record).as_bytes());
     INTENT.write(data);
-    let stored = load().expect("what lies beside a record does not make it unreadable");
+    let stored = load().expect("a file beside a record does not make it unreadable");
     assert!(stored.record.tokens == plain);
     // An intent about another token is ignored.
     assert!(stored.record.refresh.intent.as_ref() == stored.record.intent());
@@ -101,7 +101,7 @@ fn assert_can_be_shown(reason: &str) {
 
 /// Asserts that a refresh of these tokens ends, and that a forced refresh succeeds at one of three moments.
 /// The moments are more than 1 h apart. So a throttle and a rejection can each hold it back at one of them.
-fn assert_stops_nobody(record: Record) {
+fn assert_can_refresh(record: Record) {
     let is_held = |later: Duration| {
         let store = MemoryStore::new();
         wait(store.save(&record, Precondition::Absent)).expect("it is empty");

@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
     let answered = refresh(&client.with_clock(move || sent), (status, body));
     match &answered {
         Ok(tokens) => {
-            let obtained = tokens.obtained_at.expect("it is known when that was");
+            let obtained = tokens.obtained_at.expect("the answer has a time");
             assert!(tokens.expires_at.is_none_or(|expiry| expiry >= obtained));
             assert_round_trip(tokens);
             assert_redacted(tokens);

@@ -1,5 +1,5 @@
 //! Code that the fuzz targets share.
-#![allow(clippy::disallowed_methods, reason = "the secrets are the fuzzer's")]
+#![allow(clippy::disallowed_methods, reason = "the fuzzer makes up the secrets")]
 
 mod file;
 
@@ -60,9 +60,9 @@ pub fn assert_round_trip(tokens: &AuthTokens) {
             let record = record.expose_secret();
             assert!(record.len() <= MAX_RECORD);
             let again = AuthTokens::from_record(record.as_bytes(), "here").expect("it was written");
-            assert!(again == *tokens, "another record came back");
+            assert!(again == *tokens, "the record changed");
             let twice = again.to_record("here").expect("it was written before");
-            assert!(twice.expose_secret() == record, "it is written in another way");
+            assert!(twice.expose_secret() == record, "the second text differs");
         }
         Err(StoreError::TooLarge { .. }) => {}
         Err(error) => panic!("what was read cannot be written: {error}"),
@@ -76,9 +76,9 @@ pub fn assert_record_round_trip(record: &Record) {
         Ok(text) => {
             let text = text.expose_secret();
             let again = Record::decode(text.as_bytes(), "here").expect("it was written");
-            assert!(again == *record, "another record came back");
+            assert!(again == *record, "the record changed");
             let twice = again.encode("here").expect("it was written before");
-            assert!(twice.expose_secret() == text, "it is written in another way");
+            assert!(twice.expose_secret() == text, "the second text differs");
         }
         Err(StoreError::TooLarge { .. }) => {}
         Err(error) => panic!("what was read cannot be written: {error}"),
