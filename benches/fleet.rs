@@ -230,7 +230,7 @@ fn tokens(name: &str, from: SystemTime) -> AuthTokens {
 }
 
 /// Simulates the time from a login, or from a restart long after it, until all replicas have the new token.
-#[expect(clippy::disallowed_methods, reason = "the tokens are names of their own")]
+#[expect(clippy::disallowed_methods, reason = "the tokens are only names")]
 async fn simulate(replicas: usize, server: Server, moment: Moment) -> Run {
     let (begun, wall) = (Instant::now(), SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 30));
     let row = Arc::new(Row::default());
@@ -264,7 +264,10 @@ async fn simulate(replicas: usize, server: Server, moment: Moment) -> Run {
             tokio::spawn(async move {
                 sleep(start.mul_f64(number as f64 / replicas as f64)).await;
                 while begun.elapsed() < LIFETIME {
-                    let token = manager.get_access_token().await.expect("it is good all the time");
+                    let token = manager
+                        .get_access_token()
+                        .await
+                        .expect("there is always an accepted token");
                     if token.expose_secret() == "second" {
                         let mut run = run.lock().unwrap();
                         let at = run.refreshed_at.expect("it was refreshed");
@@ -305,7 +308,11 @@ fn main() {
                     .unwrap();
                 let mut run = runtime.block_on(simulate(replicas, server, moment));
                 run.noticed.sort();
-                assert_eq!(run.noticed.len(), replicas, "all of them have it in the end");
+                assert_eq!(
+                    run.noticed.len(),
+                    replicas,
+                    "in the end, all replicas have the new token"
+                );
                 let most = |of: fn(&(usize, usize)) -> usize| {
                     run.asked.values().map(of).max().unwrap_or_default()
                 };

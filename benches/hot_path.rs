@@ -31,7 +31,7 @@ fn manager() -> TokenManager {
 fn at_once<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(done) => done,
-        Poll::Pending => panic!("it was not at hand"),
+        Poll::Pending => panic!("the future is not ready"),
     }
 }
 
@@ -54,7 +54,7 @@ fn main() {
         },
         _ => panic!("unknown"),
     };
-    read(); // makes what is needed once for each thread
+    read(); // does the work that is needed once for each thread
     let allocated = measure(|| (0..reads).for_each(|_| read()));
     println!("{}", allocated.count_total);
 }
