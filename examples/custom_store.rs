@@ -3,7 +3,7 @@
 //! `cargo run --example custom_store --features conformance`
 
 #![allow(clippy::disallowed_methods, reason = "this is where records are read and written")]
-#![allow(clippy::print_stdout, reason = "it is there to show something")]
+#![allow(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::collections::HashMap;
 use std::fmt;

@@ -5,7 +5,7 @@
 //! `s3://BUCKET/demo?identity=key.txt` (feature `object-store`). Without `STORE_URL`, the replicas share a
 //! store in the memory of this process.
 
-#![allow(clippy::print_stdout, reason = "it is there to show something")]
+#![allow(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::error::Error;
 use std::sync::Arc;

@@ -13,7 +13,7 @@
 //! `CREDENTIALS_DIRECTORY=credentials STATE_DIRECTORY=state cargo run --example headless`. If there are no
 //! tokens yet, it reads a record from standard input.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is there to show something")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example prints its results")]
 
 use std::error::Error;
 use std::io::Read;

@@ -3,7 +3,7 @@
 //! Run it with `cargo run --example quickstart [TOKENS_JSON]`. It copies the file to a temporary directory,
 //! which is removed at the end.
 
-#![allow(clippy::print_stdout, reason = "it is there to show something")]
+#![allow(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::error::Error;
 use std::fs;

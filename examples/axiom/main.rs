@@ -4,7 +4,7 @@
 //! Run it with `cargo run --example axiom`. It starts its own server, and keeps its tokens in a temporary
 //! directory, which is removed at the end. The client is in `client.rs`, the server in `server.rs`.
 
-#![allow(clippy::print_stdout, reason = "it is there to show something")]
+#![allow(clippy::print_stdout, reason = "an example prints its results")]
 
 mod client;
 mod server;
