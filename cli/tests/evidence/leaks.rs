@@ -28,7 +28,7 @@ struct Scene {
     codes: RefCell<BTreeSet<i32>>,
 }
 
-/// What a command did.
+/// The result of a command.
 struct Done {
     code: i32,
     out: Vec<u8>,

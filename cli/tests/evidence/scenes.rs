@@ -51,7 +51,7 @@ enum Look {
     Store(String),
 }
 
-/// What a command did.
+/// The result of a command.
 #[derive(Debug)]
 pub(crate) struct Done {
     /// `None` if it was killed.
