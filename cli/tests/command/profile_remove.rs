@@ -68,9 +68,9 @@ fn removing_a_profile_removes_all_of_its_files_and_no_others() {
 }
 
 #[test]
-fn what_stays_is_named_and_nothing_is_said_of_what_was_not_there() {
+fn files_that_stay_are_named_and_a_missing_key_is_not_mentioned() {
     let home = Home::new();
-    // The name of the lock is taken by a file of somebody else's.
+    // A file that is not a lock has the name of the lock.
     home.run("keygen -o config/keys/moved.txt").ok();
     home.run("init --profile moved --store age:a.age?identity=config/keys/moved.txt").ok();
     home.feed("set --profile moved", SEED).ok();
