@@ -6,7 +6,7 @@ use tokenkeep::TokenManager;
 use tokenkeep::chrono::Utc;
 
 use crate::provider::minutes;
-use crate::support::{Actor, available};
+use crate::support::{Actor, can_fake_time};
 use crate::world::{World, on_each_engine};
 
 #[tokio::test]
@@ -66,7 +66,7 @@ async fn a_host_killed_at_any_step_of_a_refresh_leaves_what_the_next_one_can_go_
 #[tokio::test]
 async fn hosts_whose_clocks_are_minutes_apart_agree_on_who_refreshes() {
     let test = "hosts::hosts_whose_clocks_are_minutes_apart_agree_on_who_refreshes";
-    if !available(test, "faketime") {
+    if !can_fake_time(test) {
         return;
     }
     on_each_engine(test, async |world: World| {

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::figures::figure;
 use crate::scenes::{Done, Scene};
-use crate::support::available;
+use crate::support::can_fake_time;
 
 /// Runs a command at this date. Only the wall clock is changed, not the monotonic clock.
 fn at(scene: &Scene, date: &str, arguments: &[&str]) -> Done {
@@ -25,7 +25,7 @@ const DATES: [&str; 5] = [
 #[test]
 fn a_wrong_clock_causes_no_refresh_loop_and_loses_no_tokens() {
     let test = "clocks::a_wrong_clock_causes_no_refresh_loop_and_loses_no_tokens";
-    if !available(test, "faketime") {
+    if !can_fake_time(test) {
         return;
     }
     let steps = [("init", ""), ("set", crate::scenes::OLD)];

@@ -50,6 +50,24 @@ pub fn available(test: &str, program: &str) -> bool {
     found
 }
 
+/// Returns whether `faketime` can be used. It keeps files in shared memory that are named after its process.
+/// Those of killed processes are removed first: a later process with the same number could not start.
+#[cfg(unix)]
+pub fn can_fake_time(test: &str) -> bool {
+    let entries = std::fs::read_dir("/dev/shm").into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = name.strip_prefix("sem.").unwrap_or(&name);
+        let process = name.strip_prefix("faketime_").and_then(|name| name.split('_').nth(1));
+        let is_alive = |process: &str| Path::new("/proc").join(process).exists();
+        if process.is_some_and(|process| !is_alive(process)) {
+            // Another test may have removed it.
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+    available(test, "faketime")
+}
+
 /// Says that a test was skipped; in CI, fails it.
 #[cfg(unix)]
 pub fn skip(test: &str, reason: &str) {
