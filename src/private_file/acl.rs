@@ -1,4 +1,4 @@
-//! What a Windows access list lets others do with a file or directory, read from its open handle.
+//! Reads from an open file or directory on Windows what its access list allows others to do.
 
 use std::fs::File;
 use std::io;
@@ -9,7 +9,7 @@ use windows_permissions::wrappers::{
 };
 use windows_permissions::{LocalBox, SecurityDescriptor};
 
-/// Access rights, as the system numbers them.
+/// Access rights, with the numbers of the system.
 pub(super) mod right {
     pub(crate) const READ_DATA: u32 = 0x1;
     /// For a directory: to add a file.
@@ -31,24 +31,24 @@ pub(super) mod right {
     pub(crate) const GENERIC_READ: u32 = 0x8000_0000;
 }
 
-/// Who can get at everything in any case: the system, its administrators, and what installs its
-/// updates.
+/// The accounts that can access every file in any case: the system, its administrators, and the installer of
+/// its updates.
 const RULERS: [&str; 3] =
     ["S-1-5-18", "S-1-5-32-544", "S-1-5-80-956008885-3418522649-1831038044-1853292631-2271478464"];
 
-/// The entry that stands for the owner of the file.
+/// The entries that stand for the owner of a file.
 const STAND_FOR_THE_OWNER: [&str; 2] = ["S-1-3-0", "S-1-3-4"];
 
 const EVERYONE: &str = "S-1-1-0";
 
-/// Who owns something, and what those may do who neither own it nor rule the system.
+/// The owner of a file or directory, and the rights of all others, except those of [`RULERS`].
 pub(super) struct Access {
     owner: Option<String>,
     grants: Vec<(String, u32)>,
 }
 
 impl Access {
-    /// Reads it; the handle needs `READ_CONTROL`.
+    /// Reads the owner and the access list. The handle needs `READ_CONTROL`.
     pub(super) fn of(file: &File) -> io::Result<Self> {
         let parts = SecurityInformation::Owner | SecurityInformation::Dacl;
         Self::read(&*GetSecurityInfo(file, SeObjectType::SE_FILE_OBJECT, parts)?)
@@ -56,8 +56,8 @@ impl Access {
 
     fn read(descriptor: &SecurityDescriptor) -> io::Result<Self> {
         let owner = descriptor.owner().map(ToString::to_string);
-        // No list at all lets everybody do everything. `dacl` panics when it is told of none, so
-        // this asks in another way first.
+        // Without a list, everybody may do everything. `dacl` panics if there is no list, so the text form is
+        // checked first.
         let text = ConvertSecurityDescriptorToStringSecurityDescriptor(
             descriptor,
             SecurityInformation::Dacl,
@@ -69,8 +69,8 @@ impl Access {
         };
         let mut grants = Vec::new();
         for entry in (0..list.len()).filter_map(|index| list.get_ace(index)) {
-            // An entry that is only there to be inherited grants nothing here. What is denied is
-            // not taken off what is granted: that would need to know who is in which group.
+            // An entry with `InheritOnly` grants nothing here. Denied rights are not subtracted from granted
+            // ones: for that, one would have to know the members of each group.
             let denies = matches!(
                 entry.ace_type(),
                 AceType::ACCESS_DENIED_ACE_TYPE
@@ -96,7 +96,7 @@ impl Access {
         self.owner.as_deref()
     }
 
-    /// Those among the others who have any of these rights; nobody is an empty list.
+    /// Returns the others who have at least one of these rights.
     pub(super) fn others_who_may(&self, rights: u32) -> Vec<&str> {
         let mut others: Vec<&str> = Vec::new();
         for (who, granted) in &self.grants {
@@ -108,17 +108,17 @@ impl Access {
     }
 }
 
-/// Whether this is the system or an administrator.
+/// Returns whether this SID is one of [`RULERS`].
 pub(super) fn rules_the_system(who: &str) -> bool {
     RULERS.contains(&who)
 }
 
-/// Takes a file or directory away from everybody but its owner and those who rule the system. The
-/// handle needs `READ_CONTROL` and `WRITE_DAC`.
+/// Allows only the owner, the system and its administrators to access a file or directory. The handle needs
+/// `READ_CONTROL` and `WRITE_DAC`.
 pub(super) fn make_private(file: &mut File) -> io::Result<()> {
     let access = Access::of(file)?;
     let owner = access.owner().ok_or_else(|| io::Error::other("it belongs to nobody"))?;
-    // What will be put into a directory inherits this.
+    // New files in a directory inherit these entries.
     let flags = if file.metadata()?.is_dir() { "OICI" } else { "" };
     let entries = ["SY", "BA", owner].map(|who| format!("(A;{flags};FA;;;{who})")).concat();
     let descriptor: LocalBox<SecurityDescriptor> = format!("D:P{entries}").parse()?;
@@ -139,8 +139,8 @@ mod tests {
     }
 
     #[test]
-    fn the_owner_the_system_and_its_administrators_are_no_others() {
-        // As in a profile, and as a list that names the owner by what stands for it.
+    fn the_owner_the_system_and_its_administrators_are_not_listed_as_others() {
+        // As in a profile, with an entry that stands for the owner, and without entries.
         for list in [
             format!("D:(A;ID;FA;;;SY)(A;ID;FA;;;BA)(A;ID;FA;;;{ME})"),
             "D:P(A;;FA;;;S-1-3-4)(A;;FA;;;SY)".into(),
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn others_who_are_granted_something_are_named_with_what_it_is() {
+    fn others_are_listed_with_the_rights_that_they_have() {
         let access = access("D:(A;;FA;;;SY)(A;ID;0x1200a9;;;WD)(A;;0x1301bf;;;AU)(A;;FR;;;WD)");
         assert_eq!(access.others_who_may(right::READ_DATA), ["S-1-1-0", "S-1-5-11"]);
         assert_eq!(access.others_who_may(right::DELETE), ["S-1-5-11"]);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_only_inherited_further_down_grants_nothing_here() {
+    fn an_entry_that_is_only_for_inheritance_grants_nothing_on_the_directory_itself() {
         // As at the root of a drive.
         let access = access("D:(A;OICIIO;0x1301bf;;;AU)(A;CI;0x1200ad;;;AU)(A;OICIIO;GA;;;CO)");
         assert!(access.others_who_may(right::WRITE_DATA | right::GENERIC_ALL).is_empty());
@@ -169,13 +169,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_denied_to_one_says_nothing_of_the_others() {
+    fn a_right_denied_to_one_group_is_not_taken_from_the_others() {
         let access = access("D:(D;;FA;;;BG)(A;;FR;;;WD)");
         assert_eq!(access.others_who_may(u32::MAX), [EVERYONE]);
     }
 
     #[test]
-    fn no_list_at_all_is_open_to_everyone() {
+    fn without_an_access_list_everyone_has_access() {
         assert_eq!(access("").others_who_may(right::READ_DATA), [EVERYONE]);
     }
 }

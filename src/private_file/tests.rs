@@ -14,7 +14,7 @@ fn read(path: &Path, limit: usize) -> Result<Bytes, StoreError> {
 }
 
 #[test]
-fn a_file_is_read_if_it_has_exactly_as_many_bytes_as_it_may_have() {
+fn a_file_of_exactly_the_maximum_size_is_read() {
     let dir = private_dir();
     let path = dir.path().join("file");
     for size in [0_usize, 1, 1000] {
@@ -25,10 +25,10 @@ fn a_file_is_read_if_it_has_exactly_as_many_bytes_as_it_may_have() {
     }
 }
 
-/// The size of such a file is 0 when one asks for it, and then it has content.
+/// The system reports 0 as the size of such a file, but the file has content.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_file_that_grows_while_it_is_read_is_read_whole_or_refused() {
+fn a_file_that_is_longer_than_its_reported_size_is_read_whole_or_refused() {
     let path = Path::new("/proc/version");
     let whole = std::fs::read(path).unwrap();
     assert_eq!(path.metadata().unwrap().len(), 0);
@@ -42,7 +42,7 @@ fn a_file_that_grows_while_it_is_read_is_read_whole_or_refused() {
 }
 
 #[test]
-fn a_lock_is_given_up_although_a_child_process_still_has_its_file() {
+fn a_lock_is_released_even_if_a_child_process_still_has_its_file_open() {
     let dir = private_dir();
     let file = PrivateFile::new(dir.path().join("tokens"), 100);
     let try_lock = || file.open_to_remove().unwrap().try_lock_beside(".lease").unwrap();
@@ -57,7 +57,7 @@ fn a_lock_is_given_up_although_a_child_process_still_has_its_file() {
 }
 
 #[test]
-fn a_writer_gives_up_on_a_lock_that_somebody_holds_for_too_long() {
+fn a_writer_gives_up_after_a_while_if_another_holds_the_lock() {
     let dir = private_dir();
     let mut file = PrivateFile::new(dir.path().join("tokens"), 100);
     assert_eq!(file.lock_wait, Duration::from_secs(10));
@@ -89,7 +89,7 @@ fn a_private_file_is_created_once_and_replaced_and_removed() {
 
 #[cfg(unix)]
 #[test]
-fn a_file_with_settings_may_be_read_by_others_and_be_a_link_and_is_refused_if_they_can_change_it() {
+fn a_file_with_settings_may_be_a_link_and_readable_by_others_but_not_writable_by_them() {
     use std::os::unix::fs::PermissionsExt;
 
     let dir = private_dir();
@@ -120,7 +120,7 @@ fn a_file_with_settings_may_be_read_by_others_and_be_a_link_and_is_refused_if_th
 }
 
 #[test]
-fn many_files_are_written_under_one_lock_and_nothing_of_a_killed_writer_stays() {
+fn many_files_are_written_under_one_lock_and_leftovers_of_a_killed_writer_are_removed() {
     let dir = private_dir();
     let path = dir.path().join("config/profiles");
     let directory = LockedDirectory::lock(&path).unwrap();

@@ -21,10 +21,10 @@ const ANY_BY_OTHERS: u32 = 0o077;
 const WRITE_BY_OTHERS: u32 = 0o022;
 const WRITE_BY_ALL: u32 = 0o002;
 
-/// Directories whose names, and those of all above them, this process made durable.
+/// Directories whose names this process made durable, together with the names of all directories above them.
 static DURABLE: Mutex<BTreeSet<Birth>> = Mutex::new(BTreeSet::new());
 
-/// Tells a directory from one that was made later and got its number.
+/// Identifies a directory. A directory that is created later can get the same inode number.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Birth {
     device: u64,
@@ -33,15 +33,15 @@ struct Birth {
 }
 
 impl Birth {
-    /// `None` where the file system does not know.
+    /// Returns `None` if the file system does not record when a directory was created.
     fn of(directory: &fs::Metadata) -> Option<Self> {
         let (device, number) = (directory.dev(), directory.ino());
         Some(Self { device, number, at: directory.created().ok()? })
     }
 }
 
-/// A directory that was found to be safe. Everything in it is reached through its descriptor, so
-/// what was checked is what is used, whatever happens to the path.
+/// A directory that was checked. Its files are reached through its descriptor, so the directory that was
+/// checked is the one that is used, even if the path changes.
 #[derive(Debug)]
 pub(super) struct Dir {
     file: File,
@@ -60,9 +60,9 @@ impl Dir {
         Ok(Some(dir))
     }
 
-    /// Opens a directory, and creates it and those above it, for this user alone, if need be.
+    /// Opens a directory. If it does not exist, creates it and those above it, private to this user.
     ///
-    /// [`sync_above`](Self::sync_above) makes that durable, which for a lock it need not be.
+    /// [`sync_above`](Self::sync_above) makes the new names durable. A lock does not need that.
     pub(super) fn create(path: &Path) -> Result<Self, StoreError> {
         if let Some(dir) = Self::open(path, Exposure::Refused)? {
             return Ok(dir);
@@ -72,8 +72,8 @@ impl Dir {
         let (above, name) = names.ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
         let parent = match Self::open_unchecked(above)? {
             Some(dir) => {
-                // The group may write here, as it may in many a home directory: what it could put
-                // in our directory's place would be refused.
+                // The group may write here, as in many home directories. If it puts something else in the
+                // place of our directory, that is refused.
                 let metadata = dir.metadata()?;
                 check_owner(above, &metadata, true)?;
                 check_writers(above, &metadata, WRITE_BY_ALL)?;
@@ -125,8 +125,8 @@ impl Dir {
         self.open_at(name, flags, Mode::RUSR | Mode::WUSR)
     }
 
-    /// Creates such a file to replace `record` by, and takes room for so many bytes, so that writing
-    /// them later does not fail. `beside` is what is to be written before that.
+    /// Creates such a file as the successor of `record`, and allocates `size` bytes, so that writing them
+    /// later does not fail. `beside` is the size of another file that is written before that.
     pub(super) fn reserve(
         &self,
         name: &OsStr,
@@ -144,7 +144,7 @@ impl Dir {
             },
             _ => failed("write", &place, error),
         };
-        // Beyond this limit a write does not fail: it ends the process.
+        // A write beyond this limit does not fail: it ends the process.
         let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
         if limit.is_some_and(|limit| limit < size as u64) {
             return Err(no_space(io::ErrorKind::FileTooLarge.into()));
@@ -163,7 +163,7 @@ impl Dir {
         Ok(file)
     }
 
-    /// Says how much room there is for files of these sizes, and what to do.
+    /// Returns a text that says how much room files of these sizes need, how much there is, and what to do.
     pub(super) fn missing_space(&self, sizes: &[usize], error: &io::Error) -> String {
         let largest = sizes.iter().copied().max().unwrap_or_default() as u64;
         if error.kind() == io::ErrorKind::FileTooLarge {
@@ -207,7 +207,7 @@ impl Dir {
         }
     }
 
-    /// Looks how full the file system is; `None` where it does not say.
+    /// Returns how much of the file system is free, or `None` if it does not report that.
     fn space(&self) -> Option<Space> {
         let there = rustix::fs::fstatvfs(&self.file).ok().filter(|there| there.f_blocks > 0)?;
         // Some blocks are kept for root.
@@ -219,7 +219,7 @@ impl Dir {
         })
     }
 
-    /// Checks whether the file of that name, if there is one, can be replaced.
+    /// Checks that the file of that name can be replaced, if it exists.
     pub(super) fn check_replaceable(&self, name: &OsStr) -> Result<(), StoreError> {
         #[cfg(target_os = "linux")]
         for (name, flags) in
@@ -227,7 +227,7 @@ impl Dir {
         {
             use rustix::fs::{StatxAttributes, StatxFlags};
 
-            // Where the system does not say, the write itself does.
+            // If the system does not report it here, the write fails later.
             let Ok(found) = rustix::fs::statx(&self.file, name, flags, StatxFlags::TYPE) else {
                 continue;
             };
@@ -255,20 +255,20 @@ impl Dir {
         Ok(())
     }
 
-    /// Returns the names of all that is in it; none if it cannot be listed.
+    /// Returns the names of all entries, or no names if the directory cannot be listed.
     pub(super) fn names(&self) -> Vec<OsString> {
         let Ok(entries) = rustix::fs::Dir::read_from(&self.file) else { return Vec::new() };
         let names = entries.filter_map(Result::ok);
         names.map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned()).collect()
     }
 
-    /// Makes sure that a file that was just created is this user's alone: it is, by its mode.
+    /// Makes a file private that was just created. Here its mode has done that already.
     #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "as on other platforms")]
     pub(super) fn make_private(&self, _file: &mut File, _name: &OsStr) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// Opens a lock file, creating it if need be.
+    /// Opens a lock file. Creates it if it does not exist.
     pub(super) fn open_lock(&self, name: &OsStr) -> Result<File, StoreError> {
         let path = self.path.join(name);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -292,12 +292,12 @@ impl Dir {
         };
         opened().map_err(|error| {
             let there = rustix::fs::statat(&self.file, name, AtFlags::SYMLINK_NOFOLLOW);
-            // What is not there is not in the way; its directory is.
+            // If the lock file does not exist, the error is about its directory.
             if there.is_ok() { unusable_lock(&path, error) } else { error }
         })
     }
 
-    /// Returns whether there is anything of that name in it, be it a link.
+    /// Returns whether there is an entry of that name. A link counts, even if its target does not exist.
     pub(super) fn has(&self, name: &OsStr) -> io::Result<bool> {
         match rustix::fs::statat(&self.file, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => Ok(true),
@@ -314,37 +314,37 @@ impl Dir {
         Ok(rustix::fs::unlinkat(&self.file, name, AtFlags::empty())?)
     }
 
-    /// Makes the names in it durable.
+    /// Makes the names in this directory durable.
     pub(super) fn sync(&self) -> io::Result<()> {
         match self.file.sync_all() {
-            // Some network and user-space file systems know no such thing.
+            // Some network and user-space file systems do not support it.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
             synced => synced,
         }
     }
 
-    /// Makes its own name durable, and those of the directories above it.
+    /// Makes the name of this directory durable, and the names of the directories above it.
     ///
-    /// That they were there already says nothing: who made them may have been killed before. Once in a
-    /// process is enough.
+    /// This is needed for existing directories too: the process that created them may have been killed before
+    /// it did this. Once in each process is enough.
     pub(super) fn sync_above(&self) -> Result<(), StoreError> {
         let us = geteuid().as_raw();
         let mut below = self.metadata()?;
         let mut durable = DURABLE.lock().unwrap_or_else(PoisonError::into_inner);
         for path in self.path.ancestors().skip(1) {
-            // None of us made a directory that belongs to others.
+            // No process of this user created a directory that belongs to another user.
             if below.uid() != us || Birth::of(&below).is_some_and(|birth| durable.contains(&birth))
             {
                 break;
             }
             let above = match File::open(path) {
                 Ok(file) => Self { file, path: path.to_owned() },
-                // Nothing is created where we may not look.
+                // No process of this user created anything in a directory that it may not list.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
                 Err(error) => return Err(failed("open the directory", path, error)),
             };
             let metadata = above.metadata()?;
-            // Nor one on which a disk is mounted.
+            // No process of this user created a mount point.
             if below.dev() != metadata.dev() {
                 break;
             }
@@ -374,7 +374,7 @@ impl Dir {
         self.file.metadata().map_err(|error| failed("open the directory", &self.path, error))
     }
 
-    /// Opens a name in this directory that must not be a link.
+    /// Opens the file of that name in this directory. Fails if it is a link.
     fn open_at(&self, name: &OsStr, flags: OFlags, mode: Mode) -> io::Result<File> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened =
@@ -383,7 +383,7 @@ impl Dir {
     }
 }
 
-/// What is left of a file system.
+/// How much of a file system is free.
 struct Space {
     free: u64,
     block: u64,
@@ -391,13 +391,13 @@ struct Space {
 }
 
 impl Space {
-    /// What a file of that size takes.
+    /// Returns how many bytes a file of that size takes on the disk.
     fn round_up(&self, size: usize) -> u64 {
         (size as u64).div_ceil(self.block).saturating_mul(self.block)
     }
 }
 
-/// Takes room on the disk for so many bytes from the file's beginning on.
+/// Allocates room on the disk for the first `size` bytes of the file.
 fn allocate(file: &mut File, size: usize) -> io::Result<()> {
     use std::io::Write;
 
@@ -408,21 +408,21 @@ fn allocate(file: &mut File, size: usize) -> io::Result<()> {
         let flags = rustix::fs::FallocateFlags::empty();
         match rustix::fs::fallocate(&*file, flags, 0, size as u64) {
             Err(Errno::INTR) => {}
-            // Not every file system can.
+            // Not every file system supports it.
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => break,
             allocated => return Ok(allocated?),
         }
     }
     file.write_all(&vec![0; size])?;
-    // Some find out only now that there is no room.
+    // Some file systems report a lack of space only now.
     file.sync_all()
 }
 
 /// Opens a file that nobody else can change, such as one that holds keys, or returns `None` if it does not
 /// exist.
 ///
-/// Root's files may be readable through the group, which is how systemd and Kubernetes hand out
-/// secrets. A link is followed, because that is what a mounted secret is.
+/// A file of root may be readable by its group: systemd and Kubernetes provide secrets in this way. A link is
+/// followed, because a mounted secret is a link.
 pub(super) fn open_trusted_file(
     path: &Path,
     exposure: Exposure,
@@ -457,8 +457,8 @@ pub(super) fn open_trusted_file(
     })
 }
 
-/// Checks that nobody else can replace what is in a directory. It is not opened: this user may not be allowed to
-/// list it, and to open what is in it all the same.
+/// Checks that nobody else can replace the files in a directory. The directory is not opened: this user may
+/// have the right to open files in it without the right to list it.
 pub(super) fn check_directory(path: &Path) -> Result<(), StoreError> {
     let metadata = fs::metadata(path).map_err(|error| failed("read", path, error))?;
     check_owner(path, &metadata, true)?;
@@ -515,7 +515,7 @@ fn exposed(path: &Path, mode: u32) -> StoreError {
     }
 }
 
-/// Explains why a path could not even be opened.
+/// Returns the error for a path that could not be opened.
 fn not_openable(path: &Path, error: io::Error) -> StoreError {
     let place = path.display().to_string();
     match rustix::io::Errno::from_io_error(&error) {
@@ -530,7 +530,7 @@ fn not_openable(path: &Path, error: io::Error) -> StoreError {
     }
 }
 
-/// Says what to do about a lock file that cannot be used.
+/// Adds what to do about a lock file that cannot be used.
 fn unusable_lock(path: &Path, error: StoreError) -> StoreError {
     let advice = format!(
         "stop the programs that use these tokens, and remove {}: it holds nothing",

@@ -17,14 +17,14 @@ const FILE_ATTRIBUTE_REPARSE_POINT: u32 = 0x400;
 const ERROR_ACCESS_DENIED: i32 = 5;
 const ERROR_SHARING_VIOLATION: i32 = 32;
 
-/// How long to wait for a program that has a file open. Virus scanners and indexers look at what was just
-/// written, and are done in far less.
+/// How long to wait for another program that has a file open. Virus scanners and indexers open each new file,
+/// but for much less time.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often to try meanwhile; nothing tells when a file was closed.
+/// The pause between two attempts. Windows does not report when a file is closed.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// What tells nothing about a file's content and changes nothing in it.
+/// The rights that allow neither to read nor to change the content of a file.
 const HARMLESS: u32 =
     right::READ_EA | right::READ_ATTRIBUTES | right::READ_CONTROL | right::SYNCHRONIZE;
 
@@ -38,17 +38,17 @@ const WRITE: u32 = right::WRITE_DATA
     | right::GENERIC_WRITE
     | right::GENERIC_ALL;
 
-/// What lets others put something else in the place of a private file.
+/// The rights to a directory that let others replace a private file in it.
 const REPLACE: u32 =
     right::DELETE_CHILD | right::WRITE_DAC | right::WRITE_OWNER | right::GENERIC_ALL;
 
 const ADD_FILE: u32 = right::WRITE_DATA | right::GENERIC_WRITE | right::GENERIC_ALL;
 
-/// A directory that was found to be safe. Whatever is opened in it is checked on its own handle.
+/// A directory that was checked. Each file that is opened in it is checked on its own handle.
 #[derive(Debug)]
 pub(super) struct Dir {
     path: PathBuf,
-    /// Whose files count, where others can put theirs beside them.
+    /// The only user whose files are accepted, if others can add files to the directory.
     only_of: Option<String>,
 }
 
@@ -68,7 +68,7 @@ impl Dir {
         Ok(Some(Self { path: path.to_owned(), only_of }))
     }
 
-    /// Opens a directory, and creates it and those above it, for this user alone, if need be.
+    /// Opens a directory. If it does not exist, creates it and those above it, private to this user.
     pub(super) fn create(path: &Path) -> Result<Self, StoreError> {
         if let Some(dir) = Self::open(path, Exposure::Refused)? {
             return Ok(dir);
@@ -83,7 +83,7 @@ impl Dir {
                 let mut file = file.ok_or_else(|| create(io::ErrorKind::NotFound.into()))?;
                 if let Err(error) = make_private(path, &mut file) {
                     drop(file);
-                    // It is empty. That it could not be removed adds nothing.
+                    // It is empty. If it cannot be removed, the first error is enough.
                     let _ = fs::remove_dir(path);
                     return Err(error);
                 }
@@ -111,7 +111,7 @@ impl Dir {
         Ok(Some(file))
     }
 
-    /// Creates a file that nobody else can open before it is closed.
+    /// Creates a file that nobody else can open until this handle is closed.
     pub(super) fn create_new(&self, name: &OsStr) -> io::Result<File> {
         let path = self.path.join(name);
         patiently(ERROR_ACCESS_DENIED, || {
@@ -124,15 +124,15 @@ impl Dir {
         })
     }
 
-    /// Makes sure that a file that was just created is this user's alone.
+    /// Makes a file private that was just created.
     pub(super) fn make_private(&self, file: &mut File, name: &OsStr) -> Result<(), StoreError> {
         let path = self.path.join(name);
         make_private(&path, file)?;
         self.check_owner(&path, &access(&path, file)?)
     }
 
-    /// Creates such a file for the successor of `record` and takes room for so many bytes, so that writing
-    /// them later does not fail.
+    /// Creates such a file as the successor of `record`, and writes `size` zeros, so that writing as many
+    /// bytes later does not fail.
     pub(super) fn reserve(
         &self,
         name: &OsStr,
@@ -164,26 +164,26 @@ impl Dir {
         }
     }
 
-    /// Says how much room is needed, and what to do.
+    /// Returns a text that says how much room is needed, and what to do.
     #[expect(clippy::unused_self, reason = "as on other platforms")]
     pub(super) fn missing_space(&self, sizes: &[usize], _error: &io::Error) -> String {
         let needed: usize = sizes.iter().sum();
         format!("it takes up to {needed} bytes, and there are not as many; free some space")
     }
 
-    /// Checks whether the file of that name can be replaced. Here only a write shows that.
+    /// Always succeeds: on Windows only a write shows whether the file of that name can be replaced.
     #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "as on other platforms")]
     pub(super) fn check_replaceable(&self, _name: &OsStr) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// Returns the names of all that is in it; none if it cannot be listed.
+    /// Returns the names of all entries, or no names if the directory cannot be listed.
     pub(super) fn names(&self) -> Vec<OsString> {
         let Ok(entries) = fs::read_dir(&self.path) else { return Vec::new() };
         entries.filter_map(|entry| Some(entry.ok()?.file_name())).collect()
     }
 
-    /// Opens a lock file, creating it if need be.
+    /// Opens a lock file. Creates it if it does not exist.
     pub(super) fn open_lock(&self, name: &OsStr) -> Result<File, StoreError> {
         let path = self.path.join(name);
         let mut options = OpenOptions::new();
@@ -196,7 +196,7 @@ impl Dir {
                         let made = self.make_private(&mut file, name);
                         drop(file);
                         if let Err(error) = made {
-                            // Nothing is written here, so nobody needs it.
+                            // The lock file is empty, so nobody needs it.
                             let _ = self.remove(name);
                             return Err(error);
                         }
@@ -212,7 +212,7 @@ impl Dir {
         Ok(file)
     }
 
-    /// Returns whether there is anything of that name in it, be it a link.
+    /// Returns whether there is an entry of that name. A link counts, even if its target does not exist.
     pub(super) fn has(&self, name: &OsStr) -> io::Result<bool> {
         match self.path.join(name).symlink_metadata() {
             Ok(_) => Ok(true),
@@ -231,19 +231,19 @@ impl Dir {
         patiently(ERROR_ACCESS_DENIED, || fs::remove_file(&path))
     }
 
-    /// A rename is made durable with its file system's journal; there is nothing to call.
+    /// Does nothing: the journal of the file system makes a rename durable.
     #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "as on other platforms")]
     pub(super) fn sync(&self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Likewise.
+    /// Does nothing, as [`sync`](Self::sync).
     #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "as on other platforms")]
     pub(super) fn sync_above(&self) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// Where others can add files, somebody else's file could lie where ours is missing.
+    /// Checks who owns a file, if others can add files to the directory: one of theirs could have its name.
     fn check_owner(&self, path: &Path, access: &Access) -> Result<(), StoreError> {
         let Some(expected) = &self.only_of else { return Ok(()) };
         match access.owner() {
@@ -283,15 +283,15 @@ pub(super) fn open_trusted_file(
     if others.is_empty() { Ok(Some(file)) } else { Err(exposed(path, "write to it", &others)) }
 }
 
-/// Checks that nobody else can replace what is in a directory.
+/// Checks that nobody else can replace the files in a directory.
 pub(super) fn check_directory(path: &Path) -> Result<(), StoreError> {
     Dir::open(path, Exposure::Refused).map(drop)
 }
 
-/// Opens a file that must not be a link.
+/// Opens a file, or returns `None` if it does not exist. Fails if it is a link.
 fn open(options: &OpenOptions, path: &Path) -> Result<Option<File>, StoreError> {
     let mut options = options.clone();
-    // A directory can then be opened too, and called what it is.
+    // With these flags a directory can be opened too, so that the error can name it as a directory.
     options.custom_flags(FILE_FLAG_OPEN_REPARSE_POINT | FILE_FLAG_BACKUP_SEMANTICS);
     let file = match patiently(ERROR_SHARING_VIOLATION, || options.open(path)) {
         Ok(file) => file,
@@ -340,9 +340,9 @@ fn check_kind(path: &Path, file: &File) -> Result<(), StoreError> {
     Err(StoreError::NotAFile { place: path.display().to_string(), found })
 }
 
-/// Takes what was just created away from others, if what it inherited lets them in, and looks
-/// again: not every file system does as it is told. What is private by inheritance, as in a
-/// profile, is left as it is; so what an elevated process made stays its user's.
+/// Makes a new file or directory private, if its inherited access list lets others in. Then reads the list
+/// again, because not every file system applies the change. A list that is private by inheritance, as in a
+/// profile, is not changed. So a user keeps access to the files of their elevated processes.
 fn make_private(path: &Path, file: &mut File) -> Result<(), StoreError> {
     if access(path, file)?.others_who_may(!HARMLESS).is_empty() {
         return Ok(());
@@ -387,8 +387,8 @@ fn exposed(path: &Path, may: &str, others: &[&str]) -> StoreError {
     }
 }
 
-/// Names that people know for those that they meet most. The system would have to ask a server for
-/// some of the others.
+/// Returns names for the most common groups and the SIDs of others. The system would have to ask a server for
+/// some names.
 fn names(others: &[&str]) -> String {
     let name = |who: &&str| match *who {
         "S-1-1-0" => "Everyone".to_owned(),
@@ -399,7 +399,7 @@ fn names(others: &[&str]) -> String {
     others.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
-/// Tries again, for a while, what fails because somebody else has the file open.
+/// Repeats an attempt, for a limited time, that fails because another program has the file open.
 fn patiently<T>(or: i32, attempt: impl Fn() -> io::Result<T>) -> io::Result<T> {
     let begin = Instant::now();
     loop {
