@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_failed_while_nobody_asked_for_it_is_made_anew() {
+    fn a_connection_that_failed_before_it_was_needed_is_made_again() {
         let mut connection = settled(with(refused));
         connection.make = mock;
         connection.begin();
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_made_while_nobody_asked_for_it_is_used() {
+    fn a_connection_that_was_made_before_it_was_needed_is_used() {
         let mut connection = settled(with(mock));
         connection.make = refused;
         assert!(connection.has_begun());
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_stuck_is_not_waited_for_again_and_is_the_only_one() {
+    fn a_connecting_thread_that_hangs_is_not_waited_for_and_is_the_only_one() {
         static STUCK: Mutex<()> = Mutex::new(());
         static MADE: AtomicUsize = AtomicUsize::new(0);
         let held = STUCK.lock().unwrap();
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_failure_of_one_that_was_asked_for_is_told() {
+    fn the_failure_of_a_connection_that_is_needed_is_returned() {
         let mut connection = with(refused);
         connection.begin();
         assert!(matches!(connection.get(), Err(keyring_core::Error::NoEntry)));

@@ -237,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_failure_of_the_keychain_shows_what_it_held() {
+    fn no_failure_of_the_keychain_shows_the_content_of_an_item() {
         for error in [
             Error::BadEncoding(b"canary".to_vec()),
             Error::BadDataFormat(b"canary".to_vec(), "canary".into()),
@@ -251,7 +251,7 @@ mod tests {
 
     #[cfg(all(unix, not(target_vendor = "apple")))]
     #[test]
-    fn an_item_that_is_deleted_while_it_is_read_is_gone_and_nothing_else_is() {
+    fn only_the_errors_of_a_deleted_item_mean_that_it_is_gone() {
         let said = |name: &str| {
             let call =
                 zbus::Message::method_call("/item", "GetSecret").unwrap().build(&()).unwrap();
@@ -282,13 +282,13 @@ mod tests {
             let error = Status::of(code).expect("it is known").explain("here".into());
             assert!(error.to_string().starts_with(expected), "{code}: {error}");
         }
-        // errSecItemNotFound is no failure, and what is unknown is shown as the system says it.
+        // errSecItemNotFound is no failure. An unknown code is shown in the words of the system.
         assert_eq!(Status::of(-25300), None);
         assert_eq!(Status::of(-1), None);
     }
 
     #[test]
-    fn each_state_has_an_error_and_an_advice_of_its_own() {
+    fn each_state_has_its_own_error_text() {
         use std::collections::HashSet;
 
         let states = [

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_that_somebody_removes_after_it_was_found_is_no_failure_of_the_keychain() {
+    fn a_call_is_repeated_if_another_process_removes_the_item_after_it_was_found() {
         let calls = Cell::new(0);
         let work = |_: &CredentialStore| {
             calls.set(calls.get() + 1);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_that_is_gone_each_time_is_given_up() {
+    fn a_call_fails_if_the_item_is_gone_each_time() {
         let calls = Cell::new(0);
         let work = |_: &CredentialStore| {
             calls.set(calls.get() + 1);
