@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fresh_token_is_handed_out_until_the_store_is_to_be_asked_again() {
+    fn a_fresh_token_is_served_from_memory_for_30_seconds() {
         let cache = cache(true);
         assert!(cache.cached(at(0)).is_none() && cache.recent(at(0)).is_none());
         cache.install(stored("one"), at(0));
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_due_token_is_not_handed_out_unseen_but_it_is_not_expired() {
+    fn a_due_token_is_not_served_from_the_cache_and_does_not_count_as_expired() {
         let cache = cache(true);
         cache.install(stored("one"), at(2700));
         assert!(cache.cached(at(2700)).is_none());
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn while_the_store_cannot_be_asked_a_token_is_usable_to_its_true_expiry_if_it_is_refreshed() {
+    fn a_token_is_usable_until_its_true_expiry_if_there_is_a_refresher() {
         for (has_refresher, last) in [(false, 3299), (true, 3599)] {
             let cache = cache(has_refresher);
             assert!(cache.usable(at(0)).is_none());
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_lasts_as_long_as_the_token_that_it_is_about() {
+    fn a_refusal_holds_until_the_token_is_replaced() {
         let cache = cache(true);
         cache.install(stored("one"), at(0));
         cache.invalidate(&token("another"));
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_while_nothing_is_known_counts_for_what_is_installed_next() {
+    fn a_refusal_while_the_cache_is_empty_holds_for_the_next_snapshot_with_that_token() {
         let cache = cache(true);
         cache.invalidate(&token("one"));
         assert!(cache.install(stored("one"), at(0)).snapshot.wants_refresh(at(0)));
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_that_are_gone_were_cleared_unless_nothing_was_known_of_them() {
+    fn missing_tokens_count_as_cleared_only_if_the_cache_had_some() {
         let cache = cache(true);
         assert!(!cache.install(None, at(0)).is_cleared);
         assert!(!cache.install(stored("one"), at(0)).is_cleared);
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_is_not_trusted_again_once_there_is_another_one() {
+    fn a_snapshot_is_not_trusted_again_after_it_was_replaced() {
         let cache = cache(true);
         let kept = cache.install(stored("one"), at(0)).snapshot;
         cache.trust_again(&kept, at(60));

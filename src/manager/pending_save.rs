@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn the_slot_holds_these_tokens_or_what_was_spent_for_them_or_something_else() {
+    fn the_content_of_a_slot_is_ours_or_spent_or_of_others() {
         let (old, new) = (tokens("old", "1"), tokens("new", "2"));
         for (there, expected) in [
             (Some(new.clone()), SlotState::Ours),
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn they_replace_the_state_that_was_seen_last_and_carry_the_doubt_of_others_on() {
+    fn a_save_replaces_the_revision_seen_last_and_keeps_the_doubt_of_others() {
         let (old, new) = (tokens("old", "1"), tokens("new", "2"));
         let own = intent(&old, 1);
         let (pending, _) = pending_with(&old, new.clone(), own.clone());
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_spent_leaves_them_pending_and_anything_else_ends_them() {
+    fn new_tokens_stay_pending_only_while_the_slot_holds_the_spent_ones() {
         let (old, new) = (tokens("old", "1"), tokens("new", "2"));
         for there in [None, Some(new.clone()), Some(tokens("login", "9"))] {
             let (pending, count) = pending(&old, new.clone());
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_first_failure_is_news_and_the_last_one_is_the_reason() {
+    fn only_the_first_failure_is_reported_as_new_and_the_last_one_is_the_error() {
         let error = |place: &str| StoreError::Conflict { place: place.into() };
         let place =
             |pending: &PendingSave| pending.error_or(error("none")).map(|it| it.to_string());
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_comes_back_only_to_tokens_that_have_none() {
+    fn a_lease_is_given_back_only_to_pending_tokens_without_a_lease() {
         let (old, new) = (tokens("old", "1"), tokens("new", "2"));
         let (pending, count) = pending(&old, new.clone());
         let lease = pending.take_lease().unwrap();

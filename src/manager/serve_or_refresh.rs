@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_failed_refresh_a_token_serves_until_its_true_expiry() {
+    fn after_a_failed_refresh_a_token_is_served_until_its_true_expiry() {
         let failed = AuthError::Refresh(RefreshFailure::transient("busy"));
         let (token, refused, absent) =
             (snapshot(stored(), false), snapshot(stored(), true), snapshot(None, false));

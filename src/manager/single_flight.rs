@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_who_ask_while_it_runs_get_what_one_task_brings() {
+    async fn all_callers_during_a_task_get_its_outcome() {
         let (flight, go) = (SingleFlight::default(), Arc::new(Notify::new()));
         let runs = Arc::new(AtomicUsize::new(0));
         let join = || {
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_goes_on_without_its_callers() {
+    async fn a_task_continues_after_its_callers_are_dropped() {
         let (flight, ended) = (SingleFlight::default(), Arc::new(Notify::new()));
         let task = {
             let ended = ended.clone();
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_follows_a_task_keeps_neither_its_callers_nor_the_next_one_waiting() {
+    async fn neither_callers_nor_the_next_task_wait_for_the_work_after_a_task() {
         let flight = SingleFlight::default();
         let first = flight.join_or_start(future::ready(1), future::pending());
         assert_eq!(outcome(first).await, Outcome::Done(1));
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_task_brought_is_not_kept() {
+    async fn the_outcome_of_a_task_is_dropped_after_use() {
         let (flight, brought) = (SingleFlight::default(), Arc::new(()));
         let running = flight.join_or_start(future::ready(brought.clone()), future::ready(()));
         drop(outcome(running).await);
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_does_not_end_in_time_is_on_a_runtime_that_nobody_drives() {
+    async fn a_task_that_does_not_end_in_time_counts_as_not_driven() {
         let flight = SingleFlight::<()>::default();
         let running = flight.join_or_start(future::pending(), future::ready(()));
         tokio::task::yield_now().await;
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_runtime_a_task_has_a_thread_of_its_own() {
+    fn without_a_runtime_a_task_runs_on_its_own_thread() {
         let flight = SingleFlight::default();
         let task = async { thread::current().name().map(str::to_owned) };
         let mut running = flight.join_or_start(task, future::ready(()));

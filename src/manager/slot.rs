@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_does_not_wait_for_ever_for_the_one_before_it() {
+    async fn a_call_waits_for_the_one_before_it_only_for_a_limited_time() {
         let slot = slot();
         let guard = slot.lock().await.unwrap();
         assert!(matches!(slot.lock().await.err(), Some(StoreError::Timeout { .. })));
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_logout_goes_ahead_without_the_lock() {
+    async fn a_logout_does_not_need_the_lock() {
         let slot = slot();
         let mut guard = slot.lock().await.unwrap();
         guard.replace(AuthTokens::new("access"), SystemTime::now()).await.unwrap();

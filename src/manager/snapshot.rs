@@ -229,7 +229,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn at_no_time_and_under_no_policy_does_it_panic_or_hand_out_what_has_expired(
+        fn no_time_and_no_policy_makes_it_panic_or_serve_an_expired_token(
             expires in proptest::option::of(any_moment()),
             obtained in proptest::option::of(any_moment()),
             refresh: Duration,

@@ -29,7 +29,7 @@ fn pauses_double_up_to_five_minutes() {
 }
 
 #[test]
-fn a_server_that_wants_to_be_left_alone_is_for_an_hour_at_most() {
+fn a_server_can_ask_to_wait_for_an_hour_at_most() {
     assert_eq!(pause(&retry_after(90), 0).as_secs(), 90);
     assert_eq!(pause(&retry_after(1), 5).as_secs(), 32);
     assert_eq!(pause(&retry_after(u64::MAX), 0).as_secs(), 3600);
@@ -37,7 +37,7 @@ fn a_server_that_wants_to_be_left_alone_is_for_an_hour_at_most() {
 }
 
 #[test]
-fn a_failure_holds_until_its_pause_is_over_or_the_slot_changes() {
+fn a_failure_holds_refreshes_back_until_its_pause_is_over_or_the_slot_changes() {
     let mut throttle = Throttle::default();
     assert!(throttle.held_back(&tokens(1), None, at(0)).is_none());
     throttle.failed(&tokens(1), &RefreshFailure::transient("x"), at(0));
@@ -54,7 +54,7 @@ fn a_failure_holds_until_its_pause_is_over_or_the_slot_changes() {
 }
 
 #[test]
-fn a_rejection_holds_for_good_until_the_slot_changes() {
+fn a_rejection_holds_until_the_slot_changes() {
     let mut throttle = Throttle::default();
     throttle.rejected(&tokens(1), AuthError::TokenNotFound, at(0));
     assert!(throttle.is_rejected(&tokens(1)) && !throttle.is_rejected(&tokens(2)));
@@ -139,7 +139,7 @@ fn held(record: &Record, client: &str, forced: bool, second: u64) -> Option<Stri
 }
 
 #[test]
-fn a_record_says_that_its_refresh_token_was_rejected_for_this_client_alone() {
+fn a_rejection_in_a_record_holds_only_for_its_client() {
     let token = tokens(1).refresh_token.unwrap();
     let rejection = Rejection::new(&token, "client", clock::date(at(100)), "refused");
     let plain = record(|refresh| refresh.rejection = Some(rejection.clone()));
