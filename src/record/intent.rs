@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_knows_its_token_and_survives_being_written_down() {
+    fn an_intent_recognises_its_token_after_it_was_written_and_read() {
         let token = RefreshToken::from("canary");
         let now = Utc::now();
         let intent = Intent::new(&token, now);
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_or_of_another_version_is_refused() {
+    fn a_truncated_intent_or_one_of_another_version_is_refused() {
         let text = Intent::new(&RefreshToken::from("t"), Utc::now()).to_string();
         for end in 0..text.len() {
             assert!(text[..end].parse::<Intent>().is_err(), "{}", &text[..end]);
@@ -183,7 +183,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_intent_survives_being_written_down_and_knows_its_token_alone(
+        fn any_intent_recognises_only_its_token_after_it_was_written_and_read(
             token in ".*",
             tail in ".{0,3}",
             at in any_time(),
@@ -201,7 +201,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_it_panic_and_what_is_read_is_written_alike(
+        fn no_text_makes_it_panic_and_a_value_is_the_same_after_a_round_trip(
             text in ".{0,40}|tokenkeep-intent/1 .{0,40}|tokenkeep-intent/1 [0-9TZ:.+-]{20} .{0,60}",
         ) {
             if let Ok(intent) = text.parse::<Intent>() {

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_throttle_holds_in_its_span_for_its_client_and_for_an_hour_at_most() {
+    fn a_throttle_holds_for_its_client_and_time_and_at_most_an_hour() {
         let throttle = Throttle::new(at(100), at(200), "client", Some("429"));
         for (now, until) in [(99, None), (100, Some(200)), (199, Some(200)), (200, None)] {
             assert_eq!(throttle.holds("client", at(now)), until.map(at), "{now}");

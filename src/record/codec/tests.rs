@@ -28,7 +28,7 @@ fn reason(json: &str) -> String {
 }
 
 #[test]
-fn a_bare_token_is_taken_and_an_age_key_is_not() {
+fn a_bare_token_is_accepted_and_an_age_key_is_refused() {
     let token = decode_text(b" token\n", "here").unwrap().access_token;
     assert_eq!(token.expose_secret(), "token");
     for (text, expected) in [
@@ -51,7 +51,7 @@ fn a_bare_token_is_taken_and_an_age_key_is_not() {
 }
 
 #[test]
-fn a_file_of_the_seed_loads_as_it_is() {
+fn a_file_of_the_seed_document_loads_unchanged() {
     let tokens = decode(
         br#"{
   "access_token": "eyJhbGciOiJIUzI1NiIs...",
@@ -79,7 +79,7 @@ fn a_null_or_missing_expiry_and_an_empty_refresh_token_are_none() {
 }
 
 #[test]
-fn a_program_that_knows_three_fields_reads_what_is_written() {
+fn a_program_that_knows_only_three_fields_can_read_a_record() {
     #[derive(serde::Deserialize)]
     struct Seed {
         access_token: String,
@@ -97,7 +97,7 @@ fn a_program_that_knows_three_fields_reads_what_is_written() {
 }
 
 #[test]
-fn each_fault_has_its_own_words() {
+fn each_fault_has_its_own_error_text() {
     for (json, expected) in [
         ("", "it is empty"),
         ("   ", "it ends too early, at line 1, column 3"),
@@ -138,13 +138,13 @@ fn each_fault_has_its_own_words() {
 }
 
 #[test]
-fn a_newer_version_is_refused_whatever_else_it_holds() {
+fn a_newer_version_is_refused_whatever_its_other_fields() {
     let error = decode(br#"{"token":[],"version":3}"#, "here").unwrap_err();
     assert!(matches!(error, StoreError::NewerVersion { found: 3, known: 2, .. }), "{error}");
 }
 
 #[test]
-fn a_record_over_the_limit_is_refused_both_ways() {
+fn a_record_over_the_limit_is_neither_written_nor_read() {
     let largest = AuthTokens::new("x".repeat(MAX_RECORD - 128));
     assert!(encode(&largest, "here").unwrap().len() <= MAX_RECORD);
     let tokens = AuthTokens::new("x".repeat(MAX_RECORD));
@@ -154,7 +154,7 @@ fn a_record_over_the_limit_is_refused_both_ways() {
 }
 
 #[test]
-fn what_was_no_string_is_kept_as_its_json() {
+fn a_value_that_is_not_a_string_is_kept_as_its_json() {
     let tokens =
         decode(br#"{"access_token":"a","expires_in":900,"roles":["a", "b"]}"#, "here").unwrap();
     assert_eq!(tokens.extra("expires_in").unwrap().expose_secret(), "900");
@@ -182,7 +182,7 @@ fn known() -> RefreshState {
 }
 
 #[test]
-fn what_is_known_about_refreshing_survives_and_is_refused_by_older_builds() {
+fn the_refresh_state_is_kept_and_refused_by_older_versions() {
     let tokens = AuthTokens::new("a").with_refresh_token("r");
     let whole = known();
     for known in [
@@ -202,18 +202,18 @@ fn what_is_known_about_refreshing_survives_and_is_refused_by_older_builds() {
         );
     }
     let written: Value = serde_json::from_slice(&encode(&tokens, "here").unwrap()).unwrap();
-    assert_eq!(written["version"], 1, "older builds read what they understand");
+    assert_eq!(written["version"], 1, "older versions can read a record without a refresh state");
 }
 
 #[test]
-fn what_cannot_be_read_of_it_stops_nobody() {
+fn an_invalid_refresh_state_is_ignored() {
     for state in [
         "5",
         "{}",
         r#"{"intent":"tokenkeep-intent/9 x"}"#,
         r#"{"intent":7,"throttle":[],"rejection":{"at":"x"}}"#,
         r#"{"throttle":{"from":"2026-01-01T00:00:00Z","until":1,"client":""}}"#,
-        // A longer digest would take the room of the intent.
+        // A longer digest would take the room that the intent needs.
         &format!(
             r#"{{"throttle":{{"from":"2026-01-01T00:00:00Z","until":"2026-01-01T00:00:00Z","client":"{}"}}}}"#,
             "x".repeat(60_000)
@@ -226,7 +226,7 @@ fn what_cannot_be_read_of_it_stops_nobody() {
 }
 
 #[test]
-fn the_largest_tokens_leave_room_for_what_is_known_about_refreshing() {
+fn the_largest_tokens_leave_room_for_the_refresh_state() {
     let mut size = MAX_RECORD;
     let largest = loop {
         let tokens = AuthTokens::new("x".repeat(size)).with_refresh_token("r");
@@ -262,7 +262,7 @@ fn the_refresh_tokens_own_expiry_and_a_client_secret_are_kept() {
     tokens.refresh_expires_at = Some(at(7));
     assert!(!format!("{tokens:?}").contains("canary"));
     assert_eq!(decode(&encode(&tokens, "here").unwrap(), "here").unwrap(), tokens);
-    // Other programs have fields with these names, and another content.
+    // Other programs use fields with these names for other content.
     let json =
         r#"{"access_token":"a","client_secret":5,"refresh_expires_at":"soon","refresh":"x"}"#;
     let tokens = decode(json.as_bytes(), "here").unwrap();
@@ -270,9 +270,9 @@ fn the_refresh_tokens_own_expiry_and_a_client_secret_are_kept() {
     assert_eq!(tokens.extras().count(), 3);
 }
 
-/// Reads one file of each form that was ever written.
+/// Reads one file of each form that any version wrote.
 #[test]
-fn golden_records_of_each_form_stay_readable() {
+fn a_golden_file_of_each_version_can_be_read() {
     let whole = Record::new(
         AuthTokens::new("a")
             .with_refresh_token("r")
@@ -336,7 +336,7 @@ fn any_json() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn what_other_programs_put_into_a_record_survives(
+    fn fields_of_other_programs_in_a_record_are_kept(
         // The first letter is not that of any field of this crate.
         beside in prop::collection::btree_map("[^abeorv].{0,6}|", any_json(), 0..4),
         nested in prop::collection::btree_map("[^abeorv].{0,6}|.{0,8}", any_json(), 0..4),
@@ -358,7 +358,7 @@ proptest! {
     }
 
     #[test]
-    fn every_record_survives_the_round_trip(
+    fn every_record_is_the_same_after_it_was_written_and_read(
         access in ".+",
         refresh in proptest::option::of(".+"),
         expires in proptest::option::of(any_date()),
