@@ -8,7 +8,7 @@ fn parsed(text: &str) -> StoreUrl {
 
 #[cfg(not(all(feature = "object-store", feature = "postgres")))]
 #[tokio::test]
-async fn a_server_that_this_build_does_not_know_is_not_taken_for_one_that_is_ready() {
+async fn a_url_of_a_store_that_is_not_built_in_is_an_error() {
     #[cfg(not(feature = "object-store"))]
     let url = parsed("s3://tokens/alice.age?identity=/key.txt");
     #[cfg(feature = "object-store")]
@@ -19,7 +19,7 @@ async fn a_server_that_this_build_does_not_know_is_not_taken_for_one_that_is_rea
 
 #[cfg(unix)]
 #[test]
-fn each_form_is_read_and_written_again() {
+fn each_form_of_url_is_the_same_after_it_was_read_and_written() {
     for text in [
         "keychain:axiomtrade/alice@example.com",
         "keychain-item:other program/alice",
@@ -45,7 +45,7 @@ fn each_form_is_read_and_written_again() {
 
 #[cfg(unix)]
 #[test]
-fn printing_leaves_the_query_out() {
+fn a_printed_url_has_no_query() {
     let url = parsed("age:/a?identity=/secret/place");
     assert_eq!(format!("{url} {url:?}"), "age:/a StoreUrl(age:/a)");
     assert_eq!(url.identity_path(), Some(Path::new("/secret/place")));
@@ -54,7 +54,7 @@ fn printing_leaves_the_query_out() {
 }
 
 #[test]
-fn relative_paths_are_resolved_and_home_is_known() {
+fn relative_paths_and_the_home_directory_are_resolved() {
     let here = std::env::current_dir().unwrap();
     assert_eq!(parsed("plaintext:tokens.json").path(), Some(here.join("tokens.json")));
     let home = std::env::home_dir().unwrap();
@@ -62,7 +62,7 @@ fn relative_paths_are_resolved_and_home_is_known() {
 }
 
 #[test]
-fn a_wrong_url_is_explained_and_not_repeated() {
+fn the_error_for_a_wrong_url_explains_it_and_does_not_quote_it() {
     for (text, expected) in [
         ("canary", "it has no scheme"),
         ("CANARY:x", "its scheme is unknown"),
@@ -134,7 +134,7 @@ fn a_password_behind_an_escaped_slash_is_refused_and_not_printed() {
 proptest! {
     #[cfg(feature = "keychain")]
     #[test]
-    fn any_names_of_a_slot_in_the_keychain_survive_being_written_down(
+    fn a_keychain_url_with_any_names_is_the_same_after_it_was_written_and_read(
         service in "[^\0]{1,20}",
         account in "[^\0]{1,20}",
     ) {
@@ -145,7 +145,7 @@ proptest! {
 
     #[cfg(unix)]
     #[test]
-    fn any_paths_of_an_age_file_survive_being_written_down(
+    fn an_age_url_with_any_paths_is_the_same_after_it_was_written_and_read(
         path in "/{1,3}[^\0]{1,20}",
         identity in "/{0,3}[^\0]{1,20}",
         recipients in proptest::collection::vec(".{0,10}", 0..3),
@@ -165,7 +165,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_makes_it_panic_and_what_is_read_is_written_alike(text in ".{0,60}") {
+    fn no_text_makes_it_panic_and_a_value_is_the_same_after_a_round_trip(text in ".{0,60}") {
         for scheme in ["", "age:", "age:/x?identity=", "keychain:", "plaintext:", "env:"] {
             if let Ok(url) = format!("{scheme}{text}").parse::<StoreUrl>() {
                 prop_assert_eq!(parsed(&url.to_text()), url);

@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_of_credential_manager_is_read_as_the_text_that_it_is() {
+    fn a_password_of_credential_manager_is_read_as_utf_16() {
         let wide =
             |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_le_bytes).collect() };
         for text in ["token", "{\"access_token\":\"ü\"}"] {

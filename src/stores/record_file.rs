@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_logout_that_takes_the_key_along_while_somebody_reads_is_no_missing_key() {
+    async fn a_logout_that_removes_the_key_during_a_load_is_not_a_missing_key() {
         let mut private = tempfile::Builder::new();
         #[cfg(unix)]
         private.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));

@@ -22,7 +22,7 @@ async fn what_an_interrupted_run_left_is_saved_again_because_it_may_not_be_durab
 }
 
 #[tokio::test]
-async fn a_slot_under_refresh_is_waited_for_and_no_longer_than_the_deadline() {
+async fn a_transfer_waits_for_a_refresh_until_its_deadline() {
     let store = MemoryStore::new();
     let held = store.try_lease().await.unwrap().unwrap();
     // Time passes each time the other tasks run.
@@ -115,7 +115,7 @@ impl Lease for Way {
         let Some((name, until)) = hold.as_mut().filter(|(name, _)| *name == self.name) else {
             return Ok(false);
         };
-        assert!(*until > self.now(), "{name} held on to it");
+        assert!(*until > self.now(), "{name} kept its lease after its end");
         *until = (*until).max(self.now() + time);
         Ok(true)
     }
@@ -137,12 +137,12 @@ async fn nothing_moves_from_a_slot_onto_itself_by_another_way() {
         let busy = migrate_by(&one, &other, &one.timer()).await.unwrap_err();
         assert!(matches!(busy, TransferError::Busy { .. }), "{busy}");
         assert_eq!(one.load().await.unwrap().unwrap().revision, saved);
-        assert_eq!(*one.hold.lock().unwrap(), None, "nobody has to wait for it");
+        assert_eq!(*one.hold.lock().unwrap(), None, "the lease was released");
     }
 }
 
 #[tokio::test]
-async fn tokens_that_somebody_refreshes_where_they_were_are_not_there_twice() {
+async fn a_migration_is_undone_if_another_holder_takes_the_lease_of_the_source() {
     let (from, mut to) = (Way::new("a"), Way::new("b"));
     to.slows_down = Some(from.hold.clone());
     let tokens = AuthTokens::new("mine");
@@ -158,7 +158,7 @@ async fn tokens_that_somebody_refreshes_where_they_were_are_not_there_twice() {
 }
 
 #[tokio::test]
-async fn a_migration_that_moves_nothing_leaves_no_lease_taken() {
+async fn a_migration_that_moves_nothing_releases_both_leases() {
     let (from, to) = (Way::new("a"), Way::new("b"));
     let is_free = |way: &Way| way.hold.lock().unwrap().is_none();
     assert!(matches!(migrate(&from, &to).await, Err(TransferError::Empty { .. })));
@@ -174,7 +174,7 @@ async fn a_migration_that_moves_nothing_leaves_no_lease_taken() {
 }
 
 #[tokio::test]
-async fn a_lease_that_passed_on_while_the_other_was_waited_for_moves_nothing() {
+async fn a_migration_moves_nothing_if_its_first_lease_ends_while_it_waits_for_the_second() {
     let (from, to) = (Way::new("a"), Way::new("b"));
     let tokens = AuthTokens::new("mine");
     from.save(&tokens.clone().into(), Precondition::Absent).await.unwrap();
@@ -264,7 +264,7 @@ mod rekeying {
     }
 
     #[tokio::test]
-    async fn both_keys_open_a_record_while_what_names_them_changes_and_then_the_new_one_alone() {
+    async fn both_keys_open_a_record_during_a_rekey_and_only_the_new_one_afterwards() {
         let sealed = Sealed::new().await;
         let mine = Some(AuthTokens::new("mine"));
         assert_eq!((sealed.opened_by(0).await, sealed.opened_by(1).await), (mine.clone(), None));
@@ -278,8 +278,7 @@ mod rekeying {
     }
 
     #[tokio::test]
-    async fn a_rekey_that_was_killed_is_completed_by_the_next_one_and_one_that_is_done_is_no_error()
-    {
+    async fn a_killed_rekey_is_completed_by_the_next_one_and_can_be_repeated() {
         let sealed = Sealed::new().await;
         tokio::select! {
             biased;
@@ -294,7 +293,7 @@ mod rekeying {
     }
 
     #[tokio::test]
-    async fn a_record_stays_open_to_the_old_key_if_what_names_it_cannot_be_changed() {
+    async fn the_old_key_still_opens_a_record_if_repoint_fails() {
         let sealed = Sealed::new().await;
         let failure = TransferError::Changing { place: "the profile".into() };
         sealed.rekey(ready(Err(failure))).await.unwrap_err();
@@ -302,7 +301,7 @@ mod rekeying {
     }
 
     #[tokio::test]
-    async fn a_login_through_the_old_key_while_what_names_it_changes_is_sealed_to_the_new_one() {
+    async fn a_login_with_the_old_key_during_a_rekey_is_sealed_to_the_new_one() {
         let sealed = Sealed::new().await;
         let repoint = async {
             sealed.save(&sealed.by(0), "signed in again").await;
@@ -314,7 +313,7 @@ mod rekeying {
     }
 
     #[tokio::test]
-    async fn nothing_is_sealed_once_somebody_else_has_the_lease() {
+    async fn a_rekey_seals_nothing_if_another_holder_has_the_lease() {
         let sealed = Sealed::new().await;
         let mut lease = Way::new("ended");
         *lease.hold.lock().unwrap() = Some(SOMEBODY);

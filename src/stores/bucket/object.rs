@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_comes_back_as_it_was_written() {
+    fn a_row_is_the_same_after_it_was_written_and_read() {
         let empty = Row { revision: "r".into(), ..Row::default() };
         for row in [row(), empty] {
             assert_eq!(decode(&encode(&row)).unwrap(), row);
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_or_foreign_is_refused() {
+    fn a_truncated_or_foreign_object_is_refused() {
         let whole = encode(&row());
         let head = whole.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(1).unwrap().0;
         for end in 0..=head {

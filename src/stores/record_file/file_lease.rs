@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_dropped_call_left_running_keeps_the_lease_until_it_is_over() {
+    async fn a_dropped_call_keeps_the_lease_until_its_work_has_ended() {
         let mut private = tempfile::Builder::new();
         #[cfg(unix)]
         private.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));

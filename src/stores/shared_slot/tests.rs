@@ -180,7 +180,7 @@ async fn taken_over(table: &Table) -> [(SharedSlot<Table>, Box<dyn Lease>); 2] {
 }
 
 #[tokio::test]
-async fn a_lease_that_passed_to_another_can_do_nothing_more() {
+async fn a_lease_that_passed_to_another_holder_changes_nothing_more() {
     let table = Table::new();
     let [(first, mut earlier), (second, _later)] = taken_over(&table).await;
     save_intent(&second).await.unwrap();
@@ -189,11 +189,11 @@ async fn a_lease_that_passed_to_another_can_do_nothing_more() {
     let refused = save_intent(&first).await.unwrap_err();
     assert!(matches!(refused, StoreError::Conflict { .. }), "{refused}");
     earlier.release().await.unwrap();
-    assert_eq!(table.row(), before, "the other one's lease and intent are there");
+    assert_eq!(table.row(), before, "the lease and the intent of the other holder are kept");
 }
 
 #[tokio::test]
-async fn a_lease_that_was_dropped_is_had_again_by_the_same_way_alone() {
+async fn a_dropped_lease_can_be_taken_again_only_through_the_same_connection() {
     let table = Table::new();
     let (one, same, other) = (slot(&table), slot(&table), slot(&table.elsewhere()));
     let held = lease(&one).await;
@@ -201,20 +201,23 @@ async fn a_lease_that_was_dropped_is_had_again_by_the_same_way_alone() {
         assert!(taken.try_lease().await.unwrap().is_none());
     }
     drop(held);
-    assert!(other.try_lease().await.unwrap().is_none(), "it cannot know, and waits");
+    assert!(
+        other.try_lease().await.unwrap().is_none(),
+        "it waits, because the lease may be in use"
+    );
     lease(&same).await.release().await.unwrap();
     lease(&other).await.release().await.unwrap();
 }
 
 #[tokio::test]
-async fn what_was_overtaken_is_neither_saved_nor_cleared_until_the_successor_is_done() {
+async fn a_process_that_lost_its_lease_neither_saves_nor_clears_while_the_next_holder_has_it() {
     let table = Table::new();
     let [(first, _earlier), (second, later)] = taken_over(&table).await;
     let Stored { revision, .. } = first.load().await.unwrap().unwrap();
     let precondition = Precondition::Unchanged(revision.clone());
     let refused = first.save(&record("late"), precondition.clone()).await.unwrap_err();
     assert!(matches!(refused, StoreError::Conflict { .. }), "{refused}");
-    // A migration that was stopped does not remove it either.
+    // A migration that was stopped does not remove the record either.
     let refused = first.clear(precondition.clone()).await.unwrap_err();
     assert!(matches!(refused, StoreError::Conflict { .. }), "{refused}");
     assert_eq!(second.load().await.unwrap().unwrap().record.tokens, tokens("one"));
@@ -260,7 +263,7 @@ async fn a_clock_that_is_set_back_or_forward_does_not_lengthen_a_lease() {
 }
 
 #[tokio::test]
-async fn a_change_whose_answer_was_lost_is_found_to_be_done() {
+async fn a_write_whose_answer_was_lost_is_recognised_as_done() {
     let table = Table::new();
     let slot = slot(&table);
     table.faults().loses_answers = true;
@@ -273,7 +276,7 @@ async fn a_change_whose_answer_was_lost_is_found_to_be_done() {
 }
 
 #[tokio::test]
-async fn a_writer_that_is_never_fast_enough_gives_up() {
+async fn a_writer_gives_up_if_the_row_changes_before_each_attempt() {
     let table = Table::new();
     let slot = slot(&table);
     slot.save(&record("one"), Precondition::Anything).await.unwrap();
@@ -287,7 +290,7 @@ async fn a_writer_that_is_never_fast_enough_gives_up() {
 }
 
 #[tokio::test]
-async fn an_earlier_state_is_told_from_the_latest() {
+async fn an_earlier_state_is_an_error_for_a_process_that_saw_a_later_one() {
     let table = Table::new();
     let (reader, writer) = (slot(&table), slot(&table.elsewhere()));
     writer.save(&record("one"), Precondition::Anything).await.unwrap();
@@ -304,18 +307,21 @@ async fn an_earlier_state_is_told_from_the_latest() {
         ] {
             assert!(matches!(rolled_back, StoreError::RolledBack { .. }), "{rolled_back}");
         }
-        assert!(slot(&table.elsewhere()).load().await.is_ok(), "who has just begun cannot know");
+        assert!(
+            slot(&table.elsewhere()).load().await.is_ok(),
+            "a new process has seen nothing later"
+        );
     }
     table.put(second);
     assert_eq!(
         reader.load().await.unwrap().unwrap().record.tokens,
         tokens("two"),
-        "and it is back"
+        "the latest state is back"
     );
 }
 
 #[tokio::test]
-async fn a_state_that_somebody_made_out_of_an_earlier_one_is_told_from_the_latest() {
+async fn a_state_made_from_an_earlier_one_is_an_error_for_a_process_that_saw_a_later_one() {
     // The clocks stand still, so the second state has the generation after the first one.
     let still = || Clock::new(|| SystemTime::UNIX_EPOCH);
     let table = Table::new();
@@ -344,7 +350,7 @@ fn generation(table: &Table) -> u64 {
 }
 
 #[tokio::test]
-async fn the_count_of_changes_rises_by_a_clock_that_stands_still_or_is_set_back() {
+async fn the_generation_rises_even_if_the_clock_stands_still_or_is_set_back() {
     let table = Table::new();
     let now = Arc::new(Mutex::new(SystemTime::UNIX_EPOCH));
     let slot_now = || {
@@ -370,7 +376,7 @@ async fn the_count_of_changes_rises_by_a_clock_that_stands_still_or_is_set_back(
 }
 
 #[tokio::test]
-async fn what_a_process_wrote_last_is_what_it_has_seen() {
+async fn a_process_has_seen_the_state_that_it_wrote_last() {
     let table = Table::new();
     let slot = slot(&table);
     slot.save(&record("one"), Precondition::Anything).await.unwrap();
@@ -388,7 +394,7 @@ async fn what_a_process_wrote_last_is_what_it_has_seen() {
 }
 
 #[tokio::test]
-async fn each_holder_of_the_lease_has_a_number_of_its_own() {
+async fn each_holder_of_the_lease_has_its_own_number() {
     let table = Table::new();
     for expected in 1..4 {
         lease(&slot(&table)).await.release().await.unwrap();
@@ -406,7 +412,7 @@ async fn the_name_of_a_slot_is_sealed_with_its_record() {
 }
 
 #[test]
-fn it_works_outside_a_runtime_and_where_the_runtime_is_not_driven() {
+fn it_works_outside_a_runtime_and_in_one_that_does_not_run() {
     let table = Table::new();
     let slot = slot(&table);
     // This runtime is not running.
@@ -445,7 +451,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 #[tokio::test]
-async fn a_migration_whose_last_step_was_repeated_does_not_lose_the_tokens() {
+async fn a_migration_does_not_lose_the_tokens_if_a_write_is_repeated() {
     // The write that clears the source, and those before it.
     for repeats in 0..3 {
         let (one, two) = (Table::new(), Table::new());
@@ -455,7 +461,7 @@ async fn a_migration_whose_last_step_was_repeated_does_not_lose_the_tokens() {
         let migrated = migrate(&from, &to).await;
         one.faults().repeats = None;
         let found = [from.load().await.unwrap(), to.load().await.unwrap()];
-        assert!(found.iter().any(Option::is_some), "they exist nowhere: {migrated:?}");
+        assert!(found.iter().any(Option::is_some), "the tokens are lost: {migrated:?}");
         // When it is run again, it completes.
         assert!(migrated.is_ok() || migrate(&from, &to).await.is_ok(), "{migrated:?}");
         assert_eq!(to.load().await.unwrap().unwrap().record.tokens, tokens("live"));
@@ -464,13 +470,13 @@ async fn a_migration_whose_last_step_was_repeated_does_not_lose_the_tokens() {
 }
 
 #[tokio::test]
-async fn a_record_that_was_saved_is_known_though_somebody_took_the_lease_since() {
+async fn a_saved_record_is_recognised_even_if_the_lease_was_taken_since() {
     let table = Table::new();
     let slot = slot(&table);
     slot.save(&record("one"), Precondition::Absent).await.unwrap();
     let found = slot.engine().read().await.unwrap().unwrap();
     let saved = Row { record: b"made once".to_vec(), ..found.row.clone() };
-    // It is saved, in a row that changed again before the next read.
+    // The record is saved, in a row that changed again before the next read.
     table.put(Row { revision: "another".into(), fence: 9, ..saved.clone() });
     assert!(slot.0.put(Some(&found), saved.clone()).await.unwrap());
     table.put(Row { revision: "another".into(), record: b"other".to_vec(), ..saved.clone() });
@@ -478,7 +484,7 @@ async fn a_record_that_was_saved_is_known_though_somebody_took_the_lease_since()
 }
 
 #[tokio::test]
-async fn a_login_that_is_still_on_its_way_does_not_come_after_a_logout() {
+async fn a_login_that_arrives_after_a_logout_is_refused() {
     for was_used in [false, true] {
         let table = Table::new();
         let slot = slot(&table);
@@ -512,13 +518,13 @@ async fn a_slow_answer_is_not_taken_for_an_earlier_state() {
     assert_eq!(reader.load().await.unwrap().unwrap().record.tokens, tokens("two"));
     answers.notify_one();
     assert_eq!(slow.await.unwrap().unwrap().unwrap().record.tokens, tokens("one"));
-    // The later state is known.
+    // The slot still knows the later state.
     let known = reader.0.seen().clone().unwrap().revision;
     assert_eq!(reader.load().await.unwrap().unwrap().revision, known);
 }
 
 #[tokio::test]
-async fn a_save_that_was_done_is_done_even_if_a_later_one_was_seen_meanwhile() {
+async fn an_earlier_state_does_not_replace_the_latest_one_that_was_seen() {
     let table = Table::new();
     let slot = slot(&table);
     let later = Seen { generation: u64::MAX, revision: Revision::new(*b"later") };
@@ -536,7 +542,7 @@ fn impatient(table: &Table, time: Duration) -> SharedSlot<Table> {
 }
 
 #[tokio::test]
-async fn a_call_that_does_not_end_holds_up_nobody_for_ever() {
+async fn a_call_that_does_not_end_delays_the_next_one_only_for_a_limited_time() {
     let table = Table::new();
     let mut slot = impatient(&table, Duration::from_millis(50));
     Arc::get_mut(&mut slot.0).unwrap().longest_call = Duration::from_secs(3600);
@@ -571,7 +577,7 @@ async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
 }
 
 #[tokio::test]
-async fn a_call_whose_answers_never_come_ends() {
+async fn a_call_ends_although_its_answer_does_not_come() {
     let table = Table::new();
     let slot = impatient(&table, Duration::from_millis(50));
     table.faults().slow = Some(Arc::default());
@@ -581,7 +587,7 @@ async fn a_call_whose_answers_never_come_ends() {
 }
 
 #[tokio::test]
-async fn one_that_may_have_what_came_of_a_refresh_is_waited_for_while_the_server_can_be_reached() {
+async fn a_holder_that_may_have_new_tokens_is_waited_for_while_the_server_can_be_reached() {
     let table = Table::new();
     let (first, second) = (slot(&table), slot(&table.elsewhere()));
     first.save(&record("one"), Precondition::Absent).await.unwrap();
@@ -593,7 +599,7 @@ async fn one_that_may_have_what_came_of_a_refresh_is_waited_for_while_the_server
     let lease = lease(&first).await;
     save_intent(&first).await.unwrap();
     table.end_lease();
-    // It sees that the lease is over. Then the server cannot be reached for 1 hour.
+    // The second process sees that the lease is over. Then it cannot reach the server for 1 hour.
     assert!(second.try_lease().await.unwrap().is_none());
     let row = table.row();
     for pause in [3600, 2, 2, 2, 2, 2, 2] {
@@ -616,14 +622,14 @@ async fn one_that_may_have_what_came_of_a_refresh_is_waited_for_while_the_server
 }
 
 #[tokio::test]
-async fn a_refresh_whose_lease_is_over_is_told_as_interrupted() {
+async fn a_refresh_whose_lease_has_ended_counts_as_interrupted() {
     let table = Table::new();
     let (first, other) = (slot(&table), Store(slot(&table.elsewhere())));
     first.save(&record("one"), Precondition::Absent).await.unwrap();
     let _lease = lease(&first).await;
     save_intent(&first).await.unwrap();
     assert_eq!(interrupted_refresh(&other).await.unwrap(), None, "it is under way");
-    // A server that has no clock for leases says when it was written.
+    // A server that has no clock for leases returns when the row was written.
     let elsewhere = table.elsewhere();
     let looker = Store(slot(&elsewhere));
     for (minutes, is_told) in [(6, false), (7, true)] {
@@ -631,7 +637,7 @@ async fn a_refresh_whose_lease_is_over_is_told_as_interrupted() {
         elsewhere.faults().written = Some(at);
         assert_eq!(interrupted_refresh(&looker).await.unwrap().is_some(), is_told, "{minutes}");
     }
-    // Its holder may still save, and others wait for that. But the lease is over.
+    // The holder may still save, and others wait for that. But the lease is over.
     table.end_lease();
     assert!(other.try_lease().await.unwrap().is_none());
     assert!(interrupted_refresh(&other).await.unwrap().is_some());
@@ -660,7 +666,7 @@ async fn saving_the_intent_renews_the_lease_in_the_same_write() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_gone_when_the_answer_is_there_does_not_cost_the_new_tokens() {
+async fn new_tokens_are_saved_even_if_the_recipient_list_became_invalid() {
     let table = Table::new();
     let recipients = tempfile::NamedTempFile::new().unwrap();
     let list = recipients.path().to_owned();
@@ -682,7 +688,7 @@ async fn a_key_that_is_gone_when_the_answer_is_there_does_not_cost_the_new_token
     // The list becomes invalid during the request to the server.
     std::fs::write(&list, "no recipient\n").unwrap();
     slot.save(&record("rotated"), Precondition::Unchanged(noted)).await.unwrap();
-    let warning = lease.take_warning().expect("it is said").to_string();
+    let warning = lease.take_warning().expect("there is a warning").to_string();
     assert!(warning.contains("recipient"), "{warning}");
     assert_eq!(slot.load().await.unwrap().unwrap().record, record("rotated"));
     // A refresh that begins now fails before anything is sent.
@@ -700,7 +706,7 @@ fn manager(table: &Table) -> TokenManager {
 }
 
 #[tokio::test]
-async fn where_refresh_tokens_do_not_rotate_one_that_was_stopped_takes_what_its_successor_got() {
+async fn without_rotation_a_stopped_process_takes_the_tokens_of_the_next_holder() {
     let table = Table::new();
     slot(&table).save(&record("old"), Precondition::Anything).await.unwrap();
     let (asked, answered) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -745,7 +751,7 @@ async fn a_refresh_writes_four_times() {
 }
 
 #[tokio::test]
-async fn a_caller_that_finds_the_work_done_leaves_the_lease_to_others() {
+async fn a_caller_that_finds_nothing_to_refresh_releases_the_lease() {
     let table = Table::new();
     let expired = tokens("old").with_expires_at(chrono::DateTime::UNIX_EPOCH);
     slot(&table).save(&expired.into(), Precondition::Anything).await.unwrap();
