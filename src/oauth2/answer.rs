@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rotated_token_is_not_lost_to_what_stands_beside_it() {
+    fn a_rotated_token_is_kept_although_another_field_is_invalid() {
         for (beside, lifetime) in [
             (r#""expires_in":"3600""#, Some(3600)),
             (r#""expires_in":3599.9"#, Some(3599)),
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_no_tokens_is_no_answer() {
+    fn an_answer_without_tokens_is_refused() {
         for json in [
             "",
             "{}",
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_twice_and_is_no_token_costs_none() {
+    fn a_duplicate_field_that_holds_no_token_loses_no_tokens() {
         let tokens = read(r#"{"access_token":"a","refresh_token":"r","x":"1","x":"2"}"#).unwrap();
         assert_eq!(tokens.refresh_token.as_ref().unwrap().expose_secret(), "r");
         assert_eq!(tokens.extra("x").unwrap().expose_secret(), "2");

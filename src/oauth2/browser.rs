@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn only_this_sign_ins_answer_is_taken() {
+    fn only_the_answer_to_this_sign_in_is_accepted() {
         let code = Some(Ok("a+b".to_owned()));
         assert_eq!(brought("GET /callback?code=a%2Bb&state=right HTTP/1.1\r\n\r\n"), code);
         assert_eq!(brought("GET /callback?state=right&x=&code=a%2Bb HTTP/1.1\r\nHost: x"), code);
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_told_by_its_code_alone() {
+    fn an_error_shows_only_a_registered_code() {
         let failed = |query: &str| {
             let request = format!("GET /callback?state=right&{query} HTTP/1.1\r\n\r\n");
             brought(&request).unwrap().unwrap_err()

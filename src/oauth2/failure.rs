@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_sent_was_not_spent_and_what_was_lost_may_be() {
+    fn a_token_that_was_not_sent_is_unspent_and_a_lost_answer_is_ambiguous() {
         let reason = String::new;
         assert_eq!(says(Failed::NotSent { reason: reason() }), TransientAndUnspent);
         let ended = RefreshFailure::transient(reason());
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_a_server_asks_for_is_passed_on() {
+    fn the_wait_that_a_server_asks_for_is_in_the_failure() {
         for (status, body) in
             [(429, ""), (503, ""), (403, ""), (400, &*code("temporarily_unavailable"))]
         {
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn who_signs_in_is_told_to_wait_or_to_look_at_the_settings() {
+    fn a_failed_sign_in_says_to_wait_or_to_check_the_settings() {
         for (status, body, waits) in [
             (408, "", true),
             (429, "", true),
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_look_like_an_error_code_is_not_repeated() {
+    fn text_that_does_not_look_like_an_error_code_is_not_shown() {
         assert_eq!(error_code("invalid_grant"), Some("invalid_grant"));
         assert_eq!(error_code(&"a".repeat(48)).map(str::len), Some(48));
         let long = "a".repeat(49);

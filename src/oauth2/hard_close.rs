@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_is_reset_until_that_is_lifted() {
+    async fn a_socket_is_closed_with_a_reset_until_lift() {
         let stream = connected().await;
         let hard = HardClose::within(&stream, Duration::from_secs(7)).unwrap();
         assert_eq!(SockRef::from(&stream).linger().unwrap(), Some(Duration::ZERO));
@@ -61,7 +61,7 @@ mod tests {
 
     #[cfg(any(target_os = "android", target_os = "linux"))]
     #[tokio::test]
-    async fn the_kernel_knows_for_how_long_it_may_deliver() {
+    async fn the_kernel_gets_a_limit_for_the_delivery() {
         for (time, expected) in [(Duration::from_secs(7), 7000), (Duration::ZERO, 1)] {
             let stream = connected().await;
             let _hard = HardClose::within(&stream, time).unwrap();

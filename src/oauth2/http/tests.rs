@@ -19,7 +19,7 @@ fn header(text: &str) -> Option<Duration> {
 }
 
 #[test]
-fn a_wait_is_seconds_or_a_date_and_an_hour_at_most() {
+fn retry_after_is_seconds_or_a_date_and_an_hour_at_most() {
     let seconds = |count| Some(Duration::from_secs(count));
     assert_eq!(header("120"), seconds(120));
     assert_eq!(header("Thu, 01 Jan 1970 00:01:30 GMT"), seconds(90));
@@ -57,7 +57,7 @@ fn exchange_stopped_for(
     let request = http::Request::post(uri).body(b"a=b".to_vec()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let http = Http { answer: limit, ..Http::new() };
-    // Only so that a failure is one, and not a test that hangs.
+    // The limit makes the test fail instead of hang.
     let exchanged = runtime.block_on(async {
         let patience = Duration::from_secs(80);
         let stopped = async {
@@ -85,7 +85,7 @@ fn an_answer_that_came_while_the_process_was_stopped_is_read() {
 }
 
 #[test]
-fn an_answer_that_does_not_come_or_does_not_end_is_no_answer() {
+fn a_missing_or_incomplete_answer_is_an_error() {
     for answer in ["", "HTTP/1.1 200", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"] {
         let failed = exchange(answer, Duration::from_millis(20)).unwrap_err();
         assert!(matches!(failed, Failed::NoAnswer { .. }), "{answer}: {failed}");
@@ -200,7 +200,7 @@ async fn a_connection_that_took_seconds_is_used_and_closed_as_usual() {
 }
 
 #[tokio::test]
-async fn what_is_not_answered_while_the_permit_lasts_is_reset() {
+async fn a_request_without_an_answer_is_reset_when_the_permit_ends() {
     let ((listener, url), (connect, _)) = (listen(), mpsc::channel());
     let (finish, done) = mpsc::channel();
     let server = answering("HTTP/1.1 200 OK\r\n", listener, connect, done);
@@ -218,7 +218,7 @@ const RESET: Option<io::ErrorKind> =
     if cfg!(windows) { None } else { Some(io::ErrorKind::ConnectionReset) };
 
 #[tokio::test]
-async fn a_request_is_written_in_the_turn_in_which_the_permit_is_checked() {
+async fn a_request_is_written_in_the_same_poll_as_the_check_of_the_permit() {
     let ((listener, url), reads) = (listen(), Arc::new(AtomicUsize::new(0)));
     let clock = {
         let reads = reads.clone();
@@ -237,7 +237,7 @@ async fn a_request_is_written_in_the_turn_in_which_the_permit_is_checked() {
     })
     .await;
     let (stream, _) = listener.accept().unwrap();
-    // Only so that a failure is one, and not a test that hangs.
+    // The limit makes the test fail instead of hang.
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     assert!(stream.peek(&mut [0]).unwrap() > 0);
 }
@@ -263,7 +263,7 @@ fn reading(
 }
 
 #[tokio::test]
-async fn what_is_cancelled_is_not_delivered_later_if_the_permit_ends() {
+async fn a_cancelled_request_is_not_delivered_after_the_permit_ends() {
     for (permit, end) in [(minute(), RESET), (RefreshPermit::unlimited(), None)] {
         let ((listener, url), (arrive, arrived)) = (listen(), oneshot::channel());
         let (give_up, given_up) = mpsc::channel();
@@ -279,7 +279,7 @@ async fn what_is_cancelled_is_not_delivered_later_if_the_permit_ends() {
 }
 
 #[test]
-fn what_is_no_http_is_a_wrong_answer() {
+fn an_answer_that_is_not_http_is_an_error() {
     let failed = exchange("220 canary ESMTP\r\n\r\n", Duration::from_secs(60)).unwrap_err();
     assert!(matches!(failed, Failed::NotHttp { .. }), "{failed:?}");
     assert!(!failed.to_string().contains("canary"), "{failed}");
