@@ -401,7 +401,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_earlier_state_is_not_transient_and_keeps_what_is_cached() {
+    fn an_earlier_state_is_not_transient_and_keeps_the_cached_tokens() {
         let place = || "here".to_owned();
         let locked = StoreError::Locked { place: place(), advice: String::new() };
         let rolled_back = StoreError::RolledBack { place: place() };

@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_apart_shares_the_secret_and_not_the_count_of_its_clones() {
+    fn an_unshared_clone_shares_the_secret_but_not_the_reference_count() {
         let token = AccessToken::from("secret");
         let apart = token.clone_unshared();
         assert!(std::ptr::eq(token.expose_secret(), apart.expose_secret()));
@@ -336,14 +336,14 @@ mod tests {
     }
 
     #[test]
-    fn a_string_is_taken_over_whole() {
+    fn a_token_has_the_text_of_its_string() {
         let mut text = String::with_capacity(64);
         text.push_str("secret");
         assert_eq!(RefreshToken::from(text).expose_secret(), "secret");
     }
 
     #[test]
-    fn equality_looks_at_every_field() {
+    fn equality_compares_every_field() {
         let base = AuthTokens::new("a").with_refresh_token("r").with_extra("scope", "x".into());
         assert_eq!(base, base.clone());
         assert_ne!(

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_goes_on_where_it_is_waited_for_and_ends_nothing_else() {
+    fn a_panic_reaches_the_caller_and_ends_nothing_else() {
         let work = || block_on(run(async { panic!("canary") }));
         let panicked = panic::catch_unwind(|| drop(work())).unwrap_err();
         assert_eq!(panicked.downcast_ref(), Some(&"canary"));
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn one_thread_does_it_all_until_a_fork() {
+    fn all_work_runs_on_one_thread_until_a_fork() {
         let own = Own(Mutex::new(None));
         let thread = |process| {
             let spawned = own.handle(process).unwrap().spawn(async { thread::current().id() });
@@ -205,7 +205,7 @@ mod tests {
     /// Other systems reserve no memory for an unused stack.
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_thread_that_cannot_be_had_is_an_error() {
+    fn a_thread_that_cannot_be_started_is_an_error() {
         start(thread::Builder::new().stack_size(1 << 60)).unwrap_err();
     }
 }

@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_that_connecting_took_is_not_asked_for_again() {
+    fn the_time_spent_connecting_counts_towards_the_time_for_the_answer() {
         let (time, clock) = (Duration::from_secs, Clock::default());
         let mut permit = RefreshPermit::until(time(60), time(30), time(29), &clock);
         // As if connecting took 6 s, by both clocks.

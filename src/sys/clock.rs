@@ -201,7 +201,7 @@ mod tests {
     const STEP: u32 = if cfg!(windows) { 100 } else { 1 };
 
     #[test]
-    fn what_is_too_early_for_the_system_is_before_all_that_it_can_name() {
+    fn a_date_too_early_for_the_system_comes_before_the_year_1602() {
         let early = system_time(DateTime::<Utc>::MIN_UTC).unwrap();
         let named = SystemTime::UNIX_EPOCH.checked_sub(Duration::from_secs(11_600_000_000));
         assert!(early < named.expect("the year 1602 has a name"));
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_gets_longer_and_its_random_part_is_up_to_a_half() {
+    fn a_pause_doubles_and_its_random_part_is_at_most_half() {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(35));
         let pauses: Vec<u128> = [1.0, 0.0, 1.0, 0.5, 1.0]
             .into_iter()
@@ -223,7 +223,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn both_ways_name_one_moment(seconds in BEGINNING..END, nanos in 0..1_000_000_000 / STEP) {
+        fn both_conversions_keep_a_date(seconds in BEGINNING..END, nanos in 0..1_000_000_000 / STEP) {
             let date_in = DateTime::from_timestamp(seconds, nanos * STEP).unwrap();
             prop_assert_eq!(system_time(date_in).map(date), Some(date_in));
         }
@@ -240,7 +240,7 @@ mod tests {
         }
 
         #[test]
-        fn a_wait_never_passes_its_longest_and_never_shrinks_to_nothing(
+        fn a_pause_is_between_half_and_all_of_its_maximum(
             first in 1..100_000_u64,
             longest in 1..100_000_u64,
             randoms in proptest::collection::vec(any::<f64>(), 1..40),

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn the_seeds_buffers_hold_for_a_token_of_unknown_or_long_lifetime() {
+    fn a_token_of_unknown_or_long_lifetime_is_due_15_minutes_early_and_expired_5() {
         let unknown = AuthTokens::new("opaque").with_expires_at(at(60));
         for tokens in [unknown.clone(), unknown.with_obtained_at(at(0))] {
             assert_eq!(tokens.freshness(at(44)), Freshness::Fresh);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ten_minute_token_is_not_born_expired() {
+    fn a_ten_minute_token_is_fresh_when_it_is_new() {
         let tokens = AuthTokens::new("opaque").with_obtained_at(at(0)).with_expires_at(at(10));
         assert_eq!(tokens.freshness(at(0)), Freshness::Fresh);
         assert_eq!(tokens.freshness(at(6)), Freshness::Fresh);
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_said_goes_before_the_claims() {
+    fn an_expiry_from_the_server_takes_precedence_over_the_claims() {
         let exp = at(60).timestamp();
         let tokens = AuthTokens::new(jwt(&format!(r#"{{"exp":{exp}}}"#))).with_expires_at(at(5));
         assert_eq!(tokens.expiry(), Some(at(5)));
@@ -243,7 +243,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arithmetic_holds_to_the_ends_of_time(
+        fn the_schedule_is_correct_for_the_first_and_last_dates(
             expires in any_time(),
             obtained in proptest::option::of(any_time()),
             now in any_time(),

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_jwt_has_no_claims() {
+    fn text_that_is_not_a_jwt_has_no_claims() {
         let payload = BASE64_URL_SAFE_NO_PAD.encode(r#"{"exp":1700000000}"#);
         for token in [
             String::new(),

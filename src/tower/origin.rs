@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_server_that_may_have_tokens_is_one() {
+    fn an_origin_that_must_not_get_tokens_is_refused() {
         for text in [
             "api.example",
             "api.example:443",
