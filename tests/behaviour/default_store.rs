@@ -1,4 +1,4 @@
-//! The store of a program that was not told which.
+//! The store that is chosen for a program that does not name one.
 #![cfg(all(unix, not(target_vendor = "apple")))]
 
 use std::fs;
@@ -6,14 +6,14 @@ use std::fs;
 use crate::session::Session;
 use crate::support::{Actor, available, program};
 
-/// Whether everything is there that these tests run.
+/// Returns whether all programs that these tests need are installed.
 fn parts(test: &str) -> bool {
     ["dbus-daemon", "gnome-keyring-daemon", "gdbus"]
         .iter()
         .all(|program| available(&format!("default_store::{test}"), program))
 }
 
-/// A process that has opened nothing yet.
+/// Starts a process that has not opened a store yet.
 fn start_actor(session: &Session) -> Actor {
     Actor::spawn(
         session
@@ -28,10 +28,8 @@ fn config(session: &Session) -> std::path::PathBuf {
 }
 
 #[test]
-fn the_keychain_is_chosen_once_and_switching_it_off_later_is_an_error_and_no_second_store() {
-    if !parts(
-        "the_keychain_is_chosen_once_and_switching_it_off_later_is_an_error_and_no_second_store",
-    ) {
+fn once_the_keychain_was_chosen_no_other_store_is_used_when_it_is_switched_off() {
+    if !parts("once_the_keychain_was_chosen_no_other_store_is_used_when_it_is_switched_off") {
         return;
     }
     let mut session = Session::with_keychain();
@@ -52,7 +50,7 @@ fn the_keychain_is_chosen_once_and_switching_it_off_later_is_an_error_and_no_sec
         let answer = later.ask(order);
         assert!(answer.starts_with("error Unavailable: keychain item "), "{order}: {answer}");
     }
-    assert!(!config(&session).exists(), "no key file was made");
+    assert!(!config(&session).exists(), "no key file was created");
     assert!(!session.state().join("tokenkeep/program/alice.sealed").exists());
 
     session.start_keychain();
@@ -62,15 +60,15 @@ fn the_keychain_is_chosen_once_and_switching_it_off_later_is_an_error_and_no_sec
 }
 
 #[test]
-fn a_locked_or_silent_keychain_is_an_error_and_nothing_is_pinned() {
-    if !parts("a_locked_or_silent_keychain_is_an_error_and_nothing_is_pinned") {
+fn a_locked_or_silent_keychain_is_an_error_and_the_choice_is_not_saved() {
+    if !parts("a_locked_or_silent_keychain_is_an_error_and_the_choice_is_not_saved") {
         return;
     }
     let session = Session::with_keychain();
     session.lock_keychain();
     let answer = start_actor(&session).ask("open-default key-file");
     assert!(answer.starts_with("error Locked: the keychain is locked; "), "{answer}");
-    // With a person to unlock it, it is the store.
+    // If prompts are allowed, a locked keychain is chosen: the user can unlock it.
     assert!(!session.state().join("tokenkeep/program/alice.url").exists());
     let pinned = start_actor(&session).ask("open-default key-file prompts");
     assert_eq!(pinned, "ok keychain:program/alice because there is a keychain, though locked");
@@ -79,7 +77,7 @@ fn a_locked_or_silent_keychain_is_an_error_and_nothing_is_pinned() {
     session.suspend_keychain();
     let answer = start_actor(&session).ask("open-default key-file");
     assert!(answer.starts_with("error Timeout: the keychain"), "{answer}");
-    assert!(!session.state().join("tokenkeep").exists(), "nothing is pinned");
+    assert!(!session.state().join("tokenkeep").exists(), "the choice was saved");
 }
 
 #[test]
@@ -90,7 +88,7 @@ fn without_a_keychain_a_key_file_is_used_only_if_that_is_allowed() {
     let mut session = Session::without_keychain();
     let answer = start_actor(&session).ask("open-default");
     assert!(answer.starts_with("error Unavailable: the keychain is unavailable: "), "{answer}");
-    assert!(!session.state().exists(), "nothing is pinned");
+    assert!(!session.state().exists(), "the choice was saved");
 
     let mut actor = start_actor(&session);
     let record = session.state().join("tokenkeep/program/alice.sealed");
@@ -101,7 +99,7 @@ fn without_a_keychain_a_key_file_is_used_only_if_that_is_allowed() {
     assert!(fs::read(&record).unwrap().starts_with(b"age-encryption.org/"));
     assert!(config(&session).join("tokenkeep/program/alice.key").exists());
 
-    // A keychain that turns up later does not change its mind.
+    // A keychain that is started later does not change the choice.
     session.start_keychain();
     let mut later = start_actor(&session);
     assert_eq!(later.ask("open-default"), format!("ok {url} because it was chosen before"));
@@ -133,8 +131,8 @@ fn eight_processes_choose_one_store() {
 }
 
 #[test]
-fn a_pinned_choice_that_cannot_be_read_is_an_error_that_names_its_file() {
-    if !parts("a_pinned_choice_that_cannot_be_read_is_an_error_that_names_its_file") {
+fn an_invalid_saved_choice_is_an_error_that_names_its_file() {
+    if !parts("an_invalid_saved_choice_is_an_error_that_names_its_file") {
         return;
     }
     let session = Session::with_keychain();
@@ -148,8 +146,8 @@ fn a_pinned_choice_that_cannot_be_read_is_an_error_that_names_its_file() {
 }
 
 #[test]
-fn names_with_slashes_and_blanks_are_pinned_as_they_are() {
-    if !parts("names_with_slashes_and_blanks_are_pinned_as_they_are") {
+fn names_with_slashes_and_spaces_can_be_chosen() {
+    if !parts("names_with_slashes_and_spaces_can_be_chosen") {
         return;
     }
     let session = Session::with_keychain();

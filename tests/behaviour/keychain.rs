@@ -1,4 +1,4 @@
-//! The keychain store, against a real gnome-keyring on a D-Bus of its own.
+//! The keychain store, with a real gnome-keyring on its own D-Bus session.
 #![cfg(all(unix, not(target_vendor = "apple")))]
 
 use std::fs;
@@ -8,7 +8,7 @@ use crate::support::{Actor, available, program};
 
 const STORE: &str = "keychain:axiomtrade/alice";
 
-/// Whether everything is there that these tests run.
+/// Returns whether all programs that these tests need are installed.
 fn parts(test: &str) -> bool {
     ["dbus-daemon", "dbus-monitor", "gnome-keyring-daemon", "gdbus", "secret-tool"]
         .iter()
@@ -63,8 +63,8 @@ fn a_record_of_60_kb_fits() {
 }
 
 #[test]
-fn clearing_leaves_neither_item_nor_record() {
-    if !parts("clearing_leaves_neither_item_nor_record") {
+fn clearing_removes_the_item_and_the_record() {
+    if !parts("clearing_removes_the_item_and_the_record") {
         return;
     }
     let session = Session::with_keychain();
@@ -75,11 +75,11 @@ fn clearing_leaves_neither_item_nor_record() {
     assert_eq!(key_in_keychain(&session), "");
     assert!(!session.state().join("tokenkeep/axiomtrade/alice.age").exists());
 
-    // A process that still has the old key in memory does not seal to it.
+    // A process that still has the old key in memory does not seal to that key.
     assert_eq!(one.ask("load"), "ok none");
     assert_eq!(one.ask("save again absent"), "ok saved");
     assert_eq!(session.actor(STORE).ask("load"), "ok again");
-    // And one that has another old key finds the new one.
+    // The other process, which also has the old key, reads the new key.
     assert_eq!(other.ask("load"), "ok again");
 }
 
@@ -101,14 +101,14 @@ fn an_item_deleted_by_hand_is_key_missing_and_not_logged_out() {
             "{answer}"
         );
     }
-    // The way out that the message names.
+    // The message names this way to fix it.
     assert_eq!(actor.ask("clear"), "ok cleared");
     assert_eq!(actor.ask("save new absent"), "ok saved");
 }
 
 #[test]
-fn once_the_key_was_read_a_keychain_that_is_gone_costs_nobody_a_token() {
-    if !parts("once_the_key_was_read_a_keychain_that_is_gone_costs_nobody_a_token") {
+fn a_process_that_has_read_the_key_can_save_without_the_keychain() {
+    if !parts("a_process_that_has_read_the_key_can_save_without_the_keychain") {
         return;
     }
     let mut session = Session::with_keychain();
@@ -117,7 +117,7 @@ fn once_the_key_was_read_a_keychain_that_is_gone_costs_nobody_a_token() {
     session.stop_keychain();
     assert_eq!(actor.ask("save rotated last"), "ok saved");
     assert_eq!(actor.ask("load"), "ok rotated");
-    // A new process has to ask, and says what is wrong; the record is untouched.
+    // A new process needs the keychain, so it fails and names it. The record is not changed.
     let answer = session.actor(STORE).ask("load");
     assert!(
         answer.starts_with("error Unavailable: keychain item tokenkeep:axiomtrade/alice"),
@@ -137,15 +137,15 @@ fn a_restarted_keychain_is_found_again_by_a_running_process() {
     assert_eq!(actor.ask("save one absent"), "ok saved");
     session.stop_keychain();
     session.start_keychain();
-    // An empty slot makes it ask the keychain again.
+    // Saving into an empty slot uses the keychain again.
     assert_eq!(actor.ask("clear"), "ok cleared");
     assert_eq!(actor.ask("save two absent"), "ok saved");
     assert_eq!(session.actor(STORE).ask("load"), "ok two");
 }
 
 #[test]
-fn a_locked_keychain_is_an_error_at_once_and_costs_no_token() {
-    if !parts("a_locked_keychain_is_an_error_at_once_and_costs_no_token") {
+fn a_locked_keychain_is_an_error_at_once_and_no_token_is_lost() {
+    if !parts("a_locked_keychain_is_an_error_at_once_and_no_token_is_lost") {
         return;
     }
     let session = Session::with_keychain();
@@ -153,7 +153,7 @@ fn a_locked_keychain_is_an_error_at_once_and_costs_no_token() {
     assert_eq!(running.ask("save old absent"), "ok saved");
     session.lock_keychain();
     let unlocking = session.watch("org.freedesktop.Secret.Service", "Unlock");
-    // In the middle of a refresh, say: who has read the key needs the keychain no more.
+    // As at the end of a refresh: a process that has read the key can save without the keychain.
     assert_eq!(running.ask("save rotated last"), "ok saved");
     let mut fresh = session.actor(STORE);
     for order in ["load", "save new anything", "save new absent"] {
@@ -161,12 +161,12 @@ fn a_locked_keychain_is_an_error_at_once_and_costs_no_token() {
         assert!(answer.starts_with("error Locked: keychain item "), "{order}: {answer}");
         assert!(answer.contains("unlock the keychain"), "{answer}");
     }
-    // An empty slot can be read, and not filled.
+    // An empty slot can be read, but nothing can be saved in it.
     let mut other = session.actor("keychain:axiomtrade/bob");
     assert_eq!(other.ask("load"), "ok none");
     assert!(other.ask("save mine absent").starts_with("error Locked: "));
     assert_eq!(running.ask("load"), "ok rotated");
-    assert_eq!(unlocking.calls(&session), 0, "nobody asked for a prompt");
+    assert_eq!(unlocking.calls(&session), 0, "a prompt was requested");
 }
 
 #[test]
@@ -204,10 +204,10 @@ fn files_that_share_a_key_in_the_keychain_are_all_sealed_to_the_same_one() {
     }
     for (number, actor) in actors.iter_mut().enumerate() {
         assert_eq!(actor.answer().as_deref(), Some("ok saved"));
-        // A new process has only the keychain to ask.
+        // A new process has no key in memory, so it reads the key in the keychain.
         assert_eq!(session.actor(&url(number)).ask("load"), "ok mine");
     }
-    // The key is not one slot's own, so it stays when one is cleared.
+    // The key is shared by several slots, so it stays when one of them is cleared.
     assert_eq!(session.actor(&url(0)).ask("clear"), "ok cleared");
     assert_eq!(session.actor(&url(1)).ask("load"), "ok mine");
 }
@@ -219,7 +219,7 @@ fn tokens_move_into_the_keychain_and_out_of_it_again() {
     }
     let session = Session::with_keychain();
     let plaintext = format!("plaintext:{}", session.state().join("tokens.json").display());
-    // A key of the user's own, under the very names of the store.
+    // A key of the user, with the same names as the store.
     let age = session.state().join("tokens.age");
     let age = format!("age:{}?identity=keychain:axiomtrade/alice", age.display());
     assert_eq!(session.actor(&plaintext).ask("save mine absent"), "ok saved");
@@ -265,15 +265,15 @@ fn a_migration_into_the_keychain_killed_at_any_store_operation_completes_when_ru
 }
 
 #[test]
-fn a_key_without_a_record_is_used_again_and_goes_with_the_next_logout() {
-    if !parts("a_key_without_a_record_is_used_again_and_goes_with_the_next_logout") {
+fn a_key_without_a_record_is_used_again_and_the_next_logout_removes_it() {
+    if !parts("a_key_without_a_record_is_used_again_and_the_next_logout_removes_it") {
         return;
     }
     let session = Session::with_keychain();
     let record = session.state().join("tokenkeep/axiomtrade/alice.age");
     assert_eq!(session.actor(STORE).ask("save mine absent"), "ok saved");
     let key = key_in_keychain(&session);
-    // As if a logout had been killed between the two.
+    // As if a logout was killed after it removed the record and before it removed the key.
     fs::remove_file(&record).unwrap();
     assert_eq!(session.actor(STORE).ask("load"), "ok none");
     assert_eq!(session.actor(STORE).ask("save again absent"), "ok saved");
@@ -284,12 +284,12 @@ fn a_key_without_a_record_is_used_again_and_goes_with_the_next_logout() {
 }
 
 #[test]
-fn what_somebody_else_put_under_the_name_is_neither_used_nor_deleted() {
-    if !parts("what_somebody_else_put_under_the_name_is_neither_used_nor_deleted") {
+fn an_item_that_holds_no_key_is_neither_used_nor_deleted() {
+    if !parts("an_item_that_holds_no_key_is_neither_used_nor_deleted") {
         return;
     }
     let session = Session::with_keychain();
-    // So that there is something to delete.
+    // `clear` looks for a key only if this crate has created one before.
     assert_eq!(session.actor(STORE).ask("save mine absent"), "ok saved");
     assert_eq!(session.actor(STORE).ask("clear"), "ok cleared");
     let script = "printf canary | secret-tool store --label theirs service tokenkeep:axiomtrade \

@@ -1,4 +1,4 @@
-//! Keychains that are locked, missing, silent or killed, and programs of others beside ours.
+//! Keychains that are locked, missing, silent or killed, and items of other programs.
 #![cfg(all(unix, not(target_vendor = "apple")))]
 
 use std::collections::HashMap;
@@ -19,17 +19,17 @@ const ITEM: &str = "keychain item tokenkeep:axiomtrade/alice";
 
 const COLLECTION: &str = "/org/freedesktop/secrets/collection/login";
 
-/// Whether everything is there that these tests run.
+/// Returns whether all programs that these tests need are installed.
 fn parts(test: &str) -> bool {
     ["dbus-daemon", "dbus-monitor", "gnome-keyring-daemon", "gdbus", "secret-tool"]
         .iter()
         .all(|program| available(&format!("keychain_states::{test}"), program))
 }
 
-/// A Secret Service with an empty collection that never gets an item made: it tells when that is
-/// asked for, and leaves it at that.
+/// A Secret Service with an empty collection. A call that creates an item never ends. The service reports to
+/// the test when such a call or a search arrives.
 struct Service {
-    /// Told when something is searched for.
+    /// Gets a message for each search.
     searched: Mutex<Sender<()>>,
 }
 
@@ -54,14 +54,14 @@ impl Service {
     }
 
     fn open_session(&self, _algorithm: &str, _key: Value<'_>) -> (OwnedValue, OwnedObjectPath) {
-        // Some number will do as a public key, for nothing is ever deciphered with it.
+        // Any number can be the public key, because nothing is ever decrypted with it.
         let key = OwnedValue::try_from(Value::from(vec![2_u8; 128])).unwrap();
         (key, OwnedObjectPath::try_from("/org/freedesktop/secrets/session/s1").unwrap())
     }
 }
 
 struct Collection {
-    /// Told when an item is to be made.
+    /// Gets a message for each call that creates an item.
     making: Mutex<Sender<()>>,
     locked: bool,
 }
@@ -88,7 +88,7 @@ impl Collection {
     }
 }
 
-/// A provider of the test's own on the session's bus.
+/// A Secret Service of the test on the bus of the session.
 struct Provider {
     connection: zbus::blocking::Connection,
     making: Receiver<()>,
@@ -116,15 +116,14 @@ impl Provider {
     }
 }
 
-/// Asks for the state of the session's keychain. The process itself checks that the answer took
-/// less than 2 seconds.
+/// Returns the state of the keychain of the session. The process checks that it answered within 2 seconds.
 fn probe(session: &Session) -> String {
     session.actor("memory:").ask("probe")
 }
 
 #[test]
-fn a_probe_tells_the_states_of_a_keychain_apart() {
-    if !parts("a_probe_tells_the_states_of_a_keychain_apart") {
+fn a_probe_returns_the_state_of_a_keychain() {
+    if !parts("a_probe_returns_the_state_of_a_keychain") {
         return;
     }
     let mut session = Session::without_keychain();
@@ -135,15 +134,15 @@ fn a_probe_tells_the_states_of_a_keychain_apart() {
     assert_eq!(probe(&session), "ok works");
     session.lock_keychain();
     assert_eq!(probe(&session), "ok locked");
-    // Asking did not unlock it.
+    // The probe did not unlock it.
     assert_eq!(probe(&session), "ok locked");
     session.suspend_keychain();
     assert_eq!(probe(&session), "ok not answering");
 }
 
 #[test]
-fn a_keychain_without_a_default_collection_is_an_error_and_none_is_made() {
-    if !parts("a_keychain_without_a_default_collection_is_an_error_and_none_is_made") {
+fn a_keychain_without_a_default_collection_is_an_error_and_none_is_created() {
+    if !parts("a_keychain_without_a_default_collection_is_an_error_and_none_is_created") {
         return;
     }
     let mut session = Session::without_keychain();
@@ -166,7 +165,7 @@ fn without_a_provider_the_error_says_so_and_nothing_is_written() {
     assert!(answer.starts_with(&format!("error Unavailable: {ITEM}")), "{answer}");
     assert!(answer.contains("no provider") && answer.contains("gnome-keyring"), "{answer}");
     assert!(!session.state().join("tokenkeep/axiomtrade/alice.age").exists());
-    // Reading an empty slot needs no keychain, and neither does emptying one.
+    // Neither reading nor clearing an empty slot needs a keychain.
     assert_eq!(session.actor(STORE).ask("load"), "ok none");
     let mut other = session.actor("keychain:axiomtrade/bob");
     assert_eq!(other.ask("clear"), "ok cleared");
@@ -188,10 +187,10 @@ fn without_a_bus_the_error_says_so() {
 }
 
 #[test]
-fn a_bus_that_never_answers_costs_one_deadline_and_does_not_keep_the_process_alive() {
+fn a_bus_that_never_answers_is_waited_for_once_and_does_not_keep_the_process_alive() {
     let dir = scratch();
     let socket = dir.path().join("bus");
-    // Accepts connections, and says nothing.
+    // Accepts connections, and never answers.
     let _listener = UnixListener::bind(&socket).unwrap();
     let mut command = Command::new(program("test-actor"));
     command
@@ -202,7 +201,7 @@ fn a_bus_that_never_answers_costs_one_deadline_and_does_not_keep_the_process_ali
     let answer = actor.ask("save mine absent");
     assert!(answer.starts_with("error Timeout: "), "{answer}");
     assert!(answer.contains("did not answer within 3s"), "{answer}");
-    // The stuck call is not waited for again.
+    // The next call does not wait for the one that hangs.
     let answer = actor.ask("save mine absent");
     assert!(answer.contains("has not answered an earlier call yet"), "{answer}");
     assert_eq!(actor.ask("probe"), "ok not answering");
@@ -212,8 +211,8 @@ fn a_bus_that_never_answers_costs_one_deadline_and_does_not_keep_the_process_ali
 }
 
 #[test]
-fn a_provider_that_stops_answering_in_mid_call_costs_one_deadline_and_keeps_its_lock() {
-    if !parts("a_provider_that_stops_answering_in_mid_call_costs_one_deadline_and_keeps_its_lock") {
+fn a_call_that_its_provider_never_answers_keeps_its_lock() {
+    if !parts("a_call_that_its_provider_never_answers_keeps_its_lock") {
         return;
     }
     let mut session = Session::without_keychain();
@@ -222,10 +221,10 @@ fn a_provider_that_stops_answering_in_mid_call_costs_one_deadline_and_keeps_its_
     let answer = actor.ask("save mine absent");
     assert!(answer.contains("did not answer within 3s"), "{answer}");
     provider.making.recv().unwrap();
-    // The call may still take effect, so nobody else makes a key meanwhile.
+    // The call may still take effect, so no other process may create a key meanwhile.
     let lock = File::open(session.state().join("tokenkeep/axiomtrade/alice.key.lock")).unwrap();
-    assert!(lock.try_lock().is_err(), "the abandoned call has let go of its lock");
-    // The provider dies, and with it the call.
+    assert!(lock.try_lock().is_err(), "the abandoned call has released its lock");
+    // When the provider dies, the call ends.
     provider.die();
     lock.lock().unwrap();
     lock.unlock().unwrap();
@@ -236,8 +235,8 @@ fn a_provider_that_stops_answering_in_mid_call_costs_one_deadline_and_keeps_its_
 }
 
 #[test]
-fn a_provider_killed_in_mid_call_is_an_error_and_a_new_one_is_found_by_itself() {
-    if !parts("a_provider_killed_in_mid_call_is_an_error_and_a_new_one_is_found_by_itself") {
+fn a_provider_killed_during_a_call_is_an_error_and_a_new_one_is_used() {
+    if !parts("a_provider_killed_during_a_call_is_an_error_and_a_new_one_is_used") {
         return;
     }
     let mut session = Session::without_keychain();
@@ -265,11 +264,11 @@ fn a_locked_keychain_is_asked_to_unlock_only_if_prompts_are_allowed() {
     let answer = session.actor(STORE).ask("load");
     assert!(answer.starts_with(&format!("error Locked: {ITEM}")), "{answer}");
     assert!(answer.contains("unlock the keychain") && answer.contains("allow prompts"), "{answer}");
-    assert_eq!(unlocking.calls(&session), 0, "nobody asked for a prompt");
+    assert_eq!(unlocking.calls(&session), 0, "a prompt was requested");
 
     let unlocking = session.watch("org.freedesktop.Secret.Service", "Unlock");
     let mut actor = session.actor_with_prompts(STORE);
-    // There is nobody to ask here, so it stays locked.
+    // Nobody answers the prompt, so the keychain stays locked.
     let answer = actor.ask("load");
     assert!(answer.starts_with(&format!("error Locked: {ITEM}")), "{answer}");
     assert!(answer.contains("its prompt was not answered"), "{answer}");
@@ -277,14 +276,14 @@ fn a_locked_keychain_is_asked_to_unlock_only_if_prompts_are_allowed() {
 }
 
 #[test]
-fn a_locked_keychain_that_finds_nothing_is_locked_and_is_not_even_searched() {
-    if !parts("a_locked_keychain_that_finds_nothing_is_locked_and_is_not_even_searched") {
+fn a_locked_keychain_is_not_searched() {
+    if !parts("a_locked_keychain_is_not_searched") {
         return;
     }
     let mut session = Session::with_keychain();
     assert_eq!(session.actor(STORE).ask("save mine absent"), "ok saved");
     session.stop_keychain();
-    // Some providers find nothing while they are locked, and some raise a prompt when asked to.
+    // While they are locked, some providers find nothing, and some show a prompt for a search.
     let provider = Provider::start(&session, true);
     let answer = session.actor(STORE).ask("load");
     assert!(answer.starts_with(&format!("error Locked: {ITEM}")), "{answer}");
@@ -297,8 +296,8 @@ fn a_locked_keychain_that_finds_nothing_is_locked_and_is_not_even_searched() {
 }
 
 #[test]
-fn a_record_whose_keychain_has_no_collection_is_not_said_to_have_lost_its_key() {
-    if !parts("a_record_whose_keychain_has_no_collection_is_not_said_to_have_lost_its_key") {
+fn a_keychain_that_lost_its_collection_is_not_reported_as_a_missing_key() {
+    if !parts("a_keychain_that_lost_its_collection_is_not_reported_as_a_missing_key") {
         return;
     }
     let mut session = Session::with_keychain();
@@ -313,8 +312,8 @@ fn a_record_whose_keychain_has_no_collection_is_not_said_to_have_lost_its_key() 
 }
 
 #[test]
-fn what_cannot_be_moved_out_of_a_locked_keychain_stays_as_it_was() {
-    if !parts("what_cannot_be_moved_out_of_a_locked_keychain_stays_as_it_was") {
+fn tokens_that_cannot_be_moved_out_of_a_locked_keychain_stay_there() {
+    if !parts("tokens_that_cannot_be_moved_out_of_a_locked_keychain_stay_there") {
         return;
     }
     let mut session = Session::with_keychain();
@@ -322,7 +321,7 @@ fn what_cannot_be_moved_out_of_a_locked_keychain_stays_as_it_was() {
     let mut actor = session.actor(STORE);
     assert_eq!(actor.ask("save mine absent"), "ok saved");
     session.lock_keychain();
-    // The record can be read, because the key was; the key cannot be removed.
+    // The record can be read, because the key is in memory. But the key cannot be removed.
     let answer = actor.ask(&format!("migrate {to}"));
     assert!(answer.contains("unlock the keychain"), "{answer}");
     assert_eq!(actor.ask("load"), "ok mine");
@@ -334,15 +333,15 @@ fn what_cannot_be_moved_out_of_a_locked_keychain_stays_as_it_was() {
 }
 
 #[test]
-fn an_age_key_is_not_taken_for_a_token() {
-    if !parts("an_age_key_is_not_taken_for_a_token") {
+fn an_age_key_is_not_read_as_a_token() {
+    if !parts("an_age_key_is_not_read_as_a_token") {
         return;
     }
     let session = Session::with_keychain();
     let sealed = session.state().join("tokens.age");
     let sealed = format!("age:{}?identity=keychain:axiomtrade/shared", sealed.display());
     assert_eq!(session.actor(&sealed).ask("save mine absent"), "ok saved");
-    // The key itself, mistaken for the record.
+    // This store names the key as if it were the record.
     let item = "keychain-item:axiomtrade/shared";
     let to = format!("plaintext:{}", session.state().join("tokens.json").display());
     for order in [&format!("migrate {to}"), "clear", "load"] {
@@ -354,8 +353,8 @@ fn an_age_key_is_not_taken_for_a_token() {
 }
 
 #[test]
-fn items_of_other_programs_under_the_same_names_are_told_and_none_is_touched() {
-    if !parts("items_of_other_programs_under_the_same_names_are_told_and_none_is_touched") {
+fn items_of_other_programs_with_the_same_names_are_an_error_and_are_not_changed() {
+    if !parts("items_of_other_programs_with_the_same_names_are_an_error_and_are_not_changed") {
         return;
     }
     let session = Session::with_keychain();
@@ -371,14 +370,14 @@ fn items_of_other_programs_under_the_same_names_are_told_and_none_is_touched() {
         assert!(answer.contains("\"tokenkeep: key of axiomtrade/alice\""), "{answer}");
         assert!(!answer.contains("canary"), "{answer}");
     }
-    // What the advice says.
+    // This follows the advice in the error.
     session.output("secret-tool", &["clear", "application", "theirs"]);
     assert_eq!(actor.ask("load"), "ok mine");
 }
 
 #[test]
-fn the_keychain_works_outside_a_runtime_too() {
-    if !parts("the_keychain_works_outside_a_runtime_too") {
+fn the_keychain_works_outside_a_runtime() {
+    if !parts("the_keychain_works_outside_a_runtime") {
         return;
     }
     let session = Session::with_keychain();
@@ -391,14 +390,14 @@ fn the_keychain_works_outside_a_runtime_too() {
 }
 
 #[test]
-fn a_keychain_that_locks_in_the_middle_of_a_refresh_costs_no_token() {
-    if !parts("a_keychain_that_locks_in_the_middle_of_a_refresh_costs_no_token") {
+fn no_token_is_lost_if_the_keychain_is_locked_during_a_refresh() {
+    if !parts("no_token_is_lost_if_the_keychain_is_locked_during_a_refresh") {
         return;
     }
     let mut session = Session::with_keychain();
     let mut running = session.actor(STORE);
     assert_eq!(running.ask("save old absent"), "ok saved");
-    // The steps of a refresh: lease, look, journal, call; and then the keychain locks.
+    // The steps of a refresh until its request is sent. Then the keychain is locked.
     assert_eq!(running.ask("lease"), "ok leased");
     assert_eq!(running.ask("load"), "ok old");
     assert_eq!(running.ask("reserve"), "ok reserved");
@@ -407,7 +406,7 @@ fn a_keychain_that_locks_in_the_middle_of_a_refresh_costs_no_token() {
     let asked = session.watch("org.freedesktop.Secret.Service", "SearchItems");
     assert_eq!(running.ask("save rotated last"), "ok saved");
     assert_eq!(running.ask("load"), "ok rotated");
-    assert_eq!(asked.calls(&session), 0, "a save needs no keychain at all");
+    assert_eq!(asked.calls(&session), 0, "the save searched the keychain");
     session.start_keychain();
     assert_eq!(session.actor(STORE).ask("load"), "ok rotated");
 }
