@@ -1,4 +1,4 @@
-//! The stock `age` opens what is written here, and what it writes is read here.
+//! The original `age` opens the files of this crate, and this crate opens the files of `age`.
 #![cfg(unix)]
 
 use std::fs;
@@ -54,8 +54,8 @@ fn private(path: &Path) {
 }
 
 #[tokio::test]
-async fn age_decrypts_what_is_written_here() {
-    if !available("age_tool::age_decrypts_what_is_written_here", "age") {
+async fn age_decrypts_a_record_of_this_crate() {
+    if !available("age_tool::age_decrypts_a_record_of_this_crate", "age") {
         return;
     }
     let files = Files::new();
@@ -70,8 +70,8 @@ async fn age_decrypts_what_is_written_here() {
 }
 
 #[tokio::test]
-async fn what_age_and_age_keygen_write_is_read_here_binary_and_armored() {
-    let test = "age_tool::what_age_and_age_keygen_write_is_read_here_binary_and_armored";
+async fn files_of_age_and_age_keygen_can_be_read_binary_and_armored() {
+    let test = "age_tool::files_of_age_and_age_keygen_can_be_read_binary_and_armored";
     if !available(test, "age") {
         return;
     }
@@ -85,7 +85,7 @@ async fn what_age_and_age_keygen_write_is_read_here_binary_and_armored() {
         private(&files.data);
         let found = files.store().load().await.unwrap().unwrap().record.tokens;
         assert_eq!(found.access_token.expose_secret(), "from age");
-        // A record in armor can be replaced like any other; binary is what is written.
+        // An armored record can be replaced like any other. The new record is binary.
         files.store().save(&AuthTokens::new("ours").into(), Precondition::Anything).await.unwrap();
         assert!(fs::read(&files.data).unwrap().starts_with(b"age-encryption.org/v1\n"));
         fs::remove_file(&files.data).unwrap();
@@ -93,8 +93,8 @@ async fn what_age_and_age_keygen_write_is_read_here_binary_and_armored() {
 }
 
 #[tokio::test]
-async fn age_reads_the_identity_files_made_here() {
-    if !available("age_tool::age_reads_the_identity_files_made_here", "age") {
+async fn age_reads_an_identity_file_of_this_crate() {
+    if !available("age_tool::age_reads_an_identity_file_of_this_crate", "age") {
         return;
     }
     let files = Files::new();
@@ -104,7 +104,7 @@ async fn age_reads_the_identity_files_made_here() {
     assert_eq!(printed, format!("{recipient}\n").as_bytes());
 }
 
-/// Runs `age` on a terminal of its own, as it asks nowhere else for a passphrase.
+/// Runs `age` in its own terminal, because it asks for a passphrase only there.
 fn with_passphrase(directory: &Path, command: &str, passphrase: &str) {
     let script = r"
 import os, pty, sys
@@ -131,9 +131,9 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 }
 
 #[tokio::test]
-async fn a_file_that_age_sealed_to_a_passphrase_is_read_and_then_sealed_to_the_key() {
+async fn a_file_with_a_passphrase_of_age_is_read_and_the_next_save_seals_it_to_the_key() {
     let test =
-        "age_tool::a_file_that_age_sealed_to_a_passphrase_is_read_and_then_sealed_to_the_key";
+        "age_tool::a_file_with_a_passphrase_of_age_is_read_and_the_next_save_seals_it_to_the_key";
     if !available(test, "age") || !available(test, "python3") {
         return;
     }
@@ -154,8 +154,8 @@ async fn a_file_that_age_sealed_to_a_passphrase_is_read_and_then_sealed_to_the_k
 }
 
 #[tokio::test]
-async fn age_opens_a_protected_identity_file_made_here() {
-    let test = "age_tool::age_opens_a_protected_identity_file_made_here";
+async fn age_opens_a_protected_identity_file_of_this_crate() {
+    let test = "age_tool::age_opens_a_protected_identity_file_of_this_crate";
     if !available(test, "age") || !available(test, "python3") {
         return;
     }

@@ -1,4 +1,4 @@
-//! Bad input: each kind has an error of its own that shows nothing secret, and stays as it is.
+//! Broken slots: each fault has its own error, which shows no secret, and the slot is not changed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::support::scratch;
 const SOUND: &str =
     r#"{"access_token":"canary-a","refresh_token":"canary-r","expires_at":"2030-01-01T00:00:00Z"}"#;
 
-/// The plaintext faults: what is in the file, and what the error says.
+/// Returns the faults of a plaintext file: its content, and a part of the error.
 fn plaintext_faults() -> Vec<(Vec<u8>, &'static str)> {
     vec![
         (Vec::new(), "is damaged: it is empty"),
@@ -50,7 +50,7 @@ fn plaintext_faults() -> Vec<(Vec<u8>, &'static str)> {
     ]
 }
 
-/// Tries everything that reads or writes on a slot that is broken, and checks that it stays so.
+/// Tries each way to read and write a broken slot. Checks that each fails and that the slot is not changed.
 async fn stays_broken(store: impl TokenStore, path: &Path, expected: &str) {
     let before = fs::read(path).unwrap();
     let manager = TokenManager::builder().store(store).build();
@@ -74,10 +74,10 @@ async fn stays_broken(store: impl TokenStore, path: &Path, expected: &str) {
         };
         check_error(&error, path, expected);
     }
-    assert_eq!(fs::read(path).unwrap(), before, "a broken slot is left as it is");
+    assert_eq!(fs::read(path).unwrap(), before, "a broken slot is not changed");
     assert!(!Path::new(&format!("{}.tmp", path.display())).exists());
 
-    // And there is a way out.
+    // A logout and a login fix it.
     manager.clear().await.unwrap();
     assert_eq!(manager.get_tokens().await.unwrap(), None);
     manager.set_tokens(AuthTokens::new("new")).await.unwrap();
@@ -86,7 +86,7 @@ async fn stays_broken(store: impl TokenStore, path: &Path, expected: &str) {
 fn check_error(error: &StoreError, path: &Path, expected: &str) {
     let text = error.to_string();
     assert!(text.contains(expected), "expected {expected:?} in {text:?}");
-    assert!(text.contains(path.to_str().unwrap()), "it names the path: {text}");
+    assert!(text.contains(path.to_str().unwrap()), "the path is missing: {text}");
     let mut shown = format!("{text} {error:?}");
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {
@@ -111,7 +111,7 @@ fn make_private(path: &Path) {
 fn make_private(_path: &Path) {}
 
 #[tokio::test]
-async fn each_broken_plaintext_file_has_its_own_error_and_stays_as_it_is() {
+async fn each_broken_plaintext_file_has_its_own_error_and_is_not_changed() {
     for (bytes, expected) in plaintext_faults() {
         let dir = scratch();
         let path = dir.path().join("tokens.json");
@@ -145,7 +145,7 @@ impl AgeSlot {
 }
 
 #[tokio::test]
-async fn each_broken_age_file_has_its_own_error_and_stays_as_it_is() {
+async fn each_broken_age_file_has_its_own_error_and_is_not_changed() {
     let slot = AgeSlot::new().await;
     let sealed = &slot.sealed;
     slot.stays_broken(b"", "is damaged: it is empty").await;
@@ -162,16 +162,16 @@ async fn each_broken_age_file_has_its_own_error_and_stays_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_bit_flipped_anywhere_in_an_age_file_is_noticed() {
+async fn each_flipped_bit_in_an_age_file_is_detected() {
     let slot = AgeSlot::new().await;
     for position in 0..slot.sealed.len() {
         let mut bytes = slot.sealed.clone();
         bytes[position] ^= 1 << (position % 8);
         write_private(&slot.path, &bytes);
         let store = AgeFileStore::new(&slot.path, slot.key.clone());
-        let error = store.load().await.expect_err("a flipped bit is noticed");
+        let error = store.load().await.expect_err("a flipped bit is detected");
         let expected = match error {
-            // The stanza of the own key no longer looks like it.
+            // The stanza for our key is no longer recognised.
             StoreError::Undecryptable { .. } => "cannot be decrypted",
             _ => "is damaged",
         };
@@ -197,7 +197,7 @@ async fn a_sealed_record_of_a_newer_version_is_not_overwritten() {
 }
 
 #[tokio::test]
-async fn a_file_of_two_gigabytes_is_refused_unread() {
+async fn a_file_of_two_gigabytes_is_refused() {
     let dir = scratch();
     let path = dir.path().join("tokens.json");
     write_private(&path, b"");
@@ -209,7 +209,7 @@ async fn a_file_of_two_gigabytes_is_refused_unread() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn what_is_no_regular_file_is_named_and_never_touched() {
+async fn a_path_that_is_not_a_regular_file_is_an_error_that_names_its_kind() {
     let dir = scratch();
     let directory = dir.path().join("directory");
     fs::create_dir(&directory).unwrap();
@@ -250,7 +250,7 @@ async fn a_path_without_a_file_name_is_refused() {
 }
 
 #[tokio::test]
-async fn a_directory_above_that_is_a_file_is_an_error_and_not_an_empty_slot() {
+async fn a_file_in_the_place_of_a_directory_is_an_error_and_not_an_empty_slot() {
     let dir = scratch();
     write_private(&dir.path().join("file"), b"x");
     let store = PlaintextStore::new(dir.path().join("file/tokens.json"));
@@ -264,7 +264,7 @@ async fn a_directory_above_that_is_a_file_is_an_error_and_not_an_empty_slot() {
 }
 
 #[tokio::test]
-async fn a_revision_of_another_handle_does_not_make_a_record_overwritable_that_cannot_be_read() {
+async fn a_record_that_cannot_be_decrypted_is_not_overwritten_even_with_its_revision() {
     let (ours, theirs) = (AgeSlot::new().await, AgeSlot::new().await);
     write_private(&ours.path, &theirs.sealed);
     let reader = AgeFileStore::new(&ours.path, theirs.key.clone());

@@ -1,4 +1,4 @@
-//! Futures that are dropped half way.
+//! Futures that are dropped before they are finished.
 
 use std::sync::Mutex;
 use std::sync::mpsc;
@@ -14,13 +14,13 @@ use crate::support::scratch;
 const IDENTITY: &str = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";
 
 #[tokio::test]
-async fn a_logout_is_not_overtaken_by_the_login_that_was_given_up_before_it() {
+async fn a_logout_waits_for_a_dropped_login_that_is_still_running() {
     let dir = scratch();
-    // A save waits for its key until it is told to go on.
+    // A save waits for its key until the test sends a message.
     let (go_on, wait) = mpsc::channel::<()>();
     let wait = Mutex::new(wait);
     let key = AgeKey::custom("slow key", move || {
-        // When the test has failed, nobody is left to tell it.
+        // If the test has failed, there is no sender, and this returns an error.
         let _ = wait.lock().unwrap().recv();
         Ok(SecretString::from(IDENTITY))
     });

@@ -1,4 +1,4 @@
-//! Every store keeps the contract. The keychain store's run is in `keychain`.
+//! Every store keeps the contract. The test of the keychain store is in `keychain`.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ async fn the_age_file_store_conforms() {
 }
 
 #[tokio::test]
-async fn a_store_conforms_behind_a_trait_object_too() {
+async fn a_trait_object_of_a_store_conforms() {
     let dir = scratch();
     conformance::check(|| {
         Arc::new(PlaintextStore::new(dir.path().join("tokens.json"))) as Arc<dyn TokenStore>
@@ -37,7 +37,7 @@ async fn a_store_conforms_behind_a_trait_object_too() {
 }
 
 #[tokio::test]
-async fn a_store_conforms_in_a_box_too() {
+async fn a_boxed_store_conforms() {
     let slot = MemoryStore::new();
     conformance::check(|| Box::new(slot.clone()) as Box<dyn TokenStore>).await;
 }

@@ -1,5 +1,5 @@
-//! System calls that fail: the old record stays, nothing lies around, and the next try works. Writes that
-//! fail are in `tests/evidence/faults.rs`, and those to a full disk in `scarcity.rs` there.
+//! System calls that fail: the old record stays, no temporary file is left, and the next try works. Writes
+//! that fail are in `cli/tests/evidence/faults.rs`, and writes to a full disk in `scarcity.rs` there.
 #![cfg(target_os = "linux")]
 
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use crate::support::{Actor, can_trace, program, scratch};
 
-/// An actor under `strace`, which writes its calls of this name down.
+/// Starts an actor under `strace`, which logs its system calls of this name.
 fn traced(store: &str, log: &Path, call: &str, inject: Option<String>) -> Actor {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "-y", "-o"]).arg(log).args(["-e", &format!("trace={call}")]);
@@ -18,15 +18,15 @@ fn traced(store: &str, log: &Path, call: &str, inject: Option<String>) -> Actor 
     Actor::spawn(strace.arg(program("test-actor")).arg(store))
 }
 
-/// An actor whose first call of this name that concerns the temporary file fails with that error. The name
-/// of that file is random, so the call is counted in a run before.
+/// Starts an actor whose first call of this name on the temporary file fails with this error. The name of
+/// that file is random, so a run before finds out the number of the call.
 fn failing(store: &str, log: &Path, call: &str, error: &str) -> Actor {
     let before = scratch();
     let rehearsal = format!("plaintext:{}", before.path().join("tokens.json").display());
     assert_eq!(Actor::start(&rehearsal).ask("save old absent"), "ok saved");
     assert_eq!(traced(&rehearsal, log, call, None).ask("save new anything"), "ok saved");
     let calls = fs::read_to_string(log).unwrap();
-    // strace counts them in each thread by itself.
+    // strace counts the calls of each thread separately.
     let begun = || calls.lines().filter(|line| !line.contains("resumed>"));
     let meant = begun().find(|line| line.contains(".tmp")).expect("there is one");
     let thread = meant.split(' ').next();
@@ -35,13 +35,13 @@ fn failing(store: &str, log: &Path, call: &str, error: &str) -> Actor {
     traced(store, log, call, Some(format!("error={error}:when={number}")))
 }
 
-/// Whether the call that failed was the one that was meant.
+/// Returns whether the right call failed, the one on the temporary file.
 fn was_hit(log: &Path) -> bool {
     let calls = fs::read_to_string(log).unwrap();
     calls.lines().any(|line| line.contains("(INJECTED)") && line.contains(".tmp"))
 }
 
-/// What lies beside the record and its lock.
+/// Returns the names of temporary files that are left.
 fn remains(dir: &Path) -> Vec<String> {
     let names = fs::read_dir(dir).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.ends_with(".tmp")).collect()
@@ -80,8 +80,8 @@ fn a_failing_disk_leaves_the_old_record_and_nothing_else() {
 }
 
 #[test]
-fn an_interrupted_call_is_made_again() {
-    if !can_trace("faults::an_interrupted_call_is_made_again") {
+fn an_interrupted_system_call_is_repeated() {
+    if !can_trace("faults::an_interrupted_system_call_is_repeated") {
         return;
     }
     for call in ["openat", "fsync"] {

@@ -1,4 +1,4 @@
-//! Who can get at a file, and that nobody else can.
+//! Only the user can access the files, and a file that others can access is refused.
 #![cfg(unix)]
 
 use std::fs;
@@ -28,7 +28,7 @@ async fn exposed(store: &impl TokenStore, words: &[&str]) {
     let text = error.to_string();
     assert!(matches!(error, StoreError::Exposed { .. }), "{text}");
     for word in words {
-        assert!(text.contains(word), "{word:?} is in {text:?}");
+        assert!(text.contains(word), "{word:?} is not in {text:?}");
     }
     let error =
         store.save(&AuthTokens::new("new").into(), Precondition::Anything).await.unwrap_err();
@@ -42,7 +42,7 @@ async fn files_and_directories_are_private_whatever_the_umask() {
     AgeKey::create_identity_file(&key).await.unwrap();
     let path = dir.path().join("new/deep/tokens.age");
     let store = format!("age:{}?identity={}", path.display(), key.display());
-    // The most permissive umask there is.
+    // The most permissive umask.
     let script = "umask 000; exec \"$0\" \"$1\"";
     let mut shell = std::process::Command::new("sh");
     shell.args(["-c", script]).arg(crate::support::program("test-actor")).arg(&store);
@@ -69,7 +69,7 @@ async fn files_and_directories_are_private_whatever_the_umask() {
 }
 
 #[tokio::test]
-async fn a_file_that_others_can_read_is_refused_with_the_command_that_mends_it() {
+async fn a_file_that_others_can_read_is_refused_with_the_command_that_fixes_it() {
     let dir = scratch();
     let path = dir.path().join("tokens.json");
     fs::write(&path, SOUND).unwrap();
@@ -94,7 +94,7 @@ async fn a_link_is_refused_and_so_is_a_file_with_two_names() {
     exposed(&PlaintextStore::new(&link), &["is a symbolic link"]).await;
     let error = PlaintextStore::new(&link).clear(Precondition::Anything).await.unwrap_err();
     assert!(matches!(error, StoreError::Exposed { .. }), "{error}");
-    // A link to nothing is no empty slot either.
+    // A dangling link does not count as an empty slot either.
     fs::remove_file(&link).unwrap();
     symlink(dir.path().join("nothing"), &link).unwrap();
     exposed(&PlaintextStore::new(&link), &["is a symbolic link"]).await;
@@ -127,13 +127,13 @@ async fn a_directory_that_others_can_write_to_is_refused_unless_it_is_sticky() {
         exposed(&store, &["chmod go-w", shared.to_str().unwrap()]).await;
         assert_eq!(fs::read_dir(&shared).unwrap().count(), 0);
     }
-    // As /tmp is.
+    // Like /tmp.
     chmod(&shared, 0o1777);
     store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap();
 }
 
 #[tokio::test]
-async fn directories_are_made_where_the_group_may_write_but_not_where_everybody_may() {
+async fn directories_are_created_in_one_that_the_group_can_write_to_but_not_in_one_for_everybody() {
     let dir = scratch();
     let shared = dir.path().join("shared");
     fs::create_dir(&shared).unwrap();
@@ -142,16 +142,16 @@ async fn directories_are_made_where_the_group_may_write_but_not_where_everybody_
     let error = store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap_err();
     assert!(matches!(error, StoreError::Exposed { .. }), "{error}");
     assert_eq!(fs::read_dir(&shared).unwrap().count(), 0);
-    // As home directories are on many a system.
+    // Like home directories on many systems.
     chmod(&shared, 0o775);
     store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap();
     assert_eq!(mode(&shared.join("mine")), 0o700);
 }
 
 #[tokio::test]
-async fn a_directory_that_is_a_link_to_nothing_is_no_empty_slot() {
+async fn a_directory_that_is_a_dangling_link_is_an_error_and_not_an_empty_slot() {
     let dir = scratch();
-    // As a volume that is not mounted.
+    // Like a volume that is not mounted.
     symlink(dir.path().join("not-mounted"), dir.path().join("volume")).unwrap();
     for path in ["volume/tokens.json", "volume/deeper/tokens.json"] {
         let store = PlaintextStore::new(dir.path().join(path));
@@ -166,7 +166,7 @@ async fn a_directory_that_is_a_link_to_nothing_is_no_empty_slot() {
 }
 
 #[tokio::test]
-async fn behind_a_link_to_a_directory_a_slot_may_be_empty() {
+async fn a_slot_behind_a_link_to_a_directory_may_be_empty() {
     let dir = scratch();
     fs::create_dir(dir.path().join("real")).unwrap();
     chmod(&dir.path().join("real"), 0o700);
@@ -209,7 +209,7 @@ async fn a_file_or_directory_of_another_user_is_refused() {
 }
 
 #[tokio::test]
-async fn what_a_killed_writer_left_is_replaced_and_goes_with_the_record() {
+async fn leftovers_of_a_killed_writer_are_removed_by_the_next_save_or_clear() {
     let dir = scratch();
     let path = dir.path().join("tokens.json");
     let remains = dir.path().join("tokens.json.tmp");
@@ -220,7 +220,7 @@ async fn what_a_killed_writer_left_is_replaced_and_goes_with_the_record() {
     fs::write(&remains, "half a rec").unwrap();
     store.clear(Precondition::Anything).await.unwrap();
     assert!(!remains.exists() && !path.exists());
-    // Even if there never was a record.
+    // The same without a record.
     fs::write(&remains, "half a rec").unwrap();
     store.clear(Precondition::Anything).await.unwrap();
     assert!(!remains.exists());
@@ -237,7 +237,7 @@ async fn loading_creates_nothing() {
 }
 
 #[tokio::test]
-async fn a_relative_path_is_pinned_when_the_store_is_made() {
+async fn a_relative_path_is_resolved_when_the_store_is_created() {
     let dir = scratch();
     let key = dir.path().join("key.txt");
     AgeKey::create_identity_file(&key).await.unwrap();

@@ -1,4 +1,4 @@
-//! Where keys come from, and what is wrong with some.
+//! The sources of keys, and the errors for bad keys.
 
 use std::fs;
 use std::io;
@@ -20,7 +20,7 @@ const OTHER_IDENTITY: &str =
     "AGE-SECRET-KEY-1LF49QHXPGUTZNPD4MG7T8AH8KPPXCT7RV6W44NATM0X0LELGP2AQEF7XE0";
 const RECIPIENT: &str = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
 
-/// The key of [`RECIPIENT`].
+/// Returns the key of [`RECIPIENT`].
 fn escrow() -> AgeKey {
     AgeKey::custom("escrow", || Ok(SecretString::from(IDENTITY)))
 }
@@ -50,7 +50,7 @@ async fn load_error(key: AgeKey) -> StoreError {
 }
 
 #[tokio::test]
-async fn an_identity_file_of_age_keygen_form_is_used_whole() {
+async fn an_identity_file_in_the_form_of_age_keygen_is_accepted() {
     let dir = scratch();
     let path = dir.path().join("key.txt");
     write_private(
@@ -71,7 +71,7 @@ async fn a_missing_key_file_is_key_missing_and_not_logged_out() {
 }
 
 #[tokio::test]
-async fn a_bad_identity_file_is_named_by_line_and_not_quoted() {
+async fn the_error_for_a_bad_identity_file_names_the_line_and_does_not_quote_it() {
     let dir = scratch();
     let path = dir.path().join("key.txt");
     for (text, expected) in [
@@ -93,7 +93,7 @@ async fn a_bad_identity_file_is_named_by_line_and_not_quoted() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_key_file_that_others_can_read_is_refused_and_a_link_to_a_private_one_is_not() {
+async fn a_key_file_that_others_can_read_is_refused_and_a_link_to_a_private_one_is_accepted() {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     let dir = scratch();
@@ -111,7 +111,7 @@ async fn a_key_file_that_others_can_read_is_refused_and_a_link_to_a_private_one_
 }
 
 #[tokio::test]
-async fn a_passphrase_is_asked_for_once_however_many_tasks_need_it() {
+async fn a_passphrase_is_asked_for_once_for_many_tasks() {
     let dir = scratch();
     let path = dir.path().join("key.txt");
     let passphrase = || SecretString::from("correct horse");
@@ -172,13 +172,13 @@ async fn a_wrong_or_missing_passphrase_says_so_and_the_right_one_still_works() {
 }
 
 #[tokio::test]
-async fn an_unpayable_work_factor_is_refused_before_it_is_paid() {
+async fn a_work_factor_that_is_too_high_is_refused_before_the_key_is_derived() {
     let dir = scratch();
     let path = dir.path().join("key.txt");
     let mut recipient = age::scrypt::Recipient::new("right".into());
     recipient.set_work_factor(2);
     let sealed = age::encrypt(&recipient, IDENTITY.as_bytes()).unwrap();
-    // The header says 2; what it claims is checked before anything is derived from it.
+    // The header says 2. The test raises it to 30.
     let text = String::from_utf8_lossy(&sealed).into_owned();
     let line = text.lines().nth(1).unwrap().to_owned();
     let raised = format!("{} 30", line.rsplit_once(' ').unwrap().0);
@@ -222,7 +222,7 @@ async fn a_running_process_follows_a_change_of_keys() {
     let store = AgeFileStore::new(&path, AgeKey::identity_file(&key));
     store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap();
 
-    // Somebody adds a new identity, and seals to both.
+    // The user adds a new identity. The next save seals to both.
     let new = dir.path().join("new.txt");
     AgeKey::create_identity_file(&new).await.unwrap();
     let new_line = fs::read_to_string(&new).unwrap();
@@ -231,7 +231,7 @@ async fn a_running_process_follows_a_change_of_keys() {
     let with_new = AgeFileStore::new(&path, AgeKey::identity_file(&new));
     assert_eq!(with_new.load().await.unwrap().unwrap().record.tokens, AuthTokens::new("b"));
 
-    // Somebody replaces all of them; who has only old ones in memory reads the file again.
+    // The user replaces all identities. A process with only old ones in memory reads the file again.
     let newest = dir.path().join("newest.txt");
     AgeKey::create_identity_file(&newest).await.unwrap();
     fs::write(&key, fs::read_to_string(&newest).unwrap()).unwrap();
@@ -242,7 +242,7 @@ async fn a_running_process_follows_a_change_of_keys() {
 }
 
 #[tokio::test]
-async fn a_key_file_that_goes_away_does_not_cost_a_running_process_its_tokens() {
+async fn a_running_process_can_still_save_after_its_key_file_was_removed() {
     let dir = scratch();
     let (key, path) = (dir.path().join("key.txt"), dir.path().join("tokens.age"));
     AgeKey::create_identity_file(&key).await.unwrap();
@@ -302,7 +302,7 @@ async fn a_list_of_recipients_that_others_can_write_to_or_that_is_no_file_is_ref
 }
 
 #[tokio::test]
-async fn so_many_recipients_that_the_record_could_not_be_read_again_are_refused() {
+async fn too_many_recipients_are_refused_because_the_record_would_be_too_large_to_read() {
     let dir = scratch();
     let mut key = escrow();
     for _ in 0..1400 {
@@ -315,7 +315,7 @@ async fn so_many_recipients_that_the_record_could_not_be_read_again_are_refused(
 }
 
 #[tokio::test]
-async fn recovery_recipients_open_the_record_too() {
+async fn recovery_recipients_can_open_the_record() {
     let dir = scratch();
     let (key, recovery, list) =
         (dir.path().join("key.txt"), dir.path().join("recovery.txt"), dir.path().join("list.txt"));
@@ -344,7 +344,7 @@ async fn recovery_recipients_open_the_record_too() {
 #[tokio::test]
 async fn a_bad_recovery_recipient_is_refused_and_not_quoted() {
     let own = || AgeKey::custom("own key", || Ok(SecretString::from(OTHER_IDENTITY)));
-    // A secret key pasted in the wrong place.
+    // A secret key that was pasted in the wrong place.
     let error = own().with_recovery_recipient(IDENTITY).unwrap_err();
     assert!(!format!("{error} {error:?}").contains("GQ9778"), "{error}");
 
@@ -360,7 +360,7 @@ async fn a_bad_recovery_recipient_is_refused_and_not_quoted() {
             store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
         assert!(store.load().await.unwrap().is_none());
-        // A list that was good once goes on being used while it cannot be read.
+        // While the list cannot be read, the recipients that were read before are used.
         write_private(&list, RECIPIENT);
         store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap();
         fs::remove_file(&list).unwrap();
@@ -372,7 +372,7 @@ async fn a_bad_recovery_recipient_is_refused_and_not_quoted() {
 }
 
 #[tokio::test]
-async fn a_custom_key_that_fails_is_an_error_of_its_own() {
+async fn the_error_of_a_custom_key_is_returned_unchanged() {
     let key = AgeKey::custom("vault", || {
         Err(StoreError::Unavailable {
             place: "vault".into(),

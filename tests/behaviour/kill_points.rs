@@ -1,4 +1,4 @@
-//! Transfers that are killed at every store operation, and run again. `tests/evidence/kills.rs` kills
+//! Transfers that are killed at every store operation, and run again. `cli/tests/evidence/kills.rs` kills
 //! them at system calls.
 
 use std::fs;
@@ -21,7 +21,7 @@ struct Slots {
 }
 
 impl Slots {
-    /// A plaintext file with tokens in it, and an age file yet to be.
+    /// Creates a plaintext file with tokens, and names an age file that does not exist yet.
     async fn new() -> Self {
         let dir = scratch();
         let key = dir.path().join("key.txt");
@@ -41,14 +41,14 @@ impl Slots {
         }
     }
 
-    /// What must hold whenever somebody looks: one side at least has the tokens, whole, and no
-    /// file is open to others.
+    /// Checks what must hold at any time: at least one of the two stores has the tokens, and each file is
+    /// private.
     fn check(&self, at: &str) {
         let sides = [&self.plaintext, &self.age].map(|store| Actor::start(store).ask("load"));
         for side in &sides {
             assert!(["ok none", "ok mine"].contains(&side.as_str()), "{at}: {sides:?}");
         }
-        assert!(sides.contains(&"ok mine".to_owned()), "{at}: the tokens are nowhere");
+        assert!(sides.contains(&"ok mine".to_owned()), "{at}: the tokens are lost");
         #[cfg(unix)]
         for directory in ["from", "to"] {
             use std::os::unix::fs::MetadataExt;
@@ -61,7 +61,7 @@ impl Slots {
         }
     }
 
-    /// What must hold when it was run again: moved, and nothing left behind.
+    /// Runs the migration again. Checks that the tokens are moved, and that no temporary file is left.
     fn check_completed(&self, at: &str) {
         let mut actor = Actor::start(&self.plaintext);
         let answer = actor.ask(&format!("migrate {}", self.age));
