@@ -1,4 +1,4 @@
-//! Signing out with a word to the provider.
+//! Signing out with a revocation at the provider.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokenkeep::store::Precondition;
 use crate::faulty_store::Faulty;
 use crate::world::{World, settle};
 
-/// What the provider was told to revoke, by access token.
+/// The access tokens of all tokens that were revoked.
 #[derive(Clone, Default)]
 struct Revoked(Arc<Mutex<Vec<String>>>);
 
@@ -33,22 +33,22 @@ impl Revoked {
 }
 
 #[tokio::test]
-async fn the_tokens_are_revoked_once_and_then_gone() {
+async fn a_logout_revokes_the_tokens_once_and_removes_them() {
     let (world, revoked) = (World::new().await, Revoked::default());
     let logout = revoked.by(&world.manager).await;
     assert!(logout.not_revoked.is_empty() && !logout.refresh_under_way);
     assert_eq!(revoked.names(), ["access-1"]);
     assert_eq!(world.stored().await, None);
     assert_eq!(world.manager.get_tokens().await.unwrap(), None);
-    // Of an empty slot nothing is revoked.
+    // An empty slot has nothing to revoke.
     revoked.by(&world.manager).await;
     assert_eq!(revoked.names().len(), 1);
     assert!(world.store.inner.try_lease().await.unwrap().is_some(), "the lease is free");
 }
 
 #[tokio::test]
-async fn what_a_refresh_under_way_brings_is_revoked_too() {
-    // In this process, and in another one.
+async fn a_logout_waits_for_a_running_refresh_and_revokes_its_tokens() {
+    // The refresh is in this process, or in another one.
     for elsewhere in [false, true] {
         let (world, revoked) = (World::new().await, Revoked::default());
         world.provider.hold();
@@ -62,7 +62,7 @@ async fn what_a_refresh_under_way_brings_is_revoked_too() {
             tokio::spawn(async move { revoked.by(&manager).await })
         };
         settle().await;
-        assert!(revoked.names().is_empty(), "it waits");
+        assert!(revoked.names().is_empty(), "it did not wait for the refresh");
         world.provider.let_through();
         refreshing.await.unwrap().unwrap();
         while !clearing.is_finished() {
@@ -76,7 +76,7 @@ async fn what_a_refresh_under_way_brings_is_revoked_too() {
 }
 
 #[tokio::test]
-async fn a_refresh_that_does_not_end_is_said_and_keeps_nobody_signed_in() {
+async fn a_logout_reports_a_refresh_that_does_not_end_and_clears_the_slot() {
     for elsewhere in [false, true] {
         let (world, revoked) = (World::new().await, Revoked::default());
         world.provider.hold();
@@ -87,7 +87,7 @@ async fn a_refresh_that_does_not_end_is_said_and_keeps_nobody_signed_in() {
             let (manager, revoked) = (world.manager.clone(), revoked.clone());
             tokio::spawn(async move { revoked.by(&manager).await })
         };
-        // Less than the refresh has until its own deadline, which is the same.
+        // The logout waits for 30 s. The refresh takes longer: it sends twice, and waits 30 s each time.
         for _ in 0..140 {
             settle().await;
             world.clock.forward_by(Duration::from_millis(250));
@@ -110,7 +110,7 @@ async fn a_refresh_that_does_not_end_is_said_and_keeps_nobody_signed_in() {
 }
 
 #[tokio::test]
-async fn a_successor_that_is_not_saved_is_revoked_with_the_tokens_in_the_slot() {
+async fn unsaved_tokens_are_revoked_together_with_the_tokens_in_the_slot() {
     let (world, revoked) = (World::new().await, Revoked::default());
     world.store.set(|faults| faults.save = Some(Faulty::full_disk()));
     world.manager.refresh().await.unwrap();
@@ -124,7 +124,7 @@ async fn a_successor_that_is_not_saved_is_revoked_with_the_tokens_in_the_slot() 
 }
 
 #[tokio::test]
-async fn a_login_in_between_is_revoked_as_well() {
+async fn a_login_during_a_logout_is_revoked_too() {
     let world = World::new().await;
     let (revoked, store) = (Revoked::default(), world.store.inner.clone());
     let logout: Logout<()> = world
@@ -149,7 +149,7 @@ async fn a_login_in_between_is_revoked_as_well() {
 }
 
 #[tokio::test]
-async fn a_revocation_that_fails_is_said_and_the_slot_is_emptied_all_the_same() {
+async fn a_failed_revocation_is_reported_and_the_slot_is_still_cleared() {
     let world = World::new().await;
     let logout = world
         .manager
@@ -161,7 +161,7 @@ async fn a_revocation_that_fails_is_said_and_the_slot_is_emptied_all_the_same() 
 }
 
 #[tokio::test]
-async fn a_slot_that_cannot_be_read_is_emptied_and_that_is_said() {
+async fn a_slot_that_cannot_be_read_is_reported_and_cleared() {
     let (world, revoked) = (World::new().await, Revoked::default());
     world.store.set(|faults| faults.load = Some(Faulty::full_disk()));
     let logout = revoked.by(&world.manager).await;

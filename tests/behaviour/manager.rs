@@ -1,4 +1,4 @@
-//! The manager: what it hands out, and when it looks again.
+//! The manager: which tokens it returns, and when it reads the store again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::support::block_on;
 use crate::support::scratch;
 
-/// A store that counts its loads, and can fail or answer late.
+/// A store that counts its loads, and that can fail or never answer.
 #[derive(Clone, Debug, Default)]
 struct Watched {
     inner: MemoryStore,
@@ -53,7 +53,7 @@ impl std::fmt::Display for Watched {
 impl TokenStore for Watched {
     async fn load(&self) -> Result<Option<Stored>, StoreError> {
         self.loads.fetch_add(1, Ordering::SeqCst);
-        // As a real one: others run meanwhile.
+        // As in a real store, other tasks run meanwhile.
         tokio::task::yield_now().await;
         if *self.failing.lock().unwrap() == Some("silent") {
             std::future::pending::<()>().await;
@@ -86,7 +86,7 @@ impl TokenStore for Watched {
 fn is_sync<T: Send + Sync + 'static>(_: &T) {}
 
 #[tokio::test]
-async fn the_table_of_what_is_handed_out_holds() {
+async fn a_token_is_returned_until_it_counts_as_expired() {
     let clock = Clock::new();
     let manager = clock.manager(MemoryStore::new());
     is_sync(&manager);
@@ -98,7 +98,7 @@ async fn the_table_of_what_is_handed_out_holds() {
     let tokens = AuthTokens::new("a").with_expires_at(clock.in_minutes(60));
     manager.set_tokens(tokens).await.unwrap();
     assert!(matches!(manager.get_refresh_token().await, Err(AuthError::TokenNotFound)));
-    // Minutes that pass, and then: due, expired, handed out.
+    // How many minutes pass, and whether the token is then due and expired.
     for (pass, due, expired) in [
         (0, false, false),
         (44, false, false),
@@ -123,7 +123,7 @@ async fn the_table_of_what_is_handed_out_holds() {
 }
 
 #[tokio::test]
-async fn the_time_of_a_login_is_noted_so_that_short_lifetimes_are_known() {
+async fn a_login_records_its_time_so_that_the_lifetime_is_known() {
     let clock = Clock::new();
     let manager = clock.manager(MemoryStore::new());
     manager.set_tokens(AuthTokens::new("a").with_expires_at(clock.in_minutes(9))).await.unwrap();
@@ -135,7 +135,7 @@ async fn the_time_of_a_login_is_noted_so_that_short_lifetimes_are_known() {
 }
 
 #[tokio::test]
-async fn a_cached_token_is_handed_out_without_asking_the_store_for_30_seconds() {
+async fn a_cached_token_is_returned_for_30_seconds_without_a_load() {
     let (clock, store) = (Clock::new(), Watched::default());
     let manager = clock.manager(store.clone());
     store.inner.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap();
@@ -146,16 +146,16 @@ async fn a_cached_token_is_handed_out_without_asking_the_store_for_30_seconds() 
     clock.forward(29);
     manager.get_access_token().await.unwrap();
     assert_eq!(store.loads(), 1);
-    // A login elsewhere is seen after 30 seconds.
+    // A login in another process is seen after 30 seconds.
     store.inner.save(&AuthTokens::new("b").into(), Precondition::Anything).await.unwrap();
     clock.forward(1);
     assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), "b");
     assert_eq!(store.loads(), 2);
-    // And so is a logout.
+    // So is a logout.
     store.inner.clear(Precondition::Anything).await.unwrap();
     clock.forward(30);
     assert!(matches!(manager.get_access_token().await, Err(AuthError::TokenNotFound)));
-    // A clock that was set back says nothing about how old the cache is.
+    // If the clock was set back, the age of the cache is unknown, and the store is read again.
     for name in ["c", "d"] {
         store.inner.save(&AuthTokens::new(name).into(), Precondition::Anything).await.unwrap();
         clock.back(10_000);
@@ -178,7 +178,7 @@ async fn a_refresh_token_is_always_the_one_in_the_store() {
 }
 
 #[tokio::test]
-async fn many_tasks_that_find_the_cache_old_ask_the_store_once() {
+async fn many_tasks_with_an_old_cache_load_once() {
     let (clock, store) = (Clock::new(), Watched::default());
     let manager = clock.manager(store.clone());
     store.inner.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap();
@@ -195,7 +195,7 @@ async fn many_tasks_that_find_the_cache_old_ask_the_store_once() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_away_does_not_take_a_good_token_from_memory() {
+async fn a_valid_token_is_served_from_memory_while_the_store_cannot_be_reached() {
     let (clock, store) = (Clock::new(), Watched::default());
     let manager = clock.manager(store.clone());
     manager.set_tokens(AuthTokens::new("a").with_expires_at(clock.in_minutes(60))).await.unwrap();
@@ -204,11 +204,11 @@ async fn a_store_that_is_away_does_not_take_a_good_token_from_memory() {
         clock.forward(31);
         assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), "a");
     }
-    // It is not asked at every call while it cannot be reached.
+    // A store that cannot be reached is not called each time.
     let loads = store.loads();
     manager.get_access_token().await.unwrap();
     assert_eq!(store.loads(), loads);
-    // Damage is not something that passes, and an expired token is not worth keeping up.
+    // Damage is not temporary, and an expired token is not returned.
     store.fail(Some("corrupt"));
     clock.forward(31);
     assert!(matches!(manager.get_access_token().await, Err(AuthError::Store(_))));
@@ -218,7 +218,7 @@ async fn a_store_that_is_away_does_not_take_a_good_token_from_memory() {
 }
 
 #[tokio::test]
-async fn a_good_token_does_not_wait_for_a_store_that_does_not_answer() {
+async fn a_valid_token_is_served_from_memory_while_the_store_does_not_answer() {
     let (clock, store) = (Clock::new(), Watched::default());
     let manager = clock.manager(store.clone());
     manager.set_tokens(AuthTokens::new("a").with_expires_at(clock.in_minutes(60))).await.unwrap();
@@ -235,10 +235,10 @@ async fn a_good_token_does_not_wait_for_a_store_that_does_not_answer() {
     assert!(!asked.is_finished());
     clock.forward(2);
     assert_eq!(asked.await.unwrap().unwrap().expose_secret(), "a");
-    // Nor is it asked at every call.
+    // The store is not called each time.
     assert_eq!(manager.get_access_token().await.unwrap().expose_secret(), "a");
     assert_eq!(store.loads(), 1);
-    // One that is no longer good is worth the wait.
+    // Once the token has expired, the caller waits for the store.
     clock.forward(3600);
     let asked = ask();
     for _ in 0..100 {
@@ -247,7 +247,7 @@ async fn a_good_token_does_not_wait_for_a_store_that_does_not_answer() {
     }
     assert!(!asked.is_finished());
     asked.abort();
-    // What somebody did meanwhile is noticed once it answers.
+    // Once the store answers, changes by other processes are seen.
     store.fail(None);
     store.inner.save(&AuthTokens::new("b").into(), Precondition::Anything).await.unwrap();
     clock.forward(31);
@@ -255,7 +255,7 @@ async fn a_good_token_does_not_wait_for_a_store_that_does_not_answer() {
 }
 
 #[tokio::test]
-async fn a_login_that_ends_while_a_store_does_not_answer_is_what_is_handed_out() {
+async fn a_login_while_the_store_does_not_answer_replaces_the_cached_tokens() {
     let (clock, store) = (Clock::new(), Watched::default());
     let manager = clock.manager(store.clone());
     let tokens = |name: &str| AuthTokens::new(name).with_expires_at(clock.in_minutes(60));
@@ -267,7 +267,7 @@ async fn a_login_that_ends_while_a_store_does_not_answer_is_what_is_handed_out()
     while store.loads() == 0 {
         tokio::task::yield_now().await;
     }
-    // It waits for the load, which is given up, and finishes before the caller that loaded.
+    // The login waits until the load is abandoned. It ends before the caller of the load does.
     let new = tokens("b");
     let logged_in = tokio::spawn(async move { login.set_tokens(new).await });
     tokio::task::yield_now().await;
@@ -292,7 +292,7 @@ async fn a_store_that_cannot_be_read_is_never_reported_as_no_tokens() {
 }
 
 #[tokio::test]
-async fn memory_is_never_ahead_of_what_callers_were_told() {
+async fn a_failed_save_or_clear_does_not_change_the_cached_tokens() {
     let store = Watched::default();
     let manager = Clock::new().manager(store.clone());
     manager.set_tokens(AuthTokens::new("old")).await.unwrap();
@@ -304,13 +304,13 @@ async fn memory_is_never_ahead_of_what_callers_were_told() {
 }
 
 #[tokio::test]
-async fn a_cancelled_login_is_seen_if_it_happened() {
+async fn a_cancelled_login_that_was_saved_is_seen() {
     let store = Watched::default();
     let manager = Clock::new().manager(store.clone());
     manager.set_tokens(AuthTokens::new("old")).await.unwrap();
     {
         let mut login = std::pin::pin!(manager.set_tokens(AuthTokens::new("new")));
-        // It saves, and is dropped before it can say so.
+        // The login saves, and is dropped before it returns.
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(login.as_mut().poll(&mut context).is_pending());
     }
@@ -318,7 +318,7 @@ async fn a_cancelled_login_is_seen_if_it_happened() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn memory_and_disk_end_up_alike_however_many_tasks_write() {
+async fn memory_and_disk_have_the_same_tokens_after_many_tasks_wrote() {
     let dir = scratch();
     let path = dir.path().join("tokens.json");
     let manager = TokenManager::builder().store(PlaintextStore::new(&path)).build();
@@ -345,7 +345,7 @@ async fn memory_and_disk_end_up_alike_however_many_tasks_write() {
 }
 
 #[test]
-fn it_is_built_and_used_without_a_runtime() {
+fn a_manager_can_be_built_and_used_without_a_runtime() {
     let dir = scratch();
     let manager = TokenManager::new(Some(dir.path().join("tokens.json")));
     block_on(async {
@@ -356,7 +356,7 @@ fn it_is_built_and_used_without_a_runtime() {
 }
 
 #[test]
-fn it_outlives_the_runtime_that_it_was_used_in() {
+fn a_manager_works_after_its_runtime_was_dropped() {
     let dir = scratch();
     let manager = TokenManager::new(Some(dir.path().join("tokens.json")));
     for name in ["a", "b"] {
@@ -369,7 +369,7 @@ fn it_outlives_the_runtime_that_it_was_used_in() {
 }
 
 #[tokio::test]
-async fn debug_shows_the_place_and_no_secret() {
+async fn debug_shows_the_path_and_no_secret() {
     let dir = scratch();
     let path = dir.path().join("tokens.json");
     let manager = TokenManager::new(Some(path.clone()));
