@@ -13,7 +13,7 @@ use tokenkeep::{AuthTokens, RefreshFailure, TokenRefresher};
 use crate::support::block_on;
 use crate::token_server::{Act, LIFETIME, TokenServer, fetch};
 
-/// Where the clients' clocks stand: long ago, so that nobody can take another clock for it.
+/// The time of the clients' clocks. It is long ago, so that a use of another clock is detected.
 const NOW: i64 = 1_000_000_000;
 
 fn client(server: &TokenServer) -> OAuth2Client {
@@ -27,7 +27,7 @@ fn session(server: &TokenServer) -> AuthTokens {
     AuthTokens::new(access).with_refresh_token(refresh)
 }
 
-/// How the next refresh fails after `acts`; that the failure shows no secret.
+/// Returns how the next refresh fails if the server does `act`. Checks that the failure shows no secret.
 async fn failure(server: &TokenServer, act: Act) -> RefreshFailure {
     server.script([act]);
     let failure =
@@ -38,7 +38,7 @@ async fn failure(server: &TokenServer, act: Act) -> RefreshFailure {
 }
 
 #[tokio::test]
-async fn a_refresh_brings_the_rotated_token_the_expiry_and_everything_else() {
+async fn a_refresh_returns_the_rotated_token_the_expiry_and_all_other_fields() {
     let server = TokenServer::start();
     let before = session(&server);
     let after = client(&server).refresh(before.clone(), &RefreshPermit::unlimited()).await.unwrap();
@@ -51,7 +51,7 @@ async fn a_refresh_brings_the_rotated_token_the_expiry_and_everything_else() {
         extra,
         [("id_token", "id-canary"), ("scope", "read offline_access"), ("token_type", "Bearer")]
     );
-    // And that one is good for the next.
+    // The new refresh token is accepted.
     client(&server).refresh(after, &RefreshPermit::unlimited()).await.unwrap();
     assert!(!server.has_ended_a_session());
 
@@ -59,13 +59,13 @@ async fn a_refresh_brings_the_rotated_token_the_expiry_and_everything_else() {
     let user_agent = concat!("tokenkeep/", env!("CARGO_PKG_VERSION"));
     assert_eq!(request.headers["user-agent"], user_agent);
     assert_eq!(request.headers["accept"], "application/json");
-    // No scope: that would narrow what was granted, or be refused.
+    // No scope is sent: it could reduce the granted scopes, or be refused.
     let fields: Vec<_> = request.form.keys().map(String::as_str).collect();
     assert_eq!(fields, ["client_id", "grant_type", "refresh_token"]);
 }
 
 #[tokio::test]
-async fn an_answer_without_a_refresh_token_brings_none() {
+async fn tokens_from_an_answer_without_a_refresh_token_have_none() {
     let server = TokenServer::start();
     server.script([Act::Change(|mut body| {
         body.as_object_mut().unwrap().remove("refresh_token");
@@ -77,7 +77,7 @@ async fn an_answer_without_a_refresh_token_brings_none() {
 }
 
 #[tokio::test]
-async fn a_rotated_token_is_not_lost_to_a_sloppy_answer() {
+async fn a_rotated_token_is_kept_although_its_answer_breaks_the_standard() {
     let server = TokenServer::start();
     server.script([
         Act::Change(|mut body| {
@@ -103,7 +103,7 @@ async fn a_rotated_token_is_not_lost_to_a_sloppy_answer() {
 }
 
 #[tokio::test]
-async fn the_secret_goes_by_basic_or_in_the_body() {
+async fn the_client_secret_is_sent_by_basic_or_in_the_body() {
     let server = TokenServer::start();
     server.require_client("app", "secret-canary", true);
     let with_secret = |secret: &str| client(&server).with_secret(SecretString::from(secret));
@@ -136,7 +136,7 @@ async fn without_a_refresh_token_nothing_is_sent() {
 }
 
 #[tokio::test]
-async fn a_token_that_comes_twice_is_rejected_and_so_is_its_successor() {
+async fn a_token_that_is_sent_twice_is_rejected_and_so_is_its_successor() {
     let server = TokenServer::start();
     let first = session(&server);
     let second = client(&server).refresh(first.clone(), &RefreshPermit::unlimited()).await.unwrap();
@@ -150,7 +150,7 @@ async fn a_token_that_comes_twice_is_rejected_and_so_is_its_successor() {
 }
 
 #[tokio::test]
-async fn what_the_server_cannot_do_now_is_transient() {
+async fn a_temporary_failure_of_the_server_is_transient() {
     let server = TokenServer::start();
     for (act, wait, is_proof) in [
         (Act::answer(429, "canary").header("Retry-After", "120"), Some(120), true),
@@ -173,8 +173,8 @@ async fn what_the_server_cannot_do_now_is_transient() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_transient() {
-    // The port was free a moment ago.
+async fn a_refused_connection_is_transient() {
+    // No server listens on this port: it was free just now.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let client = OAuth2Client::new(&format!("http://{free}/token"), "app").unwrap();
     let tokens = AuthTokens::new("a").with_refresh_token("canary");
@@ -206,7 +206,7 @@ async fn an_answer_that_was_lost_or_cannot_be_read_is_ambiguous() {
 }
 
 #[tokio::test]
-async fn what_no_other_try_would_mend_is_misconfigured() {
+async fn a_failure_that_another_attempt_would_not_fix_is_misconfigured() {
     let server = TokenServer::start();
     for (act, words) in [
         (Act::error(401, "invalid_client"), "401 invalid_client"),
@@ -225,7 +225,7 @@ async fn what_no_other_try_would_mend_is_misconfigured() {
 }
 
 #[tokio::test]
-async fn a_no_that_comes_with_a_200_is_a_no() {
+async fn a_rejection_with_status_200_is_a_rejection() {
     let server = TokenServer::start();
     for code in ["bad_refresh_token", "invalid_grant"] {
         let failure = failure(&server, Act::error(200, code)).await;
@@ -271,7 +271,7 @@ async fn a_cancelled_refresh_ends_its_connection() {
     let (mut connection, held) = waiting.await.unwrap();
     refresh.abort();
     assert!(refresh.await.unwrap_err().is_cancelled());
-    // Only so that a failure is one, and not a test that hangs.
+    // The limit makes the test fail instead of hang.
     connection.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     assert_eq!(connection.read(&mut [0]).unwrap(), 0);
     held.release();
@@ -285,7 +285,7 @@ fn a_client_is_named_by_its_token_url_and_its_id() {
 }
 
 #[test]
-fn a_token_goes_to_https_or_to_a_loopback_address() {
+fn tokens_are_sent_only_to_https_or_a_loopback_address() {
     for url in ["http://issuer.example/token", "http://localhost/token", "http://10.0.0.1/token"] {
         let error = OAuth2Client::new(url, "app").unwrap_err();
         assert!(matches!(error, OAuth2Error::InvalidSetting { setting: "token_url", .. }), "{url}");
@@ -296,7 +296,7 @@ fn a_token_goes_to_https_or_to_a_loopback_address() {
     client().with_device_authorization_url("http://issuer.example/device").unwrap_err();
 }
 
-/// Signs in by device, and says how long it waited in between.
+/// Signs in by device. Returns the tokens, and the pauses between the requests in seconds.
 async fn by_device(server: &TokenServer) -> (Result<AuthTokens, OAuth2Error>, Vec<u64>) {
     let client = client(server).with_scopes(["read", "offline_access"]);
     let client = client.with_device_authorization_url(&server.url("/device")).unwrap();
@@ -318,7 +318,7 @@ async fn by_device(server: &TokenServer) -> (Result<AuthTokens, OAuth2Error>, Ve
 }
 
 #[tokio::test]
-async fn a_device_asks_as_often_as_it_may_until_there_are_tokens() {
+async fn a_device_asks_at_the_allowed_interval_until_there_are_tokens() {
     let server = TokenServer::start();
     server.device_hears(["authorization_pending", "slow_down", "authorization_pending"]);
     let (tokens, waits) = by_device(&server).await;
@@ -330,7 +330,7 @@ async fn a_device_asks_as_often_as_it_may_until_there_are_tokens() {
 }
 
 #[tokio::test]
-async fn a_device_goes_on_past_a_connection_that_fails() {
+async fn a_device_continues_after_a_connection_failed() {
     let server = TokenServer::start();
     server.device_hears(["authorization_pending"]);
     server.script([Act::DropRequest, Act::answer(503, "")]);
@@ -340,7 +340,7 @@ async fn a_device_goes_on_past_a_connection_that_fails() {
 }
 
 #[tokio::test]
-async fn a_device_stops_asking_when_it_is_over() {
+async fn a_device_stops_asking_after_a_final_answer() {
     let server = TokenServer::start();
     for (act, expected) in [
         (Act::error(400, "access_denied"), OAuth2Error::Declined),
@@ -364,7 +364,7 @@ async fn a_device_stops_asking_when_it_is_over() {
 }
 
 #[tokio::test]
-async fn a_device_stops_asking_when_its_code_is_too_old() {
+async fn a_device_stops_asking_when_its_code_has_expired() {
     let server = TokenServer::start();
     server.device_hears(["authorization_pending"; 9]);
     let minutes = Arc::new(Mutex::new(0));
@@ -386,8 +386,8 @@ async fn a_device_stops_asking_when_its_code_is_too_old() {
 }
 
 #[tokio::test]
-async fn what_a_provider_says_cannot_take_over_a_terminal() {
-    // Any server of text will do for the device endpoint.
+async fn a_device_answer_that_could_control_the_terminal_is_refused() {
+    // The token endpoint stands for the device endpoint, because its answers can be scripted.
     let server = TokenServer::start();
     for (code, url, interval) in [
         ("\\u001b[2J", "https://issuer.example/", 5),
@@ -418,10 +418,10 @@ fn with_browser(server: &TokenServer) -> OAuth2Client {
 }
 
 #[tokio::test]
-async fn a_browser_brings_tokens_and_proves_who_asked() {
+async fn a_sign_in_by_browser_returns_tokens() {
     let server = TokenServer::start();
     let sign_in = with_browser(&server).sign_in_by_browser(0).await.unwrap();
-    // Less than the time that is left to a connection that says nothing.
+    // This is shorter than the time for which the sign-in waits for an idle connection.
     let sign_in = sign_in.deadline(Duration::from_secs(8));
     assert!(!format!("{sign_in:?}").contains("state"), "{sign_in:?}");
     let url = sign_in.url().to_owned();
@@ -430,7 +430,7 @@ async fn a_browser_brings_tokens_and_proves_who_asked() {
         assert_eq!(status, 302);
         let back = location.unwrap();
         let port = back.split('/').nth(2).unwrap().to_owned();
-        // A connection that says nothing, and what is not part of the sign-in, are in nobody's way.
+        // Neither an idle connection nor requests that are not part of the sign-in delay it.
         let idle = std::net::TcpStream::connect(&port).unwrap();
         assert_eq!(fetch(&format!("http://{port}/favicon.ico")).0, 404);
         assert_eq!(fetch(&format!("http://{port}/callback?code=canary&state=canary")).0, 404);
@@ -466,7 +466,7 @@ async fn two_sign_ins_share_neither_state_nor_challenge() {
 }
 
 #[tokio::test]
-async fn who_says_no_in_the_browser_ends_the_sign_in() {
+async fn a_refusal_in_the_browser_ends_the_sign_in() {
     let server = TokenServer::start();
     server.deny();
     let sign_in = with_browser(&server).sign_in_by_browser(0).await.unwrap();
@@ -482,7 +482,7 @@ async fn who_says_no_in_the_browser_ends_the_sign_in() {
 }
 
 #[tokio::test]
-async fn nobody_is_waited_for_for_ever() {
+async fn a_sign_in_by_browser_ends_at_its_deadline() {
     let server = TokenServer::start();
     let sign_in = with_browser(&server).sign_in_by_browser(0).await.unwrap();
     let tokens = sign_in.deadline(Duration::from_millis(1)).tokens().await;
@@ -490,7 +490,7 @@ async fn nobody_is_waited_for_for_ever() {
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_said() {
+async fn the_error_for_a_port_in_use_names_the_port() {
     let server = TokenServer::start();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
@@ -512,16 +512,16 @@ async fn revoking_ends_the_session_at_the_provider() {
     let failure =
         client(&server).refresh(tokens.clone(), &RefreshPermit::unlimited()).await.unwrap_err();
     assert!(matches!(failure, RefreshFailure::Rejected { .. }), "{failure:?}");
-    // What is revoked already is no error.
+    // It is no error if the tokens are revoked already.
     revoker.revoke(&tokens).await.unwrap();
     let unset = client(&server).revoke(&tokens).await.unwrap_err();
     assert_eq!(unset.to_string(), "revocation_url is not set; set it first");
 }
 
 #[tokio::test]
-async fn a_revocation_that_fails_says_so_and_shows_no_token() {
+async fn a_failed_revocation_is_an_error_that_shows_no_token() {
     let server = TokenServer::start();
-    // The token endpoint can be scripted.
+    // The token endpoint stands for the revocation endpoint, because its answers can be scripted.
     let revoker = client(&server).with_revocation_url(&server.token_url()).unwrap();
     let tokens = session(&server);
     server.script([Act::answer(503, "canary")]);
@@ -537,12 +537,12 @@ async fn a_revocation_that_fails_says_so_and_shows_no_token() {
     assert!(!format!("{failed} {failed:?}").contains("canary"), "{failed:?}");
 }
 
-/// Refreshes, signs in both ways, waits in between, and revokes.
+/// Refreshes, signs in by device (with a pause) and by browser, and revokes.
 async fn everything(server: &TokenServer) {
     let client = with_browser(server);
     client.refresh(session(server), &RefreshPermit::unlimited()).await.unwrap();
 
-    // The token endpoint can be scripted.
+    // The token endpoint stands for the device endpoint, because its answers can be scripted.
     let by_device = client.clone().with_device_authorization_url(&server.token_url()).unwrap();
     let asked = r#"{"device_code":"d","user_code":"WDJB","verification_uri":"https://issuer.example/",
         "expires_in":600,"interval":1}"#;
@@ -581,10 +581,10 @@ fn it_works_in_a_runtime_whose_only_thread_waits_for_it() {
     bare.block_on(async { block_on(everything(&TokenServer::start())) });
 }
 
-/// Windows has no such time.
+/// Windows cannot represent such a time.
 #[cfg(unix)]
 #[tokio::test]
-async fn a_lifetime_beyond_the_end_of_time_is_none() {
+async fn a_lifetime_beyond_the_last_date_is_ignored() {
     use tokenkeep::chrono::{TimeDelta, Utc};
 
     let server = TokenServer::start();
