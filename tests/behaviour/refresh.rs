@@ -1,4 +1,4 @@
-//! Refreshing, in one process: once, whatever happens.
+//! Refreshes in one process: each refresh token is sent once, whatever happens.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ async fn a_fresh_token_is_served_and_one_that_is_due_is_refreshed_first() {
     assert_eq!(world.access().await.unwrap(), "access-2");
     assert_eq!(world.access().await.unwrap(), "access-2");
     assert_eq!(world.provider.calls(), 1);
-    // Both are what the server has, in memory and in the store.
+    // The memory and the store have the latest tokens of the server.
     assert!(world.provider.accepts(&world.stored().await.unwrap()));
     assert!(world.provider.accepts(&world.manager.get_tokens().await.unwrap().unwrap()));
     assert_eq!(world.stored().await.unwrap().obtained_at, Some(world.clock.date()));
@@ -49,7 +49,7 @@ async fn ten_thousand_tasks_that_ask_at_once_make_one_call() {
     while world.provider.calls() == 0 {
         tokio::task::yield_now().await;
     }
-    // Let all of them come as far as they get.
+    // Let all tasks run until they wait.
     for _ in 0..10 {
         settle().await;
     }
@@ -62,7 +62,7 @@ async fn ten_thousand_tasks_that_ask_at_once_make_one_call() {
 
 #[tokio::test]
 async fn a_cancelled_caller_does_not_lose_the_rotated_token() {
-    // Dropped at each point at which it can be dropped.
+    // The caller is dropped at each point where it waits.
     for polls in 0.. {
         let world = World::new().await;
         world.clock.forward(61 * 60);
@@ -81,7 +81,7 @@ async fn a_cancelled_caller_does_not_lose_the_rotated_token() {
         }
         drop(call);
         settle().await;
-        // It was not begun, or it is done and saved; nothing is in between.
+        // The refresh has either not begun, or it is done and saved.
         let stored = world.stored().await.unwrap();
         assert!(world.provider.accepts(&stored), "dropped after {polls} polls");
         assert_eq!(world.access().await.unwrap(), "access-2");
@@ -94,7 +94,7 @@ async fn a_cancelled_caller_does_not_lose_the_rotated_token() {
 }
 
 #[tokio::test]
-async fn a_good_token_is_served_when_an_early_refresh_fails_in_passing() {
+async fn a_valid_token_is_served_while_its_refresh_fails() {
     let world = World::new().await;
     let mut events = world.manager.subscribe();
     for (minute, step) in [
@@ -107,7 +107,7 @@ async fn a_good_token_is_served_when_an_early_refresh_fails_in_passing() {
         assert_eq!(world.access().await.unwrap(), "access-1", "minute {minute}");
         assert_eq!(drain(&mut events).await, ["RefreshFailed"]);
     }
-    // From the true expiry on there is nothing to serve.
+    // From the true expiry on, no token is served.
     world.clock.forward(60);
     world.provider.script([transient()]);
     assert!(matches!(world.access().await, Err(AuthError::Refresh(_))));
@@ -117,7 +117,7 @@ async fn a_good_token_is_served_when_an_early_refresh_fails_in_passing() {
 }
 
 #[tokio::test]
-async fn a_server_that_failed_is_left_alone_for_a_while() {
+async fn after_a_failure_the_next_request_waits() {
     let world = World::new().await;
     world.clock.forward(61 * 60);
     world.provider.script([
@@ -129,7 +129,7 @@ async fn a_server_that_failed_is_left_alone_for_a_while() {
             unspent: true,
         }),
     ]);
-    // One call, then a second of quiet, a call, two seconds, and as long as the server wants.
+    // The pauses after the failures are 1 s, 2 s, and the 90 s that the server asks for.
     for (pause, calls) in [(0, 1), (0, 1), (1, 2), (1, 2), (1, 3), (89, 3)] {
         world.clock.forward(pause);
         assert!(matches!(world.access().await, Err(AuthError::Refresh(_))));
@@ -140,13 +140,13 @@ async fn a_server_that_failed_is_left_alone_for_a_while() {
 }
 
 #[tokio::test]
-async fn refreshes_that_nobody_demanded_are_thirty_seconds_apart() {
+async fn refreshes_that_no_caller_forced_are_thirty_seconds_apart() {
     let world = World::new().await;
     world.clock.forward(61 * 60);
-    // What the server issues is already expired by our clock.
+    // The new tokens of the server have already expired by our clock.
     world.provider.issue_until(minutes(world.clock.date(), -60));
     let first = world.access().await;
-    assert_eq!(first.unwrap(), "access-2", "the caller that waited gets what came");
+    assert_eq!(first.unwrap(), "access-2", "the caller that waited gets the new token");
     for _ in 0..100 {
         assert!(matches!(world.access().await, Err(AuthError::TokenExpired)));
     }
@@ -154,13 +154,13 @@ async fn refreshes_that_nobody_demanded_are_thirty_seconds_apart() {
     world.clock.forward(30);
     let _ = world.access().await;
     assert_eq!(world.provider.calls(), 2);
-    // Demanded ones are not.
+    // A forced refresh does not wait for that.
     world.manager.refresh().await.unwrap();
     assert_eq!(world.provider.calls(), 3);
 }
 
 #[tokio::test]
-async fn a_demanded_refresh_replaces_even_a_fresh_token() {
+async fn a_forced_refresh_replaces_even_a_fresh_token() {
     let world = World::new().await;
     let refreshed = world.manager.refresh().await.unwrap();
     assert_eq!(refreshed.access_token.expose_secret(), "access-2");
@@ -168,7 +168,7 @@ async fn a_demanded_refresh_replaces_even_a_fresh_token() {
 }
 
 #[tokio::test]
-async fn many_who_saw_a_401_make_one_refresh() {
+async fn many_callers_with_a_refused_token_make_one_refresh() {
     let world = World::new().await;
     let refused = world.manager.get_access_token().await.unwrap();
     let tasks: Vec<_> = (0..50)
@@ -183,7 +183,7 @@ async fn many_who_saw_a_401_make_one_refresh() {
     for task in tasks {
         assert_eq!(task.await.unwrap().unwrap(), "access-2");
     }
-    // Late ones, about a token that is no longer the current one.
+    // A late refusal is about a token that is no longer the current one.
     world.manager.invalidate(&refused);
     assert_eq!(world.access().await.unwrap(), "access-2");
     assert_eq!((world.provider.calls(), world.provider.replays()), (1, 0));
@@ -197,7 +197,7 @@ async fn a_refused_token_is_not_served_even_if_the_refresh_fails() {
     assert_eq!(world.manager.cached_access_token().map(|_| ()), None);
     world.provider.script([transient()]);
     assert!(matches!(world.access().await, Err(AuthError::Refresh(_))));
-    // A look at the store in between does not make it good again.
+    // Another load does not make the token valid again.
     world.clock.forward(31);
     assert_eq!(world.access().await.unwrap(), "access-2");
 }
@@ -218,7 +218,7 @@ async fn a_rejected_refresh_token_fails_fast_for_all_until_new_tokens_arrive() {
     assert_eq!(world.provider.calls(), 1);
     assert_eq!(drain(&mut events).await, ["LoginRequired"]);
     assert!(world.stored().await.is_some(), "nothing is deleted because a refresh failed");
-    // A login in another process, which this one was not told of.
+    // A login in another process. This process gets no message about it.
     world.other().set_tokens(world.provider.sign_in(world.clock.in_minutes(60))).await.unwrap();
     assert_eq!(world.access().await.unwrap(), "access-2");
     assert_eq!(world.provider.calls(), 1);
@@ -229,7 +229,7 @@ async fn a_token_that_another_process_refreshed_is_adopted() {
     let world = World::new().await;
     let other = world.other();
     world.clock.forward(50 * 60);
-    // Both have seen that it is due.
+    // Both processes have seen that the token is due.
     assert!(world.manager.needs_refresh().await.unwrap() && other.needs_refresh().await.unwrap());
     assert_eq!(access(&other).await.unwrap(), "access-2");
     assert_eq!(world.access().await.unwrap(), "access-2");
@@ -237,7 +237,7 @@ async fn a_token_that_another_process_refreshed_is_adopted() {
 }
 
 #[tokio::test]
-async fn a_caller_that_waits_for_anothers_refresh_takes_its_tokens() {
+async fn a_caller_that_waits_for_the_refresh_of_another_process_takes_its_tokens() {
     let world = World::new().await;
     let other = world.other();
     world.clock.forward(61 * 60);
@@ -248,7 +248,7 @@ async fn a_caller_that_waits_for_anothers_refresh_takes_its_tokens() {
     settle().await;
     world.provider.let_through();
     assert_eq!(first.await.unwrap().unwrap(), "access-2");
-    // It looks again once its pause is over.
+    // The other process reads the store again after its pause.
     settle().await;
     while !second.is_finished() {
         world.clock.forward(1);
@@ -259,7 +259,7 @@ async fn a_caller_that_waits_for_anothers_refresh_takes_its_tokens() {
 }
 
 #[tokio::test]
-async fn nobody_waits_for_ever_for_a_holder_that_is_stuck() {
+async fn a_caller_waits_for_a_stuck_holder_only_for_a_limited_time() {
     let world = World::new().await;
     let _stuck = world.store.inner.try_lease().await.unwrap().unwrap();
     world.clock.forward(61 * 60);
@@ -287,14 +287,14 @@ async fn a_server_that_does_not_rotate_keeps_its_refresh_token() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_is_asked_for_once_more_and_then_said() {
+async fn after_a_lost_answer_the_token_is_sent_once_more_and_then_reported_as_spent() {
     let world = World::new().await;
     world.clock.forward(61 * 60);
-    // Lost on the way there.
+    // The request is lost on the way to the server.
     world.provider.script([Step::Fail(RefreshFailure::ambiguous("the connection broke"))]);
     assert_eq!(world.access().await.unwrap(), "access-2");
     assert_eq!(world.provider.calls(), 2);
-    // Lost on the way back: the second try is a replay, and says so.
+    // The answer is lost on the way back. The second request sends a spent token, and the error says so.
     world.provider.script([Step::LoseAnswer]);
     let error = world.manager.refresh().await.unwrap_err();
     let at = world.clock.date();
@@ -307,7 +307,7 @@ async fn a_lost_answer_is_asked_for_once_more_and_then_said() {
 }
 
 #[tokio::test]
-async fn an_answer_lost_twice_is_still_known_to_be_lost_when_the_token_is_rejected_later() {
+async fn a_rejection_after_two_lost_answers_is_reported_as_a_spent_token() {
     let world = World::new().await;
     world.clock.forward(61 * 60);
     let lost = || Step::Fail(RefreshFailure::ambiguous("the connection broke"));
@@ -324,7 +324,7 @@ async fn an_answer_lost_twice_is_still_known_to_be_lost_when_the_token_is_reject
 }
 
 #[tokio::test]
-async fn a_refresher_that_hangs_or_panics_is_an_error_for_all_who_wait() {
+async fn a_refresher_that_hangs_or_panics_is_an_error() {
     let world = World::new().await;
     world.clock.forward(61 * 60);
     world.provider.script([Step::Panic, Step::Panic]);
@@ -338,7 +338,7 @@ async fn a_refresher_that_hangs_or_panics_is_an_error_for_all_who_wait() {
         settle().await;
         assert_eq!(world.provider.calls(), calls);
         world.clock.forward(30);
-        // It is looked at once more: the process may have been stopped.
+        // The refresh waits for 1 s more, because the process may have been stopped.
         settle().await;
         world.clock.forward(1);
     }
@@ -349,8 +349,8 @@ async fn a_refresher_that_hangs_or_panics_is_an_error_for_all_who_wait() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_still_accepted_does_not_wait_for_a_server_that_hangs() {
-    // Due, and about to expire.
+async fn a_token_that_is_still_accepted_is_served_while_the_server_hangs() {
+    // A token that is due, and one that counts as expired.
     for minutes in [46, 57] {
         let world = World::new().await;
         world.clock.forward(minutes * 60);
@@ -360,7 +360,7 @@ async fn a_token_that_is_still_accepted_does_not_wait_for_a_server_that_hangs() 
         assert!(!waiting.is_finished());
         world.clock.forward(5);
         assert_eq!(waiting.await.unwrap().unwrap(), "access-1");
-        // It goes on without its caller, and nobody else starts another one.
+        // The refresh continues without its caller, and no other caller starts another one.
         let second = world.ask();
         settle().await;
         world.clock.forward(5);
@@ -370,7 +370,7 @@ async fn a_token_that_is_still_accepted_does_not_wait_for_a_server_that_hangs() 
 }
 
 #[tokio::test]
-async fn a_token_that_expires_while_its_refresh_is_waited_for_is_not_handed_out() {
+async fn a_token_that_expires_during_its_refresh_is_not_served() {
     let world = World::new().await;
     world.clock.forward(60 * 60 - 3);
     world.provider.hold();
@@ -385,13 +385,13 @@ async fn a_token_that_expires_while_its_refresh_is_waited_for_is_not_handed_out(
 }
 
 #[tokio::test]
-async fn an_answer_that_came_while_the_process_was_stopped_is_taken() {
+async fn an_answer_just_after_the_deadline_is_used() {
     let world = World::new().await;
     world.clock.forward(61 * 60);
     world.provider.hold();
     let waiting = world.ask();
     settle().await;
-    // The time is over, and the answer is there a moment later.
+    // The answer comes just after the deadline.
     world.clock.forward(31);
     settle().await;
     world.provider.let_through();
@@ -400,7 +400,7 @@ async fn an_answer_that_came_while_the_process_was_stopped_is_taken() {
 }
 
 #[tokio::test]
-async fn an_answer_without_a_token_is_asked_for_once_more_and_changes_nothing() {
+async fn an_answer_without_a_token_is_requested_once_more_and_changes_nothing() {
     let world = World::new().await;
     let empty = || Step::Answer(AuthTokens::new(""));
     world.provider.script([empty(), empty()]);
@@ -413,7 +413,7 @@ async fn an_answer_without_a_token_is_asked_for_once_more_and_changes_nothing() 
 
 #[tokio::test]
 async fn a_logout_during_a_refresh_wins() {
-    // In the same process, and in another one.
+    // The logout is in the same process, or in another one.
     for elsewhere in [false, true] {
         let world = World::new().await;
         world.clock.forward(61 * 60);
@@ -448,13 +448,13 @@ async fn a_login_during_a_refresh_wins() {
 }
 
 #[tokio::test]
-async fn a_record_that_was_touched_during_a_refresh_is_saved_over_if_its_tokens_are_the_same() {
+async fn new_tokens_replace_a_record_that_was_rewritten_with_the_old_tokens() {
     let world = World::new().await;
     world.clock.forward(61 * 60);
     world.provider.hold();
     let waiting = world.ask();
     settle().await;
-    // As a rekey does.
+    // A rekey does the same.
     let there = world.store.inner.load().await.unwrap().unwrap();
     world.store.inner.save(&there.record, Precondition::Anything).await.unwrap();
     world.provider.let_through();
@@ -473,13 +473,13 @@ async fn a_save_whose_answer_was_lost_is_recognised() {
 }
 
 #[tokio::test]
-async fn a_program_that_knows_no_lease_and_was_faster_is_adopted() {
+async fn the_tokens_of_a_faster_program_without_a_lease_are_adopted() {
     let world = World::new().await;
     world.clock.forward(61 * 60);
     world.provider.hold();
     let waiting = world.ask();
     settle().await;
-    // It spends the token and saves what it got, while ours is on its way.
+    // That program spends the token and saves its new tokens while our request is on its way.
     let winners = AuthTokens::new("winner")
         .with_refresh_token("winner-refresh")
         .with_expires_at(world.clock.in_minutes(60));
@@ -491,11 +491,11 @@ async fn a_program_that_knows_no_lease_and_was_faster_is_adopted() {
 }
 
 #[tokio::test]
-async fn a_slot_that_cannot_be_written_is_found_out_before_the_token_is_spent() {
+async fn a_token_is_not_sent_if_its_slot_cannot_be_written() {
     let world = World::new().await;
     world.store.set(|faults| faults.intent = Some(Faulty::read_only()));
     world.clock.forward(50 * 60);
-    // As long as the server accepts the old one, it serves.
+    // The old token is served until its true expiry.
     assert_eq!(world.access().await.unwrap(), "access-1");
     world.clock.forward(10 * 60);
     let error = world.access().await.unwrap_err();
@@ -507,20 +507,20 @@ async fn a_slot_that_cannot_be_written_is_found_out_before_the_token_is_spent() 
 }
 
 #[tokio::test]
-async fn tokens_that_cannot_be_saved_serve_from_memory_and_are_saved_later_under_the_same_lease() {
+async fn unsaved_tokens_are_served_from_memory_and_saved_later_under_the_same_lease() {
     let world = World::new().await;
     let mut events = world.manager.subscribe();
     world.store.set(|faults| faults.save = Some(Faulty::full_disk()));
     world.clock.forward(61 * 60);
     assert_eq!(world.access().await.unwrap(), "access-2");
     assert_eq!(drain(&mut events).await, ["SaveFailed", "Refreshed"]);
-    // Also after another look at the store, which still holds the old ones.
+    // The same after another load, though the store still holds the old tokens.
     world.clock.forward_by(Duration::from_millis(400));
     settle().await;
     assert_eq!(world.access().await.unwrap(), "access-2");
     assert_eq!(world.manager.get_refresh_token().await.unwrap().expose_secret(), "refresh-2");
     assert_eq!(world.stored().await.unwrap().access_token.expose_secret(), "access-1");
-    // Nobody else can spend the old refresh token meanwhile.
+    // No other process can send the old refresh token meanwhile.
     assert!(world.store.inner.try_lease().await.unwrap().is_none());
     let error = world.manager.shutdown(Duration::ZERO).await.unwrap_err();
     assert!(matches!(error, AuthError::NotSaved(StoreError::Io { .. })), "{error}");
@@ -530,14 +530,14 @@ async fn tokens_that_cannot_be_saved_serve_from_memory_and_are_saved_later_under
     settle().await;
     assert_eq!(drain(&mut events).await, ["Saved"]);
     assert!(world.provider.accepts(&world.stored().await.unwrap()));
-    drop(world.store.inner.try_lease().await.unwrap().expect("it was released"));
-    assert_eq!(world.intent().await, None, "nothing is in doubt any more");
+    drop(world.store.inner.try_lease().await.unwrap().expect("the lease was released"));
+    assert_eq!(world.intent().await, None, "the doubt is over");
     world.manager.shutdown(Duration::ZERO).await.unwrap();
     assert_eq!(world.access().await.unwrap(), "access-2");
 }
 
 #[tokio::test]
-async fn nothing_is_refreshed_from_tokens_that_are_not_saved() {
+async fn unsaved_tokens_are_not_refreshed() {
     let world = World::new().await;
     world.store.set(|faults| faults.save = Some(Faulty::full_disk()));
     world.manager.refresh().await.unwrap();
@@ -545,14 +545,14 @@ async fn nothing_is_refreshed_from_tokens_that_are_not_saved() {
         let error = world.manager.refresh().await.unwrap_err();
         assert!(matches!(error, AuthError::NotSaved(StoreError::Io { .. })), "{error}");
     }
-    // They are served until their true expiry, due or not.
+    // The unsaved tokens are served until their true expiry, even if they are due.
     world.clock.forward(10 * 3600 - 60);
     assert_eq!(world.access().await.unwrap(), "access-2");
     world.clock.forward(60);
     let error = world.access().await.unwrap_err();
     assert!(matches!(error, AuthError::NotSaved(StoreError::Io { .. })), "{error}");
     assert_eq!(world.provider.calls(), 1);
-    // Once they are saved, the session goes on.
+    // Once they are saved, they can be refreshed.
     world.store.set(|faults| faults.save = None);
     world.provider.issue_until(minutes(world.clock.date(), 600));
     world.clock.forward(60);
@@ -562,7 +562,7 @@ async fn nothing_is_refreshed_from_tokens_that_are_not_saved() {
 }
 
 #[tokio::test]
-async fn a_refused_token_that_is_not_saved_is_not_refreshed_either() {
+async fn unsaved_tokens_are_not_refreshed_even_if_they_are_refused() {
     let world = World::new().await;
     world.store.set(|faults| faults.save = Some(Faulty::full_disk()));
     let refreshed = world.manager.refresh().await.unwrap();
@@ -574,7 +574,7 @@ async fn a_refused_token_that_is_not_saved_is_not_refreshed_either() {
 }
 
 #[tokio::test]
-async fn a_login_or_a_logout_ends_the_attempts_to_save() {
+async fn a_login_or_a_logout_ends_the_attempts_to_save_older_tokens() {
     for logout in [false, true] {
         for elsewhere in [false, true] {
             let world = World::new().await;
@@ -601,7 +601,7 @@ async fn a_login_or_a_logout_ends_the_attempts_to_save() {
 }
 
 #[tokio::test]
-async fn a_logout_elsewhere_is_noticed_while_the_disk_is_still_full() {
+async fn a_logout_in_another_process_is_noticed_while_the_disk_is_full() {
     let world = World::new().await;
     world.store.set(|faults| faults.save = Some(Faulty::full_disk()));
     world.manager.refresh().await.unwrap();
@@ -614,11 +614,11 @@ async fn a_logout_elsewhere_is_noticed_while_the_disk_is_still_full() {
 }
 
 #[tokio::test]
-async fn a_record_that_is_touched_while_its_successor_is_unsaved_does_not_end_the_session() {
+async fn unsaved_tokens_are_kept_if_the_record_is_rewritten_with_the_old_tokens() {
     let world = World::new().await;
     world.store.set(|faults| faults.save = Some(Faulty::full_disk()));
     world.manager.refresh().await.unwrap();
-    // As a rekey does.
+    // A rekey does the same.
     let there = world.store.inner.load().await.unwrap().unwrap();
     world.store.inner.save(&there.record, Precondition::Anything).await.unwrap();
     world.clock.forward(31);
@@ -630,7 +630,7 @@ async fn a_record_that_is_touched_while_its_successor_is_unsaved_does_not_end_th
 }
 
 #[test]
-fn tokens_whose_runtime_died_before_they_were_saved_are_saved_by_the_next_caller() {
+fn the_next_caller_saves_the_tokens_of_a_runtime_that_ended() {
     let starter = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let world = starter.block_on(World::new());
     world.clock.forward(61 * 60);
@@ -650,7 +650,7 @@ fn tokens_whose_runtime_died_before_they_were_saved_are_saved_by_the_next_caller
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_every_token_does_not_take_the_tokens_from_the_others() {
+async fn a_server_that_refuses_every_token_causes_one_refresh_in_30_seconds() {
     let world = World::new().await;
     for expected in ["access-1", "access-2", "access-2", "access-2"] {
         let token = world.manager.get_access_token().await.unwrap();
@@ -676,7 +676,7 @@ async fn a_token_is_not_served_after_a_logout_even_if_the_refresh_fails() {
 }
 
 #[tokio::test]
-async fn a_touched_record_is_not_taken_for_the_answer_of_a_server_that_does_not_rotate() {
+async fn without_rotation_a_rewritten_record_is_not_mistaken_for_the_new_tokens() {
     let world = World::new().await;
     world.clock.forward(61 * 60);
     world.provider.hold();
@@ -691,7 +691,7 @@ async fn a_touched_record_is_not_taken_for_the_answer_of_a_server_that_does_not_
 }
 
 #[tokio::test]
-async fn a_slot_that_cannot_be_used_is_left_alone_for_a_while() {
+async fn after_a_failure_of_the_store_the_next_refresh_waits() {
     let world = World::new().await;
     let mut events = world.manager.subscribe();
     world.store.set(|faults| faults.intent = Some(Faulty::read_only()));
@@ -703,7 +703,7 @@ async fn a_slot_that_cannot_be_used_is_left_alone_for_a_while() {
 }
 
 #[tokio::test]
-async fn one_whose_token_is_still_accepted_waits_only_briefly_for_another_process() {
+async fn a_caller_with_an_accepted_token_waits_only_briefly_for_another_process() {
     let world = World::new().await;
     let _busy = world.store.inner.try_lease().await.unwrap().unwrap();
     world.clock.forward(50 * 60);
@@ -719,7 +719,7 @@ async fn one_whose_token_is_still_accepted_waits_only_briefly_for_another_proces
 }
 
 #[tokio::test]
-async fn a_server_that_rejected_a_token_is_not_asked_again_on_demand_either() {
+async fn a_forced_refresh_does_not_repeat_a_rejected_one_at_once() {
     let world = World::new().await;
     world.provider.script([Step::Fail(RefreshFailure::rejected("invalid_grant"))]);
     for _ in 0..3 {
@@ -730,12 +730,12 @@ async fn a_server_that_rejected_a_token_is_not_asked_again_on_demand_either() {
 }
 
 #[tokio::test]
-async fn a_lease_whose_holder_died_says_that_the_token_may_be_spent() {
+async fn a_rejection_after_an_interrupted_refresh_says_that_the_token_may_be_spent() {
     let world = World::new().await;
     let at = world.clock.date();
     world.interrupt(at).await;
     world.clock.forward(61 * 60);
-    // It had not been sent after all: nothing is lost.
+    // The token was not sent after all, so nothing is lost.
     assert_eq!(world.access().await.unwrap(), "access-2");
 
     world.interrupt(at).await;
@@ -747,7 +747,7 @@ async fn a_lease_whose_holder_died_says_that_the_token_may_be_spent() {
     );
     let text = "the refresh token may have been spent by an unfinished refresh at ";
     assert!(error.to_string().starts_with(text), "{error}");
-    // A new process is told the same.
+    // A new process gets the same error.
     let error = world.other().refresh().await.unwrap_err();
     assert!(error.to_string().starts_with(text), "{error}");
 }
@@ -766,7 +766,7 @@ async fn a_backup_is_never_refreshed() {
 }
 
 #[tokio::test]
-async fn without_a_refresher_nothing_is_refreshed_and_that_is_said() {
+async fn without_a_refresher_a_refresh_is_an_error() {
     let clock = Clock::new();
     let manager = clock.manager(MemoryStore::new());
     manager.set_tokens(AuthTokens::new("a")).await.unwrap();
@@ -777,7 +777,7 @@ async fn without_a_refresher_nothing_is_refreshed_and_that_is_said() {
 }
 
 #[tokio::test]
-async fn refreshing_behind_the_caller_hands_out_the_old_token_at_once() {
+async fn a_refresh_in_the_background_serves_the_old_token_at_once() {
     let world = World::with_policy(RefreshPolicy::default().refresh_in_background()).await;
     world.clock.forward(46 * 60);
     world.provider.hold();
@@ -789,7 +789,7 @@ async fn refreshing_behind_the_caller_hands_out_the_old_token_at_once() {
     assert_eq!(world.access().await.unwrap(), "access-2");
     assert_eq!(world.provider.calls(), 1);
     assert!(world.provider.accepts(&world.stored().await.unwrap()));
-    // One that counts as expired is waited for.
+    // If the token counts as expired, the caller waits for the refresh.
     world.clock.forward(1000 * 60);
     world.provider.issue_until(minutes(world.clock.date(), 60));
     assert_eq!(world.access().await.unwrap(), "access-3");
@@ -818,14 +818,14 @@ async fn shutdown_waits_for_a_refresh_up_to_its_limit() {
 }
 
 #[test]
-fn a_refresh_whose_runtime_died_is_started_again_by_who_waits_for_it() {
+fn a_waiting_caller_restarts_a_refresh_whose_runtime_ended() {
     let (world, starter) = {
         let starter = tokio::runtime::Builder::new_current_thread().build().unwrap();
         (starter.block_on(World::new()), starter)
     };
     world.clock.forward(61 * 60);
     world.provider.hold();
-    // A runtime on which the refresh is started, and which ends in the middle of it.
+    // The refresh is started on a runtime that ends in the middle of it.
     starter.block_on(async {
         let manager = world.manager.clone();
         tokio::spawn(async move { access(&manager).await });
@@ -843,7 +843,7 @@ fn a_refresh_whose_runtime_died_is_started_again_by_who_waits_for_it() {
 }
 
 #[test]
-fn it_refreshes_outside_a_runtime_too() {
+fn a_refresh_works_outside_a_runtime() {
     let world = crate::support::block_on(World::new());
     world.clock.forward(61 * 60);
     assert_eq!(crate::support::block_on(world.access()).unwrap(), "access-2");
@@ -851,7 +851,7 @@ fn it_refreshes_outside_a_runtime_too() {
 }
 
 #[tokio::test]
-async fn a_suspended_laptop_wakes_up_with_its_token_expired_and_a_clock_set_back_loses_nothing() {
+async fn a_clock_that_jumps_ahead_or_back_loses_no_token() {
     let world = World::new().await;
     assert_eq!(world.access().await.unwrap(), "access-1");
     world.clock.forward(8 * 3600);
@@ -862,7 +862,7 @@ async fn a_suspended_laptop_wakes_up_with_its_token_expired_and_a_clock_set_back
 }
 
 #[tokio::test]
-async fn a_store_that_is_away_costs_nobody_a_good_token() {
+async fn a_valid_token_is_served_while_the_store_cannot_be_loaded() {
     let world = World::new().await;
     assert_eq!(world.access().await.unwrap(), "access-1");
     let away = StoreError::Unavailable {
@@ -902,7 +902,7 @@ async fn events_and_errors_hold_no_secret() {
 }
 
 #[tokio::test]
-async fn a_policy_of_ones_own_is_exact() {
+async fn the_times_of_a_custom_policy_are_exact() {
     let policy = RefreshPolicy::default()
         .refresh_before_expiry(Duration::from_secs(120))
         .expired_before_expiry(Duration::from_secs(60))
@@ -929,16 +929,16 @@ async fn jitter_refreshes_a_little_early_and_never_late() {
     for _ in 0..20 {
         let world = World::with_policy(policy).await;
         world.clock.forward(35 * 60 - 1);
-        assert_eq!(world.access().await.unwrap(), "access-1", "not before its time");
+        assert_eq!(world.access().await.unwrap(), "access-1", "too early");
         world.clock.forward(5 * 60);
         early += usize::from(world.access().await.unwrap() == "access-2");
         world.clock.forward(5 * 60 + 1);
-        assert_eq!(world.access().await.unwrap(), "access-2", "not later than without");
+        assert_eq!(world.access().await.unwrap(), "access-2", "later than without jitter");
     }
     assert!((1..20).contains(&early), "{early} of 20 were early by 5 minutes or more");
 }
 
-/// Keeps what `tracing` is told, as text.
+/// Keeps the output of `tracing` as text.
 #[derive(Clone, Default)]
 struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
 
@@ -954,11 +954,11 @@ impl std::io::Write for Log {
 }
 
 #[tokio::test]
-async fn tracing_tells_what_happened_and_where_and_no_secret() {
-    // When a place in the code speaks for the first time, `tracing` asks whether anybody listens, and keeps the
-    // answer for all threads. While there is one subscriber, it asks the thread that speaks. A test on another
-    // thread would give the wrong answer.
-    if !is_alone("refresh::tracing_tells_what_happened_and_where_and_no_secret") {
+async fn tracing_shows_events_and_the_store_and_no_secret() {
+    // At the first event of each place in the code, `tracing` asks whether there is a subscriber. It keeps the
+    // answer for all threads. With only one subscriber, it asks only on the thread of the event. So a test on
+    // another thread could give the wrong answer.
+    if !is_alone("refresh::tracing_shows_events_and_the_store_and_no_secret") {
         return;
     }
     let log = Log::default();

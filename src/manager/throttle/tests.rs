@@ -67,7 +67,7 @@ fn a_rejection_holds_until_the_slot_changes() {
 }
 
 #[test]
-fn refreshes_that_nobody_demanded_are_thirty_seconds_apart() {
+fn refreshes_that_no_caller_forced_are_thirty_seconds_apart() {
     let mut throttle = Throttle::default();
     throttle.refreshed(at(0));
     assert!(matches!(throttle.held_back(&tokens(1), None, at(29)), Some(AuthError::TokenExpired)));
