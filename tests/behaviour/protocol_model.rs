@@ -5,13 +5,12 @@
 //! invariants in each. A second test breaks one rule of the protocol at a time. Each time an invariant must
 //! fail.
 //!
-//! Modelled are the lease, the intent, every send and every answer, each load, save and clear of a refresh
-//! and of a migration, and how each can fail. Modelled too are logins, logouts, rekeys, kills, writes that
-//! arrive late, leases that lapse, and a provider that rotates, that has a grace period, or that does not
-//! rotate.
+//! The model has the lease, the intent, every send and every answer, each load, save and clear of a refresh
+//! and of a migration, and how each can fail. It also has logins, logouts, rekeys, kills, writes that arrive
+//! late, leases that lapse, and a provider that rotates, that has a grace period, or that does not rotate.
 //!
-//! Not modelled are the code of the crate, which this model shares nothing with, time and pauses, the access
-//! token, throttles, backups, and how a store keeps its promises. `refresh_model.rs` runs the code itself.
+//! The model does not have the code of the crate, time and pauses, the access token, throttles, backups, and
+//! how a store keeps its promises. `refresh_model.rs` runs the code itself.
 //!
 //! A process does not store a revision. It stores whether the slot is unchanged since it last knew it, which
 //! is what `Unchanged(revision)` compares. A stopped process is one that takes its next step late, so it needs
@@ -27,8 +26,8 @@ const SENT_ONCE: &str = "one process at a time sends a refresh token, and no oth
                          successor is unsaved";
 const KNOWN: &str =
     "a spent refresh token is sent only by a process that knows that it may be spent";
-const TOLD: &str = "what may be spent is told: a spent refresh token in a slot has an intent";
-const PLAIN: &str = "a plain sign-in-again is told only if no doubtful send came before it";
+const TOLD: &str = "a spent refresh token in a slot has an intent";
+const PLAIN: &str = "a plain \"sign in again\" is reported only if no earlier send left a doubt";
 const GIVEN_UP: &str = "a session that still works is not given up";
 const LOGOUT: &str = "a logout is never undone";
 const LOGIN: &str = "a login is never overwritten by an older refresh";
@@ -37,15 +36,15 @@ const KEPT: &str = "a rotated refresh token that was received is saved, unless i
 const SOMEWHERE: &str =
     "no failure deletes tokens: they are in at least one slot until somebody signs out";
 const ONE_COPY: &str = "a migration that is done leaves one copy";
-const STUCK: &str = "nobody is stuck: every refresh ends once there are no more failures";
+const STUCK: &str = "every refresh ends once there are no more failures";
 
-/// What happens at most as often as a configuration allows.
+/// An event. A configuration limits how often it can happen.
 #[derive(Clone, Copy)]
 enum Event {
     /// An answer of the provider is lost, or is a 429 or a 503.
     Network,
     Crash,
-    /// A load fails, or a save fails that was done or not.
+    /// A load fails, or a save fails. A save that failed may have been done.
     Store,
     /// A save fails, and its write reaches the server later.
     Late,
@@ -53,9 +52,9 @@ enum Event {
     Lapse,
     Login,
     Logout,
-    /// Another key for the same tokens. Any other program that rewrites them does the same.
+    /// The record is sealed to another key. Any other program that rewrites the same tokens does the same.
     Rekey,
-    /// The provider ends the session because its owner said so.
+    /// The user ends the session at the provider.
     Revoke,
     /// A save reports success, and nothing is saved.
     Forget,
@@ -76,17 +75,17 @@ struct Configuration {
     is_shared: bool,
     provider: Provider,
     processes: usize,
-    /// How many refreshes each process begins.
+    /// How many refreshes each process starts.
     refreshes: u8,
     migrates: bool,
     events: &'static [(Event, u8)],
-    /// Fewer states mean that something in the model no longer happens.
+    /// The minimum number of states. If there are fewer, something in the model no longer happens.
     at_least: usize,
-    /// The rule of the protocol that is broken on purpose.
+    /// The rule of the protocol that this configuration breaks on purpose.
     mutation: Option<&'static str>,
 }
 
-/// An access token and a refresh token. Each login begins a family, and each refresh adds a number.
+/// An access token and a refresh token. Each login starts a family, and each refresh increases the number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Tokens {
     family: u8,
@@ -121,7 +120,7 @@ enum At {
     SaveSuccessor,
     LoadAfterConflict,
     LoadAfterRejection,
-    /// With whether the refresh token was rejected.
+    /// The value says whether the refresh token was rejected.
     EndIntent(bool),
     SaveCopy,
     VerifyCopy,
@@ -136,14 +135,14 @@ struct Process {
     /// The tokens that were due, and under the lease the tokens that are sent.
     tokens: Tokens,
     successor: Option<Tokens>,
-    /// For each slot, whether it is unchanged since this process last knew it.
+    /// For each slot, whether it is unchanged since this process last read or wrote it.
     is_unchanged: [bool; 2],
     /// Whether the refresh token may be spent: there was an intent, or an answer is missing.
     has_doubt: bool,
     has_sent: bool,
     asked_again: bool,
     lease_lapsed: bool,
-    /// What a migration moves, and what it saved in the target.
+    /// The record that a migration moves, and the one that it saved in the target.
     source: Option<Record>,
     copy: Option<Record>,
 }
@@ -171,7 +170,7 @@ struct State {
     violated: Option<&'static str>,
 }
 
-/// Stands for everybody who is no process of the model.
+/// Stands for everything outside the processes of the model.
 const OUTSIDE: usize = 9;
 
 #[derive(Clone, Copy)]
@@ -231,7 +230,7 @@ impl Configuration {
         self.same_refresh_token(tokens, Tokens { number, ..tokens })
     }
 
-    /// What must hold in each state, beside what each step checks.
+    /// Returns the invariant that fails in this state, if any. Each step checks further invariants.
     fn check(&self, state: &State) -> Option<&'static str> {
         let mut records = state.slots.iter().filter_map(|slot| slot.record);
         let is_told = |record: Record| {
@@ -374,7 +373,7 @@ fn the_protocol_keeps_every_invariant_in_every_order_of_steps() {
             Ok(states) => {
                 assert!(states >= config.at_least, "{}: only {states} states", config.name);
             }
-            Err((invariant, trace)) => panic!("{}: not so: {invariant}\n{trace}", config.name),
+            Err((invariant, trace)) => panic!("{}: violated: {invariant}\n{trace}", config.name),
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Holders, crashes, logins, logouts, full disks and lost answers, in thousands of random orders.
+//! Refreshes, crashes, logins, logouts, full disks and lost answers, in thousands of random orders.
 //!
-//! Each "process" is a manager with a runtime of its own, which runs only when it is told to, a step
-//! at a time. A crash drops the runtime: its tasks end where they are. In half of the worlds the slot is a
-//! file, whose lease ends with its holder. In the others it is a shared slot, whose lease ends at a
-//! deadline; some of those take nothing from a process whose lease passed on. What must hold is checked at the
-//! provider and at the slot, at each call.
+//! Each "process" is a manager with its own runtime, which the test runs one step at a time. A crash drops
+//! the runtime, and its tasks end where they are. In half of the worlds the slot is a file, whose lease ends
+//! with its holder. In the others it is a shared slot, whose lease ends at a deadline. Some of the shared
+//! slots refuse a save by a process whose lease passed to another one. The provider and the slot check the
+//! invariants at each call.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -29,7 +29,7 @@ const PROCESSES: usize = 3;
 const STEPS: usize = 500;
 const WORLDS: u64 = 1500;
 
-/// A small generator; the same seed gives the same world.
+/// A random number generator. The same seed gives the same world.
 #[derive(Clone)]
 struct Random(u64);
 
@@ -42,7 +42,7 @@ impl Random {
     }
 }
 
-/// Which token: the session, and how often it was rotated.
+/// A token: the number of its session, and how often it was rotated.
 type Token = (u32, u32);
 
 fn name(token: Token) -> String {
@@ -61,32 +61,32 @@ fn tokens(token: Token, clock: &Clock) -> AuthTokens {
         .with_expires_at(clock.in_minutes(60))
 }
 
-/// What everybody shares, and what is known to have happened.
+/// The state that all processes share, and the record of what has happened.
 struct Shared {
     clock: Clock,
     random: Mutex<Random>,
-    /// The live token of each session; none once it was revoked.
+    /// The live token of each session, or `None` after the session was revoked.
     live: Mutex<BTreeMap<u32, Option<u32>>>,
-    /// Sessions that their owners ended.
+    /// The sessions that the user ended.
     ended: Mutex<BTreeSet<u32>>,
-    /// Tokens whose successor may be lost: their holder died, its answer did, or its lease passed on.
+    /// Tokens that may be sent again: their holder died, the answer was lost, or the lease passed on.
     excused: Mutex<BTreeSet<Token>>,
-    /// The lease of a shared slot; a file has another kind.
+    /// The lease of a shared slot. `None` if the slot is a file.
     lease: Option<Mutex<Holder>>,
-    /// Whether the shared slot takes nothing from a process whose lease passed to another one.
+    /// Whether the shared slot refuses a save by a process whose lease passed to another one.
     is_fenced: bool,
-    /// What each process spent and has not saved a successor of.
+    /// The tokens that each process spent, and whose successors it has not saved.
     spending: Mutex<[Vec<Token>; PROCESSES]>,
-    /// What must not happen and did. A panic would be taken for a refresher's failure.
+    /// The violations that were found. The manager would take a panic for a failure of the refresher.
     violations: Mutex<Vec<String>>,
-    /// Whether anything goes wrong by itself.
+    /// Whether random faults happen.
     faults: Mutex<bool>,
     refreshes: Mutex<u32>,
-    /// Whether everything that happens is printed.
+    /// Whether all events are printed.
     is_traced: bool,
 }
 
-/// Who has the lease of a shared slot: the number of the lease, and until when it lasts.
+/// The lease of a shared slot: its number, its holder, and when it ends.
 #[derive(Default)]
 struct Holder {
     number: u64,
@@ -94,12 +94,12 @@ struct Holder {
     until: Option<SystemTime>,
     /// Whether the holder has sent a token since it took or renewed the lease.
     has_sent: bool,
-    /// The lease that each process was given and has not given up, whether it still lasts or not.
+    /// The last lease that each process took and has not dropped. It may have ended.
     given: [Option<u64>; PROCESSES],
 }
 
 impl Shared {
-    /// Whether something happens that does so once in so many times.
+    /// Returns whether a random fault happens now, with a probability of 1 in `one_in`.
     fn happens(&self, one_in: u64) -> bool {
         *self.faults.lock().unwrap() && self.random.lock().unwrap().below(one_in) == 0
     }
@@ -111,13 +111,13 @@ impl Shared {
         }
     }
 
-    /// Ends the lease of a holder that was stopped after it sent a token, before it could save the answer.
+    /// Ends the lease as if its holder was stopped after it sent a token. Without a send it does nothing.
     fn end_lease(&self) {
         let Some(lease) = &self.lease else { return };
         let mut holder = lease.lock().unwrap();
         if holder.until.is_some() && holder.has_sent {
             holder.until = Some(self.clock.now());
-            self.note(|| format!("the lease {} is over", holder.number));
+            self.note(|| format!("the lease {} has ended", holder.number));
         }
     }
 
@@ -129,22 +129,22 @@ impl Shared {
         }
     }
 
-    /// Checks that a token in the slot that is spent has an intent, so that the next process to send it knows.
+    /// Checks that a spent token in the slot has an intent, so that the next process knows of the doubt.
     fn check_told(&self, record: &Record) {
         let (session, generation) = token(&record.tokens);
         let is_live = self.live.lock().unwrap()[&session] == Some(generation);
         let is_ended = self.ended.lock().unwrap().contains(&session);
         self.check(is_live || is_ended || record.intent().is_some(), || {
-            format!("nothing says that {session}.{generation} may be spent")
+            format!("no intent says that {session}.{generation} may be spent")
         });
     }
 
-    /// Checks what a caller is told: a plain "sign in again" is for sessions that their owners ended.
+    /// Checks the error of a caller: a plain "sign in again" is right only if the user ended the session.
     fn check_answer<T>(&self, answer: Result<T, AuthError>) {
         if let Err(AuthError::LoginRequired { reason }) = answer {
             let session = reason.split('.').next().unwrap().parse().unwrap();
             let is_ended = self.ended.lock().unwrap().contains(&session);
-            self.check(is_ended, || format!("of {reason} nobody said that it may be spent"));
+            self.check(is_ended, || format!("the error does not say that {reason} may be spent"));
         }
     }
 
@@ -156,7 +156,7 @@ impl Shared {
     }
 }
 
-/// The provider, as one process sees it.
+/// The provider, used by one process.
 struct Provider {
     shared: Arc<Shared>,
     slot: MemoryStore,
@@ -164,7 +164,7 @@ struct Provider {
 }
 
 impl Provider {
-    /// What the provider does with a refresh token that reaches it.
+    /// Rotates a refresh token that reaches the provider, or rejects it.
     fn receive(&self, (session, generation): Token) -> Result<(), RefreshFailure> {
         let shared = &self.shared;
         let mut live = shared.live.lock().unwrap();
@@ -196,7 +196,7 @@ impl TokenRefresher for Provider {
         permit: &RefreshPermit,
     ) -> Result<AuthTokens, RefreshFailure> {
         let shared = &self.shared;
-        // The others may do much until the connection stands.
+        // Other processes may take many steps while this one connects.
         let connecting = if shared.happens(8) { 20 } else { 1 };
         for _ in 0..connecting {
             yield_now().await;
@@ -243,7 +243,7 @@ impl TokenRefresher for Provider {
     }
 }
 
-/// An answer on its way: it is lost if it is dropped, at the deadline or in a crash.
+/// An answer on its way. It is lost if it is dropped, at the deadline or in a crash.
 struct Answer<'a> {
     shared: &'a Shared,
     spent: Option<Token>,
@@ -255,7 +255,7 @@ impl Drop for Answer<'_> {
     }
 }
 
-/// The slot, as one process sees it.
+/// The slot, used by one process.
 #[derive(Clone)]
 struct Slot {
     inner: MemoryStore,
@@ -276,8 +276,8 @@ impl std::fmt::Display for Slot {
 }
 
 impl Slot {
-    /// Whether the lease of this process passed to another one that has it now. A server's slot takes
-    /// nothing then, because what comes of the other one's refresh is the later.
+    /// Returns whether the lease of this process passed to another one that has it now. A slot on a server
+    /// then refuses to save, because the tokens of the new holder are the later ones.
     fn is_overtaken(&self) -> bool {
         let Some(lease) = self.shared.lease.as_ref().filter(|_| self.shared.is_fenced) else {
             return false;
@@ -315,7 +315,7 @@ impl TokenStore for Slot {
     ) -> Result<Revision, StoreError> {
         yield_now().await;
         let (session, generation) = token(&record.tokens);
-        // A login cannot be tried again by the manager, so it does not fail here.
+        // The manager does not repeat a failed login, so a login does not fail here.
         let is_refresh = generation > 0 || precondition != Precondition::Anything;
         if is_refresh && self.shared.happens(6) {
             return Err(self.failed());
@@ -379,7 +379,7 @@ impl TokenStore for Slot {
     }
 }
 
-/// A lease that ends at a deadline, as that of a server does. Dropping it does not give it up.
+/// A lease that ends at a deadline, like that of a server. Dropping it does not end it.
 struct SharedLease {
     shared: Arc<Shared>,
     process: usize,
@@ -401,7 +401,7 @@ impl std::fmt::Debug for SharedLease {
 }
 
 impl SharedLease {
-    /// The lease, if it has not passed to somebody else.
+    /// Returns the lease, or `None` if it has passed to another process.
     fn holder(&self) -> Option<std::sync::MutexGuard<'_, Holder>> {
         let holder = self.shared.lease.as_ref().expect("a shared slot").lock().unwrap();
         (holder.number == self.number).then_some(holder)
@@ -427,7 +427,7 @@ impl Lease for SharedLease {
 
     async fn release(self: Box<Self>) -> Result<(), StoreError> {
         yield_now().await;
-        self.shared.note(|| format!("the lease {} is given up", self.number));
+        self.shared.note(|| format!("the lease {} is released", self.number));
         if let Some(mut holder) = self.holder() {
             holder.until = None;
         }
@@ -494,7 +494,7 @@ fn play(seed: u64, is_traced: bool) -> u32 {
             }
             6 => process.run(async move { told.check_answer(manager.refresh().await) }),
             12 | 14 => process.run(async move { manager.get_refresh_token().await }),
-            // The owner ends the session at the provider.
+            // The user ends the session at the provider.
             13 if below(3) == 0 => {
                 if let Ok(Some(there)) = crate::support::block_on(slot.load()) {
                     let (session, _) = token(&there.record.tokens);
@@ -508,7 +508,7 @@ fn play(seed: u64, is_traced: bool) -> u32 {
                     manager.invalidate(&token);
                 }
             }
-            // As a rekey does.
+            // A rekey does the same.
             11 => {
                 let slot = slot.clone();
                 process.run(async move {
@@ -522,7 +522,7 @@ fn play(seed: u64, is_traced: bool) -> u32 {
             8 => shared.clock.forward(below(40)),
             9 => shared.clock.forward(61 * 60),
             10 => {
-                // Its tasks end where they are, before anybody else goes on.
+                // A crash: the tasks of the process end before another process takes a step.
                 let fresh = Process::start(&slot, &shared, number);
                 drop(std::mem::replace(&mut processes[number], fresh));
                 let spent = std::mem::take(&mut shared.spending.lock().unwrap()[number]);
@@ -536,7 +536,7 @@ fn play(seed: u64, is_traced: bool) -> u32 {
     *shared.refreshes.lock().unwrap()
 }
 
-/// Lets everything come to its end, and checks what is left.
+/// Lets all tasks end without faults, and checks the slot and the answers.
 fn settle(shared: &Arc<Shared>, slot: &MemoryStore, processes: &[Process]) {
     *shared.faults.lock().unwrap() = false;
     for _ in 0..300 {
@@ -568,9 +568,9 @@ fn settle(shared: &Arc<Shared>, slot: &MemoryStore, processes: &[Process]) {
             }
         });
         match got {
-            Ok(_) => assert!(is_live, "a dead session was said to be alive"),
+            Ok(_) => assert!(is_live, "a token of a dead session was returned"),
             Err(AuthError::LoginRequired { .. } | AuthError::RefreshTokenSpent { .. }) => {
-                assert!(!is_live, "a live session was given up");
+                assert!(!is_live, "a live session was reported as dead");
             }
             Err(error) => panic!("{error}"),
         }
@@ -578,12 +578,12 @@ fn settle(shared: &Arc<Shared>, slot: &MemoryStore, processes: &[Process]) {
 }
 
 #[test]
-fn in_no_order_is_a_token_spent_twice_overwritten_brought_back_or_its_doubt_forgotten() {
+fn no_order_of_events_spends_a_token_twice_or_loses_tokens_or_a_doubt() {
     let mut refreshes = 0;
     for seed in 1..=WORLDS {
         let played = std::panic::catch_unwind(|| play(seed, false));
         refreshes += played.unwrap_or_else(|_| {
-            // Pauses are random, so it may take another course.
+            // Pauses are random, so the second run can differ from the first.
             let again = std::panic::catch_unwind(|| play(seed, true));
             panic!("in world {seed}, and again: {}", again.is_err());
         });

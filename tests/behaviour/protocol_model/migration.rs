@@ -5,7 +5,7 @@ use super::steps::Steps;
 use super::{At, Configuration, LOGOUT, ONE_COPY, State};
 
 impl Configuration {
-    /// The next step of a migration from the first slot to the second. Its leases are those of files.
+    /// Adds the next step of a migration from the first slot to the second. Both slots are files.
     pub(super) fn migrate(&self, steps: &mut Steps, who: usize) {
         let (from, me, name) = (steps.from, steps.from.processes[who], u8::try_from(who).unwrap());
         let [source, target] = from.slots;
@@ -28,7 +28,7 @@ impl Configuration {
                     let me = &mut state.processes[who];
                     (me.at, me.source, me.is_unchanged[0]) = (At::SaveCopy, source.record, true);
                     if source.record.is_none() {
-                        // After a logout, the copy of this run is taken back.
+                        // After a logout, the copy of this run is removed again.
                         if me.copy.is_some() {
                             self.write(state, 1, Some(who), None);
                         }

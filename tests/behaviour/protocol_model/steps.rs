@@ -1,4 +1,4 @@
-//! Everything that can happen next in a state: the steps of a refresh, and what comes from outside.
+//! All steps that are possible in a state: the steps of a refresh, and events from outside.
 
 use super::Event::{Crash, Lapse, Late, Login, Logout, Network, Rekey, Revoke, Store};
 use super::{
@@ -35,7 +35,7 @@ impl Steps<'_> {
         }
     }
 
-    /// A save or a clear, and each way in which it can fail.
+    /// Adds a save or a clear, and each way in which it can fail.
     pub(super) fn write(
         &mut self,
         (who, what): (usize, &'static str),
@@ -50,12 +50,12 @@ impl Steps<'_> {
             done(state);
         });
         self.event(Store, who, "fails to write, and nothing is written", &failed);
-        self.event(Store, who, "writes, and is told that it failed", |state| {
+        self.event(Store, who, "writes, and gets an error all the same", |state| {
             config.write(state, slot, None, record);
             failed(state);
         });
         if config.is_shared {
-            self.event(Late, who, "gives up a write that is on its way", |state| {
+            self.event(Late, who, "abandons a write that is on its way", |state| {
                 state.slots[slot].late = record;
                 failed(state);
             });
@@ -68,7 +68,7 @@ impl Configuration {
     pub(super) fn steps(&self, from: &State) -> Vec<(Step, State)> {
         let mut steps = Steps { config: self, from, found: Vec::new() };
         let migration = self.processes;
-        // An interrupted migration is run again before anybody uses the tokens, as its documentation asks.
+        // An interrupted migration is run again before a process uses the tokens, as its documentation asks.
         let is_half_moved = self.migrates
             && from.slots.iter().all(|slot| slot.record.is_some())
             && from.slots.iter().any(|slot| slot.holder.map(usize::from) != Some(migration));
@@ -142,14 +142,14 @@ impl Configuration {
             });
         }
         if self.is_shared && steps.from.events_left[Late as usize] > 0 {
-            steps.event(Login, OUTSIDE, "somebody gives up a login that is on its way", |state| {
+            steps.event(Login, OUTSIDE, "somebody abandons a login that is on its way", |state| {
                 state.events_left[Late as usize] -= 1;
                 state.slots[0].late = login(state);
             });
         }
     }
 
-    /// The next step of a refresh.
+    /// Adds the next step of a refresh.
     fn refresh(&self, steps: &mut Steps, who: usize) {
         let (from, me, name) = (steps.from, steps.from.processes[who], u8::try_from(who).unwrap());
         // In a migration, the second process uses the target.
@@ -274,7 +274,7 @@ impl Configuration {
                 if !is_same {
                     return steps.add(who, "finds other tokens, or none", go(At::Release));
                 }
-                steps.add(who, "tells that a sign-in is needed", |state| {
+                steps.add(who, "reports that a sign-in is needed", |state| {
                     self.tell_sign_in_again(state, who);
                     state.processes[who].at = At::EndIntent(true);
                 });
