@@ -10,7 +10,7 @@ use tokenkeep::migrate;
 
 use crate::support::{Actor, scratch};
 
-/// Lets eight processes count up in one slot, and returns what it holds in the end.
+/// Lets eight processes increment a number in one slot, and returns the last number.
 fn count_together(store: &str) -> String {
     let mut actors: Vec<Actor> = (0..8).map(|_| Actor::start(store)).collect();
     for actor in &mut actors {
@@ -56,36 +56,36 @@ fn one_of_eight_processes_fills_an_empty_slot() {
 }
 
 #[tokio::test]
-async fn what_a_killed_holder_reserved_goes_with_the_tokens_or_with_the_next_lease() {
+async fn room_that_a_killed_holder_reserved_is_removed_with_the_tokens_or_by_the_next_holder() {
     let dir = scratch();
     let path = dir.path().join("tokens.json");
     let half = dir.path().join("tokens.json.0123456789abcdef.next");
     let store = PlaintextStore::new(&path);
     let leave = || std::fs::write(&half, "half").unwrap();
-    // A logout and a migration take it away, even from a slot that is empty already.
+    // A migration and a logout remove the file, even if the slot is empty already.
     let elsewhere = PlaintextStore::new(dir.path().join("elsewhere.json"));
     let tokens = AuthTokens::new("access").with_refresh_token("refresh");
     store.save(&tokens.clone().into(), Precondition::Absent).await.unwrap();
     leave();
     migrate(&store, &elsewhere).await.unwrap();
-    assert!(!half.exists(), "it was left behind by a migration");
+    assert!(!half.exists(), "a migration did not remove it");
     leave();
     store.clear(Precondition::Anything).await.unwrap();
-    assert!(!half.exists(), "it was left behind by a logout");
-    // So does the next holder of the lease. Until then it may be what a holder is about to write.
+    assert!(!half.exists(), "a logout did not remove it");
+    // So does the next holder of the lease. Before that, the file may still belong to the current holder.
     store.save(&tokens.clone().into(), Precondition::Absent).await.unwrap();
     let lease = store.try_lease().await.unwrap().unwrap();
     leave();
     store.clear(Precondition::Anything).await.unwrap();
-    assert!(half.exists(), "it was taken from under the holder's hands");
+    assert!(half.exists(), "it was removed while the lease was held");
     lease.release().await.unwrap();
     let lease = store.try_lease().await.unwrap().unwrap();
-    assert!(!half.exists(), "it was left behind by the next refresh");
+    assert!(!half.exists(), "the next holder did not remove it");
     lease.release().await.unwrap();
 }
 
 #[test]
-fn a_killed_holder_gives_its_lease_up_and_leaves_its_intent() {
+fn a_killed_holder_releases_its_lease_and_leaves_its_intent() {
     let dir = scratch();
     let store = format!("plaintext:{}", dir.path().join("tokens.json").display());
     let (mut first, mut second) = (Actor::start(&store), Actor::start(&store));
@@ -99,7 +99,7 @@ fn a_killed_holder_gives_its_lease_up_and_leaves_its_intent() {
 }
 
 #[test]
-fn a_login_and_a_logout_do_not_wait_for_another_processs_lease() {
+fn neither_a_login_nor_a_logout_waits_for_the_lease_of_another_process() {
     let dir = scratch();
     let store = format!("plaintext:{}", dir.path().join("tokens.json").display());
     let (mut first, mut second) = (Actor::start(&store), Actor::start(&store));

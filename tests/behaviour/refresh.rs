@@ -955,9 +955,9 @@ impl std::io::Write for Log {
 
 #[tokio::test]
 async fn tracing_shows_events_and_the_store_and_no_secret() {
-    // At the first event of each place in the code, `tracing` asks whether there is a subscriber. It keeps the
-    // answer for all threads. With only one subscriber, it asks only on the thread of the event. So a test on
-    // another thread could give the wrong answer.
+    // At the first event of each place in the code, `tracing` asks whether there is a subscriber, and keeps
+    // the answer for all threads. With only one subscriber, it asks only on the thread of the event. So a
+    // test on another thread could give the wrong answer.
     if !is_alone("refresh::tracing_shows_events_and_the_store_and_no_secret") {
         return;
     }

@@ -1,4 +1,4 @@
-//! What may be spent is told, and nothing else is.
+//! A refresh token that may be spent is reported as such, and no other one is.
 
 use std::time::Duration;
 
@@ -21,12 +21,12 @@ fn lost() -> Step {
 }
 
 impl World {
-    /// The whole intent in the slot, whichever token it is about.
+    /// Returns the intent in the slot, even if it is about another token.
     async fn whole_intent(&self) -> Option<Intent> {
         self.store.inner.load().await.unwrap().unwrap().record.refresh.intent
     }
 
-    /// As another holder of the lease, who is about to send the token.
+    /// Writes an intent, like another holder of the lease that is about to send the token.
     async fn intend(&self, seconds_ago: u64) -> Intent {
         let at = self.clock.date() - Duration::from_secs(seconds_ago);
         self.interrupt(at).await;
@@ -83,14 +83,14 @@ async fn a_plain_rejection_leaves_no_intent() {
 }
 
 #[tokio::test]
-async fn a_rejection_after_a_doubtful_send_keeps_the_intent() {
+async fn a_rejection_after_a_lost_answer_keeps_the_intent() {
     let world = World::new().await;
     let at = world.clock.date();
     world.provider.script([lost(), rejected()]);
     let error = world.manager.refresh().await.unwrap_err();
     assert!(matches!(error, AuthError::RefreshTokenSpent { .. }), "{error}");
     assert_eq!(world.intent().await, Some(at));
-    // A failure that proves its own send harmless does not answer for the one before it.
+    // A failure that proves its own send harmless proves nothing about the send before it.
     world.clock.forward(60);
     world.provider.script([Step::Fail(RefreshFailure::transient("429"))]);
     world.manager.refresh().await.unwrap_err();
@@ -98,7 +98,7 @@ async fn a_rejection_after_a_doubtful_send_keeps_the_intent() {
 }
 
 #[tokio::test]
-async fn an_intent_about_another_token_says_nothing() {
+async fn an_intent_about_another_token_is_ignored() {
     let world = World::new().await;
     let stored = world.store.inner.load().await.unwrap().unwrap();
     let mut record = stored.record;
@@ -113,12 +113,12 @@ async fn an_intent_about_another_token_says_nothing() {
 }
 
 #[tokio::test]
-async fn a_process_that_takes_over_writes_an_intent_of_its_own_with_the_old_time() {
+async fn the_next_holder_writes_its_own_intent_with_the_time_of_the_earlier_one() {
     let world = World::new().await;
     let earlier = world.intend(90).await;
     let refreshing = world.begin().await;
     let taken_over = world.whole_intent().await.unwrap();
-    assert_ne!(taken_over, earlier, "the earlier holder sees that somebody else sends");
+    assert_ne!(taken_over, earlier, "the earlier holder sees that another process sends");
     assert_eq!(taken_over.at(), earlier.at());
     world.provider.let_through();
     refreshing.await.unwrap().unwrap();
@@ -126,10 +126,10 @@ async fn a_process_that_takes_over_writes_an_intent_of_its_own_with_the_old_time
 }
 
 #[tokio::test]
-async fn the_doubt_of_another_holder_goes_along_with_the_successor() {
+async fn the_doubt_of_another_holder_is_saved_with_the_new_tokens() {
     let world = World::new().await;
     let refreshing = world.begin().await;
-    // The lease passed on, and its next holder is about to send the same token.
+    // The next holder of the lease is about to send the same token.
     let at = world.intend(0).await.at();
     world.provider.let_through();
     assert_eq!(refreshing.await.unwrap().unwrap(), "access-2");
@@ -141,8 +141,8 @@ async fn the_doubt_of_another_holder_goes_along_with_the_successor() {
 }
 
 #[tokio::test]
-async fn the_doubt_of_another_holder_goes_along_with_a_successor_that_is_saved_later() {
-    // With a look at the slot in between, and without one.
+async fn the_doubt_of_another_holder_is_saved_with_new_tokens_that_are_saved_later() {
+    // With and without a load before the save.
     for looks in [false, true] {
         let world = World::new().await;
         world.store.set(|faults| faults.save = Some(Faulty::full_disk()));
@@ -155,12 +155,12 @@ async fn the_doubt_of_another_holder_goes_along_with_a_successor_that_is_saved_l
         world.store.set(|faults| faults.save = None);
         world.manager.shutdown(Duration::from_secs(60)).await.unwrap();
         assert!(world.provider.accepts(&world.stored().await.unwrap()));
-        assert_eq!(world.intent().await, Some(at), "with a look in between: {looks}");
+        assert_eq!(world.intent().await, Some(at), "with a load before the save: {looks}");
     }
 }
 
 #[tokio::test]
-async fn a_rekey_while_the_answer_is_on_its_way_leaves_no_doubt() {
+async fn a_rekey_during_a_refresh_leaves_no_doubt() {
     let world = World::new().await;
     let refreshing = world.begin().await;
     let there = world.store.inner.load().await.unwrap().unwrap();
@@ -171,7 +171,7 @@ async fn a_rekey_while_the_answer_is_on_its_way_leaves_no_doubt() {
 }
 
 #[tokio::test]
-async fn a_rekey_while_a_plain_rejection_is_on_its_way_does_not_keep_the_intent() {
+async fn a_rekey_during_a_refresh_that_is_rejected_leaves_no_intent() {
     let world = World::new().await;
     world.provider.script([rejected()]);
     let refreshing = world.begin().await;
@@ -183,8 +183,7 @@ async fn a_rekey_while_a_plain_rejection_is_on_its_way_does_not_keep_the_intent(
 }
 
 #[tokio::test]
-async fn an_answer_that_proves_its_own_send_harmless_does_not_remove_the_intent_of_another_holder()
-{
+async fn proof_that_a_token_is_unspent_does_not_remove_the_intent_of_another_holder() {
     let world = World::new().await;
     world.provider.script([Step::Fail(RefreshFailure::transient("429"))]);
     let refreshing = world.begin().await;
@@ -195,7 +194,7 @@ async fn an_answer_that_proves_its_own_send_harmless_does_not_remove_the_intent_
 }
 
 #[tokio::test]
-async fn after_a_rejection_a_store_that_cannot_be_read_is_an_error_and_gives_up_no_session() {
+async fn a_rejection_is_not_reported_if_the_store_cannot_be_read_after_it() {
     let world = World::new().await;
     let mut events = world.manager.subscribe();
     world.provider.script([rejected()]);
@@ -208,13 +207,13 @@ async fn after_a_rejection_a_store_that_cannot_be_read_is_an_error_and_gives_up_
     world.store.set(|faults| faults.load = None);
     let stored = world.store.inner.load().await.unwrap().unwrap();
     assert_eq!(stored.record.refresh.rejection, None);
-    // Somebody else may have been faster, and then the session lives.
+    // Another process may have refreshed first. Then the session is still valid.
     world.clock.forward(60);
     assert_eq!(refresh(&world.manager).await.unwrap(), "access-2");
 }
 
 #[tokio::test]
-async fn what_was_saved_is_returned_although_the_store_goes_away_right_after() {
+async fn saved_tokens_are_returned_even_if_the_store_cannot_be_read_after_it() {
     let world = World::new().await;
     let refreshing = world.begin().await;
     world.store.set(|faults| faults.load = Some(Faulty::full_disk()));

@@ -1,4 +1,4 @@
-//! A refresh on any executor, and on one that cannot go on.
+//! A refresh on any executor, and on one that is blocked.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use tokenkeep::{AuthError, AuthTokens, RefreshFailure, TokenManager};
 
 use crate::support::block_on;
 
-/// With tokens that are due, and a refresher that is a closure.
+/// Returns a manager whose tokens have expired, and whose refresher is a closure.
 fn manager() -> TokenManager {
     let manager = TokenManager::builder()
         .refresh_with(|_| async { Ok::<_, RefreshFailure>(AuthTokens::new("new")) })
@@ -17,7 +17,7 @@ fn manager() -> TokenManager {
 }
 
 #[test]
-fn waiting_in_a_way_that_blocks_the_runtimes_own_thread_is_an_error_within_seconds() {
+fn blocking_the_only_thread_of_the_runtime_is_an_error_within_seconds() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let began = Instant::now();
     let manager = manager();
@@ -28,28 +28,28 @@ fn waiting_in_a_way_that_blocks_the_runtimes_own_thread_is_an_error_within_secon
     let got = runtime.block_on(async { block_on(manager.get_access_token()) });
     assert!(got.is_err());
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    // Once the runtime is driven, it ends as it should.
+    // Once the runtime runs, the refresh succeeds.
     let refreshed = runtime.block_on(manager.refresh()).unwrap();
     assert_eq!(refreshed.access_token.expose_secret(), "new");
 }
 
 #[test]
-fn waiting_in_a_way_that_blocks_works_where_other_threads_drive_the_runtime() {
+fn blocking_works_if_other_threads_run_the_runtime() {
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
     let manager = manager();
     let refreshed = threads.block_on(async { block_on(manager.refresh()) });
     assert_eq!(refreshed.unwrap().access_token.expose_secret(), "new");
 }
 
-/// A task that a worker starts runs next on that worker, and no other worker takes it from there.
+/// A task that a worker spawns is the next task of that worker, and no other worker takes it.
 #[test]
-fn waiting_in_a_way_that_blocks_a_worker_works_where_other_workers_drive_the_runtime() {
+fn blocking_a_worker_works_if_other_workers_run_the_runtime() {
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
     let manager = manager();
     let blocked = threads.spawn(async move { block_on(manager.refresh()) });
     let (send, receive) = std::sync::mpsc::channel();
     std::thread::spawn(move || send.send(block_on(blocked)));
-    // Only so that a failure is one, and not a test that hangs.
+    // The limit makes the test fail instead of hang.
     let refreshed = receive.recv_timeout(Duration::from_secs(10)).map(Result::unwrap);
     threads.shutdown_background();
     assert_eq!(refreshed.unwrap().unwrap().access_token.expose_secret(), "new");

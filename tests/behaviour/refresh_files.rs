@@ -1,4 +1,4 @@
-//! A refresh whose store is a file, and what others do to that file and its surroundings meanwhile.
+//! Refreshes with a store in a file, while others change that file or the files around it.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +19,7 @@ fn key() -> AgeKey {
     AgeKey::custom("a key for these tests", || Ok(SecretString::from(IDENTITY)))
 }
 
-/// Refreshes, and lets somebody do something while the answer is on its way.
+/// Refreshes, and calls `meanwhile` while the answer is on its way.
 async fn refresh_while(
     store: impl TokenStore,
     meanwhile: impl FnOnce(),
@@ -41,7 +41,7 @@ async fn refresh_while(
 }
 
 #[tokio::test]
-async fn a_recipient_list_that_turns_invalid_during_a_refresh_is_told_and_costs_no_successor() {
+async fn new_tokens_are_saved_with_a_warning_if_the_recipient_list_becomes_invalid() {
     let dir = scratch();
     let (path, list) = (dir.path().join("tokens.age"), dir.path().join("recovery.txt"));
     fs::write(&list, format!("{RECIPIENT}\n")).unwrap();
@@ -57,11 +57,11 @@ async fn a_recipient_list_that_turns_invalid_during_a_refresh_is_told_and_costs_
         panic!("{seen:?}");
     };
     assert!(error.to_string().contains("recovery.txt"), "{error}");
-    // The record opens, and is what the server has.
+    // The record can be opened, and has the latest tokens of the server.
     let stored = AgeFileStore::new(&path, key()).load().await.unwrap().unwrap();
     assert!(provider.accepts(&stored.record.tokens));
     assert_eq!(stored.record.intent(), None);
-    // The next refresh finds out before anything is sent.
+    // The next refresh fails before anything is sent.
     let next = TokenManager::builder().store(store()).refresher(provider.clone()).build();
     next.refresh().await.unwrap_err();
     assert_eq!(provider.calls(), 1);
@@ -86,7 +86,7 @@ mod unix {
     }
 
     #[tokio::test]
-    async fn a_directory_that_opens_up_during_a_refresh_does_not_cost_the_successor() {
+    async fn new_tokens_are_saved_even_if_others_can_now_write_to_the_directory() {
         let dir = scratch();
         let path = dir.path().join("tokens.json");
         let (provider, refreshed, _events) =
@@ -98,7 +98,7 @@ mod unix {
         assert!(provider.accepts(&store.load().await.unwrap().unwrap().record.tokens));
     }
 
-    /// As a build wrote it that kept intents beside the record, for the refresh token `canary-r`.
+    /// An intent for the refresh token `canary-r`. An earlier version wrote it in a file beside the record.
     const OLD_INTENT: &str = "tokenkeep-intent/1 2026-11-01T12:00:00Z AAECAwQFBgcICQoLDA0ODw \
                               91uIC0Vm2GiaO3ny5uJbN2dvAl9raESz6PcM0WRSpsU\n";
 
@@ -114,7 +114,7 @@ mod unix {
     }
 
     #[tokio::test]
-    async fn an_intent_that_an_earlier_build_left_beside_the_record_is_understood_once() {
+    async fn an_intent_that_an_earlier_version_left_beside_the_record_moves_into_it() {
         let dir = scratch();
         let path = dir.path().join("tokens.json");
         let store = saved(&path).await;
@@ -124,14 +124,14 @@ mod unix {
         let at = stored.record.intent().map(Intent::at);
         assert_eq!(at, Some("2026-11-01T12:00:00Z".parse().unwrap()));
         assert!(interrupted_refresh(&store).await.unwrap().is_some());
-        // The record says it from the next save on, and the file is gone.
+        // The next save puts the intent in the record, and removes the file.
         store.save(&stored.record, Precondition::Unchanged(stored.revision)).await.unwrap();
         assert!(!old_intent(&path).exists());
         assert_eq!(store.load().await.unwrap().unwrap().record.intent().map(Intent::at), at);
     }
 
     #[tokio::test]
-    async fn an_old_intent_about_another_token_says_nothing_and_a_login_removes_it() {
+    async fn an_old_intent_about_another_token_is_ignored_and_a_login_removes_it() {
         let dir = scratch();
         let path = dir.path().join("tokens.json");
         let store = saved(&path).await;
@@ -147,7 +147,7 @@ mod unix {
     }
 
     #[tokio::test]
-    async fn what_lies_where_earlier_builds_kept_an_intent_blocks_nothing() {
+    async fn an_odd_file_in_the_place_of_an_old_intent_is_ignored() {
         for kind in ODD_FILES {
             let dir = scratch();
             let path = dir.path().join("tokens.json");

@@ -1,4 +1,4 @@
-//! Who may send the refresh token, from when on, and for how long.
+//! Which process may send the refresh token, and for how long.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ async fn nothing_is_sent_under_a_lease_that_cannot_be_renewed() {
 }
 
 #[tokio::test]
-async fn nothing_is_sent_under_a_lease_that_has_passed_on() {
+async fn nothing_is_sent_under_a_lease_that_passed_to_another_holder() {
     let world = World::new().await;
     world.store.set(|faults| faults.lost_lease = true);
     let error = world.manager.refresh().await.unwrap_err();
@@ -45,7 +45,7 @@ async fn nothing_is_sent_under_a_lease_that_has_passed_on() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_is_not_asked_for_again_without_the_lease() {
+async fn after_a_lost_answer_nothing_is_sent_again_without_the_lease() {
     for is_away in [false, true] {
         let world = World::new().await;
         let at = world.clock.date();
@@ -64,7 +64,7 @@ async fn a_lost_answer_is_not_asked_for_again_without_the_lease() {
 }
 
 #[tokio::test]
-async fn the_lease_is_kept_and_renewed_while_something_is_unsaved() {
+async fn the_lease_is_kept_and_renewed_while_tokens_are_unsaved() {
     let world = World::new().await;
     world.store.set(|faults| faults.save = Some(Faulty::full_disk()));
     world.manager.refresh().await.unwrap();
@@ -73,8 +73,8 @@ async fn the_lease_is_kept_and_renewed_while_something_is_unsaved() {
         world.clock.forward(5);
         settle().await;
         let renewals = world.renewals();
-        assert!(renewals.len() > before, "it is renewed after each attempt");
-        // Until the next attempt, and as long as that may take.
+        assert!(renewals.len() > before, "the lease was not renewed after an attempt");
+        // This is enough for the pause until the next attempt and for that attempt.
         assert_eq!(renewals.last(), Some(&Duration::from_secs(35)));
         assert!(world.store.inner.try_lease().await.unwrap().is_none());
     }
@@ -85,11 +85,11 @@ async fn the_lease_is_kept_and_renewed_while_something_is_unsaved() {
     assert!(world.store.inner.try_lease().await.unwrap().is_some());
     world.clock.forward(60);
     settle().await;
-    assert_eq!(world.renewals().len(), before, "it is over");
+    assert_eq!(world.renewals().len(), before, "the lease was renewed after the save");
 }
 
 #[tokio::test]
-async fn without_room_for_the_successor_nothing_is_sent_and_no_intent_is_left() {
+async fn without_room_for_new_tokens_nothing_is_sent_and_no_intent_is_left() {
     let world = World::new().await;
     let full =
         StoreError::NoSpace { place: "faulty".into(), reason: "12 bytes are missing".into() };
@@ -100,14 +100,14 @@ async fn without_room_for_the_successor_nothing_is_sent_and_no_intent_is_left() 
     let stored = world.store.inner.load().await.unwrap().unwrap();
     assert!(stored.record.refresh.is_empty());
     assert!(world.store.inner.try_lease().await.unwrap().is_some());
-    // The same session goes on once there is room.
+    // Once there is room, the same refresh token is sent.
     world.store.set(|faults| faults.reserve = None);
     assert_eq!(refresh(&world.manager).await.unwrap(), "access-2");
     assert_eq!(world.provider.calls(), 1);
 }
 
 #[tokio::test]
-async fn a_record_without_an_access_token_is_refreshed_when_one_is_asked_for() {
+async fn a_record_without_an_access_token_is_refreshed_for_the_first_caller() {
     let world = World::new().await;
     let tokens = world.stored().await.unwrap();
     let tokens = AuthTokens::without_access_token(tokens.refresh_token.unwrap());
@@ -117,9 +117,9 @@ async fn a_record_without_an_access_token_is_refreshed_when_one_is_asked_for() {
     assert_eq!((world.provider.calls(), world.provider.replays()), (1, 0));
 }
 
-/// A refresh holds the manager's turn while it saves; then nobody drives its runtime any more.
+/// A refresh holds the lock of the manager while it saves. Then its runtime stops running.
 #[test]
-fn a_login_or_a_logout_does_not_wait_for_a_runtime_that_nobody_drives() {
+fn a_login_or_a_logout_fails_if_a_stopped_runtime_holds_the_lock() {
     for logout in [false, true] {
         let parked = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let world = parked.block_on(World::new());
@@ -148,7 +148,7 @@ fn a_login_or_a_logout_does_not_wait_for_a_runtime_that_nobody_drives() {
             assert!(matches!(error, AuthError::Store(StoreError::Timeout { .. })), "{error}");
             assert!(error.to_string().contains("within 45s"), "{error}");
         });
-        // Once it is driven again, the refresh ends as it should.
+        // After its runtime is dropped, another one completes the save.
         drop(parked);
         driven.block_on(async {
             world.manager.shutdown(Duration::from_secs(1)).await.unwrap();

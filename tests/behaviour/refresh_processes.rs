@@ -1,4 +1,4 @@
-//! Refreshing from many processes, real ones that are really killed.
+//! Refreshes in many real processes, some of which are killed.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ use tokenkeep::{AgeKey, AuthTokens, TokenStore};
 use crate::provider::{Provider, minutes};
 use crate::support::{Actor, program, scratch};
 
-/// A slot with an expired token of a server that can be reached from other processes.
+/// A slot with an expired token. Other processes can reach the server that issued it.
 struct World {
     _dir: tempfile::TempDir,
     provider: Provider,
@@ -37,7 +37,7 @@ impl World {
         world
     }
 
-    /// A login whose access token has expired already.
+    /// Saves new tokens whose access token has expired already.
     async fn expire(&self) {
         let tokens = self.provider.sign_in(minutes(Utc::now(), -1));
         self.store.save(&tokens.clone().into(), Precondition::Anything).await.unwrap();
@@ -72,7 +72,7 @@ async fn sixty_four_processes_with_an_expired_token_make_one_call() {
         let first = actors[0].answer().unwrap();
         assert!(first.starts_with("ok access-"), "{first}");
         for actor in &mut actors[1..] {
-            assert_eq!(actor.answer().unwrap(), first, "all of them have the same token");
+            assert_eq!(actor.answer().unwrap(), first, "all processes have the same token");
         }
         assert_eq!((world.provider.calls(), world.provider.replays()), (1, 0));
         assert!(world.provider.accepts(&world.stored().await));
@@ -81,7 +81,7 @@ async fn sixty_four_processes_with_an_expired_token_make_one_call() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_process_killed_at_any_step_of_a_refresh_leaves_what_the_next_one_can_go_on_with() {
+async fn the_next_process_recovers_from_one_that_was_killed_at_any_step_of_a_refresh() {
     let (mut recovered, mut spent) = (0, 0);
     for kill_at in 0.. {
         let world = World::new(kill_at % 2 == 0).await;
@@ -89,7 +89,7 @@ async fn a_process_killed_at_any_step_of_a_refresh_leaves_what_the_next_one_can_
         let mut killed = world.killed_at(kill_at);
         killed.send("access");
         let survived = killed.answer().is_some();
-        // What is in the slot is one record or the other, whole.
+        // The slot holds either the old tokens or the new ones.
         let stored = world.stored().await;
         let is_current = world.provider.accepts(&stored);
         assert!(is_current || stored == before, "killed at {kill_at}");
@@ -103,12 +103,12 @@ async fn a_process_killed_at_any_step_of_a_refresh_leaves_what_the_next_one_can_
             assert_eq!(world.provider.replays(), 0, "killed at {kill_at}");
             recovered += 1;
         } else {
-            // The server has rotated, and the answer died with the process.
+            // The server has rotated the token, and its answer was lost with the process.
             let text = "error RefreshTokenSpent: the refresh token may have been spent by an \
                         unfinished refresh at 20";
             assert!(answer.starts_with(text), "killed at {kill_at}: {answer}");
             assert!(answer.ends_with("sign in again"), "{answer}");
-            // Nobody asks the server again; a new process is told the same.
+            // No process asks the server again. A new process gets the same error.
             assert_eq!(next.ask("access"), answer);
             assert_eq!(world.provider.calls(), calls + 1);
             assert_eq!(world.actor().ask("access"), answer);
@@ -127,13 +127,13 @@ async fn a_process_killed_at_any_step_of_a_refresh_leaves_what_the_next_one_can_
 
 #[cfg(unix)]
 #[tokio::test]
-async fn processes_that_are_killed_while_others_refresh_cost_nobody_else_a_session() {
+async fn killed_processes_do_not_end_the_session_unless_they_spent_its_token() {
     let world = World::new(false).await;
     for round in 0..12 {
         world.expire().await;
         let calls = world.provider.calls();
         let mut actors: Vec<Actor> = (0..6)
-            // Half of them die, each round somewhere else.
+            // Half of the processes are killed, at another step in each round.
             .map(|number| world.killed_at(if number % 2 == 0 { round + number } else { -1 }))
             .collect();
         for actor in &mut actors {
@@ -148,7 +148,7 @@ async fn processes_that_are_killed_while_others_refresh_cost_nobody_else_a_sessi
             assert!(answer.starts_with("ok access-"), "round {round}: {answer}");
         }
         if lost {
-            // Only if somebody died between sending the token and saving what came back.
+            // A process died after it sent the token and before it saved the answer.
             let answer = world.actor().ask("access");
             assert!(answer.contains("by an unfinished refresh at"), "round {round}: {answer}");
         } else {
@@ -169,7 +169,7 @@ async fn a_logout_in_another_process_during_a_refresh_wins() {
     world.provider.let_through();
     let answer = refreshing.answer().unwrap();
     assert!(answer.starts_with("error TokenNotFound"), "{answer}");
-    assert!(world.store.load().await.unwrap().is_none(), "nothing was resurrected");
+    assert!(world.store.load().await.unwrap().is_none(), "the refresh saved its tokens");
 }
 
 #[tokio::test]
@@ -187,11 +187,11 @@ async fn a_login_in_another_process_during_a_refresh_wins() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn processes_that_share_a_keychain_slot_make_one_call_even_if_it_locks_meanwhile() {
+fn processes_that_share_a_keychain_slot_make_one_call_even_if_it_is_locked_meanwhile() {
     use crate::session::Session;
     use crate::support::available;
 
-    let test = "refresh_processes::processes_that_share_a_keychain_slot_make_one_call_even_if_it_locks_meanwhile";
+    let test = "refresh_processes::processes_that_share_a_keychain_slot_make_one_call_even_if_it_is_locked_meanwhile";
     let parts = ["dbus-daemon", "gnome-keyring-daemon", "gdbus"];
     if !parts.iter().all(|program| available(test, program)) {
         return;
@@ -200,8 +200,8 @@ fn processes_that_share_a_keychain_slot_make_one_call_even_if_it_locks_meanwhile
     let provider = Provider::default();
     let server = provider.listen();
     let start = || {
-        // With prompts allowed, the keychain has two minutes for an answer. Without them it has three seconds
-        // of real time, which 16 processes on a busy machine can take to start.
+        // With prompts allowed, the limit for an answer of the keychain is 2 minutes. Without them it is 3 s
+        // of real time, and 16 processes on a busy machine can need longer to start.
         let mut command = session.command(program("test-actor"));
         command.args(["--allow-prompts", "keychain:axiomtrade/alice"]);
         Actor::spawn(command.env("TEST_SERVER", &server))

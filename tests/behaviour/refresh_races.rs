@@ -1,4 +1,4 @@
-//! What can only go wrong on several threads.
+//! Races that need several threads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,13 +10,13 @@ use tokenkeep::{AuthTokens, TokenManager, TokenStore};
 
 use crate::provider::Provider;
 
-/// So many refreshes, each with a few moments in which it could be lost.
+/// The number of refreshes. Each has only a few moments in which its tokens could be lost.
 const ROUNDS: usize = 20_000;
 
-/// A look into the store that began before a refresh came back took what that brought for something
-/// that a login had ended, and dropped it: the spent refresh token stayed in the store.
+/// In an earlier version, a load that began before the answer to a refresh mistook the new tokens for tokens
+/// that a login had replaced, and dropped them. The spent refresh token stayed in the store.
 #[test]
-fn a_look_that_ends_while_a_refresh_comes_back_does_not_lose_what_it_brings() {
+fn a_load_during_a_refresh_does_not_lose_the_new_tokens() {
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(4).build().unwrap();
     threads.block_on(async {
         let (provider, store) = (Provider::default(), MemoryStore::new());

@@ -1,4 +1,4 @@
-//! What one process was told about refreshing holds for every other one that uses the slot.
+//! Every process that uses a slot follows what the server told one of them about refreshing.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn rejected() -> Step {
 }
 
 #[tokio::test]
-async fn a_server_that_asks_to_wait_is_left_alone_by_every_process() {
+async fn every_process_waits_as_long_as_the_server_asks_for() {
     let world = World::new().await;
     world.clock.forward(61 * 60);
     world.provider.script([busy(90)]);
@@ -35,7 +35,7 @@ async fn a_server_that_asks_to_wait_is_left_alone_by_every_process() {
 }
 
 #[tokio::test]
-async fn a_server_that_asks_one_client_to_wait_does_not_hold_up_another_client() {
+async fn a_client_does_not_wait_if_the_server_asked_another_client_to_wait() {
     let world = World::new().await;
     world.clock.forward(61 * 60);
     world.provider.script([busy(90)]);
@@ -48,7 +48,7 @@ async fn a_server_that_asks_one_client_to_wait_does_not_hold_up_another_client()
 }
 
 #[tokio::test]
-async fn a_server_that_asks_to_wait_is_asked_again_on_demand_after_half_a_minute() {
+async fn a_forced_refresh_waits_for_30_seconds_if_the_server_asks_for_more() {
     let world = World::new().await;
     world.provider.script([busy(900)]);
     refresh(&world.manager).await.unwrap_err();
@@ -75,13 +75,13 @@ async fn a_rejected_refresh_token_is_sent_once_by_any_number_of_processes() {
         assert!(matches!(&error, AuthError::LoginRequired { reason } if reason == "invalid_grant"));
     }
     assert_eq!(world.provider.calls(), 1);
-    // A login is one for all.
+    // A login ends the rejection for all processes.
     world.manager.set_tokens(world.provider.sign_in(world.clock.in_minutes(60))).await.unwrap();
     assert_eq!(access(&world.other()).await.unwrap(), "access-2");
 }
 
 #[tokio::test]
-async fn a_rejection_told_to_one_client_does_not_stop_another_client() {
+async fn a_rejection_of_one_client_does_not_stop_another_client() {
     let world = World::new().await;
     world.clock.forward(61 * 60);
     world.provider.script([rejected()]);
@@ -94,7 +94,7 @@ async fn a_rejection_told_to_one_client_does_not_stop_another_client() {
 }
 
 #[tokio::test]
-async fn a_rejected_refresh_token_is_sent_again_on_demand_after_half_a_minute() {
+async fn a_forced_refresh_sends_a_rejected_refresh_token_again_after_30_seconds() {
     let world = World::new().await;
     world.provider.script([rejected()]);
     refresh(&world.manager).await.unwrap_err();
@@ -107,11 +107,15 @@ async fn a_rejected_refresh_token_is_sent_again_on_demand_after_half_a_minute() 
 }
 
 #[tokio::test]
-async fn tokens_that_are_born_expired_make_one_request_in_half_a_minute_for_all_processes() {
+async fn new_tokens_that_have_already_expired_cause_one_request_in_30_seconds_for_all_processes() {
     let world = World::new().await;
     world.clock.forward(61 * 60);
     world.provider.issue_until(minutes(world.clock.date(), -60));
-    assert_eq!(world.access().await.unwrap(), "access-2", "the caller that waited gets what came");
+    assert_eq!(
+        world.access().await.unwrap(),
+        "access-2",
+        "the caller that waited gets the new token"
+    );
     for _ in 0..20 {
         assert!(matches!(access(&world.other()).await, Err(AuthError::TokenExpired)));
         world.clock.forward(1);
@@ -123,7 +127,7 @@ async fn tokens_that_are_born_expired_make_one_request_in_half_a_minute_for_all_
 }
 
 #[tokio::test]
-async fn a_clock_that_was_set_back_is_not_held_up_by_what_was_said_later() {
+async fn a_clock_that_was_set_back_ends_the_wait_that_a_server_asked_for() {
     let world = World::new().await;
     world.provider.script([busy(900)]);
     refresh(&world.manager).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! What a refresh reserves, and what becomes of it.
+//! The room that a refresh reserves on the disk, and how it is used.
 #![cfg(unix)]
 
 use std::fs;
@@ -19,7 +19,7 @@ fn tokens(name: &str) -> Record {
     AuthTokens::new(name).with_refresh_token(name).into()
 }
 
-/// The steps of a refresh up to the moment at which the token is sent.
+/// Does the steps of a refresh before the token is sent.
 async fn begin(store: &dyn TokenStore) -> (Box<dyn Lease>, Precondition) {
     store.save(&tokens("old"), Precondition::Anything).await.unwrap();
     let mut lease = store.try_lease().await.unwrap().unwrap();
@@ -38,7 +38,7 @@ fn reserved(dir: &Path) -> Option<PathBuf> {
 }
 
 #[tokio::test]
-async fn a_reserved_file_that_others_took_away_does_not_cost_the_successor() {
+async fn new_tokens_are_saved_even_if_the_reserved_file_was_removed() {
     let changes: [fn(&Path); 2] = [
         |next| fs::remove_file(next).unwrap(),
         |next| {
@@ -58,11 +58,11 @@ async fn a_reserved_file_that_others_took_away_does_not_cost_the_successor() {
 }
 
 #[tokio::test]
-async fn what_a_refresh_reserved_is_not_for_a_login_beside_it() {
+async fn a_login_does_not_use_the_room_that_a_refresh_reserved() {
     let dir = scratch();
     let store = PlaintextStore::new(dir.path().join("tokens.json"));
     let (lease, precondition) = begin(&store).await;
-    // The directory opens up: that refuses a login, and does not cost the successor.
+    // The directory becomes writable for others. A login is then refused, but the new tokens are saved.
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let refused = store.save(&tokens("login"), Precondition::Anything).await.unwrap_err();
     assert!(matches!(refused, StoreError::Exposed { .. }), "{refused}");
@@ -75,7 +75,7 @@ async fn what_a_refresh_reserved_is_not_for_a_login_beside_it() {
 }
 
 #[tokio::test]
-async fn more_recipients_than_the_largest_record_allows_are_found_before_anything_is_sent() {
+async fn too_many_recipients_for_the_largest_record_are_detected_before_a_refresh() {
     let dir = scratch();
     let list = dir.path().join("recovery.txt");
     let recipient = age::x25519::Identity::generate().to_public();
