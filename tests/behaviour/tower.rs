@@ -1,4 +1,4 @@
-//! The tower layer, below it the two clients that it is most used with.
+//! The tower layer on top of the two clients that it is most used with.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -17,7 +17,7 @@ use tower::{Service, ServiceBuilder, ServiceExt};
 
 use crate::token_server::TokenServer;
 
-/// A manager with tokens of this server.
+/// Returns a manager with tokens of this server.
 async fn signed_in(server: &TokenServer) -> TokenManager {
     let client = OAuth2Client::new(&server.token_url(), "app").unwrap();
     let manager = TokenManager::builder().refresher(client).build();
@@ -31,7 +31,7 @@ async fn layer(server: &TokenServer) -> BearerLayer {
     BearerLayer::new(signed_in(server).await).with_origin(&server.url("")).unwrap()
 }
 
-/// What came to the server's `/api`: the header and the body of each request.
+/// Returns the `Authorization` header of each request to `/api` of this server.
 fn authorizations(server: &TokenServer) -> Vec<Option<String>> {
     let requests = server.requests();
     let to_api = requests.iter().filter(|request| request.path == "/api");
@@ -45,7 +45,7 @@ fn bearer(number: u32) -> Option<String> {
 #[tokio::test]
 async fn with_reqwest_a_refused_token_is_refreshed_and_the_request_sent_again_once() {
     let server = TokenServer::start();
-    // It takes whichever was installed, and only the first one can be.
+    // reqwest uses the provider that is installed. Only one can be installed, so a second call fails.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().build().unwrap();
     let mut service = ServiceBuilder::new()
@@ -78,9 +78,9 @@ async fn with_hyper_a_refused_token_is_refreshed_and_the_request_sent_again_once
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_every_token_is_asked_twice_and_no_more() {
+async fn a_request_is_sent_twice_at_most_if_every_token_is_refused() {
     let server = TokenServer::start();
-    // It issues tokens, and its other endpoint takes none of them.
+    // This server refuses the tokens of the other one.
     let elsewhere = TokenServer::start();
     let layer = layer(&server).await.with_origin(&elsewhere.url("")).unwrap();
     let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
@@ -88,13 +88,13 @@ async fn a_server_that_refuses_every_token_is_asked_twice_and_no_more() {
     for requests in [2, 3, 4] {
         let request = Request::get(elsewhere.url("/api")).body(Full::default()).unwrap();
         assert_eq!(service.clone().oneshot(request).await.unwrap().status(), 401);
-        // After the first time there is no other token to be had yet, and none is taken away.
+        // After the first refusal there is no new token yet, so each further request is sent once.
         assert_eq!(authorizations(&elsewhere).len(), requests);
     }
     assert_eq!(server.calls(), 1);
 }
 
-/// A client that notes what it is given, and says 401 to all of it.
+/// A client that records its requests, and answers each with 401.
 #[derive(Clone, Default)]
 struct Notes(Arc<Mutex<Vec<Request<String>>>>);
 
@@ -113,9 +113,10 @@ impl Service<Request<String>> for Notes {
     }
 }
 
-/// What the client below is given for a request to this URL, when `https://api.example` is known.
+/// Sends a request to this URL through a layer that knows only `https://api.example`. Returns the requests
+/// that the client below the layer got.
 async fn given(url: &str, authorization: Option<&str>) -> Vec<Request<String>> {
-    // Some providers issue the same access token again while it is good.
+    // Some providers issue the same access token again while it is valid.
     let again = |_| async { Ok(AuthTokens::new("canary").with_refresh_token("canary-s")) };
     let manager = TokenManager::builder().refresh_with(again).build();
     manager.set_tokens(AuthTokens::new("canary").with_refresh_token("canary-r")).await.unwrap();
@@ -134,9 +135,9 @@ async fn given(url: &str, authorization: Option<&str>) -> Vec<Request<String>> {
 }
 
 #[tokio::test]
-async fn the_header_goes_to_known_servers_alone_and_is_marked_as_sensitive() {
+async fn the_header_is_sent_only_to_known_servers_and_is_marked_as_sensitive() {
     let known = given("https://api.example/a", None).await;
-    // And no second time, because there is no other token.
+    // The request is not sent again, because there is no other token.
     assert_eq!(known.len(), 1);
     let header = &known[0].headers()[AUTHORIZATION];
     assert_eq!(header, "Bearer canary");
@@ -155,7 +156,7 @@ async fn the_header_goes_to_known_servers_alone_and_is_marked_as_sensitive() {
 }
 
 #[tokio::test]
-async fn a_header_that_is_there_is_left_alone_and_so_is_its_401() {
+async fn a_request_with_its_own_header_is_not_changed_and_not_sent_again() {
     for url in ["https://api.example/", "https://other.example/"] {
         let given = given(url, Some("Basic theirs")).await;
         assert_eq!(given.len(), 1);

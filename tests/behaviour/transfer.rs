@@ -1,4 +1,4 @@
-//! Moving and copying tokens between stores.
+//! Transfers of tokens between stores.
 
 #[cfg(unix)]
 use std::fs;
@@ -45,7 +45,7 @@ async fn a_migration_moves_everything_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn run_again_after_it_was_done_it_says_so_and_does_nothing() {
+async fn a_migration_that_is_run_again_moves_nothing() {
     let (from, to) = (MemoryStore::new(), MemoryStore::new());
     to.save(&tokens("mine").into(), Precondition::Absent).await.unwrap();
     assert!(!migrate(&from, &to).await.unwrap().moved);
@@ -127,13 +127,13 @@ async fn a_source_that_others_can_read_is_moved_with_a_warning() {
 }
 
 #[tokio::test]
-async fn a_read_only_source_cannot_be_emptied_and_so_is_not_moved() {
+async fn a_read_only_source_is_not_moved() {
     let error = migrate(&EnvStore::new("NO_SUCH_PREFIX"), &MemoryStore::new()).await.unwrap_err();
     assert!(matches!(error, TransferError::Store(StoreError::ReadOnly { .. })), "{error}");
 }
 
 #[tokio::test]
-async fn that_a_token_may_have_been_spent_moves_along_with_it() {
+async fn a_migration_moves_the_intent_with_the_tokens() {
     let (from, to) = (MemoryStore::new(), MemoryStore::new());
     let record = in_doubt("mine");
     from.save(&record, Precondition::Absent).await.unwrap();
@@ -143,7 +143,7 @@ async fn that_a_token_may_have_been_spent_moves_along_with_it() {
     assert_eq!(interrupted_refresh(&to).await.unwrap(), Some(at(1)));
 }
 
-/// Tokens whose refresh was interrupted.
+/// Returns a record of tokens whose refresh was interrupted.
 fn in_doubt(name: &str) -> Record {
     let mut refresh = RefreshState::default();
     refresh.intent = Some(Intent::new(&tokens(name).refresh_token.unwrap(), at(1)));
@@ -151,19 +151,19 @@ fn in_doubt(name: &str) -> Record {
 }
 
 #[tokio::test]
-async fn a_backup_of_tokens_in_doubt_says_so_and_its_copy_carries_the_doubt() {
+async fn a_backup_of_tokens_in_doubt_has_a_warning_and_keeps_the_doubt() {
     let (live, copy) = (MemoryStore::new(), MemoryStore::new());
     live.save(&tokens("mine").into(), Precondition::Anything).await.unwrap();
     assert_eq!(backup(&live, &copy).await.unwrap().warning, None);
     live.save(&in_doubt("mine"), Precondition::Anything).await.unwrap();
     let warning = backup(&live, &copy).await.unwrap().warning.unwrap();
     assert!(warning.contains("may have been spent"), "{warning}");
-    // It is not forgotten on the way there and back.
+    // The doubt is kept in the copy, and in the restored record.
     live.clear(Precondition::Anything).await.unwrap();
     restore(&copy, &live, Overwrite::IfOlder).await.unwrap();
     assert_eq!(live.load().await.unwrap().unwrap().record.tokens, tokens("mine"));
     assert_eq!(interrupted_refresh(&live).await.unwrap(), Some(at(1)));
-    // A restore over the very tokens does not forget what became of them since.
+    // A restore over the same tokens keeps a doubt that arose after the backup.
     let (live, copy) = (MemoryStore::new(), MemoryStore::new());
     live.save(&tokens("mine").into(), Precondition::Anything).await.unwrap();
     backup(&live, &copy).await.unwrap();
@@ -173,7 +173,7 @@ async fn a_backup_of_tokens_in_doubt_says_so_and_its_copy_carries_the_doubt() {
 }
 
 #[tokio::test]
-async fn a_refresh_that_is_under_way_is_not_called_interrupted() {
+async fn a_running_refresh_does_not_count_as_interrupted() {
     let store = MemoryStore::new();
     assert_eq!(interrupted_refresh(&store).await.unwrap(), None);
     store.save(&in_doubt("mine"), Precondition::Anything).await.unwrap();
@@ -187,7 +187,7 @@ async fn a_refresh_that_is_under_way_is_not_called_interrupted() {
     assert_eq!(interrupted_refresh(&store).await.unwrap(), None);
 }
 
-/// A source in which something happens while it is being read.
+/// A source that is changed while it is being read.
 #[derive(Debug)]
 struct Busy {
     inner: MemoryStore,
@@ -260,14 +260,14 @@ async fn a_logout_during_a_migration_wins() {
 }
 
 #[tokio::test]
-async fn a_source_that_keeps_changing_is_given_up_and_still_has_its_tokens() {
+async fn a_source_that_keeps_changing_is_an_error_and_keeps_its_tokens() {
     let (from, to) = (busy(Happens::LoginEachTime).await, MemoryStore::new());
     let error = migrate(&from, &to).await.unwrap_err();
     assert!(matches!(error, TransferError::Changing { .. }), "{error}");
     assert_eq!(found(&from.inner).await, Some(tokens("newer")));
 }
 
-/// A target that says it saved, and did not.
+/// A target whose saves succeed, but lose the refresh token.
 #[derive(Debug, Default)]
 struct Forgetful(MemoryStore);
 
@@ -303,7 +303,7 @@ impl TokenStore for Forgetful {
 }
 
 #[tokio::test]
-async fn a_target_that_does_not_keep_what_it_was_given_is_found_out_before_the_source_is_cleared() {
+async fn a_target_that_does_not_keep_the_tokens_is_detected_before_the_source_is_cleared() {
     let from = MemoryStore::new();
     from.save(&tokens("mine").into(), Precondition::Absent).await.unwrap();
     let error = migrate(&from, &Forgetful::default()).await.unwrap_err();
@@ -373,7 +373,7 @@ async fn a_backup_does_not_overwrite_live_tokens() {
 }
 
 #[tokio::test]
-async fn restoring_over_newer_tokens_has_to_be_meant() {
+async fn newer_tokens_are_overwritten_only_if_the_caller_asks_for_it() {
     let (live, copy) = (MemoryStore::new(), MemoryStore::new());
     live.save(&tokens("old").with_obtained_at(at(1)).into(), Precondition::Absent).await.unwrap();
     backup(&live, &copy).await.unwrap();
