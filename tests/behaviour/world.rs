@@ -1,4 +1,4 @@
-//! A manager with a provider, a clock and a store that fail and turn as a test says.
+//! A manager with a provider, a store and a clock that a test controls.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::faulty_store::Faulty;
 use crate::provider::{Provider, Step, minutes};
 
-/// A manager, its provider and its clock, with a session that is good for an hour.
+/// A manager, its provider and its clock. The access token is valid for 1 hour.
 pub(crate) struct World {
     pub(crate) clock: Clock,
     pub(crate) provider: Provider,
@@ -37,7 +37,7 @@ impl World {
         Self { clock, provider, store, manager }
     }
 
-    /// Another process, with a manager of its own on the same slot.
+    /// Returns the manager of another process on the same slot.
     pub(crate) fn other(&self) -> TokenManager {
         self.clock.builder().store(self.store.clone()).refresher(self.provider.clone()).build()
     }
@@ -46,13 +46,13 @@ impl World {
         self.store.inner.load().await.unwrap().map(|stored| stored.record.tokens)
     }
 
-    /// When the slot says that its refresh token was about to be sent.
+    /// Returns when the refresh token in the slot was about to be sent, according to its intent.
     pub(crate) async fn intent(&self) -> Option<DateTime<Utc>> {
         let stored = self.store.inner.load().await.unwrap();
         stored.and_then(|stored| stored.record.intent().map(Intent::at))
     }
 
-    /// As a process leaves the slot that ends in the middle of a refresh.
+    /// Leaves an intent in the slot, like a process that ends in the middle of a refresh.
     pub(crate) async fn interrupt(&self, at: DateTime<Utc>) {
         let stored = self.store.inner.load().await.unwrap().unwrap();
         let mut record = stored.record;
@@ -64,13 +64,13 @@ impl World {
         access(&self.manager).await
     }
 
-    /// Another process that sends as another client.
+    /// Returns the manager of another process with this name of its client.
     pub(crate) fn other_client(&self, client: &'static str) -> TokenManager {
         let refresher = Named(self.provider.clone(), client);
         self.clock.builder().store(self.store.clone()).refresher(refresher).build()
     }
 
-    /// Refreshes in a task of its own.
+    /// Refreshes in a new task.
     pub(crate) fn refresh(&self) -> JoinHandle<Result<String, AuthError>> {
         let manager = self.manager.clone();
         tokio::spawn(async move { refresh(&manager).await })
@@ -86,12 +86,12 @@ impl World {
         refreshing
     }
 
-    /// How often the lease was renewed.
+    /// Returns for how long the lease was renewed, each time.
     pub(crate) fn renewals(&self) -> Vec<Duration> {
         self.store.renewals()
     }
 
-    /// Asks for a token in a task of its own.
+    /// Asks for a token in a new task.
     pub(crate) fn ask(&self) -> JoinHandle<Result<String, AuthError>> {
         let manager = self.manager.clone();
         tokio::spawn(async move { access(&manager).await })
@@ -106,7 +106,7 @@ pub(crate) async fn refresh(manager: &TokenManager) -> Result<String, AuthError>
     manager.refresh().await.map(|tokens| tokens.access_token.expose_secret().to_owned())
 }
 
-/// The provider, as a client of that name sees it.
+/// The provider, used by a client of that name.
 struct Named(Provider, &'static str);
 
 #[async_trait]
@@ -124,14 +124,14 @@ impl TokenRefresher for Named {
     }
 }
 
-/// Lets all tasks run until none can go on.
+/// Lets all tasks run until each of them waits.
 pub(crate) async fn settle() {
     for _ in 0..200 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Everything that happened until now.
+/// Returns the names of all events that have happened.
 pub(crate) async fn drain(events: &mut Events) -> Vec<String> {
     let mut names = Vec::new();
     loop {

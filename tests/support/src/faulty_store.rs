@@ -7,7 +7,7 @@ use tokenkeep::store::{Lease, Precondition, Record, Revision, Stored};
 use tokenkeep::stores::MemoryStore;
 use tokenkeep::{StoreError, TokenStore, async_trait};
 
-/// A memory store in which writing fails as long as that is set, and answers get lost.
+/// A memory store with faults that a test sets. An error is returned as long as it is set.
 #[derive(Clone, Debug, Default)]
 pub struct Faulty {
     pub inner: MemoryStore,
@@ -21,13 +21,13 @@ pub struct Faults {
     pub reserve: Option<StoreError>,
     pub renew: Option<StoreError>,
     pub load: Option<StoreError>,
-    /// The next save happens, and its answer is lost.
+    /// The next save is done, and its answer is lost.
     pub lose_answer: bool,
-    /// Saves do not come to an end.
+    /// Saves never end.
     pub hang: bool,
-    /// Somebody else has the lease by now.
+    /// Another holder has the lease now.
     pub lost_lease: bool,
-    /// How long the lease was to last, each time that it was renewed.
+    /// For how long the lease was renewed, each time.
     pub renewals: Vec<Duration>,
 }
 
@@ -85,7 +85,7 @@ impl TokenStore for Faulty {
         if record.refresh.intent.is_none()
             && std::mem::take(&mut self.faults.lock().unwrap().lose_answer)
         {
-            // As an object store's client that tries again by itself: it conflicts with itself.
+            // The client of an object store repeats a write by itself, and then conflicts with its own write.
             return Err(StoreError::Conflict { place: "faulty".into() });
         }
         saved
