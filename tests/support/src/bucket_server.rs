@@ -1,4 +1,4 @@
-//! Servers that keep objects, of the tests' own: S3 by moto, Azure Blob Storage by azurite.
+//! Object stores for the tests: moto for S3, and azurite for Azure Blob Storage.
 
 use std::fs;
 use std::io::{self, Write};
@@ -13,13 +13,13 @@ use tempfile::TempDir;
 use crate::proxy::{Proxy, Way};
 use crate::{available, scratch};
 
-/// The credentials that the servers take, and what would let them go over the network in the clear.
+/// The credentials for the servers, and the variables that allow plain HTTP.
 pub const ENVIRONMENT: [(&str, &str); 8] = [
     ("AWS_ACCESS_KEY_ID", "made-up"),
     ("AWS_SECRET_ACCESS_KEY", "made-up"),
     ("AWS_REGION", "us-east-1"),
     ("AZURE_STORAGE_ACCOUNT_NAME", "devstoreaccount1"),
-    // The one that azurite's documentation gives.
+    // The key in the documentation of azurite.
     (
         "AZURE_STORAGE_ACCOUNT_KEY",
         "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==",
@@ -29,13 +29,13 @@ pub const ENVIRONMENT: [(&str, &str); 8] = [
     ("GOOGLE_ALLOW_HTTP", "true"),
 ];
 
-/// A service account that needs no token of Google's.
+/// A service account that needs no token from Google.
 const ACCOUNT: &str =
     r#"{"client_email": "", "private_key": "", "private_key_id": "", "disable_oauth": true}"#;
 
-/// A test has the environment of its process, so it is run again in one with credentials, once.
+/// Runs this test again in a process with credentials in its environment.
 ///
-/// Returns whether this is that one.
+/// Returns whether this is that process.
 pub fn in_environment(test: &str) -> bool {
     if is_in_environment() {
         return true;
@@ -50,25 +50,25 @@ pub fn in_environment(test: &str) -> bool {
         .unwrap();
     let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     assert!(done.status.success() && out.contains("1 passed"), "{out}\n{err}");
-    // What was skipped there.
+    // Repeat the reports about skipped tests.
     for line in err.lines().filter(|line| line.starts_with("skipped ")) {
         io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
     }
     false
 }
 
-/// Returns whether this process has those credentials.
+/// Returns whether this process has the credentials in its environment.
 pub fn is_in_environment() -> bool {
     let (name, value) = ENVIRONMENT[0];
     std::env::var_os(name).is_some_and(|given| given == value)
 }
 
-/// Returns whether S3 can be served, and whether this process has the credentials for it.
+/// Returns whether moto is installed and this process has the credentials.
 pub fn can_serve_s3(test: &str) -> bool {
     in_environment(test) && Protocol::S3.is_here(test)
 }
 
-/// What a server speaks.
+/// The protocol of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     Azure,
@@ -93,9 +93,9 @@ pub struct BucketServer {
     protocol: Protocol,
     process: Child,
     address: SocketAddr,
-    /// By which the tests' stores reach it.
+    /// The stores of the tests reach the server through this proxy.
     pub proxy: Proxy,
-    /// Where azurite keeps what it has; moto forgets it.
+    /// The directory in which azurite keeps its objects. Moto keeps them in memory.
     dir: TempDir,
 }
 
@@ -106,7 +106,7 @@ impl BucketServer {
         server
     }
 
-    /// Starts one without the bucket.
+    /// Starts a server without the bucket.
     pub fn start_empty(protocol: Protocol) -> Self {
         let (dir, address) = (scratch(), free_address());
         let process = run(protocol, address, dir.path());
@@ -122,7 +122,7 @@ impl BucketServer {
         assert!(status < 300, "{}", String::from_utf8_lossy(&answer));
     }
 
-    /// Takes it away. What a store has acknowledged is durable, so none is killed.
+    /// Makes the server unreachable. It is not killed, so it keeps all acknowledged writes.
     pub fn stop(&mut self) {
         match self.protocol {
             Protocol::Azure => {
@@ -145,7 +145,7 @@ impl BucketServer {
         self.address
     }
 
-    /// The URL of an object that is reached by the proxy.
+    /// Returns the URL of an object, through the proxy.
     pub fn url(&self, key: &str, identity: &Path) -> String {
         let (scheme, account) = match self.protocol {
             Protocol::Azure => ("az", "/devstoreaccount1"),
@@ -155,7 +155,7 @@ impl BucketServer {
         format!("{scheme}://tokens/{key}?endpoint=http://{endpoint}{account}&identity={identity}")
     }
 
-    /// Does what an operator would do: status and body of the answer.
+    /// Sends a request of an operator. Returns the status and the body of the answer.
     fn request(&self, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
         let sign = match self.protocol {
             Protocol::Azure => SIGN_FOR_AZURE,
@@ -175,7 +175,7 @@ impl BucketServer {
         (std::str::from_utf8(status).unwrap().parse().unwrap(), answer.to_vec())
     }
 
-    /// What is in an object: `None` if there is none.
+    /// Returns the content of an object, or `None` if it does not exist.
     pub fn find_object(&self, key: &str) -> Option<Vec<u8>> {
         let (status, body) = self.request("GET", &format!("tokens/{key}"), b"");
         assert!([200, 404].contains(&status), "{}", String::from_utf8_lossy(&body));
@@ -195,7 +195,7 @@ impl BucketServer {
         assert!(self.request("DELETE", &format!("tokens/{key}"), b"").0 < 300);
     }
 
-    /// Changes what an object says beside its ciphertext, if it says anything of a lease.
+    /// Changes the head of an object, if it has a lease.
     pub fn edit(&self, key: &str, edit: impl FnOnce(&mut Value)) {
         let Some(object) = self.find_object(key) else { return };
         let lines: Vec<_> = object.splitn(3, |byte| *byte == b'\n').collect();
@@ -211,7 +211,7 @@ impl BucketServer {
 
 impl Drop for BucketServer {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -233,7 +233,7 @@ fn run(protocol: Protocol, address: SocketAddr, dir: &Path) -> Child {
     process
 }
 
-/// Moto does not look at signatures, and wants one.
+/// Moto requires a signature, but does not check it.
 const SIGN_FOR_S3: &str = r#"
 import sys, urllib.error, urllib.request
 address, method, path = sys.argv[1:]
@@ -242,7 +242,7 @@ headers = {"Authorization": "AWS4-HMAC-SHA256 Credential=made-up/20200101/us-eas
     "SignedHeaders=host, Signature=0"}
 "#;
 
-/// By the rules of the shared key (learn.microsoft.com, "Authorize with Shared Key").
+/// Signs with a shared key (learn.microsoft.com, "Authorize with Shared Key").
 const SIGN_FOR_AZURE: &str = r#"
 import base64, email.utils, hashlib, hmac, os, sys, urllib.error, urllib.request
 address, method, path = sys.argv[1:]

@@ -1,6 +1,6 @@
-//! As much of Google Cloud Storage as its documentation says of conditions, because nothing that can be
-//! installed keeps them: an object has a generation, and `x-goog-if-generation-match` asks for it (0 for
-//! none; cloud.google.com, "Request preconditions").
+//! A server with the conditions of Google Cloud Storage, according to its documentation. No server that can
+//! be installed has them. An object has a generation, and `x-goog-if-generation-match` demands a generation
+//! (0 means no object; cloud.google.com, "Request preconditions").
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokenkeep::chrono::{DateTime, Utc};
 
-/// Objects by their paths.
+/// The object of each path.
 type Objects = Arc<Mutex<HashMap<String, Object>>>;
 
 #[derive(Clone)]
@@ -25,7 +25,7 @@ struct Object {
 #[derive(Clone, Copy)]
 struct Written {
     at: SystemTime,
-    /// For the limit, which a wall clock that is set must not change.
+    /// For the limit. It must not depend on changes of the wall clock.
     since: Instant,
 }
 
@@ -34,13 +34,13 @@ impl Written {
         Self { at: SystemTime::now(), since: Instant::now() }
     }
 
-    /// As `last-modified` has it (RFC 9110, section 5.6.7).
+    /// Returns the time in the format of `last-modified` (RFC 9110, section 5.6.7).
     fn as_header(self) -> String {
         DateTime::<Utc>::from(self.at).format("%a, %d %b %Y %H:%M:%S GMT").to_string()
     }
 }
 
-/// How often an object may be written ("Quotas & limits": once per second).
+/// The least time between two writes of an object ("Quotas & limits": once per second).
 const LIMIT: Duration = Duration::from_secs(1);
 
 /// Serves one bucket, `tokens`, for as long as the process lives.
@@ -54,7 +54,7 @@ impl GoogleServer {
         Self::start_with(Duration::ZERO)
     }
 
-    /// One that takes a write of each object once a second.
+    /// Starts a server that accepts one write of each object per second.
     pub fn start_with_limit() -> Self {
         Self::start_with(LIMIT)
     }
@@ -67,7 +67,7 @@ impl GoogleServer {
         thread::spawn(move || {
             for client in listener.incoming() {
                 let (client, objects) = (client.unwrap(), kept.clone());
-                // A client that gives up is its own affair.
+                // A client that closes its connection is no failure of the server.
                 thread::spawn(move || drop(serve(&client, &objects, limit)));
             }
         });
@@ -79,7 +79,7 @@ impl GoogleServer {
         format!("gs://{bucket}/{key}?endpoint=http://{endpoint}&identity={identity}")
     }
 
-    /// The paths of all objects, in order.
+    /// Returns the paths of all objects, sorted.
     pub fn paths(&self) -> Vec<String> {
         let mut paths: Vec<_> = self.objects.lock().unwrap().keys().cloned().collect();
         paths.sort();
@@ -147,7 +147,7 @@ fn answer(
             if wanted.is_some_and(|wanted| *wanted != generation.to_string()) {
                 return refused("412 Precondition Failed", "PreconditionFailed");
             }
-            // Like a time: it is never that of an earlier object.
+            // A generation is similar to a time. A new object never gets the generation of an earlier one.
             let next = generation.max(1_700_000_000_000_000) + 1;
             let written = Object { generation: next, bytes: body, written: Written::now() };
             objects.insert(path.to_owned(), written);

@@ -1,4 +1,4 @@
-//! A PostgreSQL server of the test's own.
+//! A PostgreSQL server for one test.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -18,11 +18,11 @@ pub struct PostgresServer {
     dir: TempDir,
     port: u16,
     process: Option<Child>,
-    /// The user that the server runs as: it refuses to be root.
+    /// The user that the server runs as, because it refuses to run as root.
     user: Option<(u32, u32)>,
 }
 
-/// What somebody else has begun in a database.
+/// An open transaction of another client.
 pub struct Transaction {
     psql: Child,
     _input: ChildStdin,
@@ -30,19 +30,19 @@ pub struct Transaction {
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        // The server ends what it began.
+        // When the client ends, the server rolls its transaction back.
         let _ = self.psql.kill();
         let _ = self.psql.wait();
     }
 }
 
-/// A database on a server, with the table in it.
+/// A database with the table, on a server.
 pub struct Database {
     name: String,
     port: u16,
 }
 
-/// Where Debian puts the programs of a server.
+/// Returns the path where Debian installs a program of the server.
 fn program(name: &str) -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
     let mut found: Vec<PathBuf> = versions
@@ -77,7 +77,7 @@ impl PostgresServer {
         server
     }
 
-    /// Starts another server, which follows this one until it is promoted.
+    /// Starts a standby server that follows this one until it is promoted.
     pub fn start_standby(&self) -> Self {
         let mut standby = Self::new();
         let mut copied = standby.command("pg_basebackup");
@@ -88,12 +88,12 @@ impl PostgresServer {
         standby
     }
 
-    /// Lets it follow no longer: from now on it can be written to.
+    /// Promotes a standby server, so that it accepts writes.
     pub fn promote(&self) {
         run(self.command("pg_ctl").args(["promote", "--wait", "-D"]).arg(self.data()));
     }
 
-    /// A place for one.
+    /// Creates the directory of a server, and chooses a port.
     fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("tokenkeep-pg").tempdir().unwrap();
         let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
@@ -106,7 +106,7 @@ impl PostgresServer {
         Self { dir, port, process: None, user }
     }
 
-    /// Writes a file into the server's directory, as its own.
+    /// Writes a file that belongs to the server into its directory.
     pub fn write(&self, name: &str, text: &str) {
         let path = self.data().join(name);
         fs::write(&path, text).unwrap();
@@ -129,7 +129,7 @@ impl PostgresServer {
         command
     }
 
-    /// Starts it again, at the same port, and waits until it answers.
+    /// Starts the server, always on the same port, and waits until it answers.
     pub fn go_on(&mut self) {
         let log = fs::File::create(self.dir.path().join("log")).unwrap();
         let process = self
@@ -157,7 +157,7 @@ impl PostgresServer {
         panic!("the server did not come up: {log}");
     }
 
-    /// Stops it at once, as a crash would.
+    /// Stops the server at once, as a crash does.
     pub fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
             for signal in ["-QUIT", "-CONT"] {
@@ -167,7 +167,7 @@ impl PostgresServer {
         }
     }
 
-    /// Stops the process that accepts connections. The system still completes them.
+    /// Suspends the process that accepts connections. The system still completes new connections.
     pub fn freeze(&self) {
         let process = self.process.as_ref().expect("it runs");
         run(Command::new("kill").args(["-STOP", &process.id().to_string()]));
@@ -177,7 +177,7 @@ impl PostgresServer {
         self.port
     }
 
-    /// Starts a pooler that hands out two connections, for one transaction at a time.
+    /// Starts a pooler with two connections. A client gets one of them for one transaction at a time.
     pub fn start_pooler(&self) -> Pooler {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         self.write("users.txt", "\"postgres\" \"\"\n");
@@ -207,7 +207,7 @@ impl PostgresServer {
         panic!("the pooler did not come up");
     }
 
-    /// Makes a database with the table in it.
+    /// Creates a database with the table.
     pub async fn database(&self) -> Database {
         static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -220,7 +220,7 @@ impl PostgresServer {
         database
     }
 
-    /// All of what is in a database, as a backup.
+    /// Returns a backup of a database.
     pub fn dump(&self, database: &Database) -> String {
         let mut dump = self.command("pg_dump");
         dump.args(["-h", "127.0.0.1", "-U", "postgres", "--clean", "-p"]);
@@ -228,14 +228,14 @@ impl PostgresServer {
     }
 }
 
-/// Stands between a server and those who ask it.
+/// A connection pooler between a server and its clients.
 pub struct Pooler {
     port: u16,
     process: Child,
 }
 
 impl Pooler {
-    /// The same URL, by way of the pooler.
+    /// Returns the same URL with the port of the pooler.
     pub fn url(&self, server: &PostgresServer, url: &str) -> String {
         let [direct, pooled] = [server.port, self.port].map(|port| format!(":{port}/"));
         assert!(url.contains(&direct));
@@ -245,7 +245,7 @@ impl Pooler {
 
 impl Drop for Pooler {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The pooler may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -262,13 +262,13 @@ impl Database {
         format!("postgres://{user}@{host}:{}/{}", self.port, self.name)
     }
 
-    /// The URL of a slot, for the server's own administrator.
+    /// Returns the URL of a slot, for the administrator of the server.
     pub fn url(&self, slot: &str, identity: &Path) -> String {
         let address = self.address("postgres", "127.0.0.1");
         format!("{address}?slot={slot}&identity={}", identity.display())
     }
 
-    /// Begins a transaction, which ends with what is returned.
+    /// Begins a transaction. It ends when the returned value is dropped.
     pub fn begin(&self, sql: &str) -> Transaction {
         let mut psql = self.psql();
         let (mut input, output) = (psql.stdin.take().unwrap(), psql.stdout.take().unwrap());
@@ -289,7 +289,7 @@ impl Database {
             .unwrap()
     }
 
-    /// Does what an operator would do, and returns what comes of it.
+    /// Runs SQL as an operator, and returns its output.
     pub fn sql(&self, sql: &str) -> String {
         let mut psql = self.psql();
         psql.stdin.take().unwrap().write_all(sql.as_bytes()).unwrap();
@@ -304,7 +304,7 @@ fn id(what: &str) -> u32 {
     found.trim().parse().expect("it is a number")
 }
 
-/// Runs a command that succeeds, and returns what it prints.
+/// Runs a command, checks that it succeeds, and returns its output.
 fn run(command: &mut Command) -> String {
     let done = command.output().unwrap();
     assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));

@@ -1,5 +1,5 @@
-//! A strict authorization server that is part of the test's own process: it rotates the refresh
-//! token on every refresh, and ends the session when one is used twice.
+//! A strict authorization server in the process of the test. It rotates the refresh token on every refresh,
+//! and ends the session if a token is sent twice.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
@@ -20,13 +20,13 @@ pub struct Provider(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     called: Condvar,
-    /// How many calls may go on, if they are to wait.
+    /// Lets calls continue, if calls have to wait.
     gate: Mutex<Option<Arc<Semaphore>>>,
 }
 
 #[derive(Default)]
 struct State {
-    /// The session's present refresh token; none once the session was ended.
+    /// The current refresh token of the session, or `None` after the session was ended.
     live: Option<String>,
     issued: u32,
     calls: Vec<String>,
@@ -35,92 +35,91 @@ struct State {
     expires: Option<DateTime<Utc>>,
 }
 
-/// What a call does instead of what it should.
+/// What a call does instead of a normal refresh.
 pub enum Step {
-    /// It fails, and the token is as it was.
+    /// Fails. The token is not spent.
     Fail(RefreshFailure),
-    /// The token is spent, and the answer lost.
+    /// Spends the token, and loses the answer.
     LoseAnswer,
-    /// The answer has no refresh token; the old one stays good.
+    /// Answers without a refresh token. The old one is still accepted.
     KeepRefreshToken,
-    /// It panics.
+    /// Panics.
     Panic,
-    /// It never answers.
+    /// Never answers.
     Hang,
-    /// It answers this.
+    /// Answers with these tokens.
     Answer(AuthTokens),
 }
 
 impl Provider {
-    /// A login: tokens whose access token is good until then.
+    /// Signs in. Returns tokens whose access token expires at this time.
     pub fn sign_in(&self, expires: DateTime<Utc>) -> AuthTokens {
         let mut state = self.state();
         state.expires = Some(expires);
         state.issue()
     }
 
-    /// From now on, what is issued is good until then.
+    /// From now on, new access tokens expire at this time.
     pub fn issue_until(&self, expires: DateTime<Utc>) {
         self.state().expires = Some(expires);
     }
 
-    /// Says what the next calls do.
+    /// Sets what the next calls do.
     pub fn script(&self, steps: impl IntoIterator<Item = Step>) {
         self.state().script.extend(steps);
     }
 
-    /// Lets calls wait until they are let through.
+    /// Makes calls wait for [`let_through`](Self::let_through).
     pub fn hold(&self) {
         *self.0.gate.lock().unwrap() = Some(Arc::new(Semaphore::new(0)));
     }
 
-    /// Lets all calls through from now on, those that wait included.
+    /// Lets waiting calls and all later ones continue.
     pub fn let_through(&self) {
         if let Some(gate) = self.0.gate.lock().unwrap().take() {
             gate.add_permits(Semaphore::MAX_PERMITS);
         }
     }
 
-    /// Ends the session, as a replay does.
+    /// Ends the session, as a token that is sent twice does.
     pub fn revoke(&self) {
         self.state().live = None;
     }
 
-    /// Waits until it was called so often.
+    /// Waits until there were this many calls.
     pub fn wait_for_calls(&self, calls: usize) {
         let mut state = self.state();
         while state.calls.len() < calls {
             let (waited, timed_out) =
                 self.0.called.wait_timeout(state, Duration::from_secs(60)).unwrap();
-            assert!(!timed_out.timed_out(), "it was not called");
+            assert!(!timed_out.timed_out(), "there were too few calls");
             state = waited;
         }
     }
 
-    /// Counts replays anew.
+    /// Sets the number of replays to 0.
     #[cfg(unix)]
     pub fn forget_replays(&self) {
         self.state().replays = 0;
     }
 
-    /// How often it was called.
+    /// Returns the number of calls.
     pub fn calls(&self) -> usize {
         self.state().calls.len()
     }
 
-    /// How often a refresh token came that had been spent.
+    /// Returns how often a spent refresh token was sent.
     pub fn replays(&self) -> u32 {
         self.state().replays
     }
 
-    /// Whether these are the tokens that it issued last, and still accepts.
+    /// Returns whether these are the last tokens that were issued, and are still accepted.
     pub fn accepts(&self, tokens: &AuthTokens) -> bool {
         let refresh = tokens.refresh_token.as_ref().map(|token| token.expose_secret().to_owned());
         refresh.is_some() && refresh == self.state().live
     }
 
-    /// Serves other processes, a line for a line: the refresh token, and what came of it. Returns
-    /// where.
+    /// Serves other processes: reads a line with a refresh token, and answers with a line. Returns the address.
     pub fn listen(&self) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -137,7 +136,7 @@ impl Provider {
     fn serve(&self, mut connection: TcpStream) {
         let mut token = String::new();
         BufReader::new(connection.try_clone().unwrap()).read_line(&mut token).unwrap();
-        // Who was killed before it sent anything.
+        // The client may have been killed before it sent a whole line.
         let Some(token) = token.strip_suffix('\n') else { return };
         let current = AuthTokens::new("any").with_refresh_token(token);
         let answer = match crate::block_on(self.refresh(current, &RefreshPermit::unlimited())) {
@@ -150,7 +149,7 @@ impl Provider {
             }
             Err(failure) => format!("{failure}\n"),
         };
-        // Who asked may have been killed.
+        // The client may have been killed.
         let _ = connection.write_all(answer.as_bytes());
     }
 
@@ -190,7 +189,7 @@ impl TokenRefresher for Provider {
         }
         match &step {
             Some(Step::Fail(failure)) => return Err(failure.clone()),
-            Some(Step::Panic) => panic!("as the script has it"),
+            Some(Step::Panic) => panic!("the script demands a panic"),
             Some(Step::Hang) => std::future::pending().await,
             Some(Step::Answer(tokens)) => return Ok(tokens.clone()),
             _ => {}
@@ -215,7 +214,7 @@ impl TokenRefresher for Provider {
     }
 }
 
-/// Minutes from a date on.
+/// Returns the date that is this many minutes after `from`.
 pub fn minutes(from: DateTime<Utc>, minutes: i64) -> DateTime<Utc> {
     from + TimeDelta::minutes(minutes)
 }

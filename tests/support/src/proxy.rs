@@ -1,27 +1,27 @@
-//! A way to a server that can be closed, and that can lose what it carries.
+//! A proxy that can close its connections, and that can lose answers.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// Carries HTTP requests, one for each connection, or bytes of any kind, to a server.
+/// Forwards HTTP requests, one for each connection, or bytes of any kind, to a server.
 pub struct Proxy {
     address: SocketAddr,
     way: Arc<Mutex<Way>>,
-    /// What carries bytes at the moment.
+    /// The open connections of a proxy for bytes.
     carrying: Arc<Mutex<Vec<TcpStream>>>,
 }
 
-/// What becomes of a request.
+/// What happens to a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     Open,
-    /// It is broken off.
+    /// Its connection is closed.
     Closed,
-    /// Whatever it asks for is done, if only its conditions are left out.
+    /// It is forwarded without its conditions.
     WithoutConditions,
-    /// Of a write, the server's answer is lost.
+    /// It is forwarded, but the answer to a write is lost.
     LosesAnswers,
 }
 
@@ -30,7 +30,7 @@ impl Proxy {
         Self::with(move |client, way, _| carry(client, server, way))
     }
 
-    /// One that does not look at what it carries.
+    /// Returns a proxy that forwards bytes of any kind.
     pub fn of_bytes(server: SocketAddr) -> Self {
         Self::with(move |client, way, carrying| {
             if way == Way::Closed {
@@ -61,7 +61,7 @@ impl Proxy {
             for client in listener.incoming() {
                 let (client, way) = (client.unwrap(), *current.lock().unwrap());
                 let (carry, streams) = (carry.clone(), streams.clone());
-                // A client that gives up is its own affair.
+                // A client that closes its connection is no failure of the proxy.
                 thread::spawn(move || drop(carry(&client, way, &streams)));
             }
         });
@@ -76,7 +76,7 @@ impl Proxy {
         *self.way.lock().unwrap() = way;
         if way == Way::Closed {
             for stream in self.carrying.lock().unwrap().drain(..) {
-                // It may have come to its end.
+                // The connection may have ended already.
                 let _ = stream.shutdown(Shutdown::Both);
             }
         }
@@ -98,7 +98,7 @@ fn carry(client: &TcpStream, server: SocketAddr, way: Way) -> io::Result<()> {
     client.shutdown(Shutdown::Both)
 }
 
-/// Reads one request, and asks for the connection to end with its answer.
+/// Reads one request, and adds a header so that the connection ends after its answer.
 fn read_request(client: &TcpStream, way: Way) -> io::Result<(String, Vec<u8>)> {
     let mut reader = BufReader::new(client);
     let (mut request, mut length, mut method) = (Vec::new(), 0, String::new());

@@ -1,7 +1,7 @@
-//! An OAuth 2.0 provider that is as strict as providers are, on a port of this machine.
+//! A strict OAuth 2.0 provider on a port of this machine.
 //!
-//! It rotates the refresh token on each use. A token that comes twice ends the session of everybody:
-//! from then on it answers `invalid_grant`. It is not part of the crate and uses none of it.
+//! It rotates the refresh token on each use. If a token is sent twice, the session ends for all clients, and
+//! the answer is `invalid_grant` from then on. The server uses no code of the crate.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,36 +14,36 @@ use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 
-/// The server. It ends with the process.
+/// The server. It stops when the process ends.
 #[derive(Clone)]
 pub struct TokenServer {
     origin: String,
     state: Arc<Mutex<State>>,
 }
 
-/// What the next request to the token endpoint meets, instead of the usual.
+/// What the token endpoint does with its next request, instead of the usual.
 pub enum Act {
-    /// This answer; the request is not looked at.
+    /// Sends this answer, and ignores the request.
     Answer { status: u16, headers: Vec<(String, String)>, body: String },
-    /// The usual answer, with its body changed.
+    /// Sends the usual answer with a changed body.
     Change(fn(serde_json::Value) -> serde_json::Value),
-    /// Nothing: the request is read, and not looked at.
+    /// Reads and ignores the request, and sends nothing.
     DropRequest,
-    /// Nothing: the request is carried out, so that a refresh token is spent, and nobody is told.
+    /// Does what is requested, which spends a refresh token, and sends nothing.
     DropAnswer,
-    /// The usual, once it is let go on.
+    /// Sends the usual answer after [`Held::release`].
     Hold(Sender<TcpStream>, Receiver<()>),
-    /// The head of an answer and half of its body.
+    /// Sends the head of the answer and half of its body.
     BreakOff,
 }
 
 impl Act {
-    /// An answer with a body of JSON.
+    /// Returns an answer with a JSON body.
     pub fn answer(status: u16, body: &str) -> Self {
         Self::Answer { status, headers: Vec::new(), body: body.to_owned() }
     }
 
-    /// An answer with an error code.
+    /// Returns an answer with an error code.
     pub fn error(status: u16, code: &str) -> Self {
         Self::answer(status, &format!(r#"{{"error":"{code}","error_description":"canary"}}"#))
     }
@@ -64,19 +64,19 @@ pub struct Held {
 }
 
 impl Held {
-    /// Waits until it is there, and returns its connection. It is not carried out yet.
+    /// Waits until the request has arrived, and returns its connection. The request is not processed yet.
     pub fn wait(&self) -> TcpStream {
         self.arrived.recv().expect("the server lives")
     }
 
-    /// Lets it go on.
+    /// Lets the server process the request.
     pub fn release(self) {
-        // The client may be gone.
+        // The server may have stopped waiting.
         let _ = self.release.send(());
     }
 }
 
-/// A request as it came.
+/// A request that the server received.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub method: String,
@@ -92,21 +92,21 @@ struct State {
     acts: VecDeque<Act>,
     requests: Vec<Request>,
     issued: usize,
-    /// By refresh token: the session that it belongs to.
+    /// The session of each refresh token.
     refresh_tokens: BTreeMap<String, usize>,
     sessions: Vec<Session>,
-    /// The access tokens that `/api` takes.
+    /// The access tokens that `/api` accepts.
     accepted: BTreeSet<String>,
     revoked: BTreeSet<String>,
-    /// The client's id and secret, and whether the secret comes by HTTP Basic.
+    /// The client's id and secret, and whether the secret is sent by HTTP Basic.
     client: Option<(String, String, bool)>,
-    /// What a device hears before it gets tokens.
+    /// The error codes that a device gets before it gets tokens.
     device_answers: VecDeque<String>,
     device_codes: BTreeSet<String>,
-    /// By authorization code: its PKCE challenge and where it leads back to.
+    /// For each authorization code, its PKCE challenge and its redirect URI.
     codes: BTreeMap<String, (String, String)>,
     denies: bool,
-    /// What it adds to every secret of a kind that it issues.
+    /// Returns the end of each new secret of a kind.
     mark: Option<fn(&'static str) -> String>,
 }
 
@@ -116,7 +116,7 @@ struct Session {
     ended: bool,
 }
 
-/// How long an access token is good for, in seconds.
+/// The lifetime of an access token, in seconds.
 pub const LIFETIME: i64 = 3600;
 
 impl TokenServer {
@@ -129,7 +129,7 @@ impl TokenServer {
         )
     }
 
-    /// A server that speaks TLS, and its certificate, which nobody trusts unless told to.
+    /// Starts a server with TLS. Returns it and its self-signed certificate.
     #[cfg(unix)]
     pub fn start_with_tls() -> (Self, String) {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -168,7 +168,7 @@ impl TokenServer {
         server
     }
 
-    /// A URL of this server: `url("/token")`.
+    /// Returns a URL of this server, such as `url("/token")`.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.origin)
     }
@@ -177,7 +177,7 @@ impl TokenServer {
         self.url("/token")
     }
 
-    /// Starts a session; its access token and its refresh token.
+    /// Starts a session. Returns its access token and its refresh token.
     pub fn issue(&self) -> (String, String) {
         let mut state = self.state();
         state.sessions.push(Session::default());
@@ -185,7 +185,7 @@ impl TokenServer {
         state.rotate(session)
     }
 
-    /// Rotates the refresh token that was issued last: its holder has a spent one.
+    /// Rotates the refresh token that was issued last, so that its holder has a spent one.
     #[cfg(unix)]
     pub fn spend(&self) {
         let mut state = self.state();
@@ -193,7 +193,7 @@ impl TokenServer {
         state.rotate(session);
     }
 
-    /// Sets what the next requests to the token endpoint meet, one each.
+    /// Sets what the token endpoint does with its next requests, one act for each.
     pub fn script(&self, acts: impl IntoIterator<Item = Act>) {
         self.state().acts.extend(acts);
     }
@@ -206,65 +206,65 @@ impl TokenServer {
         Held { arrived, release }
     }
 
-    /// From now on a client has to give this id and secret, by HTTP Basic or in the body.
+    /// From now on a client must send this id and secret, by HTTP Basic or in the body.
     pub fn require_client(&self, id: &str, secret: &str, basic: bool) {
         self.state().client = Some((id.to_owned(), secret.to_owned(), basic));
     }
 
-    /// What a device hears when it asks, before it gets tokens.
+    /// Sets the error codes that a device gets before it gets tokens.
     pub fn device_hears<'a>(&self, codes: impl IntoIterator<Item = &'a str>) {
         self.state().device_answers.extend(codes.into_iter().map(str::to_owned));
     }
 
-    /// From now on every secret that it issues ends in what this returns for its kind.
+    /// From now on each new secret ends with the text that `mark` returns for its kind.
     #[allow(dead_code, reason = "only tests that look for secrets everywhere use it")]
     pub fn mark(&self, mark: fn(&'static str) -> String) {
         self.state().mark = Some(mark);
     }
 
-    /// From now on the person at the browser says no.
+    /// From now on the person at the browser refuses the sign-in.
     pub fn deny(&self) {
         self.state().denies = true;
     }
 
-    /// From now on `/api` takes none of the access tokens that were issued.
+    /// From now on `/api` refuses all access tokens that were issued before.
     pub fn forget_access_tokens(&self) {
         self.state().accepted.clear();
     }
 
-    /// How many requests came to the token endpoint.
+    /// Returns the number of requests to the token endpoint.
     pub fn calls(&self) -> usize {
         self.requests().iter().filter(|request| request.path == "/token").count()
     }
 
-    /// Waits until it has issued so often.
+    /// Waits until the server has issued secrets `count` times.
     #[cfg(unix)]
     pub fn wait_for_issued(&self, count: usize) {
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
         while self.state().issued < count {
-            assert!(std::time::Instant::now() < deadline, "nothing was issued");
+            assert!(std::time::Instant::now() < deadline, "too little was issued");
             thread::yield_now();
         }
     }
 
-    /// Every request, in the order in which they came.
+    /// Returns all requests, in the order of their arrival.
     pub fn requests(&self) -> Vec<Request> {
         self.state().requests.clone()
     }
 
-    /// Every refresh token that came to be traded, in that order.
+    /// Returns all refresh tokens that were sent to the token endpoint, in the order of their arrival.
     pub fn received(&self) -> Vec<String> {
         let requests = self.requests();
         let refreshes = requests.iter().filter(|request| request.path == "/token");
         refreshes.filter_map(|request| request.form.get("refresh_token").cloned()).collect()
     }
 
-    /// Whether a refresh token came twice, or was revoked, in any session.
+    /// Returns whether a session was ended, because a refresh token was sent twice or was revoked.
     pub fn has_ended_a_session(&self) -> bool {
         self.state().sessions.iter().any(|session| session.ended)
     }
 
-    /// Whether this token was revoked at the revocation endpoint.
+    /// Returns whether this token was revoked at the revocation endpoint.
     pub fn is_revoked(&self, token: &str) -> bool {
         self.state().revoked.contains(token)
     }
@@ -273,7 +273,7 @@ impl TokenServer {
         self.state.lock().unwrap()
     }
 
-    /// Answers one request; the connection ends with it.
+    /// Answers one request. Then the connection ends.
     fn serve(&self, stream: &mut (impl Read + Write), tcp: &TcpStream) {
         let Some(request) = Request::read(&mut BufReader::new(&mut *stream)) else { return };
         self.state().requests.push(request.clone());
@@ -305,7 +305,7 @@ impl TokenServer {
             Some(Act::BreakOff) => whole.len() - answer.body.len() / 2,
             _ => whole.len(),
         };
-        // The other side may be gone.
+        // The client may have closed the connection.
         let _ = stream.write_all(&whole.as_bytes()[..end]);
     }
 }
@@ -358,7 +358,7 @@ impl State {
                     return Answer::error("invalid_grant");
                 };
                 if self.sessions[session].ended || self.sessions[session].current != token {
-                    // Somebody has a copy: nobody can tell who is the thief.
+                    // There is a copy of the token. The server cannot know who is the thief.
                     self.sessions[session].ended = true;
                     return Answer::error("invalid_grant");
                 }
@@ -435,7 +435,7 @@ impl State {
         Answer::json(200, body.to_string())
     }
 
-    /// The person at the browser says yes at once, or no.
+    /// The person at the browser allows the sign-in at once, or refuses it.
     fn authorize(&mut self, request: &Request) -> Answer {
         let field = |name: &str| request.query.get(name).map_or("", String::as_str);
         let redirect = field("redirect_uri");
@@ -462,7 +462,7 @@ impl State {
         found
     }
 
-    /// What the tokens are for.
+    /// An API that needs an access token.
     fn api(&self, request: &Request) -> Answer {
         let authorization = request.headers.get("authorization");
         let token = authorization.and_then(|it| it.strip_prefix("Bearer "));
@@ -479,7 +479,7 @@ impl State {
             self.sessions[session].ended = true;
         }
         self.revoked.insert(token);
-        // What it does not know is no error (RFC 7009, 2.2).
+        // An unknown token is no error (RFC 7009, 2.2).
         Answer { status: 200, headers: Vec::new(), body: String::new() }
     }
 }
@@ -514,7 +514,7 @@ impl Answer {
 }
 
 impl Request {
-    /// Reads a request; nothing if the connection was only tried.
+    /// Reads a request. Returns `None` if the client closed the connection before.
     fn read(stream: &mut impl BufRead) -> Option<Self> {
         let mut line = String::new();
         stream.read_line(&mut line).ok()?;
@@ -536,7 +536,7 @@ impl Request {
     }
 }
 
-/// Splits what is form-encoded.
+/// Splits form-encoded fields.
 fn fields(text: &str) -> BTreeMap<String, String> {
     let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
     pairs.map(|(name, value)| (decoded(name), decoded(value))).collect()
@@ -558,7 +558,7 @@ fn decoded(text: &str) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// Fetches a page as a browser would, and says where it leads: the status, the `Location` and the body.
+/// Fetches a page as a browser does. Returns the status, the `Location` and the body.
 pub fn fetch(url: &str) -> (u16, Option<String>, String) {
     let (address, target) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
     let mut stream = TcpStream::connect(address).unwrap();
