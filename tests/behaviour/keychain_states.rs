@@ -341,7 +341,7 @@ fn an_age_key_is_not_read_as_a_token() {
     let sealed = session.state().join("tokens.age");
     let sealed = format!("age:{}?identity=keychain:axiomtrade/shared", sealed.display());
     assert_eq!(session.actor(&sealed).ask("save mine absent"), "ok saved");
-    // This store names the key as if it were the record.
+    // This URL names the key as if it were the record.
     let item = "keychain-item:axiomtrade/shared";
     let to = format!("plaintext:{}", session.state().join("tokens.json").display());
     for order in [&format!("migrate {to}"), "clear", "load"] {

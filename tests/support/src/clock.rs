@@ -1,4 +1,4 @@
-//! Time that passes when a test says so.
+//! A clock that a test controls.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -11,19 +11,19 @@ use tokenkeep::chrono::{DateTime, Utc};
 use tokenkeep::manager::TokenManagerBuilder;
 use tokenkeep::{TokenManager, TokenStore};
 
-/// A clock that stands still until it is turned. Who waits by it goes on then.
+/// A clock that stands still until a test moves it. Then tasks that wait for that time continue.
 #[derive(Clone)]
 pub struct Clock(Arc<Mutex<State>>);
 
 struct State {
     now: Duration,
-    /// By when they wake, and a number of their own.
+    /// The waiting tasks, by the time at which they wake and a unique number.
     waiting: BTreeMap<(Duration, u64), Waker>,
     count: u64,
 }
 
 impl Clock {
-    /// Moves it to that minute since it was made.
+    /// Moves the clock to this minute, counted from its start.
     pub fn forward_to_minute(&self, minute: u64) {
         let begin = 1_800_000_000 + minute * 60;
         let now = self.now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();

@@ -1,4 +1,4 @@
-//! A slot that several hosts share, and the provider of what is in it.
+//! A slot that several hosts share, and the provider of its tokens.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -18,19 +18,19 @@ use crate::{Actor, program, scratch};
 pub struct World {
     pub engine: Engine,
     pub provider: Provider,
-    /// Where other processes find the provider.
+    /// The address of the provider for other processes.
     issuer: String,
     pub url: String,
     pub dir: TempDir,
 }
 
-/// The server with the slot, which is named `fleet`.
+/// The server with the slot. The name of the slot is `fleet`.
 pub enum Engine {
     Bucket(BucketServer),
     Postgres(PostgresServer, Database),
 }
 
-/// Runs a test on each engine that is here: on those with buckets in a process with their credentials.
+/// Runs a test on each engine that is installed. Tests on buckets run in a process with credentials.
 pub async fn on_each_engine(test: &str, check: impl AsyncFn(World)) {
     if !is_in_environment() && can_serve(test) {
         check(World::on_postgres().await).await;
@@ -71,7 +71,7 @@ impl World {
         Self { engine, issuer: provider.listen(), provider, url, dir }
     }
 
-    /// Opens the slot, as another process would.
+    /// Opens the slot, as another process does.
     pub fn open(&self) -> Arc<dyn TokenStore> {
         self.url.parse::<StoreUrl>().unwrap().open().unwrap()
     }
@@ -83,7 +83,7 @@ impl World {
         url.parse::<StoreUrl>().unwrap().open().unwrap()
     }
 
-    /// A login whose access token is good for so many minutes; the next ones are good for an hour.
+    /// Signs in. The access token is valid for this many minutes, and later ones are valid for an hour.
     pub async fn sign_in(&self, good_for: i64) -> AuthTokens {
         let tokens = self.provider.sign_in(minutes(Utc::now(), good_for));
         self.open().save(&tokens.clone().into(), Precondition::Anything).await.unwrap();
@@ -95,7 +95,7 @@ impl World {
         self.open().load().await.unwrap().expect("tokens").record.tokens
     }
 
-    /// A host of the fleet.
+    /// Starts a host of the fleet.
     pub fn actor(&self) -> Actor {
         Actor::spawn(&mut self.command(-1))
     }
@@ -104,17 +104,17 @@ impl World {
         Actor::spawn(&mut self.command(kill_at))
     }
 
-    /// A host whose clock is wrong by that.
+    /// Starts a host whose clock is wrong by this offset.
     pub fn actor_at(&self, offset: &str) -> Actor {
         let command = self.command(-1);
         let mut skewed = Command::new("faketime");
         skewed.args(["-f", offset]).arg(command.get_program()).args(command.get_args());
-        // The other clock is the one that timers go by.
+        // Timers use the monotonic clock, which is not changed.
         skewed.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("TEST_SERVER", &self.issuer);
         Actor::spawn(&mut skewed)
     }
 
-    /// Another way to the slot, which can be cut.
+    /// Returns another URL of the slot, and the proxy that can interrupt its connections.
     pub fn url_by_a_proxy(&self) -> (String, Proxy) {
         let (proxy, port) = match &self.engine {
             Engine::Postgres(server, _) => {
@@ -128,13 +128,13 @@ impl World {
         (url, proxy)
     }
 
-    /// A host whose way to the server can be cut.
+    /// Starts a host behind a proxy that can interrupt its connections.
     pub fn actor_behind_a_proxy(&self) -> (Actor, Proxy) {
         let (url, proxy) = self.url_by_a_proxy();
         (self.actor_on(&url, -1), proxy)
     }
 
-    /// A host that works on another store.
+    /// Starts a host that works on another store.
     pub fn actor_on(&self, url: &str, kill_at: i64) -> Actor {
         Actor::spawn(&mut self.command_on(url, kill_at))
     }
@@ -150,7 +150,7 @@ impl World {
         command
     }
 
-    /// Lets all of these hosts ask for the token at once: one of them refreshes it.
+    /// Makes all of these hosts ask for the token at once, and checks that one of them refreshes it.
     pub fn one_refreshes(&self, mut hosts: Vec<Actor>) {
         for host in &mut hosts {
             host.send("access");
@@ -158,13 +158,13 @@ impl World {
         let first = hosts[0].answer().unwrap();
         assert!(first.starts_with("ok access-"), "{first}");
         for host in &mut hosts[1..] {
-            assert_eq!(host.answer().unwrap(), first, "all of them have the same token");
+            assert_eq!(host.answer().unwrap(), first, "all hosts have the same token");
         }
         assert_eq!((self.provider.calls(), self.provider.replays()), (1, 0));
     }
 
-    /// A host that was stopped while it refreshed. Its lease is over by now, the token is spent, and it
-    /// alone has what came of that.
+    /// Returns a host that was stopped while it refreshed. Its lease has ended, the refresh token is spent,
+    /// and only this host can get the new one.
     pub async fn stopped_in_mid_refresh(&self) -> Actor {
         self.sign_in(-1).await;
         self.provider.hold();
@@ -177,8 +177,8 @@ impl World {
         stopped
     }
 
-    /// Lets the time of the lease be over, for every reader. If its holder may have what came of a refresh,
-    /// it is waited for all the same, for some seconds.
+    /// Sets the end of the lease to now. If the holder may have new tokens, other processes still wait for it
+    /// for some seconds.
     pub fn end_lease(&self) {
         match &self.engine {
             Engine::Postgres(_, database) => {
@@ -190,7 +190,7 @@ impl World {
         }
     }
 
-    /// Lets the lease be nobody's, as it is once its holder was waited for in vain.
+    /// Removes the lease, as if other processes had waited long enough for its holder.
     pub fn give_up_lease(&self) {
         match &self.engine {
             Engine::Postgres(_, database) => {
@@ -207,7 +207,7 @@ impl World {
         }
     }
 
-    /// Takes the server away.
+    /// Makes the server unreachable.
     pub fn stop(&mut self) {
         match &mut self.engine {
             Engine::Postgres(server, _) => server.stop(),
@@ -222,7 +222,7 @@ impl World {
         }
     }
 
-    /// Makes a backup of all that the server has.
+    /// Makes a backup of the data of the server.
     pub fn back_up(&self) -> Vec<u8> {
         match &self.engine {
             Engine::Postgres(server, database) => server.dump(database).into_bytes(),
@@ -239,7 +239,7 @@ impl World {
         }
     }
 
-    /// Deletes the slot as an operator can.
+    /// Deletes the slot, as an operator can.
     pub fn delete(&self) {
         match &self.engine {
             Engine::Postgres(_, database) => {

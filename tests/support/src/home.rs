@@ -1,4 +1,4 @@
-//! A home for the command.
+//! A home directory for the command.
 
 use std::ffi::OsStr;
 #[cfg(unix)]
@@ -18,10 +18,10 @@ use crate::{program, scratch, start};
 pub const SEED: &str =
     r#"{"access_token":"canary-a","refresh_token":"canary-r","expires_at":"2099-01-01T00:00:00Z"}"#;
 
-/// A home of its own, without a bus.
+/// A temporary home directory. No D-Bus session is reachable from it.
 pub struct Home(TempDir);
 
-/// What a command did.
+/// The exit code and the output of a command.
 #[derive(Debug)]
 pub struct Done {
     pub code: i32,
@@ -30,13 +30,13 @@ pub struct Done {
 }
 
 impl Done {
-    /// That it went well; its output.
+    /// Checks that the command succeeded. Returns its output.
     pub fn ok(self) -> String {
         assert_eq!(self.code, 0, "{self:?}");
         self.out
     }
 
-    /// That it went well and printed one whole line; that line.
+    /// Checks that the command succeeded and printed one whole line. Returns that line.
     pub fn line(self) -> String {
         let mut line = self.ok();
         assert_eq!(line.find('\n'), Some(line.len().wrapping_sub(1)), "one line: {line:?}");
@@ -44,7 +44,8 @@ impl Done {
         line
     }
 
-    /// That it failed with this code and in at most two lines, and that neither shows a secret.
+    /// Checks that the command failed with this code and printed at most two lines of errors, and that its
+    /// output shows no secret. Returns the errors.
     pub fn failed(self, code: i32) -> String {
         assert_eq!(self.code, code, "{self:?}");
         assert!(self.err.starts_with("tokenkeep: ") && self.err.lines().count() <= 2, "{self:?}");
@@ -58,11 +59,11 @@ impl Home {
         Self(scratch())
     }
 
-    /// One with a profile on an age file and tokens in it.
+    /// Creates a home with a profile whose store is an age file with tokens.
     pub fn signed_in() -> Self {
         let home = Self::new();
         if cfg!(windows) {
-            // There is always a keychain, which `init` would pin.
+            // There is always a keychain, and `init` would choose it.
             let key = "config/keys/default.txt";
             home.run(&format!("keygen -o {key}")).ok();
             home.run(&format!("init --store age:state/tokenkeep/default.age?identity={key}")).ok();
@@ -97,7 +98,7 @@ impl Home {
     }
 
     #[cfg(unix)]
-    /// A profile with that store, and this server as its provider.
+    /// Writes a profile with that store, and with this server as its provider.
     pub fn write_profile(&self, name: &str, store: &str, server: &TokenServer, more: &str) {
         let text = format!(
             "store = \"{store}\"\n[oauth2]\nclient_id = \"app\"\ntoken_url = \"{}\"\n\
@@ -119,7 +120,7 @@ impl Home {
         self.wrapped(program("tokenkeep"))
     }
 
-    /// Any program, in this home.
+    /// Returns a command for any program in this home.
     pub fn wrapped(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command
@@ -136,7 +137,7 @@ impl Home {
         command
     }
 
-    /// Runs a command line, split at blanks, without a terminal.
+    /// Runs a command line, split at spaces, without a terminal.
     pub fn run(&self, line: &str) -> Done {
         self.feed(line, "")
     }
@@ -149,7 +150,7 @@ impl Home {
 pub fn done(command: &mut Command, input: &str) -> Done {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = start(command);
-    // It may end without reading all of it.
+    // The command may end before it has read all of its input.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
     Done {

@@ -1,4 +1,4 @@
-//! What the tests stand on: processes, real programs, servers and homes of their own.
+//! Helpers for the tests: processes, real programs, servers and home directories.
 
 #![allow(
     missing_docs,
@@ -37,8 +37,8 @@ use tempfile::TempDir;
 
 /// Returns whether a test can use a program that is not part of the project.
 ///
-/// In CI a missing program is a failure. Elsewhere the test is skipped by name, so that nobody
-/// takes it for done.
+/// In CI a missing program is a failure. Elsewhere a message names the skipped test, so that it does not seem
+/// to have passed.
 #[cfg(unix)]
 pub fn available(test: &str, program: &str) -> bool {
     let found = std::env::var_os("PATH").is_some_and(|path| {
@@ -68,15 +68,15 @@ pub fn can_fake_time(test: &str) -> bool {
     available(test, "faketime")
 }
 
-/// Says that a test was skipped; in CI, fails it.
+/// Reports that a test was skipped. In CI, fails the test.
 #[cfg(unix)]
 pub fn skip(test: &str, reason: &str) {
     assert!(std::env::var_os("CI").is_none(), "{test}: {reason}, and CI must run this test");
-    // The test harness captures what the print macros print, and no more than that.
+    // The test harness captures only the output of the print macros.
     std::io::stderr().write_all(format!("skipped {test}: {reason}\n").as_bytes()).unwrap();
 }
 
-/// Whether `strace` is there and may trace.
+/// Returns whether `strace` is installed and may trace.
 #[cfg(unix)]
 pub fn can_trace(test: &str) -> bool {
     if !available(test, "strace") {
@@ -89,8 +89,8 @@ pub fn can_trace(test: &str) -> bool {
     traced.status.success()
 }
 
-/// Returns whether this process runs that test and no other. If it does not, the test runs in a process of
-/// its own, whose failure is this one's.
+/// Returns whether this process runs only that test. If not, runs the test in its own process, and fails if
+/// that process fails.
 pub fn is_alone(test: &str) -> bool {
     const ALONE: &str = "TOKENKEEP_TEST_ALONE";
 
@@ -108,12 +108,12 @@ pub fn is_alone(test: &str) -> bool {
     false
 }
 
-/// The example of that name, which `scripts/test` builds along with the tests.
+/// Returns the path of the example of that name. `scripts/test` builds it along with the tests.
 pub fn example(name: &str) -> PathBuf {
     built(&Path::new("examples").join(name))
 }
 
-/// The program of this workspace with that name: a process of the tests, or the command.
+/// Returns the path of a program of this workspace: a process of the tests, or the command.
 pub fn program(name: &str) -> PathBuf {
     built(Path::new(name))
 }
@@ -125,7 +125,7 @@ fn built(name: &Path) -> PathBuf {
     path
 }
 
-/// A directory of its own, private like a home directory.
+/// Creates a temporary directory that is private like a home directory.
 pub fn scratch() -> TempDir {
     let mut scratch = tempfile::Builder::new();
     #[cfg(unix)]
@@ -139,12 +139,12 @@ pub fn make_pipe(path: &Path) {
     assert!(Command::new("mkfifo").args(["-m", "600"]).arg(path).status().unwrap().success());
 }
 
-/// What may lie where a file of ours is expected.
+/// Things that can be in the place of a file of this crate.
 #[cfg(unix)]
 pub const ODD_FILES: [&str; 5] =
     ["a pipe", "a link to a device", "a directory", "garbage", "a large file"];
 
-/// Makes one of [`ODD_FILES`].
+/// Creates one of [`ODD_FILES`].
 #[cfg(unix)]
 pub fn put_odd_file(kind: &str, at: &Path) {
     match kind {
@@ -156,7 +156,7 @@ pub fn put_odd_file(kind: &str, at: &Path) {
     }
 }
 
-/// Starts a process. Wine fails at that now and then, under load and before any of it has run.
+/// Starts a process. Under load, Wine sometimes fails before any of the process has run.
 pub fn start(command: &mut Command) -> Child {
     const ERROR_INTERNAL_ERROR: i32 = 1359;
     const TRIES: usize = 5;
@@ -169,12 +169,12 @@ pub fn start(command: &mut Command) -> Child {
     command.spawn().expect("it starts")
 }
 
-/// Runs a process to its end, and returns what it printed.
+/// Runs a process to its end, and returns its output.
 pub fn output(command: &mut Command) -> Output {
     start(command.stdout(Stdio::piped()).stderr(Stdio::piped())).wait_with_output().unwrap()
 }
 
-/// A process that works on one store as it is told.
+/// A process that does on one store what its input says.
 pub struct Actor {
     child: Child,
     input: Option<ChildStdin>,
@@ -193,12 +193,12 @@ impl Actor {
         Self { child, input, output }
     }
 
-    /// Gives an order without waiting for the answer.
+    /// Sends an order without waiting for the answer.
     pub fn send(&mut self, line: &str) {
         writeln!(self.input.as_ref().expect("it lives"), "{line}").unwrap();
     }
 
-    /// Waits for the answer; `None` if the process died.
+    /// Waits for the answer. Returns `None` if the process died.
     pub fn answer(&mut self) -> Option<String> {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
@@ -210,14 +210,14 @@ impl Actor {
         self.answer().expect("the process lives")
     }
 
-    /// Lets it come to its end, and waits for that.
+    /// Closes the input of the process, and waits until it ends.
     #[cfg(all(unix, not(target_vendor = "apple")))]
     pub fn end(mut self) -> std::process::ExitStatus {
         drop(self.input.take());
         self.child.wait().unwrap()
     }
 
-    /// Stops it where it stands, or lets it go on.
+    /// Sends a signal, such as `STOP` or `CONT`.
     #[cfg(unix)]
     #[allow(dead_code, reason = "not all of the tests stop a process")]
     pub fn signal(&self, name: &str) {
@@ -226,7 +226,7 @@ impl Actor {
         assert!(sent.unwrap().success());
     }
 
-    /// Kills it as the system would: no destructor runs.
+    /// Kills the process as the system does: no destructor runs.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -235,13 +235,13 @@ impl Actor {
 
 impl Drop for Actor {
     fn drop(&mut self) {
-        // It may have ended long ago.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The smallest executor there is; it knows nothing of tokio.
+/// A minimal executor without tokio.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     use std::sync::Arc;
     use std::task::{Context, Poll, Wake, Waker};

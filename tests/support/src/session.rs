@@ -1,4 +1,4 @@
-//! A D-Bus session with a keychain of its own.
+//! A D-Bus session with its own keychain.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::{Actor, program, scratch};
 
-/// A D-Bus session of the test's own, with a gnome-keyring in it or without.
+/// A D-Bus session for one test, with or without a gnome-keyring.
 pub struct Session {
     home: TempDir,
     bus: Child,
@@ -17,10 +17,10 @@ pub struct Session {
 }
 
 impl Session {
-    /// Starts a session bus that nobody offers secrets on.
+    /// Starts a session bus without a Secret Service.
     pub fn without_keychain() -> Self {
         let home = scratch();
-        // No service files: nothing may be started by itself.
+        // Without service files, no service starts by itself.
         let config = home.path().join("bus.conf");
         std::fs::write(
             &config,
@@ -46,19 +46,19 @@ impl Session {
         Self { home, bus, address: address.trim_end().to_owned(), daemon: None }
     }
 
-    /// Starts a session with an unlocked keychain, whose default collection is made by unlocking.
+    /// Starts a session with an unlocked keychain. Unlocking creates its default collection.
     pub fn with_keychain() -> Self {
         let mut session = Self::without_keychain();
         session.start_keychain();
         session
     }
 
-    /// Starts the keychain, again if need be, and waits until it answers.
+    /// Starts the keychain, or restarts it, and waits until it answers.
     pub fn start_keychain(&mut self) {
         self.start_daemon(&["--unlock"]);
     }
 
-    /// Starts a keychain that holds nothing, not even a default collection.
+    /// Starts a keychain that is empty: it has no default collection either.
     pub fn start_empty_keychain(&mut self) {
         self.start_daemon(&[]);
     }
@@ -75,14 +75,14 @@ impl Session {
             .stderr(Stdio::null())
             .spawn()
             .expect("gnome-keyring-daemon starts");
-        // Without a password to unlock with, it may not read its input.
+        // The daemon may not read its input if it does not have to unlock.
         let _ = daemon.stdin.take().unwrap().write_all(b"password\n");
         self.daemon = Some(daemon);
         let answers = self
             .command("gdbus")
             .args(["wait", "--session", "--timeout", "20", "org.freedesktop.secrets"])
             .status();
-        assert!(answers.expect("gdbus starts").success(), "the keychain came up");
+        assert!(answers.expect("gdbus starts").success(), "the keychain did not start");
     }
 
     /// Locks the default collection.
@@ -94,7 +94,7 @@ impl Session {
         self.output("gdbus", &[&call[..], &method, &collection].concat());
     }
 
-    /// Stops the keychain where it stands, as a debugger would.
+    /// Suspends the keychain, as a debugger does.
     pub fn suspend_keychain(&self) {
         let daemon = self.daemon.as_ref().expect("it runs");
         let stopped = Command::new("kill").args(["-STOP", &daemon.id().to_string()]).status();
@@ -105,7 +105,7 @@ impl Session {
         &self.address
     }
 
-    /// Counts the calls of a method on this session's bus from now on.
+    /// Counts the calls of a method on the bus of this session from now on.
     pub fn watch(&self, interface: &'static str, method: &'static str) -> Watch {
         let rule = format!("type='method_call',interface='{interface}',member='{method}'");
         let mut monitor = self
@@ -116,11 +116,11 @@ impl Session {
             .spawn()
             .expect("dbus-monitor starts");
         let mut output = BufReader::new(monitor.stdout.take().unwrap());
-        // Who becomes a monitor loses its name, and is told.
+        // A client that becomes a monitor loses its name, and gets a message about it.
         let mut line = String::new();
         while !line.contains("member=NameLost") {
             line.clear();
-            assert_ne!(output.read_line(&mut line).unwrap(), 0, "the monitor starts");
+            assert_ne!(output.read_line(&mut line).unwrap(), 0, "the monitor did not start");
         }
         Watch { monitor, output, interface, method }
     }
@@ -132,7 +132,7 @@ impl Session {
         }
     }
 
-    /// A command that lives in this session and no other.
+    /// Returns a command for a program in this session.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(program.as_ref());
         command
@@ -156,25 +156,25 @@ impl Session {
         Actor::spawn(self.command(program("test-actor")).args(["--allow-prompts", store]))
     }
 
-    /// Stops the keychain, and throws away what it kept.
+    /// Stops the keychain, and deletes its data.
     pub fn forget_keychain(&mut self) {
         self.stop_keychain();
         std::fs::remove_dir_all(self.home.path().join("data")).unwrap();
     }
 
-    /// Where stores of this session keep their files.
+    /// Returns the directory in which stores of this session keep their files.
     pub fn state(&self) -> PathBuf {
         self.home.path().join("state")
     }
 
-    /// Runs a command to its end, and returns what it printed.
+    /// Runs a command to its end, and returns its output.
     pub fn output(&self, program: &str, arguments: &[&str]) -> String {
         let output = self.command(program).args(arguments).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     }
 }
 
-/// A watch on one method of a session's bus.
+/// Counts the calls of one method on the bus of a session.
 pub struct Watch {
     monitor: Child,
     output: BufReader<ChildStdout>,
@@ -183,8 +183,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// How often the method was called until now: makes a call that nobody answers, and counts what
-    /// came before it.
+    /// Returns how often the method was called. Makes a call that marks the end, and counts those before it.
     pub fn calls(mut self, session: &Session) -> usize {
         let (marker, method) =
             ("/the/end/of/the/watch", format!("{}.{}", self.interface, self.method));
@@ -194,7 +193,7 @@ impl Watch {
         call.args(["--method", &method]).stderr(Stdio::null()).status().unwrap();
         loop {
             let mut line = String::new();
-            assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "the monitor is there");
+            assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "the monitor has ended");
             if line.contains(marker) {
                 return counted;
             }
@@ -205,7 +204,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // It may have ended with the bus.
+        // The monitor may have ended with the bus.
         let _ = self.monitor.kill();
         let _ = self.monitor.wait();
     }
@@ -214,7 +213,7 @@ impl Drop for Watch {
 impl Drop for Session {
     fn drop(&mut self) {
         self.stop_keychain();
-        // It may have died before.
+        // The bus may have ended already.
         let _ = self.bus.kill();
         let _ = self.bus.wait();
     }

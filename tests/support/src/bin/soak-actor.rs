@@ -1,7 +1,8 @@
-//! A process of the soak: many tasks that use the stores of many users as standard input says.
+//! A process of the soak test. It carries out orders from standard input in many tasks, on the stores of many
+//! users.
 //!
-//! Each line is an order with a number, and is answered by a line with that number, in the order in
-//! which they are done. Standard input's first line says who this is and where everything lies.
+//! The first line names this process, the server and the URLs of the stores. Each further line is an order
+//! with a number. It is answered by a line with the same number as soon as it is done.
 
 #![allow(
     clippy::disallowed_methods,
@@ -25,13 +26,13 @@ use tokenkeep::transfer::{Overwrite, backup, migrate, restore};
 
 type Answer = Result<String, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Managers of one slot in this process, which know nothing of each other.
+/// The number of managers of each slot in this process. They are independent of each other.
 const MANAGERS: usize = 3;
 
-/// The server always answers, sooner or later. A machine that has far too much to do is no lost answer.
+/// The deadline of a refresh. It is so long that an answer does not count as lost on a very busy machine.
 const PATIENCE: Duration = Duration::from_secs(200);
 
-/// The last one looks into the store again only after this time, as long as it holds a good token.
+/// The last manager of each slot reads the store again only after this time, while its token is valid.
 const RECHECK_OF_THE_LAZY: Duration = Duration::from_secs(1);
 
 struct Place {
@@ -48,7 +49,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_time()
-        // So that threads which are only waiting for work are not counted as leaked.
+        // Idle threads end soon, so that they do not count as leaked.
         .thread_keep_alive(Duration::from_millis(100))
         .build()
         .unwrap();
@@ -58,7 +59,7 @@ fn main() {
             let (number, order) = line.split_once(' ').unwrap();
             let words: Vec<&str> = order.split(' ').collect();
             let answer = told(act(&places, &words).await);
-            // One call, so that the lines of several tasks do not mix.
+            // The line is written in one call, so that the lines of several tasks do not mix.
             io::stdout().lock().write_all(format!("{number} {answer}\n").as_bytes()).unwrap();
         });
     }
@@ -90,7 +91,7 @@ fn open(who: &str, server: &str, url: &str) -> Place {
     Place { managers: managers.collect(), store }
 }
 
-/// Trades a refresh token, a line for a line.
+/// Refreshes at the server of the test. Sends a line with the refresh token, and reads a line.
 fn ask(who: &str, server: &str, current: &AuthTokens) -> Result<AuthTokens, RefreshFailure> {
     let lost = |error: io::Error| RefreshFailure::ambiguous(error.to_string());
     let connection = TcpStream::connect(server);
@@ -119,7 +120,7 @@ async fn act(places: &[Place], words: &[&str]) -> Answer {
         |of: &str, number: &str| place(of).managers[number.parse::<usize>().unwrap()].clone();
     let token = |token: tokenkeep::AccessToken| token.expose_secret().to_owned();
     match *words {
-        // So many tasks at once.
+        // This many tasks ask at once.
         ["access", of, number, tasks] => {
             let tasks = (0..tasks.parse::<u32>()?).map(|_| {
                 let manager = manager(of, number);
@@ -136,7 +137,7 @@ async fn act(places: &[Place], words: &[&str]) -> Answer {
             match tokio::time::timeout(after, manager.get_access_token()).await {
                 Ok(got) => Ok(token(got?)),
                 Err(_) => {
-                    // The refresh goes on; who gives orders has to know when nothing does.
+                    // The refresh continues. The answer is sent only after it has ended.
                     manager.shutdown(PATIENCE).await?;
                     Ok("gave up".into())
                 }
@@ -198,8 +199,8 @@ fn told<E: Debug + ToString>(answer: Result<String, E>) -> String {
     format!("error {kind}: {}", error.to_string().replace(['\n', '\t'], " "))
 }
 
-/// How many descriptors and threads there are, and how many KiB of memory, once what is only
-/// waiting for work has ended.
+/// Returns the number of open descriptors, the number of threads, and the memory in KiB. First waits until
+/// idle threads have ended.
 async fn report() -> String {
     let count = |directory: &str| fs::read_dir(directory).map_or(0, Iterator::count);
     let deadline = Instant::now() + Duration::from_secs(5);

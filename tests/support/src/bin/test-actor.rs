@@ -1,8 +1,8 @@
-//! A process of its own for the tests: it does to one store what standard input says, line by
-//! line, and answers each line with one.
+//! A process for the tests. It reads orders for one store from standard input, one on each line, and answers
+//! each with one line.
 //!
-//! `test-actor [--allow-prompts] [--with-network] [--without-runtime] STORE_URL [KILL_AT]`: with a
-//! number, it kills itself at that store operation of its last command.
+//! `test-actor [--allow-prompts] [--with-network] [--without-runtime] STORE_URL [KILL_AT]`: with the number
+//! `KILL_AT`, the process kills itself at that operation of a store.
 
 #![allow(
     clippy::disallowed_methods,
@@ -45,12 +45,12 @@ fn main() {
     if given("--without-runtime") {
         return block_on(run(arguments, None));
     }
-    // One thread blocks at a time, so that the same system call is the nth one each time.
+    // Only one thread blocks at a time, so that each system call has the same number in each run.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let mut lines = None;
     if with_network {
         runtime.enable_all();
-        // Between two lines, whatever goes on behind them goes on.
+        // Between two lines, background tasks continue.
         let (send, receive) = tokio::sync::mpsc::unbounded_channel();
         thread::spawn(move || io::stdin().lines().all(|line| send.send(line.unwrap()).is_ok()));
         lines = Some(receive);
@@ -58,7 +58,7 @@ fn main() {
     runtime.max_blocking_threads(1).build().unwrap().block_on(run(arguments, lines));
 }
 
-/// The least executor that there can be.
+/// A minimal executor without tokio.
 fn block_on(future: impl Future<Output = ()>) {
     struct Unpark(Thread);
 
@@ -75,7 +75,7 @@ fn block_on(future: impl Future<Output = ()>) {
     }
 }
 
-/// Without other lines, the thread reads them itself.
+/// Carries out the orders. If `lines` is `None`, this thread reads them from standard input itself.
 async fn run(arguments: Vec<String>, mut lines: Option<UnboundedReceiver<String>>) {
     let mut arguments = arguments.into_iter();
     let url = arguments.next().expect("a store");
@@ -123,7 +123,7 @@ struct Actor {
 }
 
 impl Actor {
-    /// A manager that refreshes at the test's own server, in which the process dies as told.
+    /// Returns a manager that refreshes at the server of the test, and in which the process can be killed.
     fn manager(&self) -> &TokenManager {
         self.manager.get_or_init(|| {
             let server = std::env::var("TEST_SERVER").expect("a server");
@@ -163,7 +163,7 @@ impl Actor {
                 self.store.save(&tokens.clone().into(), Precondition::Anything).await?;
                 Ok("saved".into())
             }
-            // A record of about that many bytes.
+            // A record of about this many bytes.
             ["fill", bytes] => {
                 let tokens = AuthTokens::new("x".repeat(bytes.parse()?));
                 self.store.save(&tokens.clone().into(), Precondition::Anything).await?;
@@ -206,7 +206,7 @@ impl Actor {
                 let stored = self.store.load().await?;
                 Ok(stored.is_some_and(|it| it.record.intent().is_some()).to_string())
             }
-            // Counts up in the slot, giving way to others as often as need be.
+            // Increments a number in the slot. Repeats an increment after a conflict with another process.
             ["increment", times] => {
                 for _ in 0..times.parse::<u32>()? {
                     while !increment(&self.store).await? {}
@@ -216,10 +216,13 @@ impl Actor {
             ["probe"] => {
                 let before = Instant::now();
                 let state = tokenkeep::keychain::probe_keychain().await;
-                assert!(before.elapsed() < Duration::from_secs(2), "the promise of its docs");
+                assert!(
+                    before.elapsed() < Duration::from_secs(2),
+                    "its documentation promises this limit"
+                );
                 Ok(state.to_string())
             }
-            // Says what was chosen and why, and where.
+            // Answers with the URL of the store and why it was chosen.
             ["open-default", allowed @ ..] => {
                 let allow = tokenkeep::store_url::DefaultStoreOptions {
                     key_file: allowed.contains(&"key-file"),
@@ -261,7 +264,7 @@ impl Actor {
     }
 }
 
-/// Trades a refresh token, a line for a line.
+/// Refreshes at the server of the test. Sends a line with the refresh token, and reads a line.
 fn ask(server: &str, current: &AuthTokens) -> Result<AuthTokens, RefreshFailure> {
     let lost = |error: io::Error| RefreshFailure::ambiguous(error.to_string());
     let connection = TcpStream::connect(server);
@@ -304,7 +307,7 @@ fn tokens(name: &str) -> AuthTokens {
 
 fn describe(tokens: &AuthTokens) -> String {
     let access = tokens.access_token.expose_secret();
-    // Large ones are only counted.
+    // For a large token, only its length is shown.
     let access = if access.len() > 100 { &access.len().to_string() } else { access };
     if tokens.is_backup() { format!("backup of {access}") } else { access.to_owned() }
 }
@@ -319,7 +322,7 @@ fn open(url: &str) -> Store {
 
 static ALLOW_PROMPTS: AtomicBool = AtomicBool::new(false);
 
-/// How many store operations are left, counting the beginning and the end of each.
+/// How many operations are left before the kill. The beginning and the end of each count separately.
 static KILL_AT: AtomicI64 = AtomicI64::new(-1);
 
 fn live_on() {
@@ -334,7 +337,7 @@ fn die() {
     rustix::process::kill_process(this, rustix::process::Signal::KILL).unwrap();
 }
 
-/// No destructor runs here either.
+/// No destructor runs, as on Unix.
 #[cfg(windows)]
 fn die() {
     std::process::abort();
@@ -344,7 +347,7 @@ fn killing(store: &Store) -> Killing {
     Killing(store.clone())
 }
 
-/// A store in which the process dies before or after an operation.
+/// A store in which the process is killed before or after an operation.
 #[derive(Debug)]
 struct Killing(Store);
 

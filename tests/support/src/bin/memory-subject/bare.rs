@@ -1,4 +1,4 @@
-//! The dependencies alone, called as their documentation says, with buffers that are wiped.
+//! Calls the dependencies alone, as their documentation says, with buffers that are wiped.
 
 use std::io::{Read, Write};
 
@@ -22,7 +22,7 @@ pub(crate) async fn call(what: &str, object: &str) {
     }
 }
 
-/// A JSON string with an escape in the middle of it.
+/// Returns a JSON string with an escape in the middle.
 fn escaped() -> String {
     let text = secret("ACCESS");
     let (start, end) = text.expose_secret().split_at(30);
@@ -57,7 +57,7 @@ fn open(sealed: &str) {
     }
 }
 
-/// A connection that is made with a password, and ends.
+/// Connects with a password, and disconnects.
 async fn postgres(url: &str) {
     let mut config: tokio_postgres::Config = url.parse().unwrap();
     config.password(secret("PASSWORD").expose_secret());
@@ -68,7 +68,7 @@ async fn postgres(url: &str) {
     connection.await.unwrap().unwrap();
 }
 
-/// The `oauth2` crate on hyper, as the documentation of both has it.
+/// Uses the `oauth2` crate with hyper, as the documentation of both says.
 async fn oauth2(token_url: &str, by_code: bool) {
     use http_body_util::BodyExt;
     use hyper_util::rt::TokioIo;

@@ -1,4 +1,4 @@
-//! Everything that any crate in the process has to say, at every level.
+//! Logs the messages of all crates in the process, at every level.
 
 use tracing_subscriber::filter::LevelFilter;
 

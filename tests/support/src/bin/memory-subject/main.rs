@@ -1,9 +1,9 @@
-//! A process whose memory the tests read: it does with one store what its arguments say, drops
-//! everything, and waits.
+//! A process whose memory the tests read. It does with one store what its arguments say, drops all values,
+//! and waits.
 //!
-//! `memory-subject STORE_URL DO…`. Secrets come masked, in the variable `MASKED_NAME`, so that what is
-//! found unmasked was left by what was done. `bare-…` calls one dependency, and nothing of this crate,
-//! with the same secrets: what it leaves is not ours.
+//! `memory-subject STORE_URL DO…`. A secret `NAME` is in the variable `MASKED_NAME` in a masked form. So an
+//! unmasked secret in memory is one that an operation left. `bare-…` calls only a dependency, with the same
+//! secrets. Secrets that it leaves are not left by this crate.
 
 #![allow(
     clippy::disallowed_methods,
@@ -34,14 +34,14 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        // Their stacks are to be read too.
+        // Threads stay alive, because the test reads their stacks too.
         .thread_keep_alive(std::time::Duration::from_secs(600))
         .enable_all()
         .build()
         .unwrap();
     runtime.block_on(async {
         let url = &arguments[0];
-        // One store for all that is done, as in a program.
+        // All operations use one store, as in a program.
         let store = open(url);
         for order in &arguments[1..] {
             let (verb, object) = order.split_once('=').unwrap_or((order, ""));
@@ -50,7 +50,7 @@ fn main() {
     });
     println!("done");
     std::io::stdout().flush().unwrap();
-    // Until the test has read enough.
+    // Wait until the test has read the memory.
     let _ = std::fs::File::open("/dev/stdin").unwrap().read(&mut [0]);
 }
 
@@ -97,7 +97,7 @@ async fn act(store: Arc<dyn TokenStore>, verb: String, object: String) {
     }
 }
 
-/// Leaves something of everything, for the test of the tests.
+/// Leaves each kind of secret in memory, to check that the tests find it.
 fn leave() {
     let text = |name| secret(name).expose_secret().to_owned();
     Box::leak(text("ACCESS").into_boxed_str());
@@ -105,13 +105,13 @@ fn leave() {
     leave_on_the_stack(text("CLIENT").as_bytes());
     let key: Vec<u8> = bech32(&text("IDENTITY"));
     Box::leak(key.into_boxed_slice());
-    // The allocator overwrites the beginning of what is freed.
+    // The allocator overwrites the beginning of freed memory.
     drop(text("ID"));
 }
 
 #[inline(never)]
 fn leave_on_the_stack(text: &[u8]) {
-    // Deep enough not to be overwritten by what comes after.
+    // Deep enough that later calls do not overwrite it.
     let mut frame = [0_u8; 8192];
     for (index, byte) in text.iter().enumerate() {
         frame[4096 + 2 * index] = b"0123456789abcdef"[usize::from(byte >> 4)];
@@ -120,7 +120,7 @@ fn leave_on_the_stack(text: &[u8]) {
     std::hint::black_box(&frame);
 }
 
-/// The bytes of an identity.
+/// Returns the bytes of an identity.
 fn bech32(identity: &str) -> Vec<u8> {
     let digits = &identity["AGE-SECRET-KEY-1".len()..identity.len() - 6];
     let (mut bytes, mut held, mut bits) = (Vec::with_capacity(32), 0_u32, 0);
