@@ -127,7 +127,7 @@ impl Lease for Way {
 }
 
 #[tokio::test]
-async fn nothing_moves_from_a_slot_onto_itself_by_another_way() {
+async fn a_migration_from_a_slot_to_itself_through_another_url_is_refused() {
     let one = Way::new("one");
     let tokens = AuthTokens::new("mine");
     let saved = one.save(&tokens.clone().into(), Precondition::Absent).await.unwrap();

@@ -1,4 +1,4 @@
-//! What is a bucket's own: whether it keeps conditions, how it is reached, what its operator can do.
+//! Tests of buckets only: conditional writes, connections, and changes by an operator.
 
 use std::io::{Read, Write};
 use std::process::Command;
@@ -21,8 +21,8 @@ fn tokens() -> AuthTokens {
 }
 
 #[tokio::test]
-async fn a_bucket_that_is_not_there_is_named() {
-    let test = "bucket::a_bucket_that_is_not_there_is_named";
+async fn the_error_for_a_missing_bucket_names_it() {
+    let test = "bucket::the_error_for_a_missing_bucket_names_it";
     if !in_environment(test) {
         return;
     }
@@ -49,8 +49,8 @@ async fn a_bucket_that_is_not_there_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_asked_of_google_is_what_its_documentation_says_of_conditions() {
-    let test = "bucket::what_is_asked_of_google_is_what_its_documentation_says_of_conditions";
+async fn conditional_requests_to_google_follow_its_documentation() {
+    let test = "bucket::conditional_requests_to_google_follow_its_documentation";
     if !in_environment(test) {
         return;
     }
@@ -61,7 +61,7 @@ async fn what_is_asked_of_google_is_what_its_documentation_says_of_conditions() 
     let url = server.url("tokens", "fleet/alice.age", &identity).parse::<StoreUrl>().unwrap();
     conformance::check(|| url.open().unwrap()).await;
     let paths = ["/tokens/fleet%2Falice%2Eage", "/tokens/fleet%2Falice%2Eage%2Etrial"];
-    assert_eq!(server.paths(), paths, "the object, and that of the trial");
+    assert_eq!(server.paths(), paths, "the object, and the object of the trial");
 
     let url = server.url("others", "fleet", &identity).parse::<StoreUrl>().unwrap();
     let missing = url.open().unwrap().load().await.unwrap_err();
@@ -69,8 +69,8 @@ async fn what_is_asked_of_google_is_what_its_documentation_says_of_conditions() 
 }
 
 #[test]
-fn conditions_can_be_tried_without_any_runtime() {
-    if !in_environment("bucket::conditions_can_be_tried_without_any_runtime") {
+fn conditional_writes_can_be_tested_without_any_runtime() {
+    if !in_environment("bucket::conditional_writes_can_be_tested_without_any_runtime") {
         return;
     }
     let dir = scratch();
@@ -83,8 +83,8 @@ fn conditions_can_be_tried_without_any_runtime() {
 }
 
 #[tokio::test]
-async fn a_store_that_takes_one_write_a_second_is_refreshed_in() {
-    if !in_environment("bucket::a_store_that_takes_one_write_a_second_is_refreshed_in") {
+async fn a_refresh_works_in_a_store_that_accepts_one_write_per_second() {
+    if !in_environment("bucket::a_refresh_works_in_a_store_that_accepts_one_write_per_second") {
         return;
     }
     let dir = scratch();
@@ -108,8 +108,8 @@ async fn a_store_that_takes_one_write_a_second_is_refreshed_in() {
 }
 
 #[tokio::test]
-async fn what_answers_404_and_is_no_store_is_not_an_empty_slot() {
-    if !in_environment("bucket::what_answers_404_and_is_no_store_is_not_an_empty_slot") {
+async fn a_404_from_a_server_that_is_no_store_is_not_an_empty_slot() {
+    if !in_environment("bucket::a_404_from_a_server_that_is_no_store_is_not_an_empty_slot") {
         return;
     }
     let dir = scratch();
@@ -120,7 +120,7 @@ async fn what_answers_404_and_is_no_store_is_not_an_empty_slot() {
         for client in listener.incoming() {
             let mut client = client.unwrap();
             let _ = client.read(&mut [0; 4096]);
-            // With one of the codes in the path, which some pages repeat.
+            // The path contains error codes, and some pages repeat the path.
             let page = "404 page not found: /tokens/NoSuchKey/BlobNotFound";
             let answer = format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n", page.len());
             let _ = write!(client, "{answer}connection: close\r\n\r\n{page}");
@@ -152,7 +152,7 @@ async fn a_store_that_was_used_shows_no_credentials() {
 }
 
 #[tokio::test]
-async fn what_the_environment_says_is_neither_repeated_nor_a_reason_to_panic() {
+async fn invalid_environment_variables_are_errors_that_do_not_quote_them() {
     let dir = scratch();
     let identity = dir.path().join("key.txt");
     AgeKey::create_identity_file(&identity).await.unwrap();
@@ -180,8 +180,8 @@ async fn what_the_environment_says_is_neither_repeated_nor_a_reason_to_panic() {
 }
 
 #[tokio::test]
-async fn a_store_that_does_not_keep_conditions_is_refused_at_the_first_write() {
-    let test = "bucket::a_store_that_does_not_keep_conditions_is_refused_at_the_first_write";
+async fn a_store_without_conditional_writes_is_refused_at_the_first_write() {
+    let test = "bucket::a_store_without_conditional_writes_is_refused_at_the_first_write";
     if !can_serve_s3(test) {
         return;
     }
@@ -198,7 +198,7 @@ async fn a_store_that_does_not_keep_conditions_is_refused_at_the_first_write() {
         assert!(refused.to_string().contains("does not support conditional writes"), "{refused}");
     }
     assert!(server.find_object("fleet").is_none(), "nothing was written");
-    // Once they are kept, all is well.
+    // Once the store keeps conditions, it can be used.
     server.proxy.set(Way::Open);
     url.prepare_server().await.unwrap();
     store.save(&tokens().into(), Precondition::Absent).await.unwrap();
@@ -221,8 +221,8 @@ async fn a_write_whose_answer_was_lost_is_found_to_be_done() {
 }
 
 #[tokio::test]
-async fn what_the_operator_of_a_bucket_puts_into_it_is_not_taken_for_the_slots_own() {
-    let test = "bucket::what_the_operator_of_a_bucket_puts_into_it_is_not_taken_for_the_slots_own";
+async fn an_object_that_the_operator_of_a_bucket_replaced_is_refused() {
+    let test = "bucket::an_object_that_the_operator_of_a_bucket_replaced_is_refused";
     if !can_serve_s3(test) {
         return;
     }
@@ -238,11 +238,11 @@ async fn what_the_operator_of_a_bucket_puts_into_it_is_not_taken_for_the_slots_o
         (vec![b'a'; 2_000_000], "is too large"),
     ] {
         world.delete();
-        // As a process that has just started.
+        // Like a process that has just started.
         let store = world.open();
         store.save(&tokens().into(), Precondition::Anything).await.unwrap();
         let held = server.object("fleet");
-        assert!(!held.windows(6).any(|bytes| bytes == b"canary"), "it is ciphertext");
+        assert!(!held.windows(6).any(|bytes| bytes == b"canary"), "a secret is not sealed");
         server.put_object("fleet", &object);
         for error in [
             store.load().await.unwrap_err(),
@@ -256,10 +256,10 @@ async fn what_the_operator_of_a_bucket_puts_into_it_is_not_taken_for_the_slots_o
 }
 
 #[tokio::test]
-async fn a_bucket_elsewhere_is_not_spoken_to_without_tls_whatever_the_environment_says() {
+async fn plain_http_to_another_machine_is_refused_whatever_the_environment_allows() {
     let dir = scratch();
     let key = AgeKey::create_identity_file(dir.path().join("key.txt")).await.unwrap();
-    let test = "a_bucket_elsewhere_is_not_spoken_to_without_tls_whatever_the_environment_says";
+    let test = "plain_http_to_another_machine_is_refused_whatever_the_environment_allows";
     if !in_environment(&format!("bucket::{test}")) {
         return;
     }
@@ -270,7 +270,7 @@ async fn a_bucket_elsewhere_is_not_spoken_to_without_tls_whatever_the_environmen
         assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
         assert!(error.to_string().contains("use https:"), "{url}: {error}");
     }
-    // For an emulator, the endpoint is in the environment.
+    // The endpoint of an emulator is in the environment.
     let url = format!("az://tokens/fleet?identity={}", dir.path().join("key.txt").display());
     let mut elsewhere = Command::new(program("test-actor"));
     elsewhere.args(["--with-network", &url]).env("AZURE_STORAGE_USE_EMULATOR", "true");

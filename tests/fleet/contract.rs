@@ -1,4 +1,4 @@
-//! What every store of a fleet does like any other store.
+//! Every store of a fleet behaves like any other store.
 
 use tokenkeep::{AgeKey, AuthTokens, StoreUrl, TokenStore, conformance};
 
@@ -17,7 +17,7 @@ async fn each_store_conforms() {
     let test = "contract::each_store_conforms";
     on_each_engine(test, async |world: World| {
         conformance::check(|| world.open()).await;
-        // And in a process of its own.
+        // The same in its own process.
         assert_eq!(world.actor().ask("conformance"), "ok conforms");
     })
     .await;
@@ -75,7 +75,7 @@ async fn a_migration_killed_at_any_step_is_completed_by_the_next_one() {
                 let found = [at_home().await, at_server().await];
                 assert!(found.contains(&Some(tokens.clone())), "killed at {kill_at}");
 
-                // The lease of a machine that is lost ends by itself.
+                // The lease of a lost machine ends by itself.
                 world.give_up_lease();
                 let answer = world.actor_on(&urls[from], -1).ask(&command);
                 assert!(answer.starts_with("ok ") || survived, "killed at {kill_at}: {answer}");
@@ -114,7 +114,7 @@ async fn tokens_move_from_the_keychain_to_a_server_and_back() {
         assert_eq!(shared.ask(&format!("migrate {keychain}")), "ok moved");
         assert_eq!(shared.ask("load"), "ok none");
         assert_eq!(local.ask("load"), "ok one");
-        // The key of the slot may be there too, and is made with its first record.
+        // The key of the slot can be in the keychain too. It is created with the first record.
         let (url, _) = world.url.split_once("identity=").unwrap();
         let mut keyed = actor(&format!("{url}identity=keychain:tokenkeep-test/fleet"));
         assert_eq!(keyed.ask("clear"), "ok cleared");
@@ -127,7 +127,7 @@ async fn tokens_move_from_the_keychain_to_a_server_and_back() {
 #[tokio::test]
 async fn tokens_move_from_one_kind_of_server_to_another() {
     let test = "contract::tokens_move_from_one_kind_of_server_to_another";
-    // In the environment of the one, the other one is not tried.
+    // `on_each_engine` uses only one of these kinds of servers in each process.
     if !crate::bucket_server::can_serve_s3(test) || !crate::postgres_server::can_serve(test) {
         return;
     }
@@ -141,8 +141,8 @@ async fn tokens_move_from_one_kind_of_server_to_another() {
 }
 
 #[tokio::test]
-async fn a_slot_with_the_wrong_key_says_so_and_keeps_what_it_has() {
-    let test = "contract::a_slot_with_the_wrong_key_says_so_and_keeps_what_it_has";
+async fn a_slot_with_the_wrong_key_is_an_error_and_keeps_its_record() {
+    let test = "contract::a_slot_with_the_wrong_key_is_an_error_and_keeps_its_record";
     on_each_engine(test, async |world: World| {
         world.sign_in(60).await;
         let before = world.stored().await;
@@ -163,8 +163,10 @@ async fn a_slot_with_the_wrong_key_says_so_and_keeps_what_it_has() {
 }
 
 #[tokio::test]
-async fn nothing_moves_from_a_slot_onto_itself_by_another_way() {
-    if !crate::postgres_server::can_serve("nothing_moves_from_a_slot_onto_itself_by_another_way") {
+async fn a_migration_from_a_slot_to_itself_through_another_url_is_refused() {
+    if !crate::postgres_server::can_serve(
+        "a_migration_from_a_slot_to_itself_through_another_url_is_refused",
+    ) {
         return;
     }
     let world = World::on_postgres().await;
@@ -173,7 +175,7 @@ async fn nothing_moves_from_a_slot_onto_itself_by_another_way() {
     let (one, other) = (world.open(), url.parse::<StoreUrl>().unwrap().open().unwrap());
     assert_ne!(one.slot(), other.slot());
     assert_eq!(other.load().await.unwrap().unwrap().record.tokens, tokens);
-    // The lease is held on to by the one way, so it is never had by the other.
+    // The lease is held through the first URL, so it cannot be taken through the second one.
     let refused = migrate(&one, &other).await.unwrap_err();
     assert!(matches!(refused, TransferError::Busy { .. }), "{refused}");
     assert_eq!(world.stored().await, tokens, "nothing is lost");

@@ -1,4 +1,4 @@
-//! What goes wrong between a fleet and its server, and what an operator does to it.
+//! Failures between a fleet and its server, and changes by an operator.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use crate::proxy::Way;
 use crate::world::{World, on_each_engine};
 
 #[tokio::test]
-async fn a_holder_that_was_stopped_past_its_lease_does_not_save_over_its_successor() {
-    let test = "faults::a_holder_that_was_stopped_past_its_lease_does_not_save_over_its_successor";
+async fn a_holder_that_was_stopped_past_its_lease_does_not_overwrite_a_later_login() {
+    let test = "faults::a_holder_that_was_stopped_past_its_lease_does_not_overwrite_a_later_login";
     on_each_engine(test, async |world: World| {
         let mut stopped = world.stopped_in_mid_refresh().await;
         let mut successor = world.actor();
@@ -16,7 +16,7 @@ async fn a_holder_that_was_stopped_past_its_lease_does_not_save_over_its_success
             told.starts_with("error RefreshTokenSpent: the refresh token may have been"),
             "{told}"
         );
-        // So somebody signs in again.
+        // So the user signs in again.
         let login = world.sign_in(60).await;
 
         stopped.signal("CONT");
@@ -29,12 +29,13 @@ async fn a_holder_that_was_stopped_past_its_lease_does_not_save_over_its_success
 }
 
 #[tokio::test]
-async fn a_holder_that_was_stopped_waits_while_its_successor_refreshes() {
-    let test = "faults::a_holder_that_was_stopped_waits_while_its_successor_refreshes";
+async fn a_holder_that_was_stopped_does_not_save_while_the_next_holder_has_the_lease() {
+    let test =
+        "faults::a_holder_that_was_stopped_does_not_save_while_the_next_holder_has_the_lease";
     on_each_engine(test, async |world: World| {
         let mut stopped = world.stopped_in_mid_refresh().await;
         let store = world.open();
-        // Its time is over, and it is waited for in vain.
+        // The lease of the stopped host has ended. This process waits for the host, and then takes the lease.
         let lease = loop {
             match store.try_lease().await.unwrap() {
                 Some(lease) => break lease,
@@ -46,11 +47,11 @@ async fn a_holder_that_was_stopped_waits_while_its_successor_refreshes() {
         let before = world.stored().await;
         stopped.signal("CONT");
         let answer = stopped.answer().unwrap();
-        assert!(answer.starts_with("ok access-"), "what it has is good: {answer}");
-        assert_eq!(world.stored().await, before, "it did not save");
+        assert!(answer.starts_with("ok access-"), "its token in memory is valid: {answer}");
+        assert_eq!(world.stored().await, before, "it saved without the lease");
         assert!(!world.provider.accepts(&before));
 
-        // The other one gives up, and what the first one has is not lost.
+        // The other process releases the lease, and then the first one saves its tokens.
         lease.release().await.unwrap();
         while world.stored().await == before {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -61,11 +62,12 @@ async fn a_holder_that_was_stopped_waits_while_its_successor_refreshes() {
 }
 
 #[tokio::test]
-async fn while_the_server_is_away_a_good_token_is_served_and_nothing_is_refreshed() {
-    let test = "faults::while_the_server_is_away_a_good_token_is_served_and_nothing_is_refreshed";
+async fn while_the_server_cannot_be_reached_a_valid_token_is_served_and_none_is_refreshed() {
+    let test =
+        "faults::while_the_server_cannot_be_reached_a_valid_token_is_served_and_none_is_refreshed";
     on_each_engine(test, async |mut world: World| {
         let (mut good, mut expired) = (world.actor(), world.actor());
-        // Due, and accepted for ten more minutes.
+        // The token is due, and is accepted for 10 more minutes.
         world.sign_in(10).await;
         world
             .provider
@@ -93,8 +95,8 @@ async fn while_the_server_is_away_a_good_token_is_served_and_nothing_is_refreshe
 }
 
 #[tokio::test]
-async fn a_server_that_restarts_in_the_middle_of_a_refresh_costs_nothing() {
-    let test = "faults::a_server_that_restarts_in_the_middle_of_a_refresh_costs_nothing";
+async fn no_token_is_lost_if_the_server_restarts_during_a_refresh() {
+    let test = "faults::no_token_is_lost_if_the_server_restarts_during_a_refresh";
     on_each_engine(test, async |mut world: World| {
         world.sign_in(-1).await;
         world.provider.hold();
@@ -116,8 +118,8 @@ async fn a_server_that_restarts_in_the_middle_of_a_refresh_costs_nothing() {
 }
 
 #[tokio::test]
-async fn a_backup_that_was_put_back_is_refused_by_a_process_that_has_seen_more() {
-    let test = "faults::a_backup_that_was_put_back_is_refused_by_a_process_that_has_seen_more";
+async fn a_restored_backup_is_refused_by_a_process_that_saw_a_later_state() {
+    let test = "faults::a_restored_backup_is_refused_by_a_process_that_saw_a_later_state";
     on_each_engine(test, async |world: World| {
         world.sign_in(-1).await;
         let backup = world.back_up();
@@ -129,14 +131,14 @@ async fn a_backup_that_was_put_back_is_refused_by_a_process_that_has_seen_more()
 
         let answer = running.ask("load");
         assert!(answer.starts_with("error RolledBack: "), "{answer}");
-        assert_eq!(running.ask("access"), token, "what it has is good");
-        assert_eq!(world.provider.calls(), calls, "and a spent token is not sent again");
-        // It may have been deleted as well.
+        assert_eq!(running.ask("access"), token, "its token in memory is valid");
+        assert_eq!(world.provider.calls(), calls, "a spent token was sent again");
+        // The same if the slot was deleted.
         world.delete();
         assert!(running.ask("load").starts_with("error RolledBack"));
         assert!(running.ask("save new anything").starts_with("error RolledBack"));
 
-        // A logout and a login fix it, for all.
+        // A logout and a login fix it for all processes.
         let mut other = world.actor();
         assert_eq!(other.ask("load"), "ok none");
         assert_eq!(running.ask("clear"), "ok cleared");
@@ -148,8 +150,9 @@ async fn a_backup_that_was_put_back_is_refused_by_a_process_that_has_seen_more()
 }
 
 #[tokio::test]
-async fn a_host_that_is_cut_off_in_mid_refresh_keeps_what_it_has_until_it_can_save() {
-    let test = "faults::a_host_that_is_cut_off_in_mid_refresh_keeps_what_it_has_until_it_can_save";
+async fn a_host_that_is_disconnected_during_a_refresh_keeps_its_tokens_until_it_can_save() {
+    let test =
+        "faults::a_host_that_is_disconnected_during_a_refresh_keeps_its_tokens_until_it_can_save";
     on_each_engine(test, async |world: World| {
         world.sign_in(-1).await;
         let before = world.stored().await;
@@ -163,8 +166,8 @@ async fn a_host_that_is_cut_off_in_mid_refresh_keeps_what_it_has_until_it_can_sa
         assert!(answer.starts_with("ok access-"), "it is served from memory: {answer}");
         assert_eq!(cut_off.ask("access"), answer);
 
-        // The others know that somebody has the lease, and do not send the token again; not even once the
-        // lease is over, because its holder may have new tokens.
+        // The other hosts see the lease, and do not send the token again. They do not send it after the end
+        // of the lease either, because its holder may have new tokens.
         let mut other = world.actor();
         assert_eq!(other.ask("lease"), "ok taken");
         world.end_lease();

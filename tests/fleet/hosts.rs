@@ -22,9 +22,8 @@ async fn sixteen_hosts_with_an_expired_token_make_one_call() {
 }
 
 #[tokio::test]
-async fn a_host_killed_at_any_step_of_a_refresh_leaves_what_the_next_one_can_go_on_with() {
-    let test =
-        "hosts::a_host_killed_at_any_step_of_a_refresh_leaves_what_the_next_one_can_go_on_with";
+async fn the_next_host_recovers_from_one_that_was_killed_at_any_step_of_a_refresh() {
+    let test = "hosts::the_next_host_recovers_from_one_that_was_killed_at_any_step_of_a_refresh";
     on_each_engine(test, async |world: World| {
         let (mut recovered, mut spent) = (0, 0);
         for kill_at in 0.. {
@@ -38,7 +37,7 @@ async fn a_host_killed_at_any_step_of_a_refresh_leaves_what_the_next_one_can_go_
             let is_current = world.provider.accepts(&stored);
             assert!(is_current || stored == before, "killed at {kill_at}");
 
-            // The lease of a machine that is lost ends by itself.
+            // The lease of a lost machine ends by itself.
             world.give_up_lease();
             let mut next = world.actor();
             let answer = next.ask("access");
@@ -80,9 +79,8 @@ async fn hosts_whose_clocks_are_minutes_apart_agree_on_who_refreshes() {
 }
 
 #[tokio::test]
-async fn the_lease_of_a_host_that_is_lost_is_taken_once_its_time_is_over_and_not_before() {
-    let test =
-        "hosts::the_lease_of_a_host_that_is_lost_is_taken_once_its_time_is_over_and_not_before";
+async fn the_lease_of_a_lost_host_can_be_taken_only_after_its_deadline() {
+    let test = "hosts::the_lease_of_a_lost_host_can_be_taken_only_after_its_deadline";
     on_each_engine(test, async |world: World| {
         let mut lost = world.actor();
         assert_eq!(lost.ask("lease"), "ok leased");
@@ -90,7 +88,7 @@ async fn the_lease_of_a_host_that_is_lost_is_taken_once_its_time_is_over_and_not
         let store = world.open();
         let begun = std::time::Instant::now();
         while store.try_lease().await.unwrap().is_none() {
-            assert!(begun.elapsed().as_secs() < 60, "nobody waits forever");
+            assert!(begun.elapsed().as_secs() < 60, "the lease did not end");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         assert!(begun.elapsed().as_secs() >= 25, "{:?}", begun.elapsed());
@@ -99,8 +97,8 @@ async fn the_lease_of_a_host_that_is_lost_is_taken_once_its_time_is_over_and_not
 }
 
 #[tokio::test]
-async fn what_one_host_refreshed_another_notices_by_itself() {
-    let test = "hosts::what_one_host_refreshed_another_notices_by_itself";
+async fn a_host_notices_the_refresh_of_another_host() {
+    let test = "hosts::a_host_notices_the_refresh_of_another_host";
     on_each_engine(test, async |world: World| {
         let login = world.sign_in(60).await;
         let manager = TokenManager::builder()
@@ -114,7 +112,7 @@ async fn what_one_host_refreshed_another_notices_by_itself() {
         assert!(other.ask("refresh").starts_with("ok access-"));
         let current = world.stored().await.access_token;
         assert_ne!(current, token);
-        // The first look may be under way behind the caller.
+        // The manager may still be loading in the background.
         while manager.get_access_token().await.unwrap() != current {
             tokio::task::yield_now().await;
         }

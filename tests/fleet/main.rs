@@ -1,4 +1,4 @@
-//! The stores that whole fleets share, against real servers: PostgreSQL, S3 and Azure.
+//! The stores that fleets share, tested with real servers: PostgreSQL, S3 and Azure.
 
 #![cfg(target_os = "linux")]
 #![allow(

@@ -1,4 +1,4 @@
-//! What is PostgreSQL's own: who may do what, how it is reached, what its operator can do.
+//! Tests of PostgreSQL only: access rights, connections, and changes by an operator.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,8 +14,8 @@ use crate::support::{Actor, block_on, program, scratch};
 use crate::world::{Engine, World};
 
 #[tokio::test]
-async fn a_user_needs_no_more_than_the_documented_rights_and_is_told_what_is_missing() {
-    if !can_serve("a_user_needs_no_more_than_the_documented_rights_and_is_told_what_is_missing") {
+async fn a_user_needs_only_the_documented_rights_and_the_error_names_missing_ones() {
+    if !can_serve("a_user_needs_only_the_documented_rights_and_the_error_names_missing_ones") {
         return;
     }
     let world = World::on_postgres().await;
@@ -28,7 +28,7 @@ async fn a_user_needs_no_more_than_the_documented_rights_and_is_told_what_is_mis
     let denied = store().load().await.unwrap_err();
     assert!(matches!(denied, StoreError::Denied { .. }), "{denied}");
     assert!(denied.to_string().contains("grant SELECT, INSERT and UPDATE"), "{denied}");
-    store().create_table().await.expect("it is there");
+    store().create_table().await.expect("the table exists");
 
     database.sql("GRANT SELECT, INSERT, UPDATE ON tokenkeep TO app");
     conformance::check(store).await;
@@ -48,8 +48,8 @@ async fn a_user_needs_no_more_than_the_documented_rights_and_is_told_what_is_mis
 }
 
 #[test]
-fn the_table_can_be_made_without_any_runtime() {
-    if !can_serve("the_table_can_be_made_without_any_runtime") {
+fn the_table_can_be_created_without_any_runtime() {
+    if !can_serve("the_table_can_be_created_without_any_runtime") {
         return;
     }
     let server = PostgresServer::start();
@@ -58,8 +58,8 @@ fn the_table_can_be_made_without_any_runtime() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_that_asks_for_more_isolation_gets_conflicts_like_any_other() {
-    if !can_serve("a_role_that_asks_for_more_isolation_gets_conflicts_like_any_other") {
+async fn a_role_with_a_higher_isolation_level_gets_conflicts_like_any_other() {
+    if !can_serve("a_role_with_a_higher_isolation_level_gets_conflicts_like_any_other") {
         return;
     }
     let world = World::on_postgres().await;
@@ -72,8 +72,8 @@ async fn a_role_that_asks_for_more_isolation_gets_conflicts_like_any_other() {
 }
 
 #[tokio::test]
-async fn a_statement_that_nobody_waits_for_any_more_is_stopped() {
-    if !can_serve("a_statement_that_nobody_waits_for_any_more_is_stopped") {
+async fn an_abandoned_statement_is_cancelled() {
+    if !can_serve("an_abandoned_statement_is_cancelled") {
         return;
     }
     let world = World::on_postgres().await;
@@ -92,14 +92,14 @@ async fn a_statement_that_nobody_waits_for_any_more_is_stopped() {
     assert_eq!(
         store.load().await.unwrap().unwrap().record.tokens,
         tokens,
-        "it does not come later"
+        "the abandoned save was done later"
     );
     store.save(&login.clone().into(), Precondition::Anything).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_connection_that_is_silent_costs_a_moment_and_no_call() {
-    if !can_serve("a_connection_that_is_silent_costs_a_moment_and_no_call") {
+async fn a_call_on_a_silent_connection_succeeds_on_another_one() {
+    if !can_serve("a_call_on_a_silent_connection_succeeds_on_another_one") {
         return;
     }
     let world = World::on_postgres().await;
@@ -129,9 +129,10 @@ async fn a_slot_without_a_name_is_refused() {
 }
 
 #[tokio::test]
-async fn the_password_comes_from_the_file_of_passwords_and_a_wrong_one_is_named_as_such() {
-    if !can_serve("the_password_comes_from_the_file_of_passwords_and_a_wrong_one_is_named_as_such")
-    {
+async fn the_password_comes_from_the_password_file_and_the_error_for_a_wrong_one_names_it() {
+    if !can_serve(
+        "the_password_comes_from_the_password_file_and_the_error_for_a_wrong_one_names_it",
+    ) {
         return;
     }
     let world = World::on_postgres().await;
@@ -170,8 +171,8 @@ async fn the_password_comes_from_the_file_of_passwords_and_a_wrong_one_is_named_
 }
 
 #[tokio::test]
-async fn a_database_that_is_not_there_is_told_from_a_server_that_is_not() {
-    if !can_serve("a_database_that_is_not_there_is_told_from_a_server_that_is_not") {
+async fn a_missing_database_has_its_own_error() {
+    if !can_serve("a_missing_database_has_its_own_error") {
         return;
     }
     let world = World::on_postgres().await;
@@ -186,8 +187,8 @@ async fn a_database_that_is_not_there_is_told_from_a_server_that_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_works_behind_a_pooler_that_lends_connections_for_one_transaction() {
-    let test = "it_works_behind_a_pooler_that_lends_connections_for_one_transaction";
+async fn a_store_works_behind_a_pooler_with_transaction_pooling() {
+    let test = "a_store_works_behind_a_pooler_with_transaction_pooling";
     if !can_serve(test) {
         return;
     }
@@ -205,8 +206,8 @@ async fn it_works_behind_a_pooler_that_lends_connections_for_one_transaction() {
 }
 
 #[tokio::test]
-async fn a_server_elsewhere_must_prove_its_name() {
-    if !can_serve("a_server_elsewhere_must_prove_its_name") {
+async fn a_server_on_another_machine_must_prove_its_name() {
+    if !can_serve("a_server_on_another_machine_must_prove_its_name") {
         return;
     }
     let (authority, stranger) = (Authority::new(), Authority::new());
@@ -217,14 +218,14 @@ async fn a_server_elsewhere_must_prove_its_name() {
     let age = AgeKey::create_identity_file(dir.path().join("key.txt")).await.unwrap();
     let trusted = dir.path().join("trusted.pem");
     std::fs::write(&trusted, &authority.certificate).unwrap();
-    // `localhost` is a name: what it leads to is up to a resolver.
+    // `localhost` counts as a name, because a resolver decides about its address.
     let store = |host: &str| {
         let address = database.address("postgres", host);
         let store = PostgresStore::new(&address, "fleet", age.clone()).unwrap();
         store.with_root_certificates(&trusted)
     };
 
-    // A server without TLS gets nothing.
+    // A server without TLS is refused.
     assert!(matches!(store("localhost").load().await, Err(StoreError::Unavailable { .. })));
 
     server.stop();
@@ -233,16 +234,16 @@ async fn a_server_elsewhere_must_prove_its_name() {
     server.write("postgresql.auto.conf", "fsync = off\nssl = on\nunix_socket_directories = ''\n");
     server.go_on();
     conformance::check(|| store("localhost")).await;
-    // By that certificate it is `localhost`, and nothing else that leads there.
+    // The certificate is only for `localhost`, and not for other names of this machine.
     let name = Command::new("hostname").output().unwrap();
     let name = String::from_utf8(name.stdout).unwrap();
     let wrong = store(name.trim()).load().await.unwrap_err();
     assert!(wrong.to_string().contains("certificate"), "{wrong}");
-    // Signed by somebody else.
+    // A certificate of another authority is refused.
     std::fs::write(&trusted, &stranger.certificate).unwrap();
     let wrong = store("localhost").load().await.unwrap_err();
     assert!(wrong.to_string().contains("certificate"), "{wrong}");
-    // Nor is it one that the system trusts.
+    // The system does not trust the certificate either.
     let address = database.address("postgres", "localhost");
     let wrong = PostgresStore::new(&address, "fleet", age.clone()).unwrap().load().await;
     assert!(matches!(wrong, Err(StoreError::Unavailable { .. })), "{wrong:?}");
@@ -252,8 +253,8 @@ async fn a_server_elsewhere_must_prove_its_name() {
 }
 
 #[tokio::test]
-async fn whichever_of_several_servers_can_be_written_to_is_found() {
-    if !can_serve("whichever_of_several_servers_can_be_written_to_is_found") {
+async fn the_server_that_accepts_writes_is_found_among_several() {
+    if !can_serve("the_server_that_accepts_writes_is_found_among_several") {
         return;
     }
     let world = World::on_postgres().await;
@@ -267,9 +268,9 @@ async fn whichever_of_several_servers_can_be_written_to_is_found() {
     };
     world.sign_in(60).await;
     let mut host = world.actor_on(&hosts(&standby, primary), -1);
-    assert!(host.ask("refresh").starts_with("ok access-"), "the second one is written to");
+    assert!(host.ask("refresh").starts_with("ok access-"), "the second server is used");
 
-    // The other one takes over, while the connection to the first one is still there.
+    // The standby server takes over, while the host is still connected to the first server.
     let tokens = world.stored().await;
     let url = world.url.replace(&format!(":{}/", primary.port()), &format!(":{}/", standby.port()));
     let behind = url.parse::<StoreUrl>().unwrap().open().unwrap();
@@ -284,7 +285,7 @@ async fn whichever_of_several_servers_can_be_written_to_is_found() {
     assert!(answer.starts_with("ok access-"), "{answer}");
     assert_eq!((world.provider.calls(), world.provider.replays()), (2, 0));
 
-    // One that takes connections and says nothing leaves time for the other one.
+    // A server that accepts connections and never answers leaves enough time for the other one.
     primary.freeze();
     assert_eq!(world.actor_on(&hosts(primary, &standby), -1).ask("load"), answer);
     let away = world.actor_on(&hosts(primary, primary), -1).ask("load");
@@ -293,8 +294,8 @@ async fn whichever_of_several_servers_can_be_written_to_is_found() {
 }
 
 #[tokio::test]
-async fn what_an_operator_puts_into_the_table_is_not_taken_for_the_slots_own() {
-    if !can_serve("what_an_operator_puts_into_the_table_is_not_taken_for_the_slots_own") {
+async fn a_row_that_the_operator_of_the_table_replaced_is_refused() {
+    if !can_serve("a_row_that_the_operator_of_the_table_replaced_is_refused") {
         return;
     }
     let world = World::on_postgres().await;
@@ -323,7 +324,7 @@ async fn what_an_operator_puts_into_the_table_is_not_taken_for_the_slots_own() {
         ("decode(repeat('00', 200000), 'hex')", "is too large"),
     ] {
         database.sql("DELETE FROM tokenkeep WHERE slot = 'fleet'");
-        // As a process that has just started.
+        // Like a process that has just started.
         let store = world.open();
         store.save(&tokens.clone().into(), Precondition::Anything).await.unwrap();
         put(record);
@@ -342,7 +343,7 @@ async fn what_an_operator_puts_into_the_table_is_not_taken_for_the_slots_own() {
     assert!(matches!(store.load().await, Err(StoreError::Unavailable { .. })));
 }
 
-/// Who signs the certificates of servers.
+/// A certificate authority for the servers.
 struct Authority {
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
     certificate: String,
@@ -357,7 +358,7 @@ impl Authority {
         Self { issuer: rcgen::Issuer::new(parameters, key), certificate }
     }
 
-    /// A certificate for a name, and its key.
+    /// Returns a certificate for a name, and its key.
     fn sign(&self, name: &str) -> (String, String) {
         let key = rcgen::KeyPair::generate().unwrap();
         let parameters = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
