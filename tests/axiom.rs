@@ -1,4 +1,4 @@
-//! The client of `examples/axiom`: what it sends, to whom, and what it makes of each answer.
+//! The client of `examples/axiom`: what it sends, to which server, and how it handles each answer.
 
 #![allow(
     clippy::disallowed_methods,
@@ -29,7 +29,7 @@ use tokio::sync::Barrier;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nSet-Cookie: auth-access-token=new; Path=/; HttpOnly\r\n\r\n";
 
-/// A server that reads one request for each answer, sends that as it is, and hangs up.
+/// Starts a server that reads one request for each answer, sends the answer, and closes the connection.
 fn answering(answers: &[&str]) -> (String, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let origin = format!("http://{}", listener.local_addr().unwrap());
@@ -39,7 +39,7 @@ fn answering(answers: &[&str]) -> (String, Receiver<String>) {
         for answer in answers {
             let (mut stream, _) = listener.accept().unwrap();
             send.send(read(&mut stream)).unwrap();
-            // A client that does not want all of it closes the connection.
+            // The client may close the connection before it has read the whole answer.
             let _ = stream.write_all(answer.as_bytes());
         }
     });
@@ -67,7 +67,7 @@ fn header(request: &str, wanted: &str) -> Option<String> {
     headers.find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.to_owned())
 }
 
-/// A port where nobody may call.
+/// Returns a port to which no client may connect.
 fn forbidden() -> (String, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -93,7 +93,7 @@ async fn signed_in(server: &Server) -> (AuthClient, AuthTokens) {
     (client, tokens)
 }
 
-/// What a refresh comes to that is answered so.
+/// Returns the result of a refresh that gets this answer.
 async fn refreshed(answer: &str) -> Result<AuthTokens, RefreshFailure> {
     let (origin, _requests) = answering(&[answer]);
     AuthClient::new(&origin).unwrap().refresh(tokens(), &RefreshPermit::unlimited()).await
@@ -150,7 +150,7 @@ async fn a_wrong_password_or_code_is_refused() {
 }
 
 #[tokio::test]
-async fn a_login_without_a_refresh_token_is_no_login() {
+async fn a_login_without_a_refresh_token_is_an_error() {
     let otp = "HTTP/1.1 200 OK\r\nContent-Length: 19\r\n\r\n{\"otpJwtToken\":\"t\"}";
     let (origin, _requests) = answering(&[otp, OK]);
     let client = AuthClient::new(&origin).unwrap();
@@ -174,12 +174,12 @@ async fn a_rotated_refresh_token_is_kept_and_saved() {
 
     let reopened = TokenManager::builder().store(store()).refresher(client).build();
     assert_eq!(reopened.get_tokens().await.unwrap().unwrap(), second);
-    // It is the one that the server goes by.
+    // The server accepts the new one.
     reopened.refresh().await.unwrap();
 }
 
 #[tokio::test]
-async fn without_a_rotated_one_the_refresh_token_stays_and_so_does_what_else_there_was() {
+async fn without_rotation_the_refresh_token_and_all_other_fields_are_kept() {
     let (origin, _requests) = answering(&[OK]);
     let client = AuthClient::new(&origin).unwrap();
     let expired = tokens().with_expires_at(Utc::now()).with_obtained_at(Utc::now());
@@ -190,7 +190,7 @@ async fn without_a_rotated_one_the_refresh_token_stays_and_so_does_what_else_the
 }
 
 #[tokio::test]
-async fn a_refresh_token_that_comes_twice_ends_the_session() {
+async fn a_refresh_token_that_is_sent_twice_ends_the_session() {
     let server = Server::start();
     let (client, first) = signed_in(&server).await;
     let second = client.refresh_tokens(&first).await.unwrap();
@@ -220,7 +220,7 @@ async fn cookie_values_with_equals_signs_are_kept_whole() {
 }
 
 #[tokio::test]
-async fn other_cookies_are_not_taken_for_tokens_and_the_last_of_a_name_counts() {
+async fn other_cookies_are_not_read_as_tokens_and_the_last_one_of_a_name_is_used() {
     let cookies = [
         "auth-access-token=old",
         "auth-access-token=new",
@@ -231,7 +231,7 @@ async fn other_cookies_are_not_taken_for_tokens_and_the_last_of_a_name_counts() 
     let cookies = cookies.map(|cookie| format!("Set-Cookie: {cookie}\r\n")).concat();
     let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{cookies}\r\n");
     assert_eq!(refreshed(&answer).await.unwrap().access_token.expose_secret(), "new");
-    // One that is deleted is none.
+    // A deleted cookie does not count as a token.
     for empty in [OK.replace("=new", "="), OK.replace("auth-access-token", "session")] {
         let failed = refreshed(&empty).await.unwrap_err();
         assert!(matches!(failed, RefreshFailure::Ambiguous { .. }), "{failed}");
@@ -242,7 +242,7 @@ async fn other_cookies_are_not_taken_for_tokens_and_the_last_of_a_name_counts() 
 async fn a_redirect_is_not_followed() {
     for status in [301, 302, 303, 307, 308] {
         let (elsewhere, listener) = forbidden();
-        // That it brings a cookie makes it no answer.
+        // A redirect with a cookie is still no answer.
         let moved = format!("HTTP/1.1 {status} Moved\r\nLocation: {elsewhere}/\r\n");
         let answer = OK.replace("HTTP/1.1 200 OK\r\n", &moved);
         let failed = refreshed(&answer).await.unwrap_err();
@@ -252,7 +252,7 @@ async fn a_redirect_is_not_followed() {
 }
 
 #[tokio::test]
-async fn a_path_that_leads_to_another_host_is_not_followed() {
+async fn a_path_that_leads_to_another_host_is_refused() {
     let (origin, _requests) = answering(&[OK]);
     let (elsewhere, listener) = forbidden();
     let client = AuthClient::new(&origin).unwrap();
@@ -266,7 +266,7 @@ async fn a_path_that_leads_to_another_host_is_not_followed() {
 }
 
 #[test]
-fn only_https_and_addresses_of_this_machine_are_taken_for_a_base() {
+fn only_https_and_loopback_addresses_are_accepted_as_a_base() {
     for base in
         ["https://api.example", "https://api.example/v1", "http://127.0.0.1:1", "http://[::1]:1"]
     {
@@ -305,7 +305,7 @@ async fn a_base_may_have_a_path() {
 }
 
 #[tokio::test]
-async fn each_status_says_what_became_of_the_refresh_token() {
+async fn each_status_says_whether_the_refresh_token_may_be_spent() {
     let kind = |failure: &RefreshFailure| match failure {
         RefreshFailure::Ambiguous { .. } => "ambiguous",
         RefreshFailure::Misconfigured { .. } => "misconfigured",
@@ -314,7 +314,7 @@ async fn each_status_says_what_became_of_the_refresh_token() {
         _ => "another",
     };
     for (status, wanted, is_proof) in [
-        (204, "ambiguous", false), // and no cookie
+        (204, "ambiguous", false), // without a cookie
         (304, "ambiguous", false),
         (400, "misconfigured", false),
         (401, "rejected", true),
@@ -336,7 +336,7 @@ async fn each_status_says_what_became_of_the_refresh_token() {
 }
 
 #[tokio::test]
-async fn a_busy_server_says_for_how_long_and_is_obeyed_for_an_hour_at_most() {
+async fn a_busy_server_can_ask_to_wait_for_an_hour_at_most() {
     let in_a_minute = (Utc::now() + TimeDelta::seconds(90)).to_rfc2822();
     for (header, from, to) in [
         ("120", 120, 120),
@@ -358,19 +358,19 @@ async fn a_busy_server_says_for_how_long_and_is_obeyed_for_an_hour_at_most() {
 }
 
 #[tokio::test]
-async fn a_connection_that_was_not_made_sent_nothing() {
+async fn a_connection_that_failed_proves_that_nothing_was_sent() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let client = AuthClient::new(&format!("http://{free}")).unwrap();
     let failed = client.refresh(tokens(), &RefreshPermit::unlimited()).await.unwrap_err();
     assert!(matches!(failed, RefreshFailure::Transient { unspent: true, .. }), "{failed}");
-    // Nor did one to a server that speaks no TLS.
+    // Nothing is sent to a server without TLS either.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = AuthClient::new(&format!("https://{}", listener.local_addr().unwrap())).unwrap();
     let plain = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         stream.write_all(OK.as_bytes()).unwrap();
         let mut sent = Vec::new();
-        // It hangs up, perhaps without a word.
+        // The client closes the connection, perhaps with an error.
         let _ = stream.read_to_end(&mut sent);
         String::from_utf8_lossy(&sent).into_owned()
     });
@@ -380,7 +380,7 @@ async fn a_connection_that_was_not_made_sent_nothing() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_lost_leaves_the_refresh_token_in_doubt() {
+async fn a_lost_answer_is_ambiguous() {
     for answer in ["", "HTTP/1.1 200", "HTTP/1.1 200 OK\r\nSet-Cookie: auth-access-token=new\r\n"] {
         let failed = refreshed(answer).await.unwrap_err();
         assert!(matches!(failed, RefreshFailure::Ambiguous { .. }), "{answer}: {failed}");
@@ -388,7 +388,7 @@ async fn an_answer_that_is_lost_leaves_the_refresh_token_in_doubt() {
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_come_is_not_waited_for() {
+async fn a_refresh_without_an_answer_ends_at_its_deadline() {
     let (origin, listener) = forbidden();
     let client = AuthClient::new(&origin).unwrap().answer_within(Duration::from_millis(50));
     let failed = client.refresh(tokens(), &RefreshPermit::unlimited()).await.unwrap_err();
@@ -398,7 +398,7 @@ async fn an_answer_that_does_not_come_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn what_is_no_http_or_has_no_end_cannot_be_read() {
+async fn an_answer_that_is_not_http_or_too_long_is_an_error() {
     let endless = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "canary".repeat(200_000));
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: canary\r\n".repeat(5_000));
     for answer in ["220 canary ESMTP\r\n\r\n", &endless, &many] {
@@ -410,7 +410,7 @@ async fn what_is_no_http_or_has_no_end_cannot_be_read() {
 }
 
 #[tokio::test]
-async fn tokens_that_came_are_not_lost_with_the_rest_of_the_answer() {
+async fn tokens_are_kept_although_the_body_of_the_answer_is_incomplete() {
     let breaks_off = OK.replace("Length: 0", "Length: 9");
     assert_eq!(refreshed(&breaks_off).await.unwrap().access_token.expose_secret(), "new");
     let endless = OK.replace("Length: 0", "Length: 9000000") + &"x".repeat(9_000_000);
@@ -429,7 +429,7 @@ async fn a_body_that_is_too_long_is_refused() {
 }
 
 #[tokio::test]
-async fn a_token_that_would_be_read_as_several_cookies_is_not_sent() {
+async fn a_token_that_a_cookie_cannot_contain_is_not_sent() {
     let (origin, listener) = forbidden();
     let client = AuthClient::new(&origin).unwrap();
     for token in ["canary; auth-access-token=x", "canary\r\nX: y", "canary x", "canäry", ""] {
@@ -444,7 +444,7 @@ async fn a_token_that_would_be_read_as_several_cookies_is_not_sent() {
 }
 
 #[tokio::test]
-async fn a_token_ends_when_it_says_so_itself() {
+async fn the_expiry_of_a_token_comes_from_its_claims() {
     let server = Server::start();
     let (client, tokens) = signed_in(&server).await;
     assert_eq!(tokens.expires_at, None);
@@ -453,13 +453,13 @@ async fn a_token_ends_when_it_says_so_itself() {
     let new = client.refresh_tokens(&tokens).await.unwrap();
     assert_eq!(new.expires_at, None);
     assert!((890..=900).contains(&lives(&new)), "{}", lives(&new));
-    // The faults of old: due at once, and good for an hour.
+    // The new token is neither due at once nor valid for an hour.
     assert!(!new.needs_refresh(Utc::now()));
     assert!(new.is_expired(Utc::now() + TimeDelta::minutes(15)));
 }
 
 #[tokio::test]
-async fn nothing_that_is_shown_holds_a_secret() {
+async fn no_output_shows_a_secret() {
     let server = Server::start();
     let client = AuthClient::new(server.origin()).unwrap();
     let pending = client.login(EMAIL, PASSWORD).await.unwrap();
@@ -530,7 +530,7 @@ async fn fifty_tasks_make_one_refresh() {
 }
 
 #[test]
-fn the_example_runs_to_its_end_shows_no_secret_and_asks_no_proxy() {
+fn the_example_succeeds_shows_no_secret_and_uses_no_proxy() {
     let this = std::env::current_exe().unwrap();
     let name = format!("axiom{}", std::env::consts::EXE_SUFFIX);
     let example = this.ancestors().nth(2).unwrap().join("examples").join(name);

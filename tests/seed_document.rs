@@ -1,6 +1,6 @@
-//! Every example of the token management document that this crate was created from, in its order.
+//! All examples of the token management document that this crate was created from, in the same order.
 //!
-//! What differs from it on purpose stands in docs/from-axiomtrade-rs.md.
+//! docs/from-axiomtrade-rs.md lists the intended differences.
 
 #![allow(
     clippy::disallowed_methods,
@@ -20,7 +20,7 @@ use tokenkeep::{AuthError, AuthTokens, TokenManager};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-/// Stands for the document's `AuthClient`, which talks to a server.
+/// Stands for the `AuthClient` of the document, which sends requests to a server.
 struct AuthClient;
 
 struct LoginResult {
@@ -55,7 +55,7 @@ fn scratch() -> tempfile::TempDir {
 }
 
 #[tokio::test]
-async fn access_tokens_go_with_requests() -> Outcome {
+async fn access_tokens_are_sent_with_requests() -> Outcome {
     let token_manager = TokenManager::new(None);
     token_manager.set_tokens(sample("access", 60)).await?;
     let token = token_manager.get_access_token().await?;
@@ -67,7 +67,7 @@ async fn access_tokens_go_with_requests() -> Outcome {
 }
 
 #[tokio::test]
-async fn refresh_tokens_buy_new_tokens() -> Outcome {
+async fn refresh_tokens_are_exchanged_for_new_tokens() -> Outcome {
     let new_tokens = AuthClient::new().refresh_tokens().await?;
     assert_eq!(new_tokens.access_token.expose_secret(), "from refresh");
     Ok(())
@@ -98,8 +98,8 @@ async fn a_manager_is_created_in_memory_or_on_a_file() -> Outcome {
     Ok(())
 }
 
-/// A process's environment cannot be changed safely while it runs, so this test runs itself again
-/// with another one.
+/// The environment of a running process cannot be changed safely, so this test runs itself again in a process
+/// with another environment.
 #[tokio::test]
 async fn a_manager_is_created_from_environment_variables() -> Outcome {
     const THIS: &str = "a_manager_is_created_from_environment_variables";
@@ -109,7 +109,7 @@ async fn a_manager_is_created_from_environment_variables() -> Outcome {
         let manager = TokenManager::from_env()?.expect("the variables are set");
         assert_eq!(manager.get_access_token().await?.expose_secret(), "your_access_token_here");
         assert_eq!(manager.get_refresh_token().await?.expose_secret(), "your_refresh_token_here");
-        // The first read already has them, and they cannot be changed.
+        // The first read returns the tokens, and they cannot be changed.
         assert!(matches!(manager.set_tokens(sample("new", 60)).await, Err(AuthError::Store(_))));
         assert!(matches!(manager.clear().await, Err(AuthError::Store(_))));
         let other = TokenManager::from_env_with_prefix("OTHER")?.expect("it is set");
@@ -140,7 +140,7 @@ async fn a_manager_is_created_from_environment_variables() -> Outcome {
 
 #[test]
 fn from_env_works_outside_a_runtime() {
-    // The variables are not set for the tests, and that is no error.
+    // It is no error that the variables are not set.
     assert!(TokenManager::from_env_with_prefix("TOKENKEEP_ABSENT").unwrap().is_none());
 }
 
@@ -177,7 +177,7 @@ async fn tokens_are_retrieved() -> Outcome {
 #[tokio::test]
 async fn tokens_are_validated_with_buffers_of_5_and_15_minutes() -> Outcome {
     let token_manager = TokenManager::new(None);
-    // Obtained an hour before its expiry, and so of a lifetime that leaves the buffers whole.
+    // The token is obtained 1 hour before its expiry. For such a lifetime the buffers are not shortened.
     for (left, expired, due) in [(16, false, false), (14, false, true), (4, true, true)] {
         let tokens =
             sample("access", left).with_obtained_at(Utc::now() - Duration::minutes(60 - left));
@@ -203,7 +203,7 @@ async fn clearing_removes_tokens_from_memory_and_the_file() -> Outcome {
 }
 
 #[tokio::test]
-async fn files_have_the_documents_json() -> Outcome {
+async fn files_have_the_json_of_the_document() -> Outcome {
     let dir = scratch();
     let path = dir.path().join("tokens.json");
     let json = r#"{
@@ -217,7 +217,7 @@ async fn files_have_the_documents_json() -> Outcome {
     let tokens = token_manager.get_tokens().await?.expect("it loads as it is");
     assert_eq!(tokens.expires_at, Some("2024-01-15T10:30:00Z".parse()?));
 
-    // What is written starts with the very same lines.
+    // A new file starts with the same lines.
     token_manager.set_tokens(tokens).await?;
     let written = std::fs::read_to_string(&path)?;
     let head = json.trim_end_matches("\n}");
@@ -226,17 +226,17 @@ async fn files_have_the_documents_json() -> Outcome {
 }
 
 #[tokio::test]
-async fn storage_locations_are_the_programs_choice() -> Outcome {
+async fn the_program_chooses_its_storage_location() -> Outcome {
     let dir = scratch();
 
-    // User-specific storage: whatever directory the platform names; it need not exist.
+    // User-specific storage: any directory that the platform names. It need not exist.
     let config_dir = dir.path().join(".config");
     let user_specific = config_dir.join("axiomtrade").join("tokens.json");
 
     // Application-specific storage
     let application_specific = dir.path().join("config/tokens.json");
 
-    // Temporary storage: directly in a directory that everybody can write to
+    // Temporary storage: in a directory that everybody can write to
     let name = format!("axiom_tokens-{}.json", std::process::id());
     let temporary = std::env::temp_dir().join(name);
 
@@ -246,7 +246,7 @@ async fn storage_locations_are_the_programs_choice() -> Outcome {
         assert!(storage_path.exists());
         token_manager.clear().await?;
         for suffix in ["lock", "lease"] {
-            // The lock files stay; a test tidies up after itself.
+            // The store does not remove its lock files, so the test removes them.
             let _ = std::fs::remove_file(format!("{}.{suffix}", storage_path.display()));
         }
     }
@@ -267,7 +267,7 @@ async fn a_refresh_is_checked_for_and_done_by_hand() -> Outcome {
     Ok(())
 }
 
-/// As in the document. Files written here have this mode from the first byte on.
+/// A function of the document. Files of this crate have this mode from the first byte on.
 #[cfg(unix)]
 fn set_token_file_permissions(path: &Path) -> Result<(), std::io::Error> {
     use std::fs;
@@ -286,7 +286,7 @@ fn set_token_file_permissions(_path: &Path) -> Result<(), std::io::Error> {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn token_files_are_for_their_owner_only_without_being_told() -> Outcome {
+async fn token_files_are_private_by_default() -> Outcome {
     use std::os::unix::fs::MetadataExt;
 
     let dir = scratch();
@@ -297,7 +297,7 @@ async fn token_files_are_for_their_owner_only_without_being_told() -> Outcome {
 }
 
 #[tokio::test]
-async fn errors_are_told_apart() -> Outcome {
+async fn each_error_can_be_recognised() -> Outcome {
     let token_manager = TokenManager::new(None);
     let outcome = |result: Result<_, AuthError>| match result {
         Ok(_token) => "use token for API request",
@@ -335,7 +335,7 @@ async fn the_integration_example_runs() -> Outcome {
     let dir = scratch();
     let storage_path = dir.path().join("tokens.json");
 
-    // Twice: the first run logs in, the second one finds the tokens.
+    // The first run logs in, and the second run finds the tokens.
     for logged_in in [false, true] {
         // Create token manager with persistent storage
         let token_manager = TokenManager::new(Some(storage_path.clone()));
@@ -404,14 +404,14 @@ async fn the_lifecycle_manager_runs() -> Outcome {
     lifecycle.token_manager.set_tokens(due).await?;
     assert_eq!(lifecycle.get_valid_access_token().await?, "from refresh");
 
-    // The manager has both of these itself.
+    // The manager has both of these methods.
     lifecycle.token_manager.ensure_valid_tokens().await?;
     let token = lifecycle.token_manager.get_valid_access_token().await?;
     assert_eq!(token.expose_secret(), "from refresh");
     Ok(())
 }
 
-/// Migrate tokens between storage locations, as the document does it: by hand.
+/// Migrate tokens between storage locations by hand, as the document does.
 async fn migrate_tokens(old_path: &Path, new_path: &Path) -> Outcome {
     let old_manager = TokenManager::new(Some(old_path.to_path_buf()));
 
@@ -430,7 +430,7 @@ async fn tokens_are_migrated() -> Outcome {
     let paths: Vec<PathBuf> = ["a", "b", "c"].iter().map(|name| dir.path().join(name)).collect();
     TokenManager::new(Some(paths[0].clone())).set_tokens(sample("access", 60)).await?;
     migrate_tokens(&paths[0], &paths[1]).await?;
-    // And in one call that may be killed at any point.
+    // The same in one call, which can be killed at any point.
     migrate(&PlaintextStore::new(&paths[1]), &PlaintextStore::new(&paths[2])).await?;
 
     assert!(!paths[0].exists() && !paths[1].exists());
@@ -439,7 +439,7 @@ async fn tokens_are_migrated() -> Outcome {
     Ok(())
 }
 
-/// Create token backup, as the document does it: by hand.
+/// Create token backup by hand, as the document does.
 async fn backup_tokens(manager: &TokenManager, backup_path: &Path) -> Outcome {
     if let Some(tokens) = manager.get_tokens().await? {
         let backup_manager = TokenManager::new(Some(backup_path.to_path_buf()));
@@ -455,7 +455,7 @@ async fn tokens_are_backed_up() -> Outcome {
     manager.set_tokens(sample("access", 60)).await?;
     let (by_hand, marked) = (dir.path().join("by-hand.json"), dir.path().join("marked.json"));
     backup_tokens(&manager, &by_hand).await?;
-    // And as a copy that knows that it is one.
+    // The same as a copy that is marked as a backup.
     backup(manager.store(), &PlaintextStore::new(&marked)).await?;
 
     for path in [by_hand, marked] {
