@@ -398,7 +398,7 @@ fn each_broken_rule_violates_an_invariant() {
         ("the permit is not checked", "shared: stops", SENT_ONCE),
         ("a refresh starts from unsaved tokens", "file: failures", TOLD),
         ("a refresh starts from unsaved tokens", "shared: no rotation", SENT_ONCE),
-        ("a rejection is told after a failed load", "file: logins", GIVEN_UP),
+        ("a rejection is reported after a failed load", "file: logins", GIVEN_UP),
         ("the source is cleared before the copy is read", "migration: kills", SOMEWHERE),
         ("the successor is saved with Anything", "file: logins", LOGIN),
         ("tokens read before the lease are sent", "file: kills", KNOWN),

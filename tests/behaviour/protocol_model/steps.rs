@@ -265,7 +265,7 @@ impl Configuration {
             At::LoadAfterRejection => {
                 steps.event(Store, who, "fails to load", |state| {
                     state.processes[who].at = At::Release;
-                    if self.breaks("a rejection is told after a failed load") {
+                    if self.breaks("a rejection is reported after a failed load") {
                         self.tell_sign_in_again(state, who);
                     }
                 });
