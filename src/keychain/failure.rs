@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_codes_of_macos_are_told_apart() {
+    fn each_status_code_of_macos_becomes_the_right_error() {
         for (code, expected) in [
             (-128, "here: access denied; the prompt was dismissed"),
             (-25244, "here: access denied; give the right password"),

@@ -10,7 +10,7 @@ use crate::record::Record;
 use crate::stores::MemoryStore;
 
 #[tokio::test]
-async fn what_an_interrupted_run_left_is_saved_again_because_it_may_not_be_durable() {
+async fn a_copy_of_an_interrupted_migration_is_saved_again_to_make_it_durable() {
     let (from, to) = (MemoryStore::new(), MemoryStore::new());
     let tokens = AuthTokens::new("mine");
     from.save(&tokens.clone().into(), Precondition::Absent).await.unwrap();

@@ -15,7 +15,7 @@ use crate::tokens::AuthTokens;
 use crate::transfer::migrate;
 use crate::{RefreshFailure, TokenManager};
 
-/// A store in such a table.
+/// A store with its record in a [`Table`].
 #[derive(Debug)]
 struct Store(SharedSlot<Table>);
 
@@ -501,7 +501,7 @@ async fn a_login_that_arrives_after_a_logout_is_refused() {
 }
 
 #[tokio::test]
-async fn a_slow_answer_is_not_taken_for_an_earlier_state() {
+async fn a_slow_answer_is_not_mistaken_for_an_earlier_state() {
     let table = Table::new();
     let (reader, writer) = (Arc::new(slot(&table)), slot(&table.elsewhere()));
     writer.save(&record("one"), Precondition::Anything).await.unwrap();
