@@ -48,6 +48,8 @@ struct Inner {
     passphrase: Option<Box<Passphrase>>,
     recovery: Vec<Recipient>,
     recovery_file: Option<PathBuf>,
+    /// A group whose members may write to the directories of the files.
+    trusted_group: Option<u32>,
     /// The recipients that `recovery_file` held when it was last read.
     recovery_from_file: Mutex<Vec<Recipient>>,
     unlocked: Mutex<Option<Arc<Unlocked>>>,
@@ -199,6 +201,22 @@ impl AgeKey {
         self
     }
 
+    /// Trusts all members of a group, by its number: they may read the identity file, and write to the
+    /// directories that lead to it and to the file of recovery recipients. It has no effect on Windows.
+    ///
+    /// # Security
+    ///
+    /// Each member of the group can read or replace the key.
+    ///
+    /// # Panics
+    ///
+    /// If this key has been cloned.
+    #[must_use]
+    pub fn with_trusted_group(mut self, group: u32) -> Self {
+        self.configure().trusted_group = Some(group);
+        self
+    }
+
     /// Generates an identity and writes it to a new file, durably. The file has mode 0600. New directories
     /// have mode 0700.
     ///
@@ -259,6 +277,7 @@ impl AgeKey {
             passphrase: None,
             recovery: Vec::new(),
             recovery_file: None,
+            trusted_group: None,
             recovery_from_file: Mutex::default(),
             unlocked: Mutex::default(),
         }))

@@ -12,9 +12,12 @@
 //! file, the next writer removes it. A lock file is never removed: a process that still has the unlinked file
 //! open would hold a lock that no other process sees.
 
+#[cfg(unix)]
+mod accounts;
 #[cfg(windows)]
 mod acl;
 mod lock;
+mod lock_file;
 mod locked_directory;
 #[cfg_attr(unix, path = "private_file/unix.rs")]
 #[cfg_attr(windows, path = "private_file/windows.rs")]
@@ -22,6 +25,8 @@ mod platform;
 mod reserved_room;
 #[cfg(test)]
 mod tests;
+#[cfg(unix)]
+mod trusted_path;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -36,6 +41,7 @@ use zeroize::Zeroizing;
 
 pub(crate) use self::lock::FileLock;
 use self::lock::{LOCK_WAIT, lock};
+pub use self::lock_file::{HeldLockFile, LockFile};
 pub use self::locked_directory::LockedDirectory;
 use self::platform::Dir;
 pub(crate) use self::reserved_room::ReservedRoom;
@@ -81,6 +87,8 @@ pub struct PrivateFile {
     /// The maximum size in bytes.
     limit: usize,
     lock_wait: Duration,
+    /// A group whose members may write to the directories that lead to the file.
+    trusted_group: Option<u32>,
 }
 
 impl PrivateFile {
@@ -90,7 +98,23 @@ impl PrivateFile {
     pub fn new(path: impl AsRef<Path>, limit: usize) -> Self {
         let path = path.as_ref();
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        Self { path, limit, lock_wait: LOCK_WAIT }
+        Self { path, limit, lock_wait: LOCK_WAIT, trusted_group: None }
+    }
+
+    /// Trusts all members of a group, by its number: they may write to the directories that lead to the file.
+    /// Some set-ups need this, such as a volume with an `fsGroup` in Kubernetes. It has no effect on Windows.
+    ///
+    /// # Security
+    ///
+    /// Each member of the group can replace the file.
+    #[must_use]
+    pub fn with_trusted_group(mut self, group: u32) -> Self {
+        self.trust_group(group);
+        self
+    }
+
+    pub(crate) fn trust_group(&mut self, group: u32) {
+        self.trusted_group = Some(group);
     }
 
     /// Returns the absolute path.
@@ -121,19 +145,14 @@ impl PrivateFile {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Exposed`] if others can write to it, or to one of the two directories above it, and the
-    /// errors of [`read`](Self::read).
+    /// [`StoreError::Exposed`] if others can write to it, and the errors of [`read`](Self::read).
     ///
     /// # Security
     ///
-    /// If it is a link, its target is checked, but not the directories of the target. Directories further up
-    /// are not checked.
+    /// If it is a link, the link is followed through trusted directories only.
     pub fn read_trusted(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        let file = platform::open_trusted_file(&self.path, Exposure::Accepted)?;
+        let file = platform::open_trusted_file(&self.path, Exposure::Accepted, self.trusted_group)?;
         let Some(file) = file else { return Ok(None) };
-        for directory in self.path.ancestors().skip(1).take(2) {
-            platform::check_directory(directory)?;
-        }
         let mut bytes = read_whole(file, &self.path, self.limit)?;
         Ok(Some(std::mem::take(&mut *bytes)))
     }
@@ -178,11 +197,7 @@ impl PrivateFile {
     ///
     /// Errors of the system.
     pub fn remove(&self) -> Result<(), StoreError> {
-        let removed = match std::fs::remove_file(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed,
-        };
-        removed.map_err(|error| StoreError::io("remove", self.place(), error))?;
+        platform::remove(&self.path, self.trusted_group)?;
         match self.open(Exposure::Accepted) {
             Ok(Some(opened)) => opened.sync("remove"),
             // The removal cannot be made durable in a directory that this user may not list.
@@ -226,7 +241,7 @@ impl PrivateFile {
     /// rename a reader sees the old content or the new one.
     pub(crate) fn open(&self, exposure: Exposure) -> Result<Option<Opened<'_>>, StoreError> {
         let (parent, name) = self.split()?;
-        let dir = Dir::open(parent, exposure)?;
+        let dir = Dir::open(parent, exposure, self.trusted_group)?;
         Ok(dir.map(|dir| Opened { file: self, name, dir: Arc::new(dir), exposure }))
     }
 
@@ -237,14 +252,14 @@ impl PrivateFile {
             return Ok(opened);
         }
         let (parent, name) = self.split()?;
-        let dir = Arc::new(Dir::create(parent)?);
+        let dir = Arc::new(Dir::create(parent, self.trusted_group)?);
         Ok(Opened { file: self, name, dir, exposure: Exposure::Accepted })
     }
 
     /// Creates the directory if needed, and takes the write lock.
     pub(crate) fn lock(&self) -> Result<LockedFile<'_>, StoreError> {
         let (parent, name) = self.split()?;
-        let dir = Arc::new(Dir::create(parent)?);
+        let dir = Arc::new(Dir::create(parent, self.trusted_group)?);
         Opened { file: self, name, dir, exposure: Exposure::Refused }.lock()
     }
 
@@ -261,7 +276,7 @@ impl PrivateFile {
     /// `growth` bytes longer than now, then by one of `size` bytes.
     pub(crate) fn reserve(&self, size: usize, growth: usize) -> Result<ReservedRoom, StoreError> {
         let (parent, name) = self.split()?;
-        let dir = Dir::create(parent)?;
+        let dir = Dir::create(parent, self.trusted_group)?;
         dir.check_replaceable(name)?;
         // The lock is not kept, because others may write meanwhile. This only shows that it can be taken.
         drop(lock(&dir, &suffixed(name, ".lock"), &self.path, self.lock_wait)?);
@@ -282,7 +297,7 @@ impl PrivateFile {
         if is_there(name) || endings.iter().any(|ending| is_there(&suffixed(name, ending))) {
             return Ok(false);
         }
-        let dir = Dir::open(parent, Exposure::Accepted).ok().flatten();
+        let dir = Dir::open(parent, Exposure::Accepted, self.trusted_group).ok().flatten();
         let left = |ending| dir.as_ref().map_or_else(Vec::new, |dir| leftovers(dir, name, ending));
         let mut left = [TEMPORARY, NEXT].into_iter().flat_map(left);
         Ok(!is_there(&suffixed(name, TEMPORARY)) && !left.any(|left| is_there(&left)))
@@ -444,14 +459,18 @@ impl LockedFile<'_> {
 #[cfg(feature = "keychain")]
 pub(crate) fn exclusive(path: &Path) -> Result<FileLock, StoreError> {
     let (parent, name) = split(path)?;
-    lock(&Dir::create(parent)?, name, path, LOCK_WAIT)
+    lock(&Dir::create(parent, None)?, name, path, LOCK_WAIT)
 }
 
 /// Reads a file that holds keys. It may be a link, as mounted secrets are. `exposure` says whether others may
 /// read it. Nobody else may write to it in any case.
 #[cfg(feature = "age")]
-pub(crate) fn read_key_file(path: &Path, exposure: Exposure) -> Result<Option<Bytes>, StoreError> {
-    match platform::open_trusted_file(path, exposure)? {
+pub(crate) fn read_key_file(
+    path: &Path,
+    exposure: Exposure,
+    trusted_group: Option<u32>,
+) -> Result<Option<Bytes>, StoreError> {
+    match platform::open_trusted_file(path, exposure, trusted_group)? {
         Some(file) => read_whole(file, path, MAX_KEY_FILE).map(Some),
         None => Ok(None),
     }

@@ -40,6 +40,8 @@ pub use crate::sys::directories::{config_directory, state_directory};
 ///   `keychain:SERVICE/NAME`.
 /// - `&recipient=age1…` adds a recovery recipient. It can be given several times. `&recipients=PATH` names a
 ///   file of recovery recipients.
+/// - `&trust_group=GID` trusts all members of a group: they may write to the directories that lead to the files
+///   of the URL. Others who may are an error.
 /// - `&sslrootcert=PATH` names a file with the root certificates of a PostgreSQL server.
 /// - `&endpoint=URL` names the server of a bucket, if it is not the provider's own.
 ///
@@ -66,6 +68,8 @@ pub struct StoreUrl {
     /// Whether the keychain may ask the user. This is not part of the text, because it depends on the
     /// program.
     prompts: bool,
+    /// The number of a group whose members may write to the directories of the files.
+    trusted_group: Option<u32>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -261,7 +265,7 @@ impl StoreUrl {
         let seal = kind.seal_mut()?;
         seal.key = Key::File(std::path::absolute(identity).unwrap_or_else(|_| identity.to_owned()));
         seal.recipients = recipients;
-        Some(Self::of(kind))
+        Some(Self { kind, prompts: false, trusted_group: self.trusted_group })
     }
 
     /// Returns the recovery recipients in the URL itself.
@@ -303,6 +307,7 @@ impl StoreUrl {
             options.extend(recipients.iter().map(|recipient| ("recipient", escaped(recipient))));
             options.extend(recipients_file.as_ref().map(|file| ("recipients", path(file))));
         }
+        options.extend(self.trusted_group.map(|group| ("trust_group", group.to_string())));
         for (index, (name, value)) in options.iter().enumerate() {
             let separator = if index == 0 { '?' } else { '&' };
             write!(text, "{separator}{name}={value}").expect("a String takes everything");
@@ -320,7 +325,7 @@ impl StoreUrl {
     }
 
     fn of(kind: Kind) -> Self {
-        Self { kind, prompts: false }
+        Self { kind, prompts: false, trusted_group: None }
     }
 }
 

@@ -14,7 +14,7 @@ const DEFAULT: &str = "default";
 /// The slot that a command line names.
 pub(crate) enum Selection {
     Profile(String),
-    Store(StoreUrl),
+    Store(Box<StoreUrl>),
 }
 
 impl SelectionArguments {
@@ -29,7 +29,7 @@ impl SelectionArguments {
             (Some(_), Some(_)) => {
                 Err(Failure::usage("a profile and a store are named; name one of them"))
             }
-            (None, Some(url)) => parse_url(&url).map(Selection::Store),
+            (None, Some(url)) => parse_url(&url).map(|url| Selection::Store(Box::new(url))),
             (profile, None) => {
                 Ok(Selection::Profile(profile.unwrap_or_else(|| DEFAULT.to_owned())))
             }

@@ -23,7 +23,7 @@ pub(crate) struct Target {
 impl Target {
     pub(crate) fn of(context: &Context) -> Result<Self, Failure> {
         match context.selection.selected()? {
-            Selection::Store(url) => Ok(Self { url, profile: None }),
+            Selection::Store(url) => Ok(Self { url: *url, profile: None }),
             Selection::Profile(name) => {
                 let profile = Profile::load(&name)?;
                 Ok(Self { url: profile.store.clone(), profile: Some(profile) })

@@ -30,12 +30,15 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<Identity>, String> {
 }
 
 /// Reads a file of recipients, with one recipient per line.
-pub(super) fn read_recipients(path: &Path) -> Result<Vec<Recipient>, StoreError> {
+pub(super) fn read_recipients(
+    path: &Path,
+    group: Option<u32>,
+) -> Result<Vec<Recipient>, StoreError> {
     let place = || path.display().to_string();
     let invalid = |reason| StoreError::InvalidKey { place: place(), reason };
     // Recipients are public. But a user who can write to this file can add a recipient, and then read the
     // tokens.
-    let text = private_file::read_key_file(path, Exposure::Accepted)?.ok_or_else(|| {
+    let text = private_file::read_key_file(path, Exposure::Accepted, group)?.ok_or_else(|| {
         StoreError::Unavailable {
             place: place(),
             reason: "this list of recovery recipients does not exist".into(),

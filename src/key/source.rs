@@ -25,13 +25,15 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Reads the text. Returns `None` if there is none.
-    pub(super) fn read(&self) -> Result<Option<Bytes>, StoreError> {
+    /// Reads the text. Returns `None` if there is none. Members of `group` may write to the directories of a
+    /// file, and read it.
+    pub(super) fn read(&self, group: Option<u32>) -> Result<Option<Bytes>, StoreError> {
         match self {
             Self::Credential(name) => match std::env::var_os("CREDENTIALS_DIRECTORY") {
                 Some(directory) => private_file::read_key_file(
                     &Path::new(&directory).join(name),
                     Exposure::Refused,
+                    group,
                 ),
                 None => Ok(None),
             },
@@ -40,7 +42,7 @@ impl Source {
                 let text = text.expose_secret();
                 Some(Zeroizing::new(text.as_bytes().to_vec()))
             }),
-            Self::File(path) => private_file::read_key_file(path, Exposure::Refused),
+            Self::File(path) => private_file::read_key_file(path, Exposure::Refused, group),
             #[cfg(feature = "keychain")]
             Self::Keychain(item) => item.read(),
             Self::Passphrase => Ok(None),
@@ -62,11 +64,11 @@ impl Source {
     }
 
     /// Reads the text. Makes a key first if there is none and one can be made.
-    pub(super) fn ensure(&self) -> Result<Bytes, StoreError> {
+    pub(super) fn ensure(&self, group: Option<u32>) -> Result<Bytes, StoreError> {
         match self {
             #[cfg(feature = "keychain")]
             Self::Keychain(item) => item::ensure(item),
-            _ => self.read()?.ok_or_else(|| self.missing(&self.to_string())),
+            _ => self.read(group)?.ok_or_else(|| self.missing(&self.to_string())),
         }
     }
 

@@ -118,7 +118,7 @@ impl AgeKey {
 
     /// Checks whether [`forget`](Self::forget) would succeed now.
     pub(crate) fn can_forget(&self) -> Result<(), StoreError> {
-        self.0.source.read().map(drop)
+        self.0.source.read(self.0.trusted_group).map(drop)
     }
 
     /// Removes a key that belongs to one slot only.
@@ -134,7 +134,11 @@ impl AgeKey {
         if let Some(unlocked) = unlocked.as_ref().filter(|_| read == Read::Once) {
             return Ok(unlocked.clone());
         }
-        let material = self.0.source.read()?.ok_or_else(|| self.0.source.missing(place))?;
+        let material = self
+            .0
+            .source
+            .read(self.0.trusted_group)?
+            .ok_or_else(|| self.0.source.missing(place))?;
         self.accept(&mut unlocked, &material)
     }
 
@@ -145,7 +149,7 @@ impl AgeKey {
             return self.unlock(place, Read::Once);
         }
         let mut unlocked = lock(&self.0.unlocked);
-        let material = self.0.source.ensure()?;
+        let material = self.0.source.ensure(self.0.trusted_group)?;
         self.accept(&mut unlocked, &material)
     }
 
@@ -194,7 +198,7 @@ impl AgeKey {
         let mut recovery = self.0.recovery.clone();
         if let Some(path) = &self.0.recovery_file {
             let mut known = lock(&self.0.recovery_from_file);
-            match identity_file::read_recipients(path) {
+            match identity_file::read_recipients(path, self.0.trusted_group) {
                 Ok(read) => *known = read,
                 Err(error) if cannot_be_read_now(&error) && !known.is_empty() => {}
                 Err(error) => return Err(error),

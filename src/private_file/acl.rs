@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 
 use windows_permissions::constants::{AceFlags, AceType, SeObjectType, SecurityInformation};
+use windows_permissions::utilities::current_process_sid;
 use windows_permissions::wrappers::{
     ConvertSecurityDescriptorToStringSecurityDescriptor, GetSecurityInfo, SetSecurityInfo,
 };
@@ -15,12 +16,10 @@ pub(super) mod right {
     /// For a directory: to add a file.
     pub(crate) const WRITE_DATA: u32 = 0x2;
     /// For a directory: to add a directory.
-    #[cfg(any(feature = "age", test))]
     pub(crate) const APPEND_DATA: u32 = 0x4;
     pub(crate) const READ_EA: u32 = 0x8;
     pub(crate) const DELETE_CHILD: u32 = 0x40;
     pub(crate) const READ_ATTRIBUTES: u32 = 0x80;
-    #[cfg(any(feature = "age", test))]
     pub(crate) const DELETE: u32 = 0x1_0000;
     pub(crate) const READ_CONTROL: u32 = 0x2_0000;
     pub(crate) const WRITE_DAC: u32 = 0x4_0000;
@@ -108,9 +107,9 @@ impl Access {
     }
 }
 
-/// Returns whether this SID is one of [`RULERS`].
-pub(super) fn rules_the_system(who: &str) -> bool {
-    RULERS.contains(&who)
+/// Returns whether this is the user of this process, the system, or an administrator.
+pub(super) fn is_trusted(who: &str) -> io::Result<bool> {
+    Ok(RULERS.contains(&who) || current_process_sid()?.to_string() == who)
 }
 
 /// Allows only the owner, the system and its administrators to access a file or directory. The handle needs

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use super::lock::{FileLock, LOCK_WAIT, lock};
-use super::platform::{self, Dir};
+use super::platform::Dir;
 use super::{TEMPORARY, explain_write, suffixed, write_by_rename};
 use crate::error::StoreError;
 
@@ -53,10 +53,7 @@ impl LockedDirectory {
     pub fn lock(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let path = path.as_ref();
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let dir = Dir::create(&path)?;
-        if let Some(above) = path.parent() {
-            platform::check_directory(above)?;
-        }
+        let dir = Dir::create(&path, None)?;
         let lock = lock(&dir, OsStr::new(LOCK), &path.join(LOCK), LOCK_WAIT)?;
         Ok(Self { dir, path, _lock: lock })
     }

@@ -106,8 +106,8 @@ fn a_file_with_settings_may_be_a_link_and_readable_by_others_but_not_writable_by
         set(directory, 0o755);
     }
     for (path, allowed, refused) in [
-        (&*dir.path().join("target"), 0o644, 0o664),
-        (&*config, 0o1777, 0o775),
+        (&*dir.path().join("target"), 0o644, 0o646),
+        (&*config, 0o1777, 0o777),
         (config.parent().unwrap(), 0o755, 0o757),
     ] {
         set(path, refused);

@@ -3,7 +3,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
@@ -11,15 +11,13 @@ use std::time::SystemTime;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::process::geteuid;
 
+use super::accounts::{is_root, others_in_group};
+use super::trusted_path::Walk;
 use super::{Exposure, refuse_missing_root};
 use crate::error::StoreError;
 
-const ROOT: u32 = 0;
-const STICKY: u32 = 0o1000;
 const READ_BY_OTHERS: u32 = 0o044;
 const ANY_BY_OTHERS: u32 = 0o077;
-const WRITE_BY_OTHERS: u32 = 0o022;
-const WRITE_BY_ALL: u32 = 0o002;
 
 /// Directories whose names this process made durable, together with the names of all directories above them.
 static DURABLE: Mutex<BTreeSet<Birth>> = Mutex::new(BTreeSet::new());
@@ -49,44 +47,36 @@ pub(super) struct Dir {
 }
 
 impl Dir {
-    /// Opens a directory, or returns `None` if it does not exist.
-    pub(super) fn open(path: &Path, exposure: Exposure) -> Result<Option<Self>, StoreError> {
-        let Some(dir) = Self::open_unchecked(path)? else { return Ok(None) };
-        let metadata = dir.metadata()?;
-        check_owner(path, &metadata, true)?;
-        if exposure == Exposure::Refused {
-            check_writers(path, &metadata, WRITE_BY_OTHERS)?;
+    /// Opens a directory, or returns `None` if it does not exist. Members of `group` may write to it and to
+    /// those above it.
+    pub(super) fn open(
+        path: &Path,
+        exposure: Exposure,
+        group: Option<u32>,
+    ) -> Result<Option<Self>, StoreError> {
+        match Walk::to_directory(path, group)? {
+            Some(walk) => Self::reached(&walk, path, exposure).map(Some),
+            None => refuse_missing_root(path).map(|()| None),
         }
-        Ok(Some(dir))
     }
 
     /// Opens a directory. If it does not exist, creates it and those above it, private to this user.
     ///
     /// [`sync_above`](Self::sync_above) makes the new names durable. A lock does not need that.
-    pub(super) fn create(path: &Path) -> Result<Self, StoreError> {
-        if let Some(dir) = Self::open(path, Exposure::Refused)? {
+    pub(super) fn create(path: &Path, group: Option<u32>) -> Result<Self, StoreError> {
+        if let Some(dir) = Self::open(path, Exposure::Refused, group)? {
             return Ok(dir);
         }
-        let failed = |error| StoreError::io("create", path.display().to_string(), error);
-        let names = path.parent().zip(path.file_name());
-        let (above, name) = names.ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
-        let parent = match Self::open_unchecked(above)? {
-            Some(dir) => {
-                // The group may write here, as in many home directories. If it puts something else in the
-                // place of our directory, that is refused.
-                let metadata = dir.metadata()?;
-                check_owner(above, &metadata, true)?;
-                check_writers(above, &metadata, WRITE_BY_ALL)?;
-                dir
-            }
-            None => Self::create(above)?,
-        };
-        match rustix::fs::mkdirat(&parent.file, name, Mode::RWXU) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(error) => return Err(failed(error.into())),
+        Self::reached(&Walk::create_directory(path, group)?, path, Exposure::Refused)
+    }
+
+    fn reached(walk: &Walk<'_>, path: &Path, exposure: Exposure) -> Result<Self, StoreError> {
+        match exposure {
+            Exposure::Accepted => walk.check_owner()?,
+            Exposure::Refused => walk.check_own()?,
         }
-        let dir = Self::open(path, Exposure::Refused)?;
-        dir.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
+        let file = walk.readable().map_err(|error| failed("open the directory", path, error))?;
+        Ok(Self { file, path: path.to_owned() })
     }
 
     /// Opens a file of this user's for reading, or returns `None` if it does not exist.
@@ -106,15 +96,9 @@ impl Dir {
         let metadata = file.metadata().map_err(|error| failed("read", &path, error))?;
         check_kind(&path, &metadata)?;
         check_owner(&path, &metadata, false)?;
-        if metadata.nlink() > 1 {
-            return Err(StoreError::Exposed {
-                place: path.display().to_string(),
-                reason: "it has a second name (a hard link) under which it stays readable".into(),
-                advice: "remove the other name".into(),
-            });
-        }
+        check_names(&path, &metadata)?;
         if exposure == Exposure::Refused && metadata.mode() & ANY_BY_OTHERS != 0 {
-            return Err(exposed(&path, metadata.mode()));
+            return Err(exposed(&path, &file));
         }
         Ok(Some(file))
     }
@@ -288,6 +272,11 @@ impl Dir {
             let metadata = file.metadata().map_err(|error| failed("lock", &path, error))?;
             check_kind(&path, &metadata)?;
             check_owner(&path, &metadata, false)?;
+            check_names(&path, &metadata)?;
+            // A user who can open it can hold the lock for as long as they like.
+            if metadata.mode() & ANY_BY_OTHERS != 0 {
+                return Err(exposed(&path, &file));
+            }
             Ok(file)
         };
         opened().map_err(|error| {
@@ -355,21 +344,6 @@ impl Dir {
         Ok(())
     }
 
-    fn open_unchecked(path: &Path) -> Result<Option<Self>, StoreError> {
-        let opened = fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(OFlags::DIRECTORY.bits().cast_signed())
-            .open(path);
-        match opened {
-            Ok(file) => Ok(Some(Self { file, path: path.to_owned() })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                refuse_missing_root(path)?;
-                Ok(None)
-            }
-            Err(error) => Err(failed("open the directory", path, error)),
-        }
-    }
-
     fn metadata(&self) -> Result<fs::Metadata, StoreError> {
         self.file.metadata().map_err(|error| failed("open the directory", &self.path, error))
     }
@@ -426,29 +400,24 @@ fn allocate(file: &mut File, size: usize) -> io::Result<()> {
 pub(super) fn open_trusted_file(
     path: &Path,
     exposure: Exposure,
+    group: Option<u32>,
 ) -> Result<Option<File>, StoreError> {
-    let opened = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed())
-        .open(path);
-    let file = match opened {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(not_openable(path, error)),
-    };
+    let Some((file, found)) = Walk::open_file(path, group)? else { return Ok(None) };
     let metadata = file.metadata().map_err(|error| failed("read", path, error))?;
     check_kind(path, &metadata)?;
-    check_owner(path, &metadata, true)?;
+    check_owner(&found, &metadata, true)?;
+    let is_of_group = group == Some(metadata.gid());
     let allowed = match exposure {
+        Exposure::Accepted if is_of_group || !others_in_group(metadata.gid()) => 0o775,
         Exposure::Accepted => 0o755,
-        Exposure::Refused if metadata.uid() == ROOT => 0o740,
+        Exposure::Refused if is_root(metadata.uid()) || is_of_group => 0o740,
         Exposure::Refused => 0o700,
     };
     if metadata.mode() & 0o777 & !allowed == 0 {
         return Ok(Some(file));
     }
     if exposure == Exposure::Refused {
-        return Err(exposed(path, metadata.mode()));
+        return Err(exposed(path, &file));
     }
     Err(StoreError::Exposed {
         place: path.display().to_string(),
@@ -457,25 +426,9 @@ pub(super) fn open_trusted_file(
     })
 }
 
-/// Checks that nobody else can replace the files in a directory. The directory is not opened: this user may
-/// have the right to open files in it without the right to list it.
-pub(super) fn check_directory(path: &Path) -> Result<(), StoreError> {
-    let metadata = fs::metadata(path).map_err(|error| failed("read", path, error))?;
-    check_owner(path, &metadata, true)?;
-    check_writers(path, &metadata, WRITE_BY_OTHERS)
-}
-
-fn check_writers(path: &Path, metadata: &fs::Metadata, who: u32) -> Result<(), StoreError> {
-    let mode = metadata.mode();
-    // With the sticky bit, as on /tmp, others can add files but not replace ours.
-    if mode & who == 0 || mode & STICKY != 0 {
-        return Ok(());
-    }
-    Err(StoreError::Exposed {
-        place: path.display().to_string(),
-        reason: format!("others can write to this directory (mode {:04o})", mode & 0o7777),
-        advice: format!("run `chmod go-w {}`, or use a directory of your own", path.display()),
-    })
+/// Removes the file of that path, if it exists.
+pub(super) fn remove(path: &Path, group: Option<u32>) -> Result<(), StoreError> {
+    Walk::remove_file(path, group)
 }
 
 fn check_kind(path: &Path, metadata: &fs::Metadata) -> Result<(), StoreError> {
@@ -494,9 +447,20 @@ fn check_kind(path: &Path, metadata: &fs::Metadata) -> Result<(), StoreError> {
     Err(StoreError::NotAFile { place: path.display().to_string(), found })
 }
 
+fn check_names(path: &Path, metadata: &fs::Metadata) -> Result<(), StoreError> {
+    if metadata.nlink() <= 1 {
+        return Ok(());
+    }
+    Err(StoreError::Exposed {
+        place: path.display().to_string(),
+        reason: "it has a second name (a hard link) under which it stays usable".into(),
+        advice: "remove the other name".into(),
+    })
+}
+
 fn check_owner(path: &Path, metadata: &fs::Metadata, or_root: bool) -> Result<(), StoreError> {
     let (owner, us) = (metadata.uid(), geteuid().as_raw());
-    if owner == us || (or_root && owner == ROOT) {
+    if owner == us || (or_root && is_root(owner)) {
         return Ok(());
     }
     Err(StoreError::Exposed {
@@ -506,13 +470,25 @@ fn check_owner(path: &Path, metadata: &fs::Metadata, or_root: bool) -> Result<()
     })
 }
 
-fn exposed(path: &Path, mode: u32) -> StoreError {
+fn exposed(path: &Path, file: &File) -> StoreError {
+    let place = path.display().to_string();
+    let metadata = match file.metadata() {
+        Ok(metadata) => metadata,
+        Err(error) => return failed("read", path, error),
+    };
+    let mode = metadata.mode();
     let verb = if mode & READ_BY_OTHERS != 0 { "read" } else { "use" };
-    StoreError::Exposed {
-        place: path.display().to_string(),
-        reason: format!("others can {verb} it (mode {:04o})", mode & 0o7777),
-        advice: format!("run `chmod 600 {}`, and replace the secrets in it", path.display()),
-    }
+    let is_read_only = rustix::fs::fstatvfs(file)
+        .is_ok_and(|found| found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+    let advice = if is_read_only || metadata.uid() != geteuid().as_raw() {
+        // A container mounts it like that, and this user cannot change it.
+        "mount it with mode 0440 (in Kubernetes: `defaultMode: 0440`), and replace the secrets in it"
+            .to_owned()
+    } else {
+        format!("run `chmod 600 {place}`, and replace the secrets in it")
+    };
+    let reason = format!("others can {verb} it (mode {:04o})", mode & 0o7777);
+    StoreError::Exposed { place, reason, advice }
 }
 
 /// Returns the error for a path that could not be opened.

@@ -1,6 +1,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::iter;
 use std::os::windows::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -42,40 +43,37 @@ const WRITE: u32 = right::WRITE_DATA
 const REPLACE: u32 =
     right::DELETE_CHILD | right::WRITE_DAC | right::WRITE_OWNER | right::GENERIC_ALL;
 
-const ADD_FILE: u32 = right::WRITE_DATA | right::GENERIC_WRITE | right::GENERIC_ALL;
-
 /// A directory that was checked. Each file that is opened in it is checked on its own handle.
 #[derive(Debug)]
 pub(super) struct Dir {
     path: PathBuf,
-    /// The only user whose files are accepted, if others can add files to the directory.
-    only_of: Option<String>,
 }
 
 impl Dir {
-    /// Opens a directory, or returns `None` if it does not exist.
-    pub(super) fn open(path: &Path, exposure: Exposure) -> Result<Option<Self>, StoreError> {
+    /// Opens a directory, or returns `None` if it does not exist. Groups have no meaning here.
+    pub(super) fn open(
+        path: &Path,
+        exposure: Exposure,
+        _group: Option<u32>,
+    ) -> Result<Option<Self>, StoreError> {
         let Some(file) = open_directory(path, right::READ_CONTROL)? else { return Ok(None) };
         let access = access(path, &file)?;
+        check_owner(path, &access)?;
         if exposure == Exposure::Refused {
-            let others = access.others_who_may(REPLACE);
-            if !others.is_empty() {
-                return Err(exposed(path, "replace what is in this directory", &others));
-            }
+            check_directory(path, &access)?;
         }
-        let is_shared = !access.others_who_may(ADD_FILE).is_empty();
-        let only_of = is_shared.then(|| access.owner().unwrap_or_default().to_owned());
-        Ok(Some(Self { path: path.to_owned(), only_of }))
+        check_above(path)?;
+        Ok(Some(Self { path: path.to_owned() }))
     }
 
     /// Opens a directory. If it does not exist, creates it and those above it, private to this user.
-    pub(super) fn create(path: &Path) -> Result<Self, StoreError> {
-        if let Some(dir) = Self::open(path, Exposure::Refused)? {
+    pub(super) fn create(path: &Path, group: Option<u32>) -> Result<Self, StoreError> {
+        if let Some(dir) = Self::open(path, Exposure::Refused, group)? {
             return Ok(dir);
         }
         let create = |error| failed("create", path, error);
         let above = path.parent().ok_or_else(|| create(io::ErrorKind::InvalidInput.into()))?;
-        Self::create(above)?;
+        Self::create(above, group)?;
         match fs::create_dir(path) {
             Ok(()) => {
                 let rights = right::READ_CONTROL | right::WRITE_DAC;
@@ -91,7 +89,7 @@ impl Dir {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(create(error)),
         }
-        let dir = Self::open(path, Exposure::Refused)?;
+        let dir = Self::open(path, Exposure::Refused, group)?;
         dir.ok_or_else(|| create(io::ErrorKind::NotFound.into()))
     }
 
@@ -104,7 +102,7 @@ impl Dir {
         let path = self.path.join(name);
         let Some(file) = open(OpenOptions::new().read(true), &path)? else { return Ok(None) };
         let access = access(&path, &file)?;
-        self.check_owner(&path, &access)?;
+        check_owner(&path, &access)?;
         if exposure == Exposure::Refused {
             check_private(&path, &access)?;
         }
@@ -128,7 +126,7 @@ impl Dir {
     pub(super) fn make_private(&self, file: &mut File, name: &OsStr) -> Result<(), StoreError> {
         let path = self.path.join(name);
         make_private(&path, file)?;
-        self.check_owner(&path, &access(&path, file)?)
+        check_owner(&path, &access(&path, file)?)
     }
 
     /// Creates such a file as the successor of `record`, and writes `size` zeros, so that writing as many
@@ -208,7 +206,7 @@ impl Dir {
                 file.ok_or_else(|| failed("lock", &path, io::ErrorKind::NotFound.into()))?
             }
         };
-        self.check_owner(&path, &access(&path, &file)?)?;
+        check_owner(&path, &access(&path, &file)?)?;
         Ok(file)
     }
 
@@ -242,21 +240,13 @@ impl Dir {
     pub(super) fn sync_above(&self) -> Result<(), StoreError> {
         Ok(())
     }
+}
 
-    /// Checks who owns a file, if others can add files to the directory: one of theirs could have its name.
-    fn check_owner(&self, path: &Path, access: &Access) -> Result<(), StoreError> {
-        let Some(expected) = &self.only_of else { return Ok(()) };
-        match access.owner() {
-            Some(owner) if owner == expected || acl::rules_the_system(owner) => Ok(()),
-            owner => Err(StoreError::Exposed {
-                place: path.display().to_string(),
-                reason: format!(
-                    "others can add files to its directory, and it belongs to {}, not to {expected}",
-                    owner.unwrap_or("nobody")
-                ),
-                advice: "use a directory of your own, such as one in your profile".into(),
-            }),
-        }
+/// Removes the file of that path, if it exists.
+pub(super) fn remove(path: &Path, _group: Option<u32>) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path, error)),
+        _ => Ok(()),
     }
 }
 
@@ -265,6 +255,7 @@ impl Dir {
 pub(super) fn open_trusted_file(
     path: &Path,
     exposure: Exposure,
+    _group: Option<u32>,
 ) -> Result<Option<File>, StoreError> {
     let opened = patiently(ERROR_SHARING_VIOLATION, || {
         OpenOptions::new().read(true).custom_flags(FILE_FLAG_BACKUP_SEMANTICS).open(path)
@@ -275,7 +266,9 @@ pub(super) fn open_trusted_file(
         Err(error) => return Err(failed("open", path, error)),
     };
     check_kind(path, &file)?;
+    check_above(path)?;
     let access = access(path, &file)?;
+    check_owner(path, &access)?;
     if exposure == Exposure::Refused {
         check_private(path, &access)?;
     }
@@ -283,9 +276,47 @@ pub(super) fn open_trusted_file(
     if others.is_empty() { Ok(Some(file)) } else { Err(exposed(path, "write to it", &others)) }
 }
 
-/// Checks that nobody else can replace the files in a directory.
-pub(super) fn check_directory(path: &Path) -> Result<(), StoreError> {
-    Dir::open(path, Exposure::Refused).map(drop)
+/// Checks that nobody else can replace a directory above this path: of the path as it is written, and of the
+/// one that its links and junctions lead to.
+fn check_above(path: &Path) -> Result<(), StoreError> {
+    let target = path.canonicalize().ok();
+    for path in iter::once(path).chain(target.as_deref()) {
+        for above in path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
+            let Some(directory) = open_directory(above, right::READ_CONTROL)? else { continue };
+            let access = access(above, &directory)?;
+            check_owner(above, &access)?;
+            check_directory(above, &access)?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks that nobody else can replace a directory, or what is in it.
+fn check_directory(path: &Path, access: &Access) -> Result<(), StoreError> {
+    // The root of a drive cannot be renamed or removed.
+    let rename = if path.parent().is_some() { right::DELETE } else { 0 };
+    let others = access.others_who_may(REPLACE | rename);
+    if others.is_empty() {
+        return Ok(());
+    }
+    Err(exposed(path, "replace what is in this directory", &others))
+}
+
+/// Checks that a file or directory belongs to this user, or to the system: an owner can change who has access.
+fn check_owner(path: &Path, access: &Access) -> Result<(), StoreError> {
+    let owner = access.owner().unwrap_or("nobody");
+    let is_trusted = acl::is_trusted(owner);
+    if is_trusted.map_err(|error| failed("read the permissions of", path, error))? {
+        return Ok(());
+    }
+    let place = path.display();
+    Err(StoreError::Exposed {
+        place: place.to_string(),
+        reason: format!("it belongs to {owner}, and not to this user"),
+        advice: format!(
+            "if it is yours, run `icacls \"{place}\" /setowner \"%USERNAME%\"`; or use a path in your profile"
+        ),
+    })
 }
 
 /// Opens a file, or returns `None` if it does not exist. Fails if it is a link.

@@ -48,10 +48,14 @@ impl StoreUrl {
         match &self.kind {
             #[cfg(feature = "age")]
             Kind::Age { path, seal } => {
-                Ok(Arc::new(AgeFileStore::new(path, seal.key(self.prompts, ask)?)))
+                let store = AgeFileStore::new(path, self.key(seal, ask)?);
+                Ok(Arc::new(match self.trusted_group {
+                    Some(group) => store.with_trusted_group(group),
+                    None => store,
+                }))
             }
             #[cfg(feature = "object-store")]
-            Kind::Bucket(bucket) => Ok(Arc::new(bucket.open(self.prompts, ask)?)),
+            Kind::Bucket(bucket) => Ok(Arc::new(bucket.open(self.key(&bucket.seal, ask)?)?)),
             Kind::Env { prefix } => Ok(Arc::new(EnvStore::new(prefix))),
             #[cfg(feature = "keychain")]
             Kind::Keychain(item) => {
@@ -64,9 +68,17 @@ impl StoreUrl {
                 Ok(Arc::new(if self.prompts { store.allow_prompts() } else { store }))
             }
             Kind::Memory => Ok(Arc::new(MemoryStore::new())),
-            Kind::Plaintext { path } => Ok(Arc::new(PlaintextStore::new(path))),
+            Kind::Plaintext { path } => {
+                let store = PlaintextStore::new(path);
+                Ok(Arc::new(match self.trusted_group {
+                    Some(group) => store.with_trusted_group(group),
+                    None => store,
+                }))
+            }
             #[cfg(feature = "postgres")]
-            Kind::Postgres(database) => Ok(Arc::new(database.open(self.prompts, ask)?)),
+            Kind::Postgres(database) => {
+                Ok(Arc::new(database.open(self.key(&database.seal, ask)?)?))
+            }
             #[cfg(not(all(
                 feature = "age",
                 feature = "keychain",
@@ -95,7 +107,7 @@ impl StoreUrl {
             }
         }
         let Some(seal) = self.seal() else { return Ok(()) };
-        let key = seal.key(self.prompts, None)?;
+        let key = self.key(seal, None)?;
         if self.uses_keychain() {
             // The key in the keychain may not exist yet.
             return blocking::run(&self.to_string(), move || key.recovery().map(drop)).await;
@@ -117,9 +129,13 @@ impl StoreUrl {
     pub async fn prepare_server(&self) -> Result<(), StoreError> {
         match &self.kind {
             #[cfg(feature = "object-store")]
-            Kind::Bucket(bucket) => bucket.open(self.prompts, None)?.try_conditional_writes().await,
+            Kind::Bucket(bucket) => {
+                bucket.open(self.key(&bucket.seal, None)?)?.try_conditional_writes().await
+            }
             #[cfg(feature = "postgres")]
-            Kind::Postgres(database) => database.open(self.prompts, None)?.create_table().await,
+            Kind::Postgres(database) => {
+                database.open(self.key(&database.seal, None)?)?.create_table().await
+            }
             _ => self.open().map(drop),
         }
     }
@@ -127,9 +143,9 @@ impl StoreUrl {
 
 #[cfg(feature = "object-store")]
 impl Bucket {
-    fn open(&self, prompts: bool, ask: Option<&Arc<Ask>>) -> Result<BucketStore, StoreError> {
-        let Self { scheme, name, key, endpoint, seal } = self;
-        let store = BucketStore::new(&format!("{scheme}://{name}/{key}"), seal.key(prompts, ask)?)?;
+    fn open(&self, seal_with: AgeKey) -> Result<BucketStore, StoreError> {
+        let Self { scheme, name, key, endpoint, .. } = self;
+        let store = BucketStore::new(&format!("{scheme}://{name}/{key}"), seal_with)?;
         Ok(match endpoint {
             Some(endpoint) => store.with_endpoint(endpoint)?,
             None => store,
@@ -139,10 +155,10 @@ impl Bucket {
 
 #[cfg(feature = "postgres")]
 impl Database {
-    fn open(&self, prompts: bool, ask: Option<&Arc<Ask>>) -> Result<PostgresStore, StoreError> {
-        let Self { user, hosts, name, slot, roots, seal } = self;
+    fn open(&self, key: AgeKey) -> Result<PostgresStore, StoreError> {
+        let Self { user, hosts, name, slot, roots, .. } = self;
         let url = format!("postgres://{}@{hosts}/{}", encoded(user), encoded(name));
-        let store = PostgresStore::new(&url, slot, seal.key(prompts, ask)?)?;
+        let store = PostgresStore::new(&url, slot, key)?;
         Ok(match roots {
             Some(roots) => store.with_root_certificates(roots),
             None => store,
@@ -151,14 +167,17 @@ impl Database {
 }
 
 #[cfg(feature = "age")]
-impl Seal {
-    fn key(&self, prompts: bool, ask: Option<&Arc<Ask>>) -> Result<AgeKey, StoreError> {
-        let mut key = self.key.open(prompts)?;
-        for recipient in &self.recipients {
+impl StoreUrl {
+    fn key(&self, seal: &Seal, ask: Option<&Arc<Ask>>) -> Result<AgeKey, StoreError> {
+        let mut key = seal.key.open(self.prompts)?;
+        for recipient in &seal.recipients {
             key = key.with_recovery_recipient(recipient)?;
         }
-        if let Some(path) = &self.recipients_file {
+        if let Some(path) = &seal.recipients_file {
             key = key.with_recovery_recipients_file(path);
+        }
+        if let Some(group) = self.trusted_group {
+            key = key.with_trusted_group(group);
         }
         if let Some(ask) = ask.cloned() {
             key = key.with_passphrase(move || ask());

@@ -41,7 +41,10 @@ pub(super) fn parse(text: &str, relative: Relative) -> Result<StoreUrl, InvalidS
         "postgres" | "postgresql" => parse_database(body, &mut options)?,
         _ => return Err(unknown_scheme(scheme)),
     };
-    Ok(StoreUrl::of(kind))
+    let group = options.take("trust_group").map(str::parse).transpose();
+    let trusted_group = group
+        .map_err(|_| invalid("trust_group needs the number of a group (`id -g` shows yours)"))?;
+    Ok(StoreUrl { trusted_group, ..StoreUrl::of(kind) })
 }
 
 /// The options after the question mark, and how relative paths are read.
@@ -127,10 +130,11 @@ impl<'a> Options<'a> {
 /// Returns the options that a scheme accepts.
 fn known_options(scheme: &str) -> &'static [&'static str] {
     match scheme {
-        "age" => &["identity", "recipient", "recipients"],
-        "az" | "gs" | "s3" => &["identity", "recipient", "recipients", "endpoint"],
+        "age" => &["identity", "recipient", "recipients", "trust_group"],
+        "az" | "gs" | "s3" => &["identity", "recipient", "recipients", "endpoint", "trust_group"],
+        "plaintext" => &["trust_group"],
         "postgres" | "postgresql" => {
-            &["slot", "identity", "recipient", "recipients", "sslrootcert"]
+            &["slot", "identity", "recipient", "recipients", "sslrootcert", "trust_group"]
         }
         _ => &[],
     }

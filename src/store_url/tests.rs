@@ -29,6 +29,8 @@ fn each_form_of_url_is_the_same_after_it_was_read_and_written() {
         "age:/a?identity=credential:tokens.key",
         "age:/100%25 sure%3F?identity=/b%26c",
         "plaintext:/tmp/tokens.json",
+        "plaintext:/tmp/tokens.json?trust_group=1000",
+        "age:/a?identity=/b&recipient=age1xyz&trust_group=0",
         "memory:",
         "env:AXIOM",
         "postgres://app@db.example:5432/app?slot=axiom/alice&identity=/etc/app/key.txt",

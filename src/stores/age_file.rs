@@ -33,6 +33,18 @@ impl AgeFileStore {
         let format = Sealed { key: key.clone(), own_key: false };
         Self { file: RecordFile::new(path.as_ref(), format), key }
     }
+
+    /// Trusts all members of a group, by its number: they may write to the directories that lead to the file.
+    /// Some set-ups need this, such as a volume with an `fsGroup` in Kubernetes. It has no effect on Windows.
+    ///
+    /// # Security
+    ///
+    /// Each member of the group can replace the file. The key has a setting of its own,
+    /// [`AgeKey::with_trusted_group`].
+    #[must_use]
+    pub fn with_trusted_group(self, group: u32) -> Self {
+        Self { file: self.file.with_trusted_group(group), key: self.key }
+    }
 }
 
 impl fmt::Display for AgeFileStore {

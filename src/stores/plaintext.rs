@@ -28,6 +28,17 @@ impl PlaintextStore {
     pub fn new(path: impl AsRef<Path>) -> Self {
         Self(RecordFile::new(path.as_ref(), Plain))
     }
+
+    /// Trusts all members of a group, by its number: they may write to the directories that lead to the file.
+    /// Some set-ups need this, such as a volume with an `fsGroup` in Kubernetes. It has no effect on Windows.
+    ///
+    /// # Security
+    ///
+    /// Each member of the group can replace the file.
+    #[must_use]
+    pub fn with_trusted_group(self, group: u32) -> Self {
+        Self(self.0.with_trusted_group(group))
+    }
 }
 
 impl fmt::Display for PlaintextStore {

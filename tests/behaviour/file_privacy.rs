@@ -117,33 +117,31 @@ async fn a_lock_file_that_is_a_link_is_refused() {
 }
 
 #[tokio::test]
-async fn a_directory_that_others_can_write_to_is_refused_unless_it_is_sticky() {
+async fn a_directory_that_others_can_write_to_is_refused_with_the_command_that_fixes_it() {
     let dir = scratch();
     let shared = dir.path().join("shared");
     fs::create_dir(&shared).unwrap();
-    let store = PlaintextStore::new(shared.join("tokens.json"));
-    for bits in [0o775, 0o777, 0o702] {
+    for bits in [0o777, 0o702] {
         chmod(&shared, bits);
-        exposed(&store, &["chmod go-w", shared.to_str().unwrap()]).await;
-        assert_eq!(fs::read_dir(&shared).unwrap().count(), 0);
+        // Nothing is created in it, and no directory either.
+        for name in ["tokens.json", "mine/tokens.json"] {
+            let store = PlaintextStore::new(shared.join(name));
+            exposed(&store, &["chmod go-w", shared.to_str().unwrap()]).await;
+            assert_eq!(fs::read_dir(&shared).unwrap().count(), 0);
+        }
     }
-    // Like /tmp.
-    chmod(&shared, 0o1777);
-    store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap();
 }
 
 #[tokio::test]
-async fn directories_are_created_in_one_that_the_group_can_write_to_but_not_in_one_for_everybody() {
+async fn in_a_directory_like_tmp_a_record_needs_a_directory_of_its_own() {
     let dir = scratch();
     let shared = dir.path().join("shared");
     fs::create_dir(&shared).unwrap();
-    chmod(&shared, 0o777);
-    let store = PlaintextStore::new(shared.join("mine/tokens.json"));
-    let error = store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap_err();
-    assert!(matches!(error, StoreError::Exposed { .. }), "{error}");
+    chmod(&shared, 0o1777);
+    exposed(&PlaintextStore::new(shared.join("tokens.json")), &["a directory of your own in it"])
+        .await;
     assert_eq!(fs::read_dir(&shared).unwrap().count(), 0);
-    // Like home directories on many systems.
-    chmod(&shared, 0o775);
+    let store = PlaintextStore::new(shared.join("mine/tokens.json"));
     store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap();
     assert_eq!(mode(&shared.join("mine")), 0o700);
 }

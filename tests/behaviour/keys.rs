@@ -284,7 +284,7 @@ async fn a_list_of_recipients_that_others_can_write_to_or_that_is_no_file_is_ref
         AgeFileStore::new(dir.path().join("tokens.age"), key)
     };
     fs::write(&list, RECIPIENT).unwrap();
-    for mode in [0o664, 0o646] {
+    for mode in [0o646, 0o666] {
         fs::set_permissions(&list, fs::Permissions::from_mode(mode)).unwrap();
         let error =
             store().save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap_err();

@@ -108,7 +108,7 @@ async fn a_source_that_others_can_read_is_moved_with_a_warning() {
     let shared = dir.path().join("shared");
     fs::create_dir(&shared).unwrap();
     let path = shared.join("tokens.json");
-    for (file_mode, dir_mode) in [(0o644, 0o700), (0o600, 0o775)] {
+    for (file_mode, dir_mode) in [(0o644, 0o700), (0o600, 0o777)] {
         fs::write(&path, r#"{"access_token":"canary","refresh_token":"r","expires_at":null}"#)
             .unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(file_mode)).unwrap();

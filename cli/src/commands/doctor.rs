@@ -135,7 +135,7 @@ fn slots(context: &Context) -> Result<Vec<(String, LookedAt)>, Failure> {
             let profile = Profile::load(&name)?;
             (name, Ok(of(profile)))
         }
-        Selection::Store(url) => (url.to_string(), Ok((url, None))),
+        Selection::Store(url) => (url.to_string(), Ok((*url, None))),
     }])
 }
 

@@ -1,14 +1,13 @@
 //! profile remove: removes a profile and everything that belongs to it.
 
-use std::fs::{self, File, TryLockError};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokenkeep::private_file::PrivateFile;
+use tokenkeep::private_file::{LockFile, PrivateFile};
+use tokenkeep::secrecy::ExposeSecret;
 use tokenkeep::store::Precondition;
-use tokenkeep::{StoreUrl, TokenStore};
-use zeroize::Zeroizing;
+use tokenkeep::{StoreError, StoreUrl, TokenStore};
 
 use super::clear::{copy_of, not_cleared};
 use crate::arguments::Remove;
@@ -152,7 +151,7 @@ impl Belongings {
 
     /// Fails if a process refreshes these tokens: the new tokens must not be lost.
     fn refuse_if_busy(&self) -> Result<(), Failure> {
-        self.locks().iter().try_for_each(|lock| hold(lock).map(drop))
+        self.locks().iter().try_for_each(|lock| open(lock).map(drop))
     }
 
     async fn empty(&self) -> Result<(), Failure> {
@@ -184,10 +183,12 @@ impl Belongings {
         let mut foreign = Vec::new();
         for lock in locks {
             // Removed under the lock: a process that holds the lock is still at work.
-            match hold(&lock).map_err(|failure| failure.within(done))? {
-                Held::Lock(_held) => remove(&lock)?,
-                Held::Foreign => foreign.push(lock),
-                Held::Absent => {}
+            match open(&lock).map_err(|failure| failure.within(done))? {
+                LockFile::Free(held) => {
+                    held.remove().map_err(|error| Failure::from(error).within(done))?;
+                }
+                LockFile::Foreign => foreign.push(lock),
+                LockFile::Absent | LockFile::Busy => {}
             }
         }
         Ok(foreign)
@@ -341,26 +342,24 @@ fn is_absent(path: &Path) -> Result<bool, Failure> {
 /// Returns why an identity file may be the key of more than one profile, if it may.
 fn why_it_stays(path: &Path) -> Result<Option<&'static str>, Failure> {
     /// A longer file is not an identity file.
-    const LONGEST: u64 = 64 * 1024;
+    const LONGEST: usize = 64 * 1024;
     const SEALED: [&[u8]; 2] = [b"age-encryption.org/", b"-----BEGIN AGE ENCRYPTED FILE"];
 
-    let unreadable = |error| Failure::io("read", path, &error);
-    let found = path.symlink_metadata().map_err(unreadable)?;
+    let found = path.symlink_metadata().map_err(|error| Failure::io("read", path, &error))?;
     if found.is_symlink() {
         return Ok(Some("it is a link"));
     }
-    if !found.is_file() || found.len() > LONGEST {
-        return Ok(Some("it is not an identity file"));
-    }
-    #[cfg(unix)]
-    if std::os::unix::fs::MetadataExt::uid(&found) != rustix::process::geteuid().as_raw() {
-        return Ok(Some("it belongs to another user"));
-    }
-    // Allocated at its full size, so that it does not grow and leave copies behind.
-    let mut text = Zeroizing::new(Vec::with_capacity(LONGEST as usize));
-    File::open(path)
-        .and_then(|file| file.take(LONGEST).read_to_end(&mut text))
-        .map_err(unreadable)?;
+    let text = match PrivateFile::new(path, LONGEST).read() {
+        Ok(Some(text)) => text,
+        Ok(None) => return Ok(None),
+        Err(StoreError::NotAFile { .. } | StoreError::TooLarge { .. }) => {
+            return Ok(Some("it is not an identity file"));
+        }
+        Err(StoreError::Exposed { .. }) => return Ok(Some("others have access to it")),
+        Err(error) => return Err(error.into()),
+    };
+    #[expect(clippy::disallowed_methods, reason = "only its form is looked at")]
+    let text = text.expose_secret();
     if SEALED.iter().any(|start| text.starts_with(start)) {
         return Ok(None);
     }
@@ -374,37 +373,16 @@ fn why_it_stays(path: &Path) -> Result<Option<&'static str>, Failure> {
     })
 }
 
-/// What has the name of a lock.
-enum Held {
-    Absent,
-    /// Something else than an empty file, so it is no lock of ours.
-    Foreign,
-    /// The lock is held until the file is closed.
-    Lock(File),
-}
-
-/// Takes a lock if it exists and is one of ours. Our locks are empty files.
-fn hold(path: &Path) -> Result<Held, Failure> {
-    let unusable = |error| Failure::io("lock", path, &error);
-    match path.symlink_metadata() {
-        Ok(found) if found.is_file() && found.len() == 0 => {}
-        Ok(_) => return Ok(Held::Foreign),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Held::Absent),
-        Err(error) => return Err(unusable(error)),
-    }
-    let file = match fs::OpenOptions::new().read(true).write(true).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Held::Absent),
-        opened => opened.map_err(unusable)?,
-    };
-    match file.try_lock() {
-        Ok(()) => Ok(Held::Lock(file)),
-        Err(TryLockError::Error(error)) => Err(unusable(error)),
-        Err(TryLockError::WouldBlock) => Err(Failure::new(
+/// Takes a lock if it exists and is one of ours. Fails if another process holds it.
+fn open(path: &Path) -> Result<LockFile, Failure> {
+    match LockFile::open(path)? {
+        LockFile::Busy => Err(Failure::new(
             Code::Conflict,
             format!(
                 "another process is at work there and holds {}; repeat this when it has ended",
                 path.display()
             ),
         )),
+        lock => Ok(lock),
     }
 }

@@ -407,7 +407,7 @@ fn a_profile_that_others_can_write_to_is_refused() {
     let home = Home::signed_in();
     let path = home.path("config/profiles/default.toml");
     // The sticky bit protects the files in a directory. On a file it protects nothing.
-    for mode in [0o620, 0o1666] {
+    for mode in [0o602, 0o1666] {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         assert!(home.run("get").failed(5).contains("others can write to it"));
     }

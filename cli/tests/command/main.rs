@@ -14,6 +14,7 @@ mod interrupt;
 mod keychain_items;
 mod login;
 mod migrate_all;
+mod neighbours;
 mod profile_remove;
 mod readme;
 mod refresh_command;

@@ -400,6 +400,11 @@ fn files_of_another_user_in_a_shared_directory_do_not_end_a_session() {
         fs::write(directory.join(name), "").unwrap();
         chown(directory.join(name), Some(12345), Some(12345)).unwrap();
     }
+    // In such a directory, any user could hold the locks of these tokens. Nothing is sent.
+    let said = user.run("get").failed(5);
+    assert!(said.contains("use a directory of your own in it"), "{said}");
+    assert_eq!(server.calls(), 0);
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
     assert_eq!(user.run("get").line(), "access-canary-2");
     assert_eq!(server.calls(), 1);
 }

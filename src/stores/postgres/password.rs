@@ -55,7 +55,9 @@ fn path() -> Option<PathBuf> {
 }
 
 fn read(path: &Path, wanted: &Wanted) -> Result<Option<Password>, StoreError> {
-    let Some(text) = private_file::read_key_file(path, Exposure::Refused)? else { return Ok(None) };
+    let Some(text) = private_file::read_key_file(path, Exposure::Refused, None)? else {
+        return Ok(None);
+    };
     let text = str::from_utf8(&text).map_err(|_| StoreError::Unavailable {
         place: path.display().to_string(),
         reason: "it is not UTF-8 text".into(),
