@@ -6,6 +6,13 @@ use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
 
 use crate::error::StoreError;
+use crate::sys::printable::printable;
+
+/// The most characters of the server's own message that an error shows.
+const MAX_MESSAGE: usize = 200;
+
+/// The length of each code in the list of PostgreSQL ("PostgreSQL Error Codes").
+const MAX_CODE: usize = 5;
 
 /// The client's error if the server demands a password and the client has none.
 const NO_PASSWORD: &str = "password missing";
@@ -47,9 +54,9 @@ pub(super) fn explain(error: &Error, place: &str) -> StoreError {
             "create it with `tokenkeep init`, or with the SQL in the documentation of PostgresStore",
         ),
         _ => {
-            // The message may contain control characters for a terminal.
-            let message = said.message().replace(char::is_control, " ");
-            let reason = format!("{message} ({})", said.code().code());
+            let code = printable(said.code().code(), MAX_CODE);
+            let message = printable(said.message(), MAX_MESSAGE);
+            let reason = format!("error {code}; the server says \"{message}\"");
             unavailable(place, &reason, "check the server's log")
         }
     }
