@@ -1,7 +1,9 @@
 mod connection;
 mod failure;
+mod limits;
 mod password;
 mod server;
+mod socket;
 mod tls;
 
 use std::fmt;
@@ -160,7 +162,7 @@ impl PostgresStore {
 async fn create_table(connection: &Connection) -> Result<(), StoreError> {
     // `CREATE TABLE IF NOT EXISTS` needs the right even if the table exists.
     let found = connection.query(HAS_TABLE, &[], Again::Once).await?;
-    if found.first().is_some_and(|row| row.try_get(0).unwrap_or(false)) {
+    if found.is_some_and(|row| row.try_get(0).unwrap_or(false)) {
         return Ok(());
     }
     connection.query(CREATE_TABLE, &[], Again::Never).await.map(drop)
@@ -186,8 +188,8 @@ impl Engine for Postgres {
     type Version = String;
 
     async fn read(&self) -> Result<Option<Found<String>>, StoreError> {
-        let rows = self.connection.query(READ, &[(&self.slot, Type::TEXT)], Again::Once).await?;
-        let Some(row) = rows.first() else { return Ok(None) };
+        let row = self.connection.query(READ, &[(&self.slot, Type::TEXT)], Again::Once).await?;
+        let Some(row) = row else { return Ok(None) };
         let read = || -> Result<Found<String>, tokio_postgres::Error> {
             let revision: String = row.try_get(0)?;
             let fence: i64 = row.try_get(2)?;
@@ -224,7 +226,7 @@ impl Engine for Postgres {
         let statement = if over.is_some() { UPDATE } else { INSERT };
         match self.connection.query(statement, &parameters, Again::Never).await {
             Err(StoreError::Conflict { .. }) => Ok(false),
-            written => written.map(|rows| !rows.is_empty()),
+            written => written.map(|row| row.is_some()),
         }
     }
 

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 use tokio::time::timeout;
-use tokio_postgres::Config;
-use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Config, Row};
 
 use super::failure::{explain, unavailable};
 use super::server::{Link, Server};
@@ -40,11 +39,11 @@ pub(super) struct Connection {
 }
 
 /// The parameters of a statement.
-type Parameters<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
+pub(super) type Parameters<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
 
 /// The result of sending a statement.
 enum Sent {
-    Rows(Vec<tokio_postgres::Row>),
+    Answered(Option<Row>),
     Failed(tokio_postgres::Error),
     NoAnswer,
 }
@@ -72,11 +71,7 @@ impl Connection {
         let servers: Vec<Server> = (hosts.iter().enumerate())
             .map(|(index, host)| {
                 let port = *ports.get(index).or(ports.first()).unwrap_or(&5432);
-                let wanted = match hosts.len() {
-                    1 => TargetSessionAttrs::Any,
-                    _ => TargetSessionAttrs::ReadWrite,
-                };
-                Server::new(host, port, user, database, wanted)
+                Server::new(host, port, user, database, hosts.len() > 1)
             })
             .collect();
         if servers.is_empty() {
@@ -101,13 +96,13 @@ impl Connection {
         names.join(",")
     }
 
-    /// Sends a statement, and waits for its rows.
+    /// Sends a statement, and waits for its row. No statement of this crate has more than one.
     pub(super) async fn query(
         &self,
         statement: &str,
         parameters: Parameters<'_>,
         again: Again,
-    ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
+    ) -> Result<Option<Row>, StoreError> {
         let (began, mut again) = (Instant::now(), again);
         let left = || DEADLINE.saturating_sub(began.elapsed());
         loop {
@@ -117,13 +112,19 @@ impl Connection {
             let limit = if may_repeat { left().min(DEADLINE_IF_KEPT) } else { left() };
             let sent = send(&link, statement, parameters, limit).await;
             let is_lost = match &sent {
-                Sent::Rows(_) => false,
-                Sent::Failed(error) => error.is_closed(),
+                Sent::Answered(_) => false,
+                Sent::Failed(error) => error.is_closed() && link.refusal().is_none(),
                 Sent::NoAnswer => true,
             };
-            let answer = self.rows(sent);
-            if is_lost || matches!(answer, Err(StoreError::ReadOnly { .. })) {
-                // The connection is lost, or its server is read-only now. The next call connects again.
+            let is_usable = match &sent {
+                Sent::Answered(_) => true,
+                Sent::Failed(error) => error.as_db_error().is_some(),
+                Sent::NoAnswer => false,
+            };
+            let answer = self.row(sent, &link);
+            if !is_usable || matches!(answer, Err(StoreError::ReadOnly { .. })) {
+                // The connection is lost, its server sent what makes no sense, or is read-only now. The next
+                // call connects again.
                 self.give_up(&link).await;
             }
             if !is_lost || !may_repeat {
@@ -133,11 +134,12 @@ impl Connection {
         }
     }
 
-    fn rows(&self, sent: Sent) -> Result<Vec<tokio_postgres::Row>, StoreError> {
-        match sent {
-            Sent::Rows(rows) => Ok(rows),
-            Sent::Failed(error) => Err(explain(&error, &self.to_string())),
-            Sent::NoAnswer => Err(self.no_answer()),
+    fn row(&self, sent: Sent, link: &Link) -> Result<Option<Row>, StoreError> {
+        match (sent, link.refusal()) {
+            (Sent::Answered(row), _) => Ok(row),
+            (Sent::Failed(_), Some(refusal)) => Err(refusal.explain(&self.to_string())),
+            (Sent::Failed(error), None) => Err(explain(&error, &self.to_string())),
+            (Sent::NoAnswer, _) => Err(self.no_answer()),
         }
     }
 
@@ -187,8 +189,8 @@ impl Connection {
 }
 
 async fn send(link: &Link, statement: &str, parameters: Parameters<'_>, limit: Duration) -> Sent {
-    match timeout(limit, link.client.query_typed(statement, parameters)).await {
-        Ok(Ok(rows)) => Sent::Rows(rows),
+    match timeout(limit, link.query(statement, parameters)).await {
+        Ok(Ok(row)) => Sent::Answered(row),
         Ok(Err(error)) => Sent::Failed(error),
         Err(_) => Sent::NoAnswer,
     }

@@ -1,10 +1,12 @@
 //! Turns the errors of a server into those of this crate.
 
 use std::error::Error as _;
+use std::io;
 
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
 
+use super::tls::reason_of;
 use crate::error::StoreError;
 use crate::sys::printable::printable;
 
@@ -19,16 +21,23 @@ const NO_PASSWORD: &str = "password missing";
 
 const PASSWORD: &str = "put the password of this user in the file that $PGPASSFILE names";
 
-/// Returns the error of a store. It quotes nothing that was sent.
+/// Returns the error of a store. It quotes nothing that was sent, and of the server's own text only the code and
+/// the printable beginning of the message.
 pub(super) fn explain(error: &Error, place: &str) -> StoreError {
     let denied = |advice: &str| StoreError::Denied { place: place.into(), advice: advice.into() };
     let Some(said) = error.as_db_error() else {
+        if let Some(error) = tls_error(error) {
+            let advice = "check the name of its host, the clock, and the root certificates";
+            return unavailable(place, reason_of(error), advice);
+        }
         let why = error.source().map(ToString::to_string);
         if why.as_deref() == Some(NO_PASSWORD) {
             return denied(PASSWORD);
         }
-        let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
-        return unavailable(place, &format!("{error}{why}"), "check whether it is running");
+        // Some errors of the driver quote the server.
+        let why = why.map(|why| format!(" (\"{}\")", printable(&why, MAX_MESSAGE)));
+        let reason = format!("{error}{}", why.unwrap_or_default());
+        return unavailable(place, &reason, "check whether it is running");
     };
     match *said.code() {
         SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
@@ -60,6 +69,11 @@ pub(super) fn explain(error: &Error, place: &str) -> StoreError {
             unavailable(place, &reason, "check the server's log")
         }
     }
+}
+
+/// Returns the error of TLS that is the cause of this one.
+fn tls_error(error: &Error) -> Option<&rustls::Error> {
+    error.source()?.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref()
 }
 
 pub(super) fn unavailable(place: &str, reason: &str, advice: &str) -> StoreError {
