@@ -31,8 +31,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// ("Quotas & limits").
 const ONE_WRITE: Duration = Duration::from_millis(1100);
 
-/// The most bytes of an object in addition to the ciphertext.
-const HEAD: usize = 8192;
+/// The most bytes of an object: the ciphertext, and the lines before it.
+const LONGEST_OBJECT: usize = MAX_SEALED + 8192;
 
 /// The ending of the name of the object with which conditional writes are tested.
 const TRIAL: &str = ".trial";
@@ -327,7 +327,7 @@ impl Engine for Arc<Bucket> {
             place: self.to_string(),
             reason: reason.to_owned(),
         };
-        let limit = MAX_SEALED + HEAD;
+        let limit = LONGEST_OBJECT;
         let get = async {
             let got = store.get(&self.key).await?;
             let meta = got.meta.clone();

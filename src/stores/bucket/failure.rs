@@ -8,6 +8,9 @@ use super::http::{NotReached, names_metadata};
 use super::{Bucket, TRIAL};
 use crate::error::StoreError;
 
+/// What the text of an error contains before the answer of the server.
+const STATUS: &str = "status code: ";
+
 /// Returns the error of a store. It quotes nothing that was sent or received.
 pub(super) fn explain(error: &Error, bucket: &Bucket) -> StoreError {
     let place = bucket.to_string();
@@ -34,7 +37,7 @@ pub(super) fn explain(error: &Error, bucket: &Bucket) -> StoreError {
         }
         // If no credentials are set, they are requested from the cloud's metadata service. That service may
         // be unreachable for a moment.
-        error if names_metadata(&error.to_string()) => unavailable(
+        error if names_metadata(&request_of(error)) => unavailable(
             "there are no credentials for it in the environment, and none from the cloud's metadata service",
             "set credentials in the environment, or give this machine a role",
         ),
@@ -86,8 +89,14 @@ fn says(error: &Error, codes: &[&str]) -> bool {
     codes.iter().any(|code| answer.contains(&format!("<Code>{code}</Code>")))
 }
 
+/// Returns the text of an error up to the answer of the server. It contains the URL that was requested.
+fn request_of(error: &Error) -> String {
+    let text = error.to_string();
+    text.split_once(STATUS).map_or(text.clone(), |(request, _)| request.to_owned())
+}
+
 /// Returns the answer of the server, from the status on. The error contains it only in its text. The text
 /// before the status contains the name of the object.
 fn answer_of(error: &Error) -> Option<String> {
-    error.to_string().split_once("status code: ").map(|(_, answer)| answer.to_owned())
+    error.to_string().split_once(STATUS).map(|(_, answer)| answer.to_owned())
 }

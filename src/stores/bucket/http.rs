@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector as TcpConnector;
@@ -15,13 +15,18 @@ use object_store::client::{
 use object_store::{ClientOptions, Result};
 use tokio::sync::OnceCell;
 
+use super::LONGEST_OBJECT;
 use crate::net::loopback::is_loopback;
 use crate::net::tls::{NO_ROOTS, USER, reason_of, trusting_the_system};
 
-/// Why a server was not reached, or did not answer. The text is this crate's own.
+/// Why a server was not reached, or sent no usable answer. The text is this crate's own.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct NotReached(pub(super) String);
+
+/// The most bytes of the body of any answer: an object, an error, or credentials. `object_store` reads errors and
+/// credentials as a whole, whatever their length. The head of an answer is limited by hyper, to about 400 KB.
+const LONGEST_BODY: usize = 2 * LONGEST_OBJECT;
 
 /// The hosts from which the machines of a cloud get their credentials, in addition to link-local addresses
 /// (169.254.0.0/16). They are on the same link, and do not support TLS.
@@ -93,11 +98,19 @@ impl HttpService for Service {
             }
         })?;
         let (head, body) = response.into_parts();
-        let body = HttpResponseBody::new(body.map_err(move |_| broken(&host)));
-        Ok(HttpResponse::from_parts(head, body))
+        let body = Limited::new(body, LONGEST_BODY).map_err(move |error| {
+            if error.is::<LengthLimitError>() { too_long(&host) } else { broken(&host) }
+        });
+        Ok(HttpResponse::from_parts(head, HttpResponseBody::new(body)))
     }
 }
 
 fn broken(host: &str) -> HttpError {
     HttpError::new(HttpErrorKind::Interrupted, NotReached(format!("{host} broke the connection")))
+}
+
+fn too_long(host: &str) -> HttpError {
+    let reason = format!("{host} sent an answer with more than {LONGEST_BODY} bytes");
+    // This kind is not retried.
+    HttpError::new(HttpErrorKind::Decode, NotReached(reason))
 }
