@@ -12,6 +12,7 @@ mod contract;
 mod faults;
 mod hosts;
 mod postgres;
+mod sockets;
 
 use tokenkeep_test_support::{
     self as support, bucket_server, fleet as world, google_server, postgres_server, provider,

@@ -228,11 +228,9 @@ async fn a_server_on_another_machine_must_prove_its_name() {
     // A server without TLS is refused.
     assert!(matches!(store("localhost").load().await, Err(StoreError::Unavailable { .. })));
 
-    server.stop();
     server.write("server.crt", &certificate);
     server.write("server.key", &key);
-    server.write("postgresql.auto.conf", "fsync = off\nssl = on\nunix_socket_directories = ''\n");
-    server.go_on();
+    server.restart_with("ssl = on\nunix_socket_directories = ''\n");
     conformance::check(|| store("localhost")).await;
     // The certificate is only for `localhost`, and not for other names of this machine.
     let name = Command::new("hostname").output().unwrap();

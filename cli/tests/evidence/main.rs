@@ -13,6 +13,7 @@ mod canaries;
 mod clocks;
 mod faults;
 mod figures;
+mod hostile;
 mod kills;
 mod leaks;
 mod memory;
@@ -25,5 +26,5 @@ mod stages;
 mod trace;
 
 use tokenkeep_test_support::{
-    self as support, bucket_server, home, postgres_server, session, token_server,
+    self as support, bucket_server, home, hostile_server, postgres_server, session, token_server,
 };

@@ -20,6 +20,8 @@ pub mod fleet;
 pub mod google_server;
 pub mod home;
 #[cfg(target_os = "linux")]
+pub mod hostile_server;
+#[cfg(target_os = "linux")]
 pub mod postgres_server;
 pub mod provider;
 #[cfg(target_os = "linux")]
@@ -208,6 +210,15 @@ impl Actor {
     pub fn ask(&mut self, line: &str) -> String {
         self.send(line);
         self.answer().expect("the process lives")
+    }
+
+    /// Returns the most memory that it has had, in bytes.
+    #[cfg(target_os = "linux")]
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let kilobytes: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+        kilobytes * 1024
     }
 
     /// Closes the input of the process, and waits until it ends.

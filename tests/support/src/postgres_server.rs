@@ -71,9 +71,7 @@ impl PostgresServer {
         let mut made = server.command("initdb");
         made.args(["--username=postgres", "--auth=trust", "--no-sync", "-D"]).arg(server.data());
         run(&mut made);
-        let settings = "fsync = off\nmax_connections = 200\nunix_socket_directories = ''\n";
-        server.write("postgresql.auto.conf", settings);
-        server.go_on();
+        server.restart_with("unix_socket_directories = ''\n");
         server
     }
 
@@ -106,14 +104,29 @@ impl PostgresServer {
         Self { dir, port, process: None, user }
     }
 
+    /// Gives a file or a directory to the user that the server runs as.
+    pub fn give(&self, path: &Path) {
+        if let Some((uid, gid)) = self.user {
+            chown(path, Some(uid), Some(gid)).unwrap();
+        }
+    }
+
+    /// Restarts it with other settings, in addition to those that every server here has.
+    pub fn restart_with(&mut self, settings: &str) {
+        self.stop();
+        self.write(
+            "postgresql.auto.conf",
+            &format!("fsync = off\nmax_connections = 200\n{settings}"),
+        );
+        self.go_on();
+    }
+
     /// Writes a file that belongs to the server into its directory.
     pub fn write(&self, name: &str, text: &str) {
         let path = self.data().join(name);
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        if let Some((uid, gid)) = self.user {
-            chown(&path, Some(uid), Some(gid)).unwrap();
-        }
+        self.give(&path);
     }
 
     fn data(&self) -> PathBuf {

@@ -25,6 +25,8 @@ use tokenkeep::{
     chrono, conformance,
 };
 
+use tokenkeep::oauth2::OAuth2Client;
+use tokenkeep::refresh::{RefreshPermit, TokenRefresher};
 use tokenkeep::store::{Intent, Lease, Precondition, Record, Revision, Stored};
 
 use tokenkeep::transfer::{Overwrite, backup, migrate, restore};
@@ -212,6 +214,12 @@ impl Actor {
                     while !increment(&self.store).await? {}
                 }
                 Ok("counted".into())
+            }
+            // Refreshes at a provider, without the store.
+            ["provider", url] => {
+                let client = OAuth2Client::new(url, "app")?;
+                let tokens = client.refresh(tokens("any"), &RefreshPermit::unlimited()).await?;
+                Ok(describe(&tokens))
             }
             ["probe"] => {
                 let before = Instant::now();
