@@ -51,7 +51,6 @@ fn no_server_fills_the_memory_takes_long_gets_a_password_or_controls_a_terminal(
     });
     for (act, Outcome { memory, time, text }) in &met {
         let name = act.name;
-        eprintln!("DBG {name}: {memory} {time:?} {text}");
         assert!(text.starts_with("error ") && text.contains(act.says), "{name}: {text}");
         assert!(!text.contains("was sent"), "{name}: {text}");
         let is_plain = |character: char| !character.is_control() && character.is_ascii();

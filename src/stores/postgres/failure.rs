@@ -37,7 +37,8 @@ pub(super) fn explain(error: &Error, place: &str) -> StoreError {
         // Some errors of the driver quote the server.
         let why = why.map(|why| format!(" (\"{}\")", printable(&why, MAX_MESSAGE)));
         let reason = format!("{error}{}", why.unwrap_or_default());
-        return unavailable(place, &reason, "check whether it is running");
+        let advice = "check whether it is running, and is the PostgreSQL server that you want";
+        return unavailable(place, &reason, advice);
     };
     match *said.code() {
         SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
