@@ -72,6 +72,7 @@ const NO_VERSION: &str = "\"00000000000000000000000000000000\"";
 ///
 /// - Plain HTTP is used only for a loopback address and for the cloud's own metadata service, whatever the
 ///   environment says. Every other connection uses TLS.
+/// - The body of an answer has at most 272 KiB. An error shows the status of an answer, and nothing else of it.
 /// - The credentials of the server are in the memory of the `object_store` crate, which does not wipe them.
 /// - The object contains age ciphertext. The key of the object and a count of its changes are inside it. The
 ///   operator of the server can delete a record, or put an earlier one back. They cannot read it, and cannot

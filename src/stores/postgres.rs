@@ -84,7 +84,11 @@ RETURNING revision";
 /// - A connection to another machine uses TLS, with a certificate for the name of the host (libpq's
 ///   `verify-full`). A connection to an address of this machine (127.0.0.0/8, `[::1]`, a socket) uses none.
 /// - The password comes from the file that `$PGPASSFILE` names, or from `~/.pgpass`. The driver keeps a
-///   copy of it, which is not wiped.
+///   copy of it, which is not wiped. Without TLS it is used for SCRAM only, and never sent.
+/// - The server behind a socket must run as root, as this user, or as the owner of the socket's directory,
+///   which nobody else may be able to replace.
+/// - An answer of the server has at most 1 MiB. An error shows at most 200 characters of the server's text,
+///   without control characters.
 /// - The row contains age ciphertext. The slot's name and a count of its changes are inside it. The
 ///   operator of the server can delete a record, or put an earlier one back. They cannot read it, and
 ///   cannot use the record of one slot for another.
@@ -129,7 +133,12 @@ impl PostgresStore {
     }
 
     /// Trusts only the root certificates in this PEM file, like libpq's `sslrootcert`. By default, those of
-    /// the system are trusted.
+    /// the system are trusted. The file is read for each connection. It has at most 1 MiB.
+    ///
+    /// # Security
+    ///
+    /// Connecting fails with [`StoreError::Exposed`] if others can write to the file, because they could
+    /// trust a server of their own.
     ///
     /// # Panics
     ///
