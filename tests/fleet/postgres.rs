@@ -341,6 +341,48 @@ async fn a_row_that_the_operator_of_the_table_replaced_is_refused() {
     assert!(matches!(store.load().await, Err(StoreError::Unavailable { .. })));
 }
 
+#[tokio::test]
+async fn with_tls_a_server_may_ask_for_the_password_itself() {
+    if !can_serve("with_tls_a_server_may_ask_for_the_password_itself") {
+        return;
+    }
+    let authority = Authority::new();
+    let (certificate, key) = authority.sign("localhost");
+    let mut server = PostgresServer::start();
+    let database = server.database().await;
+    let dir = scratch();
+    let [identity, roots, passwords] =
+        ["key.txt", "roots.pem", "passwords"].map(|name| dir.path().join(name));
+    AgeKey::create_identity_file(&identity).await.unwrap();
+    std::fs::write(&roots, &authority.certificate).unwrap();
+    std::fs::write(&passwords, "*:*:*:*:canary\n").unwrap();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&passwords, private).unwrap();
+    server.write("server.crt", &certificate);
+    server.write("server.key", &key);
+    let mut rules = String::from("host all postgres all trust\n");
+    for method in ["password", "md5"] {
+        database.sql(&format!(
+            "SET password_encryption = md5; CREATE ROLE app_{method} LOGIN PASSWORD 'canary'; \
+             GRANT SELECT, INSERT, UPDATE ON tokenkeep TO app_{method}"
+        ));
+        rules += &format!("hostssl all app_{method} all {method}\n");
+    }
+    server.write("pg_hba.conf", &rules);
+    server.restart_with("ssl = on\nunix_socket_directories = ''\n");
+    for method in ["password", "md5"] {
+        let address = database.address(&format!("app_{method}"), "localhost");
+        let url = format!(
+            "{address}?slot=fleet&identity={}&sslrootcert={}",
+            identity.display(),
+            roots.display()
+        );
+        let mut command = Command::new(program("test-actor"));
+        let command = command.args(["--with-network", &url]).env("PGPASSFILE", &passwords);
+        assert_eq!(Actor::spawn(command).ask("load"), "ok none", "{method}");
+    }
+}
+
 /// A certificate authority for the servers.
 struct Authority {
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
