@@ -1,14 +1,17 @@
 //! What can go wrong.
 //!
 //! Every message says what happened, at which place, and what to do next. No message repeats a byte of what a
-//! store holds.
+//! store holds, and none contains a character that a terminal obeys or a reader cannot see.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+
+pub use crate::printable::escape_hidden;
+use crate::printable::{OneLine, one_line};
 
 /// A call to a store failed.
 ///
@@ -18,15 +21,11 @@ use chrono::{DateTime, SecondsFormat, Utc};
 #[non_exhaustive]
 pub enum StoreError {
     /// The slot is not in the state that the caller expected. Nothing was changed.
-    #[error(
-        "{place} was changed in the meantime by another task or program; load it again and repeat"
-    )]
     Conflict {
         /// The slot.
         place: String,
     },
     /// The slot holds something that is not a token record, or a damaged one.
-    #[error("{place} is damaged: {reason}; restore a backup, or clear it and sign in again")]
     Corrupt {
         /// The slot.
         place: String,
@@ -34,7 +33,6 @@ pub enum StoreError {
         reason: String,
     },
     /// The operating system denied access.
-    #[error("{place}: access denied; {advice}")]
     Denied {
         /// The slot.
         place: String,
@@ -42,7 +40,6 @@ pub enum StoreError {
         advice: String,
     },
     /// Other users can read or replace what the slot holds.
-    #[error("{place} is not private: {reason}; {advice}")]
     Exposed {
         /// The slot, or the directory that contains it.
         place: String,
@@ -52,7 +49,6 @@ pub enum StoreError {
         advice: String,
     },
     /// A text is not a valid age identity or recipient.
-    #[error("{place} is not a usable age key: {reason}")]
     InvalidKey {
         /// The file, or the other place that the text came from.
         place: String,
@@ -60,7 +56,6 @@ pub enum StoreError {
         reason: String,
     },
     /// No store can save these tokens. Nothing was changed.
-    #[error("these tokens cannot be saved in {place}: {reason}")]
     InvalidTokens {
         /// The slot.
         place: String,
@@ -68,7 +63,6 @@ pub enum StoreError {
         reason: String,
     },
     /// A system call failed.
-    #[error("cannot {action} {place}")]
     Io {
         /// The action that failed, as a verb: "read", "write".
         action: &'static str,
@@ -78,7 +72,6 @@ pub enum StoreError {
         source: Arc<io::Error>,
     },
     /// The record exists, but the key that opens it does not.
-    #[error("the age key for {place} is missing: {reason}; {advice}")]
     KeyMissing {
         /// The slot, or the place where the key should be.
         place: String,
@@ -88,7 +81,6 @@ pub enum StoreError {
         advice: String,
     },
     /// The slot or its key is locked.
-    #[error("{place} is locked; {advice}")]
     Locked {
         /// What is locked.
         place: String,
@@ -96,10 +88,6 @@ pub enum StoreError {
         advice: String,
     },
     /// A newer version of this crate wrote the record. It is never overwritten.
-    #[error(
-        "{place} was written by a newer tokenkeep (record version {found}, this one knows {known}); \
-         upgrade this program"
-    )]
     NewerVersion {
         /// The slot.
         place: String,
@@ -109,7 +97,6 @@ pub enum StoreError {
         known: u64,
     },
     /// There is no room for the record, or for the new tokens of the next refresh.
-    #[error("there is no room for new tokens in {place}: {reason}")]
     NoSpace {
         /// The slot, or its directory.
         place: String,
@@ -117,7 +104,6 @@ pub enum StoreError {
         reason: String,
     },
     /// The path of the record is not a regular file.
-    #[error("{place} is a {found}, not a regular file; move it away or name another path")]
     NotAFile {
         /// The path.
         place: String,
@@ -125,7 +111,6 @@ pub enum StoreError {
         found: &'static str,
     },
     /// The slot can be read but not written.
-    #[error("{place} is read-only: {reason}")]
     ReadOnly {
         /// The slot.
         place: String,
@@ -134,16 +119,11 @@ pub enum StoreError {
     },
     /// The server holds an older state than this process has seen there, or nothing. Either a backup of the
     /// server was restored, or somebody tampers with it. Its refresh token may have been spent long ago.
-    #[error(
-        "{place} went back to an earlier state than this process has seen; find out whether a backup of the \
-         server was restored, then clear it and sign in again"
-    )]
     RolledBack {
         /// The slot.
         place: String,
     },
     /// A lock was not released in time, or there was no answer in time.
-    #[error("{place}: {reason}; {advice}")]
     Timeout {
         /// What the call waited for.
         place: String,
@@ -153,7 +133,6 @@ pub enum StoreError {
         advice: String,
     },
     /// A record or a file is larger than its limit.
-    #[error("{place} is too large: it may have at most {limit} bytes")]
     TooLarge {
         /// The slot.
         place: String,
@@ -161,7 +140,6 @@ pub enum StoreError {
         limit: usize,
     },
     /// The store cannot be reached.
-    #[error("{place} is unavailable: {reason}; {advice}")]
     Unavailable {
         /// The store.
         place: String,
@@ -171,7 +149,6 @@ pub enum StoreError {
         advice: String,
     },
     /// The key does not open the record. As far as this program can see, the record is not damaged.
-    #[error("{place} cannot be decrypted: {reason}; {advice}")]
     Undecryptable {
         /// The slot, or the protected key.
         place: String,
@@ -180,6 +157,64 @@ pub enum StoreError {
         /// What to do.
         advice: String,
     },
+}
+
+/// Hidden characters are escaped, because a path or a server may contain them: see [`escape_hidden`].
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut f = OneLine(f);
+        match self {
+            Self::Conflict { place } => write!(
+                f,
+                "{place} was changed in the meantime by another task or program; load it again and repeat"
+            ),
+            Self::Corrupt { place, reason } => write!(
+                f,
+                "{place} is damaged: {reason}; restore a backup, or clear it and sign in again"
+            ),
+            Self::Denied { place, advice } => write!(f, "{place}: access denied; {advice}"),
+            Self::Exposed { place, reason, advice } => {
+                write!(f, "{place} is not private: {reason}; {advice}")
+            }
+            Self::InvalidKey { place, reason } => {
+                write!(f, "{place} is not a usable age key: {reason}")
+            }
+            Self::InvalidTokens { place, reason } => {
+                write!(f, "these tokens cannot be saved in {place}: {reason}")
+            }
+            Self::Io { action, place, .. } => write!(f, "cannot {action} {place}"),
+            Self::KeyMissing { place, reason, advice } => {
+                write!(f, "the age key for {place} is missing: {reason}; {advice}")
+            }
+            Self::Locked { place, advice } => write!(f, "{place} is locked; {advice}"),
+            Self::NewerVersion { place, found, known } => write!(
+                f,
+                "{place} was written by a newer tokenkeep (record version {found}, this one knows {known}); upgrade this program"
+            ),
+            Self::NoSpace { place, reason } => {
+                write!(f, "there is no room for new tokens in {place}: {reason}")
+            }
+            Self::NotAFile { place, found } => write!(
+                f,
+                "{place} is a {found}, not a regular file; move it away or name another path"
+            ),
+            Self::ReadOnly { place, reason } => write!(f, "{place} is read-only: {reason}"),
+            Self::RolledBack { place } => write!(
+                f,
+                "{place} went back to an earlier state than this process has seen; find out whether a backup of the server was restored, then clear it and sign in again"
+            ),
+            Self::Timeout { place, reason, advice } => write!(f, "{place}: {reason}; {advice}"),
+            Self::TooLarge { place, limit } => {
+                write!(f, "{place} is too large: it may have at most {limit} bytes")
+            }
+            Self::Unavailable { place, reason, advice } => {
+                write!(f, "{place} is unavailable: {reason}; {advice}")
+            }
+            Self::Undecryptable { place, reason, advice } => {
+                write!(f, "{place} cannot be decrypted: {reason}; {advice}")
+            }
+        }
+    }
 }
 
 impl StoreError {
@@ -234,7 +269,7 @@ pub enum AuthError {
     /// The server rejected the refresh token. The record says so, for every process. Until the store holds
     /// other tokens, only [`TokenManager::refresh`](crate::TokenManager::refresh) asks the server again, at
     /// most every 30 seconds.
-    #[error("these tokens can no longer be refreshed ({reason}); sign in again")]
+    #[error("these tokens can no longer be refreshed ({}); sign in again", one_line(.reason))]
     LoginRequired {
         /// What the server said.
         reason: String,
@@ -307,14 +342,14 @@ pub enum RefreshFailure {
     /// The token was sent, or may have been sent, and no complete answer came: a timeout, a broken
     /// connection, an answer of a gateway. The manager tries once more. If the first request reached the
     /// server, a server that rotates its tokens may reject the second.
-    #[error("the answer to the refresh was lost ({reason})")]
+    #[error("the answer to the refresh was lost ({})", one_line(.reason))]
     Ambiguous {
         /// What happened.
         reason: String,
     },
     /// The request is wrong with any token: an unknown client, a wrong grant, a wrong URL. Signing in again
     /// would not help.
-    #[error("the refresh is misconfigured ({reason})")]
+    #[error("the refresh is misconfigured ({})", one_line(.reason))]
     Misconfigured {
         /// What happened.
         reason: String,
@@ -322,14 +357,14 @@ pub enum RefreshFailure {
         unspent: bool,
     },
     /// The server no longer accepts this refresh token: `invalid_grant`.
-    #[error("the refresh token was rejected ({reason})")]
+    #[error("the refresh token was rejected ({})", one_line(.reason))]
     Rejected {
         /// What happened.
         reason: String,
     },
     /// A temporary failure: the server could not be reached, or asked to wait (429, 503). After a 503, the
     /// token may be spent.
-    #[error("the refresh failed temporarily ({reason})")]
+    #[error("the refresh failed temporarily ({})", one_line(.reason))]
     Transient {
         /// What happened.
         reason: String,
@@ -415,6 +450,31 @@ mod tests {
         ] {
             assert_eq!(error.is_transient(), transient, "{error:?}");
             assert_eq!(error.keeps_cached_tokens(), keeps, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn no_error_says_anything_that_a_terminal_obeys() {
+        let evil = || "a\u{1b}[2J\n\u{202e}b".to_owned();
+        let (place, reason, advice) = (evil, evil, evil);
+        let failure = RefreshFailure::rejected(evil());
+        let all: Vec<Box<dyn std::error::Error>> = vec![
+            Box::new(StoreError::Conflict { place: place() }),
+            Box::new(StoreError::Corrupt { place: place(), reason: reason() }),
+            Box::new(StoreError::Denied { place: place(), advice: advice() }),
+            Box::new(StoreError::NoSpace { place: place(), reason: reason() }),
+            Box::new(StoreError::Timeout { place: place(), reason: reason(), advice: advice() }),
+            Box::new(StoreError::io("read", place(), io::ErrorKind::Other.into())),
+            Box::new(AuthError::LoginRequired { reason: reason() }),
+            Box::new(AuthError::Refresh(RefreshFailure::ambiguous(reason()))),
+            Box::new(AuthError::Refresh(RefreshFailure::misconfigured(reason()))),
+            Box::new(AuthError::Refresh(RefreshFailure::transient(reason()))),
+            Box::new(failure),
+        ];
+        for error in all {
+            let said = error.to_string();
+            assert!(said.contains(r"a\u{1b}[2J\n\u{202e}b"), "{said}");
+            assert_eq!(one_line(&said), said);
         }
     }
 }

@@ -67,6 +67,7 @@ pub mod manager;
 mod net;
 #[cfg(feature = "oauth2")]
 pub mod oauth2;
+mod printable;
 pub mod private_file;
 mod record;
 pub mod refresh;

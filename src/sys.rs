@@ -1,9 +1,10 @@
-//! Helpers: the clock, blocking work, directories, text of other programs, and wiping.
+//! Helpers: the clock, blocking work, directories, and wiping.
 
 pub(crate) mod blocking;
 pub(crate) mod clock;
 #[cfg(feature = "keychain")]
 pub(crate) mod directories;
-#[cfg(any(feature = "object-store", feature = "postgres"))]
-pub(crate) mod printable;
 pub(crate) mod wipe;
+
+#[cfg(any(feature = "object-store", feature = "postgres"))]
+pub(crate) use crate::printable;

@@ -6,6 +6,7 @@ mod tests;
 use std::time::Duration;
 
 use crate::error::StoreError;
+use crate::printable::one_line;
 use crate::sys::clock::{PollUntil, Timer};
 use chrono::SecondsFormat;
 
@@ -59,48 +60,44 @@ pub enum Overwrite {
 #[non_exhaustive]
 pub enum TransferError {
     /// Another process is refreshing these tokens and did not finish in time.
-    #[error("{place} is being refreshed by another process; try again")]
+    #[error("{} is being refreshed by another process; try again", one_line(.place))]
     Busy {
         /// The slot.
         place: String,
     },
     /// The source changed at each attempt.
-    #[error("{place} keeps changing; stop the programs that use it, and try again")]
+    #[error("{} keeps changing; stop the programs that use it, and try again", one_line(.place))]
     Changing {
         /// The source.
         place: String,
     },
     /// There is nothing to move or copy.
-    #[error("{place} holds no tokens")]
+    #[error("{} holds no tokens", one_line(.place))]
     Empty {
         /// The source.
         place: String,
     },
     /// The source was not made by [`backup`]. Other records may still be in use where they are, so they are
     /// not restored.
-    #[error("{place} is no backup; use migrate to move live tokens")]
+    #[error("{} is no backup; use migrate to move live tokens", one_line(.place))]
     NotABackup {
         /// The source.
         place: String,
     },
     /// The target holds a record that is newer than the backup, or a record whose age is not known.
-    #[error(
-        "{place} holds newer tokens than the backup; overwrite them explicitly if that is meant"
-    )]
+    #[error("{} holds newer tokens than the backup; overwrite them explicitly if that is meant", one_line(.place))]
     Newer {
         /// The target.
         place: String,
     },
     /// The target holds other tokens.
-    #[error(
-        "{place} holds other tokens already; find out which are the live ones before you clear either"
-    )]
+    #[error("{} holds other tokens already; find out which are the live ones before you clear either", one_line(.place))]
     Occupied {
         /// The target.
         place: String,
     },
     /// Source and target are one slot.
-    #[error("{from} and {to} are the same slot")]
+    #[error("{} and {} are the same slot", one_line(.from), one_line(.to))]
     SameSlot {
         /// The source.
         from: String,
@@ -111,7 +108,7 @@ pub enum TransferError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The target did not return the record that was just saved in it.
-    #[error("{place} did not keep what was saved in it; the source is unchanged")]
+    #[error("{} did not keep what was saved in it; the source is unchanged", one_line(.place))]
     Unverified {
         /// The target.
         place: String,

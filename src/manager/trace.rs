@@ -1,7 +1,8 @@
 //! Spans and events of refreshes for `tracing` (feature `tracing`).
 //!
 //! Counters are fields named `monotonic_counter.…`. The OpenTelemetry layer turns them into metrics. No span
-//! and no event contains a secret: a store shows its place, and an event shows what happened.
+//! and no event contains a secret: a store shows its place, and an event shows what happened. Hidden characters are
+//! escaped.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -9,17 +10,21 @@ use std::future::Future;
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::events::Event;
+use crate::printable::one_line;
 
 /// Runs a refresh in a span of its own.
 pub(super) fn refresh<R>(
     store: &impl Display,
     task: impl Future<Output = R>,
 ) -> impl Future<Output = R> {
-    task.instrument(info_span!("tokenkeep.refresh", %store))
+    let store = store.to_string();
+    task.instrument(info_span!("tokenkeep.refresh", store = &*one_line(&store)))
 }
 
 /// Counts an event, and logs it.
 pub(super) fn event(store: &impl Display, event: &Event) {
+    let store = store.to_string();
+    let store = one_line(&store);
     match event {
         Event::Cleared => debug!(%store, monotonic_counter.tokenkeep_cleared = 1, "cleared"),
         Event::LoginRequired { error } => {

@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::RefreshFailure;
+use crate::printable::one_line;
 
 /// Signing in, revoking, or setting up a provider failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,7 +25,7 @@ pub enum OAuth2Error {
     },
     /// The request or the answer is wrong: an unknown client, a wrong URL, a redirect, an answer that
     /// cannot be read.
-    #[error("{reason}")]
+    #[error("{}", one_line(.reason))]
     Misconfigured {
         /// What happened, and what to check.
         reason: String,
@@ -33,7 +34,7 @@ pub enum OAuth2Error {
     #[error("nobody signed in before the deadline; start the sign-in again")]
     TimedOut,
     /// A temporary failure: the provider could not be reached, or cannot answer the request now.
-    #[error("{reason}; try again later")]
+    #[error("{}; try again later", one_line(.reason))]
     Unavailable {
         /// What happened.
         reason: String,

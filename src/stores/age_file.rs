@@ -1,7 +1,8 @@
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::Path;
 
 use crate::key::AgeKey;
+use crate::printable::OneLine;
 use crate::stores::record_file::Sealed;
 use crate::stores::record_file::{RecordFile, keep_in_record_file};
 
@@ -49,7 +50,7 @@ impl AgeFileStore {
 
 impl fmt::Display for AgeFileStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "age file {} (key: {})", self.file.place(), self.key)
+        write!(OneLine(f), "age file {} (key: {})", self.file.place(), self.key)
     }
 }
 

@@ -1,9 +1,10 @@
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::error::StoreError;
 use crate::key::AgeKey;
 use crate::keychain::{Item, Kind};
+use crate::printable::OneLine;
 use crate::stores::record_file::Sealed;
 use crate::stores::record_file::{RecordFile, keep_in_record_file};
 
@@ -73,7 +74,7 @@ impl KeychainStore {
 
 impl fmt::Display for KeychainStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (record: {})", self.item, self.file.place())
+        write!(OneLine(f), "{} (record: {})", self.item, self.file.place())
     }
 }
 

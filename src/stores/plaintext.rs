@@ -1,6 +1,7 @@
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::Path;
 
+use crate::printable::OneLine;
 use crate::stores::record_file::Plain;
 use crate::stores::record_file::{RecordFile, keep_in_record_file};
 
@@ -43,7 +44,7 @@ impl PlaintextStore {
 
 impl fmt::Display for PlaintextStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "plaintext file {}", self.0.place())
+        write!(OneLine(f), "plaintext file {}", self.0.place())
     }
 }
 
