@@ -76,13 +76,12 @@ impl DeviceSignIn {
         answer: StandardDeviceAuthorizationResponse,
         url: &Url,
     ) -> Result<Self, OAuth2Error> {
-        // A terminal obeys control characters. So only a plain code and a plain URL are accepted.
+        // A terminal obeys control characters, and letters of other alphabets look like those that a person
+        // has to type. So only a plain code and a plain URL are accepted.
         let code = answer.user_code().secret();
         let is_code = !code.is_empty()
             && code.len() <= LONGEST_CODE
-            && code.chars().all(|character| {
-                character == ' ' || character.is_alphanumeric() || "-_.".contains(character)
-            });
+            && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"- ".contains(&byte));
         let verification_url = endpoint("verification_uri", answer.verification_uri()).ok();
         let Some(verification_url) =
             verification_url.filter(|_| is_code && answer.interval() <= LONGEST_INTERVAL)
@@ -99,7 +98,8 @@ impl DeviceSignIn {
         &self.verification_url
     }
 
-    /// Returns the code that the person types there: at most 64 letters, digits and marks.
+    /// Returns the code that the person types there: at most 64 ASCII letters, digits,
+    /// hyphens and spaces.
     #[must_use]
     pub fn user_code(&self) -> &str {
         self.answer.user_code().secret()

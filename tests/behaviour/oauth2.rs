@@ -392,6 +392,10 @@ async fn a_device_answer_that_could_control_the_terminal_is_refused() {
     for (code, url, interval) in [
         ("\\u001b[2J", "https://issuer.example/", 5),
         ("", "https://issuer.example/", 5),
+        ("WDJB\u{430}", "https://issuer.example/", 5),
+        ("WDJB\u{202e}", "https://issuer.example/", 5),
+        ("WDJB\\n", "https://issuer.example/", 5),
+        ("WDJB;", "https://issuer.example/", 5),
         ("WDJB", "https://issuer.example/\\u001b[2J", 5_000_000_000),
         ("WDJB", "javascript:alert(1)", 5),
         ("WDJB", "http://issuer.example/", 5),
