@@ -61,7 +61,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// # Security
 ///
 /// - A server is a scheme, a host and a port. All three must match. The scheme must be `https`, except for a
-///   loopback address.
+///   loopback address. A pattern like `*.example` is refused.
 /// - A request that already has an `Authorization` header is sent unchanged, and a 401 to it is returned
 ///   unchanged.
 /// - The header is marked as sensitive, so `Debug` does not show it and HTTP/2 does not compress it. It is

@@ -1,5 +1,7 @@
 //! The URL of a server.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 /// The form of an endpoint, for an error.
 pub(crate) const FORM: &str =
     "an endpoint is https://HOST, optionally with a port and a path, or http:// for this machine";
@@ -14,13 +16,36 @@ pub(crate) fn is_endpoint(text: &str) -> bool {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
         _ => (authority, None),
     };
+    is_host(host) && port.is_none_or(is_port) && has_only(path, b"-._~/")
+}
+
+/// Returns whether this is a name of at most 253 characters, an IPv4 address, or an IPv6 address in brackets.
+fn is_host(host: &str) -> bool {
     let in_brackets = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let is_host = match in_brackets {
-        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && has_only(host, b"-._"),
+    if let Some(address) = in_brackets {
+        return address.parse::<Ipv6Addr>().is_ok();
+    }
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && has_only(label, b"-_")
+            && !label.starts_with('-')
+            && !label.ends_with('-')
     };
-    let is_port = port.is_none_or(|port| has_only(port, b"") && port.parse::<u16>().is_ok());
-    is_host && is_port && has_only(path, b"-._~/")
+    // Some parsers read `127.1` and `0x7f000001` as addresses, and others as names.
+    let is_number = |label: &str| {
+        label.bytes().all(|byte| byte.is_ascii_digit())
+            || label.to_ascii_lowercase().starts_with("0x")
+    };
+    let is_address = || host.parse::<Ipv4Addr>().is_ok();
+    host.len() <= 253
+        && host.split('.').all(is_label)
+        && (!host.rsplit('.').next().is_some_and(is_number) || is_address())
+}
+
+/// Returns whether this is the number of a port, in digits only.
+pub(crate) fn is_port(port: &str) -> bool {
+    let is_digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    is_digits && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 fn has_only(text: &str, others: &[u8]) -> bool {
@@ -64,6 +89,14 @@ mod tests {
             "https://[::1",
             "https://[canary]",
             "https://höst",
+            "https://s3.example:",
+            "https://s3.example:0",
+            "https://s3..example",
+            "https://s3.example.",
+            "https://-s3.example",
+            "https://*.example",
+            "https://127.1",
+            "https://0x7f000001",
         ] {
             assert!(!is_endpoint(text), "{text}");
         }

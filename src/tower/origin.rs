@@ -5,6 +5,7 @@ use std::str::FromStr;
 use http::Uri;
 
 use crate::net::loopback::is_loopback;
+use crate::net::server_url::{is_endpoint, is_port};
 
 /// A server must not get tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,9 +28,16 @@ impl Origin {
             "http" => false,
             _ => return None,
         };
-        let host = uri.host()?.to_ascii_lowercase();
-        let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-        Some(Self { is_tls, host, port })
+        let host = uri.host()?;
+        let authority = uri.authority()?.as_str();
+        let server = authority.rsplit_once('@').map_or(authority, |(_, server)| server);
+        // `Uri` gives no port for `:99999`, as it does for no port at all.
+        let port = match server.strip_prefix(host)? {
+            "" if is_tls => 443,
+            "" => 80,
+            port => port.strip_prefix(':').filter(|port| is_port(port))?.parse().ok()?,
+        };
+        Some(Self { is_tls, host: host.to_ascii_lowercase(), port })
     }
 }
 
@@ -39,9 +47,10 @@ impl FromStr for Origin {
     fn from_str(text: &str) -> Result<Self, InvalidOrigin> {
         let form =
             InvalidOrigin("must be a scheme, a host and optionally a port: https://api.example");
+        // Schemes and hosts have no case.
+        let server = text.strip_suffix('/').unwrap_or(text).to_ascii_lowercase();
         let uri: Uri = text.parse().map_err(|_| form)?;
-        let has_more = uri.path_and_query().is_some_and(|it| it.as_str() != "/");
-        if has_more || uri.authority().is_none_or(|authority| authority.as_str().contains('@')) {
+        if !is_endpoint(&server) || uri.path_and_query().is_some_and(|it| it.as_str() != "/") {
             return Err(form);
         }
         let origin = Self::of(&uri).ok_or(form)?;
@@ -81,10 +90,16 @@ mod tests {
             "https://api.example./",
             "ftp://api.example/",
             "/relative",
+            "https://api.example:99999/",
+            "https://api.example:0/",
+            "https://api.example:/",
+            "https://api.example:00443443/",
         ] {
             assert_ne!(Origin::of(&uri.parse().unwrap()), Some(known.clone()), "{uri}");
         }
         assert_eq!(origin("http://[::1]:8080/"), origin("http://[::1]:8080"));
+        assert_eq!(origin("HTTPS://API.Example:443/"), known);
+        assert_eq!(origin("https://192.0.2.1").port, 443);
     }
 
     #[test]
@@ -100,6 +115,51 @@ mod tests {
             "https://canary@api.example",
             "https://",
             "",
+            "https://api.example:",
+            "https://api.example:/",
+            "https://api.example:0",
+            "https://api.example:99999",
+            "https://api.example:65536",
+            "https://api.example:+443",
+            "https://api.example:-1",
+            "https://api.example:443:443",
+            "https://api.example: 443",
+            "https://api.example:0x1bb",
+            "https://api.example:４４３",
+            "https://:443",
+            "https://*.example",
+            "https://*",
+            "https://.example",
+            "https://api..example",
+            "https://api.example.",
+            "https://-api.example",
+            "https://api-.example",
+            "https://api%2eexample",
+            "https://api.example\\",
+            "https://api.example\\@evil.example",
+            "https://api.example,evil.example",
+            "https://api.example#canary",
+            "https://api.example//",
+            "https://api.example/.",
+            "https:/api.example",
+            "https:api.example",
+            "https:///api.example",
+            "https://аpi.example",
+            "https://api.example ",
+            " https://api.example",
+            "https://api.example\n",
+            "https://api\u{200b}.example",
+            "https://127.1",
+            "https://0x7f000001",
+            "https://2130706433",
+            "https://256.0.0.1",
+            "http://127.1:8080",
+            "https://[::1",
+            "https://::1",
+            "https://[::1%25eth0]",
+            "https://[::1]443",
+            "https://[fe80::1%eth0]:443",
+            "https://[127.0.0.1]",
         ] {
             let error = text.parse::<Origin>().unwrap_err().to_string();
             assert!(!error.contains("canary"), "{error}");
