@@ -1,6 +1,7 @@
 //! The command line. Secrets have no place in it.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -396,8 +397,10 @@ pub(crate) fn report(error: &clap::Error, terminal: &Terminal) -> ExitCode {
         }
         // These are help and version, which were asked for.
         _ => {
-            let _ = error.print();
-            return u8::try_from(error.exit_code()).unwrap_or(2).into();
+            return match show(error, terminal) {
+                Ok(()) => u8::try_from(error.exit_code()).unwrap_or(2).into(),
+                Err(failed) => Failure::from(failed).report(terminal),
+            };
         }
     };
     // These are the names of what there is, and not what was given. The most similar one is the last.
@@ -405,6 +408,20 @@ pub(crate) fn report(error: &clap::Error, terminal: &Terminal) -> ExitCode {
     let suggested = suggested.into_iter().find_map(|kind| names(error, kind).pop());
     let meant = suggested.map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
     Failure::usage(format!("{wrong}{meant}; see `tokenkeep COMMAND --help`")).report(terminal)
+}
+
+/// Shows the help or the version.
+fn show(error: &clap::Error, terminal: &Terminal) -> io::Result<()> {
+    if error.use_stderr() {
+        // The exit code says that something is missing.
+        let _ = error.print();
+        return Ok(());
+    }
+    let text = error.render();
+    if console::colors_enabled() {
+        return terminal.print_styled(&text.ansi().to_string());
+    }
+    terminal.print(&text.to_string())
 }
 
 /// Reports which options exclude each other. It names options and repeats no values.

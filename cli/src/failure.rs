@@ -93,7 +93,8 @@ impl Failure {
 
     pub(crate) fn say(&self, terminal: &Terminal) {
         if !self.message.is_empty() {
-            terminal.say(&format!("tokenkeep: {}", self.message));
+            // In one line, so that a name in it cannot look like a message of its own.
+            terminal.say(&format!("tokenkeep: {}", self.message.replace('\n', "\\n")));
         }
     }
 

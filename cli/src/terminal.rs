@@ -9,10 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use tokenkeep::error::escape_hidden;
 use tokenkeep::secrecy::SecretString;
 use tokio::time::Instant;
 
 use crate::interrupt::Interrupts;
+use crate::output;
 
 /// Holds the passphrase where there is no terminal to type it on.
 pub(crate) const PASSPHRASE_VARIABLE: &str = "TOKENKEEP_PASSPHRASE";
@@ -179,24 +181,38 @@ impl Terminal {
         self.0.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Prints lines to standard output. The last line always ends with a newline, also in a pipe:
-    /// `read`, `while read` and `xargs` treat a line without one as the end of their input.
+    /// Prints lines to standard output. On a terminal, what it would obey is escaped.
     pub(crate) fn print(&self, text: &str) -> io::Result<()> {
-        self.stop_working();
-        let end = if text.ends_with('\n') { "" } else { "\n" };
-        let mut output = io::stdout().lock();
-        let mut write = || {
-            output.write_all(text.as_bytes())?;
-            output.write_all(end.as_bytes())?;
-            output.flush()
-        };
-        write().map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot write to standard output: {error}"))
-        })
+        if io::stdout().is_terminal() {
+            self.print_styled(&escape_hidden(text))
+        } else {
+            self.print_styled(text)
+        }
     }
 
-    /// Prints a message to standard error.
+    /// Prints lines that may have colours. Everything in them that comes from outside must be escaped.
+    pub(crate) fn print_styled(&self, text: &str) -> io::Result<()> {
+        self.stop_working();
+        output::write_lines(text)
+    }
+
+    /// Prints a secret, unchanged. Fails if it would be lost, or if it contains anything that the terminal it
+    /// goes to would obey: an escaped secret would be another one.
+    pub(crate) fn print_secret(&self, secret: &str) -> io::Result<()> {
+        output::refuse_closed()?;
+        if io::stdout().is_terminal() && *escape_hidden(secret) != *secret {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "this secret contains characters that a terminal obeys or does not show, so it is not \
+                 printed on one; send it into a pipe or a file",
+            ));
+        }
+        self.print_styled(secret)
+    }
+
+    /// Prints a message to standard error. What a terminal obeys or does not show is escaped, also for a log.
     pub(crate) fn say(&self, text: &str) {
+        let text = escape_hidden(text);
         // If the message cannot be written, as to a log on a full disk, the exit code still reports
         // the outcome.
         let line = || drop(writeln!(io::stderr(), "{text}"));
@@ -220,7 +236,7 @@ impl Terminal {
     pub(crate) fn ask_hidden(&self, prompt: &str) -> io::Result<SecretString> {
         self.0.is_asking.store(true, Ordering::Relaxed);
         self.stop_working();
-        let typed = read_hidden(prompt, &self.0.interrupts);
+        let typed = read_hidden(&escape_hidden(prompt), &self.0.interrupts);
         self.0.is_asking.store(false, Ordering::Relaxed);
         typed
     }

@@ -9,6 +9,7 @@ use serde_json::json;
 use tokenkeep::chrono::{DateTime, Utc};
 use tokenkeep::keychain::{KeychainState, probe_keychain};
 use tokenkeep::store::Precondition;
+use tokenkeep::error::escape_hidden;
 use tokenkeep::stores::AgeFileStore;
 use tokenkeep::tokens::Freshness;
 use tokenkeep::{AgeKey, AuthTokens, StoreError, StoreUrl, TokenStore};
@@ -309,17 +310,16 @@ fn print(terminal: &Terminal, title: &str, findings: &[Finding]) -> io::Result<(
         };
         return terminal.print(&findings.iter().map(line).collect::<String>());
     }
-    let name = findings.iter().map(|finding| finding.name.len()).max().unwrap_or_default();
+    let width = findings.iter().map(|finding| finding.name.len()).max().unwrap_or_default();
     let mut text = format!("{}\n", style(title).bold());
-    for finding in findings {
-        let state = match finding.fix {
-            None => style(&finding.state).green(),
-            Some(_) => style(&finding.state).yellow(),
-        };
-        text += &format!("  {:name$}  {state}  ({})\n", finding.name, finding.how);
-        if let Some(fix) = &finding.fix {
-            text += &format!("  {:name$}  -> {fix}\n", "");
+    for Finding { name, state, how, fix } in findings {
+        let state = escape_hidden(state);
+        let state = if fix.is_none() { style(state).green() } else { style(state).yellow() };
+        let (name, how) = (escape_hidden(name), escape_hidden(how));
+        text += &format!("  {name:width$}  {state}  ({how})\n");
+        if let Some(fix) = fix {
+            text += &format!("  {:width$}  -> {}\n", "", escape_hidden(fix));
         }
     }
-    terminal.print(&text)
+    terminal.print_styled(&text)
 }

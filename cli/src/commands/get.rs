@@ -28,7 +28,7 @@ async fn print(context: &Context, manager: &TokenManager, get: &Get) -> Outcome 
         Field::Access => {
             let token = access_token(manager).await?;
             if !get.header {
-                context.terminal.print(token.expose_secret())?;
+                context.terminal.print_secret(token.expose_secret())?;
                 return DONE;
             }
             if !token.expose_secret().bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -37,17 +37,17 @@ async fn print(context: &Context, manager: &TokenManager, get: &Get) -> Outcome 
                 return Err(Failure::new(Code::Unreadable, reason));
             }
             let header = Zeroizing::new(["Authorization: Bearer ", token.expose_secret()].concat());
-            context.terminal.print(&header)?;
+            context.terminal.print_secret(&header)?;
         }
         Field::Refresh => {
             let tokens = manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?;
             let token = tokens.refresh_token.ok_or_else(Failure::no_refresh_token)?;
-            context.terminal.print(token.expose_secret())?;
+            context.terminal.print_secret(token.expose_secret())?;
         }
         Field::Json => {
             let tokens = manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?;
             let record: SecretString = in_seconds(tokens).to_record("standard output")?;
-            context.terminal.print(record.expose_secret())?;
+            context.terminal.print_secret(record.expose_secret())?;
         }
     }
     DONE

@@ -19,7 +19,7 @@ pub(super) async fn keygen(context: &Context, keygen: &Keygen) -> Outcome {
         None => {
             let identity = AgeKey::generate_identity();
             #[expect(clippy::disallowed_methods, reason = "printing it is what was asked for")]
-            context.terminal.print(identity.expose_secret())?;
+            context.terminal.print_secret(identity.expose_secret())?;
             let key = AgeKey::custom("the new key", move || Ok(identity.clone()));
             for recipient in key.recipients().await? {
                 context.terminal.say(&format!("Public key: {recipient}"));

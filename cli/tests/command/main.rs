@@ -10,6 +10,7 @@ mod access_lists;
 mod command;
 mod command_errors;
 mod credential_manager;
+mod hostile_texts;
 mod interrupt;
 mod keychain_items;
 mod login;

@@ -62,13 +62,13 @@ code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status
 print(json.dumps([code, screen.decode(errors='replace'), echoes]))
 ";
 
-struct Seen {
-    code: i64,
-    screen: String,
+pub(crate) struct Seen {
+    pub(crate) code: i64,
+    pub(crate) screen: String,
     echoes: bool,
 }
 
-fn person(home: &std::path::Path, line: &str, answers: &[(&str, &str)]) -> Seen {
+pub(crate) fn person(home: &std::path::Path, line: &str, answers: &[(&str, &str)]) -> Seen {
     let answers = serde_json::to_string(answers).unwrap();
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_tokenkeep"));
     let path = std::env::var("PATH").unwrap();
