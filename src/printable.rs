@@ -77,7 +77,7 @@ pub(crate) fn printable(text: &str, max_chars: usize) -> String {
 }
 
 /// Returns whether a terminal would obey this character, or a reader not see it.
-fn is_hidden(character: char) -> bool {
+pub(crate) fn is_hidden(character: char) -> bool {
     character.is_control()
         || matches!(
             character,

@@ -17,6 +17,7 @@ use secrecy::SecretString;
 #[cfg(feature = "keychain")]
 pub use self::default::{DefaultStore, DefaultStoreOptions, StoreChoice, open_default};
 use crate::error::StoreError;
+use crate::printable::is_hidden;
 use crate::store::TokenStore;
 #[cfg(feature = "keychain")]
 use crate::stores::KeychainStore;
@@ -232,17 +233,19 @@ impl StoreUrl {
     }
 
     /// Makes the URL of an age file with a key in an identity file.
-    #[must_use]
-    pub fn age_file(path: &Path, identity: &Path) -> Self {
-        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        Self::of(Kind::Age {
-            path: absolute(path),
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidStoreUrl`] if a path is not UTF-8 text. A URL that named it would name another file.
+    pub fn age_file(path: &Path, identity: &Path) -> Result<Self, InvalidStoreUrl> {
+        Ok(Self::of(Kind::Age {
+            path: parse::absolute(path)?,
             seal: Seal {
-                key: Key::File(absolute(identity)),
+                key: Key::File(parse::absolute(identity)?),
                 recipients: Vec::new(),
                 recipients_file: None,
             },
-        })
+        }))
     }
 
     /// Makes the URL of a slot in the keychain.
@@ -257,15 +260,23 @@ impl StoreUrl {
         Ok(Self::of(Kind::Keychain(item)))
     }
 
-    /// Returns the URL of the same slot with another identity file and other recovery recipients. Returns
-    /// `None` if the records of this store are not sealed to a key.
-    #[must_use]
-    pub fn with_identity(&self, identity: &Path, recipients: Vec<String>) -> Option<Self> {
+    /// Returns the URL of the same slot with another identity file and other recovery recipients.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidStoreUrl`] if the records of this store are not sealed to a key, or if the path is not UTF-8
+    /// text. A URL that named it would name another file.
+    pub fn with_identity(
+        &self,
+        identity: &Path,
+        recipients: Vec<String>,
+    ) -> Result<Self, InvalidStoreUrl> {
         let mut kind = self.kind.clone();
-        let seal = kind.seal_mut()?;
-        seal.key = Key::File(std::path::absolute(identity).unwrap_or_else(|_| identity.to_owned()));
+        let seal = kind.seal_mut();
+        let seal = seal.ok_or_else(|| parse::invalid("the records of this store have no key"))?;
+        seal.key = Key::File(parse::absolute(identity)?);
         seal.recipients = recipients;
-        Some(Self { kind, prompts: false, trusted_group: self.trusted_group })
+        Ok(Self { kind, prompts: false, trusted_group: self.trusted_group })
     }
 
     /// Returns the recovery recipients in the URL itself.
@@ -374,12 +385,15 @@ impl fmt::Display for Item {
     }
 }
 
-/// Escapes only the characters that would end a part of the URL, so that paths stay readable.
+/// Escapes only the characters that would end a part of the URL, and those that a terminal obeys or a reader
+/// cannot see, so that paths stay readable.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
-        if matches!(character, '%' | '?' | '&' | '#') || character.is_ascii_control() {
-            write!(escaped, "%{:02X}", u32::from(character)).expect("a String takes everything");
+        if matches!(character, '%' | '?' | '&' | '#') || is_hidden(character) {
+            for byte in character.encode_utf8(&mut [0; 4]).bytes() {
+                write!(escaped, "%{byte:02X}").expect("a String takes everything");
+            }
         } else {
             escaped.push(character);
         }

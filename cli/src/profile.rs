@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use tokenkeep::private_file::{LockedDirectory, PrivateFile};
-use tokenkeep::{StoreUrl, store_url};
+use tokenkeep::{StoreError, StoreUrl, store_url};
 use toml::de::{DeTable, DeValue};
 
 use crate::failure::{Code, Failure};
@@ -294,12 +294,20 @@ impl Profile {
 
 /// Returns the directory of the profiles and of the keys that `init` makes.
 pub(crate) fn directory() -> Result<PathBuf, Failure> {
-    if let Some(directory) = std::env::var_os(DIRECTORY_VARIABLE).filter(|it| !it.is_empty()) {
-        return Ok(std::path::absolute(directory)?);
+    let Some(directory) = std::env::var_os(DIRECTORY_VARIABLE).filter(|it| !it.is_empty()) else {
+        return store_url::config_directory().map_err(unusable_home);
+    };
+    let directory = PathBuf::from(directory);
+    if !directory.is_absolute() || directory.to_str().is_none() {
+        return Err(Failure::usage(format!(
+            "{DIRECTORY_VARIABLE} is not an absolute path in UTF-8 text; set it to one, or unset it"
+        )));
     }
-    store_url::config_directory().map_err(|_| {
-        Failure::usage(format!("this user has no home directory; set {DIRECTORY_VARIABLE}"))
-    })
+    Ok(directory)
+}
+
+fn unusable_home(error: StoreError) -> Failure {
+    Failure::usage(Failure::from(error).message())
 }
 
 /// Returns the file of the key that `init` makes for a profile.
@@ -309,8 +317,7 @@ pub(crate) fn key_of(name: &str) -> Result<PathBuf, Failure> {
 
 /// Returns the directory of sealed records when there is no keychain.
 pub(crate) fn state_directory() -> Result<PathBuf, Failure> {
-    store_url::state_directory()
-        .map_err(|_| Failure::usage("this user has no home directory; name a --store"))
+    store_url::state_directory().map_err(unusable_home)
 }
 
 /// Reads a profile's file, if it exists. Fails if others can write to the file: it says where

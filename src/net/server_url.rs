@@ -94,7 +94,7 @@ mod tests {
             "https://s3..example",
             "https://s3.example.",
             "https://-s3.example",
-            "https://*.example",
+            "https://\u{2a}.example",
             "https://127.1",
             "https://0x7f000001",
         ] {

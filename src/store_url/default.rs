@@ -110,7 +110,11 @@ pub async fn open_default(
     let keychain = with_prompts(StoreUrl::keychain(service, account)?);
     let key_file = if allow.key_file {
         let (record, key) = (at(state_directory()?, "sealed"), at(config_directory()?, "key"));
-        Some(StoreUrl::age_file(&record, &key))
+        Some(StoreUrl::age_file(&record, &key).map_err(|error| StoreError::Unavailable {
+            place: record.display().to_string(),
+            reason: error.to_string(),
+            advice: "name a store, instead of using the default".into(),
+        })?)
     } else {
         None
     };
@@ -204,15 +208,7 @@ async fn pinned(pin: &Arc<PrivateFile>) -> Result<Option<StoreUrl>, StoreError> 
 
 /// Saves a choice. Returns `false` if there is one already.
 async fn write_pin(pin: &Arc<PrivateFile>, url: &StoreUrl) -> Result<bool, StoreError> {
-    let text = url.to_text();
-    if text.parse::<StoreUrl>().ok().is_none_or(|read| read.kind != url.kind) {
-        return Err(StoreError::Unavailable {
-            place: pin.place(),
-            reason: "the store would be in a directory whose name is not UTF-8".into(),
-            advice: "name a store, instead of using the default".into(),
-        });
-    }
     let file = pin.clone();
-    let line = Zeroizing::new(format!("{text}\n").into_bytes());
+    let line = Zeroizing::new(format!("{}\n", url.to_text()).into_bytes());
     blocking::run(&pin.place(), move || file.create(&line)).await
 }

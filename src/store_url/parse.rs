@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::{Bucket, Database, InvalidStoreUrl, Item, Key, Kind, Seal, StoreUrl, escaped};
@@ -89,7 +89,12 @@ impl<'a> Options<'a> {
         }
         let path = match text.strip_prefix("~/") {
             Some(rest) => std::env::home_dir()
-                .ok_or_else(|| invalid("it contains ~/, but this user has no home directory"))?
+                .filter(|home| home.is_absolute())
+                .ok_or_else(|| {
+                    invalid(
+                        "it contains ~/, but this user has no home directory, or HOME is not an absolute path",
+                    )
+                })?
                 .join(rest),
             None => PathBuf::from(text),
         };
@@ -101,7 +106,7 @@ impl<'a> Options<'a> {
         }
         // With an escaped slash, or one after `~/`, the printed path can look like a URL with a password.
         path.to_str().map_or(Ok(()), |path| refuse_password(&escaped(path)))?;
-        std::path::absolute(path).map_err(|_| invalid("a path cannot be resolved"))
+        absolute(&path)
     }
 
     fn key(&self, value: &str) -> Result<Key, InvalidStoreUrl> {
@@ -125,6 +130,17 @@ impl<'a> Options<'a> {
         }
         Ok(Seal { key: self.key(key)?, recipients, recipients_file: self.path("recipients")? })
     }
+}
+
+/// Returns the absolute path, if the text of a URL can contain it.
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, InvalidStoreUrl> {
+    let path = std::path::absolute(path).map_err(|_| invalid("a path cannot be resolved"))?;
+    if path.to_str().is_none() {
+        return Err(invalid(
+            "a path is not UTF-8 text, which a URL cannot contain; use a directory with another name",
+        ));
+    }
+    Ok(path)
 }
 
 /// Returns the options that a scheme accepts.
@@ -248,7 +264,7 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-fn invalid(reason: &str) -> InvalidStoreUrl {
+pub(super) fn invalid(reason: &str) -> InvalidStoreUrl {
     InvalidStoreUrl { reason: reason.to_owned() }
 }
 

@@ -152,7 +152,7 @@ proptest! {
         identity in "/{0,3}[^\0]{1,20}",
         recipients in proptest::collection::vec(".{0,10}", 0..3),
     ) {
-        let url = StoreUrl::age_file(Path::new(&path), Path::new(&identity));
+        let url = StoreUrl::age_file(Path::new(&path), Path::new(&identity)).unwrap();
         let url = url.with_identity(Path::new(&identity), recipients).unwrap();
         match url.to_text().parse::<StoreUrl>() {
             Ok(read) => prop_assert_eq!(read, url),

@@ -52,7 +52,7 @@ async fn choose(context: &Context, name: &str) -> Result<(StoreUrl, String, Stri
         keychain = keychain.allow_prompts();
     }
     let (store, chosen) =
-        StoreUrl::choose(keychain, Some(StoreUrl::age_file(&record, &key))).await?;
+        StoreUrl::choose(keychain, Some(StoreUrl::age_file(&record, &key)?)).await?;
     let protects = if store.uses_keychain() {
         "Protects the tokens from a thief of the disk or of a backup, but not from programs of this user \
          while the keychain is unlocked."

@@ -78,10 +78,7 @@ impl Plan {
                 recipients.push(recipient.clone());
             }
         }
-        let with = |identity: &Path, recipients| {
-            old.with_identity(identity, recipients).expect("an identity file seals it")
-        };
-        let new = with(&identity, recipients.clone());
+        let new = old.with_identity(&identity, recipients.clone())?;
         // An earlier run that was killed may already have written all of this to the profile.
         let was_recorded = rekey.identity.is_some() && new == *old;
         let is_unknown = |recipient: &String| !old.recipients().contains(recipient);
@@ -99,7 +96,7 @@ impl Plan {
         let new_recipients = new_key.recipients().await?;
         let mut both = recipients;
         both.extend(new_recipients.iter().cloned());
-        let transition = with(&old_identity, both);
+        let transition = old.with_identity(&old_identity, both)?;
         Ok(Self { old: old.clone(), transition, new, new_recipients })
     }
 
