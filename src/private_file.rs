@@ -248,6 +248,7 @@ impl PrivateFile {
     /// Opens the directory to remove the file, and creates it if needed. Only removing is allowed in a
     /// directory that others can write to.
     pub(crate) fn open_to_remove(&self) -> Result<Opened<'_>, StoreError> {
+        self.check_name()?;
         if let Some(opened) = self.open(Exposure::Accepted)? {
             return Ok(opened);
         }
@@ -258,6 +259,7 @@ impl PrivateFile {
 
     /// Creates the directory if needed, and takes the write lock.
     pub(crate) fn lock(&self) -> Result<LockedFile<'_>, StoreError> {
+        self.check_name()?;
         let (parent, name) = self.split()?;
         let dir = Arc::new(Dir::create(parent, self.trusted_group)?);
         Opened { file: self, name, dir, exposure: Exposure::Refused }.lock()
@@ -317,6 +319,23 @@ impl PrivateFile {
 
     fn split(&self) -> Result<(&Path, &OsStr), StoreError> {
         split(&self.path)
+    }
+
+    /// Fails if the files beside this one would have names that are too long. It could then be removed and not
+    /// replaced, or written and not locked. Nothing is changed before this check.
+    fn check_name(&self) -> Result<(), StoreError> {
+        const LONGEST_ENDING: usize = ".".len() + RANDOM + NEXT.len();
+
+        let (parent, name) = self.split()?;
+        let (length, longest) = (platform::name_length(name), platform::longest_name(parent));
+        if length + LONGEST_ENDING <= longest {
+            return Ok(());
+        }
+        let reason = format!(
+            "its name has {length} bytes, and at most {} leave room for the files beside it; use a shorter name",
+            longest.saturating_sub(LONGEST_ENDING)
+        );
+        Err(StoreError::ReadOnly { place: self.place(), reason })
     }
 }
 

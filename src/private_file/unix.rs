@@ -357,6 +357,21 @@ impl Dir {
     }
 }
 
+/// Returns the length of a name, as the file system counts it.
+pub(super) fn name_length(name: &OsStr) -> usize {
+    name.len()
+}
+
+/// Returns the longest name that a directory takes. It may not exist yet.
+pub(super) fn longest_name(directory: &Path) -> usize {
+    /// `NAME_MAX` of Linux, macOS and the BSDs. Some file systems count characters, and name a higher limit.
+    const USUAL: usize = 255;
+
+    let there = directory.ancestors().find_map(|directory| rustix::fs::statvfs(directory).ok());
+    let longest = there.and_then(|there| usize::try_from(there.f_namemax).ok());
+    longest.filter(|longest| *longest > 0).map_or(USUAL, |longest| longest.min(USUAL))
+}
+
 /// How much of a file system is free.
 struct Space {
     free: u64,

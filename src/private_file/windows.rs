@@ -319,6 +319,18 @@ fn check_owner(path: &Path, access: &Access) -> Result<(), StoreError> {
     })
 }
 
+/// Returns the length of a name, as the file system counts it.
+pub(super) fn name_length(name: &OsStr) -> usize {
+    use std::os::windows::ffi::OsStrExt;
+
+    name.encode_wide().count()
+}
+
+/// Returns the longest name that a directory takes: 255 UTF-16 units on NTFS, ReFS, FAT and exFAT.
+pub(super) fn longest_name(_directory: &Path) -> usize {
+    255
+}
+
 /// Opens a file, or returns `None` if it does not exist. Fails if it is a link.
 fn open(options: &OpenOptions, path: &Path) -> Result<Option<File>, StoreError> {
     let mut options = options.clone();
