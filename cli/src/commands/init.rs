@@ -1,12 +1,12 @@
 //! init: chooses the store of a new profile.
 
-use tokenkeep::StoreUrl;
+use tokenkeep::{StoreError, StoreUrl};
 
 use crate::context::Context;
 use crate::failure::{Code, DONE, Failure, Outcome};
 use crate::profile::{self, Profile};
 use crate::selection::parse_url;
-use crate::target::{PLAINTEXT, open};
+use crate::target::{PLAINTEXT, check_key, open, open_without_asking};
 
 pub(super) async fn init(context: &Context) -> Outcome {
     let name = &context.selection.profile_to_make();
@@ -22,10 +22,25 @@ pub(super) async fn init(context: &Context) -> Outcome {
         Some(url) => named(context, parse_url(url)?).await?,
         None => choose(context, name).await?,
     };
+    check(context, &store).await?;
     let path = Profile::create(name, &store).await?;
     context.terminal.say(&format!("{store}, {why} (pinned in {})", path.display()));
     context.terminal.say(&protects);
     DONE
+}
+
+/// Fails if tokens could not be saved in this store now. A store that does not work is not pinned.
+async fn check(context: &Context, store: &StoreUrl) -> Result<(), Failure> {
+    check_key(context, store).await?;
+    // What is on a server was tried already. A keychain makes its key with the first tokens.
+    if store.path().is_none() || store.uses_keychain() {
+        return Ok(());
+    }
+    match tokenkeep::refresh::check_replaceable(&*open_without_asking(context, store)?).await {
+        // The key is protected by a passphrase, which `set` asks for.
+        Err(StoreError::Locked { .. }) => Ok(()),
+        checked => Ok(checked?),
+    }
 }
 
 async fn named(context: &Context, store: StoreUrl) -> Result<(StoreUrl, String, String), Failure> {
