@@ -1,5 +1,7 @@
 //! doctor: checks every kind of store and every profile on this machine, without prompting.
 
+mod leftovers;
+
 use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
@@ -7,9 +9,9 @@ use std::process::ExitCode;
 use console::style;
 use serde_json::json;
 use tokenkeep::chrono::{DateTime, Utc};
+use tokenkeep::error::escape_hidden;
 use tokenkeep::keychain::{KeychainState, probe_keychain};
 use tokenkeep::store::Precondition;
-use tokenkeep::error::escape_hidden;
 use tokenkeep::stores::AgeFileStore;
 use tokenkeep::tokens::Freshness;
 use tokenkeep::{AgeKey, AuthTokens, StoreError, StoreUrl, TokenStore};
@@ -161,6 +163,9 @@ async fn slot_finding(
         }
     };
     let how = store.to_string();
+    if let Some(fix) = leftovers::of_another_user(&store) {
+        return (broken("has files of another user".into(), how, fix), none);
+    }
     if store.uses_keychain()
         && let Some(advice) = keychain.advice()
     {

@@ -1,0 +1,75 @@
+//! Files of another user among those of a slot, as a run under `sudo` leaves them.
+
+use std::path::PathBuf;
+
+use tokenkeep::StoreUrl;
+
+/// Returns how to fix it if some files of a slot, or the lock of the profiles, belong to another user: they are
+/// in the way of every later run. Returns `None` if there are none.
+#[cfg(unix)]
+pub(super) fn of_another_user(store: &StoreUrl) -> Option<String> {
+    use rustix::process::{getegid, geteuid};
+
+    use crate::describe::for_shell;
+    use crate::profile;
+
+    let us = geteuid();
+    // A run as root has other problems in somebody's home directory, and says so.
+    if us.is_root() {
+        return None;
+    }
+    let profiles = profile::directory().ok().map(|directory| directory.join("profiles/.lock"));
+    let mut files: Vec<PathBuf> = profiles.into_iter().collect();
+    files.extend(store.path().into_iter().flat_map(files_of));
+    files.retain(|file| is_of_another(file, us.as_raw()));
+    if files.is_empty() {
+        return None;
+    }
+    let files: Vec<_> = files.iter().map(|file| for_shell(file.display().to_string())).collect();
+    let (us, group) = (us.as_raw(), getegid().as_raw());
+    Some(format!(
+        "these files belong to another user, as after a run under sudo: `sudo chown -h {us}:{group} {}`",
+        files.join(" ")
+    ))
+}
+
+#[cfg(not(unix))]
+pub(super) fn of_another_user(_store: &StoreUrl) -> Option<String> {
+    None
+}
+
+/// Returns the directory of a record if it is only for that, the record, and the files beside it.
+#[cfg(unix)]
+fn files_of(record: PathBuf) -> Vec<PathBuf> {
+    use std::fs;
+
+    const ENDINGS: [&str; 5] = [".lock", ".lease", ".tmp", ".next", ".intent"];
+
+    let Some((directory, name)) = record.parent().zip(record.file_name()) else {
+        return Vec::new();
+    };
+    let is_beside = |found: &std::ffi::OsString| {
+        let ending = found.as_encoded_bytes().strip_prefix(name.as_encoded_bytes());
+        ending.is_some_and(|ending| {
+            ending.starts_with(b".") && ENDINGS.iter().any(|it| ending.ends_with(it.as_bytes()))
+        })
+    };
+    let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
+    let mut files: Vec<PathBuf> =
+        entries.filter(|entry| is_beside(&entry.file_name())).map(|entry| entry.path()).collect();
+    files.sort_unstable();
+    // `init` puts records into this directory.
+    let own = tokenkeep::store_url::state_directory();
+    if own.is_ok_and(|own| directory.starts_with(own)) {
+        files.insert(0, directory.to_owned());
+    }
+    files.insert(0, record.clone());
+    files
+}
+
+#[cfg(unix)]
+fn is_of_another(file: &std::path::Path, us: u32) -> bool {
+    use std::os::unix::fs::MetadataExt;
+
+    file.symlink_metadata().is_ok_and(|found| found.uid() != us)
+}
