@@ -103,3 +103,9 @@ pub(crate) fn span(delta: TimeDelta) -> String {
     };
     format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
 }
+
+/// Quotes text so that a shell reads it as one word: people paste what they see.
+pub(crate) fn for_shell(text: String) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:,@%+=".contains(&byte);
+    if text.bytes().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}

@@ -1,5 +1,7 @@
 //! Profiles: a profile maps a name to a store. Each has one file, `profiles/NAME.toml`.
 
+mod link;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -86,7 +88,7 @@ impl Profile {
             return Err(exists());
         }
         let directory = LockedDirectory::lock(directory_of(&path))?;
-        let text = format!("store = {}\n", quoted(&store.to_text()));
+        let text = format!("{}\n", line(store));
         if !directory.create(file_name_of(&path), text.as_bytes())? {
             return Err(exists());
         }
@@ -159,9 +161,32 @@ impl Profile {
         all[0].profile.sync()
     }
 
-    /// Makes the content of the directory of profiles durable.
+    /// Makes the content of the directory of profiles durable, and of the directory behind a link.
     pub(crate) fn sync(&self) -> Result<(), Failure> {
+        if let Some(target) = link::target_of(&self.path)? {
+            PrivateFile::new(target, LONGEST).sync()?;
+        }
         Ok(PrivateFile::new(&self.path, LONGEST).sync()?)
+    }
+
+    /// Fails if this profile would have to name another store and cannot be changed: it is a link to a file
+    /// that is read-only or not this user's. `by_hand` says how the user changes it, with the line to write.
+    pub(crate) fn check_changeable(
+        &self,
+        store: &StoreUrl,
+        by_hand: impl FnOnce(&str) -> String,
+    ) -> Result<(), Failure> {
+        if self.with_store(store) == self.text {
+            return Ok(());
+        }
+        let Some(target) = link::target_of(&self.path)? else { return Ok(()) };
+        let Some(obstacle) = link::obstacle(&target)? else { return Ok(()) };
+        let (path, target) = (self.path.display(), target.display());
+        let by_hand = by_hand(&line(store));
+        let message = format!(
+            "{path} is a link to {target}, which cannot be changed here: {obstacle}; {by_hand}"
+        );
+        Err(Failure::new(Code::Inaccessible, message))
     }
 
     fn write(&mut self, directory: &LockedDirectory, text: &str) -> Result<(), Failure> {
@@ -174,7 +199,17 @@ impl Profile {
             let message = format!("{path} was changed by another process meanwhile; repeat this");
             return Err(Failure::new(Code::Conflict, message));
         }
-        directory.replace(file_name_of(&self.path), text.as_bytes())?;
+        match link::target_of(&self.path)? {
+            Some(target) => {
+                if let Some(obstacle) = link::obstacle(&target)? {
+                    let error = io::Error::new(io::ErrorKind::PermissionDenied, obstacle);
+                    return Err(Failure::io("write", &target, &error));
+                }
+                link::replace(&target, text)
+                    .map_err(|error| Failure::io("write", &target, &error))?;
+            }
+            None => directory.replace(file_name_of(&self.path), text.as_bytes())?,
+        }
         *self = Self::parse(&self.name, self.path.clone(), text.to_owned())?;
         Ok(())
     }
@@ -353,6 +388,11 @@ fn check_name(name: &str) -> Result<(), Failure> {
         ));
     }
     Ok(())
+}
+
+/// Returns the line of a profile that names a store.
+pub(crate) fn line(store: &StoreUrl) -> String {
+    format!("store = {}", quoted(&store.to_text()))
 }
 
 /// Returns the text as a TOML basic string.

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal};
 use serde_json::json;
 
 use crate::context::Context;
+use crate::describe::for_shell;
 use crate::failure::{DONE, Failure, Outcome};
 use crate::profile::Profile;
 
@@ -39,10 +40,4 @@ pub(super) fn list(context: &Context, json: bool) -> Outcome {
         context.terminal.print(&format!("{name:width$}{gap}{store}"))?;
     }
     DONE
-}
-
-/// Quotes text so that a shell reads it as one word: people paste what they see.
-fn for_shell(text: String) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:,@%+=".contains(&byte);
-    if text.bytes().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }

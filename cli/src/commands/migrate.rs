@@ -8,6 +8,7 @@ use tokenkeep::{StoreError, StoreUrl, TokenStore};
 
 use crate::arguments;
 use crate::context::Context;
+use crate::describe::for_shell;
 use crate::failure::{Code, DONE, Failure, Outcome};
 use crate::parallel;
 use crate::profile::{Profile, Rewrite};
@@ -151,6 +152,15 @@ impl<'a> Move<'a> {
         })
     }
 
+    /// Fails if the profile could not name the target afterwards.
+    fn check_profile(&self) -> Result<(), Failure> {
+        let Some(profile) = &self.profile else { return Ok(()) };
+        profile.check_changeable(&self.to, |line| {
+            let (from, to) = (for_shell(profile.store.to_text()), for_shell(self.to.to_text()));
+            format!("run `tokenkeep migrate --from {from} --to {to}`, then write this line there: {line}")
+        })
+    }
+
     fn refuse_same_slot(&self) -> Result<(), Failure> {
         if self.source.slot() == self.target.slot() {
             let (from, to) = (self.source.to_string(), self.target.to_string());
@@ -175,6 +185,7 @@ impl<'a> Move<'a> {
     /// Says what a move would do. Fails if the move would fail.
     async fn show(&self, is_one_of_all: bool) -> Result<(), Failure> {
         self.refuse_same_slot()?;
+        self.check_profile()?;
         refuse_environment(&self.to, &*self.target)?;
         check_key(self.context, &self.to).await?;
         let there = self.target.load().await?;
@@ -224,6 +235,7 @@ impl<'a> Move<'a> {
     /// Records the target in the profile before the tokens are moved, for a later run.
     async fn begin(&mut self) -> Result<(), Failure> {
         self.refuse_same_slot()?;
+        self.check_profile()?;
         if let Some(profile) = &self.profile
             && self.source.load_exposed().await?.is_some()
         {

@@ -9,7 +9,7 @@ use tokenkeep::{AgeKey, StoreUrl};
 use crate::arguments::Rekey;
 use crate::context::Context;
 use crate::failure::{Code, DONE, Failure, Outcome};
-use crate::profile::Profile;
+use crate::profile::{Profile, line};
 use crate::selection::check_path;
 use crate::target::{Target, for_recipients, open};
 
@@ -21,6 +21,9 @@ pub(super) async fn rekey(context: &Context, rekey: &Rekey) -> Outcome {
         refuse_if_named(&target.url)?;
     }
     let plan = Plan::new(context, &target.url, rekey).await?;
+    if let Some(profile) = &target.profile {
+        plan.check_profile(profile)?;
+    }
     // Opened with the new key: if another machine was first, the old key may be gone.
     let mut lease = wait_for_lease(&open(context, &plan.new)?).await?;
     // The previous holder of the lease may have done the same rekey.
@@ -98,6 +101,18 @@ impl Plan {
         both.extend(new_recipients.iter().cloned());
         let transition = old.with_identity(&old_identity, both)?;
         Ok(Self { old: old.clone(), transition, new, new_recipients })
+    }
+
+    /// Fails if the profile could not name the new keys. Then the user writes what this command would write:
+    /// first the keys of the transition, so that each line names a key that opens the record.
+    fn check_profile(&self, profile: &Profile) -> Result<(), Failure> {
+        profile.check_changeable(&self.new, |last| {
+            let run = "write this line there, and run `tokenkeep rekey` without options";
+            if self.new.identity_path() == self.old.identity_path() {
+                return format!("{run}: {last}");
+            }
+            format!("{run}: {}; then do the same with: {last}", line(&self.transition))
+        })
     }
 
     async fn carry_out(

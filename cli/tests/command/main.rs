@@ -16,6 +16,7 @@ mod keychain_items;
 mod login;
 mod migrate_all;
 mod neighbours;
+mod odd_places;
 mod profile_remove;
 mod readme;
 mod refresh_command;

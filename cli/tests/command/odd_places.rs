@@ -1,0 +1,384 @@
+//! Odd places for profiles, tokens and keys: what does not work there is found before anything is changed.
+#![cfg(unix)]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::Path;
+
+use rustix::process::geteuid;
+
+use crate::home::{Done, Home, SEED, done};
+use crate::support::{available, can_trace, skip};
+
+/// A user that is not root: `nobody`.
+const NOBODY: u32 = 65534;
+
+fn names_in(directory: impl AsRef<Path>) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn a_home_that_a_url_cannot_name_is_refused_by_name_before_anything_is_made() {
+    let latin = OsStr::from_bytes(b"/tmp/caf\xe9");
+    for (variable, value, what) in [
+        ("HOME", latin, "$HOME"),
+        ("HOME", OsStr::new("relative"), "$HOME"),
+        ("XDG_CONFIG_HOME", latin, "$XDG_CONFIG_HOME"),
+        ("XDG_STATE_HOME", latin, "$XDG_STATE_HOME"),
+        ("TOKENKEEP_CONFIG_DIR", latin, "TOKENKEEP_CONFIG_DIR"),
+        ("TOKENKEEP_CONFIG_DIR", OsStr::new("relative"), "TOKENKEEP_CONFIG_DIR"),
+    ] {
+        if cfg!(target_vendor = "apple") && variable.starts_with("XDG") {
+            continue;
+        }
+        let home = Home::new();
+        for line in ["init", "init --store keychain:app/a"] {
+            let mut command = home.command();
+            command.args(line.split(' ')).env_remove("TOKENKEEP_CONFIG_DIR");
+            command.env_remove("XDG_STATE_HOME").env_remove("XDG_CONFIG_HOME");
+            let refused = done(command.env(variable, value), "");
+            assert!(
+                !refused.out.contains('\u{fffd}') && refused.code != 0,
+                "{variable}: {refused:?}"
+            );
+            let is_of_profiles = variable != "XDG_STATE_HOME";
+            if line == "init" || is_of_profiles {
+                let said = refused.failed(2);
+                assert!(said.contains(what), "{variable}={value:?}: {line}: {said}");
+            }
+            assert_eq!(names_in(home.directory()), [""; 0], "{variable}: {line}");
+        }
+    }
+    // As the XDG specification says, a relative path counts as no path.
+    let home = Home::new();
+    let mut command = home.command();
+    command.env_remove("TOKENKEEP_CONFIG_DIR").env("XDG_STATE_HOME", "relative");
+    done(command.env("XDG_CONFIG_HOME", "relative").arg("init"), "").ok();
+    assert!(!home.path("relative").exists());
+}
+
+#[test]
+fn a_path_that_a_url_cannot_name_is_refused() {
+    let home = Home::signed_in();
+    let latin = OsStr::from_bytes(b"caf\xe9");
+    fs::create_dir(home.path(latin)).unwrap();
+    home.run("keygen -o key.txt").ok();
+    let identity = home.path(latin).join("key.txt");
+    fs::rename(home.path("key.txt"), &identity).unwrap();
+    let said = done(home.command().args(["rekey", "--identity"]).arg(&identity), "").failed(2);
+    assert!(said.contains("not UTF-8"), "{said}");
+    assert_eq!(home.run("get").line(), "canary-a");
+    // A working directory, before a relative path.
+    for line in ["init --profile b --store plaintext:b.json", "set --store plaintext:b.json"] {
+        let mut command = home.command();
+        let refused = done(command.args(line.split(' ')).current_dir(home.path(latin)), SEED);
+        assert!(refused.failed(2).contains("not UTF-8"), "{line}");
+    }
+    assert_eq!(names_in(home.path(latin)), ["key.txt"]);
+    // `~/` in a home directory that depends on where the command is started.
+    let mut command = home.command();
+    command.args(["set", "--store", "plaintext:~/b.json"]).env("HOME", "relative");
+    assert!(done(&mut command, SEED).failed(2).contains("HOME"));
+    assert!(!home.path("relative").exists());
+}
+
+/// Makes the profile a link to a file in a directory of dotfiles.
+fn linked(home: &Home) -> std::path::PathBuf {
+    let (profile, dotfiles) = (home.path("config/profiles/default.toml"), home.path("dotfiles"));
+    fs::create_dir(&dotfiles).unwrap();
+    fs::set_permissions(&dotfiles, fs::Permissions::from_mode(0o755)).unwrap();
+    let target = dotfiles.join("work.toml");
+    fs::rename(&profile, &target).unwrap();
+    fs::set_permissions(&target, fs::Permissions::from_mode(0o644)).unwrap();
+    symlink("../../dotfiles/work.toml", &profile).unwrap();
+    target
+}
+
+#[test]
+fn a_profile_that_is_a_link_stays_one_and_its_target_is_changed() {
+    let home = Home::signed_in();
+    let target = linked(&home);
+    let profile = home.path("config/profiles/default.toml");
+    home.run("keygen -o new.txt").ok();
+    for (line, now) in [
+        ("migrate --to plaintext:there/tokens.json", "there/tokens.json"),
+        ("migrate --to age:back.age?identity=new.txt", "back.age"),
+        ("rekey --identity config/keys/default.txt", "default.txt"),
+        ("migrate --all --to plaintext:all/{profile}.json", "all/default.json"),
+    ] {
+        home.run(line).ok();
+        assert!(profile.is_symlink(), "{line}");
+        assert!(fs::read_to_string(&target).unwrap().contains(now), "{line}");
+        assert_eq!(target.metadata().unwrap().permissions().mode() & 0o777, 0o644, "{line}");
+        // Nothing is left beside it that `stow` would make a link of.
+        assert_eq!(names_in(home.path("dotfiles")), ["work.toml"], "{line}");
+        // Linking again finds the tokens.
+        fs::remove_file(&profile).unwrap();
+        symlink(&target, &profile).unwrap();
+        assert_eq!(home.run("get").line(), "canary-a", "{line}");
+    }
+}
+
+#[test]
+fn a_change_of_a_linked_profile_killed_at_any_system_call_can_be_repeated() {
+    let test = "odd_places::a_change_of_a_linked_profile_killed_at_any_system_call_can_be_repeated";
+    if !can_trace(test) {
+        return;
+    }
+    for call in ["write", "fsync", "?rename", "renameat", "unlink"] {
+        for nth in 1.. {
+            let home = Home::signed_in();
+            let target = linked(&home);
+            let mut strace = home.wrapped("strace");
+            strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+            strace.args(["-e", &format!("inject={call}:signal=SIGKILL:when={nth}")]);
+            strace.args([
+                env!("CARGO_BIN_EXE_tokenkeep"),
+                "migrate",
+                "--to",
+                "plaintext:there.json",
+            ]);
+            let outcome = done(&mut strace, "");
+            let at = format!("killed at {call} {nth}: {outcome:?}");
+            // If it was killed after its last step, there is nothing more to do.
+            let again = home.run("migrate --to plaintext:there.json");
+            assert!(again.code == 0 || again.err.contains("are the same slot"), "{at}: {again:?}");
+            assert_eq!(home.run("get").line(), "canary-a", "{at}");
+            assert!(home.path("config/profiles/default.toml").is_symlink(), "{at}");
+            assert!(fs::read_to_string(&target).unwrap().contains("there.json"), "{at}");
+            assert_eq!(names_in(home.path("dotfiles")), ["work.toml"], "{at}");
+            if outcome.code == 0 {
+                break;
+            }
+            assert!(nth < 100, "{at}");
+        }
+    }
+}
+
+/// Runs a command while the directory of dotfiles is mounted read-only, as `/nix/store` is.
+fn read_only(home: &Home, line: &str) -> Done {
+    let mut command = home.wrapped("unshare");
+    let script =
+        "mount --bind \"$1\" \"$1\" && mount -o remount,ro,bind \"$1\" && shift && exec \"$@\"";
+    command.args(["-m", "sh", "-ec", script, "sh"]).arg(home.path("dotfiles"));
+    done(command.arg(env!("CARGO_BIN_EXE_tokenkeep")).args(line.split(' ')), "")
+}
+
+#[test]
+fn a_link_to_a_read_only_profile_is_refused_before_anything_is_changed() {
+    let test = "odd_places::a_link_to_a_read_only_profile_is_refused_before_anything_is_changed";
+    if !cfg!(target_os = "linux") || !geteuid().is_root() {
+        return skip(test, "it mounts as root");
+    }
+    if !available(test, "unshare") {
+        return;
+    }
+    let home = Home::signed_in();
+    let target = linked(&home);
+    let record = fs::read(home.record()).unwrap();
+    home.run("keygen -o new.txt").ok();
+    let mut commands = Vec::new();
+    for line in ["migrate --to plaintext:b.json", "rekey --identity new.txt"] {
+        let before = fs::read_to_string(&target).unwrap();
+        let said = read_only(&home, line).failed(5);
+        assert!(said.contains("is a link to ") && said.contains("work.toml"), "{line}: {said}");
+        assert!(said.contains("store = \""), "the line to write: {said}");
+        assert_eq!(fs::read_to_string(&target).unwrap(), before, "{line}");
+        assert_eq!(fs::read(home.record()).unwrap(), record, "{line}");
+        assert!(!home.path("b.json").exists(), "{line}");
+        commands.push(said);
+    }
+    // The advice works. First for other keys: each line is written by hand.
+    let lines: Vec<_> = commands[1].split("store = ").skip(1).collect();
+    assert_eq!(lines.len(), 2, "{}", commands[1]);
+    for line in lines {
+        let url = line.split('"').nth(1).unwrap();
+        fs::write(&target, format!("store = \"{url}\"\n")).unwrap();
+        read_only(&home, "rekey").ok();
+        assert_eq!(home.run("get").line(), "canary-a");
+    }
+    let old = format!("age:{}?identity=config/keys/default.txt", home.record().display());
+    home.run(&format!("get --store {old}")).failed(6);
+    // Then to another store.
+    let said = read_only(&home, "migrate --to plaintext:b.json").failed(5);
+    let command = said.split('`').nth(1).unwrap();
+    let mut shell = home.wrapped("sh");
+    let program = env!("CARGO_BIN_EXE_tokenkeep");
+    done(shell.args(["-c", &command.replace("tokenkeep ", &format!("{program} "))]), "").ok();
+    let line = said.split("line there: ").nth(1).unwrap().trim_end();
+    fs::write(&target, format!("{line}\n")).unwrap();
+    assert_eq!(home.run("get").line(), "canary-a");
+    assert!(!home.record().exists() && home.path("b.json").exists());
+}
+
+#[test]
+fn a_name_without_room_for_the_names_beside_it_is_refused_before_anything_is_changed() {
+    let home = Home::signed_in();
+    // Linux and macOS: 255 bytes, and 22 for `.RANDOM.next`.
+    let (longest, longer) = ("n".repeat(233), "n".repeat(234));
+    home.feed(&format!("set --store plaintext:fits/{longest}"), SEED).ok();
+    assert_eq!(home.run(&format!("get --store plaintext:fits/{longest}")).line(), "canary-a");
+    home.run(&format!("clear --store plaintext:fits/{longest}")).ok();
+    assert!(!home.path("fits").join(&longest).exists());
+
+    let store = format!("plaintext:new/{longer}");
+    for line in [
+        format!("set --store {store}"),
+        format!("migrate --to {store}"),
+        format!("init --profile b --store {store}"),
+    ] {
+        let said = home.feed(&line, SEED).failed(5);
+        assert!(said.contains("234 bytes") && said.contains("at most 233"), "{line}: {said}");
+        assert!(!home.path("new").exists(), "{line}");
+    }
+    assert_eq!(home.run("get").line(), "canary-a");
+    assert!(!home.path("config/profiles/b.toml").exists());
+
+    // One that is there is read, and not half removed.
+    for length in [234, 251, 255] {
+        let name = "o".repeat(length);
+        home.write(&format!("old/{name}"), SEED);
+        let store = format!("plaintext:old/{name}");
+        assert_eq!(home.run(&format!("get --store {store}")).line(), "canary-a");
+        for line in ["clear --store", "migrate --to plaintext:moved.json --from"] {
+            let said = home.run(&format!("{line} {store}")).failed(5);
+            assert!(said.contains(&format!("{length} bytes")), "{line}: {said}");
+        }
+        assert_eq!(names_in(home.path("old")), [name.as_str()]);
+        fs::remove_file(home.path("old").join(name)).unwrap();
+        assert!(!home.path("moved.json").exists());
+    }
+}
+
+#[test]
+fn init_pins_no_store_that_does_not_work() {
+    let home = Home::new();
+    home.run("keygen -o key.txt").ok();
+    fs::create_dir(home.path("open")).unwrap();
+    fs::set_permissions(home.path("open"), fs::Permissions::from_mode(0o777)).unwrap();
+    home.write("file", "");
+    home.write("list.txt", "nobody\n");
+    for (store, code, says) in [
+        ("age:a.age?identity=none.txt", 5, "none.txt"),
+        ("age:a.age?identity=file", 6, "file"),
+        ("age:a.age?identity=key.txt&recipients=none.txt", 5, "none.txt"),
+        ("age:a.age?identity=key.txt&recipients=list.txt", 6, "list.txt"),
+        ("age:open/a.age?identity=key.txt", 5, "chmod"),
+        ("age:file/a.age?identity=key.txt", 1, "file"),
+        ("plaintext:open/a.json", 5, "chmod"),
+        ("plaintext:config", 6, "directory"),
+        ("keychain:app/a", 5, "bus"),
+        ("age:a.age?identity=keychain:app/a", 5, "bus"),
+    ] {
+        fs::create_dir_all(home.path("config")).unwrap();
+        let said = home.run(&format!("init --store {store}")).failed(code);
+        assert!(said.contains(says), "{store}: {said}");
+        assert!(!home.path("config/profiles").exists(), "{store}");
+    }
+    home.run("init --store age:a.age?identity=key.txt").ok();
+    home.feed("set", SEED).ok();
+    assert_eq!(home.run("get").line(), "canary-a");
+}
+
+#[test]
+fn a_key_behind_a_passphrase_can_be_pinned_without_it() {
+    let home = Home::new();
+    let mut keygen = home.command();
+    keygen.args(["keygen", "-o", "key.txt", "--passphrase"]).env("TOKENKEEP_PASSPHRASE", "canary");
+    done(&mut keygen, "").ok();
+    home.run("init --store age:a.age?identity=key.txt").ok();
+}
+
+/// A home of `nobody`, and the command at a path that it can use.
+fn home_of_nobody(test: &str) -> Option<Home> {
+    if !geteuid().is_root() {
+        skip(test, "only root can be another user");
+        return None;
+    }
+    if !available(test, "setpriv") {
+        return None;
+    }
+    let home = Home::new();
+    fs::copy(env!("CARGO_BIN_EXE_tokenkeep"), home.path("tokenkeep")).unwrap();
+    chown(home.directory(), Some(NOBODY), Some(NOBODY)).unwrap();
+    Some(home)
+}
+
+fn as_nobody(home: &Home, line: &str, input: &str) -> Done {
+    let mut command = home.wrapped("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(home.path("tokenkeep"));
+    done(command.args(line.split(' ')), input)
+}
+
+#[test]
+fn root_in_somebody_elses_home_is_told_to_run_as_its_owner() {
+    let test = "odd_places::root_in_somebody_elses_home_is_told_to_run_as_its_owner";
+    let Some(home) = home_of_nobody(test) else { return };
+    let there = names_in(home.directory());
+    for line in ["init", "init --store plaintext:tokens.json", "set --store plaintext:tokens.json"]
+    {
+        let said = home.feed(line, SEED).failed(5);
+        assert!(said.contains("run as its owner"), "{line}: {said}");
+        assert_eq!(names_in(home.directory()), there, "{line}");
+    }
+    as_nobody(&home, "init", "").ok();
+    as_nobody(&home, "set", SEED).ok();
+    let before = fs::read(home.record()).unwrap();
+    for line in ["get", "set", "clear", "migrate --to plaintext:b.json", "rekey --recipient age1"] {
+        let refused = home.feed(line, SEED);
+        assert!(refused.code != 0, "{line}: {refused:?}");
+        if !line.starts_with("rekey") {
+            assert!(refused.err.contains("run as its owner"), "{line}: {refused:?}");
+        }
+        assert_eq!(fs::read(home.record()).unwrap(), before, "{line}");
+    }
+    assert_eq!(as_nobody(&home, "get", "").line(), "canary-a");
+}
+
+#[test]
+fn doctor_finds_what_a_run_as_root_left_and_its_advice_works() {
+    let test = "odd_places::doctor_finds_what_a_run_as_root_left_and_its_advice_works";
+    let Some(home) = home_of_nobody(test) else { return };
+    as_nobody(&home, "init", "").ok();
+    as_nobody(&home, "set", SEED).ok();
+    as_nobody(&home, "doctor", "").ok();
+    let record = home.record();
+    let beside = |ending: &str| record.with_extension(format!("age{ending}"));
+    for file in [
+        beside(".lock"),
+        beside(".lease"),
+        beside(".0123456789abcdef.tmp"),
+        beside(".0123456789abcdef.next"),
+        record.clone(),
+        record.parent().unwrap().to_owned(),
+        home.path("config/profiles/.lock"),
+    ] {
+        let is_new = !file.exists();
+        if is_new {
+            fs::write(&file, "").unwrap();
+        }
+        chown(&file, Some(0), Some(0)).unwrap();
+        let found = as_nobody(&home, "doctor --json", "");
+        assert_eq!(found.code, 1, "{}: {found:?}", file.display());
+        let report: serde_json::Value = serde_json::from_str(&found.out).unwrap();
+        let fix = report["profiles"][0]["fix"].as_str().unwrap();
+        assert!(fix.contains(file.to_str().unwrap()), "{fix}");
+        let command = fix.split('`').nth(1).unwrap().strip_prefix("sudo ").unwrap();
+        let fixed = home.wrapped("sh").args(["-c", command]).status().unwrap();
+        assert!(fixed.success(), "{command}");
+        as_nobody(&home, "doctor", "").ok();
+        as_nobody(&home, "set", SEED).ok();
+        if is_new {
+            let _ = fs::remove_file(&file);
+        }
+    }
+    // Files of others that are not of this slot are their own matter.
+    fs::write(record.with_file_name("another.age"), "").unwrap();
+    as_nobody(&home, "doctor", "").ok();
+}
