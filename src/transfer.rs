@@ -380,17 +380,13 @@ pub async fn rekey<E: From<TransferError>>(
 ) -> Result<(), E> {
     keep(new, lease).await?;
     // Done even if an earlier run did it: that run may have been killed before the change was durable.
-    match reseal(old, both).await {
-        Ok(()) => drop(load(new).await?),
-        Err(error) => {
-            // An earlier run, or another machine with the same slot, may have sealed it to the new keys
-            // alone.
-            let is_sealed = new.load().await.is_ok_and(|stored| stored.is_some());
-            if !is_sealed {
-                return Err(error.into());
-            }
-        }
+    if let Err(error) = reseal(old, both).await {
+        // An earlier run, or another machine with the same slot, may have sealed it to the new keys alone. Or
+        // the record was replaced, and only its name could not be made durable. It is sealed again, because
+        // only a save that succeeded is durable.
+        reseal(new, both).await.map_err(|_| error)?;
     }
+    drop(load(new).await?);
     repoint.await?;
     keep(new, lease).await?;
     let Err(error) = reseal(new, new).await else { return Ok(()) };
