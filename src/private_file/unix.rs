@@ -328,8 +328,15 @@ impl Dir {
             }
             let above = match File::open(path) {
                 Ok(file) => Self { file, path: path.to_owned() },
-                // No process of this user created anything in a directory that it may not list.
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+                // It cannot be synced without being opened. Where this user may not write, no process of
+                // theirs created anything.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    if may_write(path) {
+                        self.sync_file_system()
+                            .map_err(|error| failed("create", &self.path, error))?;
+                    }
+                    break;
+                }
                 Err(error) => return Err(failed("open the directory", path, error)),
             };
             let metadata = above.metadata()?;
@@ -342,6 +349,21 @@ impl Dir {
         }
         durable.extend(Birth::of(&self.metadata()?));
         Ok(())
+    }
+
+    /// Makes all of its file system durable.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn sync_file_system(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(&self.file)?)
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    #[expect(clippy::unused_self, reason = "as on Linux")]
+    fn sync_file_system(&self) -> io::Result<()> {
+        Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "a directory above may be written to and not read, so nothing in it can be made durable",
+        ))
     }
 
     fn metadata(&self) -> Result<fs::Metadata, StoreError> {
@@ -370,6 +392,12 @@ pub(super) fn longest_name(directory: &Path) -> usize {
     let there = directory.ancestors().find_map(|directory| rustix::fs::statvfs(directory).ok());
     let longest = there.and_then(|there| usize::try_from(there.f_namemax).ok());
     longest.filter(|longest| *longest > 0).map_or(USUAL, |longest| longest.min(USUAL))
+}
+
+fn may_write(directory: &Path) -> bool {
+    use rustix::fs::{Access, CWD, accessat};
+
+    accessat(CWD, directory, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_ok()
 }
 
 /// How much of a file system is free.

@@ -382,3 +382,87 @@ fn doctor_finds_what_a_run_as_root_left_and_its_advice_works() {
     fs::write(record.with_file_name("another.age"), "").unwrap();
     as_nobody(&home, "doctor", "").ok();
 }
+
+#[test]
+fn a_rekey_names_the_new_key_only_after_the_record_for_it_is_durable() {
+    let test = "odd_places::a_rekey_names_the_new_key_only_after_the_record_for_it_is_durable";
+    if !can_trace(test) {
+        return;
+    }
+    let home = Home::signed_in();
+    home.run("keygen -o new.txt").ok();
+    let records = home.record().parent().unwrap().to_owned();
+    let mut strace = home.wrapped("strace");
+    strace.args(["-f", "-y", "-qq", "-o", "calls", "-e", "trace=fsync,?rename,renameat", "-P"]);
+    strace.arg(&records).arg("-P").arg(home.path("config/profiles"));
+    // The first sync of a directory in this thread: that after the record was sealed to both keys.
+    strace.args(["-e", "inject=fsync:error=EIO:when=1", env!("CARGO_BIN_EXE_tokenkeep")]);
+    // The main thread syncs the profiles first. There, the same fault is an error.
+    done(strace.args(["rekey", "--identity", "new.txt"]), "").failed(1);
+    let mut strace = home.wrapped("strace");
+    strace.args(["-f", "-y", "-qq", "-o", "calls", "-e", "trace=fsync", "-P"]).arg(&records);
+    strace.args(["-e", "inject=fsync:error=EIO:when=1", env!("CARGO_BIN_EXE_tokenkeep")]);
+    done(strace.args(["rekey", "--identity", "new.txt"]), "").ok();
+    let calls = fs::read_to_string(home.path("calls")).unwrap();
+    // Failed, then repeated before the profile is changed, then sealed to the new key alone.
+    let synced: Vec<_> = calls.lines().map(|call| call.contains("= 0")).collect();
+    assert_eq!(synced, [false, true, true], "{calls}");
+    assert_eq!(home.run("get").line(), "canary-a");
+    // If it cannot be made durable at all, the profile keeps the old key.
+    let home = Home::signed_in();
+    home.run("keygen -o new.txt").ok();
+    let profile = fs::read(home.path("config/profiles/default.toml")).unwrap();
+    let mut strace = home.wrapped("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync", "-P"]);
+    strace.arg(home.record().parent().unwrap());
+    strace.args(["-e", "inject=fsync:error=EIO", env!("CARGO_BIN_EXE_tokenkeep")]);
+    done(strace.args(["rekey", "--identity", "new.txt"]), "").failed(1);
+    assert_eq!(fs::read(home.path("config/profiles/default.toml")).unwrap(), profile);
+    assert_eq!(home.run("get").line(), "canary-a");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_made_below_an_unreadable_directory_is_durable_or_an_error() {
+    let test = "odd_places::what_is_made_below_an_unreadable_directory_is_durable_or_an_error";
+    let Some(home) = home_of_nobody(test) else { return };
+    if !can_trace(test) {
+        return;
+    }
+    as_nobody(&home, "init", "").ok();
+    as_nobody(&home, "set", SEED).ok();
+    // A directory that its owner may write to and not read, and one that they may do neither with.
+    // An earlier run may have made what is in them, and may have been killed before it was durable.
+    for (name, mode, owner) in [("dark", 0o300, NOBODY), ("roots", 0o711, 0)] {
+        let directory = home.path(name);
+        for made in ["set", "backup", "no-set", "no-bac"] {
+            fs::create_dir_all(directory.join(made)).unwrap();
+            chown(directory.join(made), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        chown(&directory, Some(owner), Some(owner)).unwrap();
+        fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let recipient = as_nobody(&home, "keygen -o escrow.txt", "").line();
+    let run = |line: &str, inject: &[&str]| {
+        let mut strace = home.wrapped("strace");
+        strace.args(["-f", "-qq", "-o"]).arg(home.path("calls")).args(["-e", "trace=syncfs"]);
+        strace.args(inject).args(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
+        let done = done(strace.arg(home.path("tokenkeep")).args(line.split(' ')), SEED);
+        (done, fs::read_to_string(home.path("calls")).unwrap())
+    };
+    for (line, reached) in [
+        ("set --store plaintext:dark/NAME/tokens.json".to_owned(), true),
+        (format!("backup --to dark/NAME/backup.age --recipient {recipient}"), true),
+        ("set --store plaintext:roots/NAME/tokens.json".to_owned(), false),
+    ] {
+        let (done, calls) = run(&line.replace("NAME", line.split(' ').next().unwrap()), &[]);
+        done.ok();
+        assert_eq!(calls.contains("= 0"), reached, "{line}: {calls}");
+        if reached {
+            let failing = ["-e", "inject=syncfs:error=EIO"];
+            let (done, _) = run(&line.replace("NAME", &format!("no-{}", &line[..3])), &failing);
+            let said = done.failed(1);
+            assert!(said.contains("Input/output error"), "{line}: {said}");
+        }
+    }
+}
