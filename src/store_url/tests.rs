@@ -133,6 +133,32 @@ fn a_password_behind_an_escaped_slash_is_refused_and_not_printed() {
     }
 }
 
+#[test]
+fn a_url_shows_no_character_that_a_terminal_obeys_and_names_the_same_path() {
+    let url = parsed("plaintext:/a\u{1b}[2J\u{9b}\u{202e}\u{200b}\u{e000}\n/zoë");
+    let text = url.to_text();
+    assert_eq!(text, "plaintext:/a%1B[2J%C2%9B%E2%80%AE%E2%80%8B%EE%80%80%0A/zoë");
+    assert_eq!(url.to_string(), text);
+    assert_eq!(parsed(&text), url);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_path_that_is_not_utf_8_has_no_url() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let (latin, sound) = (Path::new(OsStr::from_bytes(b"/caf\xe9")), Path::new("/key.txt"));
+    for made in [
+        StoreUrl::age_file(latin, sound),
+        StoreUrl::age_file(sound, latin),
+        parsed("age:/a?identity=/b").with_identity(latin, Vec::new()),
+        parsed("plaintext:/a").with_identity(sound, Vec::new()),
+    ] {
+        assert!(!made.unwrap_err().to_string().contains('\u{fffd}'));
+    }
+}
+
 proptest! {
     #[cfg(feature = "keychain")]
     #[test]
