@@ -49,19 +49,16 @@ fn write(bytes: &[u8]) -> io::Result<()> {
 /// output that must not be lost.
 #[cfg(unix)]
 pub(crate) fn refuse_closed() -> io::Result<()> {
+    use std::fs::{self, File};
+    use std::os::fd::AsFd;
     use std::os::unix::fs::MetadataExt;
 
-    use rustix::fs::{OFlags, fcntl_getfl, fstat};
+    use rustix::fs::{OFlags, fcntl_getfl};
 
-    let output = io::stdout();
-    let is_open = fcntl_getfl(&output)? & OFlags::ACCMODE != OFlags::RDWR;
-    let is_null = || -> io::Result<bool> {
-        let null = std::fs::metadata("/dev/null")?.rdev();
-        // The standard library's number of a device is as wide on each system.
-        #[cfg_attr(target_os = "linux", expect(clippy::unnecessary_cast, reason = "not on macOS"))]
-        Ok(fstat(&output)?.st_rdev as u64 == null)
-    };
-    if is_open || !is_null()? {
+    let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let is_for_both = fcntl_getfl(&output)? & OFlags::ACCMODE == OFlags::RDWR;
+    let device = output.metadata()?.rdev();
+    if !is_for_both || !fs::metadata("/dev/null").is_ok_and(|null| null.rdev() == device) {
         return Ok(());
     }
     Err(io::Error::other(

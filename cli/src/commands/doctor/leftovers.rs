@@ -1,6 +1,7 @@
 //! Files of another user among those of a slot, as a run under `sudo` leaves them.
 
-use std::path::PathBuf;
+#[cfg(unix)]
+use std::path::{Path, PathBuf};
 
 use tokenkeep::StoreUrl;
 
@@ -20,7 +21,7 @@ pub(super) fn of_another_user(store: &StoreUrl) -> Option<String> {
     }
     let profiles = profile::directory().ok().map(|directory| directory.join("profiles/.lock"));
     let mut files: Vec<PathBuf> = profiles.into_iter().collect();
-    files.extend(store.path().into_iter().flat_map(files_of));
+    files.extend(store.path().into_iter().flat_map(|record| files_of(&record)));
     files.retain(|file| is_of_another(file, us.as_raw()));
     if files.is_empty() {
         return None;
@@ -40,7 +41,7 @@ pub(super) fn of_another_user(_store: &StoreUrl) -> Option<String> {
 
 /// Returns the directory of a record if it is only for that, the record, and the files beside it.
 #[cfg(unix)]
-fn files_of(record: PathBuf) -> Vec<PathBuf> {
+fn files_of(record: &Path) -> Vec<PathBuf> {
     use std::fs;
 
     const ENDINGS: [&str; 5] = [".lock", ".lease", ".tmp", ".next", ".intent"];
@@ -63,12 +64,12 @@ fn files_of(record: PathBuf) -> Vec<PathBuf> {
     if own.is_ok_and(|own| directory.starts_with(own)) {
         files.insert(0, directory.to_owned());
     }
-    files.insert(0, record.clone());
+    files.insert(0, record.to_owned());
     files
 }
 
 #[cfg(unix)]
-fn is_of_another(file: &std::path::Path, us: u32) -> bool {
+fn is_of_another(file: &Path, us: u32) -> bool {
     use std::os::unix::fs::MetadataExt;
 
     file.symlink_metadata().is_ok_and(|found| found.uid() != us)
