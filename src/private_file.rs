@@ -292,6 +292,12 @@ impl PrivateFile {
     /// absent. A file that cannot be checked counts as present.
     pub(crate) fn is_absent(&self, endings: &[&str]) -> Result<bool, StoreError> {
         let (parent, name) = self.split()?;
+        let dir = match Dir::open(parent, Exposure::Accepted, self.trusted_group) {
+            Ok(dir) => dir,
+            // It may not be listed, but nobody else can put anything else in its place.
+            Err(StoreError::Denied { .. }) => None,
+            Err(error) => return Err(error),
+        };
         let is_there = |name: &OsStr| {
             let found = parent.join(name).symlink_metadata();
             !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
@@ -299,7 +305,6 @@ impl PrivateFile {
         if is_there(name) || endings.iter().any(|ending| is_there(&suffixed(name, ending))) {
             return Ok(false);
         }
-        let dir = Dir::open(parent, Exposure::Accepted, self.trusted_group).ok().flatten();
         let left = |ending| dir.as_ref().map_or_else(Vec::new, |dir| leftovers(dir, name, ending));
         let mut left = [TEMPORARY, NEXT].into_iter().flat_map(left);
         Ok(!is_there(&suffixed(name, TEMPORARY)) && !left.any(|left| is_there(&left)))

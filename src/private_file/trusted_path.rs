@@ -311,7 +311,7 @@ impl<'a> Walk<'a> {
                  beside it",
                 geteuid().as_raw()
             ),
-            advice: "use a directory of your own".into(),
+            advice: "run as its owner, or use a directory of your own".into(),
         })
     }
 
