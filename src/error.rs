@@ -110,6 +110,17 @@ pub enum StoreError {
         /// What is there: "directory", for example.
         found: &'static str,
     },
+    /// The record on a server was not written with this key: somebody who does not have the key wrote it, or
+    /// it was changed, or it is the record of another slot. It was not decrypted, and no save overwrites it.
+    #[error("{place} is not authentic: {reason}; {advice}")]
+    NotAuthentic {
+        /// The slot.
+        place: String,
+        /// What is missing.
+        reason: String,
+        /// What to do.
+        advice: String,
+    },
     /// The slot can be read but not written.
     ReadOnly {
         /// The slot.
@@ -252,9 +263,13 @@ impl StoreError {
     }
 
     /// Returns whether tokens that were read before are still served after this error. They are if the error
-    /// says nothing about the record, or only that it is an earlier one.
+    /// says nothing about the record, or only that it is an earlier one or that somebody else wrote it.
     pub(crate) fn keeps_cached_tokens(&self) -> bool {
-        self.is_transient() || matches!(self, Self::Denied { .. } | Self::RolledBack { .. })
+        self.is_transient()
+            || matches!(
+                self,
+                Self::Denied { .. } | Self::NotAuthentic { .. } | Self::RolledBack { .. }
+            )
     }
 }
 

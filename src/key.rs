@@ -3,6 +3,9 @@
 mod identity_file;
 #[cfg(feature = "keychain")]
 mod item;
+mod last_opened;
+#[cfg(any(feature = "object-store", feature = "postgres"))]
+pub(crate) mod mac;
 pub(crate) mod seal;
 mod source;
 mod unlock;
@@ -15,7 +18,10 @@ use std::sync::{Arc, Mutex};
 use age::x25519::Recipient;
 use secrecy::SecretString;
 
+pub(crate) use self::last_opened::LastOpened;
 use self::source::Source;
+#[cfg(any(feature = "object-store", feature = "postgres"))]
+pub(crate) use self::unlock::Opened;
 pub(crate) use self::unlock::Sealer;
 use self::unlock::{Read, Unlocked};
 use crate::error::StoreError;
@@ -40,12 +46,18 @@ use crate::sys::blocking;
 /// # Security
 ///
 /// Unlocked identities stay in memory while any clone lives. They are wiped on drop.
+///
+/// The stores of a fleet authenticate each record with these identities
+/// ([how](crate::docs::authentication)). So they accept every key here except a
+/// [`passphrase`](Self::passphrase). A recovery recipient opens the records of a fleet, and cannot write any.
 #[derive(Clone)]
 pub struct AgeKey(Arc<Inner>);
 
 struct Inner {
     source: Source,
     passphrase: Option<Box<Passphrase>>,
+    /// Its identities seal and open too.
+    other: Option<AgeKey>,
     recovery: Vec<Recipient>,
     recovery_file: Option<PathBuf>,
     /// A group whose members may write to the directories of the files.
@@ -53,6 +65,9 @@ struct Inner {
     /// The recipients that `recovery_file` held when it was last read.
     recovery_from_file: Mutex<Vec<Recipient>>,
     unlocked: Mutex<Option<Arc<Unlocked>>>,
+    /// How often a record was opened.
+    #[cfg(test)]
+    opened: std::sync::atomic::AtomicUsize,
 }
 
 type Passphrase = dyn Fn() -> io::Result<SecretString> + Send + Sync;
@@ -168,6 +183,20 @@ impl AgeKey {
         self
     }
 
+    /// Adds the identities of another key: records are sealed to both keys, and either opens them. A
+    /// [`rekey`](crate::transfer::rekey) needs this between the old key and the new one.
+    ///
+    /// The recovery recipients of the other key are not added.
+    ///
+    /// # Panics
+    ///
+    /// If this key has been cloned.
+    #[must_use]
+    pub fn with_identities_of(mut self, other: Self) -> Self {
+        self.configure().other = Some(other);
+        self
+    }
+
     /// Adds a recovery recipient, `age1…`: its key can open the records too. Keep that key off this machine,
     /// in case this key is lost.
     ///
@@ -275,11 +304,14 @@ impl AgeKey {
         Self(Arc::new(Inner {
             source,
             passphrase: None,
+            other: None,
             recovery: Vec::new(),
             recovery_file: None,
             trusted_group: None,
             recovery_from_file: Mutex::default(),
             unlocked: Mutex::default(),
+            #[cfg(test)]
+            opened: std::sync::atomic::AtomicUsize::default(),
         }))
     }
 
@@ -293,6 +325,11 @@ impl AgeKey {
     ) -> Result<T, StoreError> {
         let key = self.clone();
         blocking::run(&self.to_string(), move || work(&key)).await
+    }
+
+    #[cfg(test)]
+    pub(crate) fn times_opened(&self) -> usize {
+        self.0.opened.load(std::sync::atomic::Ordering::SeqCst)
     }
 
     fn path(&self) -> &Path {
@@ -311,6 +348,7 @@ impl fmt::Debug for AgeKey {
 
 impl fmt::Display for AgeKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.source.fmt(f)
+        self.0.source.fmt(f)?;
+        self.0.other.as_ref().map_or(Ok(()), |other| write!(f, " with {other}"))
     }
 }

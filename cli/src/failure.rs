@@ -119,6 +119,7 @@ fn code_of(error: &StoreError) -> Code {
         | StoreError::InvalidKey { .. }
         | StoreError::NewerVersion { .. }
         | StoreError::NotAFile { .. }
+        | StoreError::NotAuthentic { .. }
         | StoreError::RolledBack { .. }
         | StoreError::TooLarge { .. }
         | StoreError::Undecryptable { .. } => Code::Unreadable,

@@ -1,6 +1,7 @@
 //! Seals bytes to age recipients, and opens them. `age -d -i` opens the sealed files too.
 
-use std::io::{Read, Write};
+use std::borrow::Cow;
+use std::io::{BufRead, Cursor, Read, Write};
 use std::iter;
 use std::sync::{Mutex, PoisonError};
 
@@ -10,6 +11,7 @@ use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use crate::error::StoreError;
+use crate::record::MAX_STORED;
 use crate::sys::wipe::Bytes;
 
 /// The scrypt work factor (log2 N) for sealing: 0.3 s and 128 MiB on a machine of 2025. It is fixed,
@@ -20,24 +22,33 @@ const WORK_FACTOR: u8 = 17;
 /// The highest work factor that is accepted: 3 seconds and 1 GiB.
 const MAX_WORK_FACTOR: u8 = 20;
 
-/// The most bytes of a sealed record: 64 KiB in armor, and a header for a few hundred recipients. The time
-/// for parsing grows with the square of the header's length, so the length is checked first.
+/// The most bytes of a sealed record: the largest record for the most recipients, in armor, which adds a third.
 pub(crate) const MAX_SEALED: usize = 128 * 1024;
+
+/// The most stanzas of a header. Each X25519 stanza costs one key agreement for each identity that is tried,
+/// about 0.1 ms.
+const MAX_STANZAS: usize = 64;
+
+/// The most bytes of a header: that of 64 X25519 stanzas has 6.4 KB. The time for parsing grows with the square
+/// of the number of lines.
+const MAX_HEADER: usize = 16 * 1024;
+
+/// The most recipients of a record. The `age` crate adds one random stanza ("grease").
+pub(crate) const MAX_RECIPIENTS: usize = MAX_STANZAS - 1;
+
+// Armor has a line of 65 bytes for each 48 bytes, and 2 lines more.
+const _: () = assert!(sealed_size(MAX_STORED, MAX_RECIPIENTS).div_ceil(48) * 65 + 80 <= MAX_SEALED);
 
 /// Returns the largest size of `plain` bytes after they are sealed to this many recipients.
 ///
 /// The sizes follow from age's format (age-encryption.org/v1): 22 bytes for the header line, at most 98 for
 /// an X25519 stanza and fewer for that of a passphrase, 48 for the line of the MAC, 16 for the nonce, and a
 /// tag of 16 for each chunk of 64 KiB. The `age` crate adds one random stanza of at most about 400 bytes.
-pub(crate) fn sealed_size(plain: usize, recipients: usize) -> usize {
+pub(crate) const fn sealed_size(plain: usize, recipients: usize) -> usize {
     const CHUNK: usize = 64 * 1024;
 
-    22 + 98 * recipients.max(1) + 512 + 48 + 16 + plain + 16 * (plain / CHUNK + 1)
+    22 + 98 * recipients + 512 + 48 + 16 + plain + 16 * (plain / CHUNK + 1)
 }
-
-/// The reason of the error if a record of the largest size could not be read again.
-pub(crate) const TOO_MANY: &str =
-    "it has too many recovery recipients for the largest record; name at most 500";
 
 const ARMOR: &[u8] = b"-----BEGIN AGE ENCRYPTED FILE-----";
 const HEADER: &[u8] = b"age-encryption.org/v1";
@@ -48,6 +59,8 @@ pub(crate) enum OpenError {
     Corrupt(String),
     /// They are sealed to other keys.
     NoMatchingKeys,
+    /// Their header has too many stanzas. None of them was tried.
+    TooManyStanzas,
     /// They are sealed to another passphrase.
     WrongPassphrase,
     /// They are sealed to a passphrase with a work factor that is too high.
@@ -151,20 +164,41 @@ pub(crate) fn open<'a>(
     Ok(plain)
 }
 
-fn decryptor(sealed: &[u8]) -> Result<Decryptor<Box<dyn std::io::BufRead + '_>>, OpenError> {
-    let trimmed = sealed.trim_ascii_start();
+fn decryptor(sealed: &[u8]) -> Result<Decryptor<impl BufRead>, OpenError> {
     if sealed.is_empty() {
         return Err(OpenError::Corrupt("it is empty".into()));
     }
     if !is_sealed(sealed) {
         return Err(OpenError::Corrupt("it is not an age file".into()));
     }
-    let input: Box<dyn std::io::BufRead + '_> = if trimmed.starts_with(ARMOR) {
-        Box::new(std::io::BufReader::new(ArmoredReader::new(trimmed)))
+    let trimmed = sealed.trim_ascii_start();
+    let binary = if trimmed.starts_with(ARMOR) {
+        let mut binary = Vec::with_capacity(trimmed.len());
+        let read = ArmoredReader::new(trimmed).read_to_end(&mut binary);
+        read.map_err(|error| sort(DecryptError::Io(error)))?;
+        Cow::Owned(binary)
     } else {
-        Box::new(sealed)
+        Cow::Borrowed(sealed)
     };
-    Decryptor::new_buffered(input).map_err(sort)
+    check_header(&binary)?;
+    Decryptor::new_buffered(Cursor::new(binary)).map_err(sort)
+}
+
+/// Refuses a header that would take long to parse or to try. This takes one pass over the header.
+fn check_header(binary: &[u8]) -> Result<(), OpenError> {
+    let (mut stanzas, mut length) = (0, 0);
+    for line in binary.split_inclusive(|byte| *byte == b'\n') {
+        if line.starts_with(b"---") {
+            return Ok(());
+        }
+        length += line.len();
+        stanzas += usize::from(line.starts_with(b"->"));
+        if stanzas > MAX_STANZAS || length > MAX_HEADER {
+            return Err(OpenError::TooManyStanzas);
+        }
+    }
+    // It has no end. The `age` crate says so.
+    Ok(())
 }
 
 /// Converts an error of the `age` crate. The input is in memory, so a failed read means damage.
@@ -185,5 +219,81 @@ fn sort(error: DecryptError) -> OpenError {
             OpenError::Corrupt("its age format is unknown to this program".into())
         }
         _ => OpenError::Corrupt("its content was changed or cut off".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use age::x25519;
+
+    use super::*;
+
+    fn sealed_to(recipients: usize) -> (x25519::Identity, Vec<u8>) {
+        let (identity, other) = (x25519::Identity::generate(), x25519::Identity::generate());
+        let others = iter::repeat_n(other.to_public(), recipients - 1);
+        let all: Vec<_> = others.chain([identity.to_public()]).collect();
+        let all = all.iter().map(|recipient| recipient as &dyn Recipient);
+        let sealed = seal(all, b"canary", "here").unwrap();
+        (identity, sealed.to_vec())
+    }
+
+    fn opened(identity: &x25519::Identity, sealed: &[u8]) -> Result<Bytes, OpenError> {
+        open(iter::once(identity as &dyn Identity), sealed)
+    }
+
+    /// Returns the file with another header.
+    fn with_header(header: &str) -> Vec<u8> {
+        format!("age-encryption.org/v1\n{header}--- {}\n", "A".repeat(43)).into_bytes()
+    }
+
+    const STANZA: &str = "-> X25519 AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n\
+                          AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n";
+
+    #[test]
+    fn as_many_recipients_as_are_accepted_can_open_a_record_in_armor_too() {
+        let (identity, sealed) = sealed_to(MAX_RECIPIENTS);
+        assert_eq!(opened(&identity, &sealed).ok().unwrap().as_slice(), b"canary");
+        let mut armored = Vec::new();
+        let format = age::armor::Format::AsciiArmor;
+        let mut writer = age::armor::ArmoredWriter::wrap_output(&mut armored, format).unwrap();
+        writer.write_all(&sealed).unwrap();
+        writer.finish().unwrap();
+        assert_eq!(opened(&identity, &armored).ok().unwrap().as_slice(), b"canary");
+    }
+
+    #[test]
+    fn a_header_of_more_than_64_stanzas_is_refused_before_one_is_tried() {
+        for header in [
+            STANZA.repeat(65),
+            STANZA.repeat(1300),
+            "->X25519\n".repeat(65),
+            // A single stanza with a long body is as slow to parse.
+            format!("-> a\n{}\n", format!("{}\n", "A".repeat(64)).repeat(256)),
+        ] {
+            let bytes = with_header(&header);
+            let untried = iter::from_fn(|| -> Option<&dyn Identity> { panic!("one was tried") });
+            let refused = open(untried, &bytes).err();
+            assert!(matches!(refused, Some(OpenError::TooManyStanzas)), "{header:.40}");
+            let refused = is_sealed_to_a_passphrase(&bytes).err();
+            assert!(matches!(refused, Some(OpenError::TooManyStanzas)), "{header:.40}");
+        }
+    }
+
+    #[test]
+    fn a_header_of_64_stanzas_is_tried() {
+        let identity = x25519::Identity::generate();
+        let refused = opened(&identity, &with_header(&STANZA.repeat(MAX_STANZAS))).err();
+        assert!(!matches!(refused, Some(OpenError::TooManyStanzas) | None));
+    }
+
+    #[test]
+    fn the_size_that_is_reserved_is_enough() {
+        for recipients in [1, 2, MAX_RECIPIENTS] {
+            // The random stanza has another size each time.
+            for _ in 0..20 {
+                let (_, sealed) = sealed_to(recipients);
+                assert!(sealed.len() <= sealed_size(b"canary".len(), recipients));
+            }
+        }
     }
 }

@@ -9,14 +9,46 @@ use sha2::{Digest, Sha256};
 use super::source::Source;
 use super::{AgeKey, identity_file};
 use crate::error::StoreError;
-use crate::key::seal::{self, OpenError};
+use crate::key::seal::{self, MAX_RECIPIENTS, OpenError};
 use crate::sys::wipe::Bytes;
 
 /// Identities in memory, and the digest of the text that they were read from.
 pub(super) struct Unlocked {
-    stamp: [u8; 32],
-    identities: Vec<Identity>,
+    /// `None` for the identities of two keys.
+    stamp: Option<Stamp>,
+    pub(super) identities: Vec<Identity>,
     recipients: Vec<Recipient>,
+}
+
+impl Unlocked {
+    fn new(stamp: Option<Stamp>, identities: Vec<Identity>) -> Self {
+        let recipients = identities.iter().map(Identity::to_public).collect();
+        Self { stamp, identities, recipients }
+    }
+
+    pub(super) fn open(&self, sealed: &[u8]) -> Result<Opened, OpenError> {
+        let identities = self.identities.iter().map(|it| it as &dyn age::Identity);
+        Ok(Opened { plain: seal::open(identities, sealed)?, by: self.stamp })
+    }
+
+    /// Returns the identities of both, each once.
+    fn joined(&self, other: &Self) -> Self {
+        let is_new = |identity: &&Identity| !self.recipients.contains(&identity.to_public());
+        let others = other.identities.iter().filter(is_new);
+        let identities = self.identities.iter().chain(others).cloned().collect();
+        Self::new(None, identities)
+    }
+}
+
+/// The digest of the text that identities were read from.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) struct Stamp([u8; 32]);
+
+/// The content of a sealed record.
+pub(crate) struct Opened {
+    pub(crate) plain: Bytes,
+    /// The key that opened it. `None` for a passphrase and for the identities of two keys.
+    pub(crate) by: Option<Stamp>,
 }
 
 /// All that is needed to seal a record.
@@ -73,11 +105,16 @@ impl AgeKey {
         match self.unlock(&self.to_string(), read) {
             // The file of the key cannot be read now, so the key in memory is used. That is better than
             // losing a rotated token.
-            Err(error) if cannot_be_read_now(&error) && lock(&self.0.unlocked).is_some() => Ok(()),
+            Err(error) if cannot_be_read_now(&error) && self.stamp().is_some() => Ok(()),
             // The key may be made by this save.
             Err(StoreError::KeyMissing { .. }) if self.0.source.can_be_made() => Ok(()),
             unlocked => unlocked.map(drop),
         }
+    }
+
+    /// Returns which identities are unlocked now. They still open what they opened before.
+    pub(crate) fn stamp(&self) -> Option<Stamp> {
+        lock(&self.0.unlocked).as_ref().and_then(|unlocked| unlocked.stamp)
     }
 
     /// Returns what is needed to seal a record now. `first` says that the slot is empty.
@@ -91,26 +128,46 @@ impl AgeKey {
 
     /// Returns the recipients of a record. `first` says that the slot is empty.
     pub(super) fn seal_to(&self, place: &str, first: bool) -> Result<Vec<Recipient>, StoreError> {
-        let unlocked =
-            if first { self.unlock_for_first_use(place)? } else { self.unlock(place, Read::Once)? };
+        self.recipients_with(&*self.unlock_to_seal(place, first)?)
+    }
+
+    /// Returns the identities that seal a record. `first` says that the slot is empty.
+    pub(super) fn unlock_to_seal(
+        &self,
+        place: &str,
+        first: bool,
+    ) -> Result<Arc<Unlocked>, StoreError> {
+        if first { self.unlock_for_first_use(place) } else { self.unlock(place, Read::Once) }
+    }
+
+    /// Returns the recipients of these identities, and the recovery recipients.
+    pub(super) fn recipients_with(
+        &self,
+        unlocked: &Unlocked,
+    ) -> Result<Vec<Recipient>, StoreError> {
         let mut recipients = unlocked.recipients.clone();
         recipients.extend(self.recovery()?);
+        if recipients.len() > MAX_RECIPIENTS {
+            let reason = format!(
+                "it has too many recovery recipients; a record has room for {MAX_RECIPIENTS} \
+                 recipients in all"
+            );
+            return Err(StoreError::InvalidKey { place: self.to_string(), reason });
+        }
         Ok(recipients)
     }
 
     /// Opens a record that is sealed to this key or to its passphrase.
-    pub(crate) fn open(&self, sealed: &[u8], place: &str) -> Result<Bytes, StoreError> {
+    pub(crate) fn open(&self, sealed: &[u8], place: &str) -> Result<Opened, StoreError> {
         let failed = |error| explain(error, place, self);
         if seal::is_sealed_to_a_passphrase(sealed).map_err(failed)? {
-            return self.open_with_passphrase(sealed, place);
+            let plain = self.open_with_passphrase(sealed, place)?;
+            return Ok(Opened { plain, by: None });
         }
-        let open = |unlocked: &Unlocked| {
-            let identities = unlocked.identities.iter();
-            seal::open(identities.map(|identity| identity as &dyn age::Identity), sealed)
-        };
-        match open(&*self.unlock(place, Read::Once)?) {
+        let opened = self.unlock(place, Read::Once)?.open(sealed);
+        match opened {
             // The key may have been changed while this process was running.
-            Err(OpenError::NoMatchingKeys) => open(&*self.unlock(place, Read::Again)?),
+            Err(OpenError::NoMatchingKeys) => self.unlock(place, Read::Again)?.open(sealed),
             opened => opened,
         }
         .map_err(failed)
@@ -130,6 +187,11 @@ impl AgeKey {
     /// Returns the identities. Reads and unlocks them if needed. Other callers wait meanwhile, so a
     /// passphrase is asked for once.
     pub(super) fn unlock(&self, place: &str, read: Read) -> Result<Arc<Unlocked>, StoreError> {
+        let own = self.unlock_own(place, read)?;
+        self.with_other(own, place, read)
+    }
+
+    fn unlock_own(&self, place: &str, read: Read) -> Result<Arc<Unlocked>, StoreError> {
         let mut unlocked = lock(&self.0.unlocked);
         if let Some(unlocked) = unlocked.as_ref().filter(|_| read == Read::Once) {
             return Ok(unlocked.clone());
@@ -148,9 +210,25 @@ impl AgeKey {
         if !self.0.source.can_be_made() {
             return self.unlock(place, Read::Once);
         }
-        let mut unlocked = lock(&self.0.unlocked);
-        let material = self.0.source.ensure(self.0.trusted_group)?;
-        self.accept(&mut unlocked, &material)
+        let own = {
+            let mut unlocked = lock(&self.0.unlocked);
+            let material = self.0.source.ensure(self.0.trusted_group)?;
+            self.accept(&mut unlocked, &material)?
+        };
+        self.with_other(own, place, Read::Once)
+    }
+
+    /// Adds the identities of the other key, if there is one.
+    fn with_other(
+        &self,
+        own: Arc<Unlocked>,
+        place: &str,
+        read: Read,
+    ) -> Result<Arc<Unlocked>, StoreError> {
+        match &self.0.other {
+            Some(other) => Ok(Arc::new(own.joined(&*other.unlock(place, read)?))),
+            None => Ok(own),
+        }
     }
 
     fn accept(
@@ -158,7 +236,7 @@ impl AgeKey {
         unlocked: &mut Option<Arc<Unlocked>>,
         material: &[u8],
     ) -> Result<Arc<Unlocked>, StoreError> {
-        let stamp = Sha256::digest(material).into();
+        let stamp = Some(Stamp(Sha256::digest(material).into()));
         if let Some(unlocked) = unlocked.as_ref().filter(|unlocked| unlocked.stamp == stamp) {
             return Ok(unlocked.clone());
         }
@@ -173,8 +251,7 @@ impl AgeKey {
         };
         let identities = identities
             .map_err(|reason| StoreError::InvalidKey { place: self.to_string(), reason })?;
-        let recipients = identities.iter().map(Identity::to_public).collect();
-        let fresh = Arc::new(Unlocked { stamp, identities, recipients });
+        let fresh = Arc::new(Unlocked::new(stamp, identities));
         *unlocked = Some(fresh.clone());
         Ok(fresh)
     }
@@ -219,7 +296,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn explain(error: OpenError, place: &str, key: &AgeKey) -> StoreError {
+pub(super) fn explain(error: OpenError, place: &str, key: &AgeKey) -> StoreError {
     let place = place.to_owned();
     let undecryptable = |place, reason, advice: &str| StoreError::Undecryptable {
         place,
@@ -232,6 +309,11 @@ fn explain(error: OpenError, place: &str, key: &AgeKey) -> StoreError {
             place,
             format!("it is sealed to other keys than {key}"),
             "use the key that it was sealed to, or a recovery key with `age -d -i`",
+        ),
+        OpenError::TooManyStanzas => undecryptable(
+            place,
+            "its header is larger than that of 63 recipients, which takes too long".into(),
+            "seal it again with `age`, to fewer recipients",
         ),
         OpenError::WrongPassphrase => {
             undecryptable(place, "the passphrase is wrong".into(), "try again")

@@ -31,8 +31,7 @@ impl AgeFileStore {
     /// A relative path is resolved now. A later change of the working directory does not change it.
     #[must_use]
     pub fn new(path: impl AsRef<Path>, key: AgeKey) -> Self {
-        let format = Sealed { key: key.clone(), own_key: false };
-        Self { file: RecordFile::new(path.as_ref(), format), key }
+        Self { file: RecordFile::new(path.as_ref(), Sealed::new(key.clone())), key }
     }
 
     /// Trusts all members of a group, by its number: they may write to the directories that lead to the file.

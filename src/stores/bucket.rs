@@ -117,7 +117,7 @@ impl BucketStore {
             advice: "write s3://BUCKET/KEY, gs://BUCKET/KEY or az://CONTAINER/KEY".into(),
         })?;
         let name = bucket.key.to_string();
-        Ok(Self(SharedSlot::new(Arc::new(bucket), key, &name)))
+        SharedSlot::new(Arc::new(bucket), key, &name).map(Self)
     }
 
     /// Sets the URL of the server, if it is not the provider's own.

@@ -62,7 +62,7 @@ impl KeychainStore {
     }
 
     fn of(path: &Path, item: Item) -> Self {
-        let format = Sealed { key: AgeKey::keychain_item(item.clone()), own_key: true };
+        let format = Sealed::with_own_key(AgeKey::keychain_item(item.clone()));
         Self { file: RecordFile::new(path, format), item }
     }
 

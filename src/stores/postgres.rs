@@ -129,7 +129,7 @@ impl PostgresStore {
         }
         let engine =
             Postgres { connection: Arc::new(Connection::new(url)?), slot: slot.to_owned() };
-        Ok(Self(SharedSlot::new(engine, key, slot)))
+        SharedSlot::new(engine, key, slot).map(Self)
     }
 
     /// Trusts only the root certificates in this PEM file, like libpq's `sslrootcert`. By default, those of

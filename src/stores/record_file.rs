@@ -154,7 +154,10 @@ impl<F: Format> RecordFile<F> {
         self.run(move |inner| {
             let mut found = inner.read(exposure)?;
             loop {
-                let Some(Found { record, earlier_intent }) = found else { return Ok(None) };
+                let Some(Found { record, earlier_intent }) = found else {
+                    inner.format.forget_record();
+                    return Ok(None);
+                };
                 let error =
                     match inner.decode(&record, earlier_intent.as_deref().map(Vec::as_slice)) {
                         Ok(stored) => return Ok(Some(stored)),
@@ -202,6 +205,7 @@ impl<F: Format> RecordFile<F> {
                 // the record in any case.
                 inner.format.can_forget()?;
             }
+            inner.format.forget_record();
             inner.clear(&precondition, keeps_a_key)
         })
         .await
@@ -339,8 +343,8 @@ impl<F: Format> Inner<F> {
     }
 
     fn decode(&self, bytes: &[u8], earlier_intent: Option<&[u8]>) -> Result<Stored, StoreError> {
-        let mut record = self.format.decode(bytes, &self.file.place())?;
         let revision = Revision::of(bytes);
+        let mut record = self.format.decode(bytes, &revision, &self.file.place())?;
         self.remember(&revision);
         if record.refresh.intent.is_none() {
             let left = earlier_intent.and_then(|text| str::from_utf8(text).ok());
@@ -382,7 +386,7 @@ impl<F: Format> Inner<F> {
             // A record that cannot be read is not overwritten.
             let sound = lock(&self.sound).clone();
             if sound.as_ref() != Some(revision) {
-                self.format.decode(bytes, &self.file.place())?;
+                self.format.decode(bytes, revision, &self.file.place())?;
             }
         }
         let is_as_expected = match (current, precondition) {
@@ -439,7 +443,7 @@ mod tests {
             unreachable!("nothing is reserved here")
         }
 
-        fn decode(&self, bytes: &[u8], place: &str) -> Result<Record, StoreError> {
+        fn decode(&self, bytes: &[u8], _: &Revision, place: &str) -> Result<Record, StoreError> {
             let Some(login) = self.login.lock().unwrap().take() else {
                 return codec::decode(bytes, place);
             };

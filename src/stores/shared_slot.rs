@@ -4,13 +4,14 @@
 //! whole row by one compare-and-swap. So a holder that lost its lease cannot save over the tokens of the next
 //! holder, even if it was stopped for a long time.
 //!
-//! The ciphertext contains the slot's name and a generation before the record. The generation counts the
-//! changes. So the operator of the server can delete a record or put an earlier one back. They cannot read
-//! a record, and cannot use the record of one slot for another. A process that has seen a generation
-//! refuses an earlier one.
+//! Beside the ciphertext are a generation, which counts the changes, and MACs of the slot's name, the
+//! generation and the ciphertext. So the operator of the server can delete a record or put an earlier one back.
+//! They cannot read a record, write one, or use the record of one slot for another. A process that has seen a
+//! generation refuses an earlier one.
 
 mod envelope;
 mod server_lease;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -25,8 +26,10 @@ use tokio::time::timeout;
 
 use self::envelope::Content;
 use self::server_lease::{Leased, Overdue, ServerLease};
+use self::state::{Look, Seen};
 use crate::error::StoreError;
-use crate::key::{AgeKey, Sealer};
+use crate::key::mac::Writer;
+use crate::key::{AgeKey, LastOpened};
 use crate::net::io_runtime;
 use crate::record::Record;
 use crate::store::{Lease, Precondition, Revision, Stored};
@@ -93,7 +96,7 @@ const LONGEST_SKEW: Duration = Duration::from_secs(5 * 60);
 pub(crate) struct Row {
     /// A unique name for this state of the row.
     pub(crate) revision: String,
-    /// Ciphertext. It is empty before the first save.
+    /// Authenticated ciphertext. It is empty before the first save.
     pub(crate) record: Vec<u8>,
     /// Counts the holders of the lease, to recognize a late request of an earlier holder.
     pub(crate) fence: u64,
@@ -146,15 +149,16 @@ pub(crate) struct SharedSlot<E>(Arc<Inner<E>>);
 struct Inner<E> {
     engine: E,
     key: AgeKey,
-    /// The name of the slot, as it is in the ciphertext.
+    /// The name of the slot, as it is authenticated.
     name: String,
+    last: LastOpened<Option<Record>>,
     /// Held by a write until it is finished, even if its future was dropped.
     order: Arc<tokio::sync::Mutex<()>>,
     seen: Mutex<Option<Seen>>,
     /// The lease that was taken and not given up. It may be over.
     leased: Mutex<Option<Leased>>,
     /// The reservation of the holder of the lease, for saving the new tokens.
-    reserved: Mutex<Option<Sealer>>,
+    reserved: Mutex<Option<Writer>>,
     /// What went wrong in a save that succeeded because of the reservation.
     warning: Mutex<Option<StoreError>>,
     /// The state whose lease is over, and whose holder may still save new tokens.
@@ -164,19 +168,15 @@ struct Inner<E> {
     longest_turn: Duration,
 }
 
-/// The latest state that this process knows of.
-#[derive(Clone, Debug)]
-struct Seen {
-    generation: u64,
-    revision: Revision,
-}
-
 impl<E: Engine> SharedSlot<E> {
-    pub(crate) fn new(engine: E, key: AgeKey, name: &str) -> Self {
-        Self(Arc::new(Inner {
+    /// Makes a slot. Fails if the key cannot authenticate what it writes.
+    pub(crate) fn new(engine: E, key: AgeKey, name: &str) -> Result<Self, StoreError> {
+        key.check_can_authenticate()?;
+        Ok(Self(Arc::new(Inner {
             engine,
             key,
             name: name.to_owned(),
+            last: LastOpened::default(),
             order: Arc::default(),
             seen: Mutex::default(),
             leased: Mutex::default(),
@@ -186,7 +186,7 @@ impl<E: Engine> SharedSlot<E> {
             clock: Clock::default(),
             longest_call: LONGEST_CALL,
             longest_turn: LONGEST_TURN,
-        }))
+        })))
     }
 
     pub(crate) fn engine(&self) -> &E {
@@ -249,18 +249,6 @@ impl<E: Engine> SharedSlot<E> {
     }
 }
 
-/// A row, and its opened content. The content is `None` if nothing was ever saved.
-struct Look<V> {
-    found: Option<Found<V>>,
-    opened: Result<Option<Opened>, StoreError>,
-}
-
-/// The content of a row, and its revision.
-struct Opened {
-    content: Content,
-    revision: Revision,
-}
-
 impl<E: Engine> Inner<E> {
     fn timeout(&self, reason: &str, advice: &str) -> StoreError {
         StoreError::Timeout {
@@ -305,59 +293,8 @@ impl<E: Engine> Inner<E> {
         })
     }
 
-    /// Reads the row and opens its content.
-    async fn look(self: &Arc<Self>) -> Result<Look<E::Version>, StoreError> {
-        // This is read first: a state that another task sees during this read must not count.
-        let known = self.seen().clone();
-        let found = self.engine.read().await?;
-        let record = found.as_ref().map(|found| found.row.record.clone());
-        let Some(record) = record.filter(|record| !record.is_empty()) else {
-            // An emptied slot is a row that says so. If there is no row, somebody removed it.
-            let opened = if known.is_some() { Err(self.rolled_back()) } else { Ok(None) };
-            return Ok(Look { found, opened });
-        };
-        let inner = self.clone();
-        let opened = blocking::run(&self.engine.to_string(), move || {
-            let place = inner.engine.to_string();
-            let content = envelope::open(&inner.key, &record, &inner.name, &place)?;
-            let state = Seen { generation: content.generation, revision: Revision::of(&record) };
-            if known.is_some_and(|known| state.is_before(&known)) {
-                return Err(inner.rolled_back());
-            }
-            inner.see(state.clone());
-            Ok(Some(Opened { content, revision: state.revision }))
-        })
-        .await;
-        Ok(Look { found, opened })
-    }
-
-    /// Remembers a state, unless a later one is known.
-    fn see(&self, state: Seen) {
-        let mut seen = self.seen();
-        if seen.as_ref().is_none_or(|seen| seen.generation <= state.generation) {
-            *seen = Some(state);
-        }
-    }
-
-    fn seen(&self) -> MutexGuard<'_, Option<Seen>> {
-        lock(&self.seen)
-    }
-
     fn leased(&self) -> MutexGuard<'_, Option<Leased>> {
         lock(&self.leased)
-    }
-
-    fn rolled_back(&self) -> StoreError {
-        StoreError::RolledBack { place: self.engine.to_string() }
-    }
-
-    /// Returns the next generation: larger than this one, and than all that this process has seen. It is at
-    /// least the time in milliseconds. So if the server lost all its data, a new login is still later than
-    /// what other processes remember.
-    fn next_generation(&self, found: u64) -> u64 {
-        let known = self.seen().as_ref().map_or(0, |seen| seen.generation).max(found);
-        let now = self.clock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(known.saturating_add(1))
     }
 
     /// Fills or empties the slot if it meets `precondition`.
@@ -411,6 +348,8 @@ impl<E: Engine> Inner<E> {
             // server, and must not take effect after a logout.
             if self.put(found.as_ref(), row).await? {
                 self.see(Seen { generation, revision: revision.clone() });
+                // It was replaced. What is there now is opened when it is read.
+                self.last.forget();
                 if let (Some(renewed), Some(leased)) = (renewed, &mut *self.leased()) {
                     leased.renew(renewed);
                 }
@@ -424,7 +363,7 @@ impl<E: Engine> Inner<E> {
     }
 
     /// Seals with the present key. The new tokens of a refresh exist nowhere else: if the key can no longer
-    /// be read, they are sealed to the reserved recipients.
+    /// be read, they are sealed and authenticated with the reservation.
     fn seal(
         &self,
         content: &Content,
@@ -432,9 +371,9 @@ impl<E: Engine> Inner<E> {
         ends_a_refresh: bool,
     ) -> Result<(Vec<u8>, Option<StoreError>), StoreError> {
         let place = self.engine.to_string();
-        let seal = |sealer: &Sealer| envelope::seal(&self.key, sealer, content, &self.name, &place);
+        let seal = |writer: &Writer| envelope::seal(writer, content, &self.name, &place);
         let prepared = self.key.prepare();
-        let sealed = prepared.and_then(|()| seal(&self.key.sealer(&place, is_first)?));
+        let sealed = prepared.and_then(|()| seal(&self.key.writer(&place, is_first)?));
         match (sealed, &*lock(&self.reserved)) {
             (Err(error), Some(reserved)) if ends_a_refresh => Ok((seal(reserved)?, Some(error))),
             (sealed, _) => Ok((sealed?, None)),
@@ -496,15 +435,6 @@ impl<E: Engine> Inner<E> {
 enum Edit {
     Refused,
     Write,
-}
-
-impl Seen {
-    /// Returns whether this state is not later than `known`. It is an earlier generation, or another state
-    /// with the same generation: then an earlier state was put back, and somebody saved over it.
-    fn is_before(&self, known: &Self) -> bool {
-        self.generation < known.generation
-            || (self.generation == known.generation && self.revision != known.revision)
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
     use crate::record::codec;
     use crate::record::{MAX_STORED, Record};
-    use crate::store::Precondition;
+    use crate::store::{Precondition, Revision};
     use crate::sys::wipe::Bytes;
     use crate::tokens::AuthTokens;
 
@@ -126,7 +126,7 @@ mod tests {
             codec::encode(record, place)
         }
 
-        fn decode(&self, bytes: &[u8], place: &str) -> Result<Record, StoreError> {
+        fn decode(&self, bytes: &[u8], _: &Revision, place: &str) -> Result<Record, StoreError> {
             codec::decode(bytes, place)
         }
 

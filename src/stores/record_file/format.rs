@@ -5,6 +5,7 @@ use std::fmt;
 use crate::error::StoreError;
 use crate::record::codec;
 use crate::record::{MAX_STORED, Record};
+use crate::store::Revision;
 use crate::sys::wipe::Bytes;
 
 /// Encodes and decodes the records of a slot.
@@ -31,8 +32,11 @@ pub(crate) trait Format: fmt::Debug + Send + Sync + 'static {
         sealer: &Self::Sealer,
     ) -> Result<Bytes, StoreError>;
 
-    /// Decodes a record.
-    fn decode(&self, bytes: &[u8], place: &str) -> Result<Record, StoreError>;
+    /// Decodes a record. `revision` is that of the bytes.
+    fn decode(&self, bytes: &[u8], revision: &Revision, place: &str) -> Result<Record, StoreError>;
+
+    /// Drops the record that was decoded last, because the slot is empty.
+    fn forget_record(&self) {}
 
     /// Returns whether there is a key elsewhere that belongs to this slot only.
     fn keeps_a_key(&self) -> bool {
@@ -72,7 +76,7 @@ impl Format for Plain {
         codec::encode(record, place)
     }
 
-    fn decode(&self, bytes: &[u8], place: &str) -> Result<Record, StoreError> {
+    fn decode(&self, bytes: &[u8], _: &Revision, place: &str) -> Result<Record, StoreError> {
         codec::decode(bytes, place)
     }
 

@@ -1,31 +1,30 @@
 use super::Format;
 use crate::error::StoreError;
-use crate::key::seal::{MAX_SEALED, TOO_MANY, sealed_size};
-use crate::key::{AgeKey, Sealer};
+use crate::key::seal::{MAX_SEALED, sealed_size};
+use crate::key::{AgeKey, LastOpened, Sealer};
 use crate::record::codec;
 use crate::record::{MAX_STORED, Record};
+use crate::store::Revision;
 use crate::sys::wipe::Bytes;
 
 /// Records that are sealed with a key.
 #[derive(Debug)]
 pub(crate) struct Sealed {
-    pub(crate) key: AgeKey,
+    key: AgeKey,
     /// Whether the key belongs to this slot only, and is removed when the slot is emptied.
-    pub(crate) own_key: bool,
+    own_key: bool,
+    last: LastOpened<Record>,
 }
 
 impl Sealed {
-    fn seal(&self, record: &Record, place: &str, sealer: &Sealer) -> Result<Bytes, StoreError> {
-        let sealed = sealer.seal(&codec::encode(record, place)?, place)?;
-        if sealed.len() > MAX_SEALED {
-            // A larger file could not be read again.
-            return Err(self.too_many_recipients());
-        }
-        Ok(sealed)
+    pub(crate) fn new(key: AgeKey) -> Self {
+        Self { key, own_key: false, last: LastOpened::default() }
     }
 
-    fn too_many_recipients(&self) -> StoreError {
-        StoreError::InvalidKey { place: self.key.to_string(), reason: TOO_MANY.to_owned() }
+    /// Makes a format with a key that belongs to this slot only.
+    #[cfg(feature = "keychain")]
+    pub(crate) fn with_own_key(key: AgeKey) -> Self {
+        Self { own_key: true, ..Self::new(key) }
     }
 }
 
@@ -40,14 +39,12 @@ impl Format for Sealed {
         self.key.prepare()?;
         let sealer = self.key.sealer(place, false)?;
         let size = sealed_size(MAX_STORED, sealer.recipients());
-        if size > MAX_SEALED {
-            return Err(self.too_many_recipients());
-        }
         Ok((sealer, size))
     }
 
     fn encode(&self, record: &Record, place: &str, first: bool) -> Result<Bytes, StoreError> {
-        self.seal(record, place, &self.key.sealer(place, first)?)
+        let sealer = self.key.sealer(place, first)?;
+        self.encode_reserved(record, place, &sealer)
     }
 
     fn encode_reserved(
@@ -56,11 +53,16 @@ impl Format for Sealed {
         place: &str,
         sealer: &Sealer,
     ) -> Result<Bytes, StoreError> {
-        self.seal(record, place, sealer)
+        sealer.seal(&codec::encode(record, place)?, place)
     }
 
-    fn decode(&self, bytes: &[u8], place: &str) -> Result<Record, StoreError> {
-        codec::decode(&self.key.open(bytes, place)?, place)
+    fn decode(&self, bytes: &[u8], revision: &Revision, place: &str) -> Result<Record, StoreError> {
+        let open = || self.key.open(bytes, place);
+        self.last.get_or_open(&self.key, revision, open, |plain| codec::decode(plain, place))
+    }
+
+    fn forget_record(&self) {
+        self.last.forget();
     }
 
     fn keeps_a_key(&self) -> bool {

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 
-use super::envelope;
 use super::{Edit, Engine, Hold, Inner, Row, lock};
 use crate::error::StoreError;
 use crate::store::Lease;
@@ -163,9 +162,8 @@ impl<E: Engine> Lease for ServerLease<E> {
         let slot = self.slot.clone();
         blocking::run(&self.slot.engine.to_string(), move || {
             slot.key.prepare()?;
-            let sealer = slot.key.sealer(&slot.engine.to_string(), false)?;
-            envelope::check_size(&slot.key, &sealer, &slot.name)?;
-            *lock(&slot.reserved) = Some(sealer);
+            let writer = slot.key.writer(&slot.engine.to_string(), false)?;
+            *lock(&slot.reserved) = Some(writer);
             Ok(())
         })
         .await
@@ -223,9 +221,8 @@ impl<E: Engine> Inner<E> {
         let (inner, record) = (self.clone(), row.record.clone());
         let place = self.engine.to_string();
         let has_intent = blocking::run(&place, move || {
-            let place = inner.engine.to_string();
-            let content = envelope::open(&inner.key, &record, &inner.name, &place)?;
-            Ok(content.record.is_some_and(|record| record.intent().is_some()))
+            let record = inner.open(&record)?.content.record;
+            Ok(record.is_some_and(|record| record.intent().is_some()))
         });
         has_intent.await.unwrap_or(false)
     }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use age::secrecy::SecretString;
 use tokio::sync::Notify;
 
+use super::envelope::Envelope;
 use super::*;
 use crate::record::Intent;
 use crate::refresh::interrupted_refresh;
@@ -145,7 +146,7 @@ fn key() -> AgeKey {
 }
 
 fn slot(table: &Table) -> SharedSlot<Table> {
-    SharedSlot::new(table.clone(), key(), "fleet")
+    SharedSlot::new(table.clone(), key(), "fleet").unwrap()
 }
 
 fn tokens(name: &str) -> AuthTokens {
@@ -346,7 +347,7 @@ async fn a_state_made_from_an_earlier_one_is_an_error_for_a_process_that_saw_a_l
 
 /// How often the slot was changed, as its record says.
 fn generation(table: &Table) -> u64 {
-    envelope::open(&key(), &table.row().record, "fleet", "table").unwrap().generation
+    Envelope::parse(&table.row().record, "table").unwrap().generation
 }
 
 #[tokio::test]
@@ -403,12 +404,12 @@ async fn each_holder_of_the_lease_has_its_own_number() {
 }
 
 #[tokio::test]
-async fn the_name_of_a_slot_is_sealed_with_its_record() {
+async fn the_name_of_a_slot_is_authenticated_with_its_record() {
     let table = Table::new();
-    let name = SharedSlot::new(table.clone(), key(), "another");
+    let name = SharedSlot::new(table.clone(), key(), "another").unwrap();
     name.save(&record("one"), Precondition::Anything).await.unwrap();
     let swapped = slot(&table).load().await.unwrap_err();
-    assert!(swapped.to_string().contains("record of another slot"), "{swapped}");
+    assert!(matches!(swapped, StoreError::NotAuthentic { .. }), "{swapped}");
 }
 
 #[test]
@@ -680,7 +681,7 @@ async fn new_tokens_are_saved_even_if_the_recipient_list_became_invalid() {
     )
     .unwrap();
     let key = key().with_recovery_recipients_file(&list);
-    let slot = SharedSlot::new(table.clone(), key, "fleet");
+    let slot = SharedSlot::new(table.clone(), key, "fleet").unwrap();
     slot.save(&record("one"), Precondition::Absent).await.unwrap();
     let mut lease = lease(&slot).await;
     lease.reserve().await.unwrap();
@@ -693,6 +694,57 @@ async fn new_tokens_are_saved_even_if_the_recipient_list_became_invalid() {
     assert_eq!(slot.load().await.unwrap().unwrap().record, record("rotated"));
     // A refresh that begins now fails before anything is sent.
     lease.reserve().await.unwrap_err();
+}
+
+#[tokio::test]
+async fn an_identity_that_is_gone_when_the_answer_is_there_still_authenticates_the_new_tokens() {
+    let table = Table::new();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("key.txt");
+    let own = AgeKey::create_identity_file(&path).await.unwrap();
+    let elsewhere = AgeKey::identity_file(dir.path().join("copy.txt"));
+    std::fs::copy(&path, dir.path().join("copy.txt")).unwrap();
+    let slot = SharedSlot::new(table.clone(), own, "fleet").unwrap();
+    slot.save(&record("one"), Precondition::Absent).await.unwrap();
+    let mut lease = lease(&slot).await;
+    lease.reserve().await.unwrap();
+    let noted = save_intent(&slot).await.unwrap();
+    std::fs::write(&path, "garbled\n").unwrap();
+    slot.save(&record("rotated"), Precondition::Unchanged(noted)).await.unwrap();
+    assert!(lease.take_warning().is_some(), "it is said");
+    let other = SharedSlot::new(table.elsewhere(), elsewhere, "fleet").unwrap();
+    assert_eq!(other.load().await.unwrap().unwrap().record, record("rotated"));
+}
+
+#[tokio::test]
+async fn a_key_that_is_a_passphrase_alone_is_refused_before_anything_is_done() {
+    let key = AgeKey::passphrase(|| unreachable!("nobody is asked"));
+    let refused = SharedSlot::new(Table::new(), key, "fleet").unwrap_err();
+    assert!(matches!(refused, StoreError::InvalidKey { .. }), "{refused}");
+    assert!(refused.to_string().contains("use an identity file"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_row_that_did_not_change_is_not_opened_again() {
+    let table = Table::new();
+    let key = key();
+    let reader = SharedSlot::new(table.elsewhere(), key.clone(), "fleet").unwrap();
+    let writer = slot(&table);
+    for (round, name) in ["one", "two"].into_iter().enumerate() {
+        writer.save(&record(name), Precondition::Anything).await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(reader.load().await.unwrap().unwrap().record, record(name));
+        }
+        assert_eq!(key.times_opened(), round + 1);
+    }
+    // A change of the lease alone changes no content.
+    lease(&writer).await.release().await.unwrap();
+    reader.load().await.unwrap();
+    assert_eq!(key.times_opened(), 2);
+    // What a process saved itself is opened once, to know that it can be.
+    reader.save(&record("three"), Precondition::Anything).await.unwrap();
+    assert_eq!(reader.load().await.unwrap().unwrap().record, record("three"));
+    assert_eq!(key.times_opened(), 3);
 }
 
 /// A manager whose refresher returns these tokens.

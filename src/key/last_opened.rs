@@ -1,0 +1,70 @@
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::AgeKey;
+use super::unlock::{Opened, Stamp};
+use crate::error::StoreError;
+use crate::store::Revision;
+
+/// The content that was opened last. If the sealed bytes and the key are still the same, it is not opened again.
+///
+/// The content is dropped, and so wiped, when another one is opened, when the slot is found empty, and with the
+/// store.
+pub(crate) struct LastOpened<T>(Mutex<Option<Entry<T>>>);
+
+struct Entry<T> {
+    revision: Revision,
+    by: Stamp,
+    content: T,
+}
+
+impl<T: Clone> LastOpened<T> {
+    /// Returns the content of the sealed bytes with this revision. Calls `open` and `decode` if it is not the
+    /// content that was opened last, or if the key was changed or forgotten since.
+    pub(crate) fn get_or_open(
+        &self,
+        key: &AgeKey,
+        revision: &Revision,
+        open: impl FnOnce() -> Result<Opened, StoreError>,
+        decode: impl FnOnce(&[u8]) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let is_current =
+            |last: &Entry<T>| last.revision == *revision && key.stamp() == Some(last.by);
+        // What fails to open must not leave the content of another record here.
+        let last = self.lock().take().filter(is_current);
+        if let Some(last) = last {
+            let content = last.content.clone();
+            *self.lock() = Some(last);
+            return Ok(content);
+        }
+        #[cfg(test)]
+        key.0.opened.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let opened = open()?;
+        let content = decode(&opened.plain)?;
+        if let Some(by) = opened.by {
+            *self.lock() = Some(Entry { revision: revision.clone(), by, content: content.clone() });
+        }
+        Ok(content)
+    }
+
+    /// Drops the content.
+    pub(crate) fn forget(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Entry<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Default for LastOpened<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T> fmt::Debug for LastOpened<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LastOpened([REDACTED])")
+    }
+}
