@@ -112,7 +112,6 @@ pub enum StoreError {
     },
     /// The record on a server was not written with this key: somebody who does not have the key wrote it, or
     /// it was changed, or it is the record of another slot. It was not decrypted, and no save overwrites it.
-    #[error("{place} is not authentic: {reason}; {advice}")]
     NotAuthentic {
         /// The slot.
         place: String,
@@ -209,6 +208,9 @@ impl fmt::Display for StoreError {
                 f,
                 "{place} is a {found}, not a regular file; move it away or name another path"
             ),
+            Self::NotAuthentic { place, reason, advice } => {
+                write!(f, "{place} is not authentic: {reason}; {advice}")
+            }
             Self::ReadOnly { place, reason } => write!(f, "{place} is read-only: {reason}"),
             Self::RolledBack { place } => write!(
                 f,

@@ -17,6 +17,8 @@ use secrecy::SecretString;
 #[cfg(feature = "keychain")]
 pub use self::default::{DefaultStore, DefaultStoreOptions, StoreChoice, open_default};
 use crate::error::StoreError;
+#[cfg(feature = "age")]
+use crate::key::AgeKey;
 use crate::printable::is_hidden;
 use crate::store::TokenStore;
 #[cfg(feature = "keychain")]
@@ -173,6 +175,18 @@ impl StoreUrl {
         self.open_asking(Some(&ask))
     }
 
+    /// Opens the store with another key than the one that the URL names. A
+    /// [`rekey`](crate::transfer::rekey) needs this between two keys.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidKey`] if the records of this store are not sealed to a key that the URL names, or
+    /// if the store does not accept this key; [`StoreError::Unavailable`] if this build has no such store.
+    #[cfg(feature = "age")]
+    pub fn open_with_key(&self, key: AgeKey) -> Result<Arc<dyn TokenStore>, StoreError> {
+        self.open_sealed(key)
+    }
+
     /// Lets the keychain ask the user, as
     /// [`KeychainStore::allow_prompts`](crate::stores::KeychainStore::allow_prompts) does. This is not part
     /// of the URL's text.
@@ -277,6 +291,12 @@ impl StoreUrl {
         seal.key = Key::File(parse::absolute(identity)?);
         seal.recipients = recipients;
         Ok(Self { kind, prompts: false, trusted_group: self.trusted_group })
+    }
+
+    /// Returns the group whose members are trusted, if the URL names one.
+    #[must_use]
+    pub fn trusted_group(&self) -> Option<u32> {
+        self.trusted_group
     }
 
     /// Returns the recovery recipients in the URL itself.

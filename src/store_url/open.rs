@@ -47,15 +47,9 @@ impl StoreUrl {
         let _ = ask;
         match &self.kind {
             #[cfg(feature = "age")]
-            Kind::Age { path, seal } => {
-                let store = AgeFileStore::new(path, self.key(seal, ask)?);
-                Ok(Arc::new(match self.trusted_group {
-                    Some(group) => store.with_trusted_group(group),
-                    None => store,
-                }))
-            }
+            Kind::Age { seal, .. } => self.open_sealed(self.key(seal, ask)?),
             #[cfg(feature = "object-store")]
-            Kind::Bucket(bucket) => Ok(Arc::new(bucket.open(self.key(&bucket.seal, ask)?)?)),
+            Kind::Bucket(Bucket { seal, .. }) => self.open_sealed(self.key(seal, ask)?),
             Kind::Env { prefix } => Ok(Arc::new(EnvStore::new(prefix))),
             #[cfg(feature = "keychain")]
             Kind::Keychain(item) => {
@@ -76,9 +70,7 @@ impl StoreUrl {
                 }))
             }
             #[cfg(feature = "postgres")]
-            Kind::Postgres(database) => {
-                Ok(Arc::new(database.open(self.key(&database.seal, ask)?)?))
-            }
+            Kind::Postgres(Database { seal, .. }) => self.open_sealed(self.key(seal, ask)?),
             #[cfg(not(all(
                 feature = "age",
                 feature = "keychain",
@@ -86,6 +78,31 @@ impl StoreUrl {
                 feature = "postgres"
             )))]
             _ => Err(not_built(self)),
+        }
+    }
+
+    #[cfg(feature = "age")]
+    pub(super) fn open_sealed(&self, key: AgeKey) -> Result<Arc<dyn TokenStore>, StoreError> {
+        match &self.kind {
+            Kind::Age { path, .. } => {
+                let store = AgeFileStore::new(path, key);
+                Ok(Arc::new(match self.trusted_group {
+                    Some(group) => store.with_trusted_group(group),
+                    None => store,
+                }))
+            }
+            #[cfg(feature = "object-store")]
+            Kind::Bucket(bucket) => Ok(Arc::new(bucket.open(key)?)),
+            #[cfg(not(feature = "object-store"))]
+            Kind::Bucket(_) => Err(not_built(self)),
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(database) => Ok(Arc::new(database.open(key)?)),
+            #[cfg(not(feature = "postgres"))]
+            Kind::Postgres(_) => Err(not_built(self)),
+            _ => Err(StoreError::InvalidKey {
+                place: key.to_string(),
+                reason: format!("{self} is not sealed to a key that a URL names"),
+            }),
         }
     }
 
@@ -143,9 +160,9 @@ impl StoreUrl {
 
 #[cfg(feature = "object-store")]
 impl Bucket {
-    fn open(&self, seal_with: AgeKey) -> Result<BucketStore, StoreError> {
-        let Self { scheme, name, key, endpoint, .. } = self;
-        let store = BucketStore::new(&format!("{scheme}://{name}/{key}"), seal_with)?;
+    fn open(&self, key: AgeKey) -> Result<BucketStore, StoreError> {
+        let Self { scheme, name, key: object, endpoint, .. } = self;
+        let store = BucketStore::new(&format!("{scheme}://{name}/{object}"), key)?;
         Ok(match endpoint {
             Some(endpoint) => store.with_endpoint(endpoint)?,
             None => store,

@@ -1,10 +1,11 @@
 //! rekey: changes the keys that open a record.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use tokenkeep::store::Lease;
 use tokenkeep::transfer::{self, wait_for_lease};
-use tokenkeep::{AgeKey, StoreUrl};
+use tokenkeep::{AgeKey, StoreUrl, TokenStore};
 
 use crate::arguments::Rekey;
 use crate::context::Context;
@@ -58,12 +59,23 @@ fn refuse_if_named(url: &StoreUrl) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Returns the key in an identity file for the store of this URL. Its passphrase is asked for once.
+fn identity_file(context: &Context, url: &StoreUrl, path: &Path) -> AgeKey {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let (terminal, protected) = (context.terminal.clone(), path.display().to_string());
+    let key =
+        AgeKey::identity_file(path).with_passphrase(move || terminal.ask_passphrase(&protected));
+    match url.trusted_group() {
+        Some(group) => key.with_trusted_group(group),
+        None => key,
+    }
+}
+
 /// How a record is sealed now, and how it will be sealed.
 struct Plan {
     old: StoreUrl,
-    /// With all keys that open the record now and all that will open it.
-    transition: StoreUrl,
     new: StoreUrl,
+    new_key: AgeKey,
     new_recipients: Vec<String>,
 }
 
@@ -81,7 +93,7 @@ impl Plan {
                 recipients.push(recipient.clone());
             }
         }
-        let new = old.with_identity(&identity, recipients.clone())?;
+        let new = old.with_identity(&identity, recipients)?;
         // An earlier run that was killed may already have written all of this to the profile.
         let was_recorded = rekey.identity.is_some() && new == *old;
         let is_unknown = |recipient: &String| !old.recipients().contains(recipient);
@@ -92,15 +104,23 @@ impl Plan {
         }
 
         // Checks both keys, so that an invalid one fails before anything is changed.
-        let protected = std::path::absolute(&identity)?.display().to_string();
-        let terminal = context.terminal.clone();
-        let new_key = AgeKey::identity_file(&identity)
-            .with_passphrase(move || terminal.ask_passphrase(&protected));
+        let new_key = identity_file(context, old, &identity);
         let new_recipients = new_key.recipients().await?;
-        let mut both = recipients;
-        both.extend(new_recipients.iter().cloned());
-        let transition = old.with_identity(&old_identity, both)?;
-        Ok(Self { old: old.clone(), transition, new, new_recipients })
+        Ok(Self { old: old.clone(), new, new_key, new_recipients })
+    }
+
+    /// Opens the record with all keys that open it now and all that will open it.
+    fn open_with_both(&self, context: &Context) -> Result<Arc<dyn TokenStore>, Failure> {
+        let identity = self.old.identity_path().expect("an identity file seals it");
+        let mut key =
+            identity_file(context, &self.old, identity).with_identities_of(self.new_key.clone());
+        for recipient in self.new.recipients() {
+            key = key.with_recovery_recipient(recipient)?;
+        }
+        if let Some(path) = self.new.recipients_file() {
+            key = key.with_recovery_recipients_file(path);
+        }
+        Ok(self.old.open_with_key(key)?)
     }
 
     /// Fails if the profile could not name the new keys. Then the user writes what this command would write:
@@ -111,7 +131,17 @@ impl Plan {
             if self.new.identity_path() == self.old.identity_path() {
                 return format!("{run}: {last}");
             }
-            format!("{run}: {}; then do the same with: {last}", line(&self.transition))
+            let old = self.old.identity_path().expect("an identity file seals it");
+            if self.old.is_shared() {
+                // Each identity authenticates the record, so the transition needs the old and the new one.
+                return format!(
+                    "make an identity file of the lines of both files, name it there, and run `tokenkeep \
+                     rekey` without options; then do the same with: {last}"
+                );
+            }
+            let both = self.new.recipients().iter().chain(&self.new_recipients).cloned().collect();
+            let first = self.old.with_identity(old, both).map_or(String::new(), |url| line(&url));
+            format!("{run}: {first}; then do the same with: {last}")
         })
     }
 
@@ -121,7 +151,8 @@ impl Plan {
         lease: &mut dyn Lease,
         mut target: Target,
     ) -> Outcome {
-        let Self { old, transition, new, new_recipients } = self;
+        let by_both = self.open_with_both(context)?;
+        let Self { old, new, new_recipients, .. } = self;
         let repoint = async {
             match &mut target.profile {
                 // Written again even if an earlier run wrote it: that run may have been killed
@@ -130,8 +161,7 @@ impl Plan {
                 None => Ok(()),
             }
         };
-        let (by_old, by_both, by_new) =
-            (open(context, &old)?, open(context, &transition)?, open(context, &new)?);
+        let (by_old, by_new) = (open(context, &old)?, open(context, &new)?);
         transfer::rekey(lease, &by_old, &by_both, &by_new, repoint).await?;
         context.terminal.say(&format!("{new} is sealed to:"));
         for recipient in new_recipients.iter().chain(new.recipients()) {
