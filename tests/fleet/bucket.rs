@@ -231,10 +231,10 @@ async fn an_object_that_the_operator_of_a_bucket_replaced_is_refused() {
     world.open_other().save(&tokens().into(), Precondition::Anything).await.unwrap();
     let other = server.object("other");
     for (object, expected) in [
-        (other.clone(), "it is the record of another slot"),
+        (other.clone(), "is not authentic"),
         (b"canary".to_vec(), "its format is unknown"),
         (b"tokenkeep-object/1\n{}\ncanary".to_vec(), "its revision or its fence is missing"),
-        (other[..other.len() - 1].to_vec(), "is damaged"),
+        (other[..other.len() - 1].to_vec(), "is not authentic"),
         (vec![b'a'; 2_000_000], "is too large"),
     ] {
         world.delete();

@@ -7,12 +7,14 @@
     reason = "these are tests, and their tokens are made up"
 )]
 
+mod authenticity;
 mod bucket;
 mod contract;
 mod faults;
 mod hosts;
 mod postgres;
 mod sockets;
+mod rekey;
 
 use tokenkeep_test_support::{
     self as support, bucket_server, fleet as world, google_server, postgres_server, provider,

@@ -310,12 +310,16 @@ async fn a_row_that_the_operator_of_the_table_replaced_is_refused() {
         database.sql(&format!("UPDATE tokenkeep SET record = {record} WHERE slot = 'fleet'"));
     };
     for (record, expected) in [
-        ("(SELECT record FROM tokenkeep WHERE slot = 'other')", "it is the record of another slot"),
-        ("'canary'", "it is not sealed to age keys only"),
-        ("substr(record, 1, 300)", "is damaged"),
-        ("set_byte(record, 250, 7)", "is damaged"),
+        ("(SELECT record FROM tokenkeep WHERE slot = 'other')", "is not authentic"),
+        ("'canary'", "its format is unknown"),
+        ("substr(record, 1, length(record) - 1)", "is not authentic"),
         (
-            "'age-encryption.org/v1\n-> scrypt rF0/NwblUHHTpgQgRpe5CQ 30\n\
+            "set_byte(record, length(record) - 1, get_byte(record, length(record) - 1) # 1)",
+            "is not authentic",
+        ),
+        (
+            "substr(record, 1, position('\\x0a' IN record)) || \
+             'age-encryption.org/v1\n-> scrypt rF0/NwblUHHTpgQgRpe5CQ 30\n\
              gUjEymFKMVXQEKdMMHL24oYexjE3TIC0O0zGSqJ2aUY\n--- canary'",
             "it is not sealed to age keys only",
         ),

@@ -14,6 +14,7 @@
 use std::fmt;
 use std::io::{self, BufRead, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::task::{Context, Wake};
@@ -21,15 +22,17 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use tokenkeep::{
-    AuthTokens, RefreshFailure, StoreError, StoreUrl, TokenManager, TokenStore, async_trait,
-    chrono, conformance,
+    AgeKey, AuthTokens, RefreshFailure, StoreError, StoreUrl, TokenManager, TokenStore,
+    async_trait, chrono, conformance,
 };
 
 use tokenkeep::oauth2::OAuth2Client;
 use tokenkeep::refresh::{RefreshPermit, TokenRefresher};
 use tokenkeep::store::{Intent, Lease, Precondition, Record, Revision, Stored};
 
-use tokenkeep::transfer::{Overwrite, backup, migrate, restore};
+use tokenkeep::transfer::{
+    Overwrite, TransferError, backup, migrate, rekey, restore, wait_for_lease,
+};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 type Store = Arc<dyn TokenStore>;
@@ -266,6 +269,25 @@ impl Actor {
                 let (from, to) = (killing(&self.store), killing(&open(to)));
                 restore(&from, &to, Overwrite::IfOlder).await?;
                 Ok("restored".into())
+            }
+            ["rekey", identity] => {
+                let url: StoreUrl = self.url.parse()?;
+                let (named, identity) = (url.identity_path().unwrap(), Path::new(identity));
+                let key = AgeKey::identity_file(identity);
+                let both = AgeKey::identity_file(named).with_identities_of(key.clone());
+                let [old, both, new] = [
+                    killing(&self.store),
+                    killing(&url.open_with_key(both)?),
+                    killing(&url.open_with_key(key)?),
+                ];
+                let mut lease = wait_for_lease(&new).await?;
+                let repoint = async {
+                    live_on();
+                    Ok::<_, TransferError>(())
+                };
+                rekey(&mut *lease, &old, &both, &new, repoint).await?;
+                lease.release().await?;
+                Ok("rekeyed".into())
             }
             _ => panic!("unknown command {words:?}"),
         }
