@@ -54,3 +54,112 @@ impl fmt::Display for AgeFileStore {
 }
 
 keep_in_record_file!(AgeFileStore, file);
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use secrecy::SecretString;
+
+    use super::*;
+    use crate::error::StoreError;
+    use crate::store::{Precondition, TokenStore};
+    use crate::tokens::AuthTokens;
+
+    async fn save(store: &AgeFileStore, name: &str) {
+        store.save(&AuthTokens::new(name).into(), Precondition::Anything).await.unwrap();
+    }
+
+    async fn load(store: &AgeFileStore) -> Option<AuthTokens> {
+        store.load().await.unwrap().map(|stored| stored.record.tokens)
+    }
+
+    #[tokio::test]
+    async fn a_file_that_did_not_change_is_not_opened_again_but_checked_each_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokens.age");
+        let (key, writer) = (AgeKey::generate(), AgeKey::generate());
+        let recipient = key.recipients().await.unwrap().remove(0);
+        let writer = AgeFileStore::new(&path, writer.with_recovery_recipient(&recipient).unwrap());
+        let reader = AgeFileStore::new(&path, key.clone());
+        for (round, name) in ["one", "two"].into_iter().enumerate() {
+            save(&writer, name).await;
+            for _ in 0..3 {
+                assert_eq!(load(&reader).await, Some(AuthTokens::new(name)));
+            }
+            assert_eq!(key.times_opened(), round + 1);
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let exposed = reader.load().await.unwrap_err();
+        assert!(matches!(exposed, StoreError::Exposed { .. }), "{exposed}");
+        assert!(reader.load_exposed().await.unwrap().is_some());
+        assert_eq!(key.times_opened(), 2);
+
+        // What is damaged is opened, and so is what was there before it.
+        let (whole, mut damaged) = (fs::read(&path).unwrap(), fs::read(&path).unwrap());
+        *damaged.last_mut().unwrap() ^= 1;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, damaged).unwrap();
+        reader.load().await.unwrap_err();
+        fs::write(&path, whole).unwrap();
+        assert_eq!(load(&reader).await, Some(AuthTokens::new("two")));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_away_is_opened_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, elsewhere) = (dir.path().join("tokens.age"), dir.path().join("elsewhere"));
+        let key = AgeKey::generate();
+        let store = AgeFileStore::new(&path, key.clone());
+        save(&store, "one").await;
+        load(&store).await;
+        fs::rename(&path, &elsewhere).unwrap();
+        assert_eq!(load(&store).await, None);
+        fs::rename(&elsewhere, &path).unwrap();
+        load(&store).await;
+        assert_eq!(key.times_opened(), 2);
+        fs::copy(&path, &elsewhere).unwrap();
+        store.clear(Precondition::Anything).await.unwrap();
+        fs::rename(&elsewhere, &path).unwrap();
+        load(&store).await;
+        assert_eq!(key.times_opened(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_record_that_the_present_key_does_not_open_is_not_served_from_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        AgeKey::create_identity_file(path("new.txt")).await.unwrap();
+        let key = AgeKey::create_identity_file(path("key.txt")).await.unwrap();
+        let [store, other] =
+            ["tokens.age", "other.age"].map(|name| AgeFileStore::new(path(name), key.clone()));
+        save(&store, "one").await;
+        assert!(load(&store).await.is_some());
+        fs::rename(path("new.txt"), path("key.txt")).unwrap();
+        assert!(load(&store).await.is_some(), "the unlocked key still opens it");
+        // A save reads the identity file again.
+        save(&other, "other").await;
+        let refused = store.load().await.unwrap_err();
+        assert!(matches!(refused, StoreError::Undecryptable { .. }), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_passphrase_is_asked_for_at_each_load() {
+        let dir = tempfile::tempdir().unwrap();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        let key = AgeKey::passphrase(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            Ok(SecretString::from("a passphrase for this test"))
+        });
+        let store = AgeFileStore::new(dir.path().join("tokens.age"), key);
+        save(&store, "one").await;
+        for times in 2..4 {
+            assert!(load(&store).await.is_some());
+            assert_eq!(asked.load(Ordering::SeqCst), times);
+        }
+    }
+}

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -13,7 +14,7 @@ use tokenkeep::{AgeKey, AuthTokens, StoreError, TokenStore};
 
 #[cfg(unix)]
 use crate::support::make_pipe;
-use crate::support::scratch;
+use crate::support::{available, scratch};
 
 const IDENTITY: &str = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";
 const OTHER_IDENTITY: &str =
@@ -302,16 +303,45 @@ async fn a_list_of_recipients_that_others_can_write_to_or_that_is_no_file_is_ref
 }
 
 #[tokio::test]
-async fn too_many_recipients_are_refused_because_the_record_would_be_too_large_to_read() {
+async fn more_recipients_than_a_reader_tries_are_refused_before_anything_is_saved() {
     let dir = scratch();
-    let mut key = escrow();
-    for _ in 0..1400 {
-        key = key.with_recovery_recipient(RECIPIENT).unwrap();
-    }
-    let store = AgeFileStore::new(dir.path().join("tokens.age"), key);
-    let error = store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap_err();
+    let store = |recovery: usize| {
+        let key =
+            (0..recovery).fold(escrow(), |key, _| key.with_recovery_recipient(RECIPIENT).unwrap());
+        AgeFileStore::new(dir.path().join("tokens.age"), key)
+    };
+    let tokens = || AuthTokens::new("a").into();
+    let error = store(63).save(&tokens(), Precondition::Absent).await.unwrap_err();
+    assert!(matches!(error, StoreError::InvalidKey { .. }), "{error}");
     assert!(error.to_string().contains("too many recovery recipients"), "{error}");
-    assert!(store.load().await.unwrap().is_none());
+    assert!(store(63).load().await.unwrap().is_none());
+    store(62).save(&tokens(), Precondition::Absent).await.unwrap();
+    assert!(store(0).load().await.unwrap().is_some());
+    // A refresh that could not be saved does not begin.
+    let mut lease = store(63).try_lease().await.unwrap().unwrap();
+    assert!(matches!(lease.reserve().await, Err(StoreError::InvalidKey { .. })));
+}
+
+#[tokio::test]
+async fn a_file_with_more_stanzas_than_a_reader_tries_is_refused() {
+    let dir = scratch();
+    let (path, list) = (dir.path().join("tokens.age"), dir.path().join("list.txt"));
+    if !available("keys::a_file_with_more_stanzas_than_a_reader_tries_is_refused", "age") {
+        return;
+    }
+    write_private(&list, &format!("{RECIPIENT}\n").repeat(1300));
+    let record = dir.path().join("record");
+    write_private(&record, r#"{"access_token":"a"}"#);
+    let done = Command::new("age").arg("-R").arg(&list).arg("-o").arg(&path).arg(&record).status();
+    assert!(done.unwrap().success());
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let error = AgeFileStore::new(&path, escrow()).load().await.unwrap_err();
+    assert!(matches!(error, StoreError::Undecryptable { .. }), "{error}");
+    assert!(error.to_string().contains("seal it again"), "{error}");
 }
 
 #[tokio::test]
