@@ -14,6 +14,7 @@ macro_rules! pages {
 
 pages! {
     architecture = "../docs/architecture.md",
+    authentication = "../docs/authentication.md",
     command = "../docs/command.md",
     evidence = "../docs/evidence.md",
     fleets = "../docs/fleets.md",

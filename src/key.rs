@@ -65,9 +65,6 @@ struct Inner {
     /// The recipients that `recovery_file` held when it was last read.
     recovery_from_file: Mutex<Vec<Recipient>>,
     unlocked: Mutex<Option<Arc<Unlocked>>>,
-    /// How often a record was opened.
-    #[cfg(test)]
-    opened: std::sync::atomic::AtomicUsize,
 }
 
 type Passphrase = dyn Fn() -> io::Result<SecretString> + Send + Sync;
@@ -310,8 +307,6 @@ impl AgeKey {
             trusted_group: None,
             recovery_from_file: Mutex::default(),
             unlocked: Mutex::default(),
-            #[cfg(test)]
-            opened: std::sync::atomic::AtomicUsize::default(),
         }))
     }
 
@@ -325,11 +320,6 @@ impl AgeKey {
     ) -> Result<T, StoreError> {
         let key = self.clone();
         blocking::run(&self.to_string(), move || work(&key)).await
-    }
-
-    #[cfg(test)]
-    pub(crate) fn times_opened(&self) -> usize {
-        self.0.opened.load(std::sync::atomic::Ordering::SeqCst)
     }
 
     fn path(&self) -> &Path {

@@ -110,18 +110,8 @@ async fn the_key_of_a_fleet_is_changed_and_every_machine_can_always_read() {
             ok(machine, &["init", "--store", &world.url], "");
         }
         ok(&machines[0], &["set"], &record("start"));
-<<<<<<< HEAD
-        let identity = path("new.txt");
         // As in docs/fleets.md: each step runs on all machines before the next step begins.
-        let steps = [
-            vec!["rekey", "--recipient", &new],
-            vec!["rekey", "--identity", &identity, "--recipient", &old],
-            vec!["rekey", "--remove-recipient", &old, "--remove-recipient", &new],
-        ];
-=======
-        // As docs/fleets.md has it: each step on each machine, before the next step on any.
         let steps = [["rekey", "--identity", &both], ["rekey", "--identity", &new]];
->>>>>>> 677b939 (tests: kill a machine at each step of a fleet's rekey)
         for (number, step) in steps.iter().enumerate() {
             for (turn, machine) in machines.iter().enumerate() {
                 ok(machine, step, "");

@@ -74,12 +74,14 @@ const NO_VERSION: &str = "\"00000000000000000000000000000000\"";
 ///   environment says. Every other connection uses TLS.
 /// - The body of an answer has at most 272 KiB. An error shows the status of an answer, and nothing else of it.
 /// - The credentials of the server are in the memory of the `object_store` crate, which does not wipe them.
-/// - The object contains age ciphertext. The key of the object and a count of its changes are inside it. The
-///   operator of the server can delete a record, or put an earlier one back. They cannot read it, and cannot
-///   use the record of one slot for another.
+/// - The object contains age ciphertext, a count of its changes, and MACs of both and of the object's key, made
+///   with the identities of the age key ([how](crate::docs::authentication)). The operator of the server can
+///   delete a record, or put an earlier one back. They cannot read or write one, and cannot use the record of
+///   one slot for another. What they put there is refused with [`StoreError::NotAuthentic`].
 /// - A process that has seen a later state refuses an earlier one with [`StoreError::RolledBack`]. A process
 ///   that has just started cannot detect it.
-/// - A recipient is public. Anyone who knows it and can write to the bucket can put in a record of their own.
+/// - Everyone who has one of the identities can write a record. A recovery recipient can only read.
+/// - The store keeps the record that it opened last in memory, and does not decrypt it again.
 #[derive(Debug)]
 pub struct BucketStore(SharedSlot<Arc<Bucket>>);
 
@@ -108,7 +110,8 @@ impl BucketStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unavailable`] if the URL is not one of these.
+    /// [`StoreError::Unavailable`] if the URL is not one of these, [`StoreError::InvalidKey`] if the key is a
+    /// passphrase alone.
     pub fn new(url: &str, key: AgeKey) -> Result<Self, StoreError> {
         let bucket = Bucket::new(url).ok_or_else(|| StoreError::Unavailable {
             // The URL is not quoted, because it may contain credentials.

@@ -30,6 +30,8 @@ use crate::stores::record_file::{RecordFile, keep_in_record_file};
 /// A program that can read the keychain item and the file has the tokens. On Linux and Windows, that is every
 /// program of this user while the keychain is unlocked. On macOS, that is only a program on the item's access
 /// list, which contains this one.
+///
+/// Like an [`AgeFileStore`](crate::stores::AgeFileStore), the store keeps the record that it opened last in memory.
 #[derive(Debug)]
 pub struct KeychainStore {
     file: RecordFile<Sealed>,

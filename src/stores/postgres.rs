@@ -69,7 +69,7 @@ RETURNING revision";
 /// CREATE TABLE tokenkeep (
 ///     slot        text PRIMARY KEY,
 ///     revision    text NOT NULL,    -- names this state of the row
-///     record      bytea NOT NULL,   -- age ciphertext
+///     record      bytea NOT NULL,   -- age ciphertext, authenticated
 ///     fence       bigint NOT NULL,  -- counts the holders of the lease
 ///     holder      text,             -- who has it
 ///     lease_until timestamptz       -- until when, by this server's clock
@@ -89,12 +89,14 @@ RETURNING revision";
 ///   which nobody else may be able to replace.
 /// - An answer of the server has at most 1 MiB. An error shows at most 200 characters of the server's text,
 ///   without control characters.
-/// - The row contains age ciphertext. The slot's name and a count of its changes are inside it. The
-///   operator of the server can delete a record, or put an earlier one back. They cannot read it, and
-///   cannot use the record of one slot for another.
+/// - The row contains age ciphertext, a count of its changes, and MACs of both and of the slot's name, made with
+///   the identities of the key ([how](crate::docs::authentication)). The operator of the server can delete a
+///   record, or put an earlier one back. They cannot read or write one, and cannot use the record of one slot
+///   for another. What they put there is refused with [`StoreError::NotAuthentic`].
 /// - A process that has seen a later state refuses an earlier one with [`StoreError::RolledBack`]. A process
 ///   that has just started cannot detect it.
-/// - A recipient is public. Anyone who knows it and can write to the table can put in a record of their own.
+/// - Everyone who has one of the identities can write a record. A recovery recipient can only read.
+/// - The store keeps the record that it opened last in memory, and does not decrypt it again.
 ///
 /// A save is as durable as the server's `synchronous_commit` says.
 #[derive(Debug)]
@@ -118,7 +120,8 @@ impl PostgresStore {
     /// # Errors
     ///
     /// [`StoreError::Unavailable`] if the URL is not valid or contains a password or options, or if the
-    /// name of the slot is empty or contains control characters.
+    /// name of the slot is empty or contains control characters; [`StoreError::InvalidKey`] if the key is a
+    /// passphrase alone.
     pub fn new(url: &str, slot: &str, key: AgeKey) -> Result<Self, StoreError> {
         if slot.is_empty() || slot.contains(char::is_control) {
             return Err(unavailable(

@@ -299,6 +299,8 @@ impl<F: Format> Inner<F> {
     fn saved(&self, locked: &LockedFile<'_>, bytes: &[u8]) -> Revision {
         // The record contains the intent, if there is one.
         locked.remove_beside(EARLIER_INTENT);
+        // It was replaced. What is there now is decoded when it is read.
+        self.format.forget_record();
         let revision = Revision::of(bytes);
         self.remember(&revision);
         revision

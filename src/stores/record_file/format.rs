@@ -35,7 +35,7 @@ pub(crate) trait Format: fmt::Debug + Send + Sync + 'static {
     /// Decodes a record. `revision` is that of the bytes.
     fn decode(&self, bytes: &[u8], revision: &Revision, place: &str) -> Result<Record, StoreError>;
 
-    /// Drops the record that was decoded last, because the slot is empty.
+    /// Drops the record that was decoded last, because it is no longer in the slot.
     fn forget_record(&self) {}
 
     /// Returns whether there is a key elsewhere that belongs to this slot only.
