@@ -58,7 +58,8 @@ impl fmt::Display for AgeFileStore {
 
 keep_in_record_file!(AgeFileStore, file);
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
