@@ -13,8 +13,8 @@ mod contract;
 mod faults;
 mod hosts;
 mod postgres;
-mod sockets;
 mod rekey;
+mod sockets;
 
 use tokenkeep_test_support::{
     self as support, bucket_server, fleet as world, google_server, postgres_server, provider,
