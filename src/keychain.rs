@@ -8,6 +8,8 @@ mod connection;
 mod failure;
 mod probe;
 mod state;
+mod trial;
+mod turn;
 mod worker;
 
 use std::collections::HashMap;
@@ -22,6 +24,7 @@ use zeroize::Zeroizing;
 use self::failure::Failure;
 pub use self::probe::probe_keychain;
 pub use self::state::KeychainState;
+pub(crate) use self::trial::try_item;
 use crate::error::StoreError;
 use crate::private_file::{self, FileLock};
 use crate::sys::directories::state_directory;
@@ -33,6 +36,10 @@ const OWN: &str = "tokenkeep:";
 
 /// How long a call without a prompt may take. A keychain answers within milliseconds.
 const DEADLINE: Duration = Duration::from_secs(3);
+
+/// How long to wait for other processes that use the keychain, or the same item. 64 processes that start at
+/// once on 2 cores need a few seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a call with a prompt may take: the time for a person to answer.
 const DEADLINE_WITH_PROMPT: Duration = Duration::from_secs(120);
@@ -55,6 +62,8 @@ pub(crate) enum Kind {
     OwnKey,
     /// A key to which any number of records may be sealed.
     SharedKey,
+    /// An item that is removed as soon as it was read.
+    Trial,
 }
 
 impl Item {
@@ -93,12 +102,27 @@ impl Item {
     }
 
     /// Writes the content. Creates the item if it does not exist.
+    ///
+    /// Some keychains ask the user before a program may read an item, but let the connection that made it read
+    /// it. If prompts are not allowed, no later process could read such an item, so it is removed again.
     pub(crate) fn write_under(
         &self,
         held: &Arc<FileLock>,
         secret: Bytes,
     ) -> Result<(), StoreError> {
-        self.call(Some(held), move |entry| entry.set_secret(&secret)).map(drop)
+        let item = self.clone();
+        let confirms = self.call(Some(held), move |entry| {
+            entry.set_secret(&secret)?;
+            let confirms = item.state() == KeychainState::ConfirmsAccess;
+            if confirms {
+                entry.delete_credential()?;
+            }
+            Ok(confirms)
+        })?;
+        match confirms {
+            Some(true) => Err(KeychainState::ConfirmsAccess.explain(self.to_string())),
+            _ => Ok(()),
+        }
     }
 
     /// Removes the item if its content passes a check. Succeeds if there is no item.
@@ -122,9 +146,18 @@ impl Item {
         Ok(deleted.unwrap_or(Ok(())))
     }
 
+    /// Returns the error of a keychain that did not keep what was just put into it.
+    pub(crate) fn lost(&self, harm: &str) -> StoreError {
+        StoreError::Unavailable {
+            place: self.to_string(),
+            reason: "the keychain did not keep what was just put into it".into(),
+            advice: format!("check the keychain, or use an age file; {harm}"),
+        }
+    }
+
     /// Locks the item for other processes that use this crate.
     pub(crate) fn lock(&self) -> Result<Arc<FileLock>, StoreError> {
-        private_file::exclusive(&self.lock_file()?).map(Arc::new)
+        private_file::exclusive(&self.lock_file()?, PATIENCE).map(Arc::new)
     }
 
     /// Returns whether the item was ever locked. If it was not, this crate never made it.
@@ -133,11 +166,16 @@ impl Item {
     }
 
     fn lock_file(&self) -> Result<PathBuf, StoreError> {
-        self.state_file(match self.kind {
-            Kind::Foreign => "item.lock",
-            Kind::OwnKey => "key.lock",
-            Kind::SharedKey => "shared-key.lock",
-        })
+        match self.kind {
+            Kind::Foreign => self.state_file("item.lock"),
+            Kind::OwnKey => self.state_file("key.lock"),
+            Kind::SharedKey => self.state_file("shared-key.lock"),
+            Kind::Trial => Ok(state_directory()?.join(trial::LOCK)),
+        }
+    }
+
+    fn state(&self) -> KeychainState {
+        probe::state_of(&self.service_name(), &self.account, self.prompts)
     }
 
     fn read_holding(&self, held: Option<&Arc<FileLock>>) -> Result<Option<Bytes>, StoreError> {
@@ -154,11 +192,7 @@ impl Item {
         work: impl Fn(&Entry) -> keyring_core::Result<T> + Send + 'static,
     ) -> Result<Option<T>, StoreError> {
         let checked = self.clone();
-        let check = move || match probe::state_of(
-            &checked.service_name(),
-            &checked.account,
-            checked.prompts,
-        ) {
+        let check = move || match checked.state() {
             KeychainState::Available => Ok(()),
             state => Err(Failure::State(state)),
         };
@@ -167,8 +201,13 @@ impl Item {
             let _held = &held;
             work(&item.entry(keychain)?)
         };
-        let deadline = if self.prompts { DEADLINE_WITH_PROMPT } else { DEADLINE };
-        match worker::call(deadline, check, work) {
+        let called = if self.prompts {
+            // A prompt may wait for minutes. Others do not wait for it.
+            worker::call(DEADLINE_WITH_PROMPT, check, work)
+        } else {
+            turn::wait(PATIENCE).and_then(|_turn| worker::call(DEADLINE, check, work))
+        };
+        match called {
             Ok(done) => Ok(Some(done)),
             Err(Failure::Keychain(Error::NoEntry)) => Ok(None),
             Err(failure) => Err(failure.explain(self.to_string(), &self.keep(), self.prompts)),
@@ -193,7 +232,8 @@ impl Item {
 
     /// Returns the name of the service in the keychain.
     fn service_name(&self) -> String {
-        format!("{}{}", if self.kind == Kind::OwnKey { OWN } else { "" }, self.service)
+        let is_own = matches!(self.kind, Kind::OwnKey | Kind::Trial);
+        format!("{}{}", if is_own { OWN } else { "" }, self.service)
     }
 
     /// Returns the label that people see in the system's own tool.
@@ -209,14 +249,18 @@ impl Item {
     }
 
     fn what(&self) -> &'static str {
-        if self.kind == Kind::OwnKey { "key" } else { "shared key" }
+        match self.kind {
+            Kind::OwnKey => "key",
+            Kind::Trial => "trial",
+            Kind::Foreign | Kind::SharedKey => "shared key",
+        }
     }
 
     /// Describes the item to keep, if there are several of this name.
     fn keep(&self) -> String {
         match self.kind {
             Kind::Foreign => "the one that holds the tokens".into(),
-            Kind::OwnKey | Kind::SharedKey => {
+            Kind::OwnKey | Kind::SharedKey | Kind::Trial => {
                 format!("the one with the label \"{}\"", self.label())
             }
         }

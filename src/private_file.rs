@@ -479,11 +479,12 @@ impl LockedFile<'_> {
     }
 }
 
-/// Takes the exclusive lock of that name, and creates its directory if needed.
+/// Takes the exclusive lock of that name, and creates its directory if needed. Fails if this takes longer than
+/// the given time.
 #[cfg(feature = "keychain")]
-pub(crate) fn exclusive(path: &Path) -> Result<FileLock, StoreError> {
+pub(crate) fn exclusive(path: &Path, wait: Duration) -> Result<FileLock, StoreError> {
     let (parent, name) = split(path)?;
-    lock(&Dir::create(parent, None)?, name, path, LOCK_WAIT)
+    lock(&Dir::create(parent, None)?, name, path, wait)
 }
 
 /// Reads a file that holds keys. It may be a link, as mounted secrets are. `exposure` says whether others may

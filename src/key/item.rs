@@ -13,7 +13,7 @@ use crate::sys::wipe::Bytes;
 /// Reads the identity. Makes one first if there is none.
 ///
 /// A lock keeps other processes from making another identity at the same time. A new identity is read back,
-/// so nothing is sealed to a key that the keychain did not keep.
+/// so nothing is sealed to a key that the keychain did not keep. Such an item is removed.
 pub(super) fn ensure(item: &Item) -> Result<Bytes, StoreError> {
     let held = item.lock()?;
     if let Some(identity) = item.read_under(&held)? {
@@ -25,11 +25,11 @@ pub(super) fn ensure(item: &Item) -> Result<Bytes, StoreError> {
     item.write_under(&held, written.clone())?;
     match item.read_under(&held)? {
         Some(read) if bool::from(read.ct_eq(&written)) => Ok(read),
-        _ => Err(StoreError::Unavailable {
-            place: item.to_string(),
-            reason: "the keychain did not keep the key that was just put into it".into(),
-            advice: "check the keychain, or use an age file; nothing was sealed to that key".into(),
-        }),
+        _ => {
+            // There was no item before. If it cannot be removed, the error is still the same.
+            let _ = item.delete_under(&held, |_| Ok::<_, StoreError>(()));
+            Err(item.lost("nothing was sealed to the key that was put into it"))
+        }
     }
 }
 

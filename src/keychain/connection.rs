@@ -28,11 +28,17 @@ impl Default for Connection {
     }
 }
 
+#[cfg(test)]
 impl Connection {
-    /// Returns whether the connection was made or started. The service at its other end may have changed
-    /// since.
-    pub(super) fn has_begun(&self) -> bool {
-        self.made.is_some() || self.being_made.is_some()
+    pub(super) fn made_by(make: fn() -> Made) -> Self {
+        Self { make, ..Self::default() }
+    }
+}
+
+impl Connection {
+    /// Returns a connection of the same kind that is not made yet.
+    pub(super) fn anew(&self) -> Self {
+        Self { made: None, being_made: None, is_old: false, make: self.make }
     }
 
     /// Starts to make the connection, on a thread of its own.
@@ -78,13 +84,6 @@ impl Connection {
     }
 }
 
-#[cfg(test)]
-impl<S: keyring_core::api::CredentialStoreApi + Send + Sync + 'static> From<Arc<S>> for Connection {
-    fn from(keychain: Arc<S>) -> Self {
-        Self { made: Some(keychain), ..Self::default() }
-    }
-}
-
 #[cfg(all(unix, not(target_vendor = "apple")))]
 fn platform() -> Made {
     Ok(zbus_secret_service_keyring_store::Store::new()?)
@@ -102,6 +101,7 @@ fn platform() -> Made {
 
 #[cfg(not(any(all(unix, not(target_vendor = "apple")), target_os = "macos", windows)))]
 fn platform() -> Made {
+    // The state of the keychain is asked first, and says so.
     Err(keyring_core::Error::NotSupportedByStore("no keychain is known for this platform".into()))
 }
 
@@ -121,10 +121,6 @@ mod tests {
         Err(keyring_core::Error::NoEntry)
     }
 
-    fn with(make: fn() -> Made) -> Connection {
-        Connection { make, ..Connection::default() }
-    }
-
     /// Starts to make the connection, and waits until that has finished.
     fn settled(mut connection: Connection) -> Connection {
         connection.begin();
@@ -138,7 +134,7 @@ mod tests {
     #[test]
     fn a_connection_is_made_once_and_kept() {
         static MADE: AtomicUsize = AtomicUsize::new(0);
-        let mut connection = with(|| {
+        let mut connection = Connection::made_by(|| {
             MADE.fetch_add(1, Ordering::SeqCst);
             mock()
         });
@@ -151,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_failed_before_it_was_needed_is_made_again() {
-        let mut connection = settled(with(refused));
+        let mut connection = settled(Connection::made_by(refused));
         connection.make = mock;
         connection.begin();
         connection.get().unwrap();
@@ -159,9 +155,8 @@ mod tests {
 
     #[test]
     fn a_connection_that_was_made_before_it_was_needed_is_used() {
-        let mut connection = settled(with(mock));
+        let mut connection = settled(Connection::made_by(mock));
         connection.make = refused;
-        assert!(connection.has_begun());
         connection.begin();
         connection.get().unwrap();
     }
@@ -171,7 +166,7 @@ mod tests {
         static STUCK: Mutex<()> = Mutex::new(());
         static MADE: AtomicUsize = AtomicUsize::new(0);
         let held = STUCK.lock().unwrap();
-        let mut connection = with(|| {
+        let mut connection = Connection::made_by(|| {
             MADE.fetch_add(1, Ordering::SeqCst);
             drop(STUCK.lock());
             refused()
@@ -187,7 +182,7 @@ mod tests {
 
     #[test]
     fn the_failure_of_a_connection_that_is_needed_is_returned() {
-        let mut connection = with(refused);
+        let mut connection = Connection::made_by(refused);
         connection.begin();
         assert!(matches!(connection.get(), Err(keyring_core::Error::NoEntry)));
     }

@@ -21,6 +21,8 @@ pub(super) enum Failure {
     State(KeychainState),
     /// No thread could be started for the call.
     Thread,
+    /// It was not this process's turn in time.
+    Turn(Duration),
 }
 
 impl Failure {
@@ -83,6 +85,11 @@ impl Failure {
                 place,
                 advice: "its prompt was not answered; try again, and answer it".into(),
             },
+            Self::Turn(waited) => StoreError::Timeout {
+                place,
+                reason: format!("other processes have been using the keychain for {waited:?}"),
+                advice: "see whether one of them is stopped or stuck".into(),
+            },
             Self::State(state) => state.explain(place),
             Self::Thread => unavailable(
                 place,
@@ -98,12 +105,19 @@ impl KeychainState {
     pub(crate) fn explain(self, place: String) -> StoreError {
         let advice = self.advice().unwrap_or("try again").to_owned();
         match self {
-            Self::Locked => {
+            Self::ConfirmsAccess | Self::Locked => {
                 StoreError::Locked { place, advice: format!("{advice}, or allow prompts") }
             }
             Self::NotAnswering => {
                 StoreError::Timeout { place, reason: "the keychain does not answer".into(), advice }
             }
+            Self::OtherUsersBus => StoreError::Unavailable {
+                place,
+                reason: "$DBUS_SESSION_BUS_ADDRESS or $XDG_RUNTIME_DIR names the session bus of another \
+                         user"
+                    .into(),
+                advice,
+            },
             state => StoreError::Unavailable {
                 place,
                 reason: format!("there is no usable keychain here ({state})"),
@@ -292,11 +306,15 @@ mod tests {
         use std::collections::HashSet;
 
         let states = [
+            KeychainState::ConfirmsAccess,
             KeychainState::Locked,
             KeychainState::NoBus,
             KeychainState::NoDefaultCollection,
             KeychainState::NoProvider,
             KeychainState::NotAnswering,
+            KeychainState::OtherUsersBus,
+            KeychainState::Unsupported,
+            KeychainState::VolatileCollection,
         ];
         let texts: HashSet<String> =
             states.iter().map(|state| state.explain("here".into()).to_string()).collect();

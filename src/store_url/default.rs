@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::StoreUrl;
 use crate::error::StoreError;
 use crate::key::AgeKey;
-use crate::keychain::{KeychainState, probe_keychain, relative};
+use crate::keychain::{KeychainState, probe_keychain, relative, try_item};
 use crate::private_file::{Exposure, PrivateFile};
 use crate::store::TokenStore;
 use crate::sys::blocking;
@@ -80,7 +80,7 @@ pub struct DefaultStore {
 /// # Errors
 ///
 /// - [`StoreError::Locked`] or [`StoreError::Timeout`] if no choice is saved, and there is a keychain that
-///   cannot be used now.
+///   cannot be used now, or asks the user before each access.
 /// - [`StoreError::Unavailable`] if no choice is saved, there is no keychain, and no key file is allowed;
 ///   or if the saved choice cannot be read.
 ///
@@ -133,6 +133,7 @@ impl StoreUrl {
     ///
     /// The age file is chosen only if there is no keychain. It is not chosen if a keychain is locked or slow,
     /// because then there could be tokens in two stores. A locked keychain is chosen if it may ask the user.
+    /// An unlocked keychain is tried first, as [`try_keychain`](Self::try_keychain) does.
     ///
     /// # Errors
     ///
@@ -149,7 +150,12 @@ impl StoreUrl {
     ) -> Result<(Self, StoreChoice), StoreError> {
         let state = probe_keychain().await;
         match key_file {
-            _ if state == KeychainState::Available => Ok((keychain, StoreChoice::KeychainWorks)),
+            _ if state == KeychainState::Available
+                || state == KeychainState::ConfirmsAccess && keychain.prompts =>
+            {
+                keychain.try_keychain().await?;
+                Ok((keychain, StoreChoice::KeychainWorks))
+            }
             _ if state == KeychainState::Locked && keychain.prompts => {
                 Ok((keychain, StoreChoice::KeychainLocked))
             }
@@ -162,6 +168,27 @@ impl StoreUrl {
             }
             _ => Err(state.explain("the keychain".into())),
         }
+    }
+
+    /// Makes an item in the keychain, reads it, and removes it, if this store uses the keychain. For any other
+    /// store, nothing is done.
+    ///
+    /// Call this before a store is chosen for good. Some keychains look usable, and then ask the user before
+    /// each access.
+    ///
+    /// # Errors
+    ///
+    /// The error that making or reading a key in the keychain would fail with. The item is removed then, too.
+    ///
+    /// # Cancel safety
+    ///
+    /// The trial goes on after a dropped call, and removes its item.
+    pub async fn try_keychain(&self) -> Result<(), StoreError> {
+        if !self.uses_keychain() {
+            return Ok(());
+        }
+        let prompts = self.prompts;
+        blocking::run("the keychain", move || try_item(prompts)).await
     }
 }
 

@@ -117,9 +117,9 @@ impl StoreUrl {
     pub async fn check_key(&self) -> Result<(), StoreError> {
         #[cfg(feature = "keychain")]
         if self.uses_keychain() {
-            match probe_keychain().await {
+            let state = probe_keychain().await;
+            match if self.prompts { state.with_prompts() } else { state } {
                 KeychainState::Available => {}
-                KeychainState::Locked if self.prompts => {}
                 state => return Err(state.explain(self.to_string())),
             }
         }

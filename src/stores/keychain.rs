@@ -9,7 +9,8 @@ use crate::stores::record_file::Sealed;
 use crate::stores::record_file::{RecordFile, keep_in_record_file};
 
 /// Keeps tokens in a file whose key is in the OS keychain: Keychain on macOS, Credential Manager on
-/// Windows, the Secret Service on other systems.
+/// Windows, the Secret Service on Linux and the BSDs. On other systems, such as iOS, each call that needs the
+/// key fails with [`StoreError::Unavailable`].
 ///
 /// For each slot, the keychain holds one age identity, under the service `tokenkeep:SERVICE`. It is written
 /// once. The record is a file in this user's state directory, sealed to that identity. This has advantages
@@ -24,6 +25,7 @@ use crate::stores::record_file::{RecordFile, keep_in_record_file};
 ///
 /// A call to the keychain takes at most 3 seconds, and raises no prompt on Linux. If the keychain is
 /// locked, the call fails with [`StoreError::Locked`]. [`allow_prompts`](Self::allow_prompts) changes both.
+/// On Linux, a call first waits while other processes of this user call the keychain, for 60 seconds at most.
 ///
 /// # Security
 ///

@@ -46,6 +46,9 @@ async fn check(context: &Context, store: &StoreUrl) -> Result<(), Failure> {
 async fn named(context: &Context, store: StoreUrl) -> Result<(StoreUrl, String, String), Failure> {
     // An invalid recipient is found here, before a request to a server.
     open(context, &store)?;
+    let asking = context.selection.allow_prompt;
+    let tried = if asking { store.clone().allow_prompts() } else { store.clone() };
+    tried.try_keychain().await?;
     store.prepare_server().await?;
     let protects = if store.is_plaintext() {
         PLAINTEXT
