@@ -78,7 +78,9 @@ pub(super) async fn doctor(context: &Context, json: bool) -> Outcome {
 }
 
 fn keychain_finding(state: KeychainState) -> Finding {
-    let how = if cfg!(all(unix, not(target_vendor = "apple"))) {
+    let how = if state == KeychainState::Unsupported {
+        "no keychain is known for this system"
+    } else if cfg!(all(unix, not(target_vendor = "apple"))) {
         "asked the session bus for its Secret Service and default collection"
     } else {
         "it is part of the system"
@@ -187,13 +189,15 @@ async fn slot_finding(
     };
     let (tokens, doubts) = match looked.await {
         Ok(looked) => looked,
-        Err(StoreError::Locked { .. }) => {
+        Err(StoreError::Locked { .. }) if !store.uses_keychain() => {
             let state = "locked by a passphrase, which was not asked for".into();
             return (Finding { name, state, how, fix: None }, none);
         }
         Err(error) => {
+            let is_locked = matches!(error, StoreError::Locked { .. });
+            let state = if is_locked { "locked" } else { "broken" };
             let fix = Failure::from(error).message().to_owned();
-            return (broken("broken".into(), how, fix), none);
+            return (broken(state.into(), how, fix), none);
         }
     };
     let now = Utc::now();

@@ -137,3 +137,31 @@ fn the_command_takes_tokens_over_from_another_programs_item() {
     assert_eq!(token.trim_end(), "mine");
     assert_eq!(lookup(&session), "");
 }
+
+#[test]
+fn doctor_says_that_a_locked_item_is_locked_and_fails() {
+    if !parts("doctor_says_that_a_locked_item_is_locked_and_fails") {
+        return;
+    }
+    let mut session = Session::with_keychain();
+    let tokenkeep = env!("CARGO_BIN_EXE_tokenkeep");
+    let run = |session: &Session, arguments: &[&str]| {
+        session.command(tokenkeep).args(arguments).output().unwrap()
+    };
+    assert!(run(&session, &["init"]).status.success());
+    let set = format!("echo canary | '{tokenkeep}' set");
+    session.output("sh", &["-c", &set]);
+    // The default keyring is unlocked, and the item is in another keyring, which is locked.
+    session.stop_keychain();
+    let keyrings = session.state().with_file_name("data").join("keyrings");
+    std::fs::rename(keyrings.join("login.keyring"), keyrings.join("other.keyring")).unwrap();
+    session.start_keychain();
+    let report = run(&session, &["doctor"]);
+    assert_eq!(report.status.code(), Some(1), "{report:?}");
+    let report = String::from_utf8(report.stdout).unwrap();
+    let line = report.lines().find(|line| line.starts_with("profiles\tdefault\t")).unwrap();
+    assert!(line.starts_with("profiles\tdefault\tlocked\t"), "{line}");
+    assert!(line.contains("unlock the keychain"), "{line}");
+    assert!(report.contains("keychain\tworks"), "{report}");
+    assert_eq!(run(&session, &["get"]).status.code(), Some(5));
+}
