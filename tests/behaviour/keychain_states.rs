@@ -7,6 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use zbus::zvariant::{OwnedObjectPath, OwnedValue, Value};
@@ -31,6 +32,8 @@ fn parts(test: &str) -> bool {
 struct Service {
     /// Gets a message for each search.
     searched: Mutex<Sender<()>>,
+    /// How long a search takes. Meanwhile nobody else is answered.
+    delay: Duration,
 }
 
 #[zbus::interface(name = "org.freedesktop.Secret.Service")]
@@ -41,6 +44,7 @@ impl Service {
         _attributes: HashMap<String, String>,
     ) -> (Vec<OwnedObjectPath>, Vec<OwnedObjectPath>) {
         self.searched.lock().unwrap().send(()).unwrap();
+        thread::sleep(self.delay);
         Default::default()
     }
 
@@ -97,10 +101,14 @@ struct Provider {
 
 impl Provider {
     fn start(session: &Session, locked: bool) -> Self {
+        Self::slow(session, locked, Duration::ZERO)
+    }
+
+    fn slow(session: &Session, locked: bool, delay: Duration) -> Self {
         let ((made, making), (found, searched)) = (mpsc::channel(), mpsc::channel());
         let connection = zbus::blocking::connection::Builder::address(session.address())
             .unwrap()
-            .serve_at("/org/freedesktop/secrets", Service { searched: Mutex::new(found) })
+            .serve_at("/org/freedesktop/secrets", Service { searched: Mutex::new(found), delay })
             .unwrap()
             .serve_at(COLLECTION, Collection { making: Mutex::new(made), locked })
             .unwrap()
@@ -235,6 +243,24 @@ fn a_call_that_its_provider_never_answers_keeps_its_lock() {
 }
 
 #[test]
+fn processes_that_use_a_slow_keychain_at_once_wait_for_each_other() {
+    if !parts("processes_that_use_a_slow_keychain_at_once_wait_for_each_other") {
+        return;
+    }
+    let session = Session::without_keychain();
+    // A call searches twice. All of them together take longer than one call may.
+    let _provider = Provider::slow(&session, false, Duration::from_millis(400));
+    let mut actors: Vec<Actor> =
+        (0..6).map(|_| session.actor("keychain-item:theirs/alice")).collect();
+    for actor in &mut actors {
+        actor.send("load");
+    }
+    for actor in &mut actors {
+        assert_eq!(actor.answer().as_deref(), Some("ok none"));
+    }
+}
+
+#[test]
 fn a_provider_killed_during_a_call_is_an_error_and_a_new_one_is_used() {
     if !parts("a_provider_killed_during_a_call_is_an_error_and_a_new_one_is_used") {
         return;
@@ -260,19 +286,19 @@ fn a_locked_keychain_is_asked_to_unlock_only_if_prompts_are_allowed() {
     let session = Session::with_keychain();
     assert_eq!(session.actor(STORE).ask("save mine absent"), "ok saved");
     session.lock_keychain();
-    let unlocking = session.watch("org.freedesktop.Secret.Service", "Unlock");
+    let prompts = session.watch("org.freedesktop.Secret.Prompt", "Prompt");
     let answer = session.actor(STORE).ask("load");
     assert!(answer.starts_with(&format!("error Locked: {ITEM}")), "{answer}");
     assert!(answer.contains("unlock the keychain") && answer.contains("allow prompts"), "{answer}");
-    assert_eq!(unlocking.calls(&session), 0, "a prompt was requested");
+    assert_eq!(prompts.calls(&session), 0, "a prompt was requested");
 
-    let unlocking = session.watch("org.freedesktop.Secret.Service", "Unlock");
+    let prompts = session.watch("org.freedesktop.Secret.Prompt", "Prompt");
     let mut actor = session.actor_with_prompts(STORE);
     // Nobody answers the prompt, so the keychain stays locked.
     let answer = actor.ask("load");
     assert!(answer.starts_with(&format!("error Locked: {ITEM}")), "{answer}");
     assert!(answer.contains("its prompt was not answered"), "{answer}");
-    assert_eq!(unlocking.calls(&session), 1);
+    assert_eq!(prompts.calls(&session), 1);
 }
 
 #[test]
