@@ -18,6 +18,7 @@ mod kills;
 mod leaks;
 mod memory;
 mod power_loss;
+mod providers;
 mod scarcity;
 mod scenes;
 mod servers;
