@@ -2,7 +2,7 @@
 //! gives an item to a program.
 #![cfg(all(unix, not(target_vendor = "apple")))]
 
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -166,14 +166,15 @@ fn the_daemons_of_a_test_end_with_its_process_even_if_that_is_killed() {
     }
     if env::var_os(HELD).is_some() {
         let session = Session::with_keychain();
-        println!("\nsession at {}", session.address());
+        let line = format!("\nsession at {}\n", session.address());
+        io::stdout().write_all(line.as_bytes()).unwrap();
         thread::park();
     }
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["--exact", &format!("secret_service_providers::{test}"), "--nocapture"]);
     let mut killed = command.env(HELD, "1").stdout(Stdio::piped()).spawn().unwrap();
-    let said = BufReader::new(killed.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let address = said.skip_while(|line| !line.starts_with("session at ")).next().unwrap();
+    let mut said = BufReader::new(killed.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let address = said.find(|line| line.starts_with("session at ")).unwrap();
     let socket = address.split(['=', ',']).nth(1).unwrap();
     UnixStream::connect(socket).unwrap();
     killed.kill().unwrap();
