@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 use tokio::time::timeout;
-use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Config, Row};
 
 use super::failure::{explain, unavailable};
-use super::server::{Link, Server};
+use super::server::{Link, Parameters, Server};
 use crate::error::StoreError;
 
 /// How long one answer of the server may take, including connecting. A healthy server needs milliseconds.
@@ -37,9 +36,6 @@ pub(super) struct Connection {
     roots: Option<PathBuf>,
     link: Mutex<Option<Arc<Link>>>,
 }
-
-/// The parameters of a statement.
-pub(super) type Parameters<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
 
 /// The result of sending a statement.
 enum Sent {

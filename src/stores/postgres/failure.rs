@@ -3,10 +3,10 @@
 use std::error::Error as _;
 use std::io;
 
+use rustls::CertificateError;
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
 
-use super::tls::reason_of;
 use crate::error::StoreError;
 use crate::sys::printable::printable;
 
@@ -75,6 +75,25 @@ pub(super) fn explain(error: &Error, place: &str) -> StoreError {
 /// Returns the error of TLS that is the cause of this one.
 fn tls_error(error: &Error) -> Option<&rustls::Error> {
     error.source()?.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref()
+}
+
+/// Returns why TLS failed. The text is this crate's own, because the library's quotes the certificate.
+fn reason_of(error: &rustls::Error) -> &'static str {
+    match error {
+        rustls::Error::InvalidCertificate(error) => match error {
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "its certificate is for another name"
+            }
+            CertificateError::UnknownIssuer => {
+                "its certificate is not signed by a root certificate that is trusted"
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "its certificate has expired"
+            }
+            _ => "its certificate is not valid",
+        },
+        _ => "it does not agree on TLS",
+    }
 }
 
 pub(super) fn unavailable(place: &str, reason: &str, advice: &str) -> StoreError {

@@ -11,9 +11,9 @@ use tokio::net::lookup_host;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{CancelToken, Client, Config, Error, NoTls, Row};
 
-use super::connection::Parameters;
 use super::failure::{explain, unavailable};
 use super::limits::{Limited, Limits, Refusal};
 use super::password;
@@ -138,6 +138,9 @@ impl fmt::Display for Server {
         write!(f, "{}:{}", self.host, self.port)
     }
 }
+
+/// The parameters of a statement.
+pub(super) type Parameters<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
 
 /// A connection, and the task that does its I/O.
 pub(super) struct Link {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::{CertificateError, ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::BuilderVerifierExt;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -105,23 +105,4 @@ fn parse(pem: &[u8]) -> Option<RootCertStore> {
         roots.add(certificate.ok()?).ok()?;
     }
     Some(roots)
-}
-
-/// Returns why TLS failed. The text is this crate's own, because the library's quotes the certificate.
-pub(super) fn reason_of(error: &rustls::Error) -> &'static str {
-    match error {
-        rustls::Error::InvalidCertificate(error) => match error {
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                "its certificate is for another name"
-            }
-            CertificateError::UnknownIssuer => {
-                "its certificate is not signed by a root certificate that is trusted"
-            }
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                "its certificate has expired"
-            }
-            _ => "its certificate is not valid",
-        },
-        _ => "it does not agree on TLS",
-    }
 }
