@@ -118,6 +118,25 @@ async fn a_call_on_a_silent_connection_succeeds_on_another_one() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn many_calls_at_once_get_all_of_their_answers() {
+    if !can_serve("many_calls_at_once_get_all_of_their_answers") {
+        return;
+    }
+    let world = World::on_postgres().await;
+    let store = world.open();
+    let tokens = AuthTokens::new("x".repeat(60_000));
+    store.save(&tokens.clone().into(), Precondition::Anything).await.unwrap();
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..300 {
+        let store = store.clone();
+        calls.spawn(async move { store.load().await.map(|stored| stored.unwrap().record.tokens) });
+    }
+    for loaded in calls.join_all().await {
+        assert_eq!(loaded.unwrap(), tokens);
+    }
+}
+
 #[tokio::test]
 async fn a_slot_without_a_name_is_refused() {
     let dir = scratch();

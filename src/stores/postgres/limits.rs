@@ -35,6 +35,9 @@ const AUTHENTICATION: u8 = b'R';
 /// The type of a message with a parameter of the server. The driver keeps them as long as the connection.
 const PARAMETER_STATUS: u8 = b'S';
 
+/// The type of the message that ends an answer.
+const READY: u8 = b'Z';
+
 /// The codes of authentication messages.
 const CLEARTEXT: u32 = 3;
 const MD5: u32 = 5;
@@ -71,7 +74,8 @@ impl Refusal {
             Self::TooMuch => unavailable(
                 place,
                 &format!(
-                    "it sent an answer with more than {LONGEST_ANSWER} bytes or {MOST_MESSAGES} messages"
+                    "it sent more than an answer, which has at most {LONGEST_ANSWER} bytes and \
+                     {MOST_MESSAGES} messages"
                 ),
                 "check whether it is the PostgreSQL server that you want",
             ),
@@ -102,6 +106,8 @@ struct Received {
     running: u32,
     messages: u32,
     bytes: u64,
+    /// How many answers it has ended.
+    ended: u32,
     /// The bytes of all parameters since the connection was made.
     parameters: u64,
     refusal: Option<Refusal>,
@@ -119,7 +125,11 @@ impl Limits {
     pub(super) fn begin(&self) -> Running<'_> {
         let mut received = self.received();
         if received.running == 0 {
-            (received.begun, received.messages, received.bytes) = (0, 0, 0);
+            *received = Received {
+                parameters: received.parameters,
+                refusal: received.refusal,
+                ..Received::default()
+            };
         }
         received.begun = received.begun.saturating_add(1);
         received.running += 1;
@@ -143,13 +153,19 @@ impl Limits {
         let bytes = u64::from(length) + 1;
         received.messages = received.messages.saturating_add(1);
         received.bytes = received.bytes.saturating_add(bytes);
-        if kind == PARAMETER_STATUS {
-            received.parameters = received.parameters.saturating_add(bytes);
+        match kind {
+            PARAMETER_STATUS => received.parameters = received.parameters.saturating_add(bytes),
+            READY => received.ended = received.ended.saturating_add(1),
+            _ => {}
         }
         let is_too_much = received.messages > answers.saturating_mul(MOST_MESSAGES)
             || received.bytes > u64::from(answers).saturating_mul(LONGEST_ANSWER)
             || bytes > LONGEST_ANSWER
             || received.parameters > LONGEST_ANSWER
+            // The driver asks for the parts of a type that it does not know, and for the parts of those: a
+            // server could go on until the stack overflows. No column of this crate has such a type. One end
+            // more may be that of the statement before, because an error is returned before its answer ends.
+            || received.ended > answers.saturating_add(1)
             || (kind == AUTHENTICATION && length > LONGEST_AUTHENTICATION);
         if is_too_much { Err(Refusal::TooMuch) } else { Ok(()) }
     }
@@ -382,6 +398,18 @@ mod tests {
         // Statements that run at the same time have one answer each.
         let _running = [limits.begin(), limits.begin()];
         assert_eq!(received(&limits, &[half.clone(), half].concat()), Ok(()));
+    }
+
+    #[test]
+    fn more_ends_of_answers_than_statements_are_refused() {
+        let limits = Limits::new(false);
+        let end = message(READY, b"I");
+        for _ in 0..3 {
+            let _running = [limits.begin(), limits.begin()];
+            // The end of a statement before may come late.
+            assert_eq!(received(&limits, &end.repeat(3)), Ok(()));
+            assert_eq!(received(&limits, &end), Err(Refusal::TooMuch));
+        }
     }
 
     #[test]
