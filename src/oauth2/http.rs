@@ -42,6 +42,10 @@ const ANSWER: Duration = Duration::from_secs(15);
 /// The time for reading an answer that has arrived already when [`ANSWER`] is over.
 const LAST_LOOK: Duration = Duration::from_millis(500);
 
+/// The longest head of an answer. It also limits how much is read at a time: between two reads, deadlines are
+/// checked.
+const LONGEST_HEAD: usize = 32 << 10;
+
 /// The longest wait that a server can ask for: 1 hour.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
@@ -94,7 +98,9 @@ impl Http {
                 &format!("is connected, but its socket cannot be set up ({})", error.kind()),
             )
         })?;
-        let (mut sender, connection) = http1::handshake(connection)
+        let (mut sender, connection) = http1::Builder::new()
+            .max_buf_size(LONGEST_HEAD)
+            .handshake(connection)
             .await
             .map_err(|_| not_sent(place, "closed the connection at once"))?;
         let answer = async move {

@@ -25,8 +25,12 @@ use crate::net::tls::{NO_ROOTS, USER, reason_of, trusting_the_system};
 pub(super) struct NotReached(pub(super) String);
 
 /// The most bytes of the body of any answer: an object, an error, or credentials. `object_store` reads errors and
-/// credentials as a whole, whatever their length. The head of an answer is limited by hyper, to about 400 KB.
+/// credentials as a whole, whatever their length.
 const LONGEST_BODY: usize = 2 * LONGEST_OBJECT;
+
+/// The longest head of an answer. It also limits how much is read at a time: between two reads, deadlines are
+/// checked.
+const LONGEST_HEAD: usize = 32 << 10;
 
 /// The hosts from which the machines of a cloud get their credentials, in addition to link-local addresses
 /// (169.254.0.0/16). They are on the same link, and do not support TLS.
@@ -70,7 +74,7 @@ impl Service {
             tcp.enforce_http(false);
             tcp.set_nodelay(true);
             let tls = builder.https_or_http().enable_http1().wrap_connector(tcp);
-            Ok(Client::builder(TokioExecutor::new()).build(tls))
+            Ok(Client::builder(TokioExecutor::new()).http1_max_buf_size(LONGEST_HEAD).build(tls))
         };
         self.client.get_or_try_init(make).await
     }
