@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -71,9 +71,18 @@ async fn a_socket_is_used_only_if_a_neighbour_cannot_be_behind_it() {
         store.load().await.map(|stored| assert!(stored.is_none())).map_err(|it| it.to_string())
     };
     assert_eq!(load(&directory).await, Ok(()));
-    let link = above.path().join("link");
-    std::os::unix::fs::symlink(&directory, &link).unwrap();
-    assert_eq!(load(&link).await, Ok(()));
+    let (link, other) = (above.path().join("link"), above.path().join("other"));
+    symlink(&directory, &link).unwrap();
+    symlink(&link, &other).unwrap();
+    for to in [link.display().to_string(), "./link".into(), "link/../postgresql".into()] {
+        fs::remove_file(&other).unwrap();
+        symlink(to, &other).unwrap();
+        assert_eq!(load(&other).await, Ok(()));
+    }
+    fs::remove_file(&other).unwrap();
+    symlink("other", &other).unwrap();
+    let refused = load(&other).await.unwrap_err();
+    assert!(refused.contains("cannot be checked"), "a link to itself: {refused}");
 
     if fs::metadata("/proc/self").unwrap().uid() != 0 {
         return skip(test, "only root can start the server of a neighbour");
@@ -88,6 +97,19 @@ async fn a_socket_is_used_only_if_a_neighbour_cannot_be_behind_it() {
     assert!(refused.contains("others can replace the directory of its socket"), "{refused}");
     assert!(refused.contains(&above.path().display().to_string()), "{refused}");
     set_mode(above.path(), 0o755);
+
+    // Or a link that leads to it.
+    let theirs = above.path().join("theirs");
+    fs::create_dir(&theirs).unwrap();
+    set_mode(&theirs, 0o777);
+    symlink(&directory, theirs.join("link")).unwrap();
+    let refused = load(&theirs.join("link")).await.unwrap_err();
+    assert!(refused.contains("others can replace the directory of its socket"), "{refused}");
+    set_mode(&theirs, 0o1777);
+    assert_eq!(load(&theirs.join("link")).await, Ok(()), "a link of root in a sticky directory");
+    lchown(theirs.join("link"), Some(NEIGHBOUR), Some(NEIGHBOUR)).unwrap();
+    let refused = load(&theirs.join("link")).await.unwrap_err();
+    assert!(refused.contains("others can replace the directory of its socket"), "{refused}");
 
     let impostor = Impostor::listen(&directory.join(format!(".s.PGSQL.{}", server.port())));
     let refused = load(&directory).await.unwrap_err();

@@ -50,7 +50,7 @@ impl Address {
             }
             #[cfg(unix)]
             Self::Unix(directory, port) => {
-                let trusted = blocking::run(place, {
+                let (directory, trusted) = blocking::run(place, {
                     let (directory, place) = (directory.clone(), place.to_owned());
                     move || peer::trusted(&directory, &place)
                 })
@@ -133,12 +133,17 @@ pub(super) fn not_reached(place: &str, error: &io::Error) -> StoreError {
 /// `requirepeer` has the answer, the user id of the peer. Here it needs no setting: the directory names the user.
 #[cfg(unix)]
 mod peer {
+    use std::ffi::OsString;
     use std::fs::{self, Metadata};
     use std::os::unix::fs::MetadataExt;
+    use std::path::Component;
 
     use rustix::process::geteuid;
 
-    use super::{Path, StoreError, unavailable};
+    use super::{Path, PathBuf, StoreError, io, unavailable};
+
+    /// The most links in a path, as Linux has it.
+    const MOST_LINKS: u32 = 40;
 
     const ROOT: u32 = 0;
     const STICKY: u32 = 0o1000;
@@ -173,36 +178,69 @@ mod peer {
         }
     }
 
-    /// Returns which users may be the server behind a socket in this directory.
+    /// Resolves the directory of a socket, and returns which users may be the server behind it.
     ///
     /// # Errors
     ///
-    /// Fails if another user can replace the directory.
-    pub(super) fn trusted(directory: &Path, place: &str) -> Result<Trusted, StoreError> {
-        let unreadable = |path: &Path, error: &dyn std::fmt::Display| {
-            let reason = format!("its directory {} cannot be checked ({error})", path.display());
+    /// Fails if another user can replace the directory, or a link that leads to it.
+    pub(super) fn trusted(directory: &Path, place: &str) -> Result<(PathBuf, Trusted), StoreError> {
+        let unreadable = |error: io::Error| {
+            let reason = format!(
+                "the directory {} of its socket cannot be checked ({error})",
+                directory.display()
+            );
             unavailable(place, &reason, "check whether it is running")
         };
-        let path = fs::canonicalize(directory).map_err(|error| unreadable(directory, &error))?;
-        let checked = |path: &Path| fs::metadata(path).map_err(|error| unreadable(path, &error));
-        let metadata = checked(&path)?;
-        let mut below = metadata.uid();
-        for above in path.ancestors().skip(1) {
-            let metadata = checked(above)?;
-            if !is_safe_above(&metadata, below) {
+        let mut resolved = PathBuf::from("/");
+        let mut links = 0;
+        let mut names = names_in(directory);
+        let mut metadata = fs::metadata(&resolved).map_err(unreadable)?;
+        while let Some(name) = names.pop() {
+            if name == ".." {
+                resolved.pop();
+                metadata = fs::metadata(&resolved).map_err(unreadable)?;
+                continue;
+            }
+            let entry = resolved.join(name);
+            let found = fs::symlink_metadata(&entry).map_err(unreadable)?;
+            if !is_safe_above(&metadata, found.uid()) {
                 let reason = format!(
                     "others can replace the directory of its socket, because they can write to {} \
                      (mode {:04o}, user {})",
-                    above.display(),
+                    resolved.display(),
                     metadata.mode() & 0o7777,
                     metadata.uid()
                 );
                 return Err(unavailable(place, &reason, ADVICE));
             }
-            below = metadata.uid();
+            if found.is_symlink() {
+                links += 1;
+                if links > MOST_LINKS {
+                    return Err(unreadable(rustix::io::Errno::LOOP.into()));
+                }
+                let target = fs::read_link(&entry).map_err(unreadable)?;
+                if target.is_absolute() {
+                    resolved = PathBuf::from("/");
+                }
+                names.extend(names_in(&target));
+                metadata = fs::metadata(&resolved).map_err(unreadable)?;
+            } else {
+                (resolved, metadata) = (entry, found);
+            }
         }
         let is_private = is_ours(metadata.uid()) && metadata.mode() & WRITE_BY_OTHERS == 0;
-        Ok(if is_private { Trusted::Any } else { Trusted::Owner(metadata.uid()) })
+        let trusted = if is_private { Trusted::Any } else { Trusted::Owner(metadata.uid()) };
+        Ok((resolved, trusted))
+    }
+
+    /// Returns the names in a path, the last one first.
+    fn names_in(path: &Path) -> Vec<OsString> {
+        let names = path.components().rev().filter_map(|part| match part {
+            Component::Normal(name) => Some(name.to_owned()),
+            Component::ParentDir => Some("..".into()),
+            _ => None,
+        });
+        names.collect()
     }
 
     /// Returns whether nobody else can replace what is in this directory and belongs to user `below`.
