@@ -402,7 +402,16 @@ async fn with_tls_a_server_may_ask_for_the_password_itself() {
         );
         let mut command = Command::new(program("test-actor"));
         let command = command.args(["--with-network", &url]).env("PGPASSFILE", &passwords);
-        assert_eq!(Actor::spawn(command).ask("load"), "ok none", "{method}");
+        let mut actor = Actor::spawn(command);
+        assert_eq!(actor.ask("load"), "ok none", "{method}");
+        // What it sends has limits there too.
+        database.sql(
+            "INSERT INTO tokenkeep VALUES ('fleet', 'r', decode(repeat('00', 2000000), 'hex'), 1)",
+        );
+        let refused = actor.ask("load");
+        assert!(refused.contains("it sent more than an answer"), "{refused}");
+        database.sql("DELETE FROM tokenkeep");
+        assert_eq!(actor.ask("load"), "ok none", "{method}");
     }
 }
 
