@@ -72,7 +72,8 @@ const NO_VERSION: &str = "\"00000000000000000000000000000000\"";
 ///
 /// - Plain HTTP is used only for a loopback address and for the cloud's own metadata service, whatever the
 ///   environment says. Every other connection uses TLS.
-/// - The body of an answer has at most 272 KiB. An error shows the status of an answer, and nothing else of it.
+/// - The body of an answer has at most 272 KiB. An error shows the status of an answer, and nothing else of
+///   it.
 /// - The credentials of the server are in the memory of the `object_store` crate, which does not wipe them.
 /// - The object contains age ciphertext, a count of its changes, and MACs of both and of the object's key, made
 ///   with the identities of the age key ([how](crate::docs::authentication)). The operator of the server can

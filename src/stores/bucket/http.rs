@@ -24,8 +24,8 @@ use crate::net::tls::{NO_ROOTS, USER, reason_of, trusting_the_system};
 #[error("{0}")]
 pub(super) struct NotReached(pub(super) String);
 
-/// The most bytes of the body of any answer: an object, an error, or credentials. `object_store` reads errors and
-/// credentials as a whole, whatever their length.
+/// The most bytes of the body of any answer: an object, an error, or credentials. `object_store` reads errors
+/// and credentials as a whole, whatever their length.
 const LONGEST_BODY: usize = 2 * LONGEST_OBJECT;
 
 /// The longest head of an answer. It also limits how much is read at a time: between two reads, deadlines are

@@ -21,8 +21,8 @@ const NO_PASSWORD: &str = "password missing";
 
 const PASSWORD: &str = "put the password of this user in the file that $PGPASSFILE names";
 
-/// Returns the error of a store. It quotes nothing that was sent, and of the server's own text only the code and
-/// the printable beginning of the message.
+/// Returns the error of a store. It quotes nothing that was sent. Of the server's own text it quotes only the
+/// code and the printable beginning of the message.
 pub(super) fn explain(error: &Error, place: &str) -> StoreError {
     let denied = |advice: &str| StoreError::Denied { place: place.into(), advice: advice.into() };
     let Some(said) = error.as_db_error() else {

@@ -1,8 +1,8 @@
 //! Limits what a server can send.
 //!
-//! The driver keeps a message of any length in memory, and every message until the answer ends. So this module
-//! follows the messages of the protocol ("Frontend/Backend Protocol", 53.7 in the manual of PostgreSQL 17), and
-//! ends the connection before the driver sees too much.
+//! The driver keeps a message of any length in memory, and more than one. So this module follows the messages
+//! of the protocol ("Frontend/Backend Protocol", "Message Formats" in PostgreSQL's manual), and ends the
+//! connection before the driver sees too much.
 
 use std::io;
 use std::pin::Pin;
@@ -25,8 +25,9 @@ const MOST_MESSAGES: u32 = 128;
 /// The most bytes of an authentication message. Real ones have less than 200.
 const LONGEST_AUTHENTICATION: u32 = 4096;
 
-/// The least iterations of a password's hash without TLS (RFC 7677, 4), which is also PostgreSQL's default. With
-/// fewer, an impostor could quickly try passwords against the client's proof. The driver has a limit for the most.
+/// The least iterations of a password's hash without TLS (RFC 7677, 4), which is also PostgreSQL's default.
+/// With fewer, an impostor could quickly try passwords against the client's proof. The driver has a limit for
+/// the most.
 const LEAST_ITERATIONS: u32 = 4096;
 
 /// The type of an authentication message.
@@ -192,8 +193,8 @@ impl Drop for Running<'_> {
     }
 }
 
-/// Returns whether a challenge asks for too few iterations: `r=NONCE,s=SALT,i=NUMBER` (RFC 5802, 5.1). A challenge
-/// without a number is an error of the driver.
+/// Returns whether a challenge asks for too few iterations: `r=NONCE,s=SALT,i=NUMBER` (RFC 5802, 5.1).
+/// A challenge without a number is an error of the driver.
 fn is_weak(challenge: &[u8]) -> bool {
     let mut fields = challenge.split(|byte| *byte == b',');
     let number = fields.find_map(|field| str::from_utf8(field.strip_prefix(b"i=")?).ok());

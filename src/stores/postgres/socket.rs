@@ -129,8 +129,9 @@ pub(super) fn not_reached(place: &str, error: &io::Error) -> StoreError {
 
 /// Which users may be the server behind a socket.
 ///
-/// A socket has no certificate, so whoever can put one into the directory could be the server. libpq's
-/// `requirepeer` has the answer, the user id of the peer. Here it needs no setting: the directory names the user.
+/// A socket has no certificate, so anybody who can put one into the directory could be the server. libpq has a
+/// setting for that, `requirepeer`: the user id of the peer. Here it needs no setting, because the directory
+/// names the user.
 #[cfg(unix)]
 mod peer {
     use std::ffi::OsString;
