@@ -1,6 +1,8 @@
 //! The terminal: prompts, messages and progress. Secrets that the user types are not shown.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::future::Future;
 use std::io::{self, IsTerminal, Write};
 use std::pin::pin;
@@ -9,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
 use tokenkeep::error::escape_hidden;
 use tokenkeep::secrecy::SecretString;
 use tokio::time::Instant;
@@ -188,6 +191,23 @@ impl Terminal {
         } else {
             self.print_styled(text)
         }
+    }
+
+    /// Prints JSON in one line. Hidden characters are escaped as JSON escapes them, so it means the same.
+    pub(crate) fn print_json(&self, value: &Value) -> io::Result<()> {
+        let mut line = String::new();
+        for character in value.to_string().chars() {
+            let (mut bytes, mut units) = ([0; 4], [0; 2]);
+            match escape_hidden(character.encode_utf8(&mut bytes)) {
+                Cow::Borrowed(plain) => line += plain,
+                Cow::Owned(_) => {
+                    for unit in character.encode_utf16(&mut units) {
+                        write!(line, "\\u{unit:04x}").expect("a String takes everything");
+                    }
+                }
+            }
+        }
+        self.print(&line)
     }
 
     /// Prints lines that may have colours. Everything in them that comes from outside must be escaped.

@@ -67,7 +67,7 @@ pub(super) async fn doctor(context: &Context, json: bool) -> Outcome {
             "profiles": profiles.collect::<Vec<_>>(),
             "system": rows(&system),
         });
-        context.terminal.print(&report.to_string())?;
+        context.terminal.print_json(&report)?;
     } else {
         let profiles: Vec<Finding> = profiles.into_iter().map(|(finding, _)| finding).collect();
         print(&context.terminal, "stores", &backends)?;

@@ -21,7 +21,7 @@ pub(super) fn list(context: &Context, json: bool) -> Outcome {
             }
             Err(failure) => json!({ "profile": name, "store": null, "error": failure.message() }),
         });
-        context.terminal.print(&json!(rows.collect::<Vec<_>>()).to_string())?;
+        context.terminal.print_json(&json!(rows.collect::<Vec<_>>()))?;
         return DONE;
     }
     if profiles.is_empty() {

@@ -40,7 +40,7 @@ pub(super) async fn status(context: &Context, json: bool) -> Outcome {
         value["profile"] = json!(target.profile.as_ref().map(|profile| &profile.name));
         value["store"] = json!(target.url.to_string());
         value["warnings"] = json!(warnings);
-        context.terminal.print(&value.to_string())?;
+        context.terminal.print_json(&value)?;
     }
     let tokens = tokens?;
     if !json {

@@ -117,6 +117,22 @@ fn a_terminal_gets_no_character_that_it_obeys_and_a_pipe_gets_everything() {
         .fold(plain, |plain, colour| plain.replace(colour, ""));
     assert_shown_escaped(&plain);
 
+    // A profile that cannot be read, in a directory with such a name.
+    home.write(&format!("{HOSTILE}/config/profiles/broken.toml"), "store\n");
+    let config = "cd a*z && TOKENKEEP_CONFIG_DIR=\"$PWD/config\" NO_COLOR=1 tokenkeep";
+    for line in ["list", "list --json", "doctor", "doctor --json"] {
+        let seen = person(&home.path(""), &format!("{config} {line}"), &[]);
+        let screen = seen.screen.replace("\r\n", "\n");
+        if line.ends_with("--json") {
+            // It means the same on a terminal.
+            assert_eq!(hidden(&screen), None, "{line}: {screen:?}");
+            let all = serde_json::from_str::<serde_json::Value>(&screen).unwrap().to_string();
+            assert!(all.contains("\u{202e}\u{2066}\u{200b}"), "{line}: {screen:?}");
+        } else {
+            assert_shown_escaped(&screen);
+        }
+    }
+
     // Tokens too: a terminal gets none, and a pipe gets it unchanged.
     let token = "a\u{202e}\u{200b}\u{9b}z";
     let record = serde_json::json!({ "access_token": token, "refresh_token": token });
