@@ -387,10 +387,15 @@ pub async fn rekey<E: From<TransferError>>(
     keep(new, lease).await?;
     // Done even if an earlier run did it: that run may have been killed before the change was durable.
     if let Err(error) = reseal(old, both).await {
-        // An earlier run, or another machine with the same slot, may have sealed it to the new keys alone. Or
-        // the record was replaced, and only its name could not be made durable. It is sealed again, because
-        // only a save that succeeded is durable.
-        reseal(new, both).await.map_err(|_| error)?;
+        let is_sealed_to_old = old.load().await.is_ok_and(|stored| stored.is_some());
+        // Only a save that succeeded is durable. The record may have been replaced, and its name not.
+        let again = if is_sealed_to_old {
+            reseal(old, both).await
+        } else {
+            // An earlier run, or another machine with the same slot, sealed it to the new keys alone.
+            reseal(new, new).await
+        };
+        again.map_err(|_| error)?;
     }
     drop(load(new).await?);
     repoint.await?;
