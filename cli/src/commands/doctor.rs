@@ -160,7 +160,11 @@ async fn slot_finding(
     let (store, client) = match looked_at {
         Ok(looked_at) => looked_at,
         Err(failure) => {
-            let fix = "fix its file; if the profile is not needed, delete the file".to_owned();
+            let fix = if failure.is(Code::Inaccessible) {
+                "make its file accessible to this user, or run this as its owner".to_owned()
+            } else {
+                "fix its file; if the profile is not needed, delete the file".to_owned()
+            };
             return (broken("broken".into(), failure.message().to_owned(), fix), none);
         }
     };

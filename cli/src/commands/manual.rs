@@ -26,7 +26,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("PGPASSFILE", "Where the passwords of PostgreSQL servers are; else ~/.pgpass."),
     (
         "TOKENKEEP_CONFIG_DIR",
-        "Where profiles are, and the keys that init makes; else tokenkeep in XDG_CONFIG_HOME. The \
+        "An absolute path: where profiles are, and the keys that init makes; else tokenkeep in XDG_CONFIG_HOME. The \
          tokens stay in tokenkeep in XDG_STATE_HOME.",
     ),
     (

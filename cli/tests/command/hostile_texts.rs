@@ -144,6 +144,17 @@ fn a_terminal_gets_no_character_that_it_obeys_and_a_pipe_gets_everything() {
         assert_eq!(hidden(&seen.screen.replace("\r\n", "\n")), None, "{line}: {:?}", seen.screen);
         assert!(home.run(line).ok().contains(token), "{line}");
     }
+
+    // A prompt.
+    let mut keygen = home.command();
+    let key = format!("{HOSTILE}/key.txt");
+    keygen.args(["keygen", "--passphrase", "-o", &key]).env("TOKENKEEP_PASSPHRASE", "canary one");
+    done(&mut keygen, "").ok();
+    let answer = [("key.txt: ", "canary one\r")];
+    let seen = person(&home.path(""), "tokenkeep rekey --identity a*z/key.txt", &answer);
+    assert_eq!(seen.code, 0, "{}", seen.screen);
+    assert_eq!(seen.screen.matches("Passphrase of ").count(), 1, "{}", seen.screen);
+    assert!(seen.screen.contains(r"a\u{1b}[2J\u{9b}\u{202e}"), "{:?}", seen.screen);
 }
 
 #[test]
