@@ -9,7 +9,7 @@ use std::fmt;
 /// Hidden is what a terminal obeys, or what a reader cannot see: control characters, marks that change the
 /// direction of a text, characters without a width, separators of lines and paragraphs, tags, and characters
 /// for private use. Use it for a path, a URL or any other text of others that your program prints. The errors
-/// of this crate need it no more.
+/// of this crate are escaped already.
 ///
 /// ```
 /// use tokenkeep::error::escape_hidden;

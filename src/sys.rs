@@ -4,8 +4,6 @@ pub(crate) mod blocking;
 pub(crate) mod clock;
 #[cfg(feature = "keychain")]
 pub(crate) mod directories;
-#[cfg(feature = "postgres")]
-pub(crate) mod printable;
 pub(crate) mod wipe;
 
 #[cfg(any(feature = "object-store", feature = "postgres"))]

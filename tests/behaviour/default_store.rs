@@ -160,3 +160,27 @@ fn names_with_slashes_and_spaces_can_be_chosen() {
     assert_eq!(again.ask(order), format!("ok {url} because it was chosen before"));
     assert_eq!(again.ask("load"), "ok mine");
 }
+
+#[test]
+fn a_home_that_a_url_cannot_name_is_refused_and_nothing_is_made_in_it() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let scratch = crate::support::scratch();
+    let latin = scratch.path().join(OsStr::from_bytes(b"caf\xe9"));
+    for (variable, value) in [
+        ("HOME", OsStr::new("relative")),
+        ("HOME", latin.as_os_str()),
+        ("XDG_STATE_HOME", latin.as_os_str()),
+        ("XDG_CONFIG_HOME", latin.as_os_str()),
+    ] {
+        let mut actor = std::process::Command::new(program("test-actor"));
+        actor.env("HOME", scratch.path()).env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/none");
+        actor.env("XDG_RUNTIME_DIR", scratch.path()).env_remove("XDG_STATE_HOME");
+        actor.env_remove("XDG_CONFIG_HOME").current_dir(scratch.path()).env(variable, value);
+        let answer = Actor::spawn(actor.arg("memory:")).ask("open-default key-file");
+        let named = format!("error Unavailable: the directory that ${variable} names ");
+        assert!(answer.starts_with(&named), "{variable}={value:?}: {answer}");
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0, "{variable}");
+    }
+}

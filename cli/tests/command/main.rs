@@ -13,6 +13,7 @@ mod credential_manager;
 mod hostile_texts;
 mod interrupt;
 mod keychain_items;
+mod linked_profiles;
 mod login;
 mod migrate_all;
 mod neighbours;
