@@ -13,7 +13,7 @@ mod turn;
 mod worker;
 
 use std::collections::HashMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +26,7 @@ pub use self::probe::probe_keychain;
 pub use self::state::KeychainState;
 pub(crate) use self::trial::try_item;
 use crate::error::StoreError;
+use crate::printable::OneLine;
 use crate::private_file::{self, FileLock};
 use crate::sys::directories::state_directory;
 use crate::sys::wipe::Bytes;
@@ -269,7 +270,7 @@ impl Item {
 
 impl fmt::Display for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "keychain item {}/{}", self.service_name(), self.account)
+        write!(OneLine(f), "keychain item {}/{}", self.service_name(), self.account)
     }
 }
 

@@ -445,6 +445,7 @@ async fn load_source(
                 "{place} was not private: {reason}; sign in again, so that what others may have \
                  read is worth nothing"
             );
+            let warning = one_line(&warning).into_owned();
             Ok((from.load_exposed().await?, Some(warning)))
         }
         loaded => Ok((loaded?, None)),

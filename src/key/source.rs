@@ -1,4 +1,4 @@
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
@@ -9,6 +9,7 @@ use super::item;
 use crate::error::StoreError;
 #[cfg(feature = "keychain")]
 use crate::keychain::Item;
+use crate::printable::{OneLine, one_line};
 use crate::private_file::{self, Exposure};
 use crate::sys::wipe::Bytes;
 
@@ -113,9 +114,9 @@ impl Source {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Credential(name) => write!(f, "credential {name}"),
-            Self::Custom(name, _) => f.write_str(name),
-            Self::File(path) => write!(f, "identity file {}", path.display()),
+            Self::Credential(name) => write!(OneLine(f), "credential {name}"),
+            Self::Custom(name, _) => f.write_str(&one_line(name)),
+            Self::File(path) => write!(OneLine(f), "identity file {}", path.display()),
             #[cfg(feature = "keychain")]
             Self::Keychain(item) => item.fmt(f),
             Self::Passphrase => f.write_str("passphrase"),

@@ -142,6 +142,28 @@ fn a_url_shows_no_character_that_a_terminal_obeys_and_names_the_same_path() {
     assert_eq!(parsed(&text), url);
 }
 
+#[cfg(all(feature = "keychain", feature = "object-store", feature = "postgres"))]
+#[test]
+fn no_store_shows_a_character_that_a_terminal_obeys() {
+    const HIDDEN: &str = "%E2%80%AE%E2%80%8B";
+
+    for text in [
+        "plaintext:/a*",
+        "age:/a*?identity=/b*",
+        "age:/a?identity=/b*",
+        "age:/a?identity=credential:b*",
+        "age:/a?identity=keychain:b*/c*",
+        "keychain:a*/b*",
+        "keychain-item:a*/b*",
+        "postgres://a@db.example/b*?slot=c*&identity=/d*",
+        "s3://bucket/a*?identity=/b*",
+    ] {
+        let shown = parsed(&text.replace('*', HIDDEN)).open().unwrap().to_string();
+        assert!(!shown.contains(is_hidden), "{shown:?}");
+        assert!(shown.contains(r"\u{202e}\u{200b}"), "{shown}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn a_path_that_is_not_utf_8_has_no_url() {

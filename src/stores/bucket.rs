@@ -3,7 +3,7 @@ mod http;
 mod object;
 mod provider;
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use crate::key::AgeKey;
 use crate::key::seal::MAX_SEALED;
 use crate::net::io_runtime;
 use crate::net::server_url::{FORM, is_endpoint};
+use crate::printable::OneLine;
 use crate::stores::shared_slot::{Engine, Found, Row, SharedSlot, keep_in_shared_slot};
 use crate::sys::blocking;
 use crate::sys::clock;
@@ -313,7 +314,7 @@ impl fmt::Debug for Bucket {
 
 impl fmt::Display for Bucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}/{}", self.provider.scheme(), self.name, self.key)?;
+        write!(OneLine(f), "{}://{}/{}", self.provider.scheme(), self.name, self.key)?;
         match &self.endpoint {
             Some(endpoint) => write!(f, " at {endpoint}"),
             None => Ok(()),

@@ -6,7 +6,7 @@ mod server;
 mod socket;
 mod tls;
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use self::failure::unavailable;
 use crate::error::StoreError;
 use crate::key::AgeKey;
 use crate::net::io_runtime;
+use crate::printable::OneLine;
 use crate::stores::shared_slot::{Engine, Found, Hold, Row, SharedSlot, keep_in_shared_slot};
 
 /// Creates the table of all slots. The schema is not named: it depends on the role's search path.
@@ -188,7 +189,7 @@ impl fmt::Display for PostgresStore {
 
 impl fmt::Display for Postgres {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "slot {} in {}", self.slot, self.connection)
+        write!(OneLine(f), "slot {} in {}", self.slot, self.connection)
     }
 }
 
