@@ -324,13 +324,8 @@ pub async fn restore(
 }
 
 /// Seals a record to other keys. `old`, `both` and `new` are three stores for one slot. `old` has the present
-/// keys. `both` has all keys, present and future. `new` has the future keys. In a store of a fleet, `both` needs
-/// all identities, because each one authenticates the record:
-#[cfg_attr(
-    feature = "age",
-    doc = "[`AgeKey::with_identities_of`](crate::AgeKey::with_identities_of)."
-)]
-#[cfg_attr(not(feature = "age"), doc = "`AgeKey::with_identities_of`.")]
+/// keys. `both` has all keys, present and future. `new` has the future keys. In a store of a fleet, `both` has all
+/// identities too, because each one authenticates the record: `AgeKey::with_identities_of` makes such a key.
 ///
 /// First the record is sealed to both. Then `repoint` durably changes everything that names the old keys,
 /// such as a configuration file, to name the new keys. Then the record is sealed to the new keys alone. So

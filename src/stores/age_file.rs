@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_was_away_is_opened_again() {
+    async fn a_file_that_was_removed_and_put_back_is_opened_again() {
         let dir = tempfile::tempdir().unwrap();
         let (path, elsewhere) = (dir.path().join("tokens.age"), dir.path().join("elsewhere"));
         let store = AgeFileStore::new(&path, AgeKey::generate());

@@ -105,7 +105,7 @@ fn no_changed_byte_is_accepted() {
 }
 
 #[test]
-fn whoever_knows_only_the_recipient_can_plant_no_record() {
+fn one_who_knows_only_the_recipient_can_plant_no_record() {
     let vector = &vectors()[0];
     let (own, foreign) = (identities(vector)[0], AgeKey::generate_identity());
     let recipient = own.parse::<Identity>().unwrap().to_public().to_string();
