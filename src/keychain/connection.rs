@@ -29,6 +29,7 @@ impl Default for Connection {
 }
 
 #[cfg(test)]
+#[cfg(all(unix, not(target_vendor = "apple")))]
 impl Connection {
     pub(super) fn made_by(make: fn() -> Made) -> Self {
         Self { make, ..Self::default() }
