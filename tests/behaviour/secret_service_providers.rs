@@ -122,6 +122,23 @@ fn an_item_that_keepassxc_asks_about_is_an_error_that_names_the_setting() {
 }
 
 #[test]
+fn with_prompts_the_user_can_give_access_to_an_item_of_keepassxc() {
+    let test = "with_prompts_the_user_can_give_access_to_an_item_of_keepassxc";
+    if !parts(test, &["keepassxc", "keepassxc-cli", "Xvfb", "xdotool"]) {
+        return;
+    }
+    let mut session = Session::without_keychain();
+    session.start_keepassxc(false);
+    assert_eq!(session.actor(STORE).ask("save mine absent"), "ok saved");
+    session.start_screen();
+    session.start_keepassxc(true);
+    let mut actor = session.actor_with_prompts(STORE);
+    actor.send("load");
+    session.accept_dialog("Access Request");
+    assert_eq!(actor.answer().as_deref(), Some("ok mine"));
+}
+
+#[test]
 fn a_default_collection_that_is_lost_at_logout_is_none() {
     if !parts("a_default_collection_that_is_lost_at_logout_is_none", &["gnome-keyring-daemon"]) {
         return;

@@ -14,6 +14,8 @@ use crate::{Actor, program, scratch};
 /// The fields are dropped in this order: the keychain ends before its bus, and the files go last.
 pub struct Session {
     daemon: Option<Daemon>,
+    /// A screen, and its address.
+    screen: Option<(Daemon, String)>,
     _bus: Daemon,
     address: String,
     home: TempDir,
@@ -87,7 +89,7 @@ impl Session {
         );
         let mut address = String::new();
         BufReader::new(bus.child.stdout.take().unwrap()).read_line(&mut address).unwrap();
-        Self { daemon: None, _bus: bus, address: address.trim_end().to_owned(), home }
+        Self { daemon: None, screen: None, _bus: bus, address: address.trim_end().to_owned(), home }
     }
 
     /// Starts a session with an unlocked keychain. Unlocking creates its default collection.
@@ -198,6 +200,9 @@ impl Session {
             self.wait_for_keepassxc(&database);
         }
         let mut command = self.command("keepassxc");
+        if let Some((_, screen)) = &self.screen {
+            command.env("DISPLAY", screen).env("QT_QPA_PLATFORM", "xcb");
+        }
         command.arg("--config").arg(path("keepassxc.ini")).arg("--localconfig");
         command.arg(path("local.ini")).args(["--pw-stdin", &database]);
         self.start_provider(&mut command);
@@ -218,6 +223,36 @@ impl Session {
         let get = ["--method", "org.freedesktop.DBus.Properties.Get"];
         let property = ["org.freedesktop.Secret.Collection", name];
         self.output("gdbus", &[&call[..], &[default], &get, &property].concat())
+    }
+
+    /// Starts a screen, on which the next KeePassXC can show a dialog.
+    pub fn start_screen(&mut self) {
+        let mut command = self.command("Xvfb");
+        command.args(["-displayfd", "1", "-nolisten", "tcp"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut screen = Daemon::start(&mut command);
+        let mut number = String::new();
+        BufReader::new(screen.child.stdout.take().unwrap()).read_line(&mut number).unwrap();
+        self.screen = Some((screen, format!(":{}", number.trim_end())));
+    }
+
+    /// Waits for the dialog of that name, and presses its default button.
+    pub fn accept_dialog(&self, name: &str) {
+        let (_, screen) = self.screen.as_ref().expect("there is a screen");
+        let mut command = self.command("timeout");
+        command.env("DISPLAY", screen).stderr(Stdio::null());
+        command.args([
+            "20",
+            "xdotool",
+            "search",
+            "--sync",
+            "--onlyvisible",
+            "--name",
+            name,
+            "windowfocus",
+        ]);
+        // The window may be gone before the key is released.
+        let _ = command.args(["key", "Return"]).output().unwrap();
     }
 
     /// Waits until KeePassXC has written all entries to its file. It does that a moment after each change.
