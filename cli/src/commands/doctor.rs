@@ -169,8 +169,8 @@ async fn slot_finding(
         }
     };
     let how = store.to_string();
-    if let Some(fix) = leftovers::of_another_user(&store) {
-        return (broken("has files of another user".into(), how, fix), none);
+    if let Some(fix) = leftovers::of_root(&store) {
+        return (broken("has files of root".into(), how, fix), none);
     }
     if store.uses_keychain()
         && let Some(advice) = keychain.advice()

@@ -249,9 +249,20 @@ fn doctor_finds_what_a_run_as_root_left_and_its_advice_works() {
             let _ = fs::remove_file(&file);
         }
     }
-    // Files of others that are not of this slot are their own matter.
+    // Files that are not of this slot are none of its business. What is to be given to this user is never a
+    // second name of another file, nor anything that others may have put there.
     fs::write(record.with_file_name("another.age"), "").unwrap();
-    as_nobody(&home, "doctor", "").ok();
+    fs::write(beside(".lease"), "").unwrap();
+    chown(beside(".lease"), Some(0), Some(0)).unwrap();
+    fs::hard_link(beside(".lease"), home.path("second name")).unwrap();
+    let found = as_nobody(&home, "doctor", "");
+    assert!(!found.out.contains("chown"), "{found:?}");
+    fs::remove_file(home.path("second name")).unwrap();
+    assert!(as_nobody(&home, "doctor", "").out.contains("chown"));
+    let directory = record.parent().unwrap();
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o1777)).unwrap();
+    let found = as_nobody(&home, "doctor", "");
+    assert!(!found.out.contains("chown"), "{found:?}");
 }
 
 #[test]

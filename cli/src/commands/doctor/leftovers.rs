@@ -1,14 +1,14 @@
-//! Files of another user among those of a slot, as a run under `sudo` leaves them.
+//! Files of root among those of a slot, as a run under `sudo` leaves them.
 
 #[cfg(unix)]
 use std::path::{Path, PathBuf};
 
 use tokenkeep::StoreUrl;
 
-/// Returns how to fix it if some files of a slot, or the lock of the profiles, belong to another user: they are
-/// in the way of every later run. Returns `None` if there are none.
+/// Returns how to fix it if some files of a slot, or the lock of the profiles, belong to root: they are in the
+/// way of every later run. Returns `None` if there are none.
 #[cfg(unix)]
-pub(super) fn of_another_user(store: &StoreUrl) -> Option<String> {
+pub(super) fn of_root(store: &StoreUrl) -> Option<String> {
     use rustix::process::{getegid, geteuid};
 
     use crate::describe::for_shell;
@@ -22,20 +22,20 @@ pub(super) fn of_another_user(store: &StoreUrl) -> Option<String> {
     let profiles = profile::directory().ok().map(|directory| directory.join("profiles/.lock"));
     let mut files: Vec<PathBuf> = profiles.into_iter().collect();
     files.extend(store.path().into_iter().flat_map(|record| files_of(&record)));
-    files.retain(|file| is_of_another(file, us.as_raw()));
+    files.retain(|file| is_left_by_root(file));
     if files.is_empty() {
         return None;
     }
     let files: Vec<_> = files.iter().map(|file| for_shell(file.display().to_string())).collect();
     let (us, group) = (us.as_raw(), getegid().as_raw());
     Some(format!(
-        "these files belong to another user, as after a run under sudo: `sudo chown -h {us}:{group} {}`",
+        "these files belong to root, as after a run under sudo; run `sudo chown -h {us}:{group} {}`",
         files.join(" ")
     ))
 }
 
 #[cfg(not(unix))]
-pub(super) fn of_another_user(_store: &StoreUrl) -> Option<String> {
+pub(super) fn of_root(_store: &StoreUrl) -> Option<String> {
     None
 }
 
@@ -68,9 +68,19 @@ fn files_of(record: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// Returns whether root owns a file that nobody but this user and root can have put there. The advice is to give
+/// it away, which somebody else's second name for a file of root must not bring about.
 #[cfg(unix)]
-fn is_of_another(file: &Path, us: u32) -> bool {
+fn is_left_by_root(file: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
 
-    file.symlink_metadata().is_ok_and(|found| found.uid() != us)
+    const ROOT: u32 = 0;
+    const WRITE_BY_OTHERS: u32 = 0o022;
+
+    let directory = file.parent().and_then(|directory| directory.metadata().ok());
+    let is_safe = directory.is_some_and(|directory| directory.mode() & WRITE_BY_OTHERS == 0);
+    is_safe
+        && file.symlink_metadata().is_ok_and(|found| {
+            found.uid() == ROOT && (found.is_dir() || (found.is_file() && found.nlink() == 1))
+        })
 }
