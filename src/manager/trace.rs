@@ -18,7 +18,7 @@ pub(super) fn refresh<R>(
     task: impl Future<Output = R>,
 ) -> impl Future<Output = R> {
     let store = store.to_string();
-    task.instrument(info_span!("tokenkeep.refresh", store = &*one_line(&store)))
+    task.instrument(info_span!("tokenkeep.refresh", store = %one_line(&store)))
 }
 
 /// Counts an event, and logs it.

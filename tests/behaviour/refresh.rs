@@ -971,7 +971,8 @@ async fn tracing_shows_events_and_the_store_and_no_secret() {
     let guard = tracing::subscriber::set_default(subscriber);
     let world = World::new().await;
     world.manager.refresh().await.unwrap();
-    world.provider.script([transient(), Step::Fail(RefreshFailure::rejected("invalid_grant"))]);
+    let hostile = "invalid_grant\u{1b}[2J\u{202e}\nINFO forged";
+    world.provider.script([transient(), Step::Fail(RefreshFailure::rejected(hostile))]);
     world.manager.refresh().await.unwrap_err();
     world.manager.refresh().await.unwrap_err();
     world.manager.clear().await.unwrap();
@@ -988,4 +989,7 @@ async fn tracing_shows_events_and_the_store_and_no_secret() {
         assert!(log.contains(expected), "{expected}: {log}");
     }
     assert!(!log.contains("access-") && !log.contains("refresh-"), "{log}");
+    // What a provider says cannot begin a line of the log, nor take over a terminal that shows it.
+    assert!(log.contains(r"invalid_grant\u{1b}[2J\u{202e}\nINFO forged"), "{log}");
+    assert!(!log.contains(['\u{1b}', '\u{202e}']), "{log}");
 }
