@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use rustix::process::geteuid;
 
-use crate::home::{Done, Home, done};
-use crate::odd_places::names_in;
+use crate::home::{Done, Home, SEED, done};
+use crate::odd_places::{as_nobody, home_of_nobody, names_in};
 use crate::support::{available, can_trace, skip};
 
 /// Makes the profile a link to a file in a directory of dotfiles.
@@ -140,4 +140,28 @@ fn a_link_to_a_read_only_profile_is_refused_before_anything_is_changed() {
     fs::write(&target, format!("{line}\n")).unwrap();
     assert_eq!(home.run("get").line(), "canary-a");
     assert!(!home.record().exists() && home.path("b.json").exists());
+}
+
+#[test]
+fn a_link_to_a_profile_of_root_is_refused_before_anything_is_changed() {
+    let test = "linked_profiles::a_link_to_a_profile_of_root_is_refused_before_anything_is_changed";
+    let Some(home) = home_of_nobody(test) else { return };
+    as_nobody(&home, "init", "").ok();
+    as_nobody(&home, "set", SEED).ok();
+    // Its directory is this user's, so the file could be replaced. It is root's all the same.
+    let target = linked(&home);
+    std::os::unix::fs::chown(home.path("dotfiles"), Some(65534), Some(65534)).unwrap();
+    std::os::unix::fs::chown(&target, Some(0), Some(0)).unwrap();
+    let before = (fs::read(&target).unwrap(), fs::read(home.record()).unwrap());
+    as_nobody(&home, "keygen -o new.txt", "").ok();
+    for line in ["migrate --to plaintext:b.json", "rekey --identity new.txt"] {
+        let said = as_nobody(&home, line, "").failed(5);
+        assert!(
+            said.contains("it belongs to user 0") && said.contains("store = \""),
+            "{line}: {said}"
+        );
+        let now = (fs::read(&target).unwrap(), fs::read(home.record()).unwrap());
+        assert!(now == before && !home.path("b.json").exists(), "{line}");
+    }
+    assert_eq!(as_nobody(&home, "get", "").line(), "canary-a");
 }

@@ -167,7 +167,7 @@ fn a_key_behind_a_passphrase_can_be_pinned_without_it() {
 }
 
 /// A home of `nobody`, and the command at a path that it can use.
-fn home_of_nobody(test: &str) -> Option<Home> {
+pub(crate) fn home_of_nobody(test: &str) -> Option<Home> {
     if !geteuid().is_root() {
         skip(test, "only root can be another user");
         return None;
@@ -181,7 +181,7 @@ fn home_of_nobody(test: &str) -> Option<Home> {
     Some(home)
 }
 
-fn as_nobody(home: &Home, line: &str, input: &str) -> Done {
+pub(crate) fn as_nobody(home: &Home, line: &str, input: &str) -> Done {
     let mut command = home.wrapped("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(home.path("tokenkeep"));
     done(command.args(line.split(' ')), input)
