@@ -100,3 +100,23 @@ fn request_of(error: &Error) -> String {
 fn answer_of(error: &Error) -> Option<String> {
     error.to_string().split_once(STATUS).map(|(_, answer)| answer.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_names_the_metadata_service_is_not_taken_for_it() {
+        let is_about_metadata = |text: &str| {
+            let error = Error::Generic { store: "S3", source: text.into() };
+            names_metadata(&request_of(&error))
+        };
+        let answered = "Server returned non-2xx status code: 403 Forbidden:";
+        let theirs = "http://169.254.169.254/latest metadata.google.internal";
+        let request = "Error performing GET http://127.0.0.1:9000/a in 1ms - ";
+        assert!(!is_about_metadata(&format!("{request}{answered} {theirs}")));
+        let request = "Error performing PUT http://169.254.169.254/latest in 1ms - ";
+        assert!(is_about_metadata(&format!("{request}{answered} no")));
+        assert!(is_about_metadata("metadata.google.internal cannot be reached"));
+    }
+}
