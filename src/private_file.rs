@@ -23,6 +23,8 @@ mod locked_directory;
 #[cfg_attr(windows, path = "private_file/windows.rs")]
 mod platform;
 mod reserved_room;
+#[cfg(all(unix, feature = "postgres"))]
+mod socket_directory;
 #[cfg(test)]
 mod tests;
 #[cfg(unix)]
@@ -45,6 +47,8 @@ pub use self::lock_file::{HeldLockFile, LockFile};
 pub use self::locked_directory::LockedDirectory;
 use self::platform::Dir;
 pub(crate) use self::reserved_room::ReservedRoom;
+#[cfg(all(unix, feature = "postgres"))]
+pub(crate) use self::socket_directory::SocketDirectory;
 use crate::error::StoreError;
 use crate::sys::wipe::Bytes;
 

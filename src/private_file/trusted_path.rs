@@ -257,6 +257,12 @@ impl<'a> Walk<'a> {
         check_owner(&self.path, &self.metadata, &self.path)
     }
 
+    /// Returns the path of the directory that the walk has reached, without links, and its owner.
+    #[cfg(feature = "postgres")]
+    pub(super) fn reached(&self) -> (&Path, u32) {
+        (&self.path, self.metadata.uid())
+    }
+
     /// Opens the directory that the walk has reached, to list it and to make it durable.
     pub(super) fn readable(&self) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
