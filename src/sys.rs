@@ -5,6 +5,3 @@ pub(crate) mod clock;
 #[cfg(feature = "keychain")]
 pub(crate) mod directories;
 pub(crate) mod wipe;
-
-#[cfg(any(feature = "object-store", feature = "postgres"))]
-pub(crate) use crate::printable;

@@ -8,7 +8,7 @@ use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
 
 use crate::error::StoreError;
-use crate::sys::printable::printable;
+use crate::printable::printable;
 
 /// The most characters of the server's own message that an error shows.
 const MAX_MESSAGE: usize = 200;
