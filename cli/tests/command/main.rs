@@ -24,6 +24,8 @@ mod refresh_command;
 mod terminal;
 mod unreplaceable_slots;
 
+#[cfg(target_os = "linux")]
+use tokenkeep_test_support::figures;
 #[cfg(all(unix, not(target_vendor = "apple")))]
 use tokenkeep_test_support::session;
 #[cfg(unix)]

@@ -7,11 +7,16 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::process::geteuid;
 
+use crate::figures::figure;
 use crate::home::{Done, SEED, done};
 use crate::support::{available, scratch, skip};
+
+/// How many commands were run while a neighbour could attack.
+static TRIED: AtomicUsize = AtomicUsize::new(0);
 
 const VICTIM: u32 = 41001;
 const NEIGHBOUR: u32 = 41002;
@@ -67,6 +72,8 @@ impl Machine {
     }
 
     fn command(&self, user: u32, program: &Path) -> Command {
+        let tried = TRIED.fetch_add(1, Ordering::SeqCst) + 1;
+        figure("neighbours", format!("{tried} commands of two users"), "0 let in");
         let mut command = Command::new("setpriv");
         let (uid, gid) = (format!("--reuid={user}"), format!("--regid={user}"));
         command.args([&uid, &gid, &format!("--groups={GROUP}")]).arg(program);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::figures::figure;
 use crate::home::{Done, Home, done};
 use crate::refresh_command::{expire, expired, sign_in_for};
 use crate::support::{available, scratch, skip};
@@ -28,12 +29,17 @@ struct Obstacle {
 impl Obstacle {
     /// Runs a command with the obstacle.
     fn run(&self, home: &Home, line: &str) -> Done {
+        self.feed(home, line, "")
+    }
+
+    /// Runs a command with the obstacle and with this input.
+    fn feed(&self, home: &Home, line: &str, input: &str) -> Done {
         let program = env!("CARGO_BIN_EXE_tokenkeep");
-        let Some(within) = self.within else { return home.run(line) };
+        let Some(within) = self.within else { return home.feed(line, input) };
         let mut command = home.wrapped("unshare");
         let script = format!("{within} && shift && exec \"$@\"");
         command.args(["-m", "sh", "-ec", &script, "sh"]).arg(home.record()).arg(program);
-        done(command.args(line.split(' ')), "")
+        done(command.args(line.split(' ')), input)
     }
 }
 
@@ -223,6 +229,61 @@ fn an_accepted_access_token_is_served_with_a_warning_about_the_obstacle() {
         assert!(home.run("get").ok().starts_with("access-canary-"));
         assert_eq!(server.calls(), 1, "{}", obstacle.name);
     }
+}
+
+#[test]
+fn each_command_with_each_obstacle_does_its_work_or_changes_nothing() {
+    const NEW: &str = r#"{"access_token":"canary-new","refresh_token":"canary-new"}"#;
+    const LINES: [&str; 9] = [
+        "set",
+        "clear",
+        "status",
+        "doctor",
+        "migrate --to plaintext:moved.json",
+        "migrate --from plaintext:other.json --to plaintext:there.json",
+        "backup --to plaintext:backup.json",
+        "restore --from plaintext:before.json --overwrite",
+        "rekey --identity second.txt",
+    ];
+
+    if !parts(
+        "unreplaceable_slots::each_command_with_each_obstacle_does_its_work_or_changes_nothing",
+    ) {
+        return;
+    }
+    let mut done = 0;
+    for obstacle in OBSTACLES {
+        for line in LINES {
+            let server = TokenServer::start();
+            let home = expired(&server);
+            home.run("keygen -o second.txt").ok();
+            home.run("backup --to plaintext:before.json").ok();
+            home.feed("set --store plaintext:other.json", NEW).ok();
+            let before = home.run("get --field refresh").line();
+            (obstacle.put)(&home);
+            let input = if line == "set" { NEW } else { "" };
+            let ran = obstacle.feed(&home, line, input);
+            let at = format!("{line}, with {}: {ran:?}", obstacle.name);
+            assert!((0..=8).contains(&ran.code), "{at}");
+            assert!(!ran.out.contains("canary") && !ran.err.contains("canary"), "{at}");
+            (obstacle.remove)(&home);
+            let after = home.run("get --field refresh");
+            match (line, ran.code) {
+                ("clear", 0) => assert_eq!(after.code, 3, "{at}"),
+                ("set", 0) => assert_eq!(after.line(), "canary-new", "{at}"),
+                _ => assert_eq!(after.line(), before, "{at}"),
+            }
+            // What failed is done when it is run again.
+            if ran.code != 0 && line != "doctor" {
+                home.feed(line, input).ok();
+            }
+            assert_eq!(server.calls(), 0, "{at}");
+            assert_eq!(remains(&home), Vec::<String>::new(), "{at}");
+            done += 1;
+        }
+    }
+    let tried = format!("{done} commands with {} obstacles", OBSTACLES.len());
+    figure("slots that cannot be replaced", tried, "0 lost, 0 silent, 0 sent");
 }
 
 /// Returns the temporary files of saves and refreshes beside the record.

@@ -12,7 +12,6 @@
 mod canaries;
 mod clocks;
 mod faults;
-mod figures;
 mod hostile;
 mod kills;
 mod leaks;
@@ -27,5 +26,6 @@ mod stages;
 mod trace;
 
 use tokenkeep_test_support::{
-    self as support, bucket_server, home, hostile_server, postgres_server, session, token_server,
+    self as support, bucket_server, figures, home, hostile_server, postgres_server, session,
+    token_server,
 };

@@ -14,6 +14,7 @@
 pub mod bucket_server;
 pub mod clock;
 pub mod faulty_store;
+pub mod figures;
 #[cfg(target_os = "linux")]
 pub mod fleet;
 #[cfg(target_os = "linux")]
