@@ -153,6 +153,24 @@ async fn a_directory_in_which_everyone_can_replace_files_is_refused() {
 }
 
 #[tokio::test]
+async fn a_directory_above_that_everyone_can_replace_is_refused() {
+    let dir = scratch();
+    let (shared, mine) = (dir.path().join("shared"), dir.path().join("shared/mine"));
+    fs::create_dir_all(&mine).unwrap();
+    share(&shared, PRIVATE);
+    let (store, key) = (PlaintextStore::new(mine.join("tokens.json")), mine.join("key.txt"));
+    store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap();
+    fs::write(&key, IDENTITY).unwrap();
+    AgeKey::identity_file(&key).recipients().await.unwrap();
+    share(&shared, ALL_OF_IT);
+    exposed(&store, &["Everyone can replace", text(&shared)]).await;
+    let error = AgeKey::identity_file(&key).recipients().await.unwrap_err();
+    assert!(error.to_string().contains("Everyone can replace"), "{error}");
+    share(&shared, PRIVATE);
+    store.load().await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn an_exposed_source_is_moved_with_a_warning() {
     let dir = scratch();
     let path = dir.path().join("tokens.json");

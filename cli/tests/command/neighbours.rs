@@ -398,3 +398,51 @@ fn each_set_up_that_people_have_works() {
         machine.run("get --store plaintext:$/home/x?trust_group=me").failed(2).contains("id -g")
     );
 }
+
+#[test]
+fn a_group_of_the_user_alone_may_write_and_a_group_with_others_may_not() {
+    let test = "neighbours::a_group_of_the_user_alone_may_write_and_a_group_with_others_may_not";
+    if !parts(test) || !available(test, "unshare") || !available(test, "setfacl") {
+        return;
+    }
+    let machine = Machine::new(VICTIM);
+    // As with umask 002, which is usual where each user has a group of their own.
+    for name in ["home/config", "home/config/profiles", "home/data"] {
+        machine.directory(name, VICTIM, 0o775);
+    }
+    let (users, groups) = (machine.path("passwd"), machine.path("group"));
+    fs::write(&users, format!("root:x:0:0::/:/bin/sh\nme:x:{VICTIM}:{VICTIM}::/:/bin/sh\nyou:x:{NEIGHBOUR}:{NEIGHBOUR}::/:/bin/sh\n")).unwrap();
+    let store = format!("plaintext:{}", machine.path("home/data/t.json").display());
+    let run = |line: &str| {
+        let mut command = Command::new("unshare");
+        let mount = "mount --bind \"$1\" /etc/passwd && mount --bind \"$2\" /etc/group && shift 2 && exec \"$@\"";
+        command.args(["-m", "sh", "-ec", mount, "sh"]).arg(&users).arg(&groups);
+        let inner = machine.command(VICTIM, &machine.program);
+        command.arg(inner.get_program()).args(inner.get_args()).args(line.split(' '));
+        command.current_dir(machine.root.path()).env_clear();
+        command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        done(&mut command, SEED)
+    };
+    for (members, code) in
+        [("", 0), ("me", 0), ("me,root", 0), ("you", 5), ("me,you", 5), ("unknown", 5)]
+    {
+        fs::write(&groups, format!("me:x:{VICTIM}:{members}\nyou:x:{NEIGHBOUR}:\n")).unwrap();
+        let profile = format!("store = \"{store}\"\n");
+        machine.file("home/config/profiles/default.toml", VICTIM, 0o664, &profile);
+        for line in [format!("set --store {store}"), "set".to_owned(), "get".to_owned()] {
+            let done = run(&line);
+            assert_eq!(done.code, code, "{members}: {line}: {done:?}");
+        }
+        if code != 0 {
+            let said = run(&format!("set --store {store}")).failed(5);
+            assert!(said.contains(&format!("group {VICTIM} can write to")), "{said}");
+            assert!(said.contains("chmod g-w"), "{said}");
+        }
+    }
+    // With an access list, the mode does not say who can write.
+    fs::write(&groups, format!("me:x:{VICTIM}:\n")).unwrap();
+    let entry = format!("u:{NEIGHBOUR}:rwx");
+    let set = Command::new("setfacl").args(["-m", &entry]).arg(machine.path("home/data")).status();
+    assert!(set.unwrap().success());
+    run(&format!("set --store {store}")).failed(5);
+}
