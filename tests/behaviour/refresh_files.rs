@@ -1,6 +1,7 @@
 //! Refreshes with a store in a file, while others change that file or the files around it.
 
 use std::fs;
+#[cfg(unix)]
 use std::path::Path;
 
 use tokenkeep::chrono::Utc;
