@@ -26,6 +26,8 @@ mod platform;
 mod reserved_room;
 #[cfg(all(unix, feature = "postgres"))]
 mod socket_directory;
+#[cfg(unix)]
+mod space;
 #[cfg(test)]
 mod tests;
 #[cfg(unix)]
