@@ -90,7 +90,7 @@ fn the_error_for_a_wrong_url_explains_it_and_does_not_quote_it() {
         ("plaintext:age-secret-key-1canary", "a secret key is given"),
         ("age:/a?identity=/b&recipient=AGE-SECRET-KEY-1CANARY", "a secret key is given"),
         ("keychain:canary/AGE-SECRET-KEY-1CANARY", "a secret key is given"),
-        ("plaintext:/canary?identity=/b", "it takes no options"),
+        ("plaintext:/canary?identity=/b", "an option is unknown; use only trust_group"),
         ("age:/a?identity=/b&slot=canary", "an option is unknown"),
         ("postgres:canary", "needs USER@HOST"),
         ("postgres://canary/db?slot=a&identity=/b", "needs USER@HOST"),
