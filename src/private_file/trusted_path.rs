@@ -285,24 +285,11 @@ impl<'a> Walk<'a> {
     }
 
     fn is_group_trusted(&self) -> bool {
-        let (owner, group) = (self.metadata.uid(), self.metadata.gid());
         // Administrators may become root.
-        let is_admin = cfg!(target_vendor = "apple") && owner == 0 && group == 80;
-        let is_trusted = self.group == Some(group) || is_admin || !others_in_group(group);
-        // With an access list, these bits of the mode are not those of the group.
-        is_trusted && !self.has_access_list()
-    }
-
-    /// Returns whether the directory may have a POSIX access list. Then the mode does not say who can write.
-    fn has_access_list(&self) -> bool {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        {
-            let Ok(dir) = self.readable() else { return true };
-            let found = rustix::fs::fgetxattr(dir, "system.posix_acl_access", &mut [0_u8; 0]);
-            !matches!(found, Err(Errno::NODATA | Errno::OPNOTSUPP))
-        }
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
-        false
+        let is_of_root = self.metadata.uid() == 0 && self.metadata.gid() == 80;
+        let is_admin = cfg!(target_vendor = "apple") && is_of_root;
+        is_admin
+            || self.readable().is_ok_and(|dir| is_group_trusted(&dir, &self.metadata, self.group))
     }
 
     /// Checks who owns what has this name. It matters in a directory where others can add names.
@@ -399,6 +386,27 @@ enum Writers {
     /// Others can, but not what belongs to root or to this user.
     Sticky,
     Others,
+}
+
+/// Returns whether only this user, root, and members of the trusted group can use the rights of the group of a
+/// file or directory.
+pub(super) fn is_group_trusted(file: &File, metadata: &Metadata, trusted: Option<u32>) -> bool {
+    let group = metadata.gid();
+    (trusted == Some(group) || !others_in_group(group)) && !has_access_list(file)
+}
+
+/// Returns whether a file may have a POSIX access list. Then these bits of the mode are not those of the group.
+fn has_access_list(file: &File) -> bool {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        let found = rustix::fs::fgetxattr(file, "system.posix_acl_access", &mut [0_u8; 0]);
+        !matches!(found, Err(Errno::NODATA | Errno::OPNOTSUPP))
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        let _ = file;
+        false
+    }
 }
 
 /// Returns whether this is root, or the user of this process.

@@ -11,9 +11,9 @@ use std::time::SystemTime;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::process::geteuid;
 
-use super::accounts::{is_root, others_in_group};
+use super::accounts::is_root;
 use super::space::{self, Space};
-use super::trusted_path::Walk;
+use super::trusted_path::{Walk, is_group_trusted};
 use super::{Exposure, refuse_missing_root};
 use crate::error::StoreError;
 
@@ -365,14 +365,15 @@ pub(super) fn open_trusted_file(
     let metadata = file.metadata().map_err(|error| failed("read", path, error))?;
     check_kind(path, &metadata)?;
     check_owner(&found, &metadata, true)?;
-    let is_of_group = group == Some(metadata.gid());
-    let allowed = match exposure {
-        Exposure::Accepted if is_of_group || !others_in_group(metadata.gid()) => 0o775,
-        Exposure::Accepted => 0o755,
-        Exposure::Refused if is_root(metadata.uid()) || is_of_group => 0o740,
-        Exposure::Refused => 0o700,
+    let excess = |allowed: u32| metadata.mode() & 0o777 & !allowed;
+    let (allowed, for_group) = match exposure {
+        Exposure::Accepted => (0o755, 0o775),
+        Exposure::Refused if is_root(metadata.uid()) => (0o740, 0o740),
+        // A group that only this user is in need not read secrets.
+        Exposure::Refused if group == Some(metadata.gid()) => (0o700, 0o740),
+        Exposure::Refused => (0o700, 0o700),
     };
-    if metadata.mode() & 0o777 & !allowed == 0 {
+    if excess(allowed) == 0 || excess(for_group) == 0 && is_group_trusted(&file, &metadata, group) {
         return Ok(Some(file));
     }
     if exposure == Exposure::Refused {

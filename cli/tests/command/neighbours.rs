@@ -445,4 +445,9 @@ fn a_group_of_the_user_alone_may_write_and_a_group_with_others_may_not() {
     let set = Command::new("setfacl").args(["-m", &entry]).arg(machine.path("home/data")).status();
     assert!(set.unwrap().success());
     run(&format!("set --store {store}")).failed(5);
+    let profile = machine.path("home/config/profiles/default.toml");
+    let set = Command::new("setfacl").args(["-m", &entry]).arg(&profile).status();
+    assert!(set.unwrap().success());
+    let said = run("get").failed(5);
+    assert!(said.contains("default.toml is not private: others can write to it"), "{said}");
 }
