@@ -82,6 +82,10 @@ const STORES: &[(&str, &str)] = &[
         "An object of a bucket, for many machines. &endpoint=URL is for a server that is not the \
          provider's.",
     ),
+    (
+        "In a URL with a file",
+        "&trust_group=GID trusts all members of a group: they may write to the directories of its files.",
+    ),
     ("In a path", "%25, %3F, %26 and %23 stand for %, ?, & and #. ~/ is the home directory."),
 ];
 
