@@ -236,20 +236,17 @@ async fn the_program_chooses_its_storage_location() -> Outcome {
     // Application-specific storage
     let application_specific = dir.path().join("config/tokens.json");
 
-    // Temporary storage: in a directory that everybody can write to
-    let name = format!("axiom_tokens-{}.json", std::process::id());
-    let temporary = std::env::temp_dir().join(name);
+    // Temporary storage: in a directory of its own, because everybody can create files in `/tmp`
+    let own = std::env::temp_dir().join(format!("axiom_tokens-{}", std::process::id()));
+    let temporary = own.join("axiom_tokens.json");
 
     for storage_path in [user_specific, application_specific, temporary] {
         let token_manager = TokenManager::new(Some(storage_path.clone()));
         token_manager.set_tokens(sample("access", 60)).await?;
         assert!(storage_path.exists());
         token_manager.clear().await?;
-        for suffix in ["lock", "lease"] {
-            // The store does not remove its lock files, so the test removes them.
-            let _ = std::fs::remove_file(format!("{}.{suffix}", storage_path.display()));
-        }
     }
+    std::fs::remove_dir_all(own).unwrap();
     Ok(())
 }
 
