@@ -56,7 +56,7 @@ impl fmt::Write for OneLine<'_, '_> {
 /// Returns the printable characters of a text, at most `max_chars` of them. A text that was longer ends with
 /// `…`.
 ///
-/// A line break or a tab becomes a space. What a terminal obeys, or what a reader cannot see, is left out:
+/// A line break or a tab becomes a space, and a double quote a single one. What a terminal obeys, or what a reader cannot see, is left out:
 /// control characters, marks that change the direction of a text, characters without a width, line and
 /// paragraph separators, tags, and characters for private use.
 ///
@@ -67,6 +67,8 @@ impl fmt::Write for OneLine<'_, '_> {
 pub(crate) fn printable(text: &str, max_chars: usize) -> String {
     let mut kept = text.chars().filter_map(|character| match character {
         '\n' | '\r' | '\t' => Some(' '),
+        // So that the text cannot end the quotes that it is shown in.
+        '"' => Some('\''),
         character => (!is_hidden(character)).then_some(character),
     });
     let mut shown: String = kept.by_ref().take(max_chars).collect();
@@ -102,8 +104,7 @@ mod tests {
     #[cfg(feature = "postgres")]
     #[test]
     fn text_of_any_language_stays_as_it_is() {
-        for text in
-            ["", "database \"app\" does not exist", "Datenbank »ä« fehlt", "データ", "e\u{301}"]
+        for text in ["", "database app does not exist", "Datenbank »ä« fehlt", "データ", "e\u{301}"]
         {
             assert_eq!(printable(text, 200), text);
         }
@@ -113,6 +114,7 @@ mod tests {
     #[test]
     fn a_line_break_or_a_tab_becomes_a_space() {
         assert_eq!(printable("a\nb\tc\rd", 200), "a b c d");
+        assert_eq!(printable("ok\"; now run `x` (\"", 200), "ok'; now run `x` ('");
     }
 
     #[cfg(feature = "postgres")]

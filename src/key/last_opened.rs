@@ -34,14 +34,15 @@ impl<T: Clone> LastOpened<T> {
         decode: impl FnOnce(&[u8]) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let is_current =
-            |last: &Entry<T>| last.revision == *revision && key.stamp() == Some(last.by);
-        // What fails to open must not leave the content of another record here.
-        let last = self.lock().take().filter(is_current);
-        if let Some(last) = last {
-            let content = last.content.clone();
-            *self.lock() = Some(last);
-            return Ok(content);
+            |last: &&Entry<T>| last.revision == *revision && key.stamp() == Some(last.by);
+        // The lock is held until it is known which one it is, so that a logout is not undone.
+        let mut last = self.lock();
+        if let Some(last) = last.as_ref().filter(is_current) {
+            return Ok(last.content.clone());
         }
+        // What fails to open must not leave the content of another record here.
+        *last = None;
+        drop(last);
         self.times.fetch_add(1, Ordering::Relaxed);
         let opened = open()?;
         let content = decode(&opened.plain)?;

@@ -105,7 +105,7 @@ impl AgeKey {
             let is_authentic = unlocked.identities.iter().map(MacKey::new).any(|key| is_by(&key));
             if is_authentic { unlocked.open(sealed).map(Some) } else { Ok(None) }
         };
-        match open(&*self.unlock(place, Read::Once)?) {
+        match open(&*self.unlock_current(place)?) {
             // The key may have been changed while this process was running.
             Ok(None) | Err(OpenError::NoMatchingKeys) => open(&*self.unlock(place, Read::Again)?),
             opened => opened,

@@ -20,56 +20,80 @@ const MAX_ACCOUNTS: u64 = 1 << 20;
 pub(super) fn is_root(user: u32) -> bool {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if user == UNMAPPED {
-        return !is_root_mapped(&read("/proc/self/uid_map").unwrap_or_default());
+        let map = read("/proc/self/uid_map");
+        return map.is_some_and(|map| shows_root_as_unmapped(&map));
     }
     user == ROOT
 }
 
-/// Returns whether the map of a user namespace has a number for root outside. Each line has the first number
-/// inside, the first number outside, and how many there are. Without a map, all numbers are as outside.
+/// Returns whether the map of a user namespace has no number for root, so that root is shown as
+/// [`UNMAPPED`]. If that number is the one of a real user, it is never taken for root. Each line has the first
+/// number inside, the first number outside, and how many there are.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn is_root_mapped(map: &str) -> bool {
-    let mut outside = map.lines().map(|line| line.split_whitespace().nth(1));
-    map.trim().is_empty() || outside.any(|first| first == Some("0"))
-}
-
-/// Returns whether a user other than root and this one is in this group, or may be. A group that
-/// `/etc/group` does not name comes from a directory service, and may have any members.
-pub(super) fn others_in_group(group: u32) -> bool {
-    let (Some(users), Some(groups)) = (read("/etc/passwd"), read("/etc/group")) else {
-        return true;
-    };
-    others_in(group, geteuid().as_raw(), &users, &groups)
-}
-
-fn others_in(group: u32, us: u32, users: &str, groups: &str) -> bool {
-    let number = |field: Option<&&str>| field.and_then(|text| text.parse::<u32>().ok());
-    let is_other = |user: Option<u32>| user.is_none_or(|user| user != ROOT && user != us);
-    let mut is_known = false;
-    for line in groups.lines() {
-        // NAME:PASSWORD:GID:MEMBER,MEMBER
-        let fields: Vec<&str> = line.split(':').collect();
-        if number(fields.get(2)) != Some(group) {
-            continue;
-        }
-        is_known = true;
-        let members = fields.get(3).copied().unwrap_or_default();
-        for member in members.split(',').map(str::trim).filter(|member| !member.is_empty()) {
-            let user = users.lines().find_map(|line| {
-                // NAME:PASSWORD:UID:GID:…
-                let fields: Vec<&str> = line.split(':').collect();
-                (fields.first() == Some(&member)).then(|| number(fields.get(2)))
-            });
-            if is_other(user.flatten()) {
-                return true;
-            }
+fn shows_root_as_unmapped(map: &str) -> bool {
+    let mut is_mapped = false;
+    for line in map.lines() {
+        let numbers: Vec<u64> = line.split_whitespace().flat_map(str::parse).collect();
+        let [inside, outside, count] = numbers[..] else { return false };
+        is_mapped = true;
+        if outside == u64::from(ROOT) || (inside..inside + count).contains(&u64::from(UNMAPPED)) {
+            return false;
         }
     }
-    let has_it_first = |line: &str| {
-        let fields: Vec<&str> = line.split(':').collect();
-        number(fields.get(3)) == Some(group) && is_other(number(fields.get(2)))
+    is_mapped
+}
+
+/// Returns whether only this user can be in this group: it is the first group of the user, and the files of
+/// accounts name nobody else in it but root. Distributions make such a group for each user, and then set the
+/// umask to 002.
+///
+/// A user who is not in `/etc/passwd` comes from a directory service or a container runtime. Then others may
+/// come from there too, and have the same group. Group 0 is never private: container runtimes give it to users
+/// without an account.
+pub(super) fn is_private_group(group: u32) -> bool {
+    let (Some(users), Some(groups)) = (read("/etc/passwd"), read("/etc/group")) else {
+        return false;
     };
-    !is_known || users.lines().any(has_it_first)
+    group != ROOT && is_private(group, geteuid().as_raw(), &users, &groups)
+}
+
+fn is_private(group: u32, us: u32, users: &str, groups: &str) -> bool {
+    let users: Vec<User<'_>> = users.lines().filter_map(User::parse).collect();
+    let mut in_it = users.iter().filter(|user| user.group == group);
+    let is_first_of_us = users.iter().any(|user| user.number == us && user.group == group);
+    let is_ours = |user: &User<'_>| user.number == us || user.number == ROOT;
+    let is_our_name = |name: &str| users.iter().any(|user| user.name == name && is_ours(user));
+    let mut rows = groups.lines().filter_map(members_of(group)).peekable();
+    is_first_of_us
+        && in_it.all(is_ours)
+        && rows.peek().is_some()
+        && rows.all(|members| members.split(',').all(|name| name.is_empty() || is_our_name(name)))
+}
+
+/// A line of `/etc/passwd`: `NAME:PASSWORD:UID:GID:…`.
+struct User<'a> {
+    name: &'a str,
+    number: u32,
+    /// The number of the user's first group.
+    group: u32,
+}
+
+impl<'a> User<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        let mut numbers = fields.skip(1).map_while(|field| field.parse().ok());
+        Some(Self { name, number: numbers.next()?, group: numbers.next()? })
+    }
+}
+
+/// Returns a function that takes a line of `/etc/group`, `NAME:PASSWORD:GID:MEMBER,MEMBER`, and returns the
+/// members if it is about this group.
+fn members_of(group: u32) -> impl for<'a> Fn(&'a str) -> Option<&'a str> {
+    move |line| {
+        let mut fields = line.split(':').skip(2);
+        (fields.next()?.parse() == Ok(group)).then(|| fields.next().unwrap_or_default())
+    }
 }
 
 fn read(path: &str) -> Option<String> {
@@ -101,33 +125,47 @@ ghost:x:53:nobody-knows
 ";
 
     #[test]
-    fn a_group_is_private_if_only_this_user_and_root_are_in_it() {
+    fn a_group_is_private_if_it_is_the_first_one_of_this_user_and_of_nobody_else() {
         for (group, expected) in [
-            (0, false),
-            (1000, false),
+            (1000, true),
+            // These are not the first group of this user.
             (51, false),
             (52, false),
-            // It is the first group of another user.
-            (1001, true),
-            (100, true),
-            (50, true),
-            (53, true),
+            (50, false),
+            (53, false),
+            (1001, false),
+            (100, false),
             // No file names it.
-            (7777, true),
+            (7777, false),
         ] {
-            assert_eq!(others_in(group, 1000, USERS, GROUPS), expected, "{group}");
+            assert_eq!(is_private(group, 1000, USERS, GROUPS), expected, "{group}");
         }
-        assert!(others_in(1000, 1001, USERS, GROUPS));
+        // This group has another member, and that one is of two users.
+        assert!(!is_private(1001, 1001, USERS, GROUPS));
+        assert!(!is_private(100, 1002, &format!("{USERS}x:x:1003:100::/:/bin/sh\n"), GROUPS));
+        assert!(is_private(100, 1002, USERS, GROUPS));
+        // The file of groups must name it, and each of its lines counts.
+        assert!(!is_private(1000, 1000, USERS, "you:x:1001:me\n"));
+        assert!(!is_private(1000, 1000, USERS, &format!("{GROUPS}again:x:1000:you\n")));
+        assert!(is_private(1000, 1000, USERS, &format!("{GROUPS}again:x:1000:me,root\n")));
+        // As on macOS and with a directory service: this user is in no file.
+        assert!(!is_private(20, 501, "root:*:0:0::/:/bin/sh\n", "staff:*:20:root\n"));
+        assert!(!is_private(100, 12345, USERS, GROUPS));
+        assert!(!is_private_group(0));
     }
 
     #[cfg(any(target_os = "linux", target_os = "android"))]
     #[test]
-    fn root_has_a_number_unless_the_map_leaves_it_out() {
-        assert!(is_root_mapped("         0          0 4294967295\n"));
-        // As in a container of another user's, which maps numbers from 100000 on, and in a sandbox.
-        assert!(!is_root_mapped("0 1000 1\n1 100000 65536\n"));
-        assert!(!is_root_mapped("1000 1000 1\n"));
-        assert!(is_root_mapped(""));
+    fn an_unmapped_user_is_root_only_where_neither_has_a_number() {
+        assert!(!shows_root_as_unmapped("         0          0 4294967295\n"));
+        // As in a sandbox, and in a container with few numbers.
+        assert!(shows_root_as_unmapped("1000 1000 1\n"));
+        assert!(shows_root_as_unmapped("0 1000 1\n"));
+        // As in containers that have a user of that number, nobody.
+        assert!(!shows_root_as_unmapped("0 1000 1\n1 100000 65536\n"));
+        assert!(!shows_root_as_unmapped("0 1000000 65536\n"));
+        assert!(!shows_root_as_unmapped("0 1000000 65534\n65534 0 1\n"));
+        assert!(!shows_root_as_unmapped("") && !shows_root_as_unmapped("garbage\n"));
         assert!(is_root(0) && !is_root(1234));
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! - A directory with the sticky bit, such as `/tmp`, may be writable by everybody. In it, only what belongs to
 //!   root or to this user is entered or followed: others cannot replace that.
-//! - The group of a directory may write if no other user is in it, or if the caller trusts that group.
+//! - The group of a directory may write if it is the private group of this user, or if the caller trusts it.
 //! - On macOS, administrators may write to directories of root.
 //! - On Android, only directories of this user are checked: those above belong to the system.
 //!
@@ -24,7 +24,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::accounts::{is_root, others_in_group};
+use super::accounts::{is_private_group, is_root};
 use crate::error::StoreError;
 
 const STICKY: u32 = 0o1000;
@@ -392,11 +392,11 @@ enum Writers {
 /// file or directory.
 pub(super) fn is_group_trusted(file: &File, metadata: &Metadata, trusted: Option<u32>) -> bool {
     let group = metadata.gid();
-    (trusted == Some(group) || !others_in_group(group)) && !has_access_list(file)
+    (trusted == Some(group) || is_private_group(group)) && !has_access_list(file)
 }
 
 /// Returns whether a file may have a POSIX access list. Then these bits of the mode are not those of the group.
-fn has_access_list(file: &File) -> bool {
+pub(super) fn has_access_list(file: &File) -> bool {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
         let found = rustix::fs::fgetxattr(file, "system.posix_acl_access", &mut [0_u8; 0]);

@@ -13,7 +13,7 @@ use rustix::process::geteuid;
 
 use super::accounts::is_root;
 use super::space::{self, Space};
-use super::trusted_path::{Walk, is_group_trusted};
+use super::trusted_path::{Walk, has_access_list, is_group_trusted};
 use super::{Exposure, refuse_missing_root};
 use crate::error::StoreError;
 
@@ -365,15 +365,17 @@ pub(super) fn open_trusted_file(
     let metadata = file.metadata().map_err(|error| failed("read", path, error))?;
     check_kind(path, &metadata)?;
     check_owner(&found, &metadata, true)?;
-    let excess = |allowed: u32| metadata.mode() & 0o777 & !allowed;
-    let (allowed, for_group) = match exposure {
-        Exposure::Accepted => (0o755, 0o775),
-        Exposure::Refused if is_root(metadata.uid()) => (0o740, 0o740),
-        // A group that only this user is in need not read secrets.
-        Exposure::Refused if group == Some(metadata.gid()) => (0o700, 0o740),
-        Exposure::Refused => (0o700, 0o700),
+    let is_at_most = |allowed: u32| metadata.mode() & 0o777 & !allowed == 0;
+    let is_allowed = match exposure {
+        Exposure::Accepted => {
+            is_at_most(0o755) || is_at_most(0o775) && is_group_trusted(&file, &metadata, group)
+        }
+        Exposure::Refused => {
+            let is_of_group = is_root(metadata.uid()) || group == Some(metadata.gid());
+            is_at_most(0o700) || is_at_most(0o740) && is_of_group && !has_access_list(&file)
+        }
     };
-    if excess(allowed) == 0 || excess(for_group) == 0 && is_group_trusted(&file, &metadata, group) {
+    if is_allowed {
         return Ok(Some(file));
     }
     if exposure == Exposure::Refused {

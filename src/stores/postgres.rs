@@ -87,7 +87,7 @@ RETURNING revision";
 /// - The password comes from the file that `$PGPASSFILE` names, or from `~/.pgpass`. The driver keeps a
 ///   copy of it, which is not wiped. Without TLS it is used for SCRAM only, and never sent.
 /// - The server behind a socket must run as root, as this user, or as the owner of the socket's directory,
-///   which nobody else may be able to replace.
+///   which nobody else may be able to replace. It may run as any user if nobody else can write there.
 /// - An answer of the server has at most 1 MiB. An error shows at most 200 characters of the server's text,
 ///   without control characters.
 /// - The row contains age ciphertext, a count of its changes, and MACs of both and of the slot's name, made with

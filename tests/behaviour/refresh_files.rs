@@ -91,7 +91,7 @@ mod unix {
         let dir = scratch();
         let path = dir.path().join("tokens.json");
         let (provider, refreshed, _events) =
-            refresh_while(PlaintextStore::new(&path), || set_mode(dir.path(), 0o770)).await;
+            refresh_while(PlaintextStore::new(&path), || set_mode(dir.path(), 0o777)).await;
         assert!(provider.accepts(&refreshed));
         let store = PlaintextStore::new(&path);
         store.load().await.unwrap_err();

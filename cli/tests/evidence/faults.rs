@@ -40,9 +40,8 @@ fn errors_of(call: &Call) -> &'static [&'static str] {
         "close" => &["EIO"],
         "flock" if call.is_unlock() => &[],
         "flock" => &["ENOLCK", "EINTR"],
-        "fstatfs" | "statx" | "newfstatat" | "readlink" | "access" | "getdents64" | "chmod" => {
-            &["EIO"]
-        }
+        "access" | "chmod" | "fgetxattr" | "fstatfs" | "getdents64" | "newfstatat" | "readlink"
+        | "readlinkat" | "statfs" | "statx" => &["EIO"],
         "fcntl" | "ioctl" | "lseek" => &[],
         name => panic!("errors_of has no entry for {name}"),
     }

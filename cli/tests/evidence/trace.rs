@@ -19,7 +19,9 @@ pub(crate) struct Call {
     pub(crate) paths: Vec<String>,
     /// Its arguments, without the result.
     pub(crate) text: String,
-    /// Its number among the calls of this name and first path in the same thread.
+    /// What selects it in strace: its name relative to a directory, or else its first path.
+    selector: String,
+    /// Its number among the calls of this name and selector in the same thread.
     nth: usize,
     /// The result.
     result: String,
@@ -36,13 +38,15 @@ pub(crate) enum Meddling<'a> {
 impl Call {
     /// Returns the file that the call is about. If it has a name relative to a directory, that is part of it.
     pub(crate) fn about(&self) -> String {
-        let directory = &self.paths[0];
-        match self.text.split('"').nth(1) {
-            Some(name) if !name.is_empty() && !name.starts_with('/') => {
-                format!("{directory}/{name}")
-            }
-            _ => directory.clone(),
+        match relative_name(&self.text) {
+            Some(name) => format!("{}/{name}", self.paths[0]),
+            None => self.paths[0].clone(),
         }
+    }
+
+    /// Reports whether the call opens a directory only to go on from it.
+    pub(crate) fn is_a_step(&self) -> bool {
+        self.name == "openat" && self.text.contains("O_PATH")
     }
 
     fn is_the_same_as(&self, other: &Self) -> bool {
@@ -95,7 +99,7 @@ pub(crate) fn meddle(scene: &Scene, call: &Call, meddling: &Meddling) -> Done {
         Meddling::Fail(error) => format!("error={error}"),
     };
     let (trace, inject) = (format!("trace={name}"), format!("inject={name}:{what}:when={nth}"));
-    let mut arguments = vec!["-P", &call.paths[0], "-e", &trace, "-e", &inject];
+    let mut arguments = vec!["-P", &call.selector, "-e", &trace, "-e", &inject];
     if let Meddling::Fail(_) = meddling {
         // With this option, other calls do not stop, which is faster. For a kill, the signal would come too
         // late.
@@ -154,24 +158,34 @@ fn read_log(scene: &Scene) -> Vec<Call> {
         }
         let (text, result) = rest.rsplit_once(") = ").unwrap_or((rest, ""));
         let paths = paths_in(text);
+        let relative = relative_name(text).map(str::to_owned);
         // Count for each path, because any of them may be the first path in the scene.
-        for path in &paths {
-            let key = (thread.to_owned(), name.to_owned(), path.clone());
+        for selector in paths.iter().chain(&relative) {
+            let key = (thread.to_owned(), name.to_owned(), selector.clone());
             *counted.entry(key).or_default() += 1;
         }
         let paths: Vec<String> =
             paths.into_iter().filter(|path| Path::new(path).starts_with(&root)).collect();
         let Some(first) = paths.first() else { continue };
-        let nth = counted[&(thread.to_owned(), name.to_owned(), first.clone())];
+        let selector = relative.unwrap_or_else(|| first.clone());
+        let nth = counted[&(thread.to_owned(), name.to_owned(), selector.clone())];
         calls.push(Call {
             name: name.to_owned(),
             text: text.to_owned(),
+            selector,
             nth,
             result: result.to_owned(),
             paths,
         });
     }
     calls
+}
+
+/// Returns the name in the arguments of a call that is relative to a directory, if there is one.
+fn relative_name(arguments: &str) -> Option<&str> {
+    let name = arguments.split('"').nth(1)?;
+    // `.` is the directory itself, and the path of its descriptor selects it.
+    (!["", "."].contains(&name) && !name.starts_with('/')).then_some(name)
 }
 
 /// Returns the paths in the arguments of a call, each once: `6</open/file>` and `"/named"`.

@@ -64,7 +64,8 @@ pub(super) fn explain(error: &Error, place: &str) -> StoreError {
             "create it with `tokenkeep init`, or with the SQL in the documentation of PostgresStore",
         ),
         _ => {
-            let code = printable(said.code().code(), MAX_CODE);
+            let code = said.code().code().chars().filter(char::is_ascii_alphanumeric);
+            let code: String = code.take(MAX_CODE).collect();
             let message = printable(said.message(), MAX_MESSAGE);
             let reason = format!("error {code}; the server says \"{message}\"");
             unavailable(place, &reason, "check the server's log")

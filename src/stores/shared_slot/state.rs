@@ -68,7 +68,7 @@ impl<E: Engine> Inner<E> {
     /// Opens the content of a row. What was opened last is not opened again.
     pub(super) fn open(&self, bytes: &[u8]) -> Result<Opened, StoreError> {
         let (place, revision) = (self.engine.to_string(), Revision::of(bytes));
-        let envelope = Envelope::parse(bytes, &place)?;
+        let envelope = Envelope::parse(bytes, &place).inspect_err(|_| self.last.forget())?;
         let record = self.last.get_or_open(
             &self.key,
             &revision,

@@ -131,6 +131,34 @@ fn one_who_knows_only_the_recipient_can_plant_no_record() {
 }
 
 #[test]
+fn an_identity_that_was_taken_out_of_its_file_is_no_longer_accepted() {
+    let vector = &vectors()[0];
+    let (own, slot) = (identities(vector)[0], text(&vector["slot"]));
+    let dir = tempfile::tempdir().unwrap();
+    let file = crate::private_file::PrivateFile::new(dir.path().join("key.txt"), 1024);
+    file.replace(format!("{own}\n").as_bytes()).unwrap();
+    let key = AgeKey::identity_file(dir.path().join("key.txt"));
+    opened(&key, &whole(vector), slot).unwrap();
+    let new = AgeKey::generate_identity();
+    #[expect(clippy::disallowed_methods, reason = "it is an identity for this test")]
+    let new = secrecy::ExposeSecret::expose_secret(&new).to_owned();
+    file.replace(format!("{new}\n").as_bytes()).unwrap();
+    let refused = opened(&key, &whole(vector), slot).unwrap_err();
+    assert!(matches!(refused, StoreError::NotAuthentic { .. }), "{refused}");
+    // A file that cannot be read takes nothing away from a running process.
+    let key = AgeKey::identity_file(dir.path().join("key.txt"));
+    file.replace(format!("{own}\n").as_bytes()).unwrap();
+    opened(&key, &whole(vector), slot).unwrap();
+    for garbled in [Some("garbled"), None] {
+        match garbled {
+            Some(text) => file.replace(text.as_bytes()).unwrap(),
+            None => file.remove().unwrap(),
+        }
+        opened(&key, &whole(vector), slot).unwrap();
+    }
+}
+
+#[test]
 fn a_record_is_not_accepted_with_the_count_or_in_the_slot_of_another() {
     let [first, _, emptied, _] = &vectors()[..] else { panic!("there are 4 vectors") };
     let key = key_of(&identities(first));
