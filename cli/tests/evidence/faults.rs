@@ -24,6 +24,7 @@ fn a_command_with_a_failing_system_call_reports_it_and_keeps_the_old_tokens() {
 /// Returns the errors of the kernel for a call. Calls that cannot fail have none.
 fn errors_of(call: &Call) -> &'static [&'static str] {
     match call.name.as_str() {
+        "openat" if call.is_a_step() => &["EACCES"],
         "openat" if call.text.contains("O_CREAT") => &["ENOSPC", "EACCES", "EINTR"],
         "openat" => &["EIO", "EACCES", "EINTR"],
         "mkdir" | "mkdirat" => &["EDQUOT", "EACCES"],
@@ -99,7 +100,12 @@ fn fail_at(scene: &Scene, call: &Call, error: &str) -> Vec<String> {
     if !call.name.starts_with("unlink") {
         wrong.extend(scene.litter().into_iter().map(|path| format!("left {path}")));
     }
-    wrong.extend(scene.complete());
+    let mut again = scene.complete();
+    if call.name == "unlinkat" && call.about().ends_with(".next") {
+        // `init` only checks that room can be reserved. The next refresh removes what stays of that.
+        again.retain(|what| !what.starts_with("again: left ") || !what.ends_with(".next"));
+    }
+    wrong.extend(again);
     wrong
 }
 
