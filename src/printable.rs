@@ -84,15 +84,22 @@ pub(crate) fn is_hidden(character: char) -> bool {
         || matches!(
             character,
             '\u{ad}'                     // soft hyphen
+            | '\u{34f}'                  // grapheme joiner
             | '\u{61c}'                  // Arabic letter mark
-            | '\u{180e}'                 // Mongolian vowel separator
+            | '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}' // fillers
+            | '\u{17b4}' | '\u{17b5}'    // inherent vowels
+            | '\u{180b}'..='\u{180f}'    // Mongolian selectors and separator
             | '\u{200b}'..='\u{200f}'    // zero-width characters, direction marks
             | '\u{2028}'..='\u{202e}'    // separators of lines and paragraphs, embeddings, overrides
             | '\u{2060}'..='\u{206f}'    // word joiner, invisible operators, isolates
             | '\u{e000}'..='\u{f8ff}'    // private use
+            | '\u{fe00}'..='\u{fe0f}'    // variation selectors
             | '\u{feff}'                 // byte order mark
             | '\u{fff9}'..='\u{fffb}'    // annotations
-            | '\u{e0000}'..='\u{e007f}'  // tags
+            | '\u{13430}'..='\u{1343f}'  // joiners of hieroglyphs
+            | '\u{1bca0}'..='\u{1bca3}'  // controls of shorthand
+            | '\u{1d173}'..='\u{1d17a}'  // controls of musical notation
+            | '\u{e0000}'..='\u{e01ef}'  // tags, variation selectors
             | '\u{f0000}'..='\u{10ffff}' // private use
         )
 }

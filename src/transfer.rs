@@ -351,7 +351,7 @@ pub async fn restore(
 /// let old = AgeFileStore::new(path, key());
 /// let new = AgeFileStore::new(path, key().with_recovery_recipient(recovery)?);
 /// let mut lease = wait_for_lease(&new).await?;
-/// The new set contains both keys already, and only this program names them.
+/// // The new set contains both keys already, and only this program names them.
 /// rekey(&mut *lease, &old, &new, &new, async { Ok::<_, TransferError>(()) }).await?;
 /// lease.release().await?;
 /// # Ok(())

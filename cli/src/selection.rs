@@ -1,5 +1,6 @@
 //! Which slot or file a command line selects.
 
+use std::env::VarError;
 use std::path::Path;
 
 use tokenkeep::StoreUrl;
@@ -22,7 +23,7 @@ impl SelectionArguments {
     /// slots are named at once.
     pub(crate) fn selected(&self) -> Result<Selection, Failure> {
         let (profile, store) = match (&self.profile, &self.store) {
-            (None, None) => (variable(PROFILE_VARIABLE), variable(STORE_VARIABLE)),
+            (None, None) => (variable(PROFILE_VARIABLE)?, variable(STORE_VARIABLE)?),
             named => (named.0.clone(), named.1.clone()),
         };
         match (profile, store) {
@@ -42,14 +43,24 @@ impl SelectionArguments {
     }
 
     /// Returns the name of the profile that `init` makes.
-    pub(crate) fn profile_to_make(&self) -> String {
-        let named = self.profile.clone().or_else(|| variable(PROFILE_VARIABLE));
-        named.unwrap_or_else(|| DEFAULT.to_owned())
+    pub(crate) fn profile_to_make(&self) -> Result<String, Failure> {
+        let named = match &self.profile {
+            Some(named) => Some(named.clone()),
+            None => variable(PROFILE_VARIABLE)?,
+        };
+        Ok(named.unwrap_or_else(|| DEFAULT.to_owned()))
     }
 }
 
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
+/// Returns the value of a variable. Fails if it is not UTF-8 text: without it, other tokens would be used.
+fn variable(name: &str) -> Result<Option<String>, Failure> {
+    match std::env::var(name) {
+        Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => Err(Failure::usage(format!(
+            "${name} is not UTF-8 text; set another value, or unset it"
+        ))),
+    }
 }
 
 /// Reads the URL of a store that keeps tokens.

@@ -36,7 +36,9 @@ fn shows_root_as_unmapped(map: &str) -> bool {
         let numbers: Vec<u64> = line.split_whitespace().flat_map(str::parse).collect();
         let [inside, outside, count] = numbers[..] else { return false };
         is_mapped = true;
-        if outside == u64::from(ROOT) || (inside..inside + count).contains(&u64::from(UNMAPPED)) {
+        // Sandboxes are often two namespaces. Then 0 outside is this user in the first one, and not root.
+        let is_root = (inside, outside) == (u64::from(ROOT), u64::from(ROOT));
+        if is_root || (inside..inside + count).contains(&u64::from(UNMAPPED)) {
             return false;
         }
     }
@@ -160,6 +162,7 @@ ghost:x:53:nobody-knows
         assert!(!shows_root_as_unmapped("         0          0 4294967295\n"));
         // As in a sandbox, and in a container with few numbers.
         assert!(shows_root_as_unmapped("1000 1000 1\n"));
+        assert!(shows_root_as_unmapped("1000 0 1\n") && !shows_root_as_unmapped("0 0 1\n"));
         assert!(shows_root_as_unmapped("0 1000 1\n"));
         // As in containers that have a user of that number, nobody.
         assert!(!shows_root_as_unmapped("0 1000 1\n1 100000 65536\n"));

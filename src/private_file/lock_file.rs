@@ -16,7 +16,7 @@ use crate::error::StoreError;
 /// use tokenkeep::private_file::LockFile;
 ///
 /// # fn example(path: &std::path::Path) -> Result<(), tokenkeep::StoreError> {
-/// match LockFile::open(path)? {
+/// match LockFile::open(path, None)? {
 ///     LockFile::Free(lock) => lock.remove()?,
 ///     LockFile::Busy => println!("another process uses it"),
 ///     LockFile::Absent | LockFile::Foreign => {}
@@ -45,17 +45,18 @@ pub struct HeldLockFile {
 }
 
 impl LockFile {
-    /// Takes the lock if it exists and is free. Creates nothing. This blocks for the milliseconds that a disk
+    /// Takes the lock if it exists and is free. Creates nothing. Members of the trusted group may write to the
+    /// directories that lead to it. This blocks for the milliseconds that a disk
     /// takes.
     ///
     /// # Errors
     ///
     /// [`StoreError::Exposed`] if others can change a directory that leads to it, and errors of the system.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+    pub fn open(path: impl AsRef<Path>, trusted_group: Option<u32>) -> Result<Self, StoreError> {
         let path = path.as_ref();
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let (parent, name) = split(&path)?;
-        let Some(dir) = Dir::open(parent, Exposure::Accepted, None)? else {
+        let Some(dir) = Dir::open(parent, Exposure::Accepted, trusted_group)? else {
             return Ok(Self::Absent);
         };
         let file = match dir.open_file(name, Exposure::Accepted) {

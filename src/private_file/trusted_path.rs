@@ -152,6 +152,11 @@ impl<'a> Walk<'a> {
     }
 
     fn begin(path: &'a Path, group: Option<u32>) -> Result<Self, StoreError> {
+        if !path.is_absolute() {
+            let reason = "the working directory cannot be found; give the whole path";
+            let error = io::Error::new(io::ErrorKind::InvalidInput, reason);
+            return Err(StoreError::io("open", path.display().to_string(), error));
+        }
         let failed = |error| StoreError::io("open the directory", "/", error);
         let dir = open_root().map_err(|error| failed(error.into()))?;
         let metadata = dir.metadata().map_err(failed)?;
@@ -340,8 +345,8 @@ impl<'a> Walk<'a> {
         } else {
             let group = self.metadata.gid();
             let or = format!(
-                "trust all members of the group with `trust_group={group}` in the store's URL, or use a \
-                 directory of your own"
+                "use a directory of your own; for the files of a store, `trust_group={group}` in its URL \
+                 trusts all members of the group"
             );
             (format!("group {group}"), "g-w", or)
         };
@@ -395,18 +400,42 @@ pub(super) fn is_group_trusted(file: &File, metadata: &Metadata, trusted: Option
     (trusted == Some(group) || is_private_group(group)) && !has_access_list(file)
 }
 
-/// Returns whether a file may have a POSIX access list. Then these bits of the mode are not those of the group.
+/// Returns whether a POSIX access list may give rights to other users or groups. Then the bits of the group in
+/// the mode are not the rights of the group, but the most rights that anybody in the list has.
 pub(super) fn has_access_list(file: &File) -> bool {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
-        let found = rustix::fs::fgetxattr(file, "system.posix_acl_access", &mut [0_u8; 0]);
-        !matches!(found, Err(Errno::NODATA | Errno::OPNOTSUPP))
+        // A list with more entries names others.
+        let mut list = [0; 256];
+        match rustix::fs::fgetxattr(file, "system.posix_acl_access", &mut list[..]) {
+            Ok(length) => list.get(..length).is_none_or(names_others),
+            Err(error) => !matches!(error, Errno::NODATA | Errno::OPNOTSUPP),
+        }
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     {
         let _ = file;
         false
     }
+}
+
+/// Returns whether an access list names a user who is not trusted, or a group. systemd gives a service its
+/// credentials by such a list, with the user of the service in it.
+///
+/// Linux shows a list as a version and entries of 8 bytes: tag, rights and id (`linux/posix_acl_xattr.h`).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn names_others(list: &[u8]) -> bool {
+    const VERSION: [u8; 4] = 2_u32.to_le_bytes();
+    const USER: u16 = 0x02;
+    const GROUP: u16 = 0x08;
+
+    let Some(entries) = list.strip_prefix(&VERSION) else { return true };
+    let is_other = |entry: &[u8]| {
+        let tag = u16::from_le_bytes([entry[0], entry[1]]);
+        let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
+        tag == GROUP || tag == USER && !is_trusted(id)
+    };
+    entries.len() % 8 != 0 || entries.chunks_exact(8).any(is_other)
 }
 
 /// Returns whether this is root, or the user of this process.

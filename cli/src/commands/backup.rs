@@ -1,10 +1,10 @@
 //! backup and restore: copy tokens to a backup and back.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
+use tokenkeep::private_file::PrivateFile;
+use tokenkeep::secrecy::{ExposeSecret, SecretSlice};
 use tokenkeep::store::Precondition;
 use tokenkeep::stores::AgeFileStore;
 use tokenkeep::transfer::{Overwrite, TransferError};
@@ -98,18 +98,16 @@ pub(super) async fn restore(context: &Context, restore: &arguments::Restore) -> 
     DONE
 }
 
+/// The maximum size in bytes of a file that is looked at. A backup is smaller.
+const LONGEST: usize = 1 << 20;
+
 /// Fails if the file does not exist or is not sealed. Called before any prompt for a passphrase.
 fn look_at(path: &str) -> Result<(), Failure> {
-    let mut first = [0];
-    let read = fs::metadata(path).and_then(|metadata| {
-        // Opening a pipe blocks until its other end is opened.
-        if metadata.is_file() { File::open(path)?.read(&mut first) } else { Ok(0) }
-    });
-    match read {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(Failure::new(Code::NoTokens, format!("there is no file {path}")))
-        }
-        Ok(1) if first == [b'{'] => Err(Failure::usage(format!(
+    #[expect(clippy::disallowed_methods, reason = "only its first byte is looked at")]
+    let is_record = |text: &SecretSlice<u8>| text.expose_secret().first() == Some(&b'{');
+    match PrivateFile::new(path, LONGEST).read() {
+        Ok(None) => Err(Failure::new(Code::NoTokens, format!("there is no file {path}"))),
+        Ok(Some(text)) if is_record(&text) => Err(Failure::usage(format!(
             "{path} is not sealed; to restore it anyway, give plaintext:{path}"
         ))),
         // The store reports any other fault of the file.

@@ -96,8 +96,10 @@ fn keychain_finding(state: KeychainState) -> Finding {
 /// Seals and opens a record in a directory of its own.
 async fn age_finding() -> Finding {
     let tried = async {
-        let directory = tempfile::Builder::new().prefix("tokenkeep-doctor-").tempdir()?;
-        // The store makes `private` private. The directory above it may not be, under a lax umask.
+        let mut directory = tempfile::Builder::new();
+        #[cfg(unix)]
+        directory.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+        let directory = directory.prefix("tokenkeep-doctor-").tempdir()?;
         let path = directory.path().join("private/tokens.age");
         let store = AgeFileStore::new(path, AgeKey::generate());
         let tokens = AuthTokens::new("test");

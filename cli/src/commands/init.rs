@@ -9,7 +9,7 @@ use crate::selection::parse_url;
 use crate::target::{PLAINTEXT, check_key, open, open_without_asking};
 
 pub(super) async fn init(context: &Context) -> Outcome {
-    let name = &context.selection.profile_to_make();
+    let name = &context.selection.profile_to_make()?;
     if let Some(there) = Profile::find(name)? {
         there.sync()?;
         let message = format!(

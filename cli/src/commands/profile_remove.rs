@@ -109,7 +109,7 @@ impl Belongings {
         let key = match (url.identity_path(), named_key(url)) {
             (Some(path), _) if keep_key => kept(path.display().to_string(), "--keep-key says so"),
             (Some(path), _) if is_absent(path)? => Key::Gone(path.to_owned()),
-            (Some(path), _) => match why_it_stays(path)? {
+            (Some(path), _) => match why_it_stays(url, path)? {
                 Some(reason) => kept(path.display().to_string(), reason),
                 None => Key::Removed(path.to_owned()),
             },
@@ -151,7 +151,21 @@ impl Belongings {
 
     /// Fails if a process refreshes these tokens: the new tokens must not be lost.
     fn refuse_if_busy(&self) -> Result<(), Failure> {
-        self.locks().iter().try_for_each(|lock| open(lock).map(drop))
+        self.locks().iter().try_for_each(|lock| self.open(lock).map(drop))
+    }
+
+    /// Takes a lock if it exists and is one of ours. Fails if another process holds it.
+    fn open(&self, path: &Path) -> Result<LockFile, Failure> {
+        match LockFile::open(path, self.url.trusted_group())? {
+            LockFile::Busy => Err(Failure::new(
+                Code::Conflict,
+                format!(
+                    "another process is at work there and holds {}; repeat this when it has ended",
+                    path.display()
+                ),
+            )),
+            lock => Ok(lock),
+        }
     }
 
     async fn empty(&self) -> Result<(), Failure> {
@@ -168,7 +182,7 @@ impl Belongings {
     fn remove_files(&self) -> Result<Vec<PathBuf>, Failure> {
         let done = "the tokens are removed, so run this again after that";
         let remove = |path: &Path| {
-            let removed = PrivateFile::new(path, 0).remove();
+            let removed = private_file(&self.url, path, 0).remove();
             removed.map_err(|error| Failure::from(error).within(done))
         };
         let mut locks = self.locks();
@@ -183,7 +197,7 @@ impl Belongings {
         let mut foreign = Vec::new();
         for lock in locks {
             // Removed under the lock: a process that holds the lock is still at work.
-            match open(&lock).map_err(|failure| failure.within(done))? {
+            match self.open(&lock).map_err(|failure| failure.within(done))? {
                 LockFile::Free(held) => {
                     held.remove().map_err(|error| Failure::from(error).within(done))?;
                 }
@@ -340,7 +354,7 @@ fn is_absent(path: &Path) -> Result<bool, Failure> {
 }
 
 /// Returns why an identity file may be the key of more than one profile, if it may.
-fn why_it_stays(path: &Path) -> Result<Option<&'static str>, Failure> {
+fn why_it_stays(url: &StoreUrl, path: &Path) -> Result<Option<&'static str>, Failure> {
     /// A longer file is not an identity file.
     const LONGEST: usize = 64 * 1024;
     const SEALED: [&[u8]; 2] = [b"age-encryption.org/", b"-----BEGIN AGE ENCRYPTED FILE"];
@@ -349,7 +363,7 @@ fn why_it_stays(path: &Path) -> Result<Option<&'static str>, Failure> {
     if found.is_symlink() {
         return Ok(Some("it is a link"));
     }
-    let text = match PrivateFile::new(path, LONGEST).read() {
+    let text = match private_file(url, path, LONGEST).read() {
         Ok(Some(text)) => text,
         Ok(None) => return Ok(None),
         Err(StoreError::NotAFile { .. } | StoreError::TooLarge { .. }) => {
@@ -373,16 +387,11 @@ fn why_it_stays(path: &Path) -> Result<Option<&'static str>, Failure> {
     })
 }
 
-/// Takes a lock if it exists and is one of ours. Fails if another process holds it.
-fn open(path: &Path) -> Result<LockFile, Failure> {
-    match LockFile::open(path)? {
-        LockFile::Busy => Err(Failure::new(
-            Code::Conflict,
-            format!(
-                "another process is at work there and holds {}; repeat this when it has ended",
-                path.display()
-            ),
-        )),
-        lock => Ok(lock),
+/// Returns a file of the store of this URL.
+fn private_file(url: &StoreUrl, path: &Path, limit: usize) -> PrivateFile {
+    let file = PrivateFile::new(path, limit);
+    match url.trusted_group() {
+        Some(group) => file.with_trusted_group(group),
+        None => file,
     }
 }

@@ -27,6 +27,9 @@ pub(super) fn obstacle(target: &Path) -> Result<Option<String>, Failure> {
     if let Some(owner) = other_owner(&metadata) {
         return Ok(Some(format!("it belongs to user {owner}")));
     }
+    if metadata.permissions().readonly() {
+        return Ok(Some("it is read-only".to_owned()));
+    }
     Ok(match check_writable(directory_of(target)) {
         Ok(()) => None,
         Err(error) => Some(format!("its directory cannot be written to ({error})")),
@@ -66,8 +69,10 @@ fn check_writable(directory: &Path) -> io::Result<()> {
 /// No lock file is put beside the target: `stow` would make a link of it too. The temporary file always has the
 /// same name, so that the next run replaces what a killed one left.
 pub(super) fn replace(target: &Path, text: &str) -> io::Result<()> {
-    let (directory, mut name) = (directory_of(target), file_name_of(target).to_owned());
-    name.push(".tmp");
+    let directory = directory_of(target);
+    let mut name = std::ffi::OsString::from(".");
+    name.push(file_name_of(target));
+    name.push(".tokenkeep.tmp");
     match fs::remove_file(directory.join(&name)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

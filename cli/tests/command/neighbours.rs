@@ -348,7 +348,7 @@ fn a_lock_that_a_neighbour_can_hold_is_not_taken() {
 #[test]
 fn each_set_up_that_people_have_works() {
     let test = "neighbours::each_set_up_that_people_have_works";
-    if !parts(test) {
+    if !parts(test) || !available(test, "setfacl") {
         return;
     }
     let machine = Machine::new(VICTIM);
@@ -364,6 +364,22 @@ fn each_set_up_that_people_have_works() {
     chmod(&machine.path("secrets/..2026/key.txt"), 0o444);
     let said = machine.run("get --store age:$/home/a.age?identity=$/secrets/key.txt").failed(5);
     assert!(said.contains("defaultMode: 0440"), "{said}");
+
+    // A credential of systemd: a file of root's, and an access list with the user of the service.
+    machine.directory("credentials", 0, 0o755);
+    machine.file("credentials/key.txt", 0, 0o400, &key);
+    let set_list = |entry: String| {
+        let mut set = Command::new("setfacl");
+        let set = set.args(["-b", "-m", &entry]).arg(machine.path("credentials/key.txt")).status();
+        assert!(set.unwrap().success());
+    };
+    set_list(format!("u:{VICTIM}:r"));
+    let credential = "set --store age:$/home/c.age?identity=$/credentials/key.txt";
+    machine.run(credential).ok();
+    set_list(format!("u:{VICTIM}:r,u:{NEIGHBOUR}:r"));
+    machine.run(credential).failed(5);
+    set_list(format!("u:{VICTIM}:r,g:{GROUP}:r"));
+    machine.run(credential).failed(5);
 
     // A list in /nix/store: everybody's links in a directory of root's, and files with many names.
     machine.directory("nix", 0, 0o1775);
@@ -394,6 +410,9 @@ fn each_set_up_that_people_have_works() {
     let get = "get --store plaintext:$/volume/t.json?trust_group=41003";
     assert_eq!(machine.run(get).line(), "canary-a");
     machine.run("get --store plaintext:$/volume/t.json?trust_group=41004").failed(5);
+    machine.run("init --profile volume --store plaintext:$/volume/t.json?trust_group=41003").ok();
+    machine.run("profile remove volume").ok();
+    assert_eq!(machine.files("volume"), []);
     assert!(
         machine.run("get --store plaintext:$/home/x?trust_group=me").failed(2).contains("id -g")
     );

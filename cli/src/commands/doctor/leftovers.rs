@@ -22,7 +22,7 @@ pub(super) fn of_root(store: &StoreUrl) -> Option<String> {
     let profiles = profile::directory().ok().map(|directory| directory.join("profiles/.lock"));
     let mut files: Vec<PathBuf> = profiles.into_iter().collect();
     files.extend(store.path().into_iter().flat_map(|record| files_of(&record)));
-    files.retain(|file| is_left_by_root(file));
+    files.retain(|file| is_left_by_root(file) && is_way_trusted(store, file));
     if files.is_empty() {
         return None;
     }
@@ -66,6 +66,16 @@ fn files_of(record: &Path) -> Vec<PathBuf> {
     }
     files.insert(0, record.to_owned());
     files
+}
+
+/// Returns whether nobody else can change a directory that leads to a file.
+#[cfg(unix)]
+fn is_way_trusted(store: &StoreUrl, file: &Path) -> bool {
+    use tokenkeep::StoreError;
+    use tokenkeep::private_file::LockFile;
+
+    // What is there may be no lock. Its directory is checked first.
+    !matches!(LockFile::open(file, store.trusted_group()), Err(StoreError::Exposed { .. }))
 }
 
 /// Returns whether root owns a file that nobody but this user and root can have put there. The advice is to give
