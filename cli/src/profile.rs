@@ -360,7 +360,16 @@ pub(crate) fn state_directory() -> Result<PathBuf, Failure> {
 /// Reads a profile's file, if it exists. Fails if others can write to the file: it says where
 /// tokens go.
 fn read(path: &Path) -> Result<Option<String>, Failure> {
-    let Some(text) = PrivateFile::new(path, LONGEST).read_trusted()? else { return Ok(None) };
+    let Some(text) = PrivateFile::new(path, LONGEST).read_trusted()? else {
+        if path.is_symlink() {
+            let path = path.display();
+            let message = format!(
+                "{path} is a link to a file that does not exist; put that file back, or remove the link"
+            );
+            return Err(Failure::new(Code::Inaccessible, message));
+        }
+        return Ok(None);
+    };
     let text = String::from_utf8(text).map_err(|_| {
         let reason = io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text");
         Failure::io("read", path, &reason)

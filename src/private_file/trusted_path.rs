@@ -132,6 +132,10 @@ impl<'a> Walk<'a> {
                     return Ok(Some((file, walk.path.join(name))));
                 }
                 Err(Errno::NOENT) => return Ok(None),
+                Err(Errno::NXIO) => {
+                    let place = walk.path.join(name).display().to_string();
+                    return Err(StoreError::NotAFile { place, found: "socket" });
+                }
                 // The error for a link differs from system to system.
                 Err(_) if walk.is_link(&name) => walk.follow(&name)?,
                 Err(error) => return Err(walk.failed("open", &name, error.into())),

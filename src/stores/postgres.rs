@@ -83,7 +83,8 @@ RETURNING revision";
 /// # Security
 ///
 /// - A connection to another machine uses TLS, with a certificate for the name of the host (libpq's
-///   `verify-full`). A connection to an address of this machine (127.0.0.0/8, `[::1]`, a socket) uses none.
+///   `verify-full`). A connection to an address of this machine (127.0.0.0/8, `[::1]`, a socket) uses none,
+///   unless it is not a socket and root certificates are named.
 /// - The password comes from the file that `$PGPASSFILE` names, or from `~/.pgpass`. The driver keeps a
 ///   copy of it, which is not wiped. Without TLS it is used for SCRAM only, and never sent.
 /// - The server behind a socket must run as root, as this user, or as the owner of the socket's directory,

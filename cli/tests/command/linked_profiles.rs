@@ -49,6 +49,36 @@ fn a_profile_that_is_a_link_stays_one_and_its_target_is_changed() {
 }
 
 #[test]
+fn a_link_to_nothing_is_no_missing_profile() {
+    let home = Home::signed_in();
+    fs::remove_file(linked(&home)).unwrap();
+    for line in ["get", "status", "init", "profile remove default", "migrate --to plaintext:x.json"]
+    {
+        let said = home.run(line).failed(5);
+        assert!(
+            said.contains("default.toml is a link to a file that does not exist"),
+            "{line}: {said}"
+        );
+    }
+    assert!(home.path("config/profiles/default.toml").is_symlink());
+}
+
+#[test]
+fn a_link_to_a_read_only_file_is_not_changed() {
+    let home = Home::signed_in();
+    let target = linked(&home);
+    let before = fs::read_to_string(&target).unwrap();
+    fs::set_permissions(&target, fs::Permissions::from_mode(0o444)).unwrap();
+    home.run("keygen -o new.txt").ok();
+    for line in ["migrate --to plaintext:there.json", "rekey --identity new.txt"] {
+        let said = home.run(line);
+        assert!(said.code != 0 && said.err.contains("it is read-only"), "{line}: {said:?}");
+        assert_eq!(fs::read_to_string(&target).unwrap(), before, "{line}");
+    }
+    assert_eq!(home.run("get").line(), "canary-a");
+}
+
+#[test]
 fn a_change_of_a_linked_profile_killed_at_any_system_call_can_be_repeated() {
     let test =
         "linked_profiles::a_change_of_a_linked_profile_killed_at_any_system_call_can_be_repeated";

@@ -73,6 +73,10 @@ impl Server {
         if let Some(password) = password::find(&self.host, self.port, database, user).await? {
             config.password(password.as_bytes());
         }
+        // Certificates are named for a server that has one, also behind a tunnel on this machine.
+        if roots.is_some() && matches!(self.at, Host::Tcp(_)) {
+            config.ssl_mode(SslMode::Require);
+        }
         let tls = match config.get_ssl_mode() {
             SslMode::Disable => None,
             _ => Some(Tls::to(self.host.clone(), place.to_owned(), roots.cloned()).await?),
