@@ -3,6 +3,7 @@
 //! [Providers](crate::docs::providers) shows how to set it up.
 
 mod answer;
+mod body;
 mod browser;
 mod device;
 mod endpoint;
@@ -283,10 +284,10 @@ impl fmt::Debug for OAuth2Client {
 /// | no connection, no trusted certificate | transient | yes |
 /// | 429 | transient | yes |
 /// | 503, 403 without an error code, `server_error`, `slow_down`, `temporarily_unavailable` | transient | no |
-/// | the request or a part of it was sent, and no complete answer came; a success without readable tokens; more than 64 KiB; a redirect; 408; any other 5xx | ambiguous | no |
+/// | the request or a part of it was sent, and no complete answer came; a success without readable tokens; more than 256 KiB; a redirect; 408; any other 5xx | ambiguous | no |
 /// | `invalid_client`, `invalid_request`, `unauthorized_client`, `unsupported_grant_type` | misconfigured | yes |
 /// | any other error code; 404, any other 4xx; an answer that is not HTTP/1.1 | misconfigured | no |
-/// | `invalid_grant`; no refresh token to send | rejected | yes |
+/// | `invalid_grant`, `login_required`, `interaction_required`, `consent_required`, `invalid_token`, `expired_token`, and the like of GitHub and Slack; no refresh token to send | rejected | yes |
 ///
 /// The permit is checked after connecting, right before the request is written. If the permit has an end, the
 /// connection is reset at that time, or earlier if the future is dropped or the process ends before the whole
@@ -302,17 +303,31 @@ impl TokenRefresher for OAuth2Client {
         current: AuthTokens,
         permit: &RefreshPermit,
     ) -> Result<AuthTokens, RefreshFailure> {
-        let Some(token) = current.refresh_token else {
+        let Some(token) = current.refresh_token.clone() else {
             return Err(RefreshFailure::rejected("the server issued no refresh token"));
         };
         let (client, permit) = (self.clone(), permit.clone());
-        Ok(on_io(async move { client.trade(&token, permit).await }).await?)
+        let new = on_io(async move { client.trade(&token, permit).await }).await?;
+        Ok(with_what_stays(new, &current))
     }
 
     /// Returns the token URL, a space, and the client's id.
     fn client(&self) -> String {
         format!("{} {}", self.token_url.as_str(), self.client_id.as_str())
     }
+}
+
+/// Adds the fields that the answer to a refresh did not repeat. An answer without a `scope` has the same one
+/// (RFC 6749, 5.1), the ID token stays (`OpenID` Connect Core, 12.2), and so does what providers send at the
+/// sign-in only, such as `instance_url`. Fields that are a time from then on say nothing now.
+fn with_what_stays(new: AuthTokens, current: &AuthTokens) -> AuthTokens {
+    let is_a_time = |name: &str| name.contains("expires");
+    let stays = current.typed_extras().filter(|(name, ..)| !is_a_time(name));
+    stays.fold(new, |new, (name, value, is_json)| match new.extra(name) {
+        Some(_) => new,
+        None if is_json => new.with_json_extra(name, value.clone()),
+        None => new.with_extra(name, value.clone()),
+    })
 }
 
 /// Runs an exchange on the I/O runtime of this crate.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use oauth2::basic::BasicTokenType;
 use oauth2::{Scope, TokenResponse};
 use secrecy::{ExposeSecret, SecretString};
@@ -12,19 +12,26 @@ use serde::ser::{self, Serialize, Serializer};
 use serde_json::value::RawValue;
 use zeroize::Zeroize;
 
+use crate::record::MAX_RECORD;
 use crate::sys::clock;
 use crate::tokens::AuthTokens;
 use crate::tokens::json;
 
+/// The most bytes of all other fields that are kept. The rest of a record is for the tokens.
+const MOST_EXTRA: usize = MAX_RECORD / 8 * 5;
+
 /// The tokens in an answer, and all its other fields.
 ///
-/// It accepts more than RFC 6749 allows: no token type, an expiry that is a string. When the answer is
-/// read, the old refresh token is spent, and the answer is the only copy of the new one.
+/// It accepts more than RFC 6749 allows: no token type, an expiry that is a string, a field twice, tokens in an
+/// inner object. When the answer is read, the old refresh token is spent, and the answer is the only copy of the
+/// new one.
 pub(super) struct Answer {
     access_token: oauth2::AccessToken,
     refresh_token: Option<oauth2::RefreshToken>,
     expires_in: Option<TimeDelta>,
-    extra: Vec<(String, SecretString)>,
+    /// When the access token expires, by the clock of the server. It counts if there is no lifetime.
+    expires_on: Option<DateTime<Utc>>,
+    extra: Vec<(String, Value)>,
 }
 
 impl Answer {
@@ -37,8 +44,21 @@ impl Answer {
         let mut tokens = AuthTokens::new(self.access_token.into_secret()).with_obtained_at(sent);
         tokens.refresh_token = self.refresh_token.map(|token| token.into_secret().into());
         // A lifetime that overflows is ignored.
-        tokens.expires_at = self.expires_in.and_then(|time| sent.checked_add_signed(time));
-        self.extra.into_iter().fold(tokens, |tokens, (name, value)| tokens.with_extra(name, value))
+        let by_lifetime = self.expires_in.and_then(|time| sent.checked_add_signed(time));
+        tokens.expires_at = by_lifetime.or(self.expires_on);
+        // A record has a limit. Beside the tokens, the shortest fields are kept.
+        let mut extra = self.extra;
+        extra.sort_by_key(|(name, value)| name.len() + value.length());
+        let mut room = MOST_EXTRA;
+        let fits = extra.into_iter().map_while(|(name, value)| {
+            room = room.checked_sub(name.len() + value.length())?;
+            Some((name, value))
+        });
+        fits.fold(tokens, |tokens, (name, value)| match value {
+            Value { text: None, .. } => tokens,
+            Value { text: Some(text), is_string: true } => tokens.with_extra(name, text),
+            Value { text: Some(json), is_string: false } => tokens.with_json_extra(name, json),
+        })
     }
 }
 
@@ -54,40 +74,41 @@ impl<'de> Deserialize<'de> for Answer {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Answer, A::Error> {
-                let (mut access_token, mut refresh_token, mut expires_in) = (None, None, None);
-                let mut extra: Vec<(String, SecretString)> = Vec::new();
-                while let Some((name, Text(value))) = map.next_entry::<String, Text>()? {
-                    let Some(value) = value else { continue };
-                    #[expect(clippy::disallowed_methods, reason = "handed on, and wiped here")]
-                    let text = value.expose_secret();
-                    let is_again = match name.as_str() {
-                        "access_token" => {
-                            access_token.replace(oauth2::AccessToken::new(text.into())).is_some()
-                        }
-                        "refresh_token" if text.is_empty() => false,
-                        "refresh_token" => {
-                            refresh_token.replace(oauth2::RefreshToken::new(text.into())).is_some()
-                        }
-                        "expires_in" => {
-                            expires_in = seconds(text);
-                            false
-                        }
+                let (mut access_token, mut refresh_token) = (Token(None), Token(None));
+                let (mut expires_in, mut expires_on) = (None, None);
+                let mut extra: Vec<(String, Value)> = Vec::new();
+                while let Some((name, value)) = map.next_entry::<String, Value>()? {
+                    match name.as_str() {
+                        "access_token" => access_token.set(value)?,
+                        "refresh_token" => refresh_token.set(value)?,
+                        "expires_in" => expires_in = value.number().map(TimeDelta::seconds),
                         _ => {
+                            if name == "expires_on" {
+                                expires_on = value.number();
+                            }
                             // A duplicate of another field does no harm. Tokens must not be lost because of
                             // it.
                             extra.retain(|(other, _)| *other != name);
                             extra.push((name, value));
-                            false
                         }
-                    };
-                    // Programs differ in which of the two counts, so this is an error.
-                    if is_again {
-                        return Err(de::Error::custom("the same field twice"));
                     }
                 }
-                let access_token = access_token.filter(|token| !token.secret().is_empty());
-                let access_token = access_token.ok_or_else(|| de::Error::custom("no tokens"))?;
-                Ok(Answer { access_token, refresh_token, expires_in, extra })
+                if access_token.0.is_none()
+                    && let Some(nested) = nested(&mut extra)
+                {
+                    extra.extend(nested.extra);
+                    return Ok(Answer { extra, ..nested });
+                }
+                let access_token =
+                    access_token.0.take().ok_or_else(|| de::Error::custom("no tokens"))?;
+                let expires_on = expires_on.and_then(|at| DateTime::from_timestamp(at, 0));
+                Ok(Answer {
+                    access_token: oauth2::AccessToken::new(access_token),
+                    refresh_token: refresh_token.0.take().map(oauth2::RefreshToken::new),
+                    expires_in,
+                    expires_on,
+                    extra,
+                })
             }
         }
 
@@ -95,24 +116,85 @@ impl<'de> Deserialize<'de> for Answer {
     }
 }
 
-/// A JSON value: the text of a string, `None` for `null`, or the JSON of any other value.
-struct Text(Option<SecretString>);
+/// Finds tokens in the objects in which some providers put them: Slack in `authed_user`, others in `data`.
+fn nested(extra: &mut Vec<(String, Value)>) -> Option<Answer> {
+    for name in ["authed_user", "data"] {
+        let Some(index) = extra.iter().position(|(other, _)| other == name) else { continue };
+        #[expect(clippy::disallowed_methods, reason = "tokens are read from it")]
+        let answer = extra[index]
+            .1
+            .text
+            .as_ref()
+            .and_then(|text| serde_json::from_str::<Answer>(text.expose_secret()).ok());
+        if let Some(answer) = answer {
+            // The tokens are kept once.
+            extra.remove(index);
+            return Some(answer);
+        }
+    }
+    None
+}
 
-impl<'de> Deserialize<'de> for Text {
+/// A token of an answer: a string that is not blank. Any other value says that there is none.
+struct Token(Option<String>);
+
+impl Token {
+    /// Programs differ in which of two tokens counts, so two different ones are an error.
+    fn set<E: de::Error>(&mut self, value: Value) -> Result<(), E> {
+        let Some(text) = value.text.filter(|_| value.is_string) else { return Ok(()) };
+        #[expect(clippy::disallowed_methods, reason = "handed on, and wiped here")]
+        let text = text.expose_secret();
+        if text.trim().is_empty() {
+            return Ok(());
+        }
+        match &self.0 {
+            Some(known) if known != text => Err(E::custom("two different tokens")),
+            _ => {
+                self.0.zeroize();
+                self.0 = Some(text.to_owned());
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+/// A JSON value: the text of a string, or the JSON of any other value. `null` has no text.
+struct Value {
+    text: Option<SecretString>,
+    is_string: bool,
+}
+
+impl Value {
+    fn length(&self) -> usize {
+        #[expect(clippy::disallowed_methods, reason = "a length is no secret")]
+        self.text.as_ref().map_or(0, |text| text.expose_secret().len())
+    }
+
+    /// Reads a number of seconds. Some providers send it as a string, with a fraction or with an exponent.
+    fn number(&self) -> Option<i64> {
+        #[expect(clippy::disallowed_methods, reason = "a number of seconds is no secret")]
+        let number: f64 = self.text.as_ref()?.expose_secret().trim().parse().ok()?;
+        // Further seconds are beyond all dates, and infinity is no number of seconds.
+        (-1e11..1e11).contains(&number).then_some(number as i64)
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw: Box<RawValue> = Deserialize::deserialize(deserializer)?;
         let text = (raw.get() != "null").then(|| {
             json::secret(&raw).unwrap_or_else(|| SecretString::from(Box::<str>::from(raw.get())))
         });
+        let is_string = raw.get().starts_with('"');
         Box::<str>::from(raw).zeroize();
-        Ok(Self(text))
+        Ok(Self { text, is_string })
     }
-}
-
-/// Reads a lifetime. Some providers send it as a string or with a fraction.
-fn seconds(text: &str) -> Option<TimeDelta> {
-    let whole = text.split('.').next().unwrap_or(text);
-    whole.parse::<u32>().ok().map(|seconds| TimeDelta::seconds(seconds.into()))
 }
 
 impl fmt::Debug for Answer {
@@ -196,7 +278,15 @@ mod tests {
             (r#""expires_in":"3600""#, Some(3600)),
             (r#""expires_in":3599.9"#, Some(3599)),
             (r#""expires_in":0"#, Some(0)),
-            (r#""expires_in":-1"#, None),
+            // It has expired, and does not live for ever.
+            (r#""expires_in":-1"#, Some(-1)),
+            (r#""expires_in":"3.6e3""#, Some(3600)),
+            (r#""expires_in":3.1536E7"#, Some(31_536_000)),
+            (r#""expires_in":" 3600 ""#, Some(3600)),
+            (r#""expires_on":1700000000"#, Some(1_700_000_000)),
+            (r#""expires_on":"1700000000""#, Some(1_700_000_000)),
+            (r#""expires_on":"soon""#, None),
+            (r#""expires_in":60,"expires_on":1700000000"#, Some(60)),
             (r#""expires_in":18446744073709551615"#, None),
             (r#""expires_in":1e400"#, None),
             (r#""expires_in":true"#, None),
@@ -216,6 +306,10 @@ mod tests {
             r#"{"access_token":"a"}"#,
             r#"{"access_token":"a","refresh_token":null}"#,
             r#"{"access_token":"a","refresh_token":""}"#,
+            r#"{"access_token":"a","refresh_token":" "}"#,
+            r#"{"access_token":"a","refresh_token":false}"#,
+            r#"{"access_token":"a","refresh_token":{}}"#,
+            r#"{"access_token":"a","refresh_token":[]}"#,
         ] {
             assert_eq!(read(json).unwrap().refresh_token, None, "{json}");
         }
@@ -230,6 +324,8 @@ mod tests {
             "null",
             r#"{"access_token":""}"#,
             r#"{"access_token":null}"#,
+            r#"{"access_token":5}"#,
+            r#"{"data":{"x":"y"}}"#,
             r#"{"access_token":"a","access_token":"b"}"#,
             r#"{"access_token":"a","refresh_token":"r","refresh_token":"s"}"#,
         ] {
@@ -242,5 +338,48 @@ mod tests {
         let tokens = read(r#"{"access_token":"a","refresh_token":"r","x":"1","x":"2"}"#).unwrap();
         assert_eq!(tokens.refresh_token.as_ref().unwrap().expose_secret(), "r");
         assert_eq!(tokens.extra("x").unwrap().expose_secret(), "2");
+    }
+
+    #[test]
+    fn the_same_token_twice_is_one_token() {
+        let json =
+            r#"{"access_token":"a","refresh_token":"r","access_token":"a","refresh_token":"r"}"#;
+        let tokens = read(json).unwrap();
+        assert_eq!(tokens.access_token.expose_secret(), "a");
+        assert_eq!(tokens.refresh_token.unwrap().expose_secret(), "r");
+    }
+
+    #[test]
+    fn tokens_in_an_inner_object_are_found_and_kept_once() {
+        for name in ["authed_user", "data"] {
+            let json = format!(
+                r#"{{"ok":true,"{name}":{{"id":"U1","access_token":"canary-a","refresh_token":"canary-r","expires_in":60}}}}"#
+            );
+            let tokens = read(&json).unwrap();
+            assert_eq!(tokens.access_token.expose_secret(), "canary-a");
+            assert_eq!(tokens.refresh_token.as_ref().unwrap().expose_secret(), "canary-r");
+            assert_eq!(tokens.expires_at, DateTime::from_timestamp(60, 0));
+            let extra: Vec<_> =
+                tokens.extras().map(|(name, it)| (name, it.expose_secret())).collect();
+            assert_eq!(extra, [("id", "U1"), ("ok", "true")]);
+        }
+        // A token of the whole answer counts.
+        let json = r#"{"access_token":"bot","authed_user":{"access_token":"user"}}"#;
+        assert_eq!(read(json).unwrap().access_token.expose_secret(), "bot");
+    }
+
+    #[test]
+    fn tokens_in_a_large_answer_are_kept_with_the_fields_that_a_record_has_room_for() {
+        let (large, id) = ("x".repeat(70_000), "i".repeat(9_000));
+        let json = format!(
+            r#"{{"access_token":"a","refresh_token":"r","large":"{large}","id_token":"{id}","scope":"s"}}"#
+        );
+        let tokens = read(&json).unwrap();
+        assert_eq!(tokens.refresh_token.as_ref().unwrap().expose_secret(), "r");
+        assert_eq!(
+            tokens.extras().map(|(name, _)| name).collect::<Vec<_>>(),
+            ["id_token", "scope"]
+        );
+        tokens.to_record("here").unwrap();
     }
 }

@@ -75,7 +75,26 @@ impl Failed {
 }
 
 fn is_temporary(code: &str) -> bool {
-    matches!(code, "server_error" | "slow_down" | "temporarily_unavailable")
+    // The first is Slack's.
+    matches!(code, "ratelimited" | "server_error" | "slow_down" | "temporarily_unavailable")
+}
+
+/// Returns whether only signing in again helps after this error code: the refresh token has ended, or the
+/// provider wants to ask the user something.
+fn needs_a_sign_in(code: &str) -> bool {
+    matches!(
+        code,
+        // RFC 6749, 5.2.
+        "invalid_grant"
+            // OpenID Connect Core, 3.1.2.6.
+            | "consent_required" | "interaction_required" | "login_required"
+            // GitHub.
+            | "bad_refresh_token"
+            // RFC 6750, 3.1, and RFC 8628, 3.5, at the token endpoint too.
+            | "expired_token" | "invalid_token"
+            // Slack.
+            | "invalid_refresh_token" | "token_expired" | "token_revoked"
+    )
 }
 
 impl fmt::Display for Failed {
@@ -116,8 +135,7 @@ impl From<Failed> for RefreshFailure {
                 _ => Self::misconfigured(reason).maybe_spent(),
             },
             Failed::Refused { code, reason, retry_after } => match code.as_str() {
-                // The second is GitHub's.
-                "invalid_grant" | "bad_refresh_token" => Self::rejected(reason),
+                code if needs_a_sign_in(code) => Self::rejected(reason),
                 "invalid_client"
                 | "invalid_request"
                 | "unauthorized_client"
@@ -135,8 +153,15 @@ impl From<Failed> for OAuth2Error {
     fn from(failed: Failed) -> Self {
         let reason = failed.to_string();
         match &failed {
-            Failed::Refused { code, .. } if code == "access_denied" => Self::Declined,
-            Failed::Refused { code, .. } if code == "expired_token" => Self::TimedOut,
+            // The second ones are Microsoft's.
+            Failed::Refused { code, .. }
+                if matches!(&**code, "access_denied" | "authorization_declined") =>
+            {
+                Self::Declined
+            }
+            Failed::Refused { code, .. } if matches!(&**code, "expired_token" | "code_expired") => {
+                Self::TimedOut
+            }
             failed if failed.is_temporary() => Self::Unavailable { reason },
             _ => Self::Misconfigured { reason },
         }
@@ -262,7 +287,15 @@ mod tests {
             ("unauthorized_client", MisconfiguredAndUnspent),
             ("unsupported_grant_type", MisconfiguredAndUnspent),
             ("access_denied", MisconfiguredAndMaybeSpent),
-            ("interaction_required", MisconfiguredAndMaybeSpent),
+            ("consent_required", Rejected),
+            ("expired_token", Rejected),
+            ("interaction_required", Rejected),
+            ("invalid_refresh_token", Rejected),
+            ("invalid_token", Rejected),
+            ("login_required", Rejected),
+            ("token_expired", Rejected),
+            ("token_revoked", Rejected),
+            ("ratelimited", TransientAndMaybeSpent),
             ("invalid_scope", MisconfiguredAndMaybeSpent),
             ("not a code", MisconfiguredAndMaybeSpent),
             ("", MisconfiguredAndMaybeSpent),

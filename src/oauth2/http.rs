@@ -8,8 +8,10 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
+use chrono::{DateTime, NaiveDateTime, Utc};
+use http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, HOST, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT,
+};
 use http::{Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -24,10 +26,11 @@ use tokio::time::timeout;
 use tower_service::Service;
 use zeroize::Zeroizing;
 
+use super::answer::Answer;
+use super::body::readable;
 use super::failure::{Failed, error_code};
 use super::hard_close::HardClose;
 use crate::net::tls::{NO_ROOTS, USER, reason_of, trusting_the_system};
-use crate::record::MAX_RECORD;
 use crate::refresh::RefreshPermit;
 use crate::tokens::json;
 
@@ -45,6 +48,9 @@ const LAST_LOOK: Duration = Duration::from_millis(500);
 /// The longest head of an answer. It also limits how much is read at a time: between two reads, deadlines are
 /// checked.
 const LONGEST_HEAD: usize = 32 << 10;
+
+/// The most bytes of a body. A record holds 64 KiB of tokens, and an answer may have other fields besides.
+const LONGEST_BODY: usize = 256 << 10;
 
 /// The longest wait that a server can ask for: 1 hour.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
@@ -159,6 +165,7 @@ fn prepared(request: HttpRequest) -> http::Request<Full<Bytes>> {
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     parts.uri = target.parse().unwrap_or_default();
     parts.headers.insert(USER_AGENT, HeaderValue::from_static(USER));
+    parts.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     if let Some(secret) = parts.headers.get_mut(AUTHORIZATION) {
         secret.set_sensitive(true);
     }
@@ -209,19 +216,26 @@ async fn read(response: Response<Incoming>, place: &str) -> Result<Reply, Failed
     let status = response.status();
     let retry_after = retry_after(response.headers(), Utc::now());
     // The buffer has its full size, so it does not grow and leave copies behind.
-    let mut body = Zeroizing::new(Vec::with_capacity(MAX_RECORD));
+    let mut body = Zeroizing::new(Vec::with_capacity(LONGEST_BODY));
     let mut incoming = response.into_body();
     while let Some(frame) = incoming.frame().await {
-        let frame = frame.map_err(|error| failed_to_answer(place, &error))?;
+        let frame = match frame {
+            Ok(frame) => frame,
+            // The connection ended too early, and the tokens have arrived.
+            Err(_) if status.is_success() && serde_json::from_slice::<Answer>(&body).is_ok() => {
+                break;
+            }
+            Err(error) => return Err(failed_to_answer(place, &error)),
+        };
         let Ok(data) = frame.into_data() else { continue };
-        if data.len() > MAX_RECORD - body.len() {
+        if data.len() > LONGEST_BODY - body.len() {
             return Err(Failed::Unreadable {
-                reason: format!("{place} answered {} with more than 64 KiB", status.as_u16()),
+                reason: format!("{place} answered {} with more than 256 KiB", status.as_u16()),
             });
         }
         body.extend_from_slice(&data);
     }
-    Ok(Reply { status, retry_after, body })
+    Ok(Reply { status, retry_after, body: readable(body) })
 }
 
 /// Reads `Retry-After` (RFC 9110, 10.2.3): seconds, or a date.
@@ -230,12 +244,22 @@ pub(super) fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Dur
     let wait = match text.parse() {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => {
-            let date = DateTime::parse_from_rfc2822(text).ok()?;
             // A date in the past means no wait.
-            (date.to_utc() - now).to_std().unwrap_or_default()
+            (http_date(text)? - now).to_std().unwrap_or_default()
         }
     };
     Some(wait.min(LONGEST_RETRY_AFTER))
+}
+
+/// Reads a date in any of the three forms that a recipient has to know (RFC 9110, 5.6.7).
+fn http_date(text: &str) -> Option<DateTime<Utc>> {
+    if let Ok(date) = DateTime::parse_from_rfc2822(text) {
+        return Some(date.to_utc());
+    }
+    // Those of RFC 850 and of `asctime`.
+    let forms = ["%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"];
+    let mut dates = forms.iter().map(|form| NaiveDateTime::parse_from_str(text, form));
+    dates.find_map(Result::ok).map(|date| date.and_utc())
 }
 
 impl Reply {

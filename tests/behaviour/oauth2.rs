@@ -103,6 +103,31 @@ async fn a_rotated_token_is_kept_although_its_answer_breaks_the_standard() {
 }
 
 #[tokio::test]
+async fn what_an_answer_does_not_repeat_stays_and_keeps_its_type() {
+    let server = TokenServer::start();
+    let current = session(&server)
+        .with_extra("scope", "read write".to_owned().into())
+        .with_extra("id_token", "canary-i".to_owned().into())
+        .with_extra("instance_url", "https://eu.example".to_owned().into())
+        .with_json_extra("realm", "7".to_owned().into())
+        .with_json_extra("refresh_expires_in", "60".to_owned().into());
+    server.script([Act::answer(
+        200,
+        r#"{"access_token":"a","refresh_token":"r","instance_url":"https://us.example","level":5}"#,
+    )]);
+    let tokens = client(&server).refresh(current, &RefreshPermit::unlimited()).await.unwrap();
+    let extra = |name: &str| tokens.extra(name).map(|value| value.expose_secret().to_owned());
+    assert_eq!(extra("scope").as_deref(), Some("read write"));
+    assert_eq!(extra("id_token").as_deref(), Some("canary-i"));
+    assert_eq!(extra("instance_url").as_deref(), Some("https://us.example"));
+    // A time counts from its own answer.
+    assert_eq!(extra("refresh_expires_in"), None);
+    let record = tokens.to_record("here").unwrap();
+    let record: serde_json::Value = serde_json::from_str(record.expose_secret()).unwrap();
+    assert_eq!((&record["extra"]["realm"], &record["extra"]["level"]), (&7.into(), &5.into()));
+}
+
+#[tokio::test]
 async fn the_client_secret_is_sent_by_basic_or_in_the_body() {
     let server = TokenServer::start();
     server.require_client("app", "secret-canary", true);
@@ -246,17 +271,17 @@ async fn no_redirect_is_followed() {
 }
 
 #[tokio::test]
-async fn an_answer_is_read_up_to_64_kib() {
+async fn an_answer_is_read_up_to_256_kib() {
     let server = TokenServer::start();
     let body = |length: usize| {
         let empty = r#"{"access_token":"","refresh_token":"r"}"#.len();
         format!(r#"{{"access_token":"{}","refresh_token":"r"}}"#, "c".repeat(length - empty))
     };
-    server.script([Act::answer(200, &body(64 * 1024))]);
+    server.script([Act::answer(200, &body(256 * 1024))]);
     client(&server).refresh(session(&server), &RefreshPermit::unlimited()).await.unwrap();
-    let failure = failure(&server, Act::answer(200, &body(64 * 1024 + 1))).await;
+    let failure = failure(&server, Act::answer(200, &body(256 * 1024 + 1))).await;
     assert!(matches!(&failure, RefreshFailure::Ambiguous { reason }
-        if reason.ends_with("answered 200 with more than 64 KiB")));
+        if reason.ends_with("answered 200 with more than 256 KiB")));
 }
 
 #[tokio::test]

@@ -23,6 +23,8 @@ fn retry_after_is_seconds_or_a_date_and_an_hour_at_most() {
     let seconds = |count| Some(Duration::from_secs(count));
     assert_eq!(header("120"), seconds(120));
     assert_eq!(header("Thu, 01 Jan 1970 00:01:30 GMT"), seconds(90));
+    assert_eq!(header("Thursday, 01-Jan-70 00:01:30 GMT"), seconds(90));
+    assert_eq!(header("Thu Jan  1 00:01:30 1970"), seconds(90));
     assert_eq!(header("Wed, 31 Dec 1969 23:59:59 GMT"), seconds(0));
     assert_eq!(header("86400"), seconds(3600));
     assert_eq!(header("18446744073709551615"), seconds(3600));
@@ -89,6 +91,36 @@ fn a_missing_or_incomplete_answer_is_an_error() {
     for answer in ["", "HTTP/1.1 200", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"] {
         let failed = exchange(answer, Duration::from_millis(20)).unwrap_err();
         assert!(matches!(failed, Failed::NoAnswer { .. }), "{answer}: {failed}");
+    }
+}
+
+#[test]
+fn tokens_that_arrived_before_the_connection_ended_are_read() {
+    let json = r#"{"access_token":"a","refresh_token":"r"}"#;
+    for (head, is_read) in [
+        // The last chunk is missing, and the content is shorter than announced.
+        (format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{json}\r\n", json.len()), true),
+        (format!("Content-Length: 999\r\n\r\n{json}"), true),
+        (format!("Content-Length: 999\r\n\r\n{}", &json[..json.len() - 1]), false),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let uri = format!("http://{}/token", listener.local_addr().unwrap());
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            // The whole request is read, so that closing does not reset the connection.
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\na=b") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                request.push(byte[0]);
+            }
+            stream.write_all(format!("HTTP/1.1 200 OK\r\n{head}").as_bytes()).unwrap();
+        });
+        let request = http::Request::post(uri).body(b"a=b".to_vec()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let exchanged = runtime.block_on(Http::new().exchange(request));
+        server.join().unwrap();
+        assert_eq!(exchanged.is_ok_and(|answer| answer.body() == json.as_bytes()), is_read);
     }
 }
 
