@@ -183,8 +183,8 @@ impl OAuth2Client {
 
     /// Revokes tokens at the provider (RFC 7009): first the refresh token, then the access token.
     ///
-    /// Succeeds also if the provider does not know the tokens, or if it cannot revoke access tokens. The
-    /// store is not changed.
+    /// Succeeds also if the provider does not know the tokens, or if the refresh token was revoked and the
+    /// access token cannot be: it expires soon. The store is not changed.
     ///
     /// # Errors
     ///
@@ -204,17 +204,18 @@ impl OAuth2Client {
         if let Some(token) = &tokens.refresh_token {
             #[expect(clippy::disallowed_methods, reason = "sent to the server that issued it")]
             let token = oauth2::RefreshToken::new(token.expose_secret().to_owned());
-            self.revoke_one(url, token.into()).await?;
+            match self.revoke_one(url, token.into()).await {
+                // RFC 7009 (2.2) wants a success for such a token, and some providers answer this.
+                Err(Failed::Refused { code, .. }) if code == "invalid_token" => {}
+                done => done?,
+            }
         }
         #[expect(clippy::disallowed_methods, reason = "sent to the server that issued it")]
         let token = oauth2::AccessToken::new(tokens.access_token.expose_secret().to_owned());
         match self.revoke_one(url, token.into()).await {
-            // The refresh token is revoked, so the access token expires soon.
-            Err(Failed::Refused { code, .. })
-                if code == "unsupported_token_type" && tokens.refresh_token.is_some() =>
-            {
-                Ok(())
-            }
+            // The refresh token is revoked, so the access token expires soon. Many providers cannot revoke it.
+            Err(_) if tokens.refresh_token.is_some() => Ok(()),
+            Err(Failed::Refused { code, .. }) if code == "invalid_token" => Ok(()),
             done => done,
         }
     }

@@ -7,6 +7,7 @@ use tokenkeep::oauth2::{OAuth2Client, OAuth2Error};
 use tokenkeep::secrecy::SecretString;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use zeroize::Zeroizing;
 
 use crate::failure::Failure;
 
@@ -75,7 +76,12 @@ impl Provider {
         let client = self.client.clone();
         let Some(variable) = &self.client_secret_env else { return Ok(client) };
         match std::env::var(variable) {
-            Ok(secret) if !secret.is_empty() => Ok(client.with_secret(SecretString::from(secret))),
+            // A secret that comes from a file often ends with the line.
+            Ok(secret) if !secret.trim_end_matches(['\r', '\n']).is_empty() => {
+                let secret = Zeroizing::new(secret);
+                let secret = secret.trim_end_matches(['\r', '\n']);
+                Ok(client.with_secret(SecretString::from(secret)))
+            }
             // The message does not name the variable: users often put the secret itself there.
             _ => Err(Failure::usage(
                 "the variable that client_secret_env of this profile names is not set, is empty, or is \

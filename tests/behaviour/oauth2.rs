@@ -558,6 +558,11 @@ async fn a_failed_revocation_is_an_error_that_shows_no_token() {
     assert!(matches!(failed, OAuth2Error::Unavailable { .. }), "{failed:?}");
     server.script([Act::answer(200, ""), Act::error(400, "unsupported_token_type")]);
     revoker.revoke(&tokens).await.unwrap();
+    // A refresh token that the server no longer knows is revoked, and then the access token is not waited for.
+    server.script([Act::error(400, "invalid_token"), Act::answer(503, "canary")]);
+    revoker.revoke(&tokens).await.unwrap();
+    server.script([Act::error(400, "invalid_token")]);
+    revoker.revoke(&AuthTokens::new("canary")).await.unwrap();
     server.script([Act::error(400, "unsupported_token_type")]);
     let failed = revoker.revoke(&AuthTokens::new("canary")).await.unwrap_err();
     assert!(failed.to_string().ends_with("answered 400 unsupported_token_type"), "{failed}");

@@ -355,7 +355,7 @@ fn a_variable_that_is_not_utf_8_is_refused_and_no_other_tokens_are_used() {
     use std::os::unix::ffi::OsStrExt;
 
     let home = Home::signed_in();
-    let odd = std::ffi::OsStr::from_bytes(b"plaintext:/tmp/zo\xeb.json");
+    let odd = OsStr::from_bytes(b"plaintext:/tmp/zo\xeb.json");
     for variable in ["TOKENKEEP_STORE", "TOKENKEEP_PROFILE"] {
         for line in ["get", "clear", "set", "init"] {
             let mut command = home.command();
@@ -363,7 +363,7 @@ fn a_variable_that_is_not_utf_8_is_refused_and_no_other_tokens_are_used() {
             if (variable, line) == ("TOKENKEEP_STORE", "init") {
                 continue;
             }
-            let said = done(&mut command, crate::home::SEED).failed(2);
+            let said = done(&mut command, SEED).failed(2);
             assert!(said.contains(&format!("${variable} is not UTF-8")), "{line}: {said}");
         }
     }
