@@ -1,5 +1,7 @@
 //! Authenticates what is sealed. docs/authentication.md describes the construction.
 
+use std::sync::Arc;
+
 use age::x25519::Identity;
 use hkdf::Hkdf;
 use hmac::{Hmac, Mac};
@@ -111,5 +113,15 @@ impl AgeKey {
             opened => opened,
         }
         .map_err(|error| explain(error, place, self))
+    }
+
+    /// Returns the identities that a record must be authenticated with. A file is read again, so that a running
+    /// process no longer accepts an identity that was taken out of it. If that fails, the identities in memory
+    /// are used: they opened the records before.
+    fn unlock_current(&self, place: &str) -> Result<Arc<Unlocked>, StoreError> {
+        let read = if self.0.source.is_a_file() { Read::Again } else { Read::Once };
+        self.unlock(place, read).or_else(|error| {
+            if self.stamp().is_some() { self.unlock(place, Read::Once) } else { Err(error) }
+        })
     }
 }

@@ -191,16 +191,6 @@ impl AgeKey {
         self.with_other(own, place, read)
     }
 
-    /// Returns the identities that a record must be authenticated with. A file is read again, so that a running
-    /// process no longer accepts an identity that was taken out of it. If that fails, the identities in memory
-    /// are used: they opened the records before.
-    pub(super) fn unlock_current(&self, place: &str) -> Result<Arc<Unlocked>, StoreError> {
-        let read = if self.0.source.is_a_file() { Read::Again } else { Read::Once };
-        self.unlock(place, read).or_else(|error| {
-            if self.stamp().is_some() { self.unlock(place, Read::Once) } else { Err(error) }
-        })
-    }
-
     fn unlock_own(&self, place: &str, read: Read) -> Result<Arc<Unlocked>, StoreError> {
         let mut unlocked = lock(&self.0.unlocked);
         if let Some(unlocked) = unlocked.as_ref().filter(|_| read == Read::Once) {
