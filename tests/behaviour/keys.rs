@@ -13,8 +13,10 @@ use tokenkeep::stores::AgeFileStore;
 use tokenkeep::{AgeKey, AuthTokens, StoreError, TokenStore};
 
 #[cfg(unix)]
+use crate::support::available;
+#[cfg(unix)]
 use crate::support::make_pipe;
-use crate::support::{available, scratch};
+use crate::support::scratch;
 
 const IDENTITY: &str = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";
 const OTHER_IDENTITY: &str =
@@ -322,6 +324,7 @@ async fn more_recipients_than_a_reader_tries_are_refused_before_anything_is_save
     assert!(matches!(lease.reserve().await, Err(StoreError::InvalidKey { .. })));
 }
 
+#[cfg(unix)]
 #[tokio::test]
 async fn a_file_with_more_stanzas_than_a_reader_tries_is_refused() {
     let dir = scratch();
