@@ -133,6 +133,7 @@ fn a_password_behind_an_escaped_slash_is_refused_and_not_printed() {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn a_url_shows_no_character_that_a_terminal_obeys_and_names_the_same_path() {
     let url = parsed("plaintext:/a\u{1b}[2J\u{9b}\u{202e}\u{200b}\u{e000}\n/zoë");

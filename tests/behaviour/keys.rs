@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+#[cfg(unix)]
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -337,11 +338,7 @@ async fn a_file_with_more_stanzas_than_a_reader_tries_is_refused() {
     write_private(&record, r#"{"access_token":"a"}"#);
     let done = Command::new("age").arg("-R").arg(&list).arg("-o").arg(&path).arg(&record).status();
     assert!(done.unwrap().success());
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    }
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let error = AgeFileStore::new(&path, escrow()).load().await.unwrap_err();
     assert!(matches!(error, StoreError::Undecryptable { .. }), "{error}");
     assert!(error.to_string().contains("seal it again"), "{error}");
