@@ -4,10 +4,12 @@
 
 #[test]
 fn help_and_usage_are_as_recorded() {
+    // The snapshots leave out the drive.
+    let nowhere = if cfg!(windows) { "C:/nonexistent/tokenkeep" } else { "/nonexistent/tokenkeep" };
     trycmd::TestCases::new()
         .case("tests/help/*.trycmd")
-        .env("TOKENKEEP_CONFIG_DIR", "/nonexistent/tokenkeep")
-        .env("XDG_STATE_HOME", "/nonexistent/tokenkeep")
+        .env("TOKENKEEP_CONFIG_DIR", nowhere)
+        .env("XDG_STATE_HOME", nowhere)
         .env("TOKENKEEP_PROFILE", "")
         .env("TOKENKEEP_STORE", "")
         .env("NO_COLOR", "1");
