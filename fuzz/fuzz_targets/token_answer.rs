@@ -25,8 +25,8 @@ fuzz_target!(|data: &[u8]| {
     let answered = refresh(&client.with_clock(move || sent), (status, body));
     match &answered {
         Ok(tokens) => {
-            let obtained = tokens.obtained_at.expect("the answer has a time");
-            assert!(tokens.expires_at.is_none_or(|expiry| expiry >= obtained));
+            // The expiry may lie before it: a negative lifetime has ended.
+            assert!(tokens.obtained_at.is_some());
             assert_round_trip(tokens);
             assert_redacted(tokens);
             assert_ages(tokens);
@@ -42,7 +42,7 @@ fuzz_target!(|data: &[u8]| {
 /// already.
 fn assert_nothing_is_lost(answered: &Result<AuthTokens, RefreshFailure>, body: &[u8]) {
     let Ok(fields) = serde_json::from_slice::<serde_json::Value>(body) else { return };
-    let token = |name: &str| fields.get(name)?.as_str().filter(|token| !token.is_empty());
+    let token = |name: &str| fields.get(name)?.as_str().filter(|token| !token.trim().is_empty());
     let Some(access_token) = token("access_token") else { return };
     // A field that is there twice is not used. With escapes, a name can be written in many ways.
     let times = |name: &[u8]| body.windows(name.len()).filter(|window| *window == name).count();
