@@ -44,8 +44,9 @@ impl Answer {
         let mut tokens = AuthTokens::new(self.access_token.into_secret()).with_obtained_at(sent);
         tokens.refresh_token = self.refresh_token.map(|token| token.into_secret().into());
         // A lifetime that overflows is ignored.
-        let by_lifetime = self.expires_in.and_then(|time| sent.checked_add_signed(time));
-        tokens.expires_at = by_lifetime.or(self.expires_on);
+        let lifetime = self.expires_in.map(|time| time.max(TimeDelta::zero()));
+        let by_lifetime = lifetime.and_then(|time| sent.checked_add_signed(time));
+        tokens.expires_at = by_lifetime.or(self.expires_on.map(|at| at.max(sent)));
         // A record has a limit. Beside the tokens, the shortest fields are kept.
         let mut extra = self.extra;
         extra.sort_by_key(|(name, value)| name.len() + value.length());
@@ -279,7 +280,7 @@ mod tests {
             (r#""expires_in":3599.9"#, Some(3599)),
             (r#""expires_in":0"#, Some(0)),
             // It has expired, and does not live for ever.
-            (r#""expires_in":-1"#, Some(-1)),
+            (r#""expires_in":-1"#, Some(0)),
             (r#""expires_in":"3.6e3""#, Some(3600)),
             (r#""expires_in":3.1536E7"#, Some(31_536_000)),
             (r#""expires_in":" 3600 ""#, Some(3600)),
