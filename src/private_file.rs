@@ -31,6 +31,8 @@ mod space;
 #[cfg(test)]
 mod tests;
 #[cfg(unix)]
+mod trusted_directory;
+#[cfg(unix)]
 mod trusted_path;
 
 use std::ffi::{OsStr, OsString};
@@ -210,6 +212,16 @@ impl PrivateFile {
             // The removal cannot be made durable in a directory that this user may not list.
             _ => Ok(()),
         }
+    }
+
+    /// Checks that nobody else can put a file in its place: that each directory that leads to it is trusted. It
+    /// need not exist.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Exposed`] if somebody else can, and errors of the system.
+    pub fn check_directories(&self) -> Result<(), StoreError> {
+        self.open(Exposure::Refused).map(drop)
     }
 
     /// Makes the name of the file durable, and the names of the directories above it. The process that wrote

@@ -1,7 +1,9 @@
 //! The target of a command: a store, and the profile that names it.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use tokenkeep::private_file::PrivateFile;
 use tokenkeep::{AgeKey, StoreError, StoreUrl, TokenManager, TokenStore};
 
 use crate::context::Context;
@@ -134,6 +136,18 @@ pub(crate) fn refuse_environment(url: &StoreUrl, store: &dyn TokenStore) -> Resu
     }
     let reason = "a program cannot keep tokens in its environment; use another store".into();
     Err(StoreError::ReadOnly { place: store.to_string(), reason })
+}
+
+/// The maximum size in bytes of a file of a store that a command reads itself. A record or a key is smaller.
+const LONGEST: usize = 1 << 20;
+
+/// Returns a file of the store of this URL.
+pub(crate) fn private_file(url: &StoreUrl, path: &Path) -> PrivateFile {
+    let file = PrivateFile::new(path, LONGEST);
+    match url.trusted_group() {
+        Some(group) => file.with_trusted_group(group),
+        None => file,
+    }
 }
 
 /// No file was read yet, so an invalid key stands in the URL itself.

@@ -35,6 +35,13 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// Returns whether there are tokens in a body. No copy of them stays.
+    pub(super) fn is_in(body: &[u8]) -> bool {
+        // The fields of the `oauth2` crate are not wiped on drop, and those of `AuthTokens` are.
+        let answer = serde_json::from_slice::<Self>(body);
+        answer.is_ok_and(|answer| answer.into_tokens(SystemTime::UNIX_EPOCH).has_access_token())
+    }
+
     /// Returns the tokens of an answer to a request that was sent at this time.
     ///
     /// The lifetime counts from `sent`, so a slow answer never makes a token seem to live longer than it

@@ -15,6 +15,11 @@ const UNMAPPED: u32 = 65534;
 /// The maximum size of a file of accounts, in bytes. A larger one names thousands of users.
 const MAX_ACCOUNTS: u64 = 1 << 20;
 
+/// Returns whether this is root, or the user of this process.
+pub(super) fn is_trusted(user: u32) -> bool {
+    user == geteuid().as_raw() || is_root(user)
+}
+
 /// Returns whether this user is root. In a user namespace that has no number for root, as in the sandboxes of
 /// Flatpak and bubblewrap, the files of root show the same user as all others without a number.
 pub(super) fn is_root(user: u32) -> bool {

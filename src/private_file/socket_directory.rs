@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::trusted_path::{Walk, is_trusted};
+use super::accounts::is_trusted;
+use super::trusted_path;
 use crate::error::StoreError;
 
 /// The directory of a socket. Nobody except root and this user can replace it.
@@ -25,9 +26,9 @@ impl SocketDirectory {
     ///
     /// [`StoreError::Exposed`] if others can replace it, or a link that leads to it.
     pub(crate) fn find(path: &Path) -> Result<Option<Self>, StoreError> {
-        let Some(walk) = Walk::to_directory(path, None)? else { return Ok(None) };
-        let (path, owner) = walk.reached();
-        Ok(Some(Self { path: path.to_owned(), owner, is_own: walk.check_own().is_ok() }))
+        let Some(reached) = trusted_path::directory(path, None)? else { return Ok(None) };
+        let (path, owner) = (reached.path().to_owned(), reached.owner());
+        Ok(Some(Self { path, owner, is_own: reached.check_own().is_ok() }))
     }
 
     /// Returns the path without links.

@@ -13,8 +13,8 @@ use rustix::process::geteuid;
 
 use super::accounts::is_root;
 use super::space::{self, Space};
-use super::trusted_path::{Walk, has_access_list, is_group_trusted};
-use super::{Exposure, refuse_missing_root};
+use super::trusted_directory::{TrustedDirectory, has_access_list, is_group_trusted};
+use super::{Exposure, refuse_missing_root, trusted_path};
 use crate::error::StoreError;
 
 const READ_BY_OTHERS: u32 = 0o044;
@@ -55,8 +55,8 @@ impl Dir {
         exposure: Exposure,
         group: Option<u32>,
     ) -> Result<Option<Self>, StoreError> {
-        match Walk::to_directory(path, group)? {
-            Some(walk) => Self::reached(&walk, path, exposure).map(Some),
+        match trusted_path::directory(path, group)? {
+            Some(reached) => Self::reached(&reached, path, exposure).map(Some),
             None => refuse_missing_root(path).map(|()| None),
         }
     }
@@ -68,15 +68,19 @@ impl Dir {
         if let Some(dir) = Self::open(path, Exposure::Refused, group)? {
             return Ok(dir);
         }
-        Self::reached(&Walk::create_directory(path, group)?, path, Exposure::Refused)
+        Self::reached(&trusted_path::created_directory(path, group)?, path, Exposure::Refused)
     }
 
-    fn reached(walk: &Walk<'_>, path: &Path, exposure: Exposure) -> Result<Self, StoreError> {
+    fn reached(
+        reached: &TrustedDirectory,
+        path: &Path,
+        exposure: Exposure,
+    ) -> Result<Self, StoreError> {
         match exposure {
-            Exposure::Accepted => walk.check_owner()?,
-            Exposure::Refused => walk.check_own()?,
+            Exposure::Accepted => reached.check_owner(reached.path())?,
+            Exposure::Refused => reached.check_own()?,
         }
-        let file = walk.readable().map_err(|error| failed("open the directory", path, error))?;
+        let file = reached.readable().map_err(|error| failed("open the directory", path, error))?;
         Ok(Self { file, path: path.to_owned() })
     }
 
@@ -361,7 +365,7 @@ pub(super) fn open_trusted_file(
     exposure: Exposure,
     group: Option<u32>,
 ) -> Result<Option<File>, StoreError> {
-    let Some((file, found)) = Walk::open_file(path, group)? else { return Ok(None) };
+    let Some((file, found)) = trusted_path::file(path, group)? else { return Ok(None) };
     let metadata = file.metadata().map_err(|error| failed("read", path, error))?;
     check_kind(path, &metadata)?;
     check_owner(&found, &metadata, true)?;
@@ -390,7 +394,7 @@ pub(super) fn open_trusted_file(
 
 /// Removes the file of that path, if it exists.
 pub(super) fn remove(path: &Path, group: Option<u32>) -> Result<(), StoreError> {
-    Walk::remove_file(path, group)
+    trusted_path::remove_file(path, group)
 }
 
 fn check_kind(path: &Path, metadata: &fs::Metadata) -> Result<(), StoreError> {

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokenkeep::private_file::{LockFile, PrivateFile};
+use tokenkeep::private_file::LockFile;
 use tokenkeep::secrecy::ExposeSecret;
 use tokenkeep::store::Precondition;
 use tokenkeep::{StoreError, StoreUrl, TokenStore};
@@ -14,7 +14,7 @@ use crate::arguments::Remove;
 use crate::context::Context;
 use crate::failure::{Code, DONE, Failure, Outcome};
 use crate::profile::{Profile, key_of};
-use crate::target::open_without_asking;
+use crate::target::{open_without_asking, private_file};
 use crate::terminal::Terminal;
 
 /// Finds everything that prevents the removal first. Then removes what belongs to the profile, and
@@ -182,7 +182,7 @@ impl Belongings {
     fn remove_files(&self) -> Result<Vec<PathBuf>, Failure> {
         let done = "the tokens are removed, so run this again after that";
         let remove = |path: &Path| {
-            let removed = private_file(&self.url, path, 0).remove();
+            let removed = private_file(&self.url, path).remove();
             removed.map_err(|error| Failure::from(error).within(done))
         };
         let mut locks = self.locks();
@@ -355,15 +355,13 @@ fn is_absent(path: &Path) -> Result<bool, Failure> {
 
 /// Returns why an identity file may be the key of more than one profile, if it may.
 fn why_it_stays(url: &StoreUrl, path: &Path) -> Result<Option<&'static str>, Failure> {
-    /// A longer file is not an identity file.
-    const LONGEST: usize = 64 * 1024;
     const SEALED: [&[u8]; 2] = [b"age-encryption.org/", b"-----BEGIN AGE ENCRYPTED FILE"];
 
     let found = path.symlink_metadata().map_err(|error| Failure::io("read", path, &error))?;
     if found.is_symlink() {
         return Ok(Some("it is a link"));
     }
-    let text = match private_file(url, path, LONGEST).read() {
+    let text = match private_file(url, path).read() {
         Ok(Some(text)) => text,
         Ok(None) => return Ok(None),
         Err(StoreError::NotAFile { .. } | StoreError::TooLarge { .. }) => {
@@ -385,13 +383,4 @@ fn why_it_stays(url: &StoreUrl, path: &Path) -> Result<Option<&'static str>, Fai
         [true, ..] => Some("it holds several keys"),
         _ => Some("it is not an identity file"),
     })
-}
-
-/// Returns a file of the store of this URL.
-fn private_file(url: &StoreUrl, path: &Path, limit: usize) -> PrivateFile {
-    let file = PrivateFile::new(path, limit);
-    match url.trusted_group() {
-        Some(group) => file.with_trusted_group(group),
-        None => file,
-    }
 }

@@ -243,6 +243,25 @@ fn profiles_in_a_directory_that_a_neighbour_can_change_are_not_read_and_no_lock_
 }
 
 #[test]
+fn doctor_gives_no_advice_about_files_of_root_that_a_neighbour_chose() {
+    let test = "neighbours::doctor_gives_no_advice_about_files_of_root_that_a_neighbour_chose";
+    if !parts(test) {
+        return;
+    }
+    let machine = Machine::new(VICTIM);
+    machine.directory("etc", 0, 0o755);
+    machine.file("etc/shadow", 0, 0o600, "of root");
+    machine.directory("home/own", VICTIM, 0o700);
+    machine.file("home/own/shadow", 0, 0o600, "of root");
+    let own = machine.run("doctor --store plaintext:$/home/own/shadow");
+    assert!(own.out.contains("sudo chown"), "{own:?}");
+    machine.directory("shared", 0, 0o777);
+    assert!(machine.attack("ln -s ../etc shared/app"));
+    let done = machine.run("doctor --store plaintext:$/shared/app/shadow");
+    assert!(!done.out.contains("chown") && done.out.contains("/shared is not private"), "{done:?}");
+}
+
+#[test]
 fn a_link_into_a_directory_of_a_neighbour_is_not_followed() {
     let test = "neighbours::a_link_into_a_directory_of_a_neighbour_is_not_followed";
     if !parts(test) {

@@ -68,29 +68,23 @@ fn files_of(record: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Returns whether nobody else can change a directory that leads to a file.
+/// Returns whether nobody but this user and root can have put the file there. The advice is to give it away, which a
+/// second name that somebody else made for a file of root must not bring about.
 #[cfg(unix)]
 fn is_way_trusted(store: &StoreUrl, file: &Path) -> bool {
-    use tokenkeep::StoreError;
-    use tokenkeep::private_file::LockFile;
-
-    // What is there may be no lock. Its directory is checked first.
-    !matches!(LockFile::open(file, store.trusted_group()), Err(StoreError::Exposed { .. }))
+    let checked = crate::target::private_file(store, file).check_directories();
+    // A directory of root's may be closed to this user. Those above it were checked.
+    !matches!(checked, Err(tokenkeep::StoreError::Exposed { .. }))
 }
 
-/// Returns whether root owns a file that nobody but this user and root can have put there. The advice is to give
-/// it away, which somebody else's second name for a file of root must not bring about.
+/// Returns whether root owns this file, and it has no second name.
 #[cfg(unix)]
 fn is_left_by_root(file: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
 
     const ROOT: u32 = 0;
-    const WRITE_BY_OTHERS: u32 = 0o022;
 
-    let directory = file.parent().and_then(|directory| directory.metadata().ok());
-    let is_safe = directory.is_some_and(|directory| directory.mode() & WRITE_BY_OTHERS == 0);
-    is_safe
-        && file.symlink_metadata().is_ok_and(|found| {
-            found.uid() == ROOT && (found.is_dir() || (found.is_file() && found.nlink() == 1))
-        })
+    file.symlink_metadata().is_ok_and(|found| {
+        found.uid() == ROOT && (found.is_dir() || (found.is_file() && found.nlink() == 1))
+    })
 }
