@@ -210,18 +210,30 @@ async fn a_file_or_directory_of_another_user_is_refused() {
 async fn leftovers_of_a_killed_writer_are_removed_by_the_next_save_or_clear() {
     let dir = scratch();
     let path = dir.path().join("tokens.json");
-    let remains = dir.path().join("tokens.json.tmp");
+    // The first name is that of an earlier version. The last two are files of others.
+    let own = ["tokens.json.tmp", "tokens.json.0123456789abcdef.tmp"];
+    let others = ["tokens.json.notes.tmp", "other.0123456789abcdef.tmp"];
+    let leave = || {
+        for name in own.iter().chain(&others) {
+            fs::write(dir.path().join(name), "half a rec").unwrap();
+        }
+    };
+    let check = || {
+        assert!(own.iter().all(|name| !dir.path().join(name).exists()));
+        assert!(others.iter().all(|name| dir.path().join(name).exists()));
+    };
     let store = PlaintextStore::new(&path);
-    fs::write(&remains, "half a rec").unwrap();
+    leave();
     store.save(&AuthTokens::new("a").into(), Precondition::Absent).await.unwrap();
-    assert!(!remains.exists());
-    fs::write(&remains, "half a rec").unwrap();
+    check();
+    leave();
     store.clear(Precondition::Anything).await.unwrap();
-    assert!(!remains.exists() && !path.exists());
+    assert!(!path.exists());
+    check();
     // The same without a record.
-    fs::write(&remains, "half a rec").unwrap();
+    leave();
     store.clear(Precondition::Anything).await.unwrap();
-    assert!(!remains.exists());
+    check();
 }
 
 #[tokio::test]

@@ -190,7 +190,6 @@ async fn a_work_factor_that_is_too_high_is_refused_before_the_key_is_derived() {
     let sealed =
         [&sealed[..position], raised.as_bytes(), &sealed[position + line.len()..]].concat();
     fs::write(&path, sealed).unwrap();
-    write_private(&path.with_extension("none"), "");
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;

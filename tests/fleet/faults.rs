@@ -1,9 +1,7 @@
 //! Failures between a fleet and its server, and changes by an operator.
 
-use std::time::Duration;
-
 use crate::proxy::Way;
-use crate::world::{World, on_each_engine};
+use crate::world::{World, eventually, on_each_engine};
 
 #[tokio::test]
 async fn a_holder_that_was_stopped_past_its_lease_does_not_overwrite_a_later_login() {
@@ -36,12 +34,7 @@ async fn a_holder_that_was_stopped_does_not_save_while_the_next_holder_has_the_l
         let mut stopped = world.stopped_in_mid_refresh().await;
         let store = world.open();
         // The lease of the stopped host has ended. This process waits for the host, and then takes the lease.
-        let lease = loop {
-            match store.try_lease().await.unwrap() {
-                Some(lease) => break lease,
-                None => tokio::time::sleep(Duration::from_millis(200)).await,
-            }
-        };
+        let lease = eventually("the lease ends", async || store.try_lease().await.unwrap()).await;
         let stored = store.load().await.unwrap().unwrap();
         assert!(stored.record.intent().is_some(), "the token may be spent");
         let before = world.stored().await;
@@ -53,9 +46,8 @@ async fn a_holder_that_was_stopped_does_not_save_while_the_next_holder_has_the_l
 
         // The other process releases the lease, and then the first one saves its tokens.
         lease.release().await.unwrap();
-        while world.stored().await == before {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let is_saved = async || (world.stored().await != before).then_some(());
+        eventually("the tokens are saved", is_saved).await;
         assert!(world.provider.accepts(&world.stored().await));
     })
     .await;
@@ -108,9 +100,8 @@ async fn no_token_is_lost_if_the_server_restarts_during_a_refresh() {
         let answer = host.answer().unwrap();
         assert!(answer.starts_with("ok access-"), "it is served from memory: {answer}");
         world.go_on();
-        while !world.provider.accepts(&world.stored().await) {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let is_saved = async || world.provider.accepts(&world.stored().await).then_some(());
+        eventually("the new tokens are saved", is_saved).await;
         assert_eq!(world.actor().ask("access"), answer);
         assert_eq!((world.provider.calls(), world.provider.replays()), (1, 0));
     })

@@ -7,7 +7,7 @@ use tokenkeep::chrono::Utc;
 
 use crate::provider::minutes;
 use crate::support::{Actor, can_fake_time};
-use crate::world::{World, on_each_engine};
+use crate::world::{World, eventually, on_each_engine};
 
 #[tokio::test]
 async fn sixteen_hosts_with_an_expired_token_make_one_call() {
@@ -87,10 +87,7 @@ async fn the_lease_of_a_lost_host_can_be_taken_only_after_its_deadline() {
         lost.kill();
         let store = world.open();
         let begun = std::time::Instant::now();
-        while store.try_lease().await.unwrap().is_none() {
-            assert!(begun.elapsed().as_secs() < 60, "the lease did not end");
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+        eventually("the lease ends", async || store.try_lease().await.unwrap()).await;
         assert!(begun.elapsed().as_secs() >= 25, "{:?}", begun.elapsed());
     })
     .await;
@@ -113,9 +110,9 @@ async fn a_host_notices_the_refresh_of_another_host() {
         let current = world.stored().await.access_token;
         assert_ne!(current, token);
         // The manager may still be loading in the background.
-        while manager.get_access_token().await.unwrap() != current {
-            tokio::task::yield_now().await;
-        }
+        let is_noticed =
+            async || (manager.get_access_token().await.unwrap() == current).then_some(());
+        eventually("the other refresh is noticed", is_noticed).await;
         assert_eq!(world.provider.calls(), 1);
     })
     .await;

@@ -11,7 +11,7 @@ use tokenkeep::stores::PostgresStore;
 
 use crate::postgres_server::{PostgresServer, can_serve};
 use crate::support::{Actor, block_on, program, scratch};
-use crate::world::{Engine, World};
+use crate::world::{Engine, World, eventually};
 
 #[tokio::test]
 async fn a_user_needs_only_the_documented_rights_and_the_error_names_missing_ones() {
@@ -85,9 +85,8 @@ async fn an_abandoned_statement_is_cancelled() {
     let somebody = database.begin("SELECT 1 FROM tokenkeep FOR UPDATE");
     let error = store.save(&login.clone().into(), Precondition::Anything).await.unwrap_err();
     assert!(matches!(error, StoreError::Timeout { .. }), "{error}");
-    while database.sql(held_up) != "0" {
-        tokio::task::yield_now().await;
-    }
+    let is_given_up = async || (database.sql(held_up) == "0").then_some(());
+    eventually("the statement is given up", is_given_up).await;
     drop(somebody);
     assert_eq!(
         store.load().await.unwrap().unwrap().record.tokens,
@@ -295,9 +294,9 @@ async fn the_server_that_accepts_writes_is_found_among_several() {
     let tokens = world.stored().await;
     let url = world.url.replace(&format!(":{}/", primary.port()), &format!(":{}/", standby.port()));
     let behind = url.parse::<StoreUrl>().unwrap().open().unwrap();
-    while behind.load().await.unwrap().unwrap().record.tokens != tokens {
-        tokio::task::yield_now().await;
-    }
+    let has_followed =
+        async || (behind.load().await.unwrap().unwrap().record.tokens == tokens).then_some(());
+    eventually("the standby server has the tokens", has_followed).await;
     database.sql("ALTER SYSTEM SET default_transaction_read_only = on");
     database.sql("SELECT pg_reload_conf()");
     standby.promote();

@@ -20,6 +20,7 @@ const KWALLET: [(&str, &str); 2] =
 /// How long an open wallet may take to be unlocked. It was 1 ms on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// The pause between two looks. A signal would say it too, but a blocking wait for one has no deadline.
 const POLL: Duration = Duration::from_millis(2);
 
 /// Returns whether the provider is KWallet and has the wallet of this collection open.

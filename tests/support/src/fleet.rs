@@ -2,6 +2,7 @@
 
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -14,6 +15,21 @@ use crate::postgres_server::{Database, PostgresServer, can_serve};
 use crate::provider::{Provider, minutes};
 use crate::proxy::Proxy;
 use crate::{Actor, program, scratch};
+
+/// Waits for what a server or another process does in its own time. Panics if it takes longer than any lease
+/// and any wait of this crate together.
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    const PATIENCE: Duration = Duration::from_secs(150);
+
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "not in {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
 
 pub struct World {
     pub engine: Engine,
