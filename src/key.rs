@@ -238,8 +238,8 @@ impl AgeKey {
     ///
     /// If this key has been cloned.
     #[must_use]
-    pub fn with_trusted_group(mut self, group: u32) -> Self {
-        self.configure().trusted_group = Some(group);
+    pub fn with_trusted_group(mut self, group: impl Into<Option<u32>>) -> Self {
+        self.configure().trusted_group = group.into();
         self
     }
 

@@ -117,13 +117,13 @@ impl PrivateFile {
     ///
     /// Each member of the group can replace the file.
     #[must_use]
-    pub fn with_trusted_group(mut self, group: u32) -> Self {
-        self.trust_group(group);
+    pub fn with_trusted_group(mut self, group: impl Into<Option<u32>>) -> Self {
+        self.trust_group(group.into());
         self
     }
 
-    pub(crate) fn trust_group(&mut self, group: u32) {
-        self.trusted_group = Some(group);
+    pub(crate) fn trust_group(&mut self, group: Option<u32>) {
+        self.trusted_group = group;
     }
 
     /// Returns the absolute path.

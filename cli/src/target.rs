@@ -143,11 +143,7 @@ const LONGEST: usize = 1 << 20;
 
 /// Returns a file of the store of this URL.
 pub(crate) fn private_file(url: &StoreUrl, path: &Path) -> PrivateFile {
-    let file = PrivateFile::new(path, LONGEST);
-    match url.trusted_group() {
-        Some(group) => file.with_trusted_group(group),
-        None => file,
-    }
+    PrivateFile::new(path, LONGEST).with_trusted_group(url.trusted_group())
 }
 
 /// No file was read yet, so an invalid key stands in the URL itself.

@@ -64,10 +64,7 @@ impl StoreUrl {
             Kind::Memory => Ok(Arc::new(MemoryStore::new())),
             Kind::Plaintext { path } => {
                 let store = PlaintextStore::new(path);
-                Ok(Arc::new(match self.trusted_group {
-                    Some(group) => store.with_trusted_group(group),
-                    None => store,
-                }))
+                Ok(Arc::new(store.with_trusted_group(self.trusted_group)))
             }
             #[cfg(feature = "postgres")]
             Kind::Postgres(Database { seal, .. }) => self.open_sealed(self.key(seal, ask)?),
@@ -86,10 +83,7 @@ impl StoreUrl {
         match &self.kind {
             Kind::Age { path, .. } => {
                 let store = AgeFileStore::new(path, key);
-                Ok(Arc::new(match self.trusted_group {
-                    Some(group) => store.with_trusted_group(group),
-                    None => store,
-                }))
+                Ok(Arc::new(store.with_trusted_group(self.trusted_group)))
             }
             #[cfg(feature = "object-store")]
             Kind::Bucket(bucket) => Ok(Arc::new(bucket.open(key)?)),
@@ -193,9 +187,7 @@ impl StoreUrl {
         if let Some(path) = &seal.recipients_file {
             key = key.with_recovery_recipients_file(path);
         }
-        if let Some(group) = self.trusted_group {
-            key = key.with_trusted_group(group);
-        }
+        key = key.with_trusted_group(self.trusted_group);
         if let Some(ask) = ask.cloned() {
             key = key.with_passphrase(move || ask());
         }

@@ -45,8 +45,8 @@ impl AgeFileStore {
     /// Each member of the group can replace the file. The key has a setting of its own,
     /// [`AgeKey::with_trusted_group`].
     #[must_use]
-    pub fn with_trusted_group(self, group: u32) -> Self {
-        Self { file: self.file.with_trusted_group(group), key: self.key }
+    pub fn with_trusted_group(self, group: impl Into<Option<u32>>) -> Self {
+        Self { file: self.file.with_trusted_group(group.into()), key: self.key }
     }
 }
 

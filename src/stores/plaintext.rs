@@ -37,8 +37,8 @@ impl PlaintextStore {
     ///
     /// Each member of the group can replace the file.
     #[must_use]
-    pub fn with_trusted_group(self, group: u32) -> Self {
-        Self(self.0.with_trusted_group(group))
+    pub fn with_trusted_group(self, group: impl Into<Option<u32>>) -> Self {
+        Self(self.0.with_trusted_group(group.into()))
     }
 }
 

@@ -129,7 +129,7 @@ impl<F: Format> RecordFile<F> {
     /// # Panics
     ///
     /// Panics if the store was used before.
-    pub(crate) fn with_trusted_group(mut self, group: u32) -> Self {
+    pub(crate) fn with_trusted_group(mut self, group: Option<u32>) -> Self {
         let inner = Arc::get_mut(&mut self.inner).expect("a store is set up before it is used");
         let file = Arc::get_mut(&mut inner.file).expect("a store is set up before it is used");
         file.trust_group(group);

@@ -65,10 +65,7 @@ fn identity_file(context: &Context, url: &StoreUrl, path: &Path) -> AgeKey {
     let (terminal, protected) = (context.terminal.clone(), path.display().to_string());
     let key =
         AgeKey::identity_file(path).with_passphrase(move || terminal.ask_passphrase(&protected));
-    match url.trusted_group() {
-        Some(group) => key.with_trusted_group(group),
-        None => key,
-    }
+    key.with_trusted_group(url.trusted_group())
 }
 
 /// How a record is sealed now, and how it will be sealed.
