@@ -401,12 +401,20 @@ impl TokenManager {
 
 impl Inner {
     fn access(&self, snapshot: &Snapshot, now: SystemTime) -> Access {
+        if snapshot.stored.is_none() && self.obtains_first() {
+            return Access::RefreshFirst;
+        }
         let refreshing = match &self.refresh {
             None => Refreshing::Never,
             Some(_) if self.policy.in_background => Refreshing::InBackground,
             Some(_) => Refreshing::First,
         };
         Access::decide(snapshot, now, refreshing)
+    }
+
+    /// Returns whether the refresher obtains the first tokens of an empty slot.
+    fn obtains_first(&self) -> bool {
+        self.refresh.as_ref().is_some_and(SharedRefresh::obtains_first)
     }
 
     fn refresher(&self) -> Result<&SharedRefresh, AuthError> {
@@ -438,6 +446,9 @@ impl Inner {
     /// may have changed since: by a login, a logout, or a server that refused the token.
     async fn access_after(&self, error: AuthError) -> Result<AccessToken, AuthError> {
         let current = self.slot.snapshot().await?;
+        if current.stored.is_none() && self.obtains_first() {
+            return Err(error);
+        }
         if serve_or_refresh::serves_after(&current, self.clock.now(), &error) {
             return current.access_token();
         }

@@ -3,15 +3,18 @@
 //! [Providers](crate::docs::providers) shows how to set it up.
 
 mod answer;
+mod assertion;
 mod body;
 mod browser;
 mod device;
 mod endpoint;
 mod failure;
+mod form;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod hard_close;
 mod http;
+mod parameters;
 
 use std::fmt;
 use std::future::Future;
@@ -31,12 +34,15 @@ use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroize;
 
 use self::answer::Answer;
+pub use self::assertion::PrivateKeyJwt;
 pub use self::browser::BrowserSignIn;
 pub use self::device::DeviceSignIn;
 use self::endpoint::endpoint;
 use self::failure::Failed;
 pub use self::failure::OAuth2Error;
+use self::form::FormClient;
 use self::http::Http;
+use self::parameters::Parameters;
 use crate::error::RefreshFailure;
 use crate::net::io_runtime;
 use crate::refresh::{RefreshPermit, TokenRefresher};
@@ -79,12 +85,25 @@ pub struct OAuth2Client {
     client_id: ClientId,
     secret: Option<SecretString>,
     auth_type: AuthType,
+    private_key: Option<PrivateKeyJwt>,
+    grant: Grant,
     scopes: Vec<Scope>,
+    refresh_scopes: Vec<Scope>,
+    parameters: Parameters,
     authorization_url: Option<Url>,
     device_authorization_url: Option<Url>,
     revocation_url: Option<Url>,
     clock: Arc<Clock>,
     http: Http,
+}
+
+/// What a client sends to get new tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Grant {
+    /// The refresh token of a sign-in (RFC 6749, 6).
+    RefreshToken,
+    /// Its own credentials (RFC 6749, 4.4).
+    ClientCredentials,
 }
 
 /// The client of the `oauth2` crate. This crate reads the answers.
@@ -113,7 +132,11 @@ impl OAuth2Client {
             client_id: ClientId::new(client_id.into()),
             secret: None,
             auth_type: AuthType::BasicAuth,
+            private_key: None,
+            grant: Grant::RefreshToken,
             scopes: Vec::new(),
+            refresh_scopes: Vec::new(),
+            parameters: Parameters::default(),
             authorization_url: None,
             device_authorization_url: None,
             revocation_url: None,
@@ -136,11 +159,105 @@ impl OAuth2Client {
         self
     }
 
+    /// Authenticates this client with a signature instead of a secret (`private_key_jwt`, RFC 7523): at the
+    /// token endpoint, for a device code, and for a revocation.
+    #[must_use]
+    pub fn with_private_key_jwt(mut self, key: PrivateKeyJwt) -> Self {
+        self.private_key = Some(key);
+        self
+    }
+
+    /// Gets tokens for the client itself, and not for a person (RFC 6749, 4.4). There is no sign-in and no
+    /// refresh token: as a refresher, this client requests a new token each time, also the first one for an
+    /// empty slot. It needs a secret, a key or a certificate.
+    #[must_use]
+    pub fn with_client_credentials(mut self) -> Self {
+        self.grant = Grant::ClientCredentials;
+        self
+    }
+
     /// Requests these scopes at sign-in. A refresh requests no scopes, so the granted ones stay.
     #[must_use]
     pub fn with_scopes<S: Into<String>>(mut self, scopes: impl IntoIterator<Item = S>) -> Self {
         self.scopes = scopes.into_iter().map(|scope| Scope::new(scope.into())).collect();
         self
+    }
+
+    /// Requests these scopes at each refresh too (RFC 6749, 6). They must be among those that were granted.
+    /// Some providers narrow the token to them, and a few demand them.
+    #[must_use]
+    pub fn with_refresh_scopes<S: Into<String>>(
+        mut self,
+        scopes: impl IntoIterator<Item = S>,
+    ) -> Self {
+        self.refresh_scopes = scopes.into_iter().map(|scope| Scope::new(scope.into())).collect();
+        self
+    }
+
+    /// Names the API that the tokens are for, as Auth0 and others want it (`audience`). It is sent at the
+    /// start of a sign-in, and with the client's own credentials.
+    ///
+    /// # Errors
+    ///
+    /// [`OAuth2Error::InvalidSetting`] if it is empty or contains control characters.
+    pub fn with_audience(mut self, audience: &str) -> Result<Self, OAuth2Error> {
+        self.parameters.set_audience(audience.to_owned())?;
+        Ok(self)
+    }
+
+    /// Names the resources that the tokens are for (RFC 8707). They are sent at the start of a sign-in and in
+    /// each request for tokens, also at a refresh. An MCP server demands its own URL here.
+    ///
+    /// # Errors
+    ///
+    /// [`OAuth2Error::InvalidSetting`] if one is not an absolute URI, or has a fragment.
+    pub fn with_resources<R: Into<String>>(
+        mut self,
+        resources: impl IntoIterator<Item = R>,
+    ) -> Result<Self, OAuth2Error> {
+        self.parameters.set_resources(resources.into_iter().map(Into::into).collect())?;
+        Ok(self)
+    }
+
+    /// Adds parameters to the URL at which a person signs in: names and values. A name may occur more than
+    /// once.
+    ///
+    /// # Errors
+    ///
+    /// [`OAuth2Error::InvalidSetting`] for a parameter that this crate sends itself, a name that RFC 6749 does
+    /// not allow, and a value that is empty or contains control characters.
+    pub fn with_authorize_parameters<N: Into<String>, V: Into<String>>(
+        mut self,
+        parameters: impl IntoIterator<Item = (N, V)>,
+    ) -> Result<Self, OAuth2Error> {
+        self.parameters.authorize = parameters::checked("authorize_parameters", parameters)?;
+        Ok(self)
+    }
+
+    /// Adds parameters to the request for a device code.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`with_authorize_parameters`](Self::with_authorize_parameters).
+    pub fn with_device_parameters<N: Into<String>, V: Into<String>>(
+        mut self,
+        parameters: impl IntoIterator<Item = (N, V)>,
+    ) -> Result<Self, OAuth2Error> {
+        self.parameters.device = parameters::checked("device_parameters", parameters)?;
+        Ok(self)
+    }
+
+    /// Adds parameters to each request to the token endpoint, also at a refresh.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`with_authorize_parameters`](Self::with_authorize_parameters).
+    pub fn with_token_parameters<N: Into<String>, V: Into<String>>(
+        mut self,
+        parameters: impl IntoIterator<Item = (N, V)>,
+    ) -> Result<Self, OAuth2Error> {
+        self.parameters.token = parameters::checked("token_parameters", parameters)?;
+        Ok(self)
     }
 
     /// Sets the URL for [`sign_in_by_browser`](Self::sign_in_by_browser). It may have a query with parameters
@@ -179,6 +296,21 @@ impl OAuth2Client {
     pub fn with_clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.clock = Arc::new(Clock::new(now));
         self
+    }
+
+    /// Gets tokens for the client itself (RFC 6749, 4.4), for a program that keeps them on its own. A
+    /// [manager](crate::TokenManager) does this when it needs them.
+    ///
+    /// # Errors
+    ///
+    /// The error says how the exchange failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// If tokens were just issued, they are lost, and expire.
+    pub async fn sign_in_by_client_credentials(&self) -> Result<AuthTokens, OAuth2Error> {
+        let client = self.clone();
+        Ok(on_io(async move { client.own_tokens(RefreshPermit::unlimited()).await }).await?)
     }
 
     /// Revokes tokens at the provider (RFC 7009): first the refresh token, then the access token.
@@ -227,10 +359,11 @@ impl OAuth2Client {
             checked = format!("https{}", &url.as_str()[4..]).parse().map_err(|_| unsendable())?;
         }
         let uri: ::http::Uri = url.as_str().parse().map_err(|_| unsendable())?;
+        let forms = self.forms(self.http.clone(), std::iter::empty());
         let to_url = move |mut request: HttpRequest| {
             *request.uri_mut() = uri.clone();
-            let http = self.http.clone();
-            async move { http.exchange(request).await }
+            let forms = forms.clone();
+            async move { forms.exchange(request).await }
         };
         let client = self.client().set_revocation_url(RevocationUrl::from_url(checked));
         let request = client.revoke_token(token).map_err(|_| unsendable())?;
@@ -244,10 +377,31 @@ impl OAuth2Client {
     ) -> Result<AuthTokens, Failed> {
         #[expect(clippy::disallowed_methods, reason = "sent to the server that issued it")]
         let token = oauth2::RefreshToken::new(token.expose_secret().to_owned());
-        let (client, http, sent) = (self.client(), self.http.permitted(permit), self.clock.now());
-        let answer = client.exchange_refresh_token(&token).request_async(&http).await;
+        let (client, sent) = (self.client(), self.clock.now());
+        let forms = self.forms(self.http.permitted(permit), self.parameters.for_token());
+        let request = client.exchange_refresh_token(&token).add_scopes(self.refresh_scopes.clone());
+        let answer = request.request_async(&forms).await;
         token.into_secret().zeroize();
         Ok(answer.map_err(|error| failed(error, self.token_url.url()))?.into_tokens(sent))
+    }
+
+    /// Gets tokens for the client itself.
+    async fn own_tokens(&self, permit: RefreshPermit) -> Result<AuthTokens, Failed> {
+        let (client, sent) = (self.client(), self.clock.now());
+        let added = self.parameters.for_client_credentials();
+        let forms = self.forms(self.http.permitted(permit), added);
+        let request = client.exchange_client_credentials().add_scopes(self.scopes.clone());
+        let answer = request.request_async(&forms).await;
+        let answer = answer.map_err(|error| failed(error, self.token_url.url()))?;
+        let mut tokens = answer.into_tokens(sent);
+        // A server should send none (RFC 6749, 4.4.3), and this client would never use it.
+        tokens.refresh_token = None;
+        Ok(tokens)
+    }
+
+    /// Sends forms to the token endpoint, during a sign-in.
+    fn to_token_endpoint(&self) -> FormClient {
+        self.forms(self.http.clone(), self.parameters.for_token())
     }
 
     /// Returns this client as the `oauth2` crate needs it.
@@ -304,10 +458,13 @@ impl TokenRefresher for OAuth2Client {
         current: AuthTokens,
         permit: &RefreshPermit,
     ) -> Result<AuthTokens, RefreshFailure> {
+        let (client, permit) = (self.clone(), permit.clone());
+        if self.grant == Grant::ClientCredentials {
+            return Ok(on_io(async move { client.own_tokens(permit).await }).await?);
+        }
         let Some(token) = current.refresh_token.clone() else {
             return Err(RefreshFailure::rejected("the server issued no refresh token"));
         };
-        let (client, permit) = (self.clone(), permit.clone());
         let new = on_io(async move { client.trade(&token, permit).await }).await?;
         Ok(with_what_stays(new, &current))
     }
@@ -315,6 +472,10 @@ impl TokenRefresher for OAuth2Client {
     /// Returns the token URL, a space, and the client's id.
     fn client(&self) -> String {
         format!("{} {}", self.token_url.as_str(), self.client_id.as_str())
+    }
+
+    fn needs_refresh_token(&self) -> bool {
+        self.grant == Grant::RefreshToken
     }
 }
 

@@ -71,6 +71,12 @@ pub trait TokenRefresher: Send + Sync + 'static {
     fn client(&self) -> String {
         String::new()
     }
+
+    /// Returns whether it exchanges a refresh token. One that returns `false` needs no tokens: it is called
+    /// for an empty slot too, with tokens that are empty, and obtains the first ones.
+    fn needs_refresh_token(&self) -> bool {
+        true
+    }
 }
 
 #[async_trait]
@@ -85,6 +91,10 @@ impl<T: TokenRefresher + ?Sized> TokenRefresher for Arc<T> {
 
     fn client(&self) -> String {
         (**self).client()
+    }
+
+    fn needs_refresh_token(&self) -> bool {
+        (**self).needs_refresh_token()
     }
 }
 

@@ -1,27 +1,19 @@
 //! The provider that issues a profile's tokens: the `[oauth2]` table of its file.
 
-use std::collections::BTreeMap;
+mod key;
+mod settings;
 
 use tokenkeep::TokenRefresher;
-use tokenkeep::oauth2::{OAuth2Client, OAuth2Error};
+use tokenkeep::oauth2::{OAuth2Client, OAuth2Error, PrivateKeyJwt};
 use tokenkeep::secrecy::SecretString;
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
 
-use crate::failure::Failure;
+use self::key::Key;
+use self::settings::Settings;
+pub(crate) use self::settings::Wrong;
 
-const SETTINGS: [&str; 9] = [
-    "authorization_url",
-    "client_id",
-    "client_secret_env",
-    "client_secret_in_body",
-    "device_authorization_url",
-    "redirect_port",
-    "revocation_url",
-    "scopes",
-    "token_url",
-];
+use crate::failure::Failure;
 
 /// An OAuth 2.0 provider, and the client that is registered there.
 #[derive(Clone, Debug)]
@@ -33,19 +25,18 @@ pub(crate) struct Provider {
     /// The port that the browser is redirected to; 0 is any port.
     pub(crate) redirect_port: u16,
     pub(crate) has_device_url: bool,
+    /// The client gets tokens for itself, so nobody signs in.
+    pub(crate) is_own_client: bool,
+    assertion: Option<Assertion>,
 }
 
-/// A fault in the text, and its position. It repeats nothing of the text.
-pub(crate) struct Wrong {
-    pub(crate) at: usize,
-    pub(crate) what: String,
-}
-
-/// The values by the names of their settings, each with its position, and the position of the
-/// table.
-struct Settings<'a> {
-    values: BTreeMap<&'a str, (usize, &'a DeValue<'a>)>,
-    at: usize,
+/// The key with which the client authenticates itself instead of with a secret.
+#[derive(Clone, Debug)]
+struct Assertion {
+    key: Key,
+    key_id: Option<String>,
+    algorithm: Option<String>,
+    audience: Option<String>,
 }
 
 impl Provider {
@@ -59,10 +50,12 @@ impl Provider {
         });
         let has_device_url = settings.text("device_authorization_url")?.is_some();
         Ok(Self {
-            client: settings.client()?,
+            client: client(&settings)?,
             client_secret_env,
             redirect_port: port?.unwrap_or(0),
             has_device_url,
+            is_own_client: settings.text("grant_type")?.is_some(),
+            assertion: Assertion::parse(&settings)?,
         })
     }
 
@@ -71,9 +64,13 @@ impl Provider {
         TokenRefresher::client(&self.client)
     }
 
-    /// Returns the client with its secret.
-    pub(crate) fn client(&self) -> Result<OAuth2Client, Failure> {
-        let client = self.client.clone();
+    /// Returns the client with its secret, and with its key. The keychain may ask for it only if
+    /// `allow_prompt` says so.
+    pub(crate) async fn client(&self, allow_prompt: bool) -> Result<OAuth2Client, Failure> {
+        let mut client = self.client.clone();
+        if let Some(assertion) = &self.assertion {
+            client = client.with_private_key_jwt(assertion.read(allow_prompt).await?);
+        }
         let Some(variable) = &self.client_secret_env else { return Ok(client) };
         match std::env::var(variable) {
             // A secret that comes from a file often ends with the line.
@@ -91,72 +88,90 @@ impl Provider {
     }
 }
 
-impl<'a> Settings<'a> {
-    fn of(table: &'a DeTable<'a>, at_all: usize) -> Result<Self, Wrong> {
-        let mut values = BTreeMap::new();
-        for (key, value) in table {
-            let at = key.span().end;
-            let name = key.get_ref().as_ref();
-            if !SETTINGS.contains(&name) {
-                let what = format!("unknown setting; oauth2 has {}", SETTINGS.join(", "));
-                return Err(Wrong { at, what });
-            }
-            values.insert(name, (at, value.get_ref()));
-        }
-        Ok(Self { values, at: at_all })
+impl Assertion {
+    fn parse(settings: &Settings<'_>) -> Result<Option<Self>, Wrong> {
+        let text = |name: &str| Ok(settings.text(name)?.map(str::to_owned));
+        let (key_id, algorithm, audience) = (
+            text("client_assertion_key_id")?,
+            text("client_assertion_algorithm")?,
+            text("client_assertion_audience")?,
+        );
+        let Some(key) = settings.text("client_assertion_key")? else {
+            let is_alone = key_id.is_some() || algorithm.is_some() || audience.is_some();
+            return if is_alone {
+                Err(settings.wrong("oauth2 names no client_assertion_key to use this with"))
+            } else {
+                Ok(None)
+            };
+        };
+        let key =
+            Key::parse(key).map_err(|what| settings.wrong_at("client_assertion_key", what))?;
+        Ok(Some(Self { key, key_id, algorithm, audience }))
     }
 
-    fn get<T>(
-        &self,
-        name: &str,
-        read: impl FnOnce(&'a DeValue<'a>) -> Option<T>,
-    ) -> Result<Option<T>, Wrong> {
-        let Some(&(at, value)) = self.values.get(name) else { return Ok(None) };
-        let what = "this setting has a value of the wrong type";
-        read(value).map(Some).ok_or_else(|| Wrong { at, what: what.to_owned() })
-    }
-
-    fn text(&self, name: &str) -> Result<Option<&'a str>, Wrong> {
-        self.get(name, DeValue::as_str)
-    }
-
-    fn client(&self) -> Result<OAuth2Client, Wrong> {
-        let texts = |value: &'a DeValue<'a>| -> Option<Vec<&'a str>> {
-            value
-                .as_array()?
-                .iter()
-                .map(|value: &Spanned<DeValue<'a>>| value.get_ref().as_str())
-                .collect()
-        };
-        let scopes = self.get("scopes", texts)?.unwrap_or_default();
-        let in_body = self.get("client_secret_in_body", DeValue::as_bool)?.unwrap_or(false);
-        let (token_url, client_id) = (self.text("token_url")?, self.text("client_id")?);
-        let (Some(token_url), Some(client_id)) = (token_url, client_id) else {
-            let what = "oauth2 needs token_url and client_id".to_owned();
-            return Err(Wrong { at: self.at, what });
-        };
-        let wrong = |error: OAuth2Error| match error {
-            OAuth2Error::InvalidSetting { setting, .. } => Wrong {
-                at: self.values.get(setting).map_or(self.at, |&(at, _)| at),
-                what: error.to_string(),
-            },
-            _ => Wrong { at: self.at, what: error.to_string() },
-        };
-        let urls = [
-            ("authorization_url", OAuth2Client::with_authorization_url as fn(_, &str) -> _),
-            ("device_authorization_url", OAuth2Client::with_device_authorization_url),
-            ("revocation_url", OAuth2Client::with_revocation_url),
-        ];
-        let mut client = OAuth2Client::new(token_url, client_id).map_err(wrong)?;
-        client = client.with_scopes(scopes);
-        if in_body {
-            client = client.with_secret_in_body();
+    async fn read(&self, allow_prompt: bool) -> Result<PrivateKeyJwt, Failure> {
+        let pem = self.key.read(allow_prompt).await?;
+        let place = self.key.to_string();
+        let within = |error: OAuth2Error| Failure::from(error).within(&place);
+        let mut key = PrivateKeyJwt::from_pem(&pem).map_err(within)?;
+        if let Some(algorithm) = &self.algorithm {
+            key = key.with_algorithm(algorithm).map_err(within)?;
         }
-        for (name, with) in urls {
-            if let Some(url) = self.text(name)? {
-                client = with(client, url).map_err(wrong)?;
-            }
+        if let Some(key_id) = &self.key_id {
+            key = key.with_key_id(key_id);
         }
-        Ok(client)
+        if let Some(audience) = &self.audience {
+            key = key.with_audience(audience);
+        }
+        Ok(key)
     }
+}
+
+/// Makes the client from all settings that are no secret.
+fn client(settings: &Settings<'_>) -> Result<OAuth2Client, Wrong> {
+    let (token_url, client_id) = (settings.text("token_url")?, settings.text("client_id")?);
+    let (Some(token_url), Some(client_id)) = (token_url, client_id) else {
+        return Err(settings.wrong("oauth2 needs token_url and client_id"));
+    };
+    let wrong = |error: OAuth2Error| match &error {
+        OAuth2Error::InvalidSetting { setting, .. } => {
+            settings.wrong_at(setting, error.to_string())
+        }
+        _ => settings.wrong(&error.to_string()),
+    };
+    let mut client = OAuth2Client::new(token_url, client_id)
+        .map_err(wrong)?
+        .with_scopes(settings.texts("scopes")?)
+        .with_refresh_scopes(settings.texts("refresh_scopes")?)
+        .with_resources(settings.text_or_texts("resource")?)
+        .map_err(wrong)?
+        .with_authorize_parameters(settings.pairs("authorize_parameters")?)
+        .map_err(wrong)?
+        .with_device_parameters(settings.pairs("device_parameters")?)
+        .map_err(wrong)?
+        .with_token_parameters(settings.pairs("token_parameters")?)
+        .map_err(wrong)?;
+    if settings.get("client_secret_in_body", DeValue::as_bool)?.unwrap_or(false) {
+        client = client.with_secret_in_body();
+    }
+    match settings.text("grant_type")? {
+        None => {}
+        Some("client_credentials") => client = client.with_client_credentials(),
+        Some(_) => {
+            let what = "grant_type can only be \"client_credentials\"; for a person, leave it out";
+            return Err(settings.wrong_at("grant_type", what));
+        }
+    }
+    let texts = [
+        ("audience", OAuth2Client::with_audience as fn(_, &str) -> _),
+        ("authorization_url", OAuth2Client::with_authorization_url),
+        ("device_authorization_url", OAuth2Client::with_device_authorization_url),
+        ("revocation_url", OAuth2Client::with_revocation_url),
+    ];
+    for (name, with) in texts {
+        if let Some(text) = settings.text(name)? {
+            client = with(client, text).map_err(wrong)?;
+        }
+    }
+    Ok(client)
 }

@@ -94,7 +94,7 @@ impl TokenRefresher for Refresher {
         current: AuthTokens,
         permit: &RefreshPermit,
     ) -> Result<AuthTokens, RefreshFailure> {
-        let client = self.provider.client();
+        let client = self.provider.client(self.context.selection.allow_prompt).await;
         let client = client.map_err(|failure| RefreshFailure::misconfigured(failure.message()))?;
         self.context.interrupts.hold();
         let _waiting = self.context.terminal.waiting_for("waiting for the token endpoint");
@@ -103,6 +103,10 @@ impl TokenRefresher for Refresher {
 
     fn client(&self) -> String {
         self.provider.client_name()
+    }
+
+    fn needs_refresh_token(&self) -> bool {
+        !self.provider.is_own_client
     }
 }
 

@@ -6,6 +6,7 @@
 //! those of a refresh.
 
 mod failure;
+mod first;
 mod history;
 
 use std::future;
@@ -71,7 +72,7 @@ impl RefreshRequest {
     /// compared, not revisions: an intent or a rekey changes the revision without new tokens.
     fn is_met_by(&self, current: &Snapshot, now: SystemTime) -> bool {
         let changed = current.tokens() != self.found.tokens();
-        !current.wants_refresh(now) && (changed || !self.is_forced)
+        current.stored.is_some() && !current.wants_refresh(now) && (changed || !self.is_forced)
     }
 }
 
@@ -94,6 +95,8 @@ enum Acquired {
     Leased(Box<LeasedTokens>),
     /// The tokens in the slot meet the request, so no refresh is needed.
     Met(Arc<Snapshot>),
+    /// The slot is empty, and the refresher needs no tokens to obtain the first ones.
+    Vacant(Box<dyn Lease>),
 }
 
 /// Refreshes the tokens of one slot. Only one refresh may run at a time in a process.
@@ -137,6 +140,7 @@ impl RefreshProtocol {
             let mut leased = match self.acquire(request).await? {
                 Acquired::Leased(leased) => *leased,
                 Acquired::Met(snapshot) => return Ok(snapshot),
+                Acquired::Vacant(lease) => return self.obtain_first(lease).await,
             };
             let is_ours = match self.record_intent(&mut leased).await {
                 Ok(true) => self.renew_lease(&mut leased).await,
@@ -217,6 +221,11 @@ impl RefreshProtocol {
             _ => guard.reload().await,
         };
         drop(guard);
+        if let Ok(Snapshot { stored: None, .. }) = current.as_deref()
+            && self.obtains_first()
+        {
+            return Ok(lease?.map(Acquired::Vacant));
+        }
         let needed = match &current {
             Ok(current) => self.needed(request, current),
             Err(error) => Err(error.clone().into()),
@@ -289,7 +298,7 @@ impl RefreshProtocol {
         &self,
         leased: &mut LeasedTokens,
     ) -> Result<AuthTokens, RefreshFailure> {
-        let answer = self.call_once(leased).await;
+        let answer = self.call_once(&leased.record.tokens, &*leased.lease).await;
         if !matches!(answer, Err(RefreshFailure::Ambiguous { .. })) {
             return answer;
         }
@@ -297,16 +306,20 @@ impl RefreshProtocol {
         if !matches!(self.renew_lease(leased).await, Ok(true)) {
             return answer;
         }
-        self.call_once(leased).await
+        self.call_once(&leased.record.tokens, &*leased.lease).await
     }
 
-    async fn call_once(&self, leased: &LeasedTokens) -> Result<AuthTokens, RefreshFailure> {
+    async fn call_once(
+        &self,
+        tokens: &AuthTokens,
+        lease: &dyn Lease,
+    ) -> Result<AuthTokens, RefreshFailure> {
         let deadline = self.policy.deadline;
-        let permit = match leased.lease.time_left() {
+        let permit = match lease.time_left() {
             None => RefreshPermit::unlimited(),
             Some(left) => RefreshPermit::until(left, deadline, SAVE_MARGIN, &self.clock),
         };
-        let mut answer = pin!(self.refresher.refresh(leased.record.tokens.clone(), &permit));
+        let mut answer = pin!(self.refresher.refresh(tokens.clone(), &permit));
         // If the refresher panics, the refresh fails, so that the callers do not wait for ever.
         let answer = future::poll_fn(|context| {
             let polled = panic::catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context)));
@@ -421,8 +434,14 @@ impl RefreshProtocol {
     ///
     /// The failure of the last refresh, if it was too short a time ago, in this process or in another one.
     pub(super) fn check_throttle(&self, request: &RefreshRequest) -> Result<(), AuthError> {
-        let Some(stored) = &request.found.stored else { return Ok(()) };
-        let (tokens, now) = (&stored.record.tokens, self.clock.now());
+        let now = self.clock.now();
+        let Some(stored) = &request.found.stored else {
+            // An empty slot is filled at once, also right after a refresh. Only a failure holds it back.
+            let (none, no_lifetime) = (first::no_tokens(), Some(chrono::TimeDelta::zero()));
+            let error = self.history.throttled(&none, no_lifetime, request.is_forced, now);
+            return error.map_or(Ok(()), Err);
+        };
+        let tokens = &stored.record.tokens;
         let lifetime = request.found.lifetime();
         if let Some(error) = self.history.throttled(tokens, lifetime, request.is_forced, now) {
             return Err(error);

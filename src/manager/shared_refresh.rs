@@ -76,6 +76,11 @@ impl SharedRefresh {
         Ok(self.protocol.reload_if_doubtful(snapshot).await?)
     }
 
+    /// Returns whether the first tokens of an empty slot are obtained like all others.
+    pub(super) fn obtains_first(&self) -> bool {
+        self.protocol.obtains_first()
+    }
+
     /// Forgets how earlier refreshes ended. It is called after a login.
     pub(super) fn begin_anew(&self) {
         self.protocol.begin_anew();

@@ -283,7 +283,7 @@ impl SlotGuard<'_> {
     }
 
     /// Puts the state of the slot into memory.
-    fn install(&mut self, stored: Option<Stored>, now: SystemTime) -> Arc<Snapshot> {
+    pub(super) fn install(&mut self, stored: Option<Stored>, now: SystemTime) -> Arc<Snapshot> {
         self.slot.install(stored, now)
     }
 

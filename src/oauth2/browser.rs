@@ -54,12 +54,15 @@ impl OAuth2Client {
             .expect("an address, a port and a path are a URL");
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
         let client = self.client().set_auth_uri(AuthUrl::from_url(url));
-        let (url, state) = client
+        let request = client
             .authorize_url(CsrfToken::new_random)
             .add_scopes(self.scopes.clone())
             .set_redirect_uri(std::borrow::Cow::Borrowed(&redirect))
-            .set_pkce_challenge(challenge)
-            .url();
+            .set_pkce_challenge(challenge);
+        let added = self.parameters.for_authorize();
+        let request =
+            added.fold(request, |request, (name, value)| request.add_extra_param(name, value));
+        let (url, state) = request.url();
         Ok(BrowserSignIn {
             client: self.clone(),
             listener,
@@ -125,7 +128,7 @@ impl BrowserSignIn {
             .exchange_code(code)
             .set_pkce_verifier(self.verifier)
             .set_redirect_uri(std::borrow::Cow::Owned(self.redirect))
-            .request_async(&self.client.http)
+            .request_async(&self.client.to_token_endpoint())
             .await;
         Ok(answer.map_err(|error| failed(error, self.client.token_url.url()))?.into_tokens(sent))
     }

@@ -53,7 +53,8 @@ impl OAuth2Client {
             .client()
             .set_device_authorization_url(DeviceAuthorizationUrl::from_url(url.clone()));
         let request = client.exchange_device_code().add_scopes(self.scopes.clone());
-        request.request_async(&self.http).await.map_err(|error| failed(error, &url))
+        let forms = self.forms(self.http.clone(), self.parameters.for_device());
+        request.request_async(&forms).await.map_err(|error| failed(error, &url))
     }
 }
 
@@ -143,10 +144,10 @@ impl DeviceSignIn {
         self,
         sleep: impl Fn(Duration) -> F + Send + Sync,
     ) -> Result<AuthTokens, OAuth2Error> {
-        let http = self.client.http.clone();
+        let forms = self.client.to_token_endpoint();
         let exchange: &Exchange = &move |request| {
-            let http = http.clone();
-            Box::pin(on_io(async move { http.exchange(request).await }))
+            let forms = forms.clone();
+            Box::pin(on_io(async move { forms.exchange(request).await }))
         };
         self.tokens_from(exchange, sleep).await
     }

@@ -2,6 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use crate::error::StoreError;
@@ -50,6 +51,30 @@ impl KeychainItemStore {
     #[must_use]
     pub fn allow_prompts(self) -> Self {
         Self { item: self.item.with_prompts(), ..self }
+    }
+
+    /// Reads the text of the item as it is, or `None` if there is no such item. It need not be a token: a
+    /// client's private key may be there too.
+    ///
+    /// # Errors
+    ///
+    /// Those of a load. [`StoreError::Corrupt`] if it is not text.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing changes.
+    pub async fn read_text(&self) -> Result<Option<SecretString>, StoreError> {
+        self.run(|store| {
+            let Some(bytes) = store.item.read()? else { return Ok(None) };
+            let decoded = utf8_of_utf16(&bytes);
+            let text = str::from_utf8(decoded.as_ref().unwrap_or(&bytes));
+            let text = text.map_err(|_| StoreError::Corrupt {
+                place: store.to_string(),
+                reason: "it is not text".into(),
+            })?;
+            Ok(Some(SecretString::from(text)))
+        })
+        .await
     }
 
     async fn run<T: Send + 'static>(

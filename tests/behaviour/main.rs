@@ -22,6 +22,7 @@ mod logout;
 mod manager;
 mod oauth2;
 mod other_users_bus;
+mod own_tokens;
 mod processes;
 mod protocol_model;
 mod refresh;

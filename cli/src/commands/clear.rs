@@ -25,7 +25,7 @@ pub(super) async fn clear(context: &Context, clear: &Clear) -> Outcome {
     let mut may_live = Vec::new();
     let mut revoked = None;
     if clear.revoke {
-        match target.provider()?.client() {
+        match target.provider()?.client(context.selection.allow_prompt).await {
             Ok(client) => revoked = Some(client),
             // A logout does not wait until the provider is set up.
             Err(failure) => may_live.push(failure),

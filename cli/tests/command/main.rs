@@ -18,6 +18,7 @@ mod login;
 mod migrate_all;
 mod neighbours;
 mod odd_places;
+mod own_client;
 mod profile_remove;
 mod readme;
 mod refresh_command;
