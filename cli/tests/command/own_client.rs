@@ -258,3 +258,33 @@ fn the_error_about_a_parameter_names_the_line_and_not_the_value() {
         assert!(error.contains(says), "{error}");
     }
 }
+
+#[cfg(not(target_vendor = "apple"))]
+#[test]
+fn the_key_of_a_client_can_be_an_item_of_the_keychain() {
+    let name = "own_client::the_key_of_a_client_can_be_an_item_of_the_keychain";
+    let parts = ["dbus-daemon", "gnome-keyring-daemon", "gdbus", "secret-tool", "openssl"];
+    if !parts.iter().all(|program| available(name, program)) {
+        return;
+    }
+    let (server, session) = (TokenServer::start(), crate::session::Session::with_keychain());
+    let store_key = "openssl genpkey -algorithm ED25519 | \
+                     secret-tool store --label key service app username client-key";
+    session.output("sh", &["-c", store_key]);
+    let home = Home::new();
+    home.write(
+        "config/profiles/default.toml",
+        format!(
+            "store = \"keychain:tokenkeep/own\"\n[oauth2]\ntoken_url = \"{}\"\nclient_id = \"app\"\n\
+             grant_type = \"client_credentials\"\nclient_assertion_key = \"keychain:app/client-key\"\n",
+            server.token_url()
+        ),
+    );
+    server.script([Act::answer(200, TOKEN)]);
+    let mut get = session.command(crate::support::program("tokenkeep"));
+    get.env("TOKENKEEP_CONFIG_DIR", home.path("config"));
+    assert_eq!(done(get.arg("get"), "").line(), "own-canary");
+    let assertion = &server.requests()[0].form["client_assertion"];
+    let header = BASE64_URL_SAFE_NO_PAD.decode(assertion.split('.').next().unwrap()).unwrap();
+    assert_eq!(header, br#"{"alg":"EdDSA","typ":"JWT"}"#);
+}
