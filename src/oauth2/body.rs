@@ -32,12 +32,14 @@ fn from_latin_1(body: &[u8]) -> Zeroizing<Vec<u8>> {
     text
 }
 
-/// Reads a form, which is what GitHub answers by default. Returns `None` if it has neither a token nor an error.
+/// Reads a form, which is what GitHub answers by default. Returns `None` if it has no token, no device code
+/// and no error.
 fn from_form(body: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let fields: Vec<_> = form_urlencoded::parse(body.trim_ascii())
         .map(|(name, value)| (name.into_owned(), Zeroizing::new(value.into_owned())))
         .collect();
-    if !fields.iter().any(|(name, _)| name == "access_token" || name == "error") {
+    let counts = |name: &str| matches!(name, "access_token" | "device_code" | "error");
+    if !fields.iter().any(|(name, _)| counts(name)) {
         return None;
     }
     // JSON escapes a byte by 6 at most.
@@ -81,6 +83,7 @@ mod tests {
                 r#"{"error":"bad_code","error_description":"a \"b\""}"#,
             ),
             (b"\xef\xbb\xbfaccess_token=a", r#"{"access_token":"a"}"#),
+            (b"device_code=a&interval=5", r#"{"device_code":"a","interval":"5"}"#),
             // These are left to the reader, who refuses them.
             (b"<html>access_token=a</html>", "<html>access_token=a</html>"),
             (b"a=b", "a=b"),

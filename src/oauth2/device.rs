@@ -1,30 +1,37 @@
 //! Sign-in by a code on another device (RFC 8628).
 
+mod answer;
+mod poll;
+
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_timer::Delay;
-use http::{Response, StatusCode};
+use http::Response;
 use oauth2::url::Url;
 use oauth2::{
-    AsyncHttpClient, DeviceAuthorizationUrl, DeviceCodeErrorResponseType, HttpRequest,
-    HttpResponse, RequestTokenError, StandardDeviceAuthorizationResponse,
+    DeviceAuthorizationUrl, DeviceCodeErrorResponseType, HttpRequest, RequestTokenError,
+    StandardDeviceAuthorizationResponse,
 };
 
+pub(super) use self::poll::Exchange;
+use self::poll::Poll;
 use super::endpoint::endpoint;
 use super::failure::Failed;
-use super::{OAuth2Client, OAuth2Error, failed, not_set, on_io};
+use super::form::FormClient;
+use super::{OAuth2Client, OAuth2Error, failed, not_set, on_io, unreadable};
 use crate::sys::clock;
 use crate::tokens::AuthTokens;
 
-/// The longest interval between two requests that is accepted from a provider.
-const LONGEST_INTERVAL: Duration = Duration::from_secs(300);
-
 /// The most characters of a code. Nobody would type more.
 const LONGEST_CODE: usize = 64;
+
+/// The most characters of a URL. Browsers accept more, and nobody would copy it.
+const LONGEST_URL: usize = 2048;
+
+/// The shortest pause between two polls, also if the code expires sooner.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
 impl OAuth2Client {
     /// Starts a sign-in by a code that a person types on any device (RFC 8628).
@@ -43,60 +50,89 @@ impl OAuth2Client {
     pub async fn sign_in_by_device(&self) -> Result<DeviceSignIn, OAuth2Error> {
         let url = self.device_authorization_url.clone();
         let url = url.ok_or_else(|| not_set("device_authorization_url"))?;
-        let (client, at) = (self.clone(), url.clone());
-        let answer = on_io(async move { client.device_code(at).await }).await?;
-        DeviceSignIn::begin(self, answer, &url)
+        let forms = self.forms(self.http.clone(), self.parameters.for_device());
+        self.sign_in_at(&url, &*sending(forms, url.authority())).await
     }
 
-    async fn device_code(&self, url: Url) -> Result<StandardDeviceAuthorizationResponse, Failed> {
+    /// Starts a sign-in at this URL. Sends the request with `exchange`.
+    pub(super) async fn sign_in_at(
+        &self,
+        url: &Url,
+        exchange: &Exchange,
+    ) -> Result<DeviceSignIn, OAuth2Error> {
+        let place = url.authority();
+        let sent = self.clock.now();
+        let http = |request: HttpRequest| {
+            let replied = exchange(request);
+            async move {
+                let body = replied.await?.judge(place)?;
+                let answer = answer::standard(&body).ok_or_else(|| unreadable(place))?;
+                Ok::<_, Failed>(Response::new(answer.to_vec()))
+            }
+        };
         let client = self
             .client()
             .set_device_authorization_url(DeviceAuthorizationUrl::from_url(url.clone()));
         let request = client.exchange_device_code().add_scopes(self.scopes.clone());
-        let forms = self.forms(self.http.clone(), self.parameters.for_device());
-        request.request_async(&forms).await.map_err(|error| failed(error, &url))
+        let answer = request.request_async(&http).await.map_err(|error| failed(error, url))?;
+        DeviceSignIn::begin(self, answer, sent, url)
     }
 }
 
-const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
-
-/// The longest pause after failed connections: the limit of the exponential backoff of RFC 8628 (3.5).
-const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// Returns what sends forms to a server with this name.
+fn sending(forms: FormClient, place: &str) -> Box<Exchange> {
+    let place = place.to_owned();
+    Box::new(move |request| {
+        let (forms, place) = (forms.clone(), place.clone());
+        Box::pin(on_io(async move { forms.send(request, &place).await }))
+    })
+}
 
 /// A sign-in that waits for a person on another device.
 pub struct DeviceSignIn {
     client: OAuth2Client,
     answer: StandardDeviceAuthorizationResponse,
+    /// When the code was requested.
+    sent: SystemTime,
     verification_url: String,
+    verification_url_complete: Option<String>,
 }
 
 impl DeviceSignIn {
     /// Starts a sign-in from the answer of the provider at `url`, if a person can use it.
-    pub(super) fn begin(
+    fn begin(
         client: &OAuth2Client,
         answer: StandardDeviceAuthorizationResponse,
+        sent: SystemTime,
         url: &Url,
     ) -> Result<Self, OAuth2Error> {
         // A terminal obeys control characters, and letters of other alphabets look like those that a person
         // has to type. So only a plain code and a plain URL are accepted.
         let code = answer.user_code().secret();
-        let is_code = !code.is_empty()
-            && code.len() <= LONGEST_CODE
+        let is_code = code.len() <= LONGEST_CODE
             && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"- ".contains(&byte));
-        let verification_url = endpoint("verification_uri", answer.verification_uri()).ok();
-        let Some(verification_url) =
-            verification_url.filter(|_| is_code && answer.interval() <= LONGEST_INTERVAL)
-        else {
+        let Some(verification_url) = page(answer.verification_uri()).filter(|_| is_code) else {
             let reason = format!("{} answered 200, but its answer cannot be used", url.authority());
             return Err(OAuth2Error::Misconfigured { reason });
         };
-        Ok(Self { client: client.clone(), answer, verification_url: verification_url.into() })
+        let complete = answer.verification_uri_complete();
+        let verification_url_complete = complete.and_then(|url| page(url.secret()));
+        let client = client.clone();
+        Ok(Self { client, answer, sent, verification_url, verification_url_complete })
     }
 
-    /// Returns the URL at which the person types the code.
+    /// Returns the URL at which the person types the code: `https`, or a loopback address.
     #[must_use]
     pub fn verification_url(&self) -> &str {
         &self.verification_url
+    }
+
+    /// Returns the URL that contains the code, if the provider sent one that is as safe as
+    /// [`verification_url`](Self::verification_url) (RFC 8628, 3.3.1). Show the code too, so that the person can
+    /// compare it.
+    #[must_use]
+    pub fn verification_url_complete(&self) -> Option<&str> {
+        self.verification_url_complete.as_deref()
     }
 
     /// Returns the code that the person types there: at most 64 ASCII letters, digits,
@@ -106,18 +142,23 @@ impl DeviceSignIn {
         self.answer.user_code().secret()
     }
 
-    /// Returns how long the code is valid.
+    /// Returns how long the code is valid from when it was requested, at most 1 day. A provider that does not say
+    /// it gets 15 minutes.
     #[must_use]
     pub fn expires_in(&self) -> Duration {
         self.answer.expires_in()
     }
 
-    /// Polls the provider, as often as it allows, until the person has signed in. Failed connections are
-    /// retried.
+    /// Polls the provider, as often as it allows, until the person has signed in.
+    ///
+    /// The provider's interval counts, or 5 seconds if it names none. `slow_down` and 429 add 5 seconds to each
+    /// later pause (RFC 8628, 3.5), and `Retry-After` is kept. A failed connection, 403 without an error code, any
+    /// 5xx and a success without readable tokens are retried until the code expires. 5 other answers in a row that
+    /// have no error code, such as 401, 404 or a redirect, end the sign-in.
     ///
     /// # Errors
     ///
-    /// [`OAuth2Error::Declined`], [`OAuth2Error::TimedOut`], or the error of the exchange.
+    /// [`OAuth2Error::Declined`], [`OAuth2Error::TimedOut`], or the error of the last exchange.
     ///
     /// # Security
     ///
@@ -144,12 +185,9 @@ impl DeviceSignIn {
         self,
         sleep: impl Fn(Duration) -> F + Send + Sync,
     ) -> Result<AuthTokens, OAuth2Error> {
-        let forms = self.client.to_token_endpoint();
-        let exchange: &Exchange = &move |request| {
-            let forms = forms.clone();
-            Box::pin(on_io(async move { forms.exchange(request).await }))
-        };
-        self.tokens_from(exchange, sleep).await
+        let place = self.client.token_url.url().authority();
+        let exchange = sending(self.client.to_token_endpoint(), place);
+        self.tokens_from(&*exchange, sleep).await
     }
 
     /// Like [`tokens_with_sleep`](Self::tokens_with_sleep), but sends requests with `exchange`.
@@ -158,33 +196,46 @@ impl DeviceSignIn {
         exchange: &Exchange,
         sleep: impl Fn(Duration) -> F + Send + Sync,
     ) -> Result<AuthTokens, OAuth2Error> {
-        let poll = Poll { client: &self.client, exchange, last: Mutex::default() };
+        let (clock, url) = (&self.client.clock, self.client.token_url.url());
+        let poll = Poll::new(clock, exchange, url.authority(), self.answer.interval());
         let client = self.client.client();
-        let now = || clock::date(self.client.clock.now());
-        // If the provider names no interval, there is still a pause between two requests.
-        let sleep = |time: Duration| sleep(time.max(SHORTEST_INTERVAL));
+        let left = || {
+            let since = clock.now().duration_since(self.sent).unwrap_or_default();
+            self.answer.expires_in().saturating_sub(since)
+        };
         let answer = client
             .exchange_device_access_token(&self.answer)
-            // The interval of the provider holds after a failed connection too.
-            .set_max_backoff_interval(self.answer.interval().max(LONGEST_BACKOFF))
-            .set_time_fn(now)
-            .request_async(&poll, sleep, None)
+            .set_time_fn(|| clock::date(clock.now()))
+            // The pause is this crate's. It ends when the code does.
+            .request_async(
+                &poll,
+                |_| sleep(poll.pause().min(left()).max(SHORTEST_PAUSE)),
+                Some(left()),
+            )
             .await;
-        let last = poll.last.into_inner().unwrap_or_else(PoisonError::into_inner);
-        match (answer, last.ended) {
-            (Ok(answer), _) => {
-                let sent = last.sent.unwrap_or_else(|| self.client.clock.now());
-                Ok(answer.into_tokens(sent))
-            }
+        let last = poll.into_state();
+        match (answer, last.failed) {
+            (Ok(answer), _) => Ok(answer.into_tokens(last.sent.unwrap_or_else(|| clock.now()))),
             (Err(_), Some(failed)) => Err(failed.into()),
             (Err(RequestTokenError::ServerResponse(response)), None)
                 if *response.error() == DeviceCodeErrorResponseType::ExpiredToken =>
             {
                 Err(OAuth2Error::TimedOut)
             }
-            (Err(error), None) => Err(failed(error, self.client.token_url.url()).into()),
+            (Err(error), None) => Err(failed(error, url).into()),
         }
     }
+}
+
+/// Returns a URL that a person can open. It may have a fragment, because nothing secret is sent there.
+fn page(text: &str) -> Option<String> {
+    let (address, fragment) = match text.split_once('#') {
+        Some((address, fragment)) => (address, Some(fragment)),
+        None => (text, None),
+    };
+    let mut url = endpoint("verification_uri", address).ok()?;
+    url.set_fragment(fragment);
+    Some(url.into()).filter(|url: &String| url.len() <= LONGEST_URL)
 }
 
 /// Shows no code. Anyone who has it can sign this program in to their own account.
@@ -193,60 +244,5 @@ impl fmt::Debug for DeviceSignIn {
         f.debug_struct("DeviceSignIn")
             .field("verification_url", &self.verification_url)
             .finish_non_exhaustive()
-    }
-}
-
-type Answered = Pin<Box<dyn Future<Output = Result<HttpResponse, Failed>> + Send>>;
-
-/// Sends a request, and returns the answer if it is a success.
-pub(super) type Exchange = dyn Fn(HttpRequest) -> Answered + Send + Sync;
-
-/// Adapts an exchange to the polling of the `oauth2` crate. That crate sends the next request after an error
-/// of the exchange, and stops after an answer without a known code.
-struct Poll<'a> {
-    client: &'a OAuth2Client,
-    exchange: &'a Exchange,
-    last: Mutex<Last>,
-}
-
-/// The last request.
-#[derive(Default)]
-struct Last {
-    sent: Option<SystemTime>,
-    /// The failure that ended the polling.
-    ended: Option<Failed>,
-}
-
-impl Poll<'_> {
-    fn last(&self) -> MutexGuard<'_, Last> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<'c> AsyncHttpClient<'c> for Poll<'_> {
-    type Error = Failed;
-    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, Failed>> + Send + 'c>>;
-
-    fn call(&'c self, request: HttpRequest) -> Self::Future {
-        Box::pin(async {
-            self.last().sent = Some(self.client.clock.now());
-            let code = match (self.exchange)(request).await {
-                Err(Failed::Refused { code, .. })
-                    if code == "authorization_pending" || code == "slow_down" =>
-                {
-                    code
-                }
-                Err(failed)
-                    if matches!(failed, Failed::Refused { .. }) || !failed.is_temporary() =>
-                {
-                    self.last().ended = Some(failed);
-                    String::new()
-                }
-                done => return done,
-            };
-            let mut response = Response::new(format!(r#"{{"error":"{code}"}}"#).into_bytes());
-            *response.status_mut() = StatusCode::BAD_REQUEST;
-            Ok(response)
-        })
     }
 }

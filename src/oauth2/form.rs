@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::OAuth2Client;
 use super::assertion::{ASSERTION_TYPE, PrivateKeyJwt};
 use super::failure::Failed;
-use super::http::Http;
+use super::http::{Http, Reply};
 use super::parameters::Pairs;
 use crate::sys::clock::Clock;
 
@@ -53,7 +53,17 @@ impl OAuth2Client {
 
 impl FormClient {
     /// Sends a request, and returns the answer if it is a success.
-    pub(super) async fn exchange(&self, mut request: HttpRequest) -> Result<HttpResponse, Failed> {
+    pub(super) async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, Failed> {
+        self.http.exchange(self.complete(request)?).await
+    }
+
+    /// Sends a request to a server with this name, and returns any answer.
+    pub(super) async fn send(&self, request: HttpRequest, place: &str) -> Result<Reply, Failed> {
+        self.http.send(self.complete(request)?, place).await
+    }
+
+    /// Adds to a request what belongs in its form.
+    fn complete(&self, mut request: HttpRequest) -> Result<HttpRequest, Failed> {
         let mut added: Vec<(&str, &str)> =
             self.added.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let assertion = self
@@ -69,7 +79,7 @@ impl FormClient {
             let body = Zeroizing::new(std::mem::take(request.body_mut()));
             *request.body_mut() = with_fields(&body, &added);
         }
-        self.http.exchange(request).await
+        Ok(request)
     }
 }
 

@@ -10,13 +10,13 @@ use std::time::Duration;
 use ::http::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 use ::http::{Response, StatusCode};
 use chrono::{DateTime, Utc};
-use oauth2::{AuthorizationCode, CsrfToken, HttpRequest, HttpResponse};
+use oauth2::{AuthorizationCode, CsrfToken, HttpResponse};
 use zeroize::Zeroizing;
 
 use super::device::Exchange;
 use super::failure::Failed;
 use super::http::Reply;
-use super::{DeviceSignIn, OAuth2Client, OAuth2Error, browser, failed};
+use super::{OAuth2Client, OAuth2Error, browser, failed};
 use crate::error::RefreshFailure;
 use crate::tokens::AuthTokens;
 
@@ -36,28 +36,23 @@ pub fn sign_in_by_device(
     client: &OAuth2Client,
     answers: &[Answer<'_>],
 ) -> Result<(String, String, Result<AuthTokens, OAuth2Error>), OAuth2Error> {
-    let url = client.token_url.url();
-    let answers = answers.iter().map(|&(status, body)| (status, body.to_vec()));
+    let answers = answers.iter().map(|&(status, body)| reply((status, body)));
     let answers = Mutex::new(answers.collect::<VecDeque<_>>());
-    let answer = move |_: HttpRequest| match answers
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .pop_front()
-    {
-        Some((status, body)) => judged((status, &body)),
-        None => Err(Failed::Unsendable { reason: "there is no answer".into() }),
+    let exchange: &Exchange = &move |_| {
+        let answer = answers.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let none = || Failed::Unsendable { reason: "there is no answer".into() };
+        Box::pin(future::ready(answer.ok_or_else(none)))
     };
-    let asking = client
-        .client()
-        .set_device_authorization_url(oauth2::DeviceAuthorizationUrl::from_url(url.clone()));
-    let begun = asking.exchange_device_code().request(&answer);
-    let sign_in = DeviceSignIn::begin(client, begun.map_err(|error| failed(error, url))?, url)?;
+    let sign_in = at_once(client.sign_in_at(client.token_url.url(), exchange))?;
     let (shown, code) = (sign_in.verification_url().to_owned(), sign_in.user_code().to_owned());
-    let exchange: &Exchange = &move |request| Box::pin(future::ready(answer(request)));
-    let mut tokens = pin!(sign_in.tokens_from(exchange, |_| future::ready(())));
-    // Every answer is ready, so the future never waits.
-    match tokens.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(tokens) => Ok((shown, code, tokens)),
+    let tokens = at_once(sign_in.tokens_from(exchange, |_| future::ready(())));
+    Ok((shown, code, tokens))
+}
+
+/// Returns the result of a future that never waits.
+fn at_once<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(done) => done,
         Poll::Pending => unreachable!("every answer is there at once"),
     }
 }
@@ -74,8 +69,11 @@ pub fn retry_after(value: &[u8], now: DateTime<Utc>) -> Option<Duration> {
     super::http::retry_after(&HeaderMap::from_iter(headers), now)
 }
 
-fn judged((status, body): Answer<'_>) -> Result<HttpResponse, Failed> {
+fn judged(answer: Answer<'_>) -> Result<HttpResponse, Failed> {
+    reply(answer).judge("issuer.example").map(Response::new)
+}
+
+fn reply((status, body): Answer<'_>) -> Reply {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-    let reply = Reply { status, retry_after: None, body: Zeroizing::new(body.to_vec()) };
-    reply.judge("issuer.example").map(Response::new)
+    Reply { status, retry_after: None, body: Zeroizing::new(body.to_vec()) }
 }

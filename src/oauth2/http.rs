@@ -90,7 +90,8 @@ impl Http {
         Ok(Response::new(body))
     }
 
-    async fn send(&self, request: HttpRequest, place: &str) -> Result<Reply, Failed> {
+    /// Sends a request to the server with this name, and returns the answer, whatever it says.
+    pub(super) async fn send(&self, request: HttpRequest, place: &str) -> Result<Reply, Failed> {
         let (connection, request) = (connect(request.uri().clone(), place), prepared(request));
         let connection = timeout(CONNECT, connection).await.unwrap_or_else(|_| {
             let seconds = CONNECT.as_secs();

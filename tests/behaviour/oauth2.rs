@@ -1,7 +1,9 @@
 //! Refreshing, signing in and revoking at a provider.
 
+mod browser;
+mod device;
+
 use std::io::Read;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use tokenkeep::chrono::DateTime;
@@ -10,6 +12,7 @@ use tokenkeep::refresh::RefreshPermit;
 use tokenkeep::secrecy::{ExposeSecret, SecretString};
 use tokenkeep::{AuthTokens, RefreshFailure, TokenRefresher};
 
+use self::browser::with_browser;
 use crate::support::block_on;
 use crate::token_server::{Act, LIFETIME, TokenServer, fetch};
 
@@ -319,212 +322,6 @@ fn tokens_are_sent_only_to_https_or_a_loopback_address() {
     client().with_revocation_url("http://issuer.example/revoke").unwrap_err();
     client().with_authorization_url("http://issuer.example/authorize").unwrap_err();
     client().with_device_authorization_url("http://issuer.example/device").unwrap_err();
-}
-
-/// Signs in by device. Returns the tokens, and the pauses between the requests in seconds.
-async fn by_device(server: &TokenServer) -> (Result<AuthTokens, OAuth2Error>, Vec<u64>) {
-    let client = client(server).with_scopes(["read", "offline_access"]);
-    let client = client.with_device_authorization_url(&server.url("/device")).unwrap();
-    let sign_in = client.sign_in_by_device().await.unwrap();
-    assert_eq!(sign_in.user_code(), "WDJB-MJHT");
-    assert_eq!(sign_in.verification_url(), server.url("/device"));
-    assert_eq!(sign_in.expires_in(), Duration::from_secs(600));
-    let shown = format!("{sign_in:?}");
-    assert!(!shown.contains("canary") && !shown.contains("WDJB"), "{shown}");
-    let waits = Arc::new(Mutex::new(Vec::new()));
-    let waited = waits.clone();
-    let tokens = sign_in.tokens_with_sleep(move |time| {
-        waited.lock().unwrap().push(time.as_secs());
-        async {}
-    });
-    let tokens = tokens.await;
-    let waits = waits.lock().unwrap().clone();
-    (tokens, waits)
-}
-
-#[tokio::test]
-async fn a_device_asks_at_the_allowed_interval_until_there_are_tokens() {
-    let server = TokenServer::start();
-    server.device_hears(["authorization_pending", "slow_down", "authorization_pending"]);
-    let (tokens, waits) = by_device(&server).await;
-    assert_eq!(waits, [5, 10, 10]);
-    let tokens = tokens.unwrap();
-    assert_eq!(tokens.expires_at, DateTime::from_timestamp(NOW + LIFETIME, 0));
-    client(&server).refresh(tokens, &RefreshPermit::unlimited()).await.unwrap();
-    assert_eq!(server.requests()[0].form["scope"], "read offline_access");
-}
-
-#[tokio::test]
-async fn a_device_continues_after_a_connection_failed() {
-    let server = TokenServer::start();
-    server.device_hears(["authorization_pending"]);
-    server.script([Act::DropRequest, Act::answer(503, "")]);
-    let (tokens, waits) = by_device(&server).await;
-    tokens.unwrap();
-    assert_eq!(waits, [10, 10, 10]);
-}
-
-#[tokio::test]
-async fn a_device_stops_asking_after_a_final_answer() {
-    let server = TokenServer::start();
-    for (act, expected) in [
-        (Act::error(400, "access_denied"), OAuth2Error::Declined),
-        (Act::error(400, "expired_token"), OAuth2Error::TimedOut),
-    ] {
-        server.script([act]);
-        assert_eq!(by_device(&server).await.0, Err(expected));
-    }
-    for act in [
-        Act::error(401, "invalid_client"),
-        Act::answer(307, "").header("Location", "https://elsewhere.example/"),
-        Act::answer(404, ""),
-        Act::answer(200, "canary"),
-    ] {
-        server.script([act]);
-        let (ended, waits) = by_device(&server).await;
-        let ended = ended.unwrap_err();
-        assert!(matches!(&ended, OAuth2Error::Misconfigured { .. }), "{ended:?}");
-        assert!(waits.is_empty() && !format!("{ended} {ended:?}").contains("canary"), "{ended:?}");
-    }
-}
-
-#[tokio::test]
-async fn a_device_stops_asking_when_its_code_has_expired() {
-    let server = TokenServer::start();
-    server.device_hears(["authorization_pending"; 9]);
-    let minutes = Arc::new(Mutex::new(0));
-    let clock = minutes.clone();
-    let client = OAuth2Client::new(&server.token_url(), "app")
-        .unwrap()
-        .with_device_authorization_url(&server.url("/device"))
-        .unwrap()
-        .with_clock(move || {
-            SystemTime::UNIX_EPOCH + Duration::from_secs(60 * *clock.lock().unwrap())
-        });
-    let sign_in = client.sign_in_by_device().await.unwrap();
-    let tokens = sign_in.tokens_with_sleep(|_| {
-        *minutes.lock().unwrap() += 4;
-        async {}
-    });
-    assert_eq!(tokens.await, Err(OAuth2Error::TimedOut));
-    assert_eq!(server.calls(), 3);
-}
-
-#[tokio::test]
-async fn a_device_answer_that_could_control_the_terminal_is_refused() {
-    // The token endpoint stands for the device endpoint, because its answers can be scripted.
-    let server = TokenServer::start();
-    for (code, url, interval) in [
-        ("\\u001b[2J", "https://issuer.example/", 5),
-        ("", "https://issuer.example/", 5),
-        ("WDJB\u{430}", "https://issuer.example/", 5),
-        ("WDJB\u{202e}", "https://issuer.example/", 5),
-        ("WDJB\\n", "https://issuer.example/", 5),
-        ("WDJB;", "https://issuer.example/", 5),
-        ("WDJB", "https://issuer.example/\\u001b[2J", 5_000_000_000),
-        ("WDJB", "javascript:alert(1)", 5),
-        ("WDJB", "http://issuer.example/", 5),
-        ("WDJB", "https://issuer.example/", u64::MAX),
-    ] {
-        server.script([Act::answer(
-            200,
-            &format!(
-                r#"{{"device_code":"canary","user_code":"{code}","verification_uri":"{url}",
-                    "expires_in":600,"interval":{interval}}}"#
-            ),
-        )]);
-        let client = client(&server).with_device_authorization_url(&server.token_url()).unwrap();
-        let error = client.sign_in_by_device().await.unwrap_err();
-        assert!(matches!(error, OAuth2Error::Misconfigured { .. }), "{error:?}");
-    }
-}
-
-fn with_browser(server: &TokenServer) -> OAuth2Client {
-    client(server)
-        .with_scopes(["read"])
-        .with_authorization_url(&server.url("/authorize?access_type=offline"))
-        .unwrap()
-}
-
-#[tokio::test]
-async fn a_sign_in_by_browser_returns_tokens() {
-    let server = TokenServer::start();
-    let sign_in = with_browser(&server).sign_in_by_browser(0).await.unwrap();
-    // This is shorter than the time for which the sign-in waits for an idle connection.
-    let sign_in = sign_in.deadline(Duration::from_secs(8));
-    assert!(!format!("{sign_in:?}").contains("state"), "{sign_in:?}");
-    let url = sign_in.url().to_owned();
-    let browser = tokio::task::spawn_blocking(move || {
-        let (status, location, _) = fetch(&url);
-        assert_eq!(status, 302);
-        let back = location.unwrap();
-        let port = back.split('/').nth(2).unwrap().to_owned();
-        // Neither an idle connection nor requests that are not part of the sign-in delay it.
-        let idle = std::net::TcpStream::connect(&port).unwrap();
-        assert_eq!(fetch(&format!("http://{port}/favicon.ico")).0, 404);
-        assert_eq!(fetch(&format!("http://{port}/callback?code=canary&state=canary")).0, 404);
-        let (status, _, page) = fetch(&back);
-        assert_eq!(status, 200);
-        assert!(page.starts_with("Thank you.") && !page.contains("canary"), "{page}");
-        drop(idle);
-    });
-    let tokens = sign_in.tokens().await.unwrap();
-    browser.await.unwrap();
-    assert_eq!(tokens.expires_at, DateTime::from_timestamp(NOW + LIFETIME, 0));
-    client(&server).refresh(tokens, &RefreshPermit::unlimited()).await.unwrap();
-    let asked = &server.requests()[0].query;
-    assert_eq!(asked["access_type"], "offline");
-    assert_eq!(asked["scope"], "read");
-    assert_eq!(asked["client_id"], "app");
-}
-
-#[tokio::test]
-async fn two_sign_ins_share_neither_state_nor_challenge() {
-    let server = TokenServer::start();
-    let one = with_browser(&server).sign_in_by_browser(0).await.unwrap();
-    let other = with_browser(&server).sign_in_by_browser(0).await.unwrap();
-    let parts = |url: &str| -> Vec<String> { url.split('&').map(str::to_owned).collect() };
-    for part in parts(one.url()) {
-        let is_random = part.starts_with("state=") || part.starts_with("code_challenge=");
-        assert_eq!(
-            is_random,
-            part.len() > 20 && !parts(other.url()).contains(&part) && !part.contains("redirect"),
-            "{part}"
-        );
-    }
-}
-
-#[tokio::test]
-async fn a_refusal_in_the_browser_ends_the_sign_in() {
-    let server = TokenServer::start();
-    server.deny();
-    let sign_in = with_browser(&server).sign_in_by_browser(0).await.unwrap();
-    let url = sign_in.url().to_owned();
-    let browser = tokio::task::spawn_blocking(move || {
-        let (_, location, _) = fetch(&url);
-        fetch(&location.unwrap())
-    });
-    assert_eq!(sign_in.tokens().await, Err(OAuth2Error::Declined));
-    let (_, _, page) = browser.await.unwrap();
-    assert!(page.starts_with("You are not signed in.") && !page.contains("canary"), "{page}");
-    assert_eq!(server.calls(), 0);
-}
-
-#[tokio::test]
-async fn a_sign_in_by_browser_ends_at_its_deadline() {
-    let server = TokenServer::start();
-    let sign_in = with_browser(&server).sign_in_by_browser(0).await.unwrap();
-    let tokens = sign_in.deadline(Duration::from_millis(1)).tokens().await;
-    assert_eq!(tokens, Err(OAuth2Error::TimedOut));
-}
-
-#[tokio::test]
-async fn the_error_for_a_port_in_use_names_the_port() {
-    let server = TokenServer::start();
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = taken.local_addr().unwrap().port();
-    let error = with_browser(&server).sign_in_by_browser(port).await.unwrap_err();
-    assert!(error.to_string().contains(&format!("port {port} of 127.0.0.1")), "{error}");
 }
 
 #[tokio::test]
