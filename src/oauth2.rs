@@ -35,7 +35,9 @@ use zeroize::Zeroize;
 
 use self::answer::Answer;
 pub use self::assertion::PrivateKeyJwt;
-pub use self::browser::BrowserSignIn;
+use self::browser::callback::Issuer;
+use self::browser::redirect::Redirect;
+pub use self::browser::{BrowserSignIn, RedirectPaste};
 pub use self::device::DeviceSignIn;
 use self::endpoint::endpoint;
 use self::failure::Failed;
@@ -93,6 +95,8 @@ pub struct OAuth2Client {
     authorization_url: Option<Url>,
     device_authorization_url: Option<Url>,
     revocation_url: Option<Url>,
+    redirect: Option<Redirect>,
+    issuer: Option<Issuer>,
     clock: Arc<Clock>,
     http: Http,
 }
@@ -140,6 +144,8 @@ impl OAuth2Client {
             authorization_url: None,
             device_authorization_url: None,
             revocation_url: None,
+            redirect: None,
+            issuer: None,
             clock: Arc::default(),
             http: Http::new(),
         })

@@ -62,8 +62,11 @@ pub(crate) enum Command {
     /// Sign in at the provider that the profile's `[oauth2]` names
     ///
     /// Without an option, this signs in with a device code if the profile has a
-    /// `device_authorization_url`, and in a browser if it has none. No browser is opened: open the URL
-    /// that is printed.
+    /// `device_authorization_url`, and in a browser if it has none. Open the URL that is printed, or let
+    /// `--open` do it.
+    ///
+    /// The browser may be on another machine, for example if this one is used over ssh. Then it ends on a
+    /// page that cannot be reached. Paste the address of that page. It is not shown.
     #[command(after_help = examples::LOGIN)]
     Login(Login),
     /// Save tokens from standard input: JSON, or an access token alone
@@ -162,6 +165,7 @@ Examples:
     pub(super) const LOGIN: &str = "\
 Examples:
   tokenkeep login
+  tokenkeep login --open
   tokenkeep login --profile work --browser";
     pub(super) const SET: &str = "\
 Examples:
@@ -244,9 +248,16 @@ pub(crate) struct Login {
     /// Sign in with a code, on any device
     #[arg(long, conflicts_with = "browser")]
     pub(crate) device: bool,
-    /// Sign in with a browser on this machine
+    /// Sign in with a browser
     #[arg(long)]
     pub(crate) browser: bool,
+    /// Open no port for the browser. Ask for the address of the page on which it ends, or read it from
+    /// standard input
+    #[arg(long, conflicts_with = "device")]
+    pub(crate) paste: bool,
+    /// Open the URL in a browser: with `$BROWSER`, or else as the desktop does
+    #[arg(long)]
+    pub(crate) open: bool,
 }
 
 #[derive(Args)]

@@ -167,7 +167,7 @@ impl From<OAuth2Error> for Failure {
     fn from(error: OAuth2Error) -> Self {
         let code = match &error {
             OAuth2Error::Declined | OAuth2Error::TimedOut => Code::Expired,
-            OAuth2Error::InvalidSetting { .. } => Code::Usage,
+            OAuth2Error::InvalidSetting { .. } | OAuth2Error::NotThisSignIn => Code::Usage,
             _ => Code::Other,
         };
         Self::of(code, &error)

@@ -24,7 +24,11 @@ pub(crate) struct Provider {
     pub(crate) client_secret_env: Option<String>,
     /// The port that the browser is redirected to; 0 is any port.
     pub(crate) redirect_port: u16,
+    /// Whether the browser is redirected to a port of this machine.
+    pub(crate) has_port: bool,
     pub(crate) has_device_url: bool,
+    /// Whether the scopes include `offline_access`, for which many providers issue a refresh token.
+    pub(crate) asks_for_offline_access: bool,
     /// The client gets tokens for itself, so nobody signs in.
     pub(crate) is_own_client: bool,
     assertion: Option<Assertion>,
@@ -48,12 +52,20 @@ impl Provider {
             let port = value.as_integer()?;
             u16::from_str_radix(port.as_str(), port.radix()).ok()
         });
+        let port = port?;
+        let redirect_uri = settings.text("redirect_uri")?;
+        if redirect_uri.is_some() && port.is_some() {
+            let what = "redirect_uri is set too; put the port into it";
+            return Err(settings.wrong_at("redirect_port", what));
+        }
         let has_device_url = settings.text("device_authorization_url")?.is_some();
         Ok(Self {
             client: client(&settings)?,
             client_secret_env,
-            redirect_port: port?.unwrap_or(0),
+            redirect_port: port.unwrap_or(0),
+            has_port: redirect_uri.is_none_or(|uri| uri.starts_with("http://")),
             has_device_url,
+            asks_for_offline_access: settings.texts("scopes")?.contains(&"offline_access"),
             is_own_client: settings.text("grant_type")?.is_some(),
             assertion: Assertion::parse(&settings)?,
         })
@@ -166,6 +178,7 @@ fn client(settings: &Settings<'_>) -> Result<OAuth2Client, Wrong> {
         ("audience", OAuth2Client::with_audience as fn(_, &str) -> _),
         ("authorization_url", OAuth2Client::with_authorization_url),
         ("device_authorization_url", OAuth2Client::with_device_authorization_url),
+        ("redirect_uri", OAuth2Client::with_redirect_uri),
         ("revocation_url", OAuth2Client::with_revocation_url),
     ];
     for (name, with) in texts {

@@ -1,5 +1,7 @@
 //! The terminal: prompts, messages and progress. Secrets that the user types are not shown.
 
+mod hidden;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,6 +18,7 @@ use tokenkeep::error::escape_hidden;
 use tokenkeep::secrecy::SecretString;
 use tokio::time::Instant;
 
+pub(crate) use self::hidden::{input_line, unbuffered_input};
 use crate::interrupt::Interrupts;
 use crate::output;
 
@@ -24,9 +27,6 @@ pub(crate) const PASSPHRASE_VARIABLE: &str = "TOKENKEEP_PASSPHRASE";
 
 /// The text that is shown while the command waits for the provider.
 pub(crate) const FOR_PROVIDER: &str = "waiting for the provider";
-
-/// The maximum number of bytes that can be typed or pasted at a prompt.
-const LONGEST: usize = 64 * 1024;
 
 /// How long a command waits in silence before it shows progress.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -254,11 +254,32 @@ impl Terminal {
 
     /// Reads a line without showing it, from the terminal and not from standard input.
     pub(crate) fn ask_hidden(&self, prompt: &str) -> io::Result<SecretString> {
+        self.ask(prompt, None)
+    }
+
+    /// Reads a line like [`ask_hidden`](Self::ask_hidden), until `is_over` becomes true. Then returns `None`.
+    pub(crate) fn ask_hidden_until(
+        &self,
+        prompt: &str,
+        is_over: &AtomicBool,
+    ) -> io::Result<Option<SecretString>> {
+        match self.ask(prompt, Some(is_over)) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(None),
+            typed => typed.map(Some),
+        }
+    }
+
+    fn ask(&self, prompt: &str, is_over: Option<&AtomicBool>) -> io::Result<SecretString> {
         self.0.is_asking.store(true, Ordering::Relaxed);
         self.stop_working();
-        let typed = read_hidden(&escape_hidden(prompt), &self.0.interrupts);
+        let typed = hidden::read_hidden(&escape_hidden(prompt), &self.0.interrupts, is_over);
         self.0.is_asking.store(false, Ordering::Relaxed);
         typed
+    }
+
+    /// Returns whether a person can type an answer while the command does something else.
+    pub(crate) fn can_ask(&self) -> bool {
+        io::stdin().is_terminal() && hidden::is_in_foreground()
     }
 }
 
@@ -275,113 +296,4 @@ impl Drop for Waiting<'_> {
 fn is_same(first: &SecretString, second: &SecretString) -> bool {
     use tokenkeep::secrecy::ExposeSecret;
     first.expose_secret() == second.expose_secret()
-}
-
-/// Reads a line without echo. Ctrl-C or a signal ends the process as usual meanwhile, and the
-/// terminal settings are restored first.
-#[cfg(unix)]
-fn read_hidden(prompt: &str, interrupts: &Interrupts) -> io::Result<SecretString> {
-    use std::fs::File;
-    use std::io::Read;
-
-    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
-    use zeroize::Zeroizing;
-
-    const CTRL_D: u8 = 4;
-    const BACKSPACE: u8 = 8;
-    const CTRL_U: u8 = 21;
-    const DELETE: u8 = 127;
-
-    /// Restores the terminal settings, however the prompt ends.
-    struct Restore<'a>(&'a Interrupts);
-
-    impl Drop for Restore<'_> {
-        fn drop(&mut self) {
-            self.0.tidied();
-        }
-    }
-
-    let terminal = File::options().read(true).write(true).open("/dev/tty").map_err(|_| {
-        // Every failure means that there is no terminal.
-        io::Error::from(io::ErrorKind::NotFound)
-    })?;
-    let before = tcgetattr(&terminal)?;
-    let mut hidden = before.clone();
-    // Line mode is off too: the system's own line editor stops at 4096 bytes.
-    hidden.local_modes -= LocalModes::ECHO | LocalModes::ICANON;
-
-    let same = terminal.try_clone()?;
-    let restore = Restore(interrupts);
-    interrupts.tidy(
-        || Ok(tcsetattr(&terminal, OptionalActions::Flush, &hidden)?),
-        move || {
-            let _ = tcsetattr(&same, OptionalActions::Flush, &before);
-            let _ = (&mut &same).write_all(b"\n");
-        },
-    )?;
-    let mut input = &terminal;
-    input.write_all(prompt.as_bytes())?;
-
-    // Allocated at its full size, so that it does not grow and leave copies behind.
-    let mut typed = Zeroizing::new(Vec::with_capacity(LONGEST));
-    let mut byte = Zeroizing::new([0]);
-    loop {
-        if input.read(&mut *byte)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        match byte[0] {
-            b'\n' | b'\r' => break,
-            CTRL_D if typed.is_empty() => return Err(io::Error::other("nothing was typed")),
-            CTRL_D => break,
-            CTRL_U => typed.clear(),
-            BACKSPACE | DELETE => {
-                // Removes all bytes of the last character.
-                while typed.pop().is_some_and(|byte| byte & 0xC0 == 0x80) {}
-            }
-            other if typed.len() < LONGEST => typed.push(other),
-            _ => return Err(io::Error::other("that is too long")),
-        }
-    }
-    drop(restore);
-    let text = str::from_utf8(&typed).map_err(|_| io::Error::other("that is not UTF-8 text"))?;
-    secret(text)
-}
-
-/// Reads a line without echo. Keys that are read one by one are never shown, so there are no
-/// settings to restore when Ctrl-C ends the process.
-#[cfg(windows)]
-fn read_hidden(prompt: &str, _interrupts: &Interrupts) -> io::Result<SecretString> {
-    use console::{Key, Term};
-    use zeroize::Zeroizing;
-
-    const CTRL_U: char = '\u{15}';
-
-    let terminal = Term::stderr();
-    let none = || io::Error::from(io::ErrorKind::NotFound);
-    if !terminal.is_term() || !io::stdin().is_terminal() {
-        return Err(none());
-    }
-    terminal.write_str(prompt)?;
-    // Allocated at its full size, so that it does not grow and leave copies behind.
-    let mut typed = Zeroizing::new(String::with_capacity(LONGEST));
-    loop {
-        // Some programs present a console that is not real and has no keys.
-        match terminal.read_key().map_err(|_| none())? {
-            Key::Enter => break,
-            Key::Char(CTRL_U) => typed.clear(),
-            Key::Backspace => drop(typed.pop()),
-            Key::Char(other) if typed.len() + other.len_utf8() <= LONGEST => typed.push(other),
-            Key::Char(_) => return Err(io::Error::other("that is too long")),
-            _ => {}
-        }
-    }
-    terminal.write_line("")?;
-    secret(&typed)
-}
-
-fn secret(typed: &str) -> io::Result<SecretString> {
-    if typed.is_empty() {
-        return Err(io::Error::other("nothing was typed"));
-    }
-    Ok(SecretString::from(Box::<str>::from(typed)))
 }

@@ -1,87 +1,143 @@
-//! Sign-in by a browser on this machine (RFC 8252), with PKCE (RFC 7636).
+//! Sign-in by a browser (RFC 8252), with PKCE (RFC 7636).
+
+pub(super) mod callback;
+mod port;
+pub(super) mod redirect;
 
 use std::fmt;
-use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use oauth2::url::form_urlencoded::parse;
+use oauth2::url::Url;
 use oauth2::{
     AuthUrl, AuthorizationCode, CsrfToken, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl,
 };
-use subtle::ConstantTimeEq;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
-use zeroize::Zeroizing;
+use tokio::time::timeout;
 
-use super::failure::{Failed, error_code};
+use self::callback::{Expected, Issuer};
+use self::port::{Arrival, Entrance, Page, Port};
+use self::redirect::{Listening, Redirect};
+use super::endpoint::endpoint;
+use super::failure::Failed;
 use super::{OAuth2Client, OAuth2Error, failed, not_set, on_io};
 use crate::tokens::AuthTokens;
-
-const PATH: &str = "/callback";
 
 /// How long a person may take to sign in: 5 minutes, enough to find a second factor.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// How long one connection may take. A browser sends its request at once. Browsers also open connections that
-/// they never use.
-const VISIT: Duration = Duration::from_secs(10);
-
-/// How many connections are served at a time. A browser opens 2 or 3. Further connections wait.
-const VISITS: usize = 16;
-
-const LONGEST_REQUEST: usize = 16 * 1024;
-
 impl OAuth2Client {
-    /// Starts a sign-in by a browser on this machine: the authorization code flow with PKCE (S256), with a
-    /// redirect to a port of 127.0.0.1 (RFC 8252, 7.3).
+    /// Sets the redirect URI that is registered for this client, instead of `http://127.0.0.1/callback`.
     ///
-    /// Register `http://127.0.0.1/callback` as the redirect URL. Most providers accept any port with it:
-    /// pass 0 for a free one. If the provider demands the port that was registered, pass that `port`. Send
-    /// the person to [`url`](BrowserSignIn::url), then wait for the [`tokens`](BrowserSignIn::tokens).
+    /// - `http` with the host 127.0.0.1, `[::1]` or `localhost` (RFC 8252, 7.3) is for
+    ///   [`sign_in_by_browser`](Self::sign_in_by_browser). Without a port, or with port 0, each sign-in takes a free
+    ///   one. The port is opened on loopback addresses only, on both of them for `localhost`.
+    /// - `https` (7.2) and schemes of programs (7.1) are for [`sign_in_by_paste`](Self::sign_in_by_paste).
+    ///
+    /// Providers compare the text, so it is sent as it is, with the port added.
     ///
     /// # Errors
     ///
-    /// [`OAuth2Error::InvalidSetting`] if no authorization URL is set, and [`OAuth2Error::Unavailable`] if
-    /// the port is in use.
+    /// [`OAuth2Error::InvalidSetting`] for any other URI.
+    pub fn with_redirect_uri(mut self, uri: &str) -> Result<Self, OAuth2Error> {
+        self.redirect = Some(Redirect::parse(uri)?);
+        Ok(self)
+    }
+
+    /// Sets the issuer of the provider. An answer to a sign-in by browser that names another one is refused
+    /// (RFC 9207). If `always_sent`, so is an answer that names none: the provider's metadata then has
+    /// `authorization_response_iss_parameter_supported`.
+    ///
+    /// # Errors
+    ///
+    /// [`OAuth2Error::InvalidSetting`], as for [`new`](Self::new).
+    pub fn with_issuer(mut self, issuer: &str, always_sent: bool) -> Result<Self, OAuth2Error> {
+        endpoint("issuer", issuer)?;
+        self.issuer = Some(Issuer { url: issuer.to_owned(), is_always_sent: always_sent });
+        Ok(self)
+    }
+
+    /// Starts a sign-in by a browser on this machine: the authorization code flow with PKCE (S256), with a
+    /// redirect to a port of this machine (RFC 8252, 7.3).
+    ///
+    /// Register `http://127.0.0.1/callback` as the redirect URI, or set [another](Self::with_redirect_uri). Most
+    /// providers accept any port with it: pass 0 for a free one. If the provider demands the port that was
+    /// registered, pass that `port`, or set it in the redirect URI. Send the person to
+    /// [`url`](BrowserSignIn::url), then wait for the [`tokens`](BrowserSignIn::tokens).
+    ///
+    /// # Errors
+    ///
+    /// [`OAuth2Error::InvalidSetting`] if no authorization URL is set, or if the redirect URI does not lead to this
+    /// machine or there is a second port in it. [`OAuth2Error::Unavailable`] if the port is in use.
     pub async fn sign_in_by_browser(&self, port: u16) -> Result<BrowserSignIn, OAuth2Error> {
         let url = self.authorization_url.clone().ok_or_else(|| not_set("authorization_url"))?;
-        let (listener, port) = on_io(listen(port)).await?;
-        let redirect = RedirectUrl::new(format!("http://127.0.0.1:{port}{PATH}"))
-            .expect("an address, a port and a path are a URL");
+        if self.redirect.is_some() && port != 0 {
+            let reason = "is set, and a port beside it; put the port into the URI";
+            return Err(OAuth2Error::InvalidSetting { setting: "redirect_uri", reason });
+        }
+        let redirect = self.redirect.clone().unwrap_or_else(Redirect::usual);
+        let listening = on_io(redirect.listen(port)).await?;
+        Ok(self.sign_in_with(url, listening))
+    }
+
+    /// Starts a sign-in by a browser on any machine, without a port on this one. The person [pastes](RedirectPaste)
+    /// the address of the page on which the browser ends.
+    ///
+    /// # Errors
+    ///
+    /// [`OAuth2Error::InvalidSetting`] if no authorization URL is set.
+    pub fn sign_in_by_paste(&self) -> Result<BrowserSignIn, OAuth2Error> {
+        let url = self.authorization_url.clone().ok_or_else(|| not_set("authorization_url"))?;
+        let redirect = self.redirect.clone().unwrap_or_else(Redirect::usual);
+        Ok(self.sign_in_with(url, redirect.without_port()))
+    }
+
+    fn sign_in_with(&self, url: Url, listening: Listening) -> BrowserSignIn {
+        let Listening { uri, path, listeners } = listening;
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
         let client = self.client().set_auth_uri(AuthUrl::from_url(url));
         let request = client
             .authorize_url(CsrfToken::new_random)
             .add_scopes(self.scopes.clone())
-            .set_redirect_uri(std::borrow::Cow::Borrowed(&redirect))
+            .set_redirect_uri(std::borrow::Cow::Borrowed(&uri))
             .set_pkce_challenge(challenge);
         let added = self.parameters.for_authorize();
         let request =
             added.fold(request, |request, (name, value)| request.add_extra_param(name, value));
         let (url, state) = request.url();
-        Ok(BrowserSignIn {
+        let (bring, brought) = mpsc::channel(1);
+        // The path cannot be guessed.
+        let entrance = Entrance {
+            path: format!("/{}", CsrfToken::new_random().secret()),
+            leads_to: Mutex::new(Some(url.as_str().to_owned())),
+        };
+        BrowserSignIn {
             client: self.clone(),
-            listener,
-            redirect,
+            listeners,
+            redirect: uri,
             url: url.into(),
-            state,
+            expected: Arc::new(Expected { path, state, issuer: self.issuer.clone() }),
+            entrance: Arc::new(entrance),
+            bring,
+            brought,
             verifier,
             deadline: DEADLINE,
-        })
+        }
     }
 }
 
-/// A sign-in that waits for a person in a browser on this machine.
+/// A sign-in that waits for a person in a browser.
 pub struct BrowserSignIn {
     client: OAuth2Client,
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     redirect: RedirectUrl,
     url: String,
-    state: CsrfToken,
+    expected: Arc<Expected>,
+    entrance: Arc<Entrance>,
+    bring: mpsc::Sender<Arrival>,
+    brought: mpsc::Receiver<Arrival>,
     verifier: PkceCodeVerifier,
     deadline: Duration,
 }
@@ -93,6 +149,20 @@ impl BrowserSignIn {
         &self.url
     }
 
+    /// Returns a URL of this machine that leads to [`url`](Self::url) once, while [`tokens`](Self::tokens) waits.
+    /// It is for a program that opens a browser. Returns `None` if the sign-in has no port.
+    ///
+    /// # Security
+    ///
+    /// Other users of this machine can see the arguments of programs. A user who sees [`url`](Self::url) there can
+    /// answer the sign-in, and sign this program in to an account of their own. After the browser has opened this URL, it
+    /// is worth nothing. If somebody else opens it first, the browser shows that it is not part of a sign-in.
+    #[must_use]
+    pub fn one_time_url(&self) -> Option<String> {
+        let address = self.listeners.first()?.local_addr().ok()?;
+        Some(format!("http://{address}{}", self.entrance.path))
+    }
+
     /// Gives the person this long to sign in, instead of 5 minutes.
     #[must_use]
     pub fn deadline(mut self, time: Duration) -> Self {
@@ -100,7 +170,16 @@ impl BrowserSignIn {
         self
     }
 
-    /// Waits until the browser is redirected to the port, and exchanges the code for tokens.
+    /// Returns what takes the answer to this sign-in if a person pastes it: the browser may be on another machine
+    /// than this program, for example if this one is used over ssh. The port and the paste both count: the first
+    /// answer ends the wait of [`tokens`](Self::tokens).
+    #[must_use]
+    pub fn paste(&self) -> RedirectPaste {
+        RedirectPaste { expected: self.expected.clone(), bring: self.bring.clone() }
+    }
+
+    /// Waits for the answer to the sign-in, and exchanges its code for tokens. Then the browser shows whether
+    /// that succeeded.
     ///
     /// # Errors
     ///
@@ -108,8 +187,10 @@ impl BrowserSignIn {
     ///
     /// # Security
     ///
-    /// A request without the `state` of this sign-in is refused, and the wait continues. Of a request, an
-    /// error contains only a registered error code.
+    /// A request without the `state` of this sign-in is refused, and the wait continues. One exception is an error
+    /// without any `state`, which some providers send: it ends the sign-in. So a page of another site that finds
+    /// the port can end the sign-in too, but only by opening a window that the person sees. It can do nothing else. Of
+    /// a request, an error contains only a registered error code.
     ///
     /// # Cancel safety
     ///
@@ -118,9 +199,36 @@ impl BrowserSignIn {
         on_io(self.trade()).await
     }
 
-    async fn trade(self) -> Result<AuthTokens, OAuth2Error> {
-        let brought = timeout(self.deadline, answered(self.listener, self.state)).await;
-        let code = brought.map_err(|_| OAuth2Error::TimedOut)??;
+    async fn trade(mut self) -> Result<AuthTokens, OAuth2Error> {
+        let listeners = std::mem::take(&mut self.listeners);
+        let _port = Port::open(listeners, &self.expected, &self.entrance, &self.bring);
+        let arrival = timeout(self.deadline, self.brought.recv()).await;
+        let arrival = arrival.map_err(|_| OAuth2Error::TimedOut)?;
+        let Arrival { brought, browser } = arrival.expect("this holds a sender");
+        let exchange =
+            Exchange { client: self.client, redirect: self.redirect, verifier: self.verifier };
+        let tokens = match brought {
+            Ok(code) => exchange.tokens(code).await,
+            Err(failed) => Err(failed),
+        };
+        // The same request may have come twice, for example if the person reloaded the page.
+        let late = self.brought.try_recv().ok().and_then(|late| late.browser);
+        for browser in browser.into_iter().chain(late) {
+            browser.show(if tokens.is_ok() { Page::Done } else { Page::Declined }).await;
+        }
+        Ok(tokens?)
+    }
+}
+
+/// What is needed to exchange a code for tokens.
+struct Exchange {
+    client: OAuth2Client,
+    redirect: RedirectUrl,
+    verifier: PkceCodeVerifier,
+}
+
+impl Exchange {
+    async fn tokens(self, code: AuthorizationCode) -> Result<AuthTokens, Failed> {
         let sent = self.client.clock.now();
         let answer = self
             .client
@@ -134,17 +242,7 @@ impl BrowserSignIn {
     }
 }
 
-/// Listens on a port of 127.0.0.1, which only this machine can reach.
-async fn listen(port: u16) -> Result<(TcpListener, u16), OAuth2Error> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
-    listener
-        .and_then(|listener| listener.local_addr().map(|address| (listener, address.port())))
-        .map_err(|error| OAuth2Error::Unavailable {
-            reason: format!("port {port} of 127.0.0.1 cannot be used ({})", error.kind()),
-        })
-}
-
-/// Shows the redirect URL, and neither the state nor the verifier.
+/// Shows the redirect URI, and neither the state nor the verifier.
 impl fmt::Debug for BrowserSignIn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BrowserSignIn")
@@ -153,149 +251,40 @@ impl fmt::Debug for BrowserSignIn {
     }
 }
 
-/// The pause after a connection that could not be accepted.
-const PAUSE: Duration = Duration::from_millis(100);
-
-pub(super) type Brought = Result<AuthorizationCode, Failed>;
-
-/// Waits for the request that contains the answer.
-async fn answered(listener: TcpListener, state: CsrfToken) -> Brought {
-    let (bring, mut brought) = mpsc::channel(1);
-    let state = Arc::new(state);
-    // Both sets abort their tasks when they are dropped.
-    let mut port = JoinSet::new();
-    port.spawn(async move {
-        let mut visits = JoinSet::new();
-        loop {
-            let Ok((stream, _)) = listener.accept().await else {
-                // The connection broke, or no descriptor is free. The next accept may succeed.
-                sleep(PAUSE).await;
-                continue;
-            };
-            // A browser opens connections that it may never use. They must not block the one with the answer.
-            let (state, bring) = (state.clone(), bring.clone());
-            visits.spawn(async move {
-                if let Ok(Some(answer)) = timeout(VISIT, visit(stream, &state)).await {
-                    // If there are two answers, the first counts.
-                    let _ = bring.try_send(answer);
-                }
-            });
-            while visits.try_join_next().is_some() {}
-            if visits.len() >= VISITS {
-                visits.join_next().await;
-            }
-        }
-    });
-    brought.recv().await.unwrap_or_else(|| {
-        Err(Failed::NotSent { reason: "the port for the browser's redirect was closed".into() })
-    })
+/// Takes the answer to one sign-in from a person. All clones belong to the same sign-in.
+#[derive(Clone)]
+pub struct RedirectPaste {
+    expected: Arc<Expected>,
+    bring: mpsc::Sender<Arrival>,
 }
 
-/// Reads one request and answers it. Returns its code or error if it belongs to this sign-in.
-async fn visit(mut stream: TcpStream, state: &CsrfToken) -> Option<Brought> {
-    // The buffer has its full size, so it does not grow and leave copies of the code behind.
-    let mut request = Zeroizing::new(Vec::with_capacity(LONGEST_REQUEST));
-    while !request.windows(4).any(|end| end == b"\r\n\r\n") {
-        if request.len() >= LONGEST_REQUEST || stream.read_buf(&mut *request).await.ok()? == 0 {
-            return None;
-        }
+impl RedirectPaste {
+    /// Takes the address of the page on which the browser ended, or its query alone: `code=...&state=...`.
+    ///
+    /// [`BrowserSignIn::tokens`] then exchanges the code. If another answer came first, this one is not used.
+    ///
+    /// # Errors
+    ///
+    /// [`OAuth2Error::NotThisSignIn`] if the text is not an answer to this sign-in. The sign-in goes on, and
+    /// another text can be given.
+    ///
+    /// # Security
+    ///
+    /// The address contains a code, which can be used once, and only together with a secret that this program has
+    /// and the browser has not (PKCE). No error contains it.
+    pub fn submit(&self, address: &SecretString) -> Result<(), OAuth2Error> {
+        #[expect(clippy::disallowed_methods, reason = "the code is sent to the provider")]
+        let brought = self.expected.read_pasted(address.expose_secret());
+        let brought = brought.ok_or(OAuth2Error::NotThisSignIn)?;
+        // If it is full or closed, another answer came first.
+        let _ = self.bring.try_send(Arrival { brought, browser: None });
+        Ok(())
     }
-    let brought = read(&request, state);
-    let (status, says) = match &brought {
-        Some(Ok(_)) => ("200 OK", "Thank you. Close this window, and go back to the program."),
-        Some(Err(_)) => ("200 OK", "You are not signed in. Go back to the program; it says why."),
-        None => ("404 Not Found", "This is not part of a sign-in."),
-    };
-    let answer = format!(
-        "HTTP/1.1 {status}\r\n\
-         Content-Type: text/html; charset=utf-8\r\n\
-         Content-Length: {}\r\n\
-         Cache-Control: no-store\r\n\
-         Content-Security-Policy: default-src 'none'\r\n\
-         Referrer-Policy: no-referrer\r\n\
-         Connection: close\r\n\r\n{says}",
-        says.len()
-    );
-    // If the browser has closed the connection, its answer still counts.
-    let _ = stream.write_all(answer.as_bytes()).await;
-    let _ = stream.shutdown().await;
-    brought
 }
 
-/// Returns the code or the error in a request, if it belongs to this sign-in.
-pub(super) fn read(request: &[u8], state: &CsrfToken) -> Option<Brought> {
-    let line = str::from_utf8(request.split(|&byte| byte == b'\r').next()?).ok()?;
-    let target = line.strip_prefix("GET ")?.strip_suffix(" HTTP/1.1")?;
-    // No browser sends control characters.
-    if target.contains(|character: char| character.is_ascii_control()) {
-        return None;
-    }
-    let (path, query) = target.split_once('?')?;
-    if path != PATH {
-        return None;
-    }
-    // No `Url` is made, because it would be one more copy of the code.
-    let parameter = |wanted: &str| {
-        let (_, value) = parse(query.as_bytes()).find(|(name, _)| name == wanted)?;
-        Some(value)
-    };
-    let ours = state.secret().as_bytes();
-    let is_ours: bool = parameter("state")?.as_bytes().ct_eq(ours).into();
-    if !is_ours {
-        return None;
-    }
-    if let Some(code) = parameter("code") {
-        return Some(Ok(AuthorizationCode::new(code.into_owned())));
-    }
-    let error = parameter("error")?;
-    let code = error_code(&error).unwrap_or_default().to_owned();
-    let said = if code.is_empty() { "an error code that is not registered" } else { &code };
-    let reason = format!("the provider answered the sign-in with {said}");
-    Some(Err(Failed::Refused { code, reason, retry_after: None }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn brought(request: &str) -> Option<Result<String, String>> {
-        let brought = read(request.as_bytes(), &CsrfToken::new("right".into()))?;
-        Some(brought.map(AuthorizationCode::into_secret).map_err(|failed| failed.to_string()))
-    }
-
-    #[test]
-    fn only_the_answer_to_this_sign_in_is_accepted() {
-        let code = Some(Ok("a+b".to_owned()));
-        assert_eq!(brought("GET /callback?code=a%2Bb&state=right HTTP/1.1\r\n\r\n"), code);
-        assert_eq!(brought("GET /callback?state=right&x=&code=a%2Bb HTTP/1.1\r\nHost: x"), code);
-        for request in [
-            "GET /callback?code=a&state=wrong HTTP/1.1\r\n",
-            "GET /callback?code=a&state= HTTP/1.1\r\n",
-            "GET /callback?code=a HTTP/1.1\r\n",
-            "GET /callback?state=right HTTP/1.1\r\n",
-            "GET /callback/?code=a&state=right HTTP/1.1\r\n",
-            "GET /favicon.ico HTTP/1.1\r\n",
-            "GET //callback?code=a&state=right HTTP/1.1\r\n",
-            "GET @elsewhere/callback?code=a&state=right HTTP/1.1\r\n",
-            "GET http://elsewhere/callback?code=a&state=right HTTP/1.1\r\n",
-            "GET /callback?code=a&state=ri\nght HTTP/1.1\r\n",
-            "GET /call\tback?code=a&state=right HTTP/1.1\r\n",
-            "POST /callback?code=a&state=right HTTP/1.1\r\n",
-            "",
-        ] {
-            assert_eq!(brought(request), None, "{request}");
-        }
-    }
-
-    #[test]
-    fn an_error_shows_only_a_registered_code() {
-        let failed = |query: &str| {
-            let request = format!("GET /callback?state=right&{query} HTTP/1.1\r\n\r\n");
-            brought(&request).unwrap().unwrap_err()
-        };
-        let denied = failed("error=access_denied&error_description=canary");
-        assert!(denied.ends_with("with access_denied"), "{denied}");
-        let other = failed("error=canary-1%1b%5b2J");
-        assert!(other.ends_with("that is not registered"), "{other}");
+/// Shows nothing of the sign-in.
+impl fmt::Debug for RedirectPaste {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedirectPaste").finish_non_exhaustive()
     }
 }

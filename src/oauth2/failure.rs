@@ -30,6 +30,11 @@ pub enum OAuth2Error {
         /// What happened, and what to check.
         reason: String,
     },
+    /// What was pasted is not an answer to this sign-in.
+    #[error(
+        "this is not the answer to this sign-in; paste the whole address of the page on which the browser ended"
+    )]
+    NotThisSignIn,
     /// Nobody signed in before the deadline.
     #[error("nobody signed in before the deadline; start the sign-in again")]
     TimedOut,

@@ -13,10 +13,11 @@ use chrono::{DateTime, Utc};
 use oauth2::{AuthorizationCode, CsrfToken, HttpResponse};
 use zeroize::Zeroizing;
 
+use super::browser::callback::Expected;
 use super::device::Exchange;
 use super::failure::Failed;
 use super::http::Reply;
-use super::{OAuth2Client, OAuth2Error, browser, failed};
+use super::{OAuth2Client, OAuth2Error, failed};
 use crate::error::RefreshFailure;
 use crate::tokens::AuthTokens;
 
@@ -59,7 +60,8 @@ fn at_once<T>(future: impl Future<Output = T>) -> T {
 
 /// Returns the code or the error in a request to the port of a sign-in, if it belongs to the sign-in.
 pub fn callback(request: &[u8], state: &str) -> Option<Result<String, OAuth2Error>> {
-    let brought = browser::read(request, &CsrfToken::new(state.into()))?;
+    let (path, state) = ("/callback".to_owned(), CsrfToken::new(state.into()));
+    let brought = Expected { path, state, issuer: None }.read(request)?;
     Some(brought.map(AuthorizationCode::into_secret).map_err(Into::into))
 }
 

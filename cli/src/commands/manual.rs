@@ -116,7 +116,7 @@ authorization_url = \"https://issuer.example/authorize\"
 device_authorization_url = \"https://issuer.example/device\"
 revocation_url = \"https://issuer.example/revoke\"
 scopes = [\"read\"]
-redirect_port = 8080              # 0, any, unless it is given
+redirect_uri = \"http://127.0.0.1/callback\"  # any port, unless it names one
 client_secret_env = \"A_VARIABLE\"  # its name, not the secret
 client_secret_in_body = false";
 

@@ -1,6 +1,5 @@
 //! set: reads tokens from standard input or a prompt.
 
-use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 
 use tokenkeep::chrono::{DateTime, TimeDelta, Utc};
@@ -14,6 +13,7 @@ use zeroize::Zeroizing;
 use crate::context::Context;
 use crate::failure::{DONE, Failure, Outcome};
 use crate::target::Target;
+use crate::terminal::unbuffered_input;
 
 pub(super) async fn set(context: &Context) -> Outcome {
     let target = Target::of(context)?;
@@ -97,14 +97,4 @@ fn read_input() -> Result<AuthTokens, Failure> {
         }
     }
     read(&input[..filled], "standard input")
-}
-
-/// Returns standard input without the standard library's buffer, which is never wiped.
-fn unbuffered_input() -> io::Result<File> {
-    let stdin = io::stdin();
-    #[cfg(unix)]
-    let input = std::os::fd::AsFd::as_fd(&stdin).try_clone_to_owned();
-    #[cfg(windows)]
-    let input = std::os::windows::io::AsHandle::as_handle(&stdin).try_clone_to_owned();
-    input.map(File::from)
 }

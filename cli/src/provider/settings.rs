@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-const SETTINGS: [&str; 20] = [
+const SETTINGS: [&str; 21] = [
     "audience",
     "authorization_url",
     "authorize_parameters",
@@ -20,6 +20,7 @@ const SETTINGS: [&str; 20] = [
     "device_parameters",
     "grant_type",
     "redirect_port",
+    "redirect_uri",
     "refresh_scopes",
     "resource",
     "revocation_url",

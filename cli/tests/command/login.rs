@@ -2,7 +2,7 @@
 #![cfg(unix)]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
 
 use crate::home::{Home, done};
@@ -68,7 +68,7 @@ fn a_sign_in_by_browser_keeps_the_tokens() {
     let mut said = BufReader::new(login.stderr.take().unwrap());
     let mut line = String::new();
     said.read_line(&mut line).unwrap();
-    let url = line.trim_end().strip_prefix("open this in a browser on this machine: ").unwrap();
+    let url = line.trim_end().strip_prefix("open this in a browser: ").unwrap();
     let (_, back, _) = fetch(url);
     assert_eq!(fetch(&back.unwrap()).0, 200);
     let mut rest = String::new();
@@ -76,6 +76,152 @@ fn a_sign_in_by_browser_keeps_the_tokens() {
     assert!(login.wait().unwrap().success(), "{rest}");
     assert!(rest.starts_with("signed in; ") && !rest.contains("canary"), "{rest}");
     assert_eq!(home.run("get").line(), "access-canary-2");
+}
+
+/// Runs `login` with these arguments. Returns what it does after it has printed the URL, and `feed` has returned what
+/// goes into standard input.
+fn login_and(
+    home: &Home,
+    arguments: &str,
+    environment: &[(&str, &str)],
+    feed: impl FnOnce(&str) -> String,
+) -> (bool, String) {
+    let mut command = home.command();
+    command.args(arguments.split(' ')).envs(environment.iter().copied());
+    let mut login = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(login.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    let url = line.trim_end().rsplit_once(": ").unwrap_or_default().1;
+    let input = feed(url);
+    // The command may have ended.
+    let _ = login.stdin.take().unwrap().write_all(input.as_bytes());
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert!(!rest.contains("canary"), "{rest}");
+    (login.wait().unwrap().success(), line + &rest)
+}
+
+#[test]
+fn a_pasted_address_comes_through_standard_input() {
+    let server = TokenServer::start();
+    for more in ["", "redirect_uri = \"https://app.example/back\"\n"] {
+        let home = home(&server, more);
+        let (done, said) = login_and(&home, "login --paste", &[], |url| {
+            format!("{}\r\nmore", fetch(url).1.unwrap())
+        });
+        assert!(done, "{said}");
+        home.run("get").ok();
+    }
+    let home = home(&server, "");
+    let (done, said) = login_and(&home, "login --paste", &[], |_| "code=a&state=b\n".to_owned());
+    assert!(
+        !done && said.contains("tokenkeep: this is not the answer to this sign-in; paste"),
+        "{said}"
+    );
+    home.run("get").failed(3);
+}
+
+#[test]
+fn standard_input_is_not_read_unless_that_was_asked_for() {
+    let server = TokenServer::start();
+    let home = home(&server, "");
+    let (done, said) = login_and(&home, "login", &[], |url| {
+        fetch(&fetch(url).1.unwrap());
+        "code=canary&state=canary\n".to_owned()
+    });
+    assert!(done, "{said}");
+    let elsewhere = self::home(&server, "redirect_uri = \"com.example.app:/back\"\n");
+    assert!(elsewhere.run("login").failed(2).contains("with --paste and the address of the page"));
+}
+
+#[test]
+fn a_browser_is_opened_only_if_that_was_asked_for() {
+    let server = TokenServer::start();
+    let home = home(&server, "client_secret_env = \"APP_SECRET\"\n");
+    // A browser that follows both redirects. Its environment and its arguments are recorded.
+    let browser = "#!/bin/sh\necho \"$#\" \"$1\" > opened; env > environment\n\
+                   exec python3 -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1])' \"$1\"\n";
+    home.write("browser", browser);
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    fs::set_permissions(home.path("browser"), executable).unwrap();
+    let program = home.path("browser");
+    let environment = [
+        ("BROWSER", program.to_str().unwrap()),
+        ("APP_SECRET", "secret-canary"),
+        ("no_proxy", "*"),
+    ];
+    let (done, said) = login_and(&home, "login --browser --open", &environment, |_| String::new());
+    assert!(done && !said.contains("WARNING"), "{said}");
+    let opened = fs::read_to_string(home.path("opened")).unwrap();
+    // No part of the sign-in is among the arguments, which other users can see.
+    assert!(opened.starts_with("1 http://127.0.0.1:") && !opened.contains("state"), "{opened}");
+    assert!(!fs::read_to_string(home.path("environment")).unwrap().contains("canary"));
+
+    fs::remove_file(home.path("opened")).unwrap();
+    let (done, _) = login_and(&home, "login", &environment, |url| {
+        fetch(&fetch(url).1.unwrap());
+        String::new()
+    });
+    assert!(done && !home.path("opened").exists());
+    let missing = [("BROWSER", "/no/such/browser:"), ("APP_SECRET", "a")];
+    let (done, said) = login_and(&home, "login --open", &missing, |url| {
+        fetch(&fetch(url).1.unwrap());
+        String::new()
+    });
+    assert!(
+        done && said.contains("WARNING: no browser could be opened; open the URL yourself"),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_complete_url_is_shown_and_opened() {
+    let server = TokenServer::start();
+    // The token endpoint stands for the device endpoint, because its answers can be scripted.
+    let home = home(&server, &format!("device_authorization_url = \"{}\"\n", server.token_url()));
+    let answer = r##"{"device_code":"d","user_code":"WDJB","verification_url":"https://i.example/device",
+        "verification_uri_complete":"https://i.example/#code=WDJB","interval":1}"##;
+    server.script([Act::answer(200, answer), Act::answer(200, r#"{"access_token":"a"}"#)]);
+    home.write("browser", "#!/bin/sh\necho \"$1\" > opened\n");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    fs::set_permissions(home.path("browser"), executable).unwrap();
+    let mut login = home.command();
+    login.args(["login", "--open"]).env("BROWSER", home.path("browser"));
+    let said = done(&mut login, "");
+    let lines: Vec<_> = said.err.lines().collect();
+    assert_eq!(lines[0], "open https://i.example/device on any device, and type the code WDJB");
+    assert_eq!(lines[1], "or open https://i.example/#code=WDJB and check that it shows this code");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !home.path("opened").exists() {
+        assert!(std::time::Instant::now() < deadline, "nothing was opened");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_sign_in_without_a_refresh_token_says_what_to_add() {
+    let server = TokenServer::start();
+    let home =
+        home(&server, &format!("device_authorization_url = \"{}\"\n", server.url("/device")));
+    let path = home.path("config/profiles/default.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    for (scopes, advice) in [
+        ("\"read\", \"offline_access\"", "this client may not be allowed to have one"),
+        (
+            "\"read\"",
+            "many providers need offline_access in scopes, and Google needs access_type=offline",
+        ),
+    ] {
+        fs::write(&path, text.replace("\"read\", \"offline_access\"", scopes)).unwrap();
+        server.script([Act::answer(200, r#"{"access_token":"a","expires_in":60}"#)]);
+        let login = home.run("login");
+        assert_eq!(login.code, 0, "{login:?}");
+        let warning = login.err.lines().last().unwrap();
+        assert!(warning.starts_with("WARNING: the provider issued no refresh token"), "{warning}");
+        assert!(warning.contains(advice), "{warning}");
+    }
+    assert!(!home.run("login").err.contains("WARNING"));
 }
 
 #[test]
@@ -235,6 +381,11 @@ fn the_error_about_an_unusable_setting_names_file_and_line() {
         ("authorization_url = \"canary\"", "authorization_url is not a URL"),
         ("device_authorization_url = \"https://me:canary@x.example/\"", "a user or a password"),
         ("redirect_port = 65536", "wrong type"),
+        (
+            "redirect_uri = \"http://issuer.example/canary\"",
+            "redirect_uri is http, so its host must be",
+        ),
+        ("redirect_port = 8912\nredirect_uri = \"http://127.0.0.1/\"", "redirect_uri is set too"),
         ("redirect_port = \"canary\"", "wrong type"),
         ("scopes = [\"read\", 5]", "wrong type"),
         ("client_secret_in_body = \"canary\"", "wrong type"),

@@ -14,6 +14,8 @@ use crate::token_server::TokenServer;
 /// whether the terminal echoes again.
 const PERSON: &str = r"
 import json, os, pty, signal, sys, termios, time
+screen = b''
+signal.signal(signal.SIGALRM, lambda *_: sys.exit('waited for too long; the screen is: ' + repr(screen)))
 signal.alarm(60)
 home, line, answers = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 parent, child = pty.openpty()
@@ -30,7 +32,6 @@ if pid == 0:
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     os.execvp('sh', ['sh', '-c', line])
-screen = b''
 for prompt, answer in answers:
     while prompt.encode() not in screen:
         more = os.read(parent, 1000)
@@ -40,6 +41,11 @@ for prompt, answer in answers:
         time.sleep(2.5)
     elif answer == 'a signal':
         os.kill(pid, signal.SIGTERM)
+    elif answer.startswith('run '):
+        # The screen is the input of a program, whose output is typed.
+        import subprocess
+        run = subprocess.run(['sh', '-c', answer[4:]], input=screen, stdout=subprocess.PIPE, check=True)
+        os.write(parent, run.stdout)
     else:
         os.write(parent, answer.encode())
 os.set_blocking(parent, False)
@@ -372,4 +378,71 @@ fn a_store_that_list_shows_can_be_pasted_into_a_shell() {
     let pasted = listed.trim_end().split_once("  ").unwrap().1;
     let seen = person(home.path(), &format!("tokenkeep get --store {pasted}"), &[]);
     assert_eq!(seen.screen, "canary-pasted\r\n", "{listed}");
+}
+
+/// A Python program that reads the screen of a sign-in by browser, and prints the address to which the provider
+/// redirects. With an argument, it opens the address instead.
+const BROWSER: &str = r"
+import re, sys, urllib.error, urllib.request
+class Stays(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_):
+        return None
+screen = sys.stdin.read()
+url = re.search(r'open this in a browser: (\S+)', screen).group(1)
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), Stays)
+try:
+    opener.open(url)
+except urllib.error.HTTPError as found:
+    address = found.headers['Location']
+if sys.argv[1:]:
+    opener.open(address).read()
+else:
+    print(address, end='\r')
+";
+
+#[test]
+fn the_address_on_which_the_browser_ended_is_pasted_unseen() {
+    let test = "the_address_on_which_the_browser_ended_is_pasted_unseen";
+    if !can_play(test) {
+        return;
+    }
+    let server = TokenServer::start();
+    let home = home(&server, "");
+    fs::write(home.path("browser.py"), BROWSER).unwrap();
+    let browser = format!("run python3 {}", home.path("browser.py").display());
+    let prompt = "If the browser ends on a page that cannot be reached, paste its address: ";
+    let only = "Paste the address of the page on which the browser ends: ";
+    let wrong = "https://app.example/?code=canary&state=canary\r";
+    for (line, prompt) in [("tokenkeep login", prompt), ("tokenkeep login --paste", only)] {
+        let again = |message: &str| format!("{message}\r\n{prompt}");
+        let refused = again("paste the whole address of the page on which the browser ended");
+        let empty = again("nothing was typed");
+        let answers = [(prompt, wrong), (&*refused, "\r"), (&*empty, &*browser)];
+        let seen = person(&home.path(""), line, &answers);
+        assert!(seen.code == 0 && seen.screen.contains("signed in; "), "{line}: {}", seen.screen);
+        assert!(!seen.screen.contains("canary") && seen.echoes, "{line}: {}", seen.screen);
+        home.run("clear").ok();
+    }
+    // The port gets the answer first.
+    let visit = format!("{browser} visit");
+    let seen = person(&home.path(""), "tokenkeep login", &[(prompt, &visit)]);
+    assert!(
+        seen.code == 0 && seen.screen.contains("signed in; ") && seen.echoes,
+        "{}",
+        seen.screen
+    );
+    // A signal or Ctrl-C restores the terminal.
+    for (keys, code) in [("\u{3}", -2), ("a signal", -15)] {
+        let seen = person(&home.path(""), "exec tokenkeep login", &[(prompt, keys)]);
+        assert!(seen.code == code && seen.echoes, "{}", seen.screen);
+    }
+    // In the background, the terminal belongs to another program, and reading would stop the command.
+    let line = "set -m; tokenkeep login & wait; echo END";
+    let seen =
+        person(&home.path(""), line, &[("open this in a browser: http", &visit), ("END", "")]);
+    assert!(
+        seen.screen.contains("signed in; ") && !seen.screen.contains(prompt),
+        "{}",
+        seen.screen
+    );
 }

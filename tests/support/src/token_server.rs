@@ -116,6 +116,15 @@ struct Session {
     ended: bool,
 }
 
+/// How the redirect URIs begin that the provider knows.
+const REDIRECTS: [&str; 5] = [
+    "http://127.0.0.1:",
+    "http://[::1]:",
+    "http://localhost:",
+    "https://app.example/",
+    "com.example.app:",
+];
+
 /// The lifetime of an access token, in seconds.
 pub const LIFETIME: i64 = 3600;
 
@@ -443,7 +452,7 @@ impl State {
             && field("code_challenge_method") == "S256"
             && field("code_challenge").len() == 43
             && field("state").len() >= 16
-            && redirect.starts_with("http://127.0.0.1:");
+            && REDIRECTS.iter().any(|start| redirect.starts_with(start));
         if !is_right {
             return Answer::error("invalid_request");
         }

@@ -89,6 +89,7 @@ fn in_a_profile(scene: &Scene) {
         format!("{oauth2}client_secret = \"{stray}\"\n"),
         format!("{oauth2}{stray} = \"{stray}\"\n"),
         format!("{oauth2}redirect_port = \"{stray}\"\n"),
+        format!("{oauth2}redirect_uri = \"http://x.example/{stray}\"\n"),
         format!("{oauth2}scopes = \"{stray}\"\n"),
         format!("{oauth2}revocation_url = \"http://x.example/{stray}\"\n"),
         format!("{oauth2}device_authorization_url = \"https://me:{stray}@x.example/\"\n"),

@@ -1,0 +1,214 @@
+//! The port that a browser is redirected to.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::task::{AbortHandle, JoinSet, yield_now};
+use tokio::time::{sleep, timeout};
+use zeroize::Zeroizing;
+
+use super::callback::{Brought, Expected, head, header, line};
+
+/// How long a browser may take to send its request. It sends it at once. Browsers also open connections that they
+/// never use.
+const VISIT: Duration = Duration::from_secs(10);
+
+/// How many connections wait for their request at a time. A browser opens 2 or 3. If there are more, the oldest one
+/// ends.
+const VISITS: usize = 64;
+
+/// The most bytes of a request. A browser sends all cookies of the host to each of its ports.
+const LONGEST_REQUEST: usize = 64 * 1024;
+
+/// How long a page may take to arrive. The browser is on this machine.
+const PAGE: Duration = Duration::from_secs(2);
+
+/// The pause after a connection that could not be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What the port gives to the sign-in.
+pub(super) struct Arrival {
+    pub(super) brought: Brought,
+    /// The browser, which waits for its page.
+    pub(super) browser: Option<Browser>,
+}
+
+/// A URL of this port that leads to the provider, once.
+pub(super) struct Entrance {
+    pub(super) path: String,
+    pub(super) leads_to: Mutex<Option<String>>,
+}
+
+/// Serves the port until it is dropped.
+pub(super) struct Port(
+    #[expect(dead_code, reason = "aborts its tasks when it is dropped")] JoinSet<()>,
+);
+
+impl Port {
+    pub(super) fn open(
+        listeners: Vec<TcpListener>,
+        expected: &Arc<Expected>,
+        entrance: &Arc<Entrance>,
+        bring: &Sender<Arrival>,
+    ) -> Self {
+        let mut port = JoinSet::new();
+        for listener in listeners {
+            port.spawn(serve(listener, expected.clone(), entrance.clone(), bring.clone()));
+        }
+        Self(port)
+    }
+}
+
+async fn serve(
+    listener: TcpListener,
+    expected: Arc<Expected>,
+    entrance: Arc<Entrance>,
+    bring: Sender<Arrival>,
+) {
+    // The set aborts its tasks when it is dropped.
+    let mut visits = JoinSet::new();
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // The connection broke, or no descriptor is free. The next accept may succeed.
+            sleep(PAUSE).await;
+            continue;
+        };
+        while visits.try_join_next().is_some() {}
+        open.retain(|visit| !visit.is_finished());
+        if open.len() >= VISITS
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
+        let (expected, entrance, bring) = (expected.clone(), entrance.clone(), bring.clone());
+        open.push_back(visits.spawn(async move {
+            visit(Browser(stream), &expected, &entrance, &bring).await;
+        }));
+        // A request that has arrived is read before so many connections are accepted that this one ends.
+        yield_now().await;
+    }
+}
+
+/// Reads one request, and answers it or hands it on.
+async fn visit(
+    mut browser: Browser,
+    expected: &Expected,
+    entrance: &Entrance,
+    bring: &Sender<Arrival>,
+) {
+    let Ok(Some(request)) = timeout(VISIT, browser.request()).await else { return };
+    if let Some(brought) = expected.read(&request) {
+        let arrival = Arrival { brought, browser: Some(browser) };
+        // If there are several answers, the first counts.
+        if let Err(TrySendError::Full(late) | TrySendError::Closed(late)) = bring.try_send(arrival)
+            && let Some(browser) = late.browser
+        {
+            browser.show(Page::Unknown).await;
+        }
+        return;
+    }
+    if line(&request).is_some_and(|(method, target)| method == "GET" && target == entrance.path) {
+        let leads_to = entrance.leads_to.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(url) = leads_to {
+            return browser.show(Page::Entrance(url)).await;
+        }
+    }
+    browser.show(Page::Unknown).await;
+}
+
+/// A browser that waits for a page.
+pub(super) struct Browser(TcpStream);
+
+pub(super) enum Page {
+    Declined,
+    Done,
+    Entrance(String),
+    Unknown,
+}
+
+impl Browser {
+    /// Reads a request. Returns `None` if it is too long, or if the browser closes the connection.
+    async fn request(&mut self) -> Option<Zeroizing<Vec<u8>>> {
+        // The buffer has its full size, so it does not grow and leave copies of the code behind.
+        let mut request = Zeroizing::new(Vec::with_capacity(LONGEST_REQUEST));
+        let mut whole = None;
+        while whole.is_none_or(|whole| request.len() < whole) {
+            let seen = request.len();
+            if seen >= LONGEST_REQUEST || self.0.read_buf(&mut *request).await.ok()? == 0 {
+                return None;
+            }
+            let new = seen.saturating_sub(3);
+            if whole.is_none()
+                && let Some(end) = head(&request[new..])
+            {
+                whole = Some(new + end + body_length(&request));
+            }
+        }
+        Some(request)
+    }
+
+    /// Sends a page. If the browser is gone, nothing is lost.
+    pub(super) async fn show(mut self, page: Page) {
+        let answer = page.to_answer();
+        let _ = timeout(PAGE, async {
+            self.0.write_all(answer.as_bytes()).await?;
+            self.0.shutdown().await
+        })
+        .await;
+    }
+}
+
+/// Returns the length of the body, which only the POST of a form has.
+fn body_length(request: &[u8]) -> usize {
+    let is_form = line(request).is_some_and(|(method, _)| method == "POST");
+    let length = header(request, "content-length").filter(|_| is_form);
+    let length = length.and_then(|length| str::from_utf8(length).ok()?.parse().ok());
+    // A longer request is refused anyway, and the sum must not overflow.
+    length.unwrap_or(0).min(LONGEST_REQUEST)
+}
+
+impl Page {
+    /// Returns the whole answer. Nothing of the request is in it, and it runs no script.
+    fn to_answer(&self) -> String {
+        let (status, location, title, says) = match self {
+            Self::Declined => (
+                "200 OK",
+                None,
+                "Not signed in",
+                "You are not signed in. Go back to the program; it says why.",
+            ),
+            Self::Done => (
+                "200 OK",
+                None,
+                "Signed in",
+                "Thank you. Close this window, and go back to the program.",
+            ),
+            Self::Entrance(url) => ("302 Found", Some(url), "Sign in", "The sign-in starts now."),
+            Self::Unknown => ("404 Not Found", None, "Not found", "This is not part of a sign-in."),
+        };
+        let page = format!(
+            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+             <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title></head>\
+             <body><p>{says}</p></body></html>\n"
+        );
+        let location = location.map_or_else(String::new, |url| format!("Location: {url}\r\n"));
+        format!(
+            "HTTP/1.1 {status}\r\n\
+             {location}\
+             Content-Type: text/html; charset=utf-8\r\n\
+             Content-Length: {}\r\n\
+             Cache-Control: no-store\r\n\
+             Content-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\n\
+             Referrer-Policy: no-referrer\r\n\
+             X-Content-Type-Options: nosniff\r\n\
+             Connection: close\r\n\r\n{page}",
+            page.len()
+        )
+    }
+}
