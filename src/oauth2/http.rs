@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, HOST, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HOST, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT,
 };
 use http::{Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
@@ -19,6 +19,7 @@ use hyper::client::conn::http1;
 use hyper_rustls::MaybeHttpsStream;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
+use oauth2::url::Url;
 use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use secrecy::ExposeSecret;
 use tokio::net::TcpStream;
@@ -30,6 +31,7 @@ use super::answer::Answer;
 use super::body::readable;
 use super::failure::{Failed, error_code};
 use super::hard_close::HardClose;
+use super::unsendable;
 use crate::net::tls::{NO_ROOTS, USER, reason_of, trusting_the_system};
 use crate::refresh::RefreshPermit;
 use crate::tokens::json;
@@ -88,6 +90,13 @@ impl Http {
         let body = reply.judge(&place)?;
         // The Content-Type is dropped. Tokens with a wrong one must not be lost.
         Ok(Response::new(body))
+    }
+
+    /// Fetches a public document.
+    pub(super) async fn get(&self, url: &Url) -> Result<Reply, Failed> {
+        let request = http::Request::get(url.as_str()).header(ACCEPT, "application/json");
+        let request = request.body(Vec::new()).map_err(|_| unsendable())?;
+        self.send(request, url.authority()).await
     }
 
     /// Sends a request to the server with this name, and returns the answer, whatever it says.

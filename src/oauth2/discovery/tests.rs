@@ -1,0 +1,153 @@
+use super::*;
+
+const ISSUER: &str = "https://issuer.example/tenant";
+
+fn read(json: &str) -> Result<ProviderMetadata, String> {
+    ProviderMetadata::from_json(ISSUER, json.as_bytes()).map_err(|error| error.to_string())
+}
+
+/// Returns a document of the issuer with these fields besides.
+fn with(fields: &str) -> String {
+    format!(r#"{{"issuer":"{ISSUER}","token_endpoint":"https://issuer.example/token"{fields}}}"#)
+}
+
+#[test]
+fn metadata_is_looked_for_where_openid_connect_and_rfc_8414_put_it() {
+    let places = |issuer: &str| -> Vec<String> {
+        places_of(&Url::parse(issuer).unwrap()).into_iter().map(String::from).collect()
+    };
+    let of_host = [
+        "https://issuer.example/.well-known/openid-configuration",
+        "https://issuer.example/.well-known/oauth-authorization-server",
+    ];
+    assert_eq!(places("https://issuer.example"), of_host);
+    assert_eq!(places("https://issuer.example/"), of_host);
+    let of_tenant = [
+        "https://issuer.example:8443/a/b/.well-known/openid-configuration",
+        "https://issuer.example:8443/.well-known/oauth-authorization-server/a/b",
+        "https://issuer.example:8443/.well-known/openid-configuration/a/b",
+    ];
+    assert_eq!(places("https://issuer.example:8443/a/b"), of_tenant);
+    assert_eq!(places("https://issuer.example:8443/a/b/"), of_tenant);
+}
+
+#[test]
+fn an_issuer_is_compared_exactly_and_the_error_says_what_to_write() {
+    for (wanted, found, words) in [
+        ("https://a.example", "https://a.example/", "write the issuer with it"),
+        ("https://a.example/", "https://a.example", "write the issuer without it"),
+        ("https://a.example/t", "https://a.example/T", "another issuer"),
+        ("https://a.example", "https://a.example:443", "another issuer"),
+        ("https://a.example", "https://A.example", "another issuer"),
+        ("https://a.example", "http://a.example", "another issuer"),
+        ("https://a.example/common/v2.0", "https://a.example/{tenantid}/v2.0", "id of the tenant"),
+        ("https://a.example", "", "does not name its issuer"),
+    ] {
+        let json = format!(r#"{{"issuer":"{found}","token_endpoint":"https://a.example/t"}}"#);
+        let error = ProviderMetadata::from_json(wanted, json.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(words), "{wanted} {found}: {error}");
+        let json = json.replace(found, wanted);
+        if !found.is_empty() {
+            ProviderMetadata::from_json(wanted, json.as_bytes()).unwrap();
+        }
+    }
+    for wrong in ["https://a.example?x", "http://a.example", "https://a.example/#a", "canary"] {
+        let error = ProviderMetadata::from_json(wrong, b"{}").unwrap_err().to_string();
+        assert!(error.starts_with("issuer ") && !error.contains("canary"), "{error}");
+    }
+}
+
+#[test]
+fn an_endpoint_that_is_used_has_to_be_one_that_could_be_set_and_others_do_not_matter() {
+    for name in ["authorization_endpoint", "device_authorization_endpoint", "revocation_endpoint"] {
+        for wrong in [
+            r#""http://issuer.example/canary""#,
+            r#""http://127.0.0.1:1/canary""#,
+            r#""https://me:canary@issuer.example/""#,
+            r#""https://issuer.example/#canary""#,
+            r#""canary""#,
+            r#""""#,
+            "[]",
+            "5",
+        ] {
+            let error = read(&with(&format!(r#","{name}":{wrong}"#))).unwrap_err();
+            let is_told = error.starts_with("the metadata of issuer.example cannot be used: ");
+            assert!(is_told && error.contains(name) && !error.contains("canary"), "{error}");
+        }
+    }
+    let others = r#","userinfo_endpoint":"canary","jwks_uri":5,"registration_endpoint":"http://a""#;
+    let metadata = read(&with(&format!(r#"{others},"revocation_endpoint":null"#))).unwrap();
+    assert_eq!(metadata.revocation_endpoint(), None);
+    assert!(read(&format!(r#"{{"issuer":"{ISSUER}"}}"#)).unwrap_err().contains("token_endpoint"));
+    // A server on this machine may name its other ports.
+    let local = r#"{"issuer":"http://127.0.0.1:1","token_endpoint":"http://127.0.0.1:2/token"}"#;
+    ProviderMetadata::from_json("http://127.0.0.1:1", local.as_bytes()).unwrap();
+}
+
+#[test]
+fn a_document_that_two_programs_could_read_differently_is_refused() {
+    for (json, words) in [
+        (with(r#","token_endpoint":"https://evil.example/""#), "the same field twice"),
+        ("[]".to_owned(), "not a JSON object"),
+        (String::new(), "it is empty"),
+        (with("").replace('}', ""), "ends too early"),
+        (with("") + "canary", "not valid JSON"),
+    ] {
+        let error = read(&json).unwrap_err();
+        assert!(error.contains(words) && !error.contains("canary"), "{json}: {error}");
+    }
+}
+
+#[test]
+fn what_the_provider_supports_decides_how_the_client_is_set_up() {
+    let in_body = |methods: &str| {
+        let field = format!(r#","token_endpoint_auth_methods_supported":{methods}"#);
+        read(&with(&field)).unwrap().needs_secret_in_body()
+    };
+    assert!(in_body(r#"["client_secret_post"]"#));
+    assert!(in_body(r#"["private_key_jwt","client_secret_post"]"#));
+    assert!(!in_body(r#"["client_secret_post","client_secret_basic"]"#));
+    assert!(!in_body(r#"["none"]"#) && !in_body("null"));
+    assert!(!read(&with("")).unwrap().needs_secret_in_body());
+
+    let challenge = |methods: &str, endpoint: &str| {
+        read(&with(&format!(r#","code_challenge_methods_supported":{methods}{endpoint}"#)))
+    };
+    let endpoint = r#","authorization_endpoint":"https://issuer.example/a""#;
+    assert!(challenge(r#"["plain"]"#, endpoint).unwrap_err().contains("S256"));
+    assert!(challenge("[]", endpoint).is_err());
+    challenge(r#"["plain","S256"]"#, endpoint).unwrap();
+    challenge("null", endpoint).unwrap();
+    challenge(r#"["plain"]"#, "").unwrap();
+
+    let metadata = read(&with(r#","scopes_supported":["openid","offline_access"]"#)).unwrap();
+    assert!(metadata.offers_scope("offline_access") && !metadata.offers_scope("offline"));
+}
+
+#[test]
+fn metadata_that_was_kept_is_the_same_again_and_only_for_its_issuer() {
+    let metadata = read(&with(
+        r#","authorization_endpoint":"https://login.example/authorize?a=b",
+        "device_authorization_endpoint":"https://issuer.example/device",
+        "revocation_endpoint":"https://issuer.example/revoke",
+        "authorization_response_iss_parameter_supported":true,
+        "token_endpoint_auth_methods_supported":["client_secret_post"],
+        "code_challenge_methods_supported":["S256"],
+        "scopes_supported":["openid"],"unknown":"canary""#,
+    ))
+    .unwrap();
+    assert!(metadata.always_sends_issuer());
+    let kept = metadata.to_json();
+    assert!(!kept.contains("canary") && !kept.contains("null"), "{kept}");
+    assert_eq!(read(&kept).unwrap(), metadata);
+    let small = read(&with("")).unwrap();
+    assert_eq!(read(&small.to_json()).unwrap(), small);
+    let other = ProviderMetadata::from_json("https://other.example", kept.as_bytes());
+    assert!(other.unwrap_err().to_string().contains("another issuer"));
+
+    let client = OAuth2Client::from_metadata(&metadata, "app").unwrap();
+    assert_eq!(client.token_url.as_str(), "https://issuer.example/token");
+    let urls = [client.authorization_url, client.device_authorization_url, client.revocation_url];
+    assert!(urls.iter().all(Option::is_some));
+    assert!(matches!(client.auth_type, oauth2::AuthType::RequestBody));
+}
