@@ -1,5 +1,7 @@
 //! The command line. Secrets have no place in it.
 
+mod init;
+
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
@@ -8,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
+pub(crate) use self::init::Init;
 use crate::failure::Failure;
 use crate::terminal::Terminal;
 
@@ -56,9 +59,12 @@ pub(crate) struct SelectionArguments {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Set up a profile: choose where its tokens are kept
+    /// Set up a profile: choose where its tokens are kept, and where to sign in
+    ///
+    /// With a provider, this also writes the `[oauth2]` table of the profile. A profile that exists and has no such
+    /// table gets one; nothing else of it is changed.
     #[command(after_help = examples::INIT)]
-    Init,
+    Init(Init),
     /// Sign in at the provider that the profile's `[oauth2]` names
     ///
     /// Without an option, this signs in with a device code if the profile has a
@@ -161,7 +167,10 @@ mod examples {
 Examples:
   tokenkeep init
   tokenkeep init --profile work --store keychain:app/work
-  tokenkeep init --store 'age:~/tokens.age?identity=~/key.txt'";
+  tokenkeep init --store 'age:~/tokens.age?identity=~/key.txt'
+  tokenkeep init --provider
+  tokenkeep init --provider github --client-id ID --scope repo
+  tokenkeep init --issuer https://auth.example/realms/work --client-id ID";
     pub(super) const LOGIN: &str = "\
 Examples:
   tokenkeep login

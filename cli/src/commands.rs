@@ -25,7 +25,7 @@ use crate::failure::{DONE, Outcome};
 
 pub(crate) async fn run(context: &Context, command: Command) -> Outcome {
     match command {
-        Command::Init => init::init(context).await,
+        Command::Init(init) => init::init(context, &init).await,
         Command::Login(login) => login::login(context, &login).await,
         Command::Set => set::set(context).await,
         Command::Get(get) => get::get(context, &get).await,

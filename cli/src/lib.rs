@@ -11,6 +11,7 @@ mod failure;
 pub mod fuzzing;
 mod harden;
 mod interrupt;
+mod known_providers;
 mod output;
 mod parallel;
 mod profile;

@@ -1,6 +1,7 @@
 //! Profiles: a profile maps a name to a store. Each has one file, `profiles/NAME.toml`.
 
 mod link;
+mod metadata;
 #[cfg(test)]
 mod tests;
 
@@ -10,6 +11,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use tokenkeep::oauth2::ProviderMetadata;
 use tokenkeep::private_file::{LockedDirectory, PrivateFile};
 use tokenkeep::{StoreError, StoreUrl, store_url};
 use toml::de::{DeTable, DeValue};
@@ -25,7 +27,7 @@ const LONGEST: usize = 1 << 20;
 const MOVING_TO: &str = "moving_to";
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Profile {
     pub(crate) name: String,
     pub(crate) path: PathBuf,
@@ -50,6 +52,13 @@ pub(crate) struct Rewrite<'a> {
     pub(crate) done: &'a mut Result<(), Failure>,
 }
 
+/// A provider for a profile: its `[oauth2]` table, and the metadata of its issuer.
+#[derive(Default)]
+pub(crate) struct NewProvider {
+    pub(crate) table: String,
+    pub(crate) metadata: Option<ProviderMetadata>,
+}
+
 /// The name of a profile, and the profile or why it cannot be read.
 pub(crate) type Found = (String, Result<Profile, Failure>);
 
@@ -69,18 +78,26 @@ impl Profile {
     pub(crate) fn find(name: &str) -> Result<Option<Self>, Failure> {
         let path = path_of(name)?;
         let Some(text) = read(&path)? else { return Ok(None) };
-        Self::parse(name, path, text).map(Some)
+        Self::parse(name, path, text)?.with_kept_metadata().map(Some)
     }
 
     /// Makes a profile. If two calls try at the same time, one fails.
-    pub(crate) async fn create(name: &str, store: &StoreUrl) -> Result<PathBuf, Failure> {
+    pub(crate) async fn create(
+        name: &str,
+        store: &StoreUrl,
+        provider: Option<NewProvider>,
+    ) -> Result<PathBuf, Failure> {
         let (name, store) = (name.to_owned(), store.clone());
+        let make = move || Self::create_blocking(&name, &store, provider);
         // Runs on the thread that made the key. This thread runs one job after the other.
-        let made = tokio::task::spawn_blocking(move || Self::create_blocking(&name, &store)).await;
-        made.map_err(io::Error::other)?
+        tokio::task::spawn_blocking(make).await.map_err(io::Error::other)?
     }
 
-    fn create_blocking(name: &str, store: &StoreUrl) -> Result<PathBuf, Failure> {
+    fn create_blocking(
+        name: &str,
+        store: &StoreUrl,
+        provider: Option<NewProvider>,
+    ) -> Result<PathBuf, Failure> {
         let path = path_of(name)?;
         let exists = || {
             let message = format!("the profile {name} exists already: {}", path.display());
@@ -90,12 +107,33 @@ impl Profile {
             return Err(exists());
         }
         let directory = LockedDirectory::lock(directory_of(&path))?;
-        let text = format!("{}\n", line(store));
-        if !directory.create(file_name_of(&path), text.as_bytes())? {
+        let NewProvider { table, metadata } = provider.unwrap_or_default();
+        let profile = Self::parse(name, path.clone(), format!("{}\n{table}", line(store)))?;
+        if !directory.create(file_name_of(&path), profile.text.as_bytes())? {
             return Err(exists());
         }
         directory.sync()?;
+        if let Some(metadata) = metadata {
+            profile.keep_in(&directory, &metadata)?;
+        }
         Ok(path)
+    }
+
+    /// Reads the table of a provider as if it stood in a profile. Nothing is written.
+    pub(crate) fn draft(table: String) -> Result<Self, Failure> {
+        Self::parse("new", "the new profile".into(), format!("store = \"env:NONE\"{table}"))
+    }
+
+    /// Adds a provider to a profile that has none.
+    pub(crate) async fn add(&mut self, provider: NewProvider) -> Result<(), Failure> {
+        let NewProvider { table, metadata } = provider;
+        let line_end = if self.text.ends_with('\n') { "" } else { "\n" };
+        self.give(format!("{}{line_end}{table}", self.text)).await?;
+        if let Some(metadata) = metadata {
+            let directory = LockedDirectory::lock(directory_of(&self.path))?;
+            self.keep_in(&directory, &metadata)?;
+        }
+        Ok(())
     }
 
     /// Reads a profile that is to be removed, and locks the directory of profiles. While it is
@@ -121,8 +159,9 @@ impl Profile {
         Ok((directory, load()?))
     }
 
-    /// Removes the file durably.
+    /// Removes the file durably, and the metadata of its issuer before it.
     pub(crate) fn remove(&self, directory: &LockedDirectory) -> Result<(), Failure> {
+        self.forget_metadata(directory)?;
         Ok(directory.remove(file_name_of(&self.path))?)
     }
 
@@ -212,7 +251,8 @@ impl Profile {
             }
             None => directory.replace(file_name_of(&self.path), text.as_bytes())?,
         }
-        *self = Self::parse(&self.name, self.path.clone(), text.to_owned())?;
+        let metadata = self.provider.as_ref().and_then(Provider::metadata).cloned();
+        *self = Self::parse_with(&self.name, self.path.clone(), text.to_owned(), metadata)?;
         Ok(())
     }
 
@@ -277,6 +317,16 @@ impl Profile {
 
     /// Reads the text. No error repeats any of it: a user may have put a secret there.
     pub(crate) fn parse(name: &str, path: PathBuf, text: String) -> Result<Self, Failure> {
+        Self::parse_with(name, path, text, None)
+    }
+
+    /// Reads the text, with the metadata of the issuer that it names.
+    fn parse_with(
+        name: &str,
+        path: PathBuf,
+        text: String,
+        mut metadata: Option<ProviderMetadata>,
+    ) -> Result<Self, Failure> {
         let wrong = |position: usize, what: &str| {
             let line = text[..position.min(text.len())].lines().count().max(1);
             let message = format!("{}, line {line}: {what}", path.display());
@@ -309,7 +359,7 @@ impl Profile {
                         move_span = Some(key.span().start..end);
                     }
                     ("oauth2", DeValue::Table(oauth2)) => {
-                        let parsed = Provider::parse(oauth2, at);
+                        let parsed = Provider::parse(oauth2, at, metadata.take());
                         provider = Some(parsed.map_err(|error| wrong(error.at, &error.what))?);
                     }
                     ("store" | "oauth2" | MOVING_TO, _) => {
@@ -407,7 +457,7 @@ pub(crate) fn line(store: &StoreUrl) -> String {
 }
 
 /// Returns the text as a TOML basic string.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for character in text.chars() {
         match character {

@@ -1,14 +1,16 @@
 //! The provider that issues a profile's tokens: the `[oauth2]` table of its file.
 
+mod client;
 mod key;
 mod settings;
 
 use tokenkeep::TokenRefresher;
-use tokenkeep::oauth2::{OAuth2Client, OAuth2Error, PrivateKeyJwt};
+use tokenkeep::oauth2::{OAuth2Client, OAuth2Error, PrivateKeyJwt, ProviderMetadata};
 use tokenkeep::secrecy::SecretString;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 use zeroize::Zeroizing;
 
+use self::client::client;
 use self::key::Key;
 use self::settings::Settings;
 pub(crate) use self::settings::Wrong;
@@ -18,8 +20,12 @@ use crate::failure::Failure;
 /// An OAuth 2.0 provider, and the client that is registered there.
 #[derive(Clone, Debug)]
 pub(crate) struct Provider {
-    /// The client without its secret.
+    /// The client without its secret. Without metadata, the issuer stands for the URLs that are unknown.
     client: OAuth2Client,
+    /// The issuer, whose metadata has the URLs that the profile does not write.
+    pub(crate) issuer: Option<String>,
+    metadata: Option<ProviderMetadata>,
+    has_token_url: bool,
     /// The environment variable that holds the client's secret.
     pub(crate) client_secret_env: Option<String>,
     /// The port that the browser is redirected to; 0 is any port.
@@ -44,9 +50,15 @@ struct Assertion {
 }
 
 impl Provider {
-    /// Reads the table that begins at position `at`.
-    pub(crate) fn parse(table: &DeTable<'_>, at: usize) -> Result<Self, Wrong> {
+    /// Reads the table that begins at position `at`. The metadata counts if it is of the issuer there.
+    pub(crate) fn parse(
+        table: &DeTable<'_>,
+        at: usize,
+        metadata: Option<ProviderMetadata>,
+    ) -> Result<Self, Wrong> {
         let settings = Settings::of(table, at)?;
+        let issuer = settings.text("issuer")?;
+        let metadata = metadata.filter(|metadata| issuer == Some(metadata.issuer()));
         let client_secret_env = settings.text("client_secret_env")?.map(str::to_owned);
         let port = settings.get("redirect_port", |value| {
             let port = value.as_integer()?;
@@ -58,9 +70,15 @@ impl Provider {
             let what = "redirect_uri is set too; put the port into it";
             return Err(settings.wrong_at("redirect_port", what));
         }
-        let has_device_url = settings.text("device_authorization_url")?.is_some();
+        // Of an issuer, a browser is the first choice: it names its endpoint for devices also for clients that must
+        // not use it.
+        let only_device = metadata.as_ref().is_some_and(|it| it.authorization_endpoint().is_none());
+        let has_device_url = settings.text("device_authorization_url")?.is_some() || only_device;
         Ok(Self {
-            client: client(&settings)?,
+            client: client(&settings, metadata.as_ref())?,
+            issuer: issuer.map(str::to_owned),
+            has_token_url: settings.text("token_url")?.is_some(),
+            metadata,
             client_secret_env,
             redirect_port: port.unwrap_or(0),
             has_port: redirect_uri.is_none_or(|uri| uri.starts_with("http://")),
@@ -76,9 +94,32 @@ impl Provider {
         TokenRefresher::client(&self.client)
     }
 
+    /// Returns the metadata of the issuer, if it is known.
+    pub(crate) fn metadata(&self) -> Option<&ProviderMetadata> {
+        self.metadata.as_ref()
+    }
+
+    /// Returns whether URLs are unknown until the issuer's metadata is fetched.
+    pub(crate) fn is_undiscovered(&self) -> bool {
+        self.issuer.is_some() && self.metadata.is_none()
+    }
+
+    /// Fetches the metadata of the issuer. Returns `None` if the profile names none.
+    pub(crate) async fn discover(&self) -> Result<Option<ProviderMetadata>, OAuth2Error> {
+        match &self.issuer {
+            Some(issuer) => self.client.discover(issuer).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Returns the client with its secret, and with its key. The keychain may ask for it only if
     /// `allow_prompt` says so.
     pub(crate) async fn client(&self, allow_prompt: bool) -> Result<OAuth2Client, Failure> {
+        if self.is_undiscovered() && !self.has_token_url {
+            return Err(Failure::usage(
+                "the metadata of the issuer is not known; `tokenkeep login` fetches it",
+            ));
+        }
         let mut client = self.client.clone();
         if let Some(assertion) = &self.assertion {
             client = client.with_private_key_jwt(assertion.read(allow_prompt).await?);
@@ -137,54 +178,4 @@ impl Assertion {
         }
         Ok(key)
     }
-}
-
-/// Makes the client from all settings that are no secret.
-fn client(settings: &Settings<'_>) -> Result<OAuth2Client, Wrong> {
-    let (token_url, client_id) = (settings.text("token_url")?, settings.text("client_id")?);
-    let (Some(token_url), Some(client_id)) = (token_url, client_id) else {
-        return Err(settings.wrong("oauth2 needs token_url and client_id"));
-    };
-    let wrong = |error: OAuth2Error| match &error {
-        OAuth2Error::InvalidSetting { setting, .. } => {
-            settings.wrong_at(setting, error.to_string())
-        }
-        _ => settings.wrong(&error.to_string()),
-    };
-    let mut client = OAuth2Client::new(token_url, client_id)
-        .map_err(wrong)?
-        .with_scopes(settings.texts("scopes")?)
-        .with_refresh_scopes(settings.texts("refresh_scopes")?)
-        .with_resources(settings.text_or_texts("resource")?)
-        .map_err(wrong)?
-        .with_authorize_parameters(settings.pairs("authorize_parameters")?)
-        .map_err(wrong)?
-        .with_device_parameters(settings.pairs("device_parameters")?)
-        .map_err(wrong)?
-        .with_token_parameters(settings.pairs("token_parameters")?)
-        .map_err(wrong)?;
-    if settings.get("client_secret_in_body", DeValue::as_bool)?.unwrap_or(false) {
-        client = client.with_secret_in_body();
-    }
-    match settings.text("grant_type")? {
-        None => {}
-        Some("client_credentials") => client = client.with_client_credentials(),
-        Some(_) => {
-            let what = "grant_type can only be \"client_credentials\"; for a person, leave it out";
-            return Err(settings.wrong_at("grant_type", what));
-        }
-    }
-    let texts = [
-        ("audience", OAuth2Client::with_audience as fn(_, &str) -> _),
-        ("authorization_url", OAuth2Client::with_authorization_url),
-        ("device_authorization_url", OAuth2Client::with_device_authorization_url),
-        ("redirect_uri", OAuth2Client::with_redirect_uri),
-        ("revocation_url", OAuth2Client::with_revocation_url),
-    ];
-    for (name, with) in texts {
-        if let Some(text) = settings.text(name)? {
-            client = with(client, text).map_err(wrong)?;
-        }
-    }
-    Ok(client)
 }

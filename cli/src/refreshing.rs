@@ -7,15 +7,18 @@ use std::time::Duration;
 
 use tokenkeep::chrono::Utc;
 use tokenkeep::manager::{Event, Events};
+use tokenkeep::oauth2::OAuth2Error;
 use tokenkeep::refresh::RefreshPermit;
 use tokenkeep::tokens::Freshness;
 use tokenkeep::{
     AccessToken, AuthError, AuthTokens, RefreshFailure, TokenManager, TokenRefresher, async_trait,
 };
+use tokio::sync::OnceCell;
 
 use crate::context::Context;
 use crate::describe::{moment, span};
 use crate::failure::{Code, Failure};
+use crate::profile::Profile;
 use crate::provider::Provider;
 use crate::terminal::Terminal;
 
@@ -83,8 +86,38 @@ pub(crate) async fn with_refresh<T>(
 /// Refreshes at the provider of a profile. Reads the client's secret only for a refresh: a fresh
 /// token is returned without it.
 pub(crate) struct Refresher {
-    pub(crate) provider: Provider,
-    pub(crate) context: Context,
+    provider: Provider,
+    profile: Profile,
+    context: Context,
+    /// The provider with the URLs that were fetched because nobody had kept them.
+    discovered: OnceCell<Provider>,
+}
+
+impl Refresher {
+    pub(crate) fn new(profile: &Profile, provider: &Provider, context: &Context) -> Self {
+        Self {
+            provider: provider.clone(),
+            profile: profile.clone(),
+            context: context.clone(),
+            discovered: OnceCell::new(),
+        }
+    }
+
+    /// Returns the provider with its URLs. Fetches them if the profile was written by hand and names an issuer.
+    async fn provider(&self) -> Result<&Provider, RefreshFailure> {
+        if !self.provider.is_undiscovered() {
+            return Ok(&self.provider);
+        }
+        let discover = async || {
+            let mut profile = self.profile.clone();
+            profile.discover(&self.context.terminal).await.map_err(|error| match error {
+                OAuth2Error::Unavailable { .. } => RefreshFailure::transient(error.to_string()),
+                error => RefreshFailure::misconfigured(error.to_string()),
+            })?;
+            Ok(profile.provider.unwrap_or_else(|| self.provider.clone()))
+        };
+        self.discovered.get_or_try_init(discover).await
+    }
 }
 
 #[async_trait]
@@ -94,7 +127,7 @@ impl TokenRefresher for Refresher {
         current: AuthTokens,
         permit: &RefreshPermit,
     ) -> Result<AuthTokens, RefreshFailure> {
-        let client = self.provider.client(self.context.selection.allow_prompt).await;
+        let client = self.provider().await?.client(self.context.selection.allow_prompt).await;
         let client = client.map_err(|failure| RefreshFailure::misconfigured(failure.message()))?;
         self.context.interrupts.hold();
         let _waiting = self.context.terminal.waiting_for("waiting for the token endpoint");
@@ -102,7 +135,7 @@ impl TokenRefresher for Refresher {
     }
 
     fn client(&self) -> String {
-        self.provider.client_name()
+        self.discovered.get().unwrap_or(&self.provider).client_name()
     }
 
     fn needs_refresh_token(&self) -> bool {

@@ -60,7 +60,8 @@ impl Target {
         profile.provider.as_ref().ok_or_else(|| {
             let (name, path) = (&profile.name, profile.path.display());
             Failure::usage(format!(
-                "the profile {name} names no provider; add [oauth2] with token_url and client_id to {path}"
+                "the profile {name} names no provider; `tokenkeep init --provider` lists what adds one, or add \
+                 [oauth2] with token_url and client_id to {path}"
             ))
         })
     }
@@ -72,14 +73,40 @@ impl Target {
         provider.filter(|_| self.url.env_prefix().is_none())
     }
 
+    /// Fetches the metadata of the issuer if the profile names one and nothing was kept of it.
+    pub(crate) async fn discover_if_needed(&mut self, context: &Context) -> Result<(), Failure> {
+        if let Some(profile) = &mut self.profile
+            && profile.provider.as_ref().is_some_and(Provider::is_undiscovered)
+        {
+            profile.discover(&context.terminal).await?;
+        }
+        Ok(())
+    }
+
+    /// Fetches the metadata of the issuer, if the profile names one. Without it, what was kept is used.
+    pub(crate) async fn discover(&mut self, context: &Context) -> Result<(), Failure> {
+        let Some(profile) = &mut self.profile else { return Ok(()) };
+        match profile.discover(&context.terminal).await {
+            Err(error) if profile.provider.as_ref().is_some_and(Provider::is_undiscovered) => {
+                Err(error.into())
+            }
+            Err(error) => {
+                let warning =
+                    format!("warning: the metadata of an earlier sign-in is used: {error}");
+                context.terminal.say(&warning);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
     pub(crate) fn manager(&self, context: &Context) -> Result<TokenManager, Failure> {
         let builder = TokenManager::builder().store(self.open(context)?);
-        Ok(match self.refreshes_at() {
-            Some(provider) => {
-                let provider = provider.clone();
-                builder.refresher(Refresher { provider, context: context.clone() }).build()
+        Ok(match (self.refreshes_at(), &self.profile) {
+            (Some(provider), Some(profile)) => {
+                builder.refresher(Refresher::new(profile, provider, context)).build()
             }
-            None => builder.build(),
+            _ => builder.build(),
         })
     }
 }

@@ -217,7 +217,8 @@ impl OAuth2Client {
         metadata: &ProviderMetadata,
         client_id: impl Into<String>,
     ) -> Result<Self, OAuth2Error> {
-        let mut client = Self::new(metadata.token_endpoint(), client_id)?;
+        let mut client = Self::new(metadata.token_endpoint(), client_id)?
+            .with_issuer(metadata.issuer(), metadata.always_sends_issuer())?;
         if let Some(url) = metadata.authorization_endpoint() {
             client = client.with_authorization_url(url)?;
         }

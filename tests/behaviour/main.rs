@@ -12,6 +12,7 @@ mod broken_slots;
 mod cancellation;
 mod conformance;
 mod default_store;
+mod discovery;
 mod faults;
 mod file_privacy;
 mod keychain;

@@ -13,7 +13,11 @@ use crate::target::{Target, open};
 use crate::terminal::FOR_PROVIDER;
 
 pub(super) async fn clear(context: &Context, clear: &Clear) -> Outcome {
-    let target = Target::of(context)?;
+    let mut target = Target::of(context)?;
+    let undiscovered = match clear.revoke {
+        true => target.discover_if_needed(context).await.err(),
+        false => None,
+    };
     let manager = target.manager(context)?;
     let (mut copy, mut remedy) = (None, None);
     if let Some(to) = moving_to(&target) {
@@ -25,7 +29,13 @@ pub(super) async fn clear(context: &Context, clear: &Clear) -> Outcome {
     let mut may_live = Vec::new();
     let mut revoked = None;
     if clear.revoke {
-        match target.provider()?.client(context.selection.allow_prompt).await {
+        // A profile without a provider is refused, also if its issuer cannot be reached.
+        let provider = undiscovered.map_or_else(|| target.provider(), Err);
+        let client = match provider {
+            Ok(provider) => provider.client(context.selection.allow_prompt).await,
+            Err(failure) => Err(failure),
+        };
+        match client {
             Ok(client) => revoked = Some(client),
             // A logout does not wait until the provider is set up.
             Err(failure) => may_live.push(failure),

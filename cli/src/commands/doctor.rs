@@ -124,14 +124,23 @@ fn plaintext_finding() -> Finding {
     }
 }
 
-/// What is checked: the store of a profile, and the client that refreshes its tokens.
-type LookedAt = Result<(StoreUrl, Option<String>), Failure>;
+/// What is checked.
+struct Slot {
+    store: StoreUrl,
+    /// The client that refreshes the tokens.
+    client: Option<String>,
+    /// Why the next refresh needs more than the provider's token endpoint.
+    to_discover: Option<String>,
+}
+
+type LookedAt = Result<Slot, Failure>;
 
 /// Returns the slot that was named, or else all profiles.
 fn slots(context: &Context) -> Result<Vec<(String, LookedAt)>, Failure> {
     let of = |profile: Profile| {
         let client = profile.provider.as_ref().map(Provider::client_name);
-        (profile.store, client)
+        let to_discover = profile.why_to_discover();
+        Slot { store: profile.store, client, to_discover }
     };
     if !context.selection.is_given() {
         let all = Profile::all()?.into_iter();
@@ -142,7 +151,9 @@ fn slots(context: &Context) -> Result<Vec<(String, LookedAt)>, Failure> {
             let profile = Profile::load(&name)?;
             (name, Ok(of(profile)))
         }
-        Selection::Store(url) => (url.to_string(), Ok((*url, None))),
+        Selection::Store(url) => {
+            (url.to_string(), Ok(Slot { store: *url, client: None, to_discover: None }))
+        }
     }])
 }
 
@@ -159,7 +170,7 @@ async fn slot_finding(
         how,
         fix: Some(fix),
     };
-    let (store, client) = match looked_at {
+    let Slot { store, client, to_discover } = match looked_at {
         Ok(looked_at) => looked_at,
         Err(failure) => {
             let fix = if failure.is(Code::Inaccessible) {
@@ -217,6 +228,9 @@ async fn slot_finding(
     } else if store.is_plaintext() {
         fix = fix.or_else(|| warnings(&store));
     }
+    // Without a refresh token, there is no refresh.
+    let has_refresh_token = tokens.as_ref().is_some_and(|it| it.refresh_token.is_some());
+    fix = fix.or(to_discover.filter(|_| has_refresh_token));
     let tokens = describe(tokens.as_ref(), now);
     (Finding { name, state, how, fix }, tokens)
 }

@@ -1,34 +1,74 @@
-//! init: chooses the store of a new profile.
+//! init: chooses the store of a new profile, and the provider.
+
+mod provider;
 
 use tokenkeep::{StoreError, StoreUrl};
 
+use self::provider::WantedProvider;
+use crate::arguments::Init;
 use crate::context::Context;
 use crate::failure::{Code, DONE, Failure, Outcome};
 use crate::profile::{self, Profile};
 use crate::selection::parse_url;
 use crate::target::{PLAINTEXT, check_key, open, open_without_asking};
 
-pub(super) async fn init(context: &Context) -> Outcome {
-    let name = &context.selection.profile_to_make()?;
-    if let Some(there) = Profile::find(name)? {
-        there.sync()?;
-        let message = format!(
-            "the profile {name} exists already, with the store {}; `tokenkeep migrate` changes it",
-            there.store
-        );
-        return Err(Failure::new(Code::Conflict, message));
+pub(super) async fn init(context: &Context, init: &Init) -> Outcome {
+    if let Some(None) = init.provider {
+        return provider::list(context);
     }
+    let name = &context.selection.profile_to_make()?;
+    let wanted = WantedProvider::of(init)?;
+    if let Some(there) = Profile::find(name)? {
+        return add_to(context, there, wanted).await;
+    }
+    // An issuer that cannot be used is found before a key is made.
+    let provider = match &wanted {
+        Some(wanted) => Some(wanted.to_new(context).await?),
+        None => None,
+    };
     let (store, why, protects) = match &context.selection.store {
         Some(url) => named(context, parse_url(url)?).await?,
         None => choose(context, name).await?,
     };
     check(context, &store).await?;
-    let path = Profile::create(name, &store).await?;
+    let path = Profile::create(name, &store, provider).await?;
     context.terminal.say(&format!("{store}, {why} (pinned in {})", path.display()));
     context.terminal.say(&protects);
+    if let Some(wanted) = wanted {
+        wanted.say_what_comes_next(context, name);
+    }
     DONE
 }
 
+/// Adds a provider to a profile that has a store and no provider. Changes nothing else of a profile.
+async fn add_to(
+    context: &Context,
+    mut profile: Profile,
+    wanted: Option<WantedProvider<'_>>,
+) -> Outcome {
+    let name = profile.name.clone();
+    let Some(wanted) = wanted.filter(|_| context.selection.store.is_none()) else {
+        profile.sync()?;
+        let message = format!(
+            "the profile {name} exists already, with the store {}; `tokenkeep migrate` changes it",
+            profile.store
+        );
+        return Err(Failure::new(Code::Conflict, message));
+    };
+    if profile.provider.is_some() {
+        let message = format!(
+            "the profile {name} has a provider already; change its [oauth2] in {}",
+            profile.path.display()
+        );
+        return Err(Failure::new(Code::Conflict, message));
+    }
+    let provider = wanted.to_new(context).await?;
+    profile.add(provider).await?;
+    let path = profile.path.display();
+    context.terminal.say(&format!("added the provider to the profile {name} ({path})"));
+    wanted.say_what_comes_next(context, &name);
+    DONE
+}
 /// Fails if tokens could not be saved in this store now. A store that does not work is not pinned.
 async fn check(context: &Context, store: &StoreUrl) -> Result<(), Failure> {
     check_key(context, store).await?;

@@ -18,7 +18,8 @@ use crate::terminal::FOR_PROVIDER;
 const SIGN_IN: &str = "waiting until you have signed in";
 
 pub(super) async fn login(context: &Context, login: &Login) -> Outcome {
-    let target = Target::of(context)?;
+    let mut target = Target::of(context)?;
+    target.discover(context).await?;
     let provider = target.provider()?;
     let client = provider.client(context.selection.allow_prompt).await?;
     let manager = target.manager(context)?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-const SETTINGS: [&str; 21] = [
+const SETTINGS: [&str; 23] = [
     "audience",
     "authorization_url",
     "authorize_parameters",
@@ -18,7 +18,9 @@ const SETTINGS: [&str; 21] = [
     "client_secret_in_body",
     "device_authorization_url",
     "device_parameters",
+    "expires_after",
     "grant_type",
+    "issuer",
     "redirect_port",
     "redirect_uri",
     "refresh_scopes",

@@ -106,6 +106,8 @@ struct State {
     /// For each authorization code, its PKCE challenge and its redirect URI.
     codes: BTreeMap<String, (String, String)>,
     denies: bool,
+    /// The status and the body of each document, by its path.
+    documents: BTreeMap<String, (u16, String)>,
     /// Returns the end of each new secret of a kind.
     mark: Option<fn(&'static str) -> String>,
 }
@@ -218,6 +220,30 @@ impl TokenServer {
     /// From now on a client must send this id and secret, by HTTP Basic or in the body.
     pub fn require_client(&self, id: &str, secret: &str, basic: bool) {
         self.state().client = Some((id.to_owned(), secret.to_owned(), basic));
+    }
+
+    /// Sets what is answered to a GET of this path.
+    pub fn publish(&self, path: &str, status: u16, body: &str) {
+        self.state().documents.insert(path.to_owned(), (status, body.to_owned()));
+    }
+
+    /// Returns metadata of this issuer, with the endpoints of this server.
+    pub fn metadata(&self, issuer: &str) -> String {
+        let metadata = serde_json::json!({
+            "issuer": issuer,
+            "authorization_endpoint": self.url("/authorize"),
+            "device_authorization_endpoint": self.url("/device"),
+            "revocation_endpoint": self.url("/revoke"),
+            "token_endpoint": self.url("/token"),
+            "scopes_supported": ["openid", "offline_access"],
+        });
+        metadata.to_string()
+    }
+
+    /// Returns the paths of all requests for documents, in the order of their arrival.
+    pub fn looked_up(&self) -> Vec<String> {
+        let requests = self.requests().into_iter();
+        requests.map(|request| request.path).filter(|path| path.contains("/.well-known/")).collect()
     }
 
     /// Sets the error codes that a device gets before it gets tokens.
@@ -339,6 +365,11 @@ impl State {
         let host = origin.split_once("://").map(|(_, host)| host);
         if request.headers.get("host").map(String::as_str) != host {
             return Answer::json(421, String::new());
+        }
+        if request.method == "GET"
+            && let Some((status, body)) = self.documents.get(&request.path)
+        {
+            return Answer::json(*status, body.clone());
         }
         match (request.method.as_str(), request.path.as_str()) {
             ("POST", "/token") => self.token(request),

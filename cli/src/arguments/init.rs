@@ -1,0 +1,32 @@
+//! The options of `init`.
+
+use clap::{Args, ValueHint};
+
+#[derive(Args)]
+pub(crate) struct Init {
+    /// The provider to sign in at. Without a NAME: lists those that are known
+    #[arg(long, value_name = "NAME", num_args = 0..=1, conflicts_with = "issuer")]
+    pub(crate) provider: Option<Option<String>>,
+    /// The issuer to sign in at. Its metadata names the URLs (`OpenID` Connect Discovery, RFC 8414)
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
+    pub(crate) issuer: Option<String>,
+    /// The host of the provider, or your tenant there
+    #[arg(long, value_name = "DOMAIN", requires = "provider")]
+    pub(crate) domain: Option<String>,
+    /// The id under which your client is registered at the provider
+    #[arg(long, value_name = "ID")]
+    pub(crate) client_id: Option<String>,
+    /// The variable that holds the client's secret. Its name, not the secret
+    #[arg(long, value_name = "VARIABLE")]
+    pub(crate) client_secret_env: Option<String>,
+    /// A scope to ask for. May be repeated
+    #[arg(long, value_name = "SCOPE")]
+    pub(crate) scope: Vec<String>,
+    /// The API that the tokens are for, at providers that want its name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) audience: Option<String>,
+    /// The server that the tokens are for, such as an MCP server (RFC 8707). Without --issuer and
+    /// --provider: the issuer that this server names (RFC 9728)
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
+    pub(crate) resource: Option<String>,
+}

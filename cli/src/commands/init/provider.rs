@@ -1,0 +1,207 @@
+//! The provider of a new profile: its `[oauth2]` table, which is written and never typed.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal};
+
+use tokenkeep::oauth2::{ProtectedResource, ProviderMetadata};
+
+use crate::arguments::Init;
+use crate::context::Context;
+use crate::failure::{DONE, Failure, Outcome};
+use crate::known_providers::{Domain, KNOWN_PROVIDERS, KnownProvider, Redirect};
+use crate::profile::{NewProvider, Profile, quoted};
+use crate::terminal::FOR_PROVIDER;
+
+/// Asks for a refresh token at providers of `OpenID` Connect (Core 1.0, 11). It counts only beside `openid`.
+const OFFLINE: [&str; 2] = ["openid", "offline_access"];
+
+/// The provider that the options of `init` name.
+pub(super) struct WantedProvider<'a> {
+    init: &'a Init,
+    client_id: &'a str,
+    known: Option<&'static KnownProvider>,
+}
+
+impl<'a> WantedProvider<'a> {
+    /// Returns `None` if no option names a provider.
+    pub(super) fn of(init: &'a Init) -> Result<Option<Self>, Failure> {
+        let named = init.provider.iter().flatten().next();
+        let known = named.map(|name| KnownProvider::named(name)).transpose()?;
+        if known.is_none() && init.issuer.is_none() && init.resource.is_none() {
+            let has_more = init.client_id.is_some()
+                || init.client_secret_env.is_some()
+                || init.audience.is_some()
+                || !init.scope.is_empty();
+            return if has_more {
+                Err(Failure::usage(
+                    "these options are for a provider; name it with --provider, --issuer or --resource",
+                ))
+            } else {
+                Ok(None)
+            };
+        }
+        let Some(client_id) = &init.client_id else {
+            return Err(Failure::usage(
+                "a provider needs --client-id, the id under which your client is registered there",
+            ));
+        };
+        if let Some(variable) = &init.client_secret_env
+            && !is_variable(variable)
+        {
+            return Err(Failure::usage(
+                "--client-secret-env takes the name of a variable, which has letters, digits and _; never give \
+                 the secret",
+            ));
+        }
+        if let Some(known) = known
+            && known.needs_secret
+            && init.client_secret_env.is_none()
+        {
+            return Err(Failure::usage(format!(
+                "every client of {} has a secret; name the variable that holds it with --client-secret-env",
+                known.title
+            )));
+        }
+        Ok(Some(Self { init, client_id, known }))
+    }
+
+    /// Writes the `[oauth2]` table. Fetches the metadata of the issuer if there is one, and checks everything as a
+    /// later command does.
+    pub(super) async fn to_new(&self, context: &Context) -> Result<NewProvider, Failure> {
+        let urls = self.urls(context).await?;
+        let draft = Profile::draft(self.table(&urls, None))?;
+        let metadata = {
+            let _waiting = context.terminal.waiting_for(FOR_PROVIDER);
+            match draft.provider {
+                Some(provider) => provider.discover().await?,
+                None => None,
+            }
+        };
+        let table = self.table(&urls, metadata.as_ref());
+        Profile::draft(table.clone())?;
+        Ok(NewProvider { table, metadata })
+    }
+
+    /// Returns the settings that say where the provider is.
+    async fn urls(&self, context: &Context) -> Result<Vec<(&'static str, String)>, Failure> {
+        let mut settings = match (self.known, &self.init.issuer) {
+            (Some(known), _) => known.urls(self.init.domain.as_deref())?,
+            (None, Some(issuer)) => vec![("issuer", issuer.clone())],
+            (None, None) => Vec::new(),
+        };
+        let Some(resource) = &self.init.resource else { return Ok(settings) };
+        if settings.is_empty() {
+            let found = {
+                let _waiting = context.terminal.waiting_for(FOR_PROVIDER);
+                ProtectedResource::discover(resource).await?
+            };
+            let [issuer] = found.issuers() else {
+                return Err(Failure::usage(format!(
+                    "{resource} names {} issuers; choose yours with --issuer",
+                    found.issuers().len()
+                )));
+            };
+            context.terminal.say(&format!("{resource} accepts tokens of {issuer}"));
+            settings.push(("issuer", issuer.clone()));
+            settings.push(("resource", found.resource().to_owned()));
+        } else {
+            settings.push(("resource", resource.clone()));
+        }
+        Ok(settings)
+    }
+
+    /// Returns the text of the table, with what the provider does differently before it.
+    fn table(&self, urls: &[(&str, String)], metadata: Option<&ProviderMetadata>) -> String {
+        let mut text = String::from("\n");
+        if let Some(known) = self.known {
+            let page = format!("docs/providers/{}.md", known.name);
+            let habits = [format!("{}; see {page}.", known.title)];
+            let habits = habits.iter().map(String::as_str).chain(known.habits.iter().copied());
+            habits.for_each(|habit| text += &format!("# {habit}\n"));
+        }
+        text += "[oauth2]\n";
+        let mut settings: Vec<(&str, String)> =
+            urls.iter().map(|(name, url)| (*name, quoted(url))).collect();
+        settings.push(("client_id", quoted(self.client_id)));
+        if let Some(variable) = &self.init.client_secret_env {
+            settings.push(("client_secret_env", quoted(variable)));
+        }
+        let scopes = self.scopes(metadata);
+        if !scopes.is_empty() {
+            let scopes: Vec<_> = scopes.into_iter().map(quoted).collect();
+            settings.push(("scopes", format!("[{}]", scopes.join(", "))));
+        }
+        settings.extend(self.known.map(KnownProvider::settings).unwrap_or_default());
+        if let Some(audience) = &self.init.audience {
+            settings.retain(|(name, _)| *name != "audience");
+            settings.push(("audience", quoted(audience)));
+        }
+        for (name, value) in settings {
+            writeln!(text, "{name} = {value}").expect("a String takes everything");
+        }
+        let parameters = self.known.map_or(&[][..], |known| known.authorize_parameters);
+        if !parameters.is_empty() {
+            text += "\n[oauth2.authorize_parameters]\n";
+        }
+        for (name, value) in parameters {
+            writeln!(text, "{name} = {}", quoted(value)).expect("a String takes everything");
+        }
+        text
+    }
+
+    /// Returns the scopes that were asked for, and those that bring a refresh token.
+    fn scopes<'b>(&'b self, metadata: Option<&ProviderMetadata>) -> Vec<&'b str> {
+        let mut scopes: Vec<&str> = self.init.scope.iter().map(String::as_str).collect();
+        if let Some(known) = self.known.filter(|_| scopes.is_empty()) {
+            scopes.extend(known.default_scopes);
+        }
+        let offline = match (self.known, metadata) {
+            (Some(known), _) => known.scopes,
+            (None, Some(metadata)) if metadata.offers_scope("offline_access") => &OFFLINE,
+            (None, _) => &[],
+        };
+        for scope in offline {
+            if !scopes.contains(scope) {
+                scopes.push(scope);
+            }
+        }
+        scopes
+    }
+
+    /// Says what has to be registered, and how to sign in.
+    pub(super) fn say_what_comes_next(&self, context: &Context, profile: &str) {
+        let redirect = self.known.map_or(Redirect::AnyPort, |known| known.redirect);
+        if redirect != Redirect::Nothing {
+            let url = redirect.url();
+            context
+                .terminal
+                .say(&format!("for a sign-in by browser, register the redirect URL {url}"));
+        }
+        context.terminal.say(&format!("sign in with `tokenkeep login --profile {profile}`"));
+    }
+}
+
+/// Lists the known providers, and what each needs.
+pub(super) fn list(context: &Context) -> Outcome {
+    // People get a table. Scripts get tabs between the columns.
+    let is_table = io::stdout().is_terminal();
+    let width = KNOWN_PROVIDERS.iter().map(|known| known.name.len()).max().filter(|_| is_table);
+    let (width, gap) = width.map_or((0, "\t"), |width| (width, "  "));
+    for known in &KNOWN_PROVIDERS {
+        let domain = match known.domain {
+            Domain::None => String::new(),
+            Domain::Default(default) => format!(" [--domain {default}]"),
+            Domain::Required(example) => format!(" --domain {example}"),
+        };
+        let secret = if known.needs_secret { " --client-secret-env VARIABLE" } else { "" };
+        let name = known.name;
+        context.terminal.print(&format!("{name:width$}{gap}--client-id ID{secret}{domain}"))?;
+    }
+    context.terminal.say_to_person("any other provider: --issuer URL --client-id ID");
+    DONE
+}
+
+fn is_variable(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    name.bytes().all(fits) && name.starts_with(|first: char| !first.is_ascii_digit())
+}
