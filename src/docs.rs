@@ -27,6 +27,24 @@ pages! {
     speed = "../docs/speed.md",
 }
 
+/// How to sign in at each of these providers, and what it does differently.
+pub mod provider_pages {
+    pages! {
+        atlassian = "../docs/providers/atlassian.md",
+        auth0 = "../docs/providers/auth0.md",
+        github = "../docs/providers/github.md",
+        gitlab = "../docs/providers/gitlab.md",
+        google = "../docs/providers/google.md",
+        keycloak = "../docs/providers/keycloak.md",
+        mcp = "../docs/providers/mcp.md",
+        microsoft = "../docs/providers/microsoft.md",
+        okta = "../docs/providers/okta.md",
+        salesforce = "../docs/providers/salesforce.md",
+        slack = "../docs/providers/slack.md",
+        spotify = "../docs/providers/spotify.md",
+    }
+}
+
 macro_rules! examples {
     ($($name:literal = $file:literal,)*) => {
         /// # Examples

@@ -151,7 +151,7 @@ pub(crate) const KNOWN_PROVIDERS: [KnownProvider; 11] = [
         needs_secret: true,
         redirect: Redirect::Nothing,
         habits: &[
-            "Without these parameters, only the very first sign-in brings a refresh token.",
+            "Without access_type there is no refresh token; without prompt, only the first sign-in brings one.",
             "A client of the type \"Desktop app\" has a secret, which Google wants although it is in every copy.",
             "While the project is in the state \"Testing\", refresh tokens end after 7 days.",
         ],

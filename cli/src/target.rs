@@ -60,8 +60,8 @@ impl Target {
         profile.provider.as_ref().ok_or_else(|| {
             let (name, path) = (&profile.name, profile.path.display());
             Failure::usage(format!(
-                "the profile {name} names no provider; `tokenkeep init --provider` lists what adds one, or add \
-                 [oauth2] with token_url and client_id to {path}"
+                "the profile {name} names no provider; add [oauth2] with `tokenkeep init --profile {name} --provider`, \
+                 which lists providers, or by hand, with token_url and client_id, in {path}"
             ))
         })
     }

@@ -7,7 +7,7 @@ pub(crate) struct Init {
     /// The provider to sign in at. Without a NAME: lists those that are known
     #[arg(long, value_name = "NAME", num_args = 0..=1, conflicts_with = "issuer")]
     pub(crate) provider: Option<Option<String>>,
-    /// The issuer to sign in at. Its metadata names the URLs (`OpenID` Connect Discovery, RFC 8414)
+    /// The issuer to sign in at. Its metadata names the URLs (RFC 8414)
     #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
     pub(crate) issuer: Option<String>,
     /// The host of the provider, or your tenant there

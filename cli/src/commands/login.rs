@@ -126,7 +126,7 @@ fn without_refresh_token(provider: &Provider) -> String {
     let advice = if provider.asks_for_offline_access {
         "offline_access was asked for, so this client may not be allowed to have one; check its registration"
     } else {
-        "many providers need offline_access in scopes, and Google needs access_type=offline in authorization_url"
+        "many providers need offline_access in scopes, and Google needs access_type = \"offline\" in authorize_parameters"
     };
     format!(
         "the provider issued no refresh token, so you have to sign in again when the access token expires; {advice}"

@@ -44,6 +44,10 @@ the tokens first. `doctor` exits with 1 if there is anything to fix.";
 
 const FILES: &[(&str, &str)] = &[
     ("~/.config/tokenkeep/profiles/NAME.toml", "A profile."),
+    (
+        "~/.config/tokenkeep/profiles/NAME.metadata.json",
+        "The URLs of its provider, if it names an issuer. `login` fetches them anew.",
+    ),
     ("~/.config/tokenkeep/keys/NAME.txt", "The key of a profile whose tokens are in an age file."),
     ("~/.local/state/tokenkeep/NAME.age", "Those tokens."),
     ("~/.local/state/tokenkeep/SERVICE/ACCOUNT.age", "Tokens whose key is in the keychain."),
@@ -111,7 +115,7 @@ store = \"keychain:tokenkeep/default\"
 [oauth2]
 token_url = \"https://issuer.example/token\"
 client_id = \"the-client\"
-# All others may be left out.
+# All others may be left out. issuer = \"https://issuer.example\" stands for all URLs.
 authorization_url = \"https://issuer.example/authorize\"
 device_authorization_url = \"https://issuer.example/device\"
 revocation_url = \"https://issuer.example/revoke\"

@@ -375,7 +375,11 @@ fn the_error_about_an_unusable_profile_names_file_and_line() {
         (format!("{good}\nsecret = \"canary\"\n"), 3, "unknown setting"),
         (format!("{good}[oauth2]\nclient_secret = \"canary\"\n"), 3, "unknown setting"),
         (format!("{good}[oauth2]\nclient_id = 5\n"), 3, "wrong type"),
-        (format!("{good}[oauth2]\nclient_id = \"app\"\n"), 2, "needs token_url and client_id"),
+        (
+            format!("{good}[oauth2]\nclient_id = \"app\"\n"),
+            2,
+            "needs client_id, and token_url or issuer",
+        ),
         (format!("{good}canary canary\n"), 2, "not TOML"),
         (format!("{good}{good}"), 2, "stands here twice"),
         ("store = \"plaintext:tokens.json\"\n".into(), 1, "a relative path"),

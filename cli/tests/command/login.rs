@@ -361,7 +361,11 @@ fn login_and_revoke_fail_if_the_profile_names_no_provider() {
     let path = home.path("config/profiles/default.toml");
     let store = fs::read_to_string(&path).unwrap();
     fs::write(&path, format!("{store}[oauth2]\nclient_id = \"app\"\n")).unwrap();
-    assert!(home.run("login").failed(2).contains("line 2: oauth2 needs token_url and client_id"));
+    assert!(
+        home.run("login")
+            .failed(2)
+            .contains("line 2: oauth2 needs client_id, and token_url or issuer")
+    );
     let text =
         format!("{store}[oauth2]\nclient_id = \"app\"\ntoken_url = \"https://x.example/\"\n");
     fs::write(&path, text).unwrap();

@@ -58,13 +58,11 @@ fn each_page_shows_what_init_writes() {
         // The test's server stands for the hosts of the example.
         let hosts =
             [host_after(shown, "issuer = \"https://"), host_after(shown, "resource = \"https://")];
-        let local = |text: &str| {
-            hosts
-                .iter()
-                .flatten()
-                .fold(text.to_owned(), |text, host| text.replace(host, &authority))
-        };
-        let (command, shown) = (local(command), local(shown));
+        let (mut command, mut shown) = (command.to_owned(), shown.to_owned());
+        for host in hosts.into_iter().flatten() {
+            command = command.replace(&host, &authority);
+            shown = shown.replace(&format!("\"https://{host}"), &format!("\"{}", server.url("")));
+        }
         if let Some(issuer) = shown.lines().find_map(|line| line.strip_prefix("issuer = ")) {
             let issuer = issuer.trim_matches('"');
             let path = issuer.strip_prefix(&server.url("")).unwrap().trim_end_matches('/');
