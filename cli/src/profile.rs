@@ -120,7 +120,7 @@ impl Profile {
     }
 
     /// Reads the table of a provider as if it stood in a profile. Nothing is written.
-    pub(crate) fn draft(table: String) -> Result<Self, Failure> {
+    pub(crate) fn draft(table: &str) -> Result<Self, Failure> {
         Self::parse("new", "the new profile".into(), format!("store = \"env:NONE\"{table}"))
     }
 

@@ -9,7 +9,7 @@ mod tests;
 use oauth2::url::Url;
 use serde_json::json;
 
-use self::document::Document;
+use self::document::{Document, LONGEST_SEARCH};
 pub use self::resource::ProtectedResource;
 use super::endpoint::endpoint;
 use super::http::Http;
@@ -37,7 +37,7 @@ use super::{OAuth2Client, OAuth2Error, on_io};
 ///   are too.
 /// - A server that names its code challenge methods and not S256 is refused if it has an authorization endpoint.
 ///   Without PKCE, a stolen authorization code is enough to sign in (RFC 9700, 2.1.1).
-/// - No redirect is followed. A document may have 256 KiB.
+/// - No redirect is followed. A document may have 256 KiB, and a search may take 20 seconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProviderMetadata {
     issuer: String,
@@ -81,7 +81,10 @@ impl ProviderMetadata {
     async fn discover_with(http: Http, issuer: &str) -> Result<Self, OAuth2Error> {
         let places = places_of(&identifier("issuer", issuer)?);
         let issuer = issuer.to_owned();
-        on_io(async move { Self::read(&issuer, &Document::fetch(&http, &places).await?) }).await
+        let found = on_io(async move {
+            Self::read(&issuer, &Document::fetch(&http, &places, LONGEST_SEARCH).await?)
+        });
+        found.await
     }
 
     /// Reads the metadata of this issuer, from the text that [`to_json`](Self::to_json) returned or that the

@@ -30,3 +30,11 @@ pub(crate) struct Init {
     #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
     pub(crate) resource: Option<String>,
 }
+
+impl Init {
+    /// Returns whether there are options that make sense only for a provider.
+    pub(crate) fn describes_a_client(&self) -> bool {
+        let texts = [&self.client_id, &self.client_secret_env, &self.audience, &self.domain];
+        texts.into_iter().any(Option::is_some) || !self.scope.is_empty()
+    }
+}

@@ -13,7 +13,9 @@ use crate::selection::parse_url;
 use crate::target::{PLAINTEXT, check_key, open, open_without_asking};
 
 pub(super) async fn init(context: &Context, init: &Init) -> Outcome {
-    if let Some(None) = init.provider {
+    if let Some(None) = init.provider
+        && !init.describes_a_client()
+    {
         return provider::list(context);
     }
     let name = &context.selection.profile_to_make()?;

@@ -310,6 +310,7 @@ fn init_says_what_is_wrong_with_the_options_of_a_provider() {
     for (options, words) in [
         ("--client-id app", "name it with --provider, --issuer or --resource"),
         ("--scope read", "name it with --provider, --issuer or --resource"),
+        ("--provider --client-id app", "name it with --provider, --issuer or --resource"),
         ("--provider github", "needs --client-id"),
         ("--issuer https://a.example", "needs --client-id"),
         (

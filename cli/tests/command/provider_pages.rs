@@ -60,7 +60,7 @@ fn each_page_shows_what_init_writes() {
             [host_after(shown, "issuer = \"https://"), host_after(shown, "resource = \"https://")];
         let (mut command, mut shown) = (command.to_owned(), shown.to_owned());
         for host in hosts.into_iter().flatten() {
-            command = command.replace(&host, &authority);
+            command = command.replace(host, &authority);
             shown = shown.replace(&format!("\"https://{host}"), &format!("\"{}", server.url("")));
         }
         if let Some(issuer) = shown.lines().find_map(|line| line.strip_prefix("issuer = ")) {

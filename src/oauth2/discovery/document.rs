@@ -1,12 +1,19 @@
 //! A JSON document at a well-known place, and its fields.
 
+use std::time::Duration;
+
 use oauth2::url::Url;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use super::super::OAuth2Error;
 use super::super::endpoint::endpoint;
 use super::super::http::Http;
 use crate::tokens::json;
+
+/// How long a search may take at all places together. It is less than the 30 s that a refresh has by default, because
+/// a refresh may have to begin with it.
+pub(super) const LONGEST_SEARCH: Duration = Duration::from_secs(20);
 
 pub(super) struct Document {
     /// Where it was found, for errors.
@@ -29,7 +36,19 @@ impl Document {
     ///
     /// Where there is none, servers answer with a status, lead to a page for people, or send that page at once. A
     /// failure that may end is an error: the document that comes next may be an older one.
-    pub(super) async fn fetch(http: &Http, places: &[Url]) -> Result<Self, OAuth2Error> {
+    pub(super) async fn fetch(
+        http: &Http,
+        places: &[Url],
+        limit: Duration,
+    ) -> Result<Self, OAuth2Error> {
+        let host = places.first().map_or("", |url| url.authority());
+        timeout(limit, Self::search(http, places, host)).await.unwrap_or_else(|_| {
+            let reason = format!("{host} did not answer within {} seconds", limit.as_secs());
+            Err(OAuth2Error::Unavailable { reason })
+        })
+    }
+
+    async fn search(http: &Http, places: &[Url], host: &str) -> Result<Self, OAuth2Error> {
         let mut answers = Vec::new();
         for url in places {
             let reply = http.get(url).await?;
@@ -47,7 +66,6 @@ impl Document {
                 }
             }
         }
-        let host = places.first().map_or("", |url| url.authority());
         let reason = format!(
             "{host} has no metadata: it answered {}; check this URL, or set the URLs of the provider yourself",
             answers.join(" and ")

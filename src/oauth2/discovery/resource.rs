@@ -4,7 +4,7 @@ use oauth2::url::Url;
 
 use super::super::http::Http;
 use super::super::{OAuth2Error, on_io};
-use super::document::Document;
+use super::document::{Document, LONGEST_SEARCH};
 use super::identifier;
 
 /// A server that accepts tokens, such as an MCP server, and the issuers of these tokens.
@@ -39,7 +39,7 @@ impl ProtectedResource {
         let url = identifier("resource", resource)?;
         let (wanted, places) = (resource.to_owned(), places_of(&url));
         let found = on_io(async move {
-            let document = Document::fetch(&Http::new(), &places).await?;
+            let document = Document::fetch(&Http::new(), &places, LONGEST_SEARCH).await?;
             Self::read(&wanted, &url, &document)
         });
         found.await

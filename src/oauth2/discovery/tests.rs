@@ -151,3 +151,14 @@ fn metadata_that_was_kept_is_the_same_again_and_only_for_its_issuer() {
     assert!(urls.iter().all(Option::is_some));
     assert!(matches!(client.auth_type, oauth2::AuthType::RequestBody));
 }
+
+#[tokio::test]
+async fn a_server_that_never_answers_does_not_delay_a_search_for_long() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let issuer = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+    let limit = std::time::Duration::from_millis(50);
+    let fetched = Document::fetch(&Http::new(), &places_of(&issuer), limit).await;
+    let error = fetched.err().unwrap();
+    assert!(matches!(error, OAuth2Error::Unavailable { .. }), "{error}");
+    assert!(error.to_string().contains("did not answer within 0 seconds; try again later"));
+}

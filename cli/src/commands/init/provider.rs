@@ -28,11 +28,7 @@ impl<'a> WantedProvider<'a> {
         let named = init.provider.iter().flatten().next();
         let known = named.map(|name| KnownProvider::named(name)).transpose()?;
         if known.is_none() && init.issuer.is_none() && init.resource.is_none() {
-            let has_more = init.client_id.is_some()
-                || init.client_secret_env.is_some()
-                || init.audience.is_some()
-                || !init.scope.is_empty();
-            return if has_more {
+            return if init.describes_a_client() {
                 Err(Failure::usage(
                     "these options are for a provider; name it with --provider, --issuer or --resource",
                 ))
@@ -69,7 +65,7 @@ impl<'a> WantedProvider<'a> {
     /// later command does.
     pub(super) async fn to_new(&self, context: &Context) -> Result<NewProvider, Failure> {
         let urls = self.urls(context).await?;
-        let draft = Profile::draft(self.table(&urls, None))?;
+        let draft = Profile::draft(&self.table(&urls, None))?;
         let metadata = {
             let _waiting = context.terminal.waiting_for(FOR_PROVIDER);
             match draft.provider {
@@ -78,7 +74,7 @@ impl<'a> WantedProvider<'a> {
             }
         };
         let table = self.table(&urls, metadata.as_ref());
-        Profile::draft(table.clone())?;
+        Profile::draft(&table)?;
         Ok(NewProvider { table, metadata })
     }
 
