@@ -30,6 +30,12 @@ fn profile(home: &Home) -> String {
     fs::read_to_string(home.path("config/profiles/default.toml")).unwrap()
 }
 
+/// Adds settings of the provider to the profile.
+fn add(home: &Home, settings: &str) {
+    let text = profile(home).replace("[oauth2]\n", &format!("[oauth2]\n{settings}"));
+    home.write("config/profiles/default.toml", text);
+}
+
 /// Signs in by browser.
 fn sign_in(home: &Home) {
     let mut login = home.command();
@@ -59,7 +65,8 @@ fn two_options_are_enough_to_sign_in_and_no_later_command_needs_discovery() {
     init(&home, &server, "");
     let text = profile(&home);
     let expected = format!(
-        "\n\n[oauth2]\nissuer = \"{}\"\nclient_id = \"app\"\nscopes = [\"openid\", \"offline_access\"]\n",
+        "\n\n[oauth2]\nissuer = \"{}\"\nclient_id = \"app\"\nscopes = [\"openid\", \"offline_access\"]\n\n\
+         [oauth2.authorize_parameters]\nprompt = \"consent\"\n",
         server.url("")
     );
     assert!(text.starts_with("store = \"age:") && text.ends_with(&expected), "{text}");
@@ -190,7 +197,7 @@ fn urls_that_the_profile_writes_win_over_those_of_the_issuer() {
         server.url("/token"),
         server.url("/device")
     );
-    home.write("config/profiles/default.toml", format!("{}{urls}", profile(&home)));
+    add(&home, &urls);
     home.run("login").ok();
     home.run("refresh").ok();
 }
@@ -208,8 +215,7 @@ fn a_secret_goes_where_the_issuer_accepts_it_unless_the_profile_says_otherwise()
         done(command.args(["login", "--device"]).env("APP_SECRET", "secret-canary"), "")
     };
     login().ok();
-    let text = profile(&home) + "client_secret_in_body = false\n";
-    home.write("config/profiles/default.toml", text);
+    add(&home, "client_secret_in_body = false\n");
     assert!(login().failed(1).contains("invalid_client"));
 }
 
@@ -264,7 +270,7 @@ fn a_provider_is_added_to_a_profile_that_has_none_and_nothing_else_changes() {
     init(&home, &server, " --scope read");
     let text = profile(&home);
     assert!(text.starts_with(&format!("{before}\n\n[oauth2]\nissuer = ")), "{text}");
-    assert!(text.ends_with("scopes = [\"read\", \"openid\", \"offline_access\"]\n"), "{text}");
+    assert!(text.contains("scopes = [\"read\", \"openid\", \"offline_access\"]\n"), "{text}");
     assert!(kept(&home).exists());
     assert_eq!(home.run("get").line(), "canary-a");
 

@@ -12,8 +12,11 @@ use crate::known_providers::{Domain, KNOWN_PROVIDERS, KnownProvider, Redirect};
 use crate::profile::{NewProvider, Profile, quoted};
 use crate::terminal::FOR_PROVIDER;
 
-/// Asks for a refresh token at providers of `OpenID` Connect (Core 1.0, 11). It counts only beside `openid`.
+/// Ask for a refresh token at providers of `OpenID` Connect. `offline_access` counts only beside `openid` (Core 1.0, 11).
 const OFFLINE: [&str; 2] = ["openid", "offline_access"];
+
+/// A provider may ignore `offline_access` without this (Core 1.0, 11).
+const CONSENT: [(&str, &str); 1] = [("prompt", "consent")];
 
 /// The provider that the options of `init` name.
 pub(super) struct WantedProvider<'a> {
@@ -135,7 +138,11 @@ impl<'a> WantedProvider<'a> {
         for (name, value) in settings {
             writeln!(text, "{name} = {value}").expect("a String takes everything");
         }
-        let parameters = self.known.map_or(&[][..], |known| known.authorize_parameters);
+        let parameters = match self.known {
+            Some(known) => known.authorize_parameters,
+            None if offers_offline_access(metadata) => &CONSENT,
+            None => &[],
+        };
         if !parameters.is_empty() {
             text += "\n[oauth2.authorize_parameters]\n";
         }
@@ -153,7 +160,7 @@ impl<'a> WantedProvider<'a> {
         }
         let offline = match (self.known, metadata) {
             (Some(known), _) => known.scopes,
-            (None, Some(metadata)) if metadata.offers_scope("offline_access") => &OFFLINE,
+            (None, metadata) if offers_offline_access(metadata) => &OFFLINE,
             (None, _) => &[],
         };
         for scope in offline {
@@ -195,6 +202,10 @@ pub(super) fn list(context: &Context) -> Outcome {
     }
     context.terminal.say_to_person("any other provider: --issuer URL --client-id ID");
     DONE
+}
+
+fn offers_offline_access(metadata: Option<&ProviderMetadata>) -> bool {
+    metadata.is_some_and(|metadata| metadata.offers_scope("offline_access"))
 }
 
 fn is_variable(name: &str) -> bool {
