@@ -107,6 +107,6 @@ impl Fields<'_> {
             let what = format!("{name} must begin with https://, as the issuer does");
             return Err(self.document.wrong(what));
         }
-        Ok(Some(text))
+        Ok(Some(url.into()))
     }
 }
