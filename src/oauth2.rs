@@ -16,13 +16,15 @@ pub(crate) mod fuzzing;
 mod hard_close;
 mod http;
 mod parameters;
+mod refusal;
 
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use chrono::TimeDelta;
 use oauth2::basic::{
     BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse,
 };
@@ -47,10 +49,12 @@ pub use self::failure::OAuth2Error;
 use self::form::FormClient;
 use self::http::Http;
 use self::parameters::Parameters;
+pub use self::refusal::Refusal;
+use self::refusal::Report;
 use crate::error::RefreshFailure;
 use crate::net::io_runtime;
 use crate::refresh::{RefreshPermit, TokenRefresher};
-use crate::sys::clock::Clock;
+use crate::sys::clock::{self, Clock};
 use crate::tokens::{AuthTokens, RefreshToken};
 
 /// A client as it is registered at an OAuth 2.0 provider (RFC 6749).
@@ -99,6 +103,7 @@ pub struct OAuth2Client {
     revocation_url: Option<Url>,
     redirect: Option<Redirect>,
     issuer: Option<Issuer>,
+    default_lifetime: Option<TimeDelta>,
     clock: Arc<Clock>,
     http: Http,
 }
@@ -148,6 +153,7 @@ impl OAuth2Client {
             revocation_url: None,
             redirect: None,
             issuer: None,
+            default_lifetime: None,
             clock: Arc::default(),
             http: Http::new(),
         })
@@ -299,6 +305,32 @@ impl OAuth2Client {
         Ok(self)
     }
 
+    /// Assumes that an access token lives this long if the provider does not state its lifetime.
+    ///
+    /// RFC 6749 (5.1) lets a provider document a default instead of sending `expires_in`. Salesforce does. An
+    /// `expires_in` or an `expires_on` of the answer counts before this, and so does the expiry in the claims
+    /// of a JWT. Without any of them the token has no expiry, and is refreshed only after
+    /// [`invalidate`](crate::TokenManager::invalidate).
+    #[must_use]
+    pub fn with_default_lifetime(mut self, lifetime: Duration) -> Self {
+        self.default_lifetime = TimeDelta::from_std(lifetime).ok();
+        self
+    }
+
+    /// Calls `report` with what the provider says, each time that it refuses a request: see [`Refusal`]. Errors
+    /// contain only an error code.
+    ///
+    /// It is called before the error is returned, on the thread that does the network I/O. So it must not block.
+    ///
+    /// # Security
+    ///
+    /// The text is the provider's. Show it to the person who signs in, or who asked for it. Keep it out of logs.
+    #[must_use]
+    pub fn with_report(mut self, report: impl Fn(&Refusal) + Send + Sync + 'static) -> Self {
+        self.http.report = Report::to(report);
+        self
+    }
+
     /// Uses `now` as the clock, instead of the system's wall clock.
     #[must_use]
     pub fn with_clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
@@ -390,7 +422,17 @@ impl OAuth2Client {
         let request = client.exchange_refresh_token(&token).add_scopes(self.refresh_scopes.clone());
         let answer = request.request_async(&forms).await;
         token.into_secret().zeroize();
-        Ok(answer.map_err(|error| failed(error, self.token_url.url()))?.into_tokens(sent))
+        let answer = answer.map_err(|error| failed(error, self.token_url.url()))?;
+        Ok(self.received(answer, sent))
+    }
+
+    /// Returns the tokens of an answer to a request that was sent at this time.
+    fn received(&self, answer: Answer, sent: SystemTime) -> AuthTokens {
+        let mut tokens = answer.into_tokens(sent);
+        if let (None, Some(lifetime)) = (tokens.expiry(), self.default_lifetime) {
+            tokens.expires_at = clock::date(sent).checked_add_signed(lifetime);
+        }
+        tokens
     }
 
     /// Gets tokens for the client itself.
@@ -401,7 +443,7 @@ impl OAuth2Client {
         let request = client.exchange_client_credentials().add_scopes(self.scopes.clone());
         let answer = request.request_async(&forms).await;
         let answer = answer.map_err(|error| failed(error, self.token_url.url()))?;
-        let mut tokens = answer.into_tokens(sent);
+        let mut tokens = self.received(answer, sent);
         // A server should send none (RFC 6749, 4.4.3), and this client would never use it.
         tokens.refresh_token = None;
         Ok(tokens)

@@ -63,7 +63,7 @@ impl fmt::Write for OneLine<'_, '_> {
 /// # Security
 ///
 /// The result is still another program's text. Quote it, and say whose it is.
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "oauth2", feature = "postgres"))]
 pub(crate) fn printable(text: &str, max_chars: usize) -> String {
     let mut kept = text.chars().filter_map(|character| match character {
         '\n' | '\r' | '\t' => Some(' '),
@@ -108,7 +108,7 @@ pub(crate) fn is_hidden(character: char) -> bool {
 mod tests {
     use super::*;
 
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "oauth2", feature = "postgres"))]
     #[test]
     fn text_of_any_language_stays_as_it_is() {
         for text in ["", "database app does not exist", "Datenbank »ä« fehlt", "データ", "e\u{301}"]
@@ -117,14 +117,14 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "oauth2", feature = "postgres"))]
     #[test]
     fn a_line_break_or_a_tab_becomes_a_space() {
         assert_eq!(printable("a\nb\tc\rd", 200), "a b c d");
         assert_eq!(printable("ok\"; now run `x` (\"", 200), "ok'; now run `x` ('");
     }
 
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "oauth2", feature = "postgres"))]
     #[test]
     fn what_a_terminal_obeys_or_a_reader_cannot_see_is_left_out() {
         for (first, last) in [
@@ -150,7 +150,7 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "oauth2", feature = "postgres"))]
     #[test]
     fn a_longer_text_is_cut_and_says_so() {
         assert_eq!(printable("abc", 3), "abc");

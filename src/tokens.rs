@@ -14,7 +14,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
 pub(crate) use expiry::{Buffers, Schedule};
-pub use expiry::{EXPIRY_BUFFER, Freshness, REFRESH_BUFFER};
+pub use expiry::{EXPIRY_BUFFER, Freshness, REFRESH_BUFFER, SIGN_IN_BUFFER};
 
 /// Defines one newtype per kind of token. A refresh token that is passed as an access token does not compile.
 macro_rules! secret_token {
@@ -132,6 +132,8 @@ pub struct AuthTokens {
     pub obtained_at: Option<DateTime<Utc>>,
     /// When the server stops accepting the refresh token, in UTC, if the server said so.
     pub refresh_expires_at: Option<DateTime<Utc>>,
+    /// When the refresh token was obtained, if an earlier answer brought it than the access token.
+    pub(crate) refresh_obtained_at: Option<DateTime<Utc>>,
     extra: Arc<BTreeMap<String, Extra>>,
     client_secret: Option<SecretString>,
     backup: bool,
@@ -161,6 +163,7 @@ impl AuthTokens {
             expires_at: None,
             obtained_at: None,
             refresh_expires_at: None,
+            refresh_obtained_at: None,
             extra: Arc::default(),
             client_secret: None,
             backup: false,
@@ -248,6 +251,31 @@ impl AuthTokens {
         self.extra.get(name).map(|extra| &extra.text)
     }
 
+    /// Returns the ID token of an `OpenID` Connect provider: who signed in. Nothing in it is verified.
+    #[must_use]
+    pub fn id_token(&self) -> Option<&SecretString> {
+        self.extra("id_token")
+    }
+
+    /// Returns the granted scopes, separated by spaces, if the provider named them (RFC 6749, 5.1).
+    #[must_use]
+    pub fn scope(&self) -> Option<&str> {
+        self.text("scope")
+    }
+
+    /// Returns the type of the access token as the provider wrote it, such as `Bearer` or `bearer`. It is
+    /// case-insensitive (RFC 6749, 7.1).
+    #[must_use]
+    pub fn token_type(&self) -> Option<&str> {
+        self.text("token_type")
+    }
+
+    /// Returns a value that is no secret, if it is a string.
+    fn text(&self, name: &str) -> Option<&str> {
+        #[expect(clippy::disallowed_methods, reason = "of fields that hold no secrets")]
+        self.extra.get(name).filter(|extra| !extra.is_json).map(|extra| extra.text.expose_secret())
+    }
+
     /// Iterates over all other values that the provider sent, sorted by name.
     pub fn extras(&self) -> impl Iterator<Item = (&str, &SecretString)> {
         self.extra.iter().map(|(name, extra)| (name.as_str(), &extra.text))
@@ -287,6 +315,7 @@ impl PartialEq for AuthTokens {
             && self.expires_at == other.expires_at
             && self.obtained_at == other.obtained_at
             && self.refresh_expires_at == other.refresh_expires_at
+            && self.refresh_obtained_at == other.refresh_obtained_at
             && self.backup == other.backup
             && self.extra == other.extra
             && same_client_secret
@@ -343,6 +372,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_provider_sent_with_the_tokens_has_a_name() {
+        let none = AuthTokens::new("a");
+        assert!(none.id_token().is_none() && none.scope().is_none() && none.token_type().is_none());
+        let tokens = none
+            .with_extra("id_token", "i".into())
+            .with_extra("scope", "read write".into())
+            .with_extra("token_type", "bearer".into());
+        assert_eq!(tokens.id_token().unwrap().expose_secret(), "i");
+        assert_eq!((tokens.scope(), tokens.token_type()), (Some("read write"), Some("bearer")));
+        // A value that is no string has no meaning here.
+        assert_eq!(tokens.with_json_extra("token_type", "5".into()).token_type(), None);
+    }
+
+    #[test]
     fn equality_compares_every_field() {
         let base = AuthTokens::new("a").with_refresh_token("r").with_extra("scope", "x".into());
         assert_eq!(base, base.clone());
@@ -365,6 +408,9 @@ mod tests {
         assert_ne!(base, base.clone().with_client_secret("x".into()));
         let mut dated = base.clone();
         dated.refresh_expires_at = Some(DateTime::UNIX_EPOCH);
+        assert_ne!(base, dated);
+        let mut dated = base.clone();
+        dated.refresh_obtained_at = Some(DateTime::UNIX_EPOCH);
         assert_ne!(base, dated);
         let number = |text: &str| base.clone().with_json_extra("n", text.into());
         assert_ne!(number("1"), base.clone().with_extra("n", "1".into()));

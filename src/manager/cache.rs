@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
+use chrono::{DateTime, Utc};
 
 use super::snapshot::Snapshot;
 use crate::refresh::RefreshPolicy;
 use crate::store::Stored;
-use crate::sys::clock::random;
-use crate::tokens::AccessToken;
+use crate::sys::clock::{self, random};
+use crate::tokens::{AccessToken, AuthTokens, RefreshToken};
 
 /// The last known state of a slot. It never calls a store: it holds the state that was installed last.
 ///
@@ -20,6 +21,8 @@ pub(super) struct Cache {
     /// The current access token, if a server refused it. It is locked while a snapshot is installed, so that
     /// no refusal is lost between two snapshots of one token.
     refused: Mutex<Option<AccessToken>>,
+    /// The refresh token that [`Installed::sign_in_due`] was about.
+    expiring: Mutex<Option<RefreshToken>>,
     policy: RefreshPolicy,
     recheck: Duration,
     has_refresher: bool,
@@ -30,6 +33,8 @@ pub(super) struct Installed {
     pub(super) snapshot: Arc<Snapshot>,
     /// Whether there were tokens before, and there are none now.
     pub(super) is_cleared: bool,
+    /// When the refresh token expires, if a sign-in is due. It is returned once for each refresh token.
+    pub(super) sign_in_due: Option<DateTime<Utc>>,
 }
 
 impl Cache {
@@ -38,6 +43,7 @@ impl Cache {
         Self {
             snapshot: ArcSwapOption::empty(),
             refused: Mutex::default(),
+            expiring: Mutex::default(),
             policy,
             recheck,
             has_refresher,
@@ -100,7 +106,19 @@ impl Cache {
             random,
         ));
         self.snapshot.store(Some(snapshot.clone()));
-        Installed { snapshot, is_cleared }
+        let sign_in_due = snapshot.tokens().and_then(|tokens| self.newly_due(tokens, now));
+        Installed { snapshot, is_cleared, sign_in_due }
+    }
+
+    /// Returns when the refresh token expires, if a sign-in is due and this was not returned before.
+    fn newly_due(&self, tokens: &AuthTokens, now: SystemTime) -> Option<DateTime<Utc>> {
+        let is_due = tokens.sign_in_due()? <= clock::date(now) && !tokens.is_backup();
+        let mut expiring = self.expiring.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_due || expiring.as_ref() == tokens.refresh_token.as_ref() {
+            return None;
+        }
+        expiring.clone_from(&tokens.refresh_token);
+        tokens.refresh_expires_at
     }
 
     /// Trusts this snapshot for another `recheck`, unless another snapshot was installed meanwhile. Returns
@@ -145,8 +163,6 @@ impl Cache {
 mod tests {
     use super::*;
     use crate::store::Revision;
-    use crate::sys::clock;
-    use crate::tokens::AuthTokens;
 
     const RECHECK: Duration = Duration::from_secs(30);
 
@@ -230,6 +246,34 @@ mod tests {
         cache.forget();
         cache.invalidate(&token("one"));
         assert!(!cache.install(stored("two"), at(0)).snapshot.wants_refresh(at(0)));
+    }
+
+    #[test]
+    fn each_refresh_token_that_expires_soon_is_reported_once() {
+        let cache = cache(true);
+        let with_expiry = |token: &str| {
+            let mut stored = stored("one").unwrap();
+            stored.record.tokens.refresh_token = Some(token.into());
+            stored.record.tokens.obtained_at = Some(clock::date(at(0)));
+            stored.record.tokens.refresh_expires_at = Some(clock::date(at(4000)));
+            stored
+        };
+        let mut backup = with_expiry("backup");
+        backup.record.tokens = backup.record.tokens.with_backup(true);
+        for (stored, second, is_reported) in [
+            (with_expiry("one"), 2999, false),
+            (with_expiry("one"), 3000, true),
+            (with_expiry("one"), 3001, false),
+            (with_expiry("one"), 5000, false),
+            // The server has issued another one.
+            (with_expiry("two"), 2000, false),
+            (with_expiry("two"), 5000, true),
+            (backup, 5000, false),
+            (stored("one").unwrap(), 5000, false),
+        ] {
+            let due = cache.install(Some(stored), at(second)).sign_in_due;
+            assert_eq!(due, is_reported.then_some(clock::date(at(4000))), "{second}");
+        }
     }
 
     #[test]

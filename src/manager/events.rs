@@ -1,5 +1,6 @@
 use std::time::SystemTime;
 
+use chrono::{DateTime, Utc};
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::error::{AuthError, StoreError};
@@ -37,6 +38,13 @@ pub enum Event {
     SavedWithEarlierKey {
         /// Why it could not be read.
         error: StoreError,
+    },
+    /// The refresh token expires soon: see [`AuthTokens::sign_in_due`](crate::AuthTokens::sign_in_due). It is
+    /// published once for each refresh token. If the provider does not renew it with a refresh, somebody has
+    /// to sign in before that time.
+    SignInDue {
+        /// When the refresh token expires.
+        at: DateTime<Utc>,
     },
 }
 

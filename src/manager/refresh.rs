@@ -356,10 +356,7 @@ impl RefreshProtocol {
         let intent = leased.record.refresh.intent;
         let old = leased.record.tokens;
         let mut tokens = new.with_backup(false);
-        if tokens.refresh_token.is_none() {
-            tokens.refresh_token.clone_from(&old.refresh_token);
-            tokens.refresh_expires_at = tokens.refresh_expires_at.or(old.refresh_expires_at);
-        }
+        tokens.keep_refresh_token(&old);
         if let (None, Some(secret)) = (tokens.client_secret(), old.client_secret()) {
             tokens = tokens.with_client_secret(secret.clone());
         }

@@ -179,6 +179,9 @@ impl Slot {
         if installed.is_cleared {
             self.events.publish(Event::Cleared);
         }
+        if let Some(at) = installed.sign_in_due {
+            self.events.publish(Event::SignInDue { at });
+        }
         installed.snapshot
     }
 }

@@ -40,6 +40,9 @@ pub(super) fn event(store: &impl Display, event: &Event) {
         Event::SavedWithEarlierKey { error } => {
             warn!(%store, %error, monotonic_counter.tokenkeep_saved_with_earlier_key = 1, "saved with an earlier key");
         }
+        Event::SignInDue { at } => {
+            warn!(%store, %at, monotonic_counter.tokenkeep_sign_in_due = 1, "sign-in due");
+        }
         Event::Saved => debug!(%store, monotonic_counter.tokenkeep_saved = 1, "saved"),
     }
 }

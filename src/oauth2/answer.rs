@@ -31,6 +31,8 @@ pub(super) struct Answer {
     expires_in: Option<TimeDelta>,
     /// When the access token expires, by the clock of the server. It counts if there is no lifetime.
     expires_on: Option<DateTime<Utc>>,
+    /// How long the refresh token lives, or when it expires.
+    refresh_expiry: Option<RefreshExpiry>,
     extra: Vec<(String, Value)>,
 }
 
@@ -54,6 +56,10 @@ impl Answer {
         let lifetime = self.expires_in.map(|time| time.max(TimeDelta::zero()));
         let by_lifetime = lifetime.and_then(|time| sent.checked_add_signed(time));
         tokens.expires_at = by_lifetime.or(self.expires_on.map(|at| at.max(sent)));
+        tokens.refresh_expires_at = self.refresh_expiry.and_then(|expiry| match expiry {
+            RefreshExpiry::After(lifetime) => sent.checked_add_signed(lifetime),
+            RefreshExpiry::At(date) => Some(date),
+        });
         // A record has a limit. Beside the tokens, the shortest fields are kept.
         let mut extra = self.extra;
         extra.sort_by_key(|(name, value)| name.len() + value.length());
@@ -84,15 +90,19 @@ impl<'de> Deserialize<'de> for Answer {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Answer, A::Error> {
                 let (mut access_token, mut refresh_token) = (Token(None), Token(None));
                 let (mut expires_in, mut expires_on) = (None, None);
+                let mut refresh_expiry = None;
                 let mut extra: Vec<(String, Value)> = Vec::new();
                 while let Some((name, value)) = map.next_entry::<String, Value>()? {
                     match name.as_str() {
                         "access_token" => access_token.set(value)?,
                         "refresh_token" => refresh_token.set(value)?,
                         "expires_in" => expires_in = value.number().map(TimeDelta::seconds),
+                        name if RefreshExpiry::NAMES.contains(&name) => {
+                            refresh_expiry = refresh_expiry.or(RefreshExpiry::read(name, &value));
+                        }
                         _ => {
                             if name == "expires_on" {
-                                expires_on = value.number();
+                                expires_on = value.date();
                             }
                             // A duplicate of another field does no harm. Tokens must not be lost because of
                             // it.
@@ -109,18 +119,44 @@ impl<'de> Deserialize<'de> for Answer {
                 }
                 let access_token =
                     access_token.0.take().ok_or_else(|| de::Error::custom("no tokens"))?;
-                let expires_on = expires_on.and_then(|at| DateTime::from_timestamp(at, 0));
                 Ok(Answer {
                     access_token: oauth2::AccessToken::new(access_token),
                     refresh_token: refresh_token.0.take().map(oauth2::RefreshToken::new),
                     expires_in,
                     expires_on,
+                    refresh_expiry,
                     extra,
                 })
             }
         }
 
         deserializer.deserialize_map(AnswerVisitor)
+    }
+}
+
+/// The refresh token's own expiry, as the provider states it. No RFC has a field for it.
+#[derive(Clone, Copy)]
+enum RefreshExpiry {
+    After(TimeDelta),
+    At(DateTime<Utc>),
+}
+
+impl RefreshExpiry {
+    /// The fields of Keycloak, of Microsoft, GitHub, Google and LinkedIn, of Pinterest, and of Intuit.
+    const NAMES: [&str; 4] = [
+        "refresh_expires_in",
+        "refresh_token_expires_in",
+        "refresh_token_expires_at",
+        "x_refresh_token_expires_in",
+    ];
+
+    /// Reads one of these fields. Keycloak writes 0 for a refresh token that does not expire.
+    fn read(name: &str, value: &Value) -> Option<Self> {
+        if name.ends_with("_at") {
+            return value.date().map(Self::At);
+        }
+        let seconds = value.number().filter(|seconds| *seconds > 0)?;
+        Some(Self::After(TimeDelta::seconds(seconds)))
     }
 }
 
@@ -191,6 +227,15 @@ impl Value {
         // Further seconds are beyond all dates, and infinity is no number of seconds.
         (-1e11..1e11).contains(&number).then_some(number as i64)
     }
+
+    /// Reads a date: seconds since the epoch, or a text as RFC 3339 says.
+    fn date(&self) -> Option<DateTime<Utc>> {
+        if let Some(seconds) = self.number() {
+            return DateTime::from_timestamp(seconds, 0);
+        }
+        #[expect(clippy::disallowed_methods, reason = "a date is no secret")]
+        self.text.as_ref()?.expose_secret().trim().parse().ok()
+    }
 }
 
 impl<'de> Deserialize<'de> for Value {
@@ -248,6 +293,7 @@ mod tests {
 
     use chrono::DateTime;
 
+    use super::super::OAuth2Client;
     use super::*;
 
     fn read(json: &str) -> Option<AuthTokens> {
@@ -293,6 +339,7 @@ mod tests {
             (r#""expires_in":" 3600 ""#, Some(3600)),
             (r#""expires_on":1700000000"#, Some(1_700_000_000)),
             (r#""expires_on":"1700000000""#, Some(1_700_000_000)),
+            (r#""expires_on":"2023-11-14T23:13:20+01:00""#, Some(1_700_000_000)),
             (r#""expires_on":"soon""#, None),
             (r#""expires_in":60,"expires_on":1700000000"#, Some(60)),
             (r#""expires_in":18446744073709551615"#, None),
@@ -305,6 +352,55 @@ mod tests {
             let tokens = read(&json).unwrap_or_else(|| panic!("{json}"));
             assert_eq!(tokens.refresh_token.unwrap().expose_secret(), "r", "{json}");
             assert_eq!(tokens.expires_at.map(|date| date.timestamp()), lifetime, "{json}");
+        }
+    }
+
+    #[test]
+    fn the_refresh_tokens_own_expiry_is_read_in_the_forms_that_providers_write() {
+        for (beside, expiry) in [
+            (r#""refresh_expires_in":1800"#, Some(1800)),
+            (r#""refresh_token_expires_in":"15811200""#, Some(15_811_200)),
+            (r#""refresh_token_expires_in":1.5811200E7"#, Some(15_811_200)),
+            (r#""x_refresh_token_expires_in":8640000"#, Some(8_640_000)),
+            (r#""refresh_token_expires_at":1700000000"#, Some(1_700_000_000)),
+            (r#""refresh_token_expires_at":"1700000000""#, Some(1_700_000_000)),
+            (r#""refresh_token_expires_at":"2023-11-14T22:13:20Z""#, Some(1_700_000_000)),
+            (r#""refresh_expires_in":0,"refresh_token_expires_in":60"#, Some(60)),
+            (r#""refresh_expires_in":0"#, None),
+            (r#""refresh_expires_in":-1"#, None),
+            (r#""refresh_expires_in":null"#, None),
+            (r#""refresh_expires_in":"never""#, None),
+            (r#""refresh_token_expires_in":1e300"#, None),
+            (r#""refresh_token_expires_at":"soon""#, None),
+            (r#""refresh_token_expires_at":99999999999"#, Some(99_999_999_999)),
+        ] {
+            let json = format!(r#"{{"access_token":"a","refresh_token":"r",{beside}}}"#);
+            let tokens = read(&json).unwrap_or_else(|| panic!("{json}"));
+            assert_eq!(tokens.refresh_expires_at.map(|date| date.timestamp()), expiry, "{json}");
+            // A number of seconds from then on would say nothing later.
+            assert_eq!(tokens.extras().count(), 0, "{json}");
+        }
+        let nested = r#"{"authed_user":{"access_token":"a","refresh_token_expires_in":60}}"#;
+        assert_eq!(read(nested).unwrap().refresh_expires_at, DateTime::from_timestamp(60, 0));
+    }
+
+    #[test]
+    fn a_default_lifetime_counts_only_if_the_answer_says_nothing() {
+        // Its claims are {"exp":1700000000}.
+        const JWT: &str = "e30.eyJleHAiOjE3MDAwMDAwMDB9.c2ln";
+        let client = OAuth2Client::new("https://issuer.example/token", "app").unwrap();
+        let client = client.with_default_lifetime(Duration::from_secs(7200));
+        for (answer, expiry) in [
+            (r#"{"access_token":"a"}"#.to_owned(), 7200),
+            (r#"{"access_token":"a","expires_in":"soon"}"#.to_owned(), 7200),
+            (r#"{"access_token":"a","expires_in":60}"#.to_owned(), 60),
+            (r#"{"access_token":"a","expires_in":-1}"#.to_owned(), 0),
+            (r#"{"access_token":"a","expires_on":90}"#.to_owned(), 90),
+            (format!(r#"{{"access_token":"{JWT}"}}"#), 1_700_000_000),
+        ] {
+            let read = serde_json::from_str(&answer).unwrap();
+            let tokens = client.received(read, SystemTime::UNIX_EPOCH);
+            assert_eq!(tokens.expiry(), DateTime::from_timestamp(expiry, 0), "{answer}");
         }
     }
 

@@ -113,12 +113,19 @@ impl OAuth2Client {
             path: format!("/{}", CsrfToken::new_random().secret()),
             leads_to: Mutex::new(Some(url.as_str().to_owned())),
         };
+        let expected = Expected {
+            path,
+            state,
+            issuer: self.issuer.clone(),
+            report: self.http.report.clone(),
+            host: self.authorization_url.as_ref().map_or("", Url::authority).to_owned(),
+        };
         BrowserSignIn {
             client: self.clone(),
             listeners,
             redirect: uri,
             url: url.into(),
-            expected: Arc::new(Expected { path, state, issuer: self.issuer.clone() }),
+            expected: Arc::new(expected),
             entrance: Arc::new(entrance),
             bring,
             brought,
@@ -238,7 +245,8 @@ impl Exchange {
             .set_redirect_uri(std::borrow::Cow::Owned(self.redirect))
             .request_async(&self.client.to_token_endpoint())
             .await;
-        Ok(answer.map_err(|error| failed(error, self.client.token_url.url()))?.into_tokens(sent))
+        let answer = answer.map_err(|error| failed(error, self.client.token_url.url()))?;
+        Ok(self.client.received(answer, sent))
     }
 }
 

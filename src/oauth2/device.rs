@@ -215,7 +215,9 @@ impl DeviceSignIn {
             .await;
         let last = poll.into_state();
         match (answer, last.failed) {
-            (Ok(answer), _) => Ok(answer.into_tokens(last.sent.unwrap_or_else(|| clock.now()))),
+            (Ok(answer), _) => {
+                Ok(self.client.received(answer, last.sent.unwrap_or_else(|| clock.now())))
+            }
             (Err(_), Some(failed)) => Err(failed.into()),
             (Err(RequestTokenError::ServerResponse(response)), None)
                 if *response.error() == DeviceCodeErrorResponseType::ExpiredToken =>

@@ -17,6 +17,7 @@ use super::browser::callback::Expected;
 use super::device::Exchange;
 use super::failure::Failed;
 use super::http::Reply;
+use super::refusal::Report;
 use super::{OAuth2Client, OAuth2Error, failed};
 use crate::error::RefreshFailure;
 use crate::tokens::AuthTokens;
@@ -28,7 +29,7 @@ pub type Answer<'a> = (u16, &'a [u8]);
 pub fn refresh(client: &OAuth2Client, answer: Answer<'_>) -> Result<AuthTokens, RefreshFailure> {
     let (token, sent) = (oauth2::RefreshToken::new("spent".into()), client.clock.now());
     let answer = client.client().exchange_refresh_token(&token).request(&|_| judged(answer));
-    Ok(answer.map_err(|error| failed(error, client.token_url.url()))?.into_tokens(sent))
+    Ok(client.received(answer.map_err(|error| failed(error, client.token_url.url()))?, sent))
 }
 
 /// Returns the URL, the code and the result of a sign-in with these answers. The first one is for the first
@@ -61,7 +62,8 @@ fn at_once<T>(future: impl Future<Output = T>) -> T {
 /// Returns the code or the error in a request to the port of a sign-in, if it belongs to the sign-in.
 pub fn callback(request: &[u8], state: &str) -> Option<Result<String, OAuth2Error>> {
     let (path, state) = ("/callback".to_owned(), CsrfToken::new(state.into()));
-    let brought = Expected { path, state, issuer: None }.read(request)?;
+    let (report, host) = (Report::default(), String::new());
+    let brought = Expected { path, state, issuer: None, report, host }.read(request)?;
     Some(brought.map(AuthorizationCode::into_secret).map_err(Into::into))
 }
 

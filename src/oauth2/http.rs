@@ -31,6 +31,7 @@ use super::answer::Answer;
 use super::body::readable;
 use super::failure::{Failed, error_code};
 use super::hard_close::HardClose;
+use super::refusal::Report;
 use super::unsendable;
 use crate::net::tls::{NO_ROOTS, USER, reason_of, trusting_the_system};
 use crate::refresh::RefreshPermit;
@@ -62,6 +63,7 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 pub(super) struct Http {
     answer: Duration,
     permit: RefreshPermit,
+    pub(super) report: Report,
 }
 
 /// The parts of an answer that are used.
@@ -75,7 +77,7 @@ type Connection = MaybeHttpsStream<TokioIo<TcpStream>>;
 
 impl Http {
     pub(super) fn new() -> Self {
-        Self { answer: ANSWER, permit: RefreshPermit::unlimited() }
+        Self { answer: ANSWER, permit: RefreshPermit::unlimited(), report: Report::default() }
     }
 
     /// Returns a client whose requests may be sent only while the permit lasts.
@@ -86,8 +88,7 @@ impl Http {
     /// Sends a request, and returns the answer if it is a success.
     pub(super) async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, Failed> {
         let place = request.uri().authority().map_or_else(String::new, ToString::to_string);
-        let reply = self.send(request, &place).await?;
-        let body = reply.judge(&place)?;
+        let body = self.send(request, &place).await?.judge(&place)?;
         // The Content-Type is dropped. Tokens with a wrong one must not be lost.
         Ok(Response::new(body))
     }
@@ -96,11 +97,19 @@ impl Http {
     pub(super) async fn get(&self, url: &Url) -> Result<Reply, Failed> {
         let request = http::Request::get(url.as_str()).header(ACCEPT, "application/json");
         let request = request.body(Vec::new()).map_err(|_| unsendable())?;
-        self.send(request, url.authority()).await
+        self.transfer(request, url.authority()).await
     }
 
-    /// Sends a request to the server with this name, and returns the answer, whatever it says.
+    /// Sends a form to the server with this name, and returns the answer, whatever it says. If it is a refusal,
+    /// reports it.
     pub(super) async fn send(&self, request: HttpRequest, place: &str) -> Result<Reply, Failed> {
+        let secrets = self.report.about(&request);
+        let reply = self.transfer(request, place).await?;
+        self.report.answer(place, reply.status, &reply.body, &secrets);
+        Ok(reply)
+    }
+
+    async fn transfer(&self, request: HttpRequest, place: &str) -> Result<Reply, Failed> {
         let (connection, request) = (connect(request.uri().clone(), place), prepared(request));
         let connection = timeout(CONNECT, connection).await.unwrap_or_else(|_| {
             let seconds = CONNECT.as_secs();

@@ -249,7 +249,8 @@ pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<Record, StoreError> {
     };
 
     // Records of other programs may have fields with these names, and another content.
-    let mut others = ["client_secret", "refresh_expires_at", "refresh"].to_vec();
+    let mut others =
+        ["client_secret", "refresh_expires_at", "refresh_obtained_at", "refresh"].to_vec();
     if let Some(secret) = field("client_secret").and_then(json::secret) {
         tokens = tokens.with_client_secret(secret);
         others.retain(|name| *name != "client_secret");
@@ -257,6 +258,10 @@ pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<Record, StoreError> {
     tokens.refresh_expires_at = field("refresh_expires_at").and_then(date);
     if tokens.refresh_expires_at.is_some() {
         others.retain(|name| *name != "refresh_expires_at");
+    }
+    tokens.refresh_obtained_at = field("refresh_obtained_at").and_then(date);
+    if tokens.refresh_obtained_at.is_some() {
+        others.retain(|name| *name != "refresh_obtained_at");
     }
     let mut refresh = RefreshState::default();
     if has_state {
@@ -273,6 +278,7 @@ pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<Record, StoreError> {
         "obtained_at",
         "refresh",
         "refresh_expires_at",
+        "refresh_obtained_at",
         "refresh_token",
         "version",
     ];
@@ -379,6 +385,9 @@ impl Serialize for Json<'_> {
         }
         if let Some(expires) = tokens.refresh_expires_at {
             map.serialize_entry("refresh_expires_at", &rfc3339(expires))?;
+        }
+        if let Some(obtained_at) = tokens.refresh_obtained_at {
+            map.serialize_entry("refresh_obtained_at", &rfc3339(obtained_at))?;
         }
         if tokens.is_backup() {
             map.serialize_entry("backup", &true)?;

@@ -10,6 +10,11 @@ pub const EXPIRY_BUFFER: TimeDelta = TimeDelta::minutes(5);
 /// lifetime. For lifetimes of 45 minutes and more, both buffers have their full length.
 pub const REFRESH_BUFFER: TimeDelta = TimeDelta::minutes(15);
 
+/// How long before the refresh token's own expiry somebody should sign in again: 3 days, so that a weekend is
+/// no excuse, and at most 1/4 of the refresh token's life.
+pub const SIGN_IN_BUFFER: TimeDelta = TimeDelta::days(3);
+
+const SHORTEST_SHARE_SIGN_IN: i32 = 4;
 const SHORTEST_SHARE_EXPIRY: i32 = 9;
 const SHORTEST_SHARE_REFRESH: i32 = 3;
 
@@ -64,6 +69,36 @@ impl AuthTokens {
     #[must_use]
     pub fn refresh_due(&self) -> Option<DateTime<Utc>> {
         Schedule::of(self).map(|schedule| schedule.due)
+    }
+
+    /// Returns when somebody should sign in again, in UTC: [`SIGN_IN_BUFFER`] before the refresh token's own
+    /// expiry, and at most a quarter of its life. Returns `None` if it has no known expiry.
+    ///
+    /// Many providers renew the refresh token with each refresh. Then this time moves on.
+    #[must_use]
+    pub fn sign_in_due(&self) -> Option<DateTime<Utc>> {
+        self.refresh_token.as_ref()?;
+        let expiry = self.refresh_expires_at?;
+        let life = self
+            .refresh_obtained_at
+            .or(self.obtained_at)
+            .and_then(|obtained| positive(expiry.signed_duration_since(obtained)));
+        let buffer =
+            life.map_or(SIGN_IN_BUFFER, |life| SIGN_IN_BUFFER.min(life / SHORTEST_SHARE_SIGN_IN));
+        Some(expiry.checked_sub_signed(buffer).unwrap_or(DateTime::<Utc>::MIN_UTC))
+    }
+
+    /// Takes over the refresh token of earlier tokens, and its expiry. If these tokens say when it expires,
+    /// that counts.
+    pub(crate) fn keep_refresh_token(&mut self, earlier: &Self) {
+        if self.refresh_token.is_some() && self.refresh_token != earlier.refresh_token {
+            return; // It is another one.
+        }
+        self.refresh_token.clone_from(&earlier.refresh_token);
+        self.refresh_expires_at = self.refresh_expires_at.or(earlier.refresh_expires_at);
+        if self.refresh_expires_at.is_some() {
+            self.refresh_obtained_at = earlier.refresh_obtained_at.or(earlier.obtained_at);
+        }
     }
 
     /// Returns the phase of the access token's life at `now`.
@@ -224,6 +259,47 @@ mod tests {
     fn an_expiry_before_the_token_was_obtained_is_expired() {
         let tokens = AuthTokens::new("opaque").with_obtained_at(at(10)).with_expires_at(at(0));
         assert_eq!(tokens.freshness(at(10)), Freshness::Expired);
+    }
+
+    #[test]
+    fn a_sign_in_is_due_three_days_or_a_quarter_of_its_life_before_the_refresh_token_expires() {
+        const DAY: i64 = 24 * 60;
+        let mut tokens = AuthTokens::new("a").with_refresh_token("r").with_obtained_at(at(0));
+        assert_eq!(tokens.sign_in_due(), None);
+        for (life, due) in [(180 * DAY, 177 * DAY), (8, 6), (0, -3 * DAY), (-8, -8 - 3 * DAY)] {
+            tokens.refresh_expires_at = Some(at(life));
+            assert_eq!(tokens.sign_in_due(), Some(at(due)), "{life}");
+        }
+        tokens.refresh_expires_at = Some(DateTime::<Utc>::MIN_UTC);
+        assert_eq!(tokens.sign_in_due(), Some(DateTime::<Utc>::MIN_UTC));
+        tokens.refresh_token = None;
+        assert_eq!(tokens.sign_in_due(), None);
+    }
+
+    #[test]
+    fn a_refresh_token_that_stays_keeps_its_expiry_and_its_age() {
+        let mut first = AuthTokens::new("a").with_refresh_token("r").with_obtained_at(at(0));
+        first.refresh_expires_at = Some(at(400));
+        // The server does not repeat the refresh token, or repeats the same one.
+        for token in [None, Some("r".into())] {
+            let mut second = AuthTokens::new("b").with_obtained_at(at(200));
+            second.refresh_token = token;
+            second.keep_refresh_token(&first);
+            let mut third = AuthTokens::new("c").with_obtained_at(at(299));
+            third.keep_refresh_token(&second);
+            assert_eq!(third.refresh_token, Some("r".into()));
+            assert_eq!(third.refresh_expires_at, Some(at(400)));
+            assert_eq!(third.sign_in_due(), Some(at(300)), "its life began with the sign-in");
+            // The server may say it again, or say something new.
+            let mut fourth = AuthTokens::new("d").with_obtained_at(at(310));
+            fourth.refresh_expires_at = Some(at(800));
+            fourth.keep_refresh_token(&third);
+            assert_eq!(fourth.sign_in_due(), Some(at(600)));
+        }
+        // Nothing is known about another one.
+        let mut other = AuthTokens::new("b").with_refresh_token("s").with_obtained_at(at(200));
+        other.keep_refresh_token(&first);
+        assert_eq!((other.refresh_expires_at, other.refresh_obtained_at), (None, None));
     }
 
     fn any_time() -> impl Strategy<Value = DateTime<Utc>> {

@@ -1,5 +1,7 @@
 //! The client that the settings of a profile describe, without its secrets.
 
+use std::time::Duration;
+
 use tokenkeep::oauth2::{OAuth2Client, OAuth2Error, ProviderMetadata};
 use toml::de::DeValue;
 
@@ -56,6 +58,9 @@ pub(super) fn client(
         .map_err(wrong)?
         .with_token_parameters(settings.pairs("token_parameters")?)
         .map_err(wrong)?;
+    if let Some(lifetime) = settings.get("expires_after", seconds)? {
+        client = client.with_default_lifetime(lifetime);
+    }
     let in_body = settings.get("client_secret_in_body", DeValue::as_bool)?;
     if in_body.unwrap_or_else(|| metadata.is_some_and(ProviderMetadata::needs_secret_in_body)) {
         client = client.with_secret_in_body();
@@ -96,4 +101,11 @@ fn check_issuer(issuer: &str) -> Result<(), OAuth2Error> {
         Err(error @ OAuth2Error::InvalidSetting { .. }) => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Reads a number of seconds that is not 0.
+fn seconds(value: &DeValue<'_>) -> Option<Duration> {
+    let number = value.as_integer()?;
+    let seconds = u32::from_str_radix(number.as_str(), number.radix()).ok()?;
+    (seconds > 0).then(|| Duration::from_secs(seconds.into()))
 }

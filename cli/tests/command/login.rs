@@ -208,10 +208,7 @@ fn a_sign_in_without_a_refresh_token_says_what_to_add() {
     let text = fs::read_to_string(&path).unwrap();
     for (scopes, advice) in [
         ("\"read\", \"offline_access\"", "this client may not be allowed to have one"),
-        (
-            "\"read\"",
-            "many providers need offline_access in scopes, and Google needs access_type=offline",
-        ),
+        ("\"read\"", "many providers need offline_access in scopes, and Google needs access_type"),
     ] {
         fs::write(&path, text.replace("\"read\", \"offline_access\"", scopes)).unwrap();
         server.script([Act::answer(200, r#"{"access_token":"a","expires_in":60}"#)]);

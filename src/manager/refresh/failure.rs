@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use chrono::SecondsFormat;
+
 use super::super::events::Event;
 use super::super::pending_save::is_of_one_refresh;
 use super::super::slot::release;
@@ -66,10 +68,15 @@ impl RefreshProtocol {
     async fn reject(
         &self,
         mut leased: LeasedTokens,
-        reason: String,
+        mut reason: String,
         is_in_doubt: bool,
     ) -> Result<Arc<Snapshot>, AuthError> {
         let now = self.clock.now();
+        let expired = leased.record.tokens.refresh_expires_at.filter(|at| *at <= clock::date(now));
+        if let Some(at) = expired {
+            let at = at.to_rfc3339_opts(SecondsFormat::Secs, true);
+            reason = format!("the refresh token expired at {at}; {reason}");
+        }
         // A program that does not use the lease may have refreshed the tokens. If the slot cannot be loaded,
         // that is not known, and a session that may still work must not be given up.
         match self.find_others(&leased.record.tokens).await {

@@ -7,6 +7,7 @@ use oauth2::{AuthorizationCode, CsrfToken};
 use subtle::ConstantTimeEq;
 
 use super::super::failure::{Failed, error_code};
+use super::super::refusal::Report;
 
 /// The code, or why there is none.
 pub(super) type Brought = Result<AuthorizationCode, Failed>;
@@ -16,6 +17,10 @@ pub(in super::super) struct Expected {
     pub(in super::super) path: String,
     pub(in super::super) state: CsrfToken,
     pub(in super::super) issuer: Option<Issuer>,
+    /// Gets what the provider says when it refuses the sign-in.
+    pub(in super::super) report: Report,
+    /// The name of the provider, for the report.
+    pub(in super::super) host: String,
 }
 
 /// The issuer of the provider (RFC 9207).
@@ -73,7 +78,7 @@ impl Expected {
         // A page of another site can send requests to this port, but not open it in a window unseen. Browsers say
         // which of the two a request is.
         let is_seen = header(request, "sec-fetch-dest").is_none_or(|value| value == b"document");
-        self.judge(&Parameters::read(query)?, is_seen)
+        self.answer(query, is_seen)
     }
 
     /// Returns the code or the error in a pasted address, or in its query alone.
@@ -81,7 +86,20 @@ impl Expected {
         let text = text.trim();
         let query = text.split_once('?').map_or(text, |(_, query)| query);
         let query = query.split('#').next().unwrap_or_default();
-        self.judge(&Parameters::read(query.as_bytes())?, true)
+        self.answer(query.as_bytes(), true)
+    }
+
+    /// Judges an answer, and reports what it says if it is a refusal of this sign-in.
+    fn answer(&self, query: &[u8], may_lack_state: bool) -> Option<Brought> {
+        let parameters = Parameters::read(query)?;
+        let brought = self.judge(&parameters, may_lack_state)?;
+        // Without the state, the text may be that of any page.
+        if matches!(brought, Err(Failed::Refused { .. })) && parameters.state.is_some() {
+            self.report.redirected(&self.host, &[self.state.secret()], |wanted| {
+                parse(query).find(|(name, _)| name == wanted).map(|(_, value)| value)
+            });
+        }
+        Some(brought)
     }
 
     /// Judges an answer. Some providers send an error without the state. If `may_lack_state`, it counts: the worst
@@ -176,7 +194,8 @@ mod tests {
 
     fn expected() -> Expected {
         let (path, state) = ("/callback".to_owned(), CsrfToken::new("right".into()));
-        Expected { path, state, issuer: None }
+        let (report, host) = (Report::default(), String::new());
+        Expected { path, state, issuer: None, report, host }
     }
 
     fn shown(brought: Option<Brought>) -> Option<Result<String, String>> {

@@ -260,14 +260,14 @@ fn a_missing_access_token_is_kept_and_counts_as_expired() {
 fn the_refresh_tokens_own_expiry_and_a_client_secret_are_kept() {
     let mut tokens = AuthTokens::new("a").with_client_secret("canary".into());
     tokens.refresh_expires_at = Some(at(7));
+    tokens.refresh_obtained_at = Some(at(3));
     assert!(!format!("{tokens:?}").contains("canary"));
     assert_eq!(decode(&encode(&tokens, "here").unwrap(), "here").unwrap(), tokens);
     // Other programs use fields with these names for other content.
-    let json =
-        r#"{"access_token":"a","client_secret":5,"refresh_expires_at":"soon","refresh":"x"}"#;
+    let json = r#"{"access_token":"a","client_secret":5,"refresh_expires_at":"soon","refresh_obtained_at":5,"refresh":"x"}"#;
     let tokens = decode(json.as_bytes(), "here").unwrap();
     assert!(tokens.client_secret().is_none() && tokens.refresh_expires_at.is_none());
-    assert_eq!(tokens.extras().count(), 3);
+    assert_eq!(tokens.extras().count(), 4);
 }
 
 /// Reads one file of each form that any version wrote.
