@@ -17,6 +17,7 @@ mod hard_close;
 mod http;
 mod parameters;
 mod refusal;
+mod retry_after;
 
 use std::fmt;
 use std::future::Future;

@@ -2,12 +2,13 @@
 
 mod init;
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
 pub(crate) use self::init::Init;
@@ -24,6 +25,9 @@ use crate::terminal::Terminal;
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) selection: SelectionArguments,
+    /// Show what the provider says when it refuses something. `login` always does
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -183,6 +187,7 @@ Examples:
     pub(super) const GET: &str = "\
 Examples:
   tokenkeep get --header | curl -H @- https://api.example/me
+  tokenkeep get --field scope
   tokenkeep get --field json";
     pub(super) const STATUS: &str = "\
 Examples:
@@ -278,22 +283,41 @@ pub(crate) struct Clear {
 
 #[derive(Args)]
 pub(crate) struct Get {
-    /// What to print
-    #[arg(long, value_enum, default_value_t = Field::Access)]
+    /// What to print: `access`, `refresh`, `id` for the ID token, `json` for the whole record, or the name of
+    /// another field that the provider sent, such as `scope`. Only the access token is refreshed, and has to
+    /// be valid
+    #[arg(long, value_name = "NAME", value_parser = Field::parse, default_value = "access")]
     pub(crate) field: Field,
     /// Print the access token as an Authorization header, for `curl -H @-`
     #[arg(long)]
     pub(crate) header: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Field {
-    /// The access token, if it is valid
+    /// The access token, if it is valid.
     Access,
-    /// The refresh token
+    /// The refresh token.
     Refresh,
-    /// The whole record, valid or not
+    /// The ID token.
+    Id,
+    /// The whole record, valid or not.
     Json,
+    /// Another value that the provider sent.
+    Extra(String),
+}
+
+impl Field {
+    fn parse(name: &str) -> Result<Self, Infallible> {
+        Ok(match name {
+            "access" | "access_token" => Self::Access,
+            "refresh" | "refresh_token" => Self::Refresh,
+            "id" | "id_token" => Self::Id,
+            "json" => Self::Json,
+            // A provider may send a field that has the name of one of these.
+            name => Self::Extra(name.strip_prefix("extra.").unwrap_or(name).to_owned()),
+        })
+    }
 }
 
 #[derive(Args)]

@@ -1,6 +1,11 @@
 //! The context that all commands share.
 
+use std::sync::{Arc, OnceLock};
+
+use tokenkeep::oauth2::OAuth2Client;
+
 use crate::arguments::SelectionArguments;
+use crate::failure::Failure;
 use crate::harden::Limits;
 use crate::interrupt::Interrupts;
 use crate::terminal::Terminal;
@@ -14,6 +19,53 @@ pub(crate) struct Context {
     pub(crate) limits: Limits,
     pub(crate) terminal: Terminal,
     pub(crate) interrupts: Interrupts,
+    /// Whether to show what the provider says when it refuses something.
+    pub(crate) is_verbose: bool,
+    /// How to sign in again, for the tokens that the command works on.
+    sign_in: Arc<OnceLock<String>>,
+}
+
+impl Context {
+    pub(crate) fn new(
+        selection: SelectionArguments,
+        limits: Limits,
+        terminal: Terminal,
+        interrupts: Interrupts,
+        is_verbose: bool,
+    ) -> Self {
+        Self { selection, limits, terminal, interrupts, is_verbose, sign_in: Arc::default() }
+    }
+
+    /// Sets how to sign in again. The first call counts.
+    pub(crate) fn set_sign_in(&self, how: String) {
+        let _ = self.sign_in.set(how);
+    }
+
+    /// Adds the command to a text that says to sign in again.
+    pub(crate) fn advised(&self, text: &str) -> String {
+        self.sign_in.get().map_or_else(|| text.to_owned(), |how| advised(text, how))
+    }
+
+    /// Adds the command to a failure that says to sign in again.
+    pub(crate) fn advise(&self, failure: Failure) -> Failure {
+        let message = self.advised(failure.message());
+        failure.with_message(message)
+    }
+
+    /// Returns the client, which shows what the provider says if the command is verbose.
+    pub(crate) fn reporting(&self, client: OAuth2Client) -> OAuth2Client {
+        if !self.is_verbose {
+            return client;
+        }
+        let terminal = self.terminal.clone();
+        client.with_report(move |refusal| terminal.say(&format!("tokenkeep: {refusal}")))
+    }
+}
+
+/// Adds a command to a text that says to sign in again.
+pub(crate) fn advised(text: &str, how: &str) -> String {
+    let advice = ["sign in again", "sign in first"].into_iter().find(|it| text.contains(it));
+    advice.map_or_else(|| text.to_owned(), |it| text.replacen(it, &format!("{it}{how}"), 1))
 }
 
 #[cfg(test)]
@@ -25,6 +77,8 @@ impl Context {
             limits: crate::harden::harden(),
             terminal: Terminal::new(interrupts.clone()),
             interrupts,
+            is_verbose: false,
+            sign_in: Arc::default(),
         }
     }
 }

@@ -19,6 +19,7 @@ pub(crate) fn describe(tokens: Option<&AuthTokens>, now: DateTime<Utc>) -> Value
         "expires_at": date(tokens.and_then(AuthTokens::expiry)),
         "refresh_due_at": date(tokens.and_then(AuthTokens::refresh_due)),
         "obtained_at": date(tokens.and_then(|tokens| tokens.obtained_at)),
+        "refresh_expires_at": date(tokens.and_then(|tokens| tokens.refresh_expires_at)),
         "has_refresh_token": tokens.is_some_and(|tokens| tokens.refresh_token.is_some()),
         "backup": tokens.is_some_and(AuthTokens::is_backup),
     })
@@ -58,6 +59,29 @@ pub(crate) async fn doubts(
         )],
         _ => Vec::new(),
     }
+}
+
+/// Returns when the refresh token expires, if that is known.
+pub(crate) fn refresh_expiry(tokens: &AuthTokens, now: DateTime<Utc>) -> Option<String> {
+    tokens.refresh_token.as_ref()?;
+    let expiry = tokens.refresh_expires_at?;
+    let at = moment(expiry);
+    Some(if expiry > now {
+        format!("the refresh token expires in {} ({at})", span(expiry - now))
+    } else {
+        format!("the refresh token expired {} ago ({at})", span(now - expiry))
+    })
+}
+
+/// Returns a warning if the refresh token expires soon.
+pub(crate) fn sign_in_due(tokens: &AuthTokens, now: DateTime<Utc>) -> Option<String> {
+    let is_due = tokens.sign_in_due()? <= now && !tokens.is_backup();
+    let expiry = refresh_expiry(tokens, now).filter(|_| is_due)?;
+    Some(if tokens.refresh_expires_at? > now {
+        format!("{expiry}; if `tokenkeep refresh` does not renew it, sign in again")
+    } else {
+        format!("{expiry}; sign in again")
+    })
 }
 
 /// Returns a weakness of a store. It is reported each time.

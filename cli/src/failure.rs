@@ -91,6 +91,10 @@ impl Failure {
         Self { message: format!("{}; {words}", self.message), ..self }
     }
 
+    pub(crate) fn with_message(self, message: String) -> Self {
+        Self { message, ..self }
+    }
+
     pub(crate) fn say(&self, terminal: &Terminal) {
         if !self.message.is_empty() {
             // In one line, so that a name in it cannot look like a message of its own.

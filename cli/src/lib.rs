@@ -26,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::arguments::Cli;
+use crate::arguments::{Cli, Command};
 use crate::context::Context;
 use crate::interrupt::Interrupts;
 use crate::terminal::Terminal;
@@ -37,11 +37,13 @@ pub fn main() -> ExitCode {
     let limits = harden::harden();
     let interrupts = Interrupts::default();
     let terminal = Terminal::new(interrupts.clone());
-    let Cli { selection, command } = match Cli::try_parse() {
+    let Cli { selection, verbose, command } = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return arguments::report(&error, &terminal),
     };
-    let context = Context { selection, limits, terminal, interrupts };
+    // At a sign-in there is a person to read it.
+    let is_verbose = verbose || matches!(command, Command::Login(_));
+    let context = Context::new(selection, limits, terminal, interrupts, is_verbose);
     let terminal = &context.terminal;
     let done = match runtime::runtime() {
         Ok(runtime) => runtime.block_on(terminal.patiently(commands::run(&context, command))),
@@ -49,7 +51,7 @@ pub fn main() -> ExitCode {
     };
     terminal.stop_working();
     terminal.forget_passphrases();
-    let code = done.unwrap_or_else(|failure| failure.report(terminal));
+    let code = done.unwrap_or_else(|failure| context.advise(failure).report(terminal));
     context.interrupts.end_if_caught();
     code
 }

@@ -66,6 +66,7 @@ pub(crate) async fn with_refresh<T>(
     match (done, ended) {
         (Ok(done), Ok(())) => {
             if let Some(why) = not_refreshed {
+                let why = context.advised(&why);
                 context.terminal.say(&format!("warning: these tokens were not refreshed: {why}"));
             }
             Ok(done)
@@ -73,7 +74,7 @@ pub(crate) async fn with_refresh<T>(
         // Lost tokens are worse than failed work. So their failure is said last, and the command
         // ends with it.
         (Err(failure), Err(lost)) => {
-            failure.say(&context.terminal);
+            context.advise(failure).say(&context.terminal);
             Err(lost)
         }
         (Err(failure), Ok(())) if failure.is(Code::NoTokens) => {
@@ -129,6 +130,7 @@ impl TokenRefresher for Refresher {
     ) -> Result<AuthTokens, RefreshFailure> {
         let client = self.provider().await?.client(self.context.selection.allow_prompt).await;
         let client = client.map_err(|failure| RefreshFailure::misconfigured(failure.message()))?;
+        let client = self.context.reporting(client);
         self.context.interrupts.hold();
         let _waiting = self.context.terminal.waiting_for("waiting for the token endpoint");
         client.refresh(current, permit).await
@@ -165,6 +167,11 @@ pub(crate) async fn access_token(manager: &TokenManager) -> Result<AccessToken, 
             .followed_by(failure.message()));
     }
     let now = Utc::now();
+    if let AuthError::LoginRequired { .. } = error
+        && has_no_refresh_token(manager).await
+    {
+        return Err(no_refresh_token("the access token has expired"));
+    }
     if let AuthError::TokenExpired = error
         && let Ok(Some(tokens)) = manager.get_tokens().await
         && tokens.freshness(now) == Freshness::Expiring
@@ -181,6 +188,47 @@ pub(crate) async fn access_token(manager: &TokenManager) -> Result<AccessToken, 
         ));
     }
     Err(error.into())
+}
+
+/// Returns whether the slot holds tokens that cannot be refreshed.
+async fn has_no_refresh_token(manager: &TokenManager) -> bool {
+    matches!(manager.get_tokens().await, Ok(Some(tokens)) if tokens.refresh_token.is_none())
+}
+
+/// Makes the failure for tokens that need a sign-in because they have no refresh token.
+fn no_refresh_token(state: &str) -> Failure {
+    Failure::new(
+        Code::Expired,
+        format!(
+            "{state}, and there is no refresh token; sign in again; many providers issue a refresh token only if              it is asked for, by the scope offline_access or by access_type=offline"
+        ),
+    )
+}
+
+/// Returns why tokens were not refreshed on request. If they have no refresh token, says how long the access token
+/// can be used.
+pub(crate) async fn not_refreshed(manager: &TokenManager, error: AuthError) -> Failure {
+    let AuthError::LoginRequired { .. } = error else { return error.into() };
+    let now = Utc::now();
+    match manager.get_tokens().await {
+        Ok(Some(tokens)) if tokens.refresh_token.is_none() => match tokens.expiry() {
+            _ if tokens.freshness(now) == Freshness::Expired => {
+                no_refresh_token("the access token has expired")
+            }
+            Some(expiry) => Failure::new(
+                Code::NoTokens,
+                format!(
+                    "there is no refresh token; the access token stays valid until {}",
+                    moment(expiry)
+                ),
+            ),
+            None => Failure::new(
+                Code::NoTokens,
+                "there is no refresh token; the access token has no known expiry",
+            ),
+        },
+        _ => error.into(),
+    }
 }
 
 /// Returns tokens with a good access token, refreshed if a refresh is due. Waits until the refresh

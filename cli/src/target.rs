@@ -7,6 +7,7 @@ use tokenkeep::private_file::PrivateFile;
 use tokenkeep::{AgeKey, StoreError, StoreUrl, TokenManager, TokenStore};
 
 use crate::context::Context;
+use crate::describe::for_shell;
 use crate::failure::Failure;
 use crate::profile::Profile;
 use crate::provider::Provider;
@@ -24,13 +25,19 @@ pub(crate) struct Target {
 
 impl Target {
     pub(crate) fn of(context: &Context) -> Result<Self, Failure> {
-        match context.selection.selected()? {
-            Selection::Store(url) => Ok(Self { url: *url, profile: None }),
+        let target = match context.selection.selected()? {
+            Selection::Store(url) => Self { url: *url, profile: None },
             Selection::Profile(name) => {
                 let profile = Profile::load(&name)?;
-                Ok(Self { url: profile.store.clone(), profile: Some(profile) })
+                Self { url: profile.store.clone(), profile: Some(profile) }
             }
+        };
+        let has_provider = target.provider().is_ok();
+        let name = target.profile.as_ref().map(|profile| &*profile.name);
+        if let Some(how) = how_to_sign_in(name, &target.url, has_provider) {
+            context.set_sign_in(how);
         }
+        Ok(target)
     }
 
     pub(crate) fn open(&self, context: &Context) -> Result<Arc<dyn TokenStore>, Failure> {
@@ -108,6 +115,23 @@ impl Target {
             }
             _ => builder.build(),
         })
+    }
+}
+
+/// Returns what follows "sign in again" for these tokens. Returns `None` for tokens that a program cannot replace.
+pub(crate) fn how_to_sign_in(
+    profile: Option<&str>,
+    url: &StoreUrl,
+    has_provider: bool,
+) -> Option<String> {
+    let slot = match profile {
+        Some(name) => format!("--profile {name}"),
+        None => format!("--store {}", for_shell(url.to_string())),
+    };
+    match has_provider {
+        _ if url.env_prefix().is_some() => None,
+        true => Some(format!(" with `tokenkeep login {slot}`")),
+        false => Some(format!(", and give the new tokens to `tokenkeep set {slot}`")),
     }
 }
 

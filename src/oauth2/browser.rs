@@ -4,6 +4,7 @@ pub(super) mod callback;
 mod port;
 pub(super) mod redirect;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -101,7 +102,7 @@ impl OAuth2Client {
         let request = client
             .authorize_url(CsrfToken::new_random)
             .add_scopes(self.scopes.clone())
-            .set_redirect_uri(std::borrow::Cow::Borrowed(&uri))
+            .set_redirect_uri(Cow::Borrowed(&uri))
             .set_pkce_challenge(challenge);
         let added = self.parameters.for_authorize();
         let request =
@@ -242,7 +243,7 @@ impl Exchange {
             .client()
             .exchange_code(code)
             .set_pkce_verifier(self.verifier)
-            .set_redirect_uri(std::borrow::Cow::Owned(self.redirect))
+            .set_redirect_uri(Cow::Owned(self.redirect))
             .request_async(&self.client.to_token_endpoint())
             .await;
         let answer = answer.map_err(|error| failed(error, self.client.token_url.url()))?;

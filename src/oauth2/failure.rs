@@ -71,7 +71,8 @@ impl Failed {
     /// Returns whether the same exchange may succeed later.
     pub(super) fn is_temporary(&self) -> bool {
         match self {
-            Self::Answered { status, .. } => matches!(status, 408 | 429 | 500..=599),
+            // A 403 without an error code comes from a gateway, such as a bot filter.
+            Self::Answered { status, .. } => matches!(status, 403 | 408 | 429 | 500..=599),
             Self::NoAnswer { .. } | Self::NotPermitted(_) | Self::NotSent { .. } => true,
             Self::Refused { code, .. } => is_temporary(code),
             Self::NotHttp { .. } | Self::Unreadable { .. } | Self::Unsendable { .. } => false,
@@ -92,7 +93,7 @@ fn needs_a_sign_in(code: &str) -> bool {
         // RFC 6749, 5.2.
         "invalid_grant"
             // OpenID Connect Core, 3.1.2.6.
-            | "consent_required" | "interaction_required" | "login_required"
+            | "account_selection_required" | "consent_required" | "interaction_required" | "login_required"
             // GitHub.
             | "bad_refresh_token"
             // RFC 6750, 3.1, and RFC 8628, 3.5, at the token endpoint too.
@@ -141,10 +142,12 @@ impl From<Failed> for RefreshFailure {
             },
             Failed::Refused { code, reason, retry_after } => match code.as_str() {
                 code if needs_a_sign_in(code) => Self::rejected(reason),
-                "invalid_client"
-                | "invalid_request"
-                | "unauthorized_client"
-                | "unsupported_grant_type" => Self::misconfigured(reason),
+                // This client has obtained the tokens, so its settings were right once.
+                "invalid_client" | "unauthorized_client" => Self::misconfigured(format!(
+                    "{reason}, which may have changed or expired; if they are right, the provider may have \
+                     ended the session: sign in again"
+                )),
+                "invalid_request" | "unsupported_grant_type" => Self::misconfigured(reason),
                 code if is_temporary(code) => {
                     Self::Transient { reason, retry_after, unspent: false }
                 }
@@ -292,6 +295,7 @@ mod tests {
             ("unauthorized_client", MisconfiguredAndUnspent),
             ("unsupported_grant_type", MisconfiguredAndUnspent),
             ("access_denied", MisconfiguredAndMaybeSpent),
+            ("account_selection_required", Rejected),
             ("consent_required", Rejected),
             ("expired_token", Rejected),
             ("interaction_required", Rejected),
@@ -330,6 +334,19 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_is_refused_now_is_told_both_possible_reasons() {
+        for name in ["invalid_client", "unauthorized_client"] {
+            let failed = || failed(401, &code(name)).unwrap();
+            let refresh = RefreshFailure::from(failed()).to_string();
+            assert!(refresh.contains("check the client's id and secret"), "{refresh}");
+            assert!(refresh.contains("sign in again"), "{refresh}");
+            // At a sign-in, only the settings can be wrong.
+            let sign_in = OAuth2Error::from(failed()).to_string();
+            assert!(!sign_in.contains("sign in again"), "{sign_in}");
+        }
+    }
+
+    #[test]
     fn the_wait_that_a_server_asks_for_is_in_the_failure() {
         for (status, body) in
             [(429, ""), (503, ""), (403, ""), (400, &*code("temporarily_unavailable"))]
@@ -350,8 +367,8 @@ mod tests {
             (500, "", true),
             (503, "", true),
             (400, &*code("server_error"), true),
+            (403, "", true),
             (307, "", false),
-            (403, "", false),
             (404, "", false),
             (400, &*code("invalid_client"), false),
             (200, "", false),

@@ -70,7 +70,7 @@ pub fn callback(request: &[u8], state: &str) -> Option<Result<String, OAuth2Erro
 /// Returns the wait that a `Retry-After` header asks for.
 pub fn retry_after(value: &[u8], now: DateTime<Utc>) -> Option<Duration> {
     let headers = [(RETRY_AFTER, HeaderValue::from_bytes(value).ok()?)];
-    super::http::retry_after(&HeaderMap::from_iter(headers), now)
+    super::retry_after::retry_after(&HeaderMap::from_iter(headers), now)
 }
 
 fn judged(answer: Answer<'_>) -> Result<HttpResponse, Failed> {

@@ -8,10 +8,8 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
-use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HOST, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT,
-};
+use chrono::Utc;
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HOST, HeaderValue, USER_AGENT};
 use http::{Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -32,6 +30,7 @@ use super::body::readable;
 use super::failure::{Failed, error_code};
 use super::hard_close::HardClose;
 use super::refusal::Report;
+use super::retry_after::retry_after;
 use super::unsendable;
 use crate::net::tls::{NO_ROOTS, USER, reason_of, trusting_the_system};
 use crate::refresh::RefreshPermit;
@@ -54,9 +53,6 @@ const LONGEST_HEAD: usize = 32 << 10;
 
 /// The most bytes of a body. A record holds 64 KiB of tokens, and an answer may have other fields besides.
 const LONGEST_BODY: usize = 256 << 10;
-
-/// The longest wait that a server can ask for: 1 hour.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// Sends the requests that the `oauth2` crate makes.
 #[derive(Clone, Debug)]
@@ -255,30 +251,6 @@ async fn read(response: Response<Incoming>, place: &str) -> Result<Reply, Failed
         body.extend_from_slice(&data);
     }
     Ok(Reply { status, retry_after, body: readable(body) })
-}
-
-/// Reads `Retry-After` (RFC 9110, 10.2.3): seconds, or a date.
-pub(super) fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let wait = match text.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            // A date in the past means no wait.
-            (http_date(text)? - now).to_std().unwrap_or_default()
-        }
-    };
-    Some(wait.min(LONGEST_RETRY_AFTER))
-}
-
-/// Reads a date in any of the three forms that a recipient has to know (RFC 9110, 5.6.7).
-fn http_date(text: &str) -> Option<DateTime<Utc>> {
-    if let Ok(date) = DateTime::parse_from_rfc2822(text) {
-        return Some(date.to_utc());
-    }
-    // Those of RFC 850 and of `asctime`.
-    let forms = ["%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"];
-    let mut dates = forms.iter().map(|form| NaiveDateTime::parse_from_str(text, form));
-    dates.find_map(Result::ok).map(|date| date.and_utc())
 }
 
 impl Reply {

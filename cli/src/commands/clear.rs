@@ -36,7 +36,7 @@ pub(super) async fn clear(context: &Context, clear: &Clear) -> Outcome {
             Err(failure) => Err(failure),
         };
         match client {
-            Ok(client) => revoked = Some(client),
+            Ok(client) => revoked = Some(context.reporting(client)),
             // A logout does not wait until the provider is set up.
             Err(failure) => may_live.push(failure),
         }
@@ -76,7 +76,7 @@ pub(super) async fn clear(context: &Context, clear: &Clear) -> Outcome {
         store.clear(Precondition::Unchanged(copy.revision)).await?;
     }
     if let Err(error) = cleared {
-        may_live.iter().for_each(|failure| failure.say(&context.terminal));
+        may_live.into_iter().for_each(|failure| context.advise(failure).say(&context.terminal));
         return Err(not_cleared(&**manager.store(), &target.url, error.into()).await);
     }
     if let Some(failure) = remedy {

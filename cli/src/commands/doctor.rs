@@ -16,14 +16,14 @@ use tokenkeep::stores::AgeFileStore;
 use tokenkeep::tokens::Freshness;
 use tokenkeep::{AgeKey, AuthTokens, StoreError, StoreUrl, TokenStore};
 
-use crate::context::Context;
+use crate::context::{Context, advised};
 use crate::describe::{describe, doubts, span, warnings};
 use crate::failure::{Code, Failure, Outcome};
 use crate::harden::Limits;
 use crate::profile::Profile;
 use crate::provider::Provider;
 use crate::selection::Selection;
-use crate::target::check_key;
+use crate::target::{check_key, how_to_sign_in};
 use crate::terminal::Terminal;
 
 /// The result of one check.
@@ -222,9 +222,12 @@ async fn slot_finding(
     if let Some(written) = store.path().and_then(|path| written(&path, now)) {
         state += &format!(", written {written} ago");
     }
-    let mut fix = remedy(tokens.as_ref(), client.is_some(), now).map(str::to_owned);
+    let profile = Some(&*name).filter(|name| *name != how);
+    let sign_in = how_to_sign_in(profile, &store, client.is_some()).unwrap_or_default();
+    let remedy = remedy(tokens.as_ref(), client.is_some(), now);
+    let mut fix = remedy.map(|remedy| advised(remedy, &sign_in));
     if !doubts.is_empty() {
-        fix = Some(doubts.join("; "));
+        fix = Some(advised(&doubts.join("; "), &sign_in));
     } else if store.is_plaintext() {
         fix = fix.or_else(|| warnings(&store));
     }
@@ -248,8 +251,7 @@ fn remedy(
         (true, false) => {
             Some("refresh them where they were issued, and give the new ones to `tokenkeep set`")
         }
-        (false, true) => Some("`tokenkeep login` signs in again"),
-        (false, false) => Some("sign in again, and give the new ones to `tokenkeep set`"),
+        (false, _) => Some("sign in again"),
     }
 }
 

@@ -22,6 +22,7 @@ pub(super) async fn login(context: &Context, login: &Login) -> Outcome {
     target.discover(context).await?;
     let provider = target.provider()?;
     let client = provider.client(context.selection.allow_prompt).await?;
+    let client = context.reporting(client);
     let manager = target.manager(context)?;
     // A store that cannot be used is found before the user signs in.
     manager.get_tokens().await?;

@@ -44,7 +44,8 @@ pub(super) async fn set(context: &Context) -> Outcome {
     context.terminal.say_to_person(&format!("stored in {}", manager.store()));
     target.warn_of_plaintext(context);
     if is_expired {
-        context.terminal.say(&format!("note: this access token has expired; {next}"));
+        let note = context.advised(&format!("note: this access token has expired; {next}"));
+        context.terminal.say(&note);
     }
     DONE
 }

@@ -9,7 +9,7 @@ use tokenkeep::tokens::Freshness;
 use tokenkeep::{AuthTokens, StoreError};
 
 use crate::context::Context;
-use crate::describe::{describe, doubts, moment, span, warnings};
+use crate::describe::{describe, doubts, moment, refresh_expiry, sign_in_due, span, warnings};
 use crate::failure::{Code, Failure, Outcome};
 use crate::provider::Provider;
 use crate::target::Target;
@@ -26,7 +26,10 @@ pub(super) async fn status(context: &Context, json: bool) -> Outcome {
     let found = record.as_ref().ok().and_then(Option::as_ref);
     let exposed = exposed.map(|error| Failure::from(error).message().to_owned());
     let mut warnings: Vec<String> = exposed.iter().cloned().chain(warnings(&target.url)).collect();
-    warnings.extend(doubts(&*store, found, &target.client()).await);
+    let doubts = doubts(&*store, found, &target.client()).await;
+    // A doubt says to sign in already.
+    let due = found.filter(|_| doubts.is_empty()).and_then(|it| sign_in_due(&it.tokens, now));
+    warnings.extend(doubts.iter().chain(&due).map(|warning| context.advised(warning)));
     let client = target.refreshes_at().map(Provider::client_name);
     let prospect = found.map(|record| Prospect::of(record, client.as_deref(), now));
     let tokens = record.map(|record| record.map(|record| record.tokens));
@@ -46,6 +49,9 @@ pub(super) async fn status(context: &Context, json: bool) -> Outcome {
     if !json {
         let mut text = format!("store    {store}\n");
         text += &format!("tokens   {}\n", sentence(tokens.as_ref(), prospect));
+        if let Some(expiry) = tokens.as_ref().and_then(|tokens| refresh_expiry(tokens, now)) {
+            text += &format!("refresh  {expiry}\n");
+        }
         for warning in &warnings {
             text += &format!("warning  {warning}\n");
         }

@@ -39,7 +39,10 @@ fn the_expiry_of_a_jwt_comes_from_its_claims() {
     let dead = jwt(&format!(r#"{{"iat":{old},"exp":{}}}"#, old + 3600));
     let alive = jwt(&format!(r#"{{"iat":{lately},"exp":{}}}"#, lately + 3600));
     for (input, note) in [
-        (dead.clone(), "note: this access token has expired; sign in again\n"),
+        (
+            dead.clone(),
+            "note: this access token has expired; sign in again, and give the new tokens to `tokenkeep set --profile default`\n",
+        ),
         (
             format!(r#"{{"access_token":"{dead}","refresh_token":"r"}}"#),
             "note: this access token has expired; `tokenkeep refresh` gets a new one\n",

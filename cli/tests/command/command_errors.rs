@@ -367,7 +367,9 @@ fn doctor_reports_what_would_make_the_next_save_or_refresh_fail() {
     assert!(row("empty").contains("\tno tokens\t"));
     fs::rename(home.path("key.txt"), home.path("aside.txt")).unwrap();
     assert!(row("empty").contains("\tbroken\t") && row("empty").contains("key.txt"));
-    assert!(row("old").contains("expired") && row("old").ends_with("to `tokenkeep set`"));
+    assert!(
+        row("old").contains("expired") && row("old").ends_with("to `tokenkeep set --profile old`")
+    );
     assert!(row("wrong").contains("line 1: ") && row("wrong").ends_with("delete the file"));
 
     // With `--profile` or `--store`, only that one is checked.

@@ -24,8 +24,10 @@ mod profile_remove;
 mod provider_pages;
 mod readme;
 mod refresh_command;
+mod sign_in_again;
 mod terminal;
 mod unreplaceable_slots;
+mod waits;
 
 #[cfg(target_os = "linux")]
 use tokenkeep_test_support::figures;

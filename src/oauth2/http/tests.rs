@@ -13,27 +13,6 @@ use super::*;
 use crate::error::RefreshFailure;
 use crate::sys::clock::Clock;
 
-fn header(text: &str) -> Option<Duration> {
-    let headers = [(RETRY_AFTER, HeaderValue::from_str(text).unwrap())].into_iter().collect();
-    retry_after(&headers, DateTime::UNIX_EPOCH)
-}
-
-#[test]
-fn retry_after_is_seconds_or_a_date_and_an_hour_at_most() {
-    let seconds = |count| Some(Duration::from_secs(count));
-    assert_eq!(header("120"), seconds(120));
-    assert_eq!(header("Thu, 01 Jan 1970 00:01:30 GMT"), seconds(90));
-    assert_eq!(header("Thursday, 01-Jan-70 00:01:30 GMT"), seconds(90));
-    assert_eq!(header("Thu Jan  1 00:01:30 1970"), seconds(90));
-    assert_eq!(header("Wed, 31 Dec 1969 23:59:59 GMT"), seconds(0));
-    assert_eq!(header("86400"), seconds(3600));
-    assert_eq!(header("18446744073709551615"), seconds(3600));
-    assert_eq!(header("Fri, 31 Dec 9999 23:59:59 GMT"), seconds(3600));
-    for text in ["-1", "soon", "", "18446744073709551616", "01-01-1970"] {
-        assert_eq!(header(text), None, "{text}");
-    }
-}
-
 /// Sends one request to a server that sends `answer` and nothing more. Waits up to the limit.
 fn exchange(answer: &'static str, limit: Duration) -> Result<HttpResponse, Failed> {
     exchange_stopped_for(Duration::ZERO, answer, limit)
