@@ -483,7 +483,8 @@ impl fmt::Debug for OAuth2Client {
 
 /// Sends the refresh token to the token endpoint only.
 ///
-/// The answer becomes [`AuthTokens`]: `expires_in` becomes `expires_at`, and unknown fields become `extra`.
+/// The answer becomes [`AuthTokens`]: `expires_in` becomes `expires_at`, `refresh_token_expires_in` and the like
+/// become `refresh_expires_at`, and unknown fields become `extra`.
 ///
 /// | what happens | failure | proves that the token is unspent |
 /// |---|---|---|
@@ -493,14 +494,14 @@ impl fmt::Debug for OAuth2Client {
 /// | the request or a part of it was sent, and no complete answer came; a success without readable tokens; more than 256 KiB; a redirect; 408; any other 5xx | ambiguous | no |
 /// | `invalid_client`, `invalid_request`, `unauthorized_client`, `unsupported_grant_type` | misconfigured | yes |
 /// | any other error code; 404, any other 4xx; an answer that is not HTTP/1.1 | misconfigured | no |
-/// | `invalid_grant`, `login_required`, `interaction_required`, `consent_required`, `invalid_token`, `expired_token`, and the like of GitHub and Slack; no refresh token to send | rejected | yes |
+/// | `invalid_grant`, `login_required`, `interaction_required`, `consent_required`, `account_selection_required`, `invalid_token`, `expired_token`, and the like of GitHub and Slack; no refresh token to send | rejected | yes |
 ///
 /// The permit is checked after connecting, right before the request is written. If the permit has an end, the
 /// connection is reset at that time, or earlier if the future is dropped or the process ends before the whole
 /// answer was read. After a reset, the kernel delivers no more of the request. On Linux and Android the
 /// kernel resets the connection even while the process is stopped.
 ///
-/// A transient failure contains the time of `Retry-After`, up to 1 hour. An error code counts with the status
+/// A transient failure contains the time of `Retry-After`, up to 1 hour, or 30 seconds if it cannot be read. An error code counts with the status
 /// of a success, and with any 4xx except 404, 408 and 429.
 #[async_trait]
 impl TokenRefresher for OAuth2Client {

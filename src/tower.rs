@@ -28,6 +28,9 @@ type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Adds `Authorization: Bearer …` to requests to the servers that it knows, and to no other requests.
 ///
+/// Each token is sent as a bearer token (RFC 6750), whatever its
+/// [`token_type`](crate::AuthTokens::token_type).
+///
 /// After a 401, the token is invalidated. If the manager then returns another token, the request is sent once
 /// more. If it does not, the 401 is returned unchanged. The body must be `Clone`, like `Bytes` and `String`,
 /// because it may be sent twice.

@@ -142,7 +142,7 @@ enum RefreshExpiry {
 }
 
 impl RefreshExpiry {
-    /// The fields of Keycloak, of Microsoft, GitHub, Google and LinkedIn, of Pinterest, and of Intuit.
+    /// The fields of Keycloak, of Microsoft, GitHub and Google, of Pinterest, and of Intuit.
     const NAMES: [&str; 4] = [
         "refresh_expires_in",
         "refresh_token_expires_in",

@@ -121,7 +121,9 @@ impl fmt::Display for Refusal {
 
 /// The callback that gets refusals, if there is one.
 #[derive(Clone, Default)]
-pub(super) struct Report(Option<Arc<dyn Fn(&Refusal) + Send + Sync>>);
+pub(super) struct Report(Option<Callback>);
+
+type Callback = Arc<dyn Fn(&Refusal) + Send + Sync>;
 
 impl Report {
     pub(super) fn to(report: impl Fn(&Refusal) + Send + Sync + 'static) -> Self {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokenkeep::chrono::TimeDelta;
 use tokenkeep::{AuthError, AuthTokens, RefreshFailure, StoreError, TokenStore};
 
 use tokenkeep::error::SpentBy;
@@ -114,6 +115,23 @@ async fn a_valid_token_is_served_while_its_refresh_fails() {
     assert!(world.provider.accepts(&world.stored().await.unwrap()), "nothing was deleted");
     world.clock.forward(60);
     assert_eq!(world.access().await.unwrap(), "access-2");
+}
+
+#[tokio::test]
+async fn a_refresh_token_that_expires_soon_is_announced_once() {
+    const DAY: u64 = 24 * 60;
+    let world = World::new().await;
+    let mut tokens = world.stored().await.unwrap();
+    tokens.expires_at = None;
+    tokens.refresh_expires_at = Some(world.clock.date() + TimeDelta::days(60));
+    world.manager.set_tokens(tokens).await.unwrap();
+    let mut events = world.manager.subscribe();
+    for (day, is_announced) in [(1, false), (56, false), (57, true), (58, false), (61, false)] {
+        world.clock.forward_to_minute(day * DAY + 1);
+        world.access().await.unwrap();
+        let expected: &[&str] = if is_announced { &["SignInDue"] } else { &[] };
+        assert_eq!(drain(&mut events).await, expected, "day {day}");
+    }
 }
 
 #[tokio::test]

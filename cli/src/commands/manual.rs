@@ -121,6 +121,7 @@ device_authorization_url = \"https://issuer.example/device\"
 revocation_url = \"https://issuer.example/revoke\"
 scopes = [\"read\"]
 redirect_uri = \"http://127.0.0.1/callback\"  # any port, unless it names one
+expires_after = 7200              # seconds, if the provider states no lifetime
 client_secret_env = \"A_VARIABLE\"  # its name, not the secret
 client_secret_in_body = false";
 

@@ -50,20 +50,29 @@ pub(super) async fn set(context: &Context) -> Outcome {
     DONE
 }
 
-/// Sets when the access token expires, if the token or its answer says so. The age of the token is
+/// Sets when the tokens expire, if the token or its answer says so. The age of the token is
 /// unknown. So its own expiry date counts, and its original lifetime does not.
 fn dated(mut tokens: AuthTokens, now: DateTime<Utc>) -> AuthTokens {
-    if tokens.expires_at.is_none() && tokens.obtained_at.is_none() {
-        // The unchanged answer of a provider: RFC 6749, 5.1.
+    // The unchanged answer of a provider: RFC 6749, 5.1.
+    let is_answer = tokens.obtained_at.is_none();
+    let after = |name: &str| {
         #[expect(clippy::disallowed_methods, reason = "a number of seconds is no secret")]
-        let seconds = tokens.extra("expires_in").map(|text| text.expose_secret().parse::<f64>());
-        let seconds = seconds.and_then(Result::ok).filter(|seconds| (0.0..1e10).contains(seconds));
-        let given = seconds.and_then(|seconds| TimeDelta::try_seconds(seconds as i64));
-        tokens.expires_at = match given {
-            Some(lifetime) => now.checked_add_signed(lifetime),
-            None => tokens.expiry(),
-        };
-    }
+        let seconds: f64 = tokens.extra(name)?.expose_secret().trim().parse().ok()?;
+        let seconds = Some(seconds).filter(|seconds| (0.0..1e10).contains(seconds))?;
+        now.checked_add_signed(TimeDelta::try_seconds(seconds as i64)?)
+    };
+    let expires_at = tokens.expires_at.or_else(|| match after("expires_in") {
+        _ if !is_answer => None,
+        None => tokens.expiry(),
+        given => given,
+    });
+    // Keycloak writes 0 for a refresh token that does not expire.
+    let refresh_expires_at = ["refresh_expires_in", "refresh_token_expires_in"]
+        .into_iter()
+        .find_map(after)
+        .filter(|at| is_answer && *at > now);
+    tokens.expires_at = expires_at;
+    tokens.refresh_expires_at = tokens.refresh_expires_at.or(refresh_expires_at);
     tokens
 }
 

@@ -215,6 +215,13 @@ fn the_refresh_tokens_own_expiry_is_shown_and_warned_of_before_it_comes() {
         let json = home.run("status --json").ok();
         assert!(json.contains(LOGIN), "{json}");
     }
+    // What `set` gets may be the answer of a provider.
+    home.feed(
+        "set",
+        r#"{"access_token":"a","refresh_token":"r","refresh_token_expires_in":"86400"}"#,
+    )
+    .ok();
+    assert!(status(&home).contains("the refresh token expires in 23 hours ("), "{}", status(&home));
     // The server decides, and the message names the date.
     home.feed(
         "set",
