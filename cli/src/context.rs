@@ -1,6 +1,6 @@
 //! The context that all commands share.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokenkeep::oauth2::OAuth2Client;
 
@@ -23,6 +23,8 @@ pub(crate) struct Context {
     pub(crate) is_verbose: bool,
     /// How to sign in again, for the tokens that the command works on.
     sign_in: Arc<OnceLock<String>>,
+    /// What the provider said last.
+    said: Arc<Mutex<String>>,
 }
 
 impl Context {
@@ -33,7 +35,15 @@ impl Context {
         interrupts: Interrupts,
         is_verbose: bool,
     ) -> Self {
-        Self { selection, limits, terminal, interrupts, is_verbose, sign_in: Arc::default() }
+        Self {
+            selection,
+            limits,
+            terminal,
+            interrupts,
+            is_verbose,
+            sign_in: Arc::default(),
+            said: Arc::default(),
+        }
     }
 
     /// Sets how to sign in again. The first call counts.
@@ -57,8 +67,16 @@ impl Context {
         if !self.is_verbose {
             return client;
         }
-        let terminal = self.terminal.clone();
-        client.with_report(move |refusal| terminal.say(&format!("tokenkeep: {refusal}")))
+        let (terminal, said) = (self.terminal.clone(), self.said.clone());
+        client.with_report(move |refusal| {
+            let says = refusal.to_string();
+            let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+            // A request may be sent again, and refused again.
+            if *said != says {
+                terminal.say(&format!("tokenkeep: {says}"));
+                *said = says;
+            }
+        })
     }
 }
 
@@ -79,6 +97,7 @@ impl Context {
             interrupts,
             is_verbose: false,
             sign_in: Arc::default(),
+            said: Arc::default(),
         }
     }
 }

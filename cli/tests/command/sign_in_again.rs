@@ -1,10 +1,13 @@
 //! What the command says, and how it ends, if only a sign-in helps; what it shows of the provider's own words.
 #![cfg(unix)]
 
+use std::io::{BufRead, BufReader, Read};
+use std::process::Stdio;
+
 use crate::home::{Home, done};
 use crate::login::home;
 use crate::refresh_command::{expire, expired, sign_in_for};
-use crate::token_server::{Act, TokenServer};
+use crate::token_server::{Act, TokenServer, fetch};
 
 const LOGIN: &str = "sign in again with `tokenkeep login --profile default`";
 
@@ -148,6 +151,39 @@ fn the_words_of_the_provider_are_always_shown_at_a_sign_in() {
     let login = home.run("login");
     assert!(login.err.contains(&words(&server)), "{login:?}");
     assert_eq!(login.code, 1, "{login:?}");
+}
+
+#[test]
+fn what_the_provider_says_twice_is_shown_once() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let down = || Act::answer(500, r#"{"message":"down for maintenance"}"#);
+    // A lost answer is asked for once more.
+    server.script([down(), down()]);
+    let said = home.run("get -v").failed(1);
+    assert_eq!(said.matches("says \"down for maintenance\"").count(), 1, "{said}");
+    assert_eq!(server.calls(), 2);
+}
+
+#[test]
+fn the_words_that_a_browser_brings_back_are_shown() {
+    let server = TokenServer::start();
+    server.deny();
+    let home = home(&server, "");
+    let mut login = home.command();
+    let login = login.args(["login", "--browser"]).stdin(Stdio::null()).stderr(Stdio::piped());
+    let mut login = login.spawn().unwrap();
+    let mut said = BufReader::new(login.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    let url = line.trim_end().split_once(": ").unwrap().1;
+    let (_, back, _) = fetch(url);
+    fetch(&back.unwrap());
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert_eq!(login.wait().unwrap().code(), Some(4), "{rest}");
+    // The server says "canary".
+    assert!(rest.contains(" says access_denied \"canary\"\n"), "{rest}");
 }
 
 #[test]
