@@ -491,7 +491,7 @@ impl fmt::Debug for OAuth2Client {
 /// | no connection, no trusted certificate | transient | yes |
 /// | 429 | transient | yes |
 /// | 503, 403 without an error code, `server_error`, `slow_down`, `temporarily_unavailable` | transient | no |
-/// | the request or a part of it was sent, and no complete answer came; a success without readable tokens; more than 256 KiB; a redirect; 408; any other 5xx | ambiguous | no |
+/// | the request or a part of it was sent, and neither a complete answer nor all of its tokens came; a success without readable tokens; more than 256 KiB; a redirect; 408; any other 5xx | ambiguous | no |
 /// | `invalid_client`, `invalid_request`, `unauthorized_client`, `unsupported_grant_type` | misconfigured | yes |
 /// | any other error code; 404, any other 4xx; an answer that is not HTTP/1.1 | misconfigured | no |
 /// | `invalid_grant`, `login_required`, `interaction_required`, `consent_required`, `account_selection_required`, `invalid_token`, `expired_token`, and the like of GitHub and Slack; no refresh token to send | rejected | yes |

@@ -1,21 +1,31 @@
 //! The bodies of answers that tokens can be read from, although they are not as RFC 6749 says.
 //!
 //! The answer to a refresh is the only copy of the new token. So a byte order mark, a byte that is not UTF-8 in
-//! some other field, or a form where JSON is expected must not lose it.
+//! some other field, a form where JSON is expected, or compression that nobody asked for must not lose it.
+
+mod compressed;
 
 use oauth2::url::form_urlencoded;
 use zeroize::Zeroizing;
 
+pub(super) use self::compressed::{TooLong, decompressed};
+
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Returns the body as JSON in UTF-8. What cannot be read stays as it is.
-pub(super) fn readable(body: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
+///
+/// If the body is not whole, it is not read as a form: the end of a form cannot be seen, so its last token may
+/// be only the beginning of one.
+pub(super) fn readable(body: Zeroizing<Vec<u8>>, is_whole: bool) -> Zeroizing<Vec<u8>> {
     let body = match body.strip_prefix(BYTE_ORDER_MARK) {
         Some(rest) => Zeroizing::new(rest.to_vec()),
         None => body,
     };
     let body = if str::from_utf8(&body).is_ok() { body } else { from_latin_1(&body) };
-    if body.trim_ascii_start().starts_with(b"{") { body } else { from_form(&body).unwrap_or(body) }
+    if !is_whole || body.trim_ascii_start().starts_with(b"{") {
+        return body;
+    }
+    from_form(&body).unwrap_or(body)
 }
 
 /// Takes each byte that is not part of UTF-8 as a character of ISO 8859-1. Tokens are ASCII (RFC 6749, A.12),
@@ -62,7 +72,7 @@ mod tests {
     use super::*;
 
     fn read(body: &[u8]) -> String {
-        String::from_utf8(readable(Zeroizing::new(body.to_vec())).to_vec()).unwrap()
+        String::from_utf8(readable(Zeroizing::new(body.to_vec()), true).to_vec()).unwrap()
     }
 
     #[test]
@@ -91,5 +101,11 @@ mod tests {
         ] {
             assert_eq!(read(body), expected);
         }
+    }
+
+    #[test]
+    fn the_beginning_of_a_form_is_not_read() {
+        let form = b"access_token=canary-a&refresh_token=cana";
+        assert_eq!(*readable(Zeroizing::new(form.to_vec()), false), form);
     }
 }

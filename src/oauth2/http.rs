@@ -1,11 +1,13 @@
 //! Sends one request and reads one answer: no redirects, no retries, no cookies, and a new connection for
 //! each request.
 
+mod arrived;
 #[cfg(test)]
 mod tests;
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::Utc;
@@ -25,8 +27,7 @@ use tokio::time::timeout;
 use tower_service::Service;
 use zeroize::Zeroizing;
 
-use super::answer::Answer;
-use super::body::readable;
+use self::arrived::Arrived;
 use super::failure::{Failed, error_code};
 use super::hard_close::HardClose;
 use super::refusal::Report;
@@ -124,11 +125,13 @@ impl Http {
             .handshake(connection)
             .await
             .map_err(|_| not_sent(place, "closed the connection at once"))?;
-        let answer = async move {
+        let arrived = Mutex::new(None);
+        let answer = async {
             self.permit.check().map_err(Failed::NotPermitted)?;
             let response = sender.send_request(request).await;
             let response = response.map_err(|error| failed_to_answer(place, &error))?;
-            read(response, place).await
+            let early = read(response, place, &arrived).await?;
+            Ok(early.map(|error| failed_to_answer(place, &error)))
         };
         // The connection does the I/O. It belongs to this future and ends with it.
         let (mut connection, mut answer) = (pin!(connection), pin!(answer));
@@ -144,16 +147,20 @@ impl Http {
         let whole = self.answer + LAST_LOOK;
         let whole = left.map_or(whole, |left| left.min(whole));
         let first = whole.saturating_sub(LAST_LOOK);
-        let answered = match timeout(first, both.as_mut()).await {
-            Ok(answered) => answered,
+        let ended = match timeout(first, both.as_mut()).await {
+            Ok(ended) => ended,
             // The answer may have arrived while this process was stopped.
             Err(_) => timeout(whole - first, both).await.unwrap_or_else(|_| {
                 let seconds = whole.as_secs();
-                Err(Failed::NoAnswer {
-                    reason: format!("{place} did not answer within {seconds} seconds"),
-                })
+                let reason = format!("{place} did not answer within {seconds} seconds");
+                Ok(Some(Failed::NoAnswer { reason }))
             }),
         };
+        let answered = ended.and_then(|early| match (locked(&arrived).take(), early) {
+            (Some(arrived), early) => arrived.ended(early, place),
+            (None, Some(failed)) => Err(failed),
+            (None, None) => unreachable!("an answer that ended has begun"),
+        });
         if let (Ok(_), Some(hard)) = (&answered, hard) {
             hard.lift();
         }
@@ -227,30 +234,28 @@ fn failed_to_answer(place: &str, error: &hyper::Error) -> Failed {
     Failed::NoAnswer { reason: format!("{place} broke the connection") }
 }
 
-async fn read(response: Response<Incoming>, place: &str) -> Result<Reply, Failed> {
-    let status = response.status();
-    let retry_after = retry_after(response.headers(), Utc::now());
-    // The buffer has its full size, so it does not grow and leave copies behind.
-    let mut body = Zeroizing::new(Vec::with_capacity(LONGEST_BODY));
-    let mut incoming = response.into_body();
-    while let Some(frame) = incoming.frame().await {
+/// Reads an answer. Returns the error, if it ended too early.
+async fn read(
+    response: Response<Incoming>,
+    place: &str,
+    arrived: &Mutex<Option<Arrived>>,
+) -> Result<Option<hyper::Error>, Failed> {
+    let (head, mut body) = response.into_parts();
+    *locked(arrived) = Some(Arrived::new(&head));
+    while let Some(frame) = body.frame().await {
         let frame = match frame {
             Ok(frame) => frame,
-            // The connection ended too early, and the tokens have arrived.
-            Err(_) if status.is_success() && Answer::is_in(&body) => {
-                break;
-            }
-            Err(error) => return Err(failed_to_answer(place, &error)),
+            Err(error) => return Ok(Some(error)),
         };
-        let Ok(data) = frame.into_data() else { continue };
-        if data.len() > LONGEST_BODY - body.len() {
-            return Err(Failed::Unreadable {
-                reason: format!("{place} answered {} with more than 256 KiB", status.as_u16()),
-            });
+        if let (Ok(data), Some(arrived)) = (frame.into_data(), locked(arrived).as_mut()) {
+            arrived.add(&data, place)?;
         }
-        body.extend_from_slice(&data);
     }
-    Ok(Reply { status, retry_after, body: readable(body) })
+    Ok(None)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Reply {

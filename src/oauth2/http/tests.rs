@@ -14,16 +14,17 @@ use crate::error::RefreshFailure;
 use crate::sys::clock::Clock;
 
 /// Sends one request to a server that sends `answer` and nothing more. Waits up to the limit.
-fn exchange(answer: &'static str, limit: Duration) -> Result<HttpResponse, Failed> {
+fn exchange(answer: impl Into<Vec<u8>>, limit: Duration) -> Result<HttpResponse, Failed> {
     exchange_stopped_for(Duration::ZERO, answer, limit)
 }
 
 /// Like `exchange`, in a process that is stopped for `time` after the answer was sent.
 fn exchange_stopped_for(
     time: Duration,
-    answer: &'static str,
+    answer: impl Into<Vec<u8>>,
     limit: Duration,
 ) -> Result<HttpResponse, Failed> {
+    let answer = answer.into();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let uri = format!("http://{}/token", listener.local_addr().unwrap());
     let (done, until) = mpsc::channel::<()>();
@@ -31,7 +32,7 @@ fn exchange_stopped_for(
     let server = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         stream.read_exact(&mut [0; 4]).unwrap();
-        stream.write_all(answer.as_bytes()).unwrap();
+        stream.write_all(&answer).unwrap();
         answered.send(()).unwrap();
         let _ = until.recv();
     });
@@ -61,7 +62,7 @@ fn an_answer_that_came_while_the_process_was_stopped_is_read() {
     let body = " ".repeat(60_000);
     let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     let (limit, stopped) = (Duration::from_millis(500), Duration::from_millis(700));
-    let exchanged = exchange_stopped_for(stopped, answer.leak(), limit).unwrap();
+    let exchanged = exchange_stopped_for(stopped, answer, limit).unwrap();
     assert_eq!(exchanged.body().len(), body.len());
 }
 
@@ -101,6 +102,49 @@ fn tokens_that_arrived_before_the_connection_ended_are_read() {
         server.join().unwrap();
         assert_eq!(exchanged.is_ok_and(|answer| answer.body() == json.as_bytes()), is_read);
     }
+}
+
+#[test]
+fn tokens_that_arrived_are_read_although_the_answer_does_not_end() {
+    let json = r#"{"access_token":"a","refresh_token":"r"}"#;
+    let chunk = |body: &str| format!("{:x}\r\n{body}\r\n", body.len());
+    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let limit = Duration::from_millis(500);
+    let read = exchange(format!("{head}{}", chunk(json)), limit).unwrap();
+    assert_eq!(read.body(), json.as_bytes());
+    // This may be the beginning of a longer token, and this is no success.
+    let failing = head.replace("200 OK", "400 Bad Request");
+    for answer in
+        [format!("{head}{}", chunk("access_token=a")), format!("{failing}{}", chunk(json))]
+    {
+        let failed = exchange(answer, limit).unwrap_err();
+        assert!(matches!(failed, Failed::NoAnswer { .. }), "{failed:?}");
+    }
+}
+
+/// Returns an answer with a body that is compressed although nobody asked for it.
+fn compressed(body: &[u8], header: &str) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(body).unwrap();
+    let body = encoder.finish().unwrap();
+    let head = format!("HTTP/1.1 200 OK\r\n{header}Content-Length: {}\r\n\r\n", body.len());
+    [head.into_bytes(), body].concat()
+}
+
+#[test]
+fn a_compressed_answer_is_read_with_the_limit_of_a_plain_one() {
+    let json = br#"{"access_token":"a","refresh_token":"r"}"#;
+    let limit = Duration::from_secs(60);
+    for header in ["Content-Encoding: gzip\r\n", "Content-Encoding: x-gzip\r\n", ""] {
+        assert_eq!(exchange(compressed(json, header), limit).unwrap().body(), json, "{header}");
+    }
+    // The checksum and the end of the data are missing.
+    let whole = compressed(json, "Content-Encoding: gzip\r\n");
+    let read = exchange(&whole[..whole.len() - 9], Duration::from_millis(500)).unwrap();
+    assert_eq!(read.body(), json);
+    let failed = exchange(compressed(&vec![b' '; LONGEST_BODY + 1], ""), limit).unwrap_err();
+    assert!(matches!(&failed, Failed::Unreadable { .. }), "{failed:?}");
+    assert!(failed.to_string().ends_with("more than 256 KiB"), "{failed}");
 }
 
 /// A permit for a minute, of which the save takes 25 s and the answer `deadline`.
