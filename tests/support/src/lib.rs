@@ -27,6 +27,8 @@ pub mod postgres_server;
 pub mod provider;
 #[cfg(target_os = "linux")]
 pub mod proxy;
+#[cfg(target_os = "linux")]
+pub mod real_provider;
 #[cfg(all(unix, not(target_vendor = "apple")))]
 pub mod session;
 pub mod token_server;
