@@ -21,6 +21,7 @@ mod neighbours;
 mod odd_places;
 mod own_client;
 mod profile_remove;
+mod provider_answers;
 mod provider_pages;
 mod readme;
 mod refresh_command;

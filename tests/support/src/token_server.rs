@@ -21,7 +21,7 @@ pub struct TokenServer {
     state: Arc<Mutex<State>>,
 }
 
-/// What the token endpoint does with its next request, instead of the usual.
+/// What an endpoint does with its next request, instead of the usual.
 pub enum Act {
     /// Sends this answer, and ignores the request.
     Answer { status: u16, headers: Vec<(String, String)>, body: String },
@@ -35,6 +35,8 @@ pub enum Act {
     Hold(Sender<TcpStream>, Receiver<()>),
     /// Sends the head of the answer and half of its body.
     BreakOff,
+    /// Sends these bytes, from the status line on, and ignores the request.
+    Raw(Vec<u8>),
 }
 
 impl Act {
@@ -89,7 +91,8 @@ pub struct Request {
 
 #[derive(Default)]
 struct State {
-    acts: VecDeque<Act>,
+    /// For each path, what happens to its next requests.
+    acts: BTreeMap<&'static str, VecDeque<Act>>,
     requests: Vec<Request>,
     issued: usize,
     /// The session of each refresh token.
@@ -206,7 +209,12 @@ impl TokenServer {
 
     /// Sets what the token endpoint does with its next requests, one act for each.
     pub fn script(&self, acts: impl IntoIterator<Item = Act>) {
-        self.state().acts.extend(acts);
+        self.script_at("/token", acts);
+    }
+
+    /// Sets what another endpoint does with its next requests, one act for each.
+    pub fn script_at(&self, path: &'static str, acts: impl IntoIterator<Item = Act>) {
+        self.state().acts.entry(path).or_default().extend(acts);
     }
 
     /// Makes the next request to the token endpoint wait.
@@ -312,7 +320,7 @@ impl TokenServer {
     fn serve(&self, stream: &mut (impl Read + Write), tcp: &TcpStream) {
         let Some(request) = Request::read(&mut BufReader::new(&mut *stream)) else { return };
         self.state().requests.push(request.clone());
-        let act = if request.path == "/token" { self.state().acts.pop_front() } else { None };
+        let act = self.state().acts.get_mut(&*request.path).and_then(VecDeque::pop_front);
         let mut answer = match &act {
             Some(Act::Answer { status, headers, body }) => {
                 let mut answer = Answer::json(*status, body.clone());
@@ -320,6 +328,11 @@ impl TokenServer {
                 answer
             }
             Some(Act::DropRequest) => return,
+            Some(Act::Raw(bytes)) => {
+                // The client may have closed the connection.
+                let _ = stream.write_all(bytes);
+                return;
+            }
             Some(Act::Hold(arrive, release)) => {
                 arrive.send(tcp.try_clone().unwrap()).unwrap();
                 let _ = release.recv();

@@ -1,0 +1,240 @@
+//! Answers to a refresh.
+
+use serde_json::{Value, json};
+
+use super::{Row, answer, check, error, failed, fields, kept, tokens};
+
+const PADDING: usize = 70 << 10;
+
+/// Returns the fields as a form, which is what GitHub sends by default.
+fn form() -> String {
+    "access_token=canary-new-a&expires_in=3600&refresh_token=canary-new-r&scope=repo%2Cgist&token_type=bearer"
+        .to_owned()
+}
+
+#[test]
+fn the_only_copy_of_a_rotated_token_is_kept_whatever_form_it_has() {
+    let json = fields().to_string();
+    let inner = json!({ "ok": true, "authed_user": fields() }).to_string();
+    let data = json!({ "data": fields() }).to_string();
+    let twice = json.replace(
+        r#""refresh_token""#,
+        r#""refresh_token":"canary-new-r","access_token":"canary-new-a","refresh_token""#,
+    );
+    let latin_1 = [json.trim_end_matches('}').as_bytes(), b",\"name\":\"Zo\xeb\"}"].concat();
+    let large = json.replacen('{', &format!(r#"{{"x":"{}","#, "x".repeat(PADDING)), 1);
+    let chunk = format!("{:x}\r\n{json}\r\n", json.len());
+    let (chunked, begun) = ("Transfer-Encoding: chunked\r\n", "5\r\n");
+    check([
+        kept("plain", answer(200, "", &json)),
+        kept("a byte order mark", answer(200, "", format!("\u{feff}{json}"))),
+        kept("white space around it", answer(200, "", format!("\r\n\t {json} \r\n\r\n"))),
+        kept("a byte of ISO 8859-1 in another field", answer(200, "", latin_1)),
+        kept("a form", answer(200, "Content-Type: application/x-www-form-urlencoded\r\n", form())),
+        kept(
+            "a form that says it is JSON",
+            answer(200, "Content-Type: application/json\r\n", form()),
+        ),
+        kept("JSON that says it is a page", answer(200, "Content-Type: text/html\r\n", &json)),
+        kept("no Content-Type", answer(200, "", &json)),
+        kept("the status 201", answer(201, "", &json)),
+        kept("the same tokens twice", answer(200, "", twice)),
+        kept("tokens in authed_user", answer(200, "", inner)),
+        kept("tokens in data", answer(200, "", data)),
+        kept("a body of 70 KB", answer(200, "", &large)),
+        kept("chunks without the last one", answer(200, chunked, &chunk)),
+        kept("chunks with a part of another", answer(200, chunked, format!("{chunk}{begun}"))),
+        kept(
+            "a chunk with an extension",
+            answer(200, chunked, format!("{:x};x=y\r\n{json}\r\n0\r\n\r\n", json.len())),
+        ),
+        kept("a length that is more than the body", answer(200, "Content-Length: 9999\r\n", &json)),
+        kept(
+            "an error code that is null",
+            tokens(&json!({ "error": null, "error_description": "" })),
+        ),
+        kept("an unknown token_type", tokens(&json!({ "token_type": "DPoP-like" }))),
+        kept("no token_type", tokens(&json!({ "token_type": null }))),
+        kept("a token_type that is a number", tokens(&json!({ "token_type": 5 }))),
+        kept("a scope that is a list", tokens(&json!({ "scope": ["read", "write"] }))),
+    ]);
+}
+
+#[test]
+fn what_an_answer_does_not_repeat_stays_with_its_type() {
+    let with = |name: &str, changes: &Value, more: &[(&'static str, Value)]| {
+        let mut row = kept(name, tokens(changes));
+        row.kept.extend(more.iter().cloned());
+        row
+    };
+    let mut rows = vec![
+        with(
+            "nothing is repeated",
+            &json!({}),
+            &[
+                ("/extra/scope", json!("read write")),
+                ("/extra/id_token", json!("canary-i")),
+                ("/extra/instance_url", json!("https://eu.example")),
+                ("/extra/realmId", json!(7)),
+            ],
+        ),
+        with(
+            "everything is repeated",
+            &json!({ "scope": "read", "id_token": "canary-j", "instance_url": "https://us.example", "realmId": 8 }),
+            &[
+                ("/extra/scope", json!("read")),
+                ("/extra/id_token", json!("canary-j")),
+                ("/extra/instance_url", json!("https://us.example")),
+                ("/extra/realmId", json!(8)),
+            ],
+        ),
+        with(
+            "values of each type",
+            &json!({ "a": 1, "b": 1.5, "c": true, "d": { "e": [1, "x"] }, "f": "7" }),
+            &[
+                ("/extra/a", json!(1)),
+                ("/extra/b", json!(1.5)),
+                ("/extra/c", json!(true)),
+                ("/extra/d", json!({ "e": [1, "x"] })),
+                ("/extra/f", json!("7")),
+            ],
+        ),
+    ];
+    for nothing in
+        [json!(null), json!(false), json!(0), json!({}), json!([]), json!(""), json!("  ")]
+    {
+        let mut row = kept(
+            format!("a refresh token that is {nothing}"),
+            answer(
+                200,
+                "",
+                json!({ "access_token": "canary-new-a", "refresh_token": nothing }).to_string(),
+            ),
+        );
+        row.kept[1].1 = json!("canary-old-r");
+        rows.push(row);
+    }
+    let mut row = kept("no refresh token", tokens(&json!({ "refresh_token": null })));
+    row.kept[1].1 = json!("canary-old-r");
+    rows.push(row);
+    check(rows);
+}
+
+#[test]
+fn an_answer_says_whether_to_sign_in_again_to_wait_or_to_check_the_settings() {
+    let mut rows = Vec::new();
+    for code in [
+        "bad_refresh_token",
+        "consent_required",
+        "expired_token",
+        "interaction_required",
+        "invalid_grant",
+        "invalid_refresh_token",
+        "invalid_token",
+        "login_required",
+        "token_expired",
+        "token_revoked",
+    ] {
+        // Some providers send an error with status 200.
+        for status in [200, 400, 401, 403] {
+            rows.push(failed(
+                format!("{status} {code}"),
+                error(status, code),
+                4,
+                vec!["sign in again"],
+            ));
+        }
+    }
+    rows.extend([
+        failed("ratelimited", error(400, "ratelimited"), 1, vec!["ratelimited"]),
+        failed("ratelimited with 200", error(200, "ratelimited"), 1, vec!["ratelimited"]),
+        failed("temporarily_unavailable", error(400, "temporarily_unavailable"), 1, vec![]),
+        failed(
+            "a page with 403",
+            answer(403, "Content-Type: text/html\r\n", "<html>canary</html>"),
+            1,
+            vec!["403"],
+        ),
+        failed("429", answer(429, "", ""), 1, vec!["429"]),
+        failed("503 with a page", answer(503, "", "<html>canary</html>"), 1, vec!["503"]),
+        failed(
+            "invalid_client",
+            error(401, "invalid_client"),
+            1,
+            vec!["invalid_client", "check the client's id and secret"],
+        ),
+        failed(
+            "unauthorized_client",
+            error(400, "unauthorized_client"),
+            1,
+            vec!["check the client's id and secret"],
+        ),
+        failed("invalid_request", error(400, "invalid_request"), 1, vec!["invalid_request"]),
+        failed("404", answer(404, "", "<html>canary</html>"), 1, vec!["404; check the URL"]),
+    ]);
+    for row in rows.iter_mut().filter(|row| row.code != 4) {
+        row.says_not.push("sign in again");
+    }
+    check(rows);
+}
+
+#[test]
+fn an_answer_without_tokens_is_asked_for_once_more() {
+    // The token may have been spent. It is sent again at once, so that the doubt is over.
+    let mut rows: Vec<Row> = [
+        ("an empty body", answer(200, "", "")),
+        ("a page", answer(200, "Content-Type: text/html\r\n", "<html>canary</html>")),
+        ("half of the tokens", answer(200, "", r#"{"access_token":"canary-new-a","refresh_to"#)),
+        ("two different tokens", answer(200, "", r#"{"access_token":"a","access_token":"b"}"#)),
+        ("more than 256 KiB", answer(200, "", format!(r#"{{"x":"{}"}}"#, "x".repeat(256 << 10)))),
+        ("502", answer(502, "", "<html>canary</html>")),
+        ("408", answer(408, "", "")),
+        ("a redirect", answer(307, "Location: https://elsewhere.example/\r\n", "")),
+        ("no answer", Vec::new()),
+        ("a head that ends early", b"HTTP/1.1 200 OK\r\nContent-Le".to_vec()),
+    ]
+    .into_iter()
+    .map(|(name, answer)| kept(name, answer))
+    .collect();
+    for row in &mut rows {
+        row.answers.push(tokens(&json!({})));
+        row.requests = 2;
+    }
+    check(rows);
+}
+
+#[test]
+fn a_lifetime_is_read_in_each_form_that_providers_send() {
+    let lives = |sent: &str, seconds: Value| {
+        let body =
+            format!(r#"{{"access_token":"canary-new-a","refresh_token":"canary-new-r",{sent}}}"#);
+        let mut row = kept(sent, answer(200, "", body));
+        row.line = "refresh";
+        row.kept.push(("lifetime", seconds));
+        row
+    };
+    check([
+        lives(r#""expires_in":3600"#, json!(3600)),
+        lives(r#""expires_in":3.1536E7"#, json!(31_536_000)),
+        lives(r#""expires_in":"3.6e3""#, json!(3600)),
+        lives(r#""expires_in":" 3600 ""#, json!(3600)),
+        lives(r#""expires_in":3599.9"#, json!(3599)),
+        // It has expired, and does not live for ever.
+        lives(r#""expires_in":-1"#, json!(0)),
+        lives(r#""expires_in":0"#, json!(0)),
+        lives(r#""expires_in":null"#, Value::Null),
+        lives(r#""expires_in":"soon""#, Value::Null),
+        lives(r#""expires_in":1e400"#, Value::Null),
+        lives(r#""expires_in":60,"expires_on":4102444800"#, json!(60)),
+        // A time in the past is a token that has expired.
+        lives(r#""expires_on":"1000000000""#, json!(0)),
+    ]);
+}
+
+#[test]
+fn expires_on_is_a_time_of_its_own() {
+    let body = r#"{"access_token":"canary-new-a","refresh_token":"canary-new-r","expires_on":"4102444800"}"#;
+    let mut row = kept("expires_on", answer(200, "", body));
+    row.kept.push(("/expires_at", json!("2100-01-01T00:00:00Z")));
+    check([row]);
+}

@@ -1,0 +1,62 @@
+//! Answers that ask all processes to wait.
+
+use tokenkeep::chrono::{DateTime, TimeDelta, Utc};
+
+use super::{EXPIRED, answer, home, tokens};
+use crate::home::{Done, Home, done};
+use crate::support::can_fake_time;
+use crate::token_server::{Act, TokenServer};
+
+/// Runs `get` as if it were that many seconds later.
+fn get_later(home: &Home, seconds: i64) -> Done {
+    let mut faketime = home.wrapped("faketime");
+    faketime.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").args(["-f", &format!("+{seconds}s")]);
+    faketime.arg(crate::support::program("tokenkeep")).arg("get");
+    done(&mut faketime, "")
+}
+
+/// The three forms of a date (RFC 9110, 5.6.7).
+fn dates(at: DateTime<Utc>) -> [String; 3] {
+    ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"]
+        .map(|form| at.format(form).to_string())
+}
+
+/// Waits of a server, and the seconds after which each is over.
+fn check(waits: impl IntoIterator<Item = (String, i64)>) {
+    let mut wrong = Vec::new();
+    for (wait, over) in waits {
+        for status in [429, 503] {
+            let server = TokenServer::start();
+            let home = home(&server, EXPIRED);
+            let busy = answer(status, &format!("Retry-After: {wait}\r\n"), "<html>canary</html>");
+            server.script([Act::Raw(busy), Act::Raw(tokens(&serde_json::json!({})))]);
+            let codes: Vec<_> = (0..20).map(|_| home.run("get").code).collect();
+            let before = server.calls();
+            let later = get_later(&home, over + 30);
+            let after = server.calls();
+            if (before, after, later.code) != (1, 2, 0) || codes != [1; 20] {
+                let name = format!("{status} {wait:?}");
+                wrong.push(format!("{name}: {before}, {after} requests; {codes:?}, {later:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_wait_is_kept_by_all_processes_and_ends_when_it_is_over() {
+    let test = "provider_answers::waits::a_wait_is_kept_by_all_processes_and_ends_when_it_is_over";
+    if !can_fake_time(test) {
+        return;
+    }
+    let waits = [
+        ("120", 120),
+        (" 120 ", 120),
+        // The longest wait is 1 hour.
+        ("999999", 3600),
+        // A time that is over is a short wait.
+        ("Sat, 01 Jan 2000 00:00:00 GMT", 60),
+    ];
+    check(waits.map(|(wait, over)| (wait.to_owned(), over)));
+    check(dates(Utc::now() + TimeDelta::seconds(120)).map(|date| (date, 120)));
+}
