@@ -132,9 +132,14 @@ impl RealProvider {
         assert_eq!(self.order(&format!("later {seconds}")), "ok");
     }
 
-    /// Returns the number of requests below `/token`. Only `oidc-provider` counts them.
+    /// Returns the number of requests to the token endpoint.
     pub fn calls(&self) -> usize {
-        self.order("requests").parse().unwrap()
+        self.requests("/token")
+    }
+
+    /// Returns the number of requests to a path.
+    pub fn requests(&self, path: &str) -> usize {
+        self.order(&format!("requests {path}")).parse().unwrap()
     }
 
     pub fn url(&self, path: &str) -> String {

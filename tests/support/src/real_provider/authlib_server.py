@@ -1,7 +1,7 @@
 """A server of Authlib on Flask, for the tests.
 
-It prints one line of JSON as soon as it listens. It ends when its standard input ends, so it never outlives a
-test. Unlike `oidc-provider` it does not end a session when a spent refresh token is sent, answers a revocation
+It prints one line of JSON as soon as it listens. After that it obeys lines on its standard input, and answers
+each with a line. It ends when its standard input ends, so it never outlives a test. Unlike `oidc-provider` it does not end a session when a spent refresh token is sent, answers a revocation
 with JSON, and repeats the scope in each answer.
 """
 
@@ -129,7 +129,7 @@ class DeviceCode(DeviceCredentialMixin):
         return time.time() > self.born + self.data["expires_in"]
 
 
-TOKENS, CODES, DEVICE_CODES = [], {}, {}
+TOKENS, CODES, DEVICE_CODES, PATHS = [], {}, {}, []
 
 
 class AuthorizationCodeGrant(grants.AuthorizationCodeGrant):
@@ -226,6 +226,11 @@ server.register_endpoint(Revocation)
 server.register_extension(Issuer())
 
 
+@app.before_request
+def count():
+    PATHS.append(request.path)
+
+
 @app.get("/authorize")
 def ask():
     grant = server.get_consent_grant(end_user="person")
@@ -297,4 +302,5 @@ ISSUER = f"http://127.0.0.1:{listener.server_port}"
 threading.Thread(target=listener.serve_forever, daemon=True).start()
 print(json.dumps({"issuer": ISSUER, "keys": {}}), flush=True)
 for line in sys.stdin:
-    print("unknown order", flush=True)
+    order, _, argument = line.strip().partition(" ")
+    print(PATHS.count(argument) if order == "requests" else "unknown order", flush=True)

@@ -60,7 +60,7 @@ for _ in range(20):
         if "user_code" in page.fields and not page.fields["user_code"]:
             page.fields["user_code"] = code
         for name in ("login", "password"):
-            if name in page.fields:
+            if page.fields.get(name) == "":
                 page.fields[name] = "person"
         url, form = urllib.parse.urljoin(url, page.action), urllib.parse.urlencode(page.fields).encode()
     else:

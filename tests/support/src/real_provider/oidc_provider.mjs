@@ -2,7 +2,7 @@
 // With a second one, which is a directory, it serves TLS with the certificates in that directory.
 //
 // It prints one line of JSON as soon as it listens. After that it obeys lines on its standard input, and
-// answers each with `ok`. It ends when its standard input ends, so it never outlives a test.
+// answers each with a line. It ends when its standard input ends, so it never outlives a test.
 import { generateKeyPairSync } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import http from 'node:http';
@@ -105,9 +105,9 @@ const provider = new Provider(issuer, {
 });
 provider.on('server_error', (ctx, error) => { console.error(error); });
 const serve = provider.callback();
-let requests = 0;
+const paths = [];
 listener.on('request', (request, response) => {
-  requests += request.url.startsWith('/token') ? 1 : 0;
+  paths.push(request.url.split('?')[0]);
   serve(request, response);
 });
 
@@ -123,7 +123,7 @@ for await (const line of createInterface({ input: process.stdin })) {
     moved += Number(argument);
     say('ok');
   } else if (order === 'requests') {
-    say(String(requests));
+    say(String(paths.filter((path) => path === argument).length));
   } else {
     say('unknown order');
   }
