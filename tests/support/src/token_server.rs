@@ -31,10 +31,12 @@ pub enum Act {
     DropRequest,
     /// Does what is requested, which spends a refresh token, and sends nothing.
     DropAnswer,
-    /// Sends the usual answer after [`Held::release`].
-    Hold(Sender<TcpStream>, Receiver<()>),
+    /// Sends the usual answer after [`Held::release`], or these bytes.
+    Hold(Sender<TcpStream>, Receiver<()>, Option<Vec<u8>>),
     /// Sends the head of the answer and half of its body.
     BreakOff,
+    /// Sends the head of an answer, and then a byte now and then until the client gives up.
+    Drip,
     /// Sends these bytes, from the status line on, and ignores the request.
     Raw(Vec<u8>),
 }
@@ -130,6 +132,9 @@ const REDIRECTS: [&str; 5] = [
     "com.example.app:",
 ];
 
+/// The time between two bytes of [`Act::Drip`].
+const DRIP: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// The lifetime of an access token, in seconds.
 pub const LIFETIME: i64 = 3600;
 
@@ -219,9 +224,19 @@ impl TokenServer {
 
     /// Makes the next request to the token endpoint wait.
     pub fn hold(&self) -> Held {
+        self.hold_until(None)
+    }
+
+    /// Makes the next request to the token endpoint wait. Then it gets this answer, from the status line on.
+    #[cfg(unix)]
+    pub fn hold_with(&self, answer: Vec<u8>) -> Held {
+        self.hold_until(Some(answer))
+    }
+
+    fn hold_until(&self, answer: Option<Vec<u8>>) -> Held {
         let (arrive, arrived) = channel();
         let (release, released) = channel();
-        self.script([Act::Hold(arrive, released)]);
+        self.script([Act::Hold(arrive, released, answer)]);
         Held { arrived, release }
     }
 
@@ -333,10 +348,23 @@ impl TokenServer {
                 let _ = stream.write_all(bytes);
                 return;
             }
-            Some(Act::Hold(arrive, release)) => {
+            Some(Act::Hold(arrive, release, answer)) => {
                 arrive.send(tcp.try_clone().unwrap()).unwrap();
                 let _ = release.recv();
+                if let Some(bytes) = answer {
+                    let _ = stream.write_all(bytes);
+                    return;
+                }
                 self.state().answer(&request, &self.origin)
+            }
+            Some(Act::Drip) => {
+                let head = "HTTP/1.1 200 Whatever\r\nContent-Length: 9999\r\n\r\n{";
+                let mut sent = stream.write_all(head.as_bytes());
+                while sent.is_ok() {
+                    thread::sleep(DRIP);
+                    sent = stream.write_all(b" ");
+                }
+                return;
             }
             _ => self.state().answer(&request, &self.origin),
         };

@@ -22,7 +22,7 @@ fn dates(at: DateTime<Utc>) -> [String; 3] {
 }
 
 /// Waits of a server, and the seconds after which each is over.
-fn check(waits: impl IntoIterator<Item = (String, i64)>) {
+pub(super) fn check(waits: impl IntoIterator<Item = (String, i64)>) {
     let mut wrong = Vec::new();
     for (wait, over) in waits {
         for status in [429, 503] {
