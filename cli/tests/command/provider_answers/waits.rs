@@ -7,11 +7,11 @@ use crate::home::{Done, Home, done};
 use crate::support::can_fake_time;
 use crate::token_server::{Act, TokenServer};
 
-/// Runs `get` as if it were that many seconds later.
-fn get_later(home: &Home, seconds: i64) -> Done {
+/// Runs a command line as if it were that many seconds later.
+pub(super) fn later(home: &Home, seconds: i64, line: &str) -> Done {
     let mut faketime = home.wrapped("faketime");
     faketime.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").args(["-f", &format!("+{seconds}s")]);
-    faketime.arg(crate::support::program("tokenkeep")).arg("get");
+    faketime.arg(crate::support::program("tokenkeep")).args(line.split(' '));
     done(&mut faketime, "")
 }
 
@@ -32,7 +32,7 @@ pub(super) fn check(waits: impl IntoIterator<Item = (String, i64)>) {
             server.script([Act::Raw(busy), Act::Raw(tokens(&serde_json::json!({})))]);
             let codes: Vec<_> = (0..20).map(|_| home.run("get").code).collect();
             let before = server.calls();
-            let later = get_later(&home, over + 30);
+            let later = later(&home, over + 30, "get");
             let after = server.calls();
             if (before, after, later.code) != (1, 2, 0) || codes != [1; 20] {
                 let name = format!("{status} {wait:?}");
