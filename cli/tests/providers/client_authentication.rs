@@ -1,4 +1,4 @@
-//! Clients that prove who they are: by a signature, by a certificate, or without a person.
+//! Clients that prove who they are by a signature, and clients that act without a person.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -98,33 +98,4 @@ fn a_service_that_signs_gets_tokens() {
     assert_eq!(home.run("get").line(), first);
     home.run("refresh").ok();
     assert_ne!(home.run("get").line(), first);
-}
-
-#[test]
-fn a_service_with_a_certificate_gets_tokens() {
-    let test = "client_authentication::a_service_with_a_certificate_gets_tokens";
-    if !Make::OidcProvider.is_here(test) {
-        return;
-    }
-    let provider = RealProvider::start_with_tls();
-    let run = |home: &Home, line: &str| {
-        let mut command = command(home, line);
-        command.env("SSL_CERT_FILE", provider.certificate("ca.pem")).env_remove("SSL_CERT_DIR");
-        done(&mut command, "")
-    };
-    let of = |name: &str| {
-        format!(
-            "client_certificate = \"{}\"\nclient_certificate_key = \"{}\"\n",
-            provider.certificate(&format!("{name}.pem")).display(),
-            provider.certificate(&format!("{name}-key.pem")).display()
-        )
-    };
-    let home = home_with(&service(&provider, "mtls", &of("client")));
-    run(&home, "get").line();
-    // Neither no certificate nor that of somebody else is accepted.
-    for more in [String::new(), of("server")] {
-        let refused = run(&home_with(&service(&provider, "mtls", &more)), "get");
-        assert_eq!(refused.code, 1, "{refused:?}");
-        assert!(refused.err.contains("invalid_client"), "{refused:?}");
-    }
 }

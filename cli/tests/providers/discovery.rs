@@ -4,7 +4,6 @@ use std::fs;
 
 use crate::home::{Done, Home};
 use crate::real_provider::{Make, RealProvider};
-use crate::settings::add_settings;
 use crate::visits::{at_each, home_with, login, oidc_provider, run, tokens};
 
 /// `oidc-provider` issues a refresh token only if the person was asked.
@@ -105,4 +104,11 @@ fn an_endpoint_that_is_written_in_the_profile_wins() {
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.err.contains("127.0.0.1:1"), "{refused:?}");
     assert_eq!(provider.calls(), 0);
+}
+
+/// Adds settings to the profile of a home.
+fn add_settings(home: &Home, more: &str) {
+    let path = home.path("config/profiles/default.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("{text}\n{more}")).unwrap();
 }

@@ -7,6 +7,9 @@
     reason = "these are tests, and their tokens are made up"
 )]
 
+mod client_authentication;
+mod parameters;
+mod records;
 mod sessions;
 mod visits;
 

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::real_provider::RealProvider;
-use crate::settings::{claims, recorded};
+use crate::records::{claims, recorded};
 use crate::visits::{home_with, login, oidc_provider, run, tokens};
 
 const RESOURCE: &str = "https://api.example/";
@@ -34,18 +34,6 @@ fn parameters_of_a_sign_in_reach_the_provider() {
         assert_eq!(claims(id.as_str().unwrap())["sub"], "somebody@else & others", "{how}");
         run(&home, "refresh").ok();
     }
-}
-
-#[test]
-fn a_login_without_a_refresh_token_says_what_to_add() {
-    let test = "parameters::a_login_without_a_refresh_token_says_what_to_add";
-    let Some(provider) = oidc_provider(test) else { return };
-    let home = home_with(&table(&provider, r#"["openid"]"#, ""));
-    let signed_in = login(&provider, &home, "--browser");
-    assert!(signed_in.err.contains("offline_access"), "{signed_in:?}");
-    signed_in.ok();
-    home.run("get").line();
-    home.run("get --field refresh").failed(3);
 }
 
 #[test]

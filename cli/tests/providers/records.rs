@@ -1,19 +1,10 @@
-//! Changes of a profile, and what a session left in its record.
-
-use std::fs;
+//! What a session left in its record.
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::Value;
 
 use crate::home::Home;
-
-/// Adds settings to the profile of a home.
-pub(crate) fn add_settings(home: &Home, more: &str) {
-    let path = home.path("config/profiles/default.toml");
-    let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, format!("{text}\n{more}")).unwrap();
-}
 
 /// Returns a value of the record in a home.
 pub(crate) fn recorded(home: &Home, pointer: &str) -> Value {
