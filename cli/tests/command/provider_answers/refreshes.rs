@@ -1,8 +1,12 @@
 //! Answers to a refresh.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
-use super::{Row, answer, check, error, failed, fields, kept, tokens};
+use super::{EXPIRED, Row, answer, check, error, failed, fields, home, kept, tokens};
+use crate::home::done;
+use crate::token_server::TokenServer;
 
 const PADDING: usize = 70 << 10;
 
@@ -239,4 +243,21 @@ fn expires_on_is_a_time_of_its_own() {
     let mut row = kept("expires_on", answer(200, "", body));
     row.kept.push(("/expires_at", json!("2100-01-01T00:00:00Z")));
     check([row]);
+}
+
+#[test]
+fn a_secret_may_end_with_the_line_that_it_was_in() {
+    for ending in ["", "\n", "\r\n"] {
+        let server = TokenServer::start();
+        server.require_client("app", "canary-secret", true);
+        let home = home(&server, EXPIRED);
+        let path = home.path("config/profiles/default.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, format!("{text}client_secret_env = \"APP_SECRET\"\n")).unwrap();
+        let mut refresh = home.command();
+        refresh.arg("refresh").env("APP_SECRET", format!("canary-secret{ending}"));
+        // The server does not know the refresh token, and looks at it only if it knows the client.
+        let said = done(&mut refresh, "").failed(4);
+        assert!(said.contains("invalid_grant"), "{ending:?}: {said}");
+    }
 }
