@@ -21,6 +21,10 @@ const ENVIRONMENT: &[(&str, &str)] = &[
         "AWS_*, GOOGLE_*, AZURE_*",
         "The credentials of buckets, as the tools of these providers read them.",
     ),
+    (
+        "BROWSER",
+        "What `login --open` runs: commands with colons between them, in which %s stands for the URL.",
+    ),
     ("CREDENTIALS_DIRECTORY", "Where systemd puts the key of identity=credential:NAME."),
     ("NO_COLOR", "If it is set, nothing is coloured."),
     ("PGPASSFILE", "Where the passwords of PostgreSQL servers are; else ~/.pgpass."),
