@@ -212,3 +212,21 @@ impl Page {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_post_of_a_form_has_a_body_and_a_huge_one_is_refused() {
+        let length = |method: &str, length: &str| {
+            body_length(
+                format!("{method} / HTTP/1.1\r\ncontent-length:{length}\r\n\r\n").as_bytes(),
+            )
+        };
+        assert_eq!(length("POST", " 7"), 7);
+        assert_eq!(length("POST", "18446744073709551615"), LONGEST_REQUEST);
+        assert_eq!(length("POST", "-1"), 0);
+        assert_eq!(length("GET", "7"), 0);
+    }
+}
