@@ -193,10 +193,16 @@ fn the_complete_url_is_shown_and_opened() {
     assert_eq!(lines[0], "open https://i.example/device on any device, and type the code WDJB");
     assert_eq!(lines[1], "or open https://i.example/#code=WDJB and check that it shows this code");
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while !home.path("opened").exists() {
+    let opened = loop {
+        // The browser may still be starting when the command ends.
+        let opened = fs::read_to_string(home.path("opened")).unwrap_or_default();
+        if opened.ends_with('\n') {
+            break opened;
+        }
         assert!(std::time::Instant::now() < deadline, "nothing was opened");
         std::thread::yield_now();
-    }
+    };
+    assert_eq!(opened.trim_end(), "https://i.example/#code=WDJB");
 }
 
 #[test]
