@@ -210,9 +210,10 @@ fn from_a_provider(scene: &Scene) {
     scene.server.script([says(400, r#"{"error":"invalid_grant","error_description":"ECHO"}"#)]);
     scene.fails(4, &["refresh"], "");
     // The words of the provider are for the person who signs in. Its codes are shown if they are registered.
-    for body in [r#"{"error":"access_denied","error_uri":"ECHO"}"#, r#"{"error":"ECHO"}"#] {
-        scene.server.script([says(400, body)]);
-        scene.fails(if body.contains("denied") { 4 } else { 1 }, &["login", "--device"], "");
+    for (code, exit) in [("access_denied", 4), ("invalid_scope", 1)] {
+        let body = format!(r#"{{"error":"{code}","error_uri":"ECHO","interval":"ECHO"}}"#);
+        scene.server.script([says(400, "ECHO"), says(200, "ECHO"), says(400, &body)]);
+        scene.fails(exit, &["login", "--device"], "");
     }
 }
 
