@@ -310,18 +310,22 @@ impl KnownProvider {
     /// Returns the settings that are no URLs of the provider, in TOML.
     pub(crate) fn settings(&self) -> Vec<(&'static str, String)> {
         let own = self.settings.iter().map(|(name, value)| (*name, (*value).to_owned()));
-        let redirect = match self.redirect {
-            Redirect::Nothing | Redirect::AnyPort => None,
-            Redirect::FixedPort => Some(("redirect_port", PORT.to_string())),
-            Redirect::LocalhostAnyPort | Redirect::Localhost => {
-                Some(("redirect_uri", format!("\"{}\"", self.redirect.url())))
-            }
-        };
-        own.chain(redirect).collect()
+        own.chain(self.redirect.settings()).collect()
     }
 }
 
 impl Redirect {
+    /// Returns the settings, in TOML, for a sign-in that ends there.
+    pub(crate) fn settings(self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Nothing | Self::AnyPort => Vec::new(),
+            Self::FixedPort => vec![("redirect_port", PORT.to_string())],
+            Self::LocalhostAnyPort | Self::Localhost => {
+                vec![("redirect_uri", format!("\"{}\"", self.url()))]
+            }
+        }
+    }
+
     /// Returns the URL to register.
     pub(crate) fn url(self) -> String {
         match self {

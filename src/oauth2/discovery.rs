@@ -2,6 +2,7 @@
 //! (RFC 8414). And what a server with protected resources publishes: its authorization servers (RFC 9728).
 
 mod document;
+mod registration;
 mod resource;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use super::{OAuth2Client, OAuth2Error, on_io};
 ///
 /// [`discover`](Self::discover) fetches it. [`to_json`](Self::to_json) and [`from_json`](Self::from_json) keep it,
 /// so that a program needs no discovery to refresh tokens. [`OAuth2Client::from_metadata`] makes a client from it.
+/// [`register_client`](Self::register_client) registers one.
 ///
 /// ```no_run
 /// use tokenkeep::oauth2::{OAuth2Client, OAuth2Error, ProviderMetadata};
@@ -45,6 +47,8 @@ pub struct ProviderMetadata {
     authorization_endpoint: Option<String>,
     device_authorization_endpoint: Option<String>,
     revocation_endpoint: Option<String>,
+    /// It is checked when it is used.
+    registration_endpoint: Option<String>,
     always_sends_issuer: bool,
     /// `None` means `client_secret_basic` (RFC 8414, 2).
     auth_methods: Option<Vec<String>>,
@@ -116,6 +120,7 @@ impl ProviderMetadata {
             authorization_endpoint: url("authorization_endpoint")?,
             device_authorization_endpoint: url("device_authorization_endpoint")?,
             revocation_endpoint: url("revocation_endpoint")?,
+            registration_endpoint: fields.get("registration_endpoint").unwrap_or_default(),
             always_sends_issuer: sends_issuer.unwrap_or(false),
             auth_methods: fields.get("token_endpoint_auth_methods_supported")?,
             challenge_methods: fields.get("code_challenge_methods_supported")?,
@@ -142,6 +147,7 @@ impl ProviderMetadata {
             "code_challenge_methods_supported": self.challenge_methods,
             "device_authorization_endpoint": self.device_authorization_endpoint,
             "issuer": self.issuer,
+            "registration_endpoint": self.registration_endpoint,
             "revocation_endpoint": self.revocation_endpoint,
             "scopes_supported": self.scopes,
             "token_endpoint": self.token_endpoint,

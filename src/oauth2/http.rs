@@ -10,7 +10,9 @@ use std::pin::{Pin, pin};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HOST, HeaderValue, USER_AGENT};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT,
+};
 use http::{Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -93,6 +95,15 @@ impl Http {
     pub(super) async fn get(&self, url: &Url) -> Result<Reply, Failed> {
         let request = http::Request::get(url.as_str()).header(ACCEPT, "application/json");
         let request = request.body(Vec::new()).map_err(|_| unsendable())?;
+        self.transfer(request, url.authority()).await
+    }
+
+    /// Sends a JSON document.
+    pub(super) async fn post_json(&self, url: &Url, json: String) -> Result<Reply, Failed> {
+        let request = http::Request::post(url.as_str())
+            .header(ACCEPT, "application/json")
+            .header(CONTENT_TYPE, "application/json");
+        let request = request.body(json.into_bytes()).map_err(|_| unsendable())?;
         self.transfer(request, url.authority()).await
     }
 

@@ -111,6 +111,63 @@ async fn a_client_made_from_metadata_signs_in_refreshes_and_revokes_without_anot
 }
 
 #[tokio::test]
+async fn a_client_registers_itself_and_only_one_without_a_secret_is_taken() {
+    let server = TokenServer::start();
+    let issuer = server.url("");
+    let with_endpoint = |url: &str| {
+        let field = format!(r#"{{"registration_endpoint":"{url}","#);
+        let json = server.metadata(&issuer).replacen('{', &field, 1);
+        ProviderMetadata::from_json(&issuer, json.as_bytes()).unwrap()
+    };
+    let metadata = with_endpoint(&server.url("/register"));
+    let redirect = "http://127.0.0.1/callback";
+    for (status, body, words) in [
+        (200, r#"{"client_id":"a b"}"#, ""),
+        (
+            201,
+            r#"{"client_id":"a","token_endpoint_auth_method":"none","client_secret":"canary"}"#,
+            "",
+        ),
+        (201, r#"{"client_id":"a","client_secret":""}"#, ""),
+        (201, r#"{"client_id":"a","client_secret":"canary"}"#, "the client has a secret"),
+        (201, r#"{"client_id":""}"#, "no client_id"),
+        (201, r#"{"client_id":"can\u001bary"}"#, "no client_id"),
+        (201, r#"{"client_id":5}"#, "client_id has a value of the wrong type"),
+        (201, "<html>canary", "not valid JSON"),
+        (400, r#"{"error":"invalid_redirect_uri"}"#, "answered 400 invalid_redirect_uri"),
+        (403, "canary", "answered 403"),
+        (302, "", "a redirect, which is not followed"),
+        (503, "", "answered 503; try again later"),
+    ] {
+        server.publish("/register", status, body);
+        let registered = metadata.register_client("name", redirect, &["a", "b"]).await;
+        match registered {
+            Ok(id) => assert!(words.is_empty() && !id.is_empty(), "{body}"),
+            Err(error) => says(&error, words),
+        }
+    }
+    let request = server.requests().pop().unwrap();
+    let sent: serde_json::Value = serde_json::from_str(&request.body).unwrap();
+    assert_eq!(request.headers["content-type"], "application/json");
+    assert_eq!(sent["redirect_uris"], serde_json::json!([redirect]));
+    assert_eq!(sent["token_endpoint_auth_method"], "none");
+    assert_eq!((&sent["scope"], &sent["client_name"]), (&"a b".into(), &"name".into()));
+
+    for (url, words) in [("http://canary.example/", "must begin with https://"), ("", "not a URL")]
+    {
+        let metadata = with_endpoint(url);
+        assert!(metadata.registers_clients());
+        says(&metadata.register_client("name", redirect, &[]).await.unwrap_err(), words);
+    }
+    let json = server.metadata(&issuer);
+    let metadata = ProviderMetadata::from_json(&issuer, json.as_bytes()).unwrap();
+    says(
+        &metadata.register_client("name", redirect, &[]).await.unwrap_err(),
+        "registers no clients",
+    );
+}
+
+#[tokio::test]
 async fn a_server_names_the_issuers_of_its_tokens_at_its_path_or_at_its_root() {
     let server = TokenServer::start();
     let resource = server.url("/mcp");

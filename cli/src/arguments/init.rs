@@ -16,6 +16,9 @@ pub(crate) struct Init {
     /// The id under which your client is registered at the provider
     #[arg(long, value_name = "ID")]
     pub(crate) client_id: Option<String>,
+    /// Register a client there (RFC 7591), instead of --client-id. It has no secret
+    #[arg(long, conflicts_with_all = ["client_id", "client_secret_env"])]
+    pub(crate) register: bool,
     /// The variable that holds the client's secret. Its name, not the secret
     #[arg(long, value_name = "VARIABLE")]
     pub(crate) client_secret_env: Option<String>,
@@ -35,6 +38,6 @@ impl Init {
     /// Returns whether there are options that make sense only for a provider.
     pub(crate) fn describes_a_client(&self) -> bool {
         let texts = [&self.client_id, &self.client_secret_env, &self.audience, &self.domain];
-        texts.into_iter().any(Option::is_some) || !self.scope.is_empty()
+        texts.into_iter().any(Option::is_some) || !self.scope.is_empty() || self.register
     }
 }

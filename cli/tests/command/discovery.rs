@@ -311,6 +311,27 @@ fn init_finds_the_issuer_of_a_server_with_protected_resources() {
 }
 
 #[test]
+fn init_registers_a_client_at_an_issuer_that_allows_it() {
+    let (home, server) = (Home::new(), publishing());
+    let line = format!("init --issuer {} --register", server.url(""));
+    assert!(home.run(&line).failed(2).contains("registers no clients by itself"));
+    let field = format!(r#"{{"registration_endpoint":"{}","#, server.url("/register"));
+    let metadata = server.metadata(&server.url("")).replacen('{', &field, 1);
+    server.publish(PLACE, 200, &metadata);
+    server.publish("/register", 400, r#"{"error":"invalid_client_metadata"}"#);
+    assert!(home.run(&line).failed(1).contains("answered 400 invalid_client_metadata"));
+    assert!(!home.path("config").exists());
+    server.publish("/register", 201, r#"{"client_id":"it is \"new\""}"#);
+    home.run(&line).ok();
+    let text = profile(&home);
+    assert!(text.contains("client_id = \"it is \\\"new\\\"\"\n"), "{text}");
+    assert!(text.contains("redirect_port = 8417\n"), "{text}");
+    let sent = server.requests().pop().unwrap().body;
+    assert!(sent.contains(r#"["http://127.0.0.1:8417/callback"]"#), "{sent}");
+    assert!(sent.contains(r#""scope":"openid offline_access""#), "{sent}");
+}
+
+#[test]
 fn init_says_what_is_wrong_with_the_options_of_a_provider() {
     let home = Home::new();
     for (options, words) in [
@@ -332,6 +353,8 @@ fn init_says_what_is_wrong_with_the_options_of_a_provider() {
         ("--issuer http://a.example --client-id a", "issuer must begin with https://"),
         ("--resource canary --client-id a", "resource is not a URL"),
         ("--provider github --client-id a --client-secret-env can-ary", "the name of a variable"),
+        ("--provider github --register", "registers no clients by itself"),
+        ("--issuer https://a.example --register --client-id a", "cannot be used with"),
         ("--provider github --client-id a --issuer https://a.example", "cannot be used with"),
     ] {
         let said = home.run(&format!("init {options}")).failed(2);

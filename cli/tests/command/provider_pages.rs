@@ -67,7 +67,10 @@ fn each_page_shows_what_init_writes() {
             let issuer = issuer.trim_matches('"');
             let path = issuer.strip_prefix(&server.url("")).unwrap().trim_end_matches('/');
             let place = format!("{path}/.well-known/openid-configuration");
-            server.publish(&place, 200, &server.metadata(issuer));
+            let endpoint = format!(r#"{{"registration_endpoint":"{}","#, server.url("/register"));
+            let metadata = server.metadata(issuer).replacen('{', &endpoint, 1);
+            server.publish(&place, 200, &metadata);
+            server.publish("/register", 201, r#"{"client_id":"ID"}"#);
             let resource = format!(
                 r#"{{"resource":"{}","authorization_servers":["{issuer}"]}}"#,
                 server.url("/mcp")

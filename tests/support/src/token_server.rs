@@ -89,6 +89,7 @@ pub struct Request {
     /// With lower-case names.
     pub headers: BTreeMap<String, String>,
     pub form: BTreeMap<String, String>,
+    pub body: String,
 }
 
 #[derive(Default)]
@@ -245,7 +246,7 @@ impl TokenServer {
         self.state().client = Some((id.to_owned(), secret.to_owned(), basic));
     }
 
-    /// Sets what is answered to a GET of this path.
+    /// Sets what is answered to a GET of this path, and to each request for `/register`.
     pub fn publish(&self, path: &str, status: u16, body: &str) {
         self.state().documents.insert(path.to_owned(), (status, body.to_owned()));
     }
@@ -407,7 +408,7 @@ impl State {
         if request.headers.get("host").map(String::as_str) != host {
             return Answer::json(421, String::new());
         }
-        if request.method == "GET"
+        if matches!((request.method.as_str(), request.path.as_str()), ("GET", _) | (_, "/register"))
             && let Some((status, body)) = self.documents.get(&request.path)
         {
             return Answer::json(*status, body.clone());
@@ -612,8 +613,9 @@ impl Request {
         let mut body = vec![0; length];
         stream.read_exact(&mut body).ok()?;
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-        let form = fields(str::from_utf8(&body).ok()?);
-        Some(Self { method, path: path.to_owned(), query: fields(query), headers, form })
+        let body = String::from_utf8(body).ok()?;
+        let form = fields(&body);
+        Some(Self { method, path: path.to_owned(), query: fields(query), headers, form, body })
     }
 }
 

@@ -21,7 +21,6 @@ const CONSENT: [(&str, &str); 1] = [("prompt", "consent")];
 /// The provider that the options of `init` name.
 pub(super) struct WantedProvider<'a> {
     init: &'a Init,
-    client_id: &'a str,
     known: Option<&'static KnownProvider>,
 }
 
@@ -39,11 +38,11 @@ impl<'a> WantedProvider<'a> {
                 Ok(None)
             };
         }
-        let Some(client_id) = &init.client_id else {
+        if init.client_id.is_none() && !init.register {
             return Err(Failure::usage(
                 "a provider needs --client-id, the id under which your client is registered there",
             ));
-        };
+        }
         if let Some(variable) = &init.client_secret_env
             && !is_variable(variable)
         {
@@ -61,24 +60,40 @@ impl<'a> WantedProvider<'a> {
                 known.title
             )));
         }
-        Ok(Some(Self { init, client_id, known }))
+        Ok(Some(Self { init, known }))
     }
 
     /// Writes the `[oauth2]` table. Fetches the metadata of the issuer if there is one, and checks everything as a
     /// later command does.
     pub(super) async fn to_new(&self, context: &Context) -> Result<NewProvider, Failure> {
         let urls = self.urls(context).await?;
-        let draft = Profile::draft(&self.table(&urls, None))?;
-        let metadata = {
-            let _waiting = context.terminal.waiting_for(FOR_PROVIDER);
-            match draft.provider {
-                Some(provider) => provider.discover().await?,
-                None => None,
-            }
+        // The id of a client that is not registered yet.
+        let client_id = self.init.client_id.as_deref().unwrap_or("none");
+        let draft = Profile::draft(&self.table(&urls, None, client_id))?;
+        let _waiting = context.terminal.waiting_for(FOR_PROVIDER);
+        let metadata = match draft.provider {
+            Some(provider) => provider.discover().await?,
+            None => None,
         };
-        let table = self.table(&urls, metadata.as_ref());
+        let registered = if self.init.register {
+            self.register(metadata.as_ref()).await?
+        } else {
+            client_id.to_owned()
+        };
+        let table = self.table(&urls, metadata.as_ref(), &registered);
         Profile::draft(&table)?;
         Ok(NewProvider { table, metadata })
+    }
+
+    async fn register(&self, metadata: Option<&ProviderMetadata>) -> Result<String, Failure> {
+        let Some(metadata) = metadata.filter(|metadata| metadata.registers_clients()) else {
+            return Err(Failure::usage(
+                "this provider registers no clients by itself; register one there, and give --client-id",
+            ));
+        };
+        let redirect = Redirect::FixedPort.url();
+        let scopes = self.scopes(Some(metadata));
+        Ok(metadata.register_client("tokenkeep", &redirect, &scopes).await?)
     }
 
     /// Returns the settings that say where the provider is.
@@ -110,7 +125,12 @@ impl<'a> WantedProvider<'a> {
     }
 
     /// Returns the text of the table, with what the provider does differently before it.
-    fn table(&self, urls: &[(&str, String)], metadata: Option<&ProviderMetadata>) -> String {
+    fn table(
+        &self,
+        urls: &[(&str, String)],
+        metadata: Option<&ProviderMetadata>,
+        client_id: &str,
+    ) -> String {
         let mut text = String::from("\n");
         if let Some(known) = self.known {
             let page = format!("docs/providers/{}.md", known.name);
@@ -121,7 +141,7 @@ impl<'a> WantedProvider<'a> {
         text += "[oauth2]\n";
         let mut settings: Vec<(&str, String)> =
             urls.iter().map(|(name, url)| (*name, quoted(url))).collect();
-        settings.push(("client_id", quoted(self.client_id)));
+        settings.push(("client_id", quoted(client_id)));
         if let Some(variable) = &self.init.client_secret_env {
             settings.push(("client_secret_env", quoted(variable)));
         }
@@ -130,7 +150,12 @@ impl<'a> WantedProvider<'a> {
             let scopes: Vec<_> = scopes.into_iter().map(quoted).collect();
             settings.push(("scopes", format!("[{}]", scopes.join(", "))));
         }
-        settings.extend(self.known.map(KnownProvider::settings).unwrap_or_default());
+        settings.extend(match self.known {
+            Some(known) => known.settings(),
+            // It was registered with this port.
+            None if self.init.register => Redirect::FixedPort.settings(),
+            None => Vec::new(),
+        });
         if let Some(audience) = &self.init.audience {
             settings.retain(|(name, _)| *name != "audience");
             settings.push(("audience", quoted(audience)));
@@ -173,7 +198,11 @@ impl<'a> WantedProvider<'a> {
 
     /// Says what has to be registered, and how to sign in.
     pub(super) fn say_what_comes_next(&self, context: &Context, profile: &str) {
-        let redirect = self.known.map_or(Redirect::AnyPort, |known| known.redirect);
+        let redirect = match self.known {
+            _ if self.init.register => Redirect::Nothing,
+            Some(known) => known.redirect,
+            None => Redirect::AnyPort,
+        };
         if redirect != Redirect::Nothing {
             let url = redirect.url();
             context
