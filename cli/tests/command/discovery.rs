@@ -43,7 +43,8 @@ fn sign_in(home: &Home) {
     let mut login = login.spawn().unwrap();
     let mut said = BufReader::new(login.stderr.take().unwrap()).lines();
     let url = said.by_ref().map(Result::unwrap).find_map(|line| {
-        line.strip_prefix("open this in a browser on this machine: ").map(str::to_owned)
+        let start = line.find("http://")?;
+        Some(line[start..].to_owned())
     });
     let (_, back, _) = fetch(&url.unwrap());
     assert_eq!(fetch(&back.unwrap()).0, 200);
