@@ -9,7 +9,7 @@ use http::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
 /// The longest wait that a server can ask for: 1 hour.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// The wait if the server asks for one, and does not say in a known form how long.
+/// The wait if the server asks for one, and does not say in a known form how long, or names a time that is over.
 const UNKNOWN: Duration = Duration::from_secs(30);
 
 /// Reads `Retry-After` (RFC 9110, 10.2.3): seconds, or a date by the clock of the server.
@@ -22,9 +22,10 @@ pub(super) fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Dur
     let wait = match wait.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(error) if *error.kind() == IntErrorKind::PosOverflow => LONGEST,
-        // A date in the past means no wait.
+        // A date in the past says that a clock is wrong.
         Err(_) => {
-            http_date(wait, now).map_or(UNKNOWN, |date| (date - now).to_std().unwrap_or_default())
+            let wait = http_date(wait, now).and_then(|date| (date - now).to_std().ok());
+            wait.unwrap_or(UNKNOWN)
         }
     };
     Some(wait.min(LONGEST))
@@ -93,13 +94,12 @@ mod tests {
             ("Sun Nov  6 08:01:30 1994", 90),
             // The day of the week is not needed.
             ("Mon, 06 Nov 1994 08:01:30 GMT", 90),
-            ("Sun, 06 Nov 1994 07:59:59 GMT", 0),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", 0),
             ("86400", 3600),
             ("18446744073709551615", 3600),
             ("99999999999999999999999999", 3600),
             ("Fri, 31 Dec 9999 23:59:59 GMT", 3600),
             ("Sunday, 06-Nov-44 07:00:00 GMT", 3600),
-            ("Sunday, 06-Nov-45 09:00:00 GMT", 0),
         ] {
             assert_eq!(header(text), Some(Duration::from_secs(seconds)), "{text}");
         }
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_cannot_be_read_is_30_seconds() {
+    fn a_wait_that_cannot_be_read_or_is_over_is_30_seconds() {
         for text in [
             "-1",
             "-99999999999999999999999999",
@@ -119,6 +119,9 @@ mod tests {
             "Sun, 06 Nov 1994 08:01:30",
             "Sunday, 06-Nov-1994 08:01:30 GMT",
             "Sunday, 29-Feb-95 08:01:30 GMT",
+            // They are over.
+            "Sun, 06 Nov 1994 07:59:59 GMT",
+            "Sunday, 06-Nov-45 09:00:00 GMT",
         ] {
             assert_eq!(header(text), Some(UNKNOWN), "{text}");
         }

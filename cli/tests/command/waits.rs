@@ -38,7 +38,7 @@ fn twenty_processes_ask_a_server_once_until_the_wait_is_over() {
         return;
     }
     let date = |form: &str| (Utc::now() + TimeDelta::seconds(120)).format(form).to_string();
-    let forms: [(&str, String, i64); 10] = [
+    let forms: [(&str, String, i64); 11] = [
         ("seconds", "120".into(), 120),
         ("IMF-fixdate", date("%a, %d %b %Y %H:%M:%S GMT"), 120),
         ("RFC 850", date("%A, %d-%b-%y %H:%M:%S GMT"), 120),
@@ -46,6 +46,7 @@ fn twenty_processes_ask_a_server_once_until_the_wait_is_over() {
         ("huge", "99999999".into(), 3600),
         ("beyond all numbers", "99999999999999999999999".into(), 3600),
         ("far away", "Fri, 31 Dec 9999 23:59:59 GMT".into(), 3600),
+        ("over", "Sat, 01 Jan 2000 00:00:00 GMT".into(), 30),
         ("negative", "-5".into(), 30),
         ("garbage", "soon".into(), 30),
         ("empty", String::new(), 30),
