@@ -48,7 +48,7 @@ use self::endpoint::endpoint;
 use self::failure::Failed;
 pub use self::failure::OAuth2Error;
 use self::form::FormClient;
-use self::http::Http;
+use self::http::{Http, client_certificate};
 use self::parameters::Parameters;
 pub use self::refusal::Refusal;
 use self::refusal::Report;
@@ -75,12 +75,21 @@ use crate::tokens::{AuthTokens, RefreshToken};
 /// ```
 ///
 /// It works on any executor. One thread of this crate does the network I/O of the whole process. Each request
-/// has a connection of its own and uses no proxy. The root certificates of the system are trusted.
+/// has a connection of its own. The root certificates of the system are trusted.
+///
+/// The first of `HTTPS_PROXY`, `https_proxy`, `ALL_PROXY` and `all_proxy` that is set names a proxy: `http://` or
+/// `https://` (CONNECT), `socks5://`, or `socks5h://`, which also resolves names. A user and a password may stand
+/// before the host, with `%` and two digits for special characters. `NO_PROXY` lists the hosts, domains and
+/// networks without a proxy. This machine has none: `localhost` and loopback addresses. `HTTP_PROXY` is for plain
+/// HTTP, which is only used for this machine, so it has no effect. [`without_proxy`](Self::without_proxy) ignores
+/// the proxy.
 ///
 /// # Security
 ///
 /// - Each URL must be `https`. Plain `http` is accepted only for a loopback address (127.0.0.0/8, `[::1]`).
 ///   It is not accepted for `localhost`, because that name has to be resolved.
+/// - A proxy sees the host and the port of an endpoint, and nothing that is sent there. No error shows its user or
+///   its password.
 /// - No redirect is followed: 307 and 308 would send the refresh token to another URL.
 /// - Connecting may take 10 seconds, and the answer another 15. An answer may have
 ///   [`MAX_RECORD`](crate::store::MAX_RECORD) bytes.
@@ -332,6 +341,35 @@ impl OAuth2Client {
         self
     }
 
+    /// Proves who the client is by a certificate: mutual TLS (RFC 8705). Both are PEM: the certificate, followed
+    /// by those of its authorities, and its key. They are used at all endpoints. The client's id is sent in the
+    /// body, and no secret is needed.
+    ///
+    /// # Errors
+    ///
+    /// [`OAuth2Error::InvalidSetting`] if one of them cannot be used, or if the key is not that of the
+    /// certificate. It quotes neither.
+    ///
+    /// # Security
+    ///
+    /// rustls and ring keep the key as long as the client lives, and do not wipe it. A proxy never gets the
+    /// certificate.
+    pub fn with_client_certificate(
+        mut self,
+        certificates: &str,
+        key: &SecretString,
+    ) -> Result<Self, OAuth2Error> {
+        self.http.certificate = Some(client_certificate(certificates, key)?);
+        Ok(self)
+    }
+
+    /// Ignores the proxy that the environment names.
+    #[must_use]
+    pub fn without_proxy(mut self) -> Self {
+        self.http.by_proxy = false;
+        self
+    }
+
     /// Uses `now` as the clock, instead of the system's wall clock.
     #[must_use]
     pub fn with_clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
@@ -499,7 +537,8 @@ impl fmt::Debug for OAuth2Client {
 /// The permit is checked after connecting, right before the request is written. If the permit has an end, the
 /// connection is reset at that time, or earlier if the future is dropped or the process ends before the whole
 /// answer was read. After a reset, the kernel delivers no more of the request. On Linux and Android the
-/// kernel resets the connection even while the process is stopped.
+/// kernel resets the connection even while the process is stopped. A proxy that has received a part of the request
+/// may still deliver that part.
 ///
 /// A transient failure contains the time of `Retry-After`, up to 1 hour, or 30 seconds if it cannot be read. An error code counts with the status
 /// of a success, and with any 4xx except 404, 408 and 429.

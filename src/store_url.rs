@@ -46,7 +46,8 @@ pub use crate::sys::directories::{config_directory, state_directory};
 /// - `&trust_group=GID` trusts all members of a group: they may write to the directories that lead to the files
 ///   of the URL. Others who may are an error.
 /// - `&sslrootcert=PATH` names a file with the root certificates of a PostgreSQL server.
-/// - `&endpoint=URL` names the server of a bucket, if it is not the provider's own.
+/// - `&endpoint=URL` names the server of a bucket, if it is not the provider's own. `&proxy=off` ignores the proxy
+///   that the environment names.
 ///
 /// A path that begins with `~/` is in the home directory. Any other relative path is resolved when the URL is
 /// parsed, and refused by [`parse_absolute`](Self::parse_absolute). In a path, write `%25` for `%`, `%3F` for
@@ -102,6 +103,8 @@ struct Bucket {
     /// The key of the object.
     key: String,
     endpoint: Option<String>,
+    /// Whether it ignores the proxy of the environment.
+    without_proxy: bool,
     seal: Seal,
 }
 
@@ -325,8 +328,9 @@ impl StoreUrl {
             options.push(("slot", escaped(slot)));
             options.extend(roots.as_ref().map(|roots| ("sslrootcert", path(roots))));
         }
-        if let Kind::Bucket(Bucket { endpoint: Some(endpoint), .. }) = &self.kind {
-            options.push(("endpoint", escaped(endpoint)));
+        if let Kind::Bucket(Bucket { endpoint, without_proxy, .. }) = &self.kind {
+            options.extend(endpoint.as_ref().map(|endpoint| ("endpoint", escaped(endpoint))));
+            options.extend(without_proxy.then(|| ("proxy", "off".to_owned())));
         }
         if let Some(Seal { key, recipients, recipients_file }) = self.seal() {
             let key = match key {

@@ -2,39 +2,41 @@
 //! each request.
 
 mod arrived;
+mod certificate;
+mod connect;
 #[cfg(test)]
 mod tests;
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT,
 };
-use http::{Response, StatusCode, Uri};
+use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper_rustls::MaybeHttpsStream;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioIo;
 use oauth2::url::Url;
 use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
+use rustls::sign::SingleCertAndKey;
 use secrecy::ExposeSecret;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tower_service::Service;
 use zeroize::Zeroizing;
 
 use self::arrived::Arrived;
+pub(super) use self::certificate::client_certificate;
+use self::connect::{connect, tcp};
 use super::failure::{Failed, error_code};
 use super::hard_close::HardClose;
 use super::refusal::Report;
 use super::retry_after::retry_after;
 use super::unsendable;
-use crate::net::tls::{NO_ROOTS, USER, reason_of, trusting_the_system};
+use crate::net::certificate::refuses_the_client;
+use crate::net::tls::USER;
+use crate::net::unreached::Unreached;
 use crate::refresh::RefreshPermit;
 use crate::tokens::json;
 
@@ -62,6 +64,10 @@ pub(super) struct Http {
     answer: Duration,
     permit: RefreshPermit,
     pub(super) report: Report,
+    /// Whether it uses the proxy of the environment.
+    pub(super) by_proxy: bool,
+    /// The certificate of the client, and its key.
+    pub(super) certificate: Option<Arc<SingleCertAndKey>>,
 }
 
 /// The parts of an answer that are used.
@@ -71,11 +77,10 @@ pub(super) struct Reply {
     pub(super) body: Zeroizing<Vec<u8>>,
 }
 
-type Connection = MaybeHttpsStream<TokioIo<TcpStream>>;
-
 impl Http {
     pub(super) fn new() -> Self {
-        Self { answer: ANSWER, permit: RefreshPermit::unlimited(), report: Report::default() }
+        let (permit, report) = (RefreshPermit::unlimited(), Report::default());
+        Self { answer: ANSWER, permit, report, by_proxy: true, certificate: None }
     }
 
     /// Returns a client whose requests may be sent only while the permit lasts.
@@ -117,11 +122,8 @@ impl Http {
     }
 
     async fn transfer(&self, request: HttpRequest, place: &str) -> Result<Reply, Failed> {
-        let (connection, request) = (connect(request.uri().clone(), place), prepared(request));
-        let connection = timeout(CONNECT, connection).await.unwrap_or_else(|_| {
-            let seconds = CONNECT.as_secs();
-            Err(not_sent(place, &format!("accepted no connection within {seconds} seconds")))
-        })?;
+        let connection = connect(self, request.uri(), place).await?;
+        let request = prepared(request);
         let left = self.permit.time_to_answer();
         let hard = left.map(|left| HardClose::within(tcp(&connection), left)).transpose();
         let hard = hard.map_err(|error| {
@@ -204,30 +206,6 @@ fn prepared(request: HttpRequest) -> http::Request<Full<Bytes>> {
     http::Request::from_parts(parts, Full::new(Bytes::from_owner(Zeroizing::new(body))))
 }
 
-async fn connect(uri: Uri, place: &str) -> Result<Connection, Failed> {
-    let cannot = |error: &(dyn std::error::Error + 'static)| not_sent(place, reason_of(error));
-    let is_plain = uri.scheme_str() == Some("http");
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(is_plain);
-    tcp.set_nodelay(true);
-    if is_plain {
-        let stream = tcp.call(uri).await.map_err(|error| cannot(&error))?;
-        return Ok(MaybeHttpsStream::Http(stream));
-    }
-    // The roots are read each time, because they may change while a program runs for months.
-    let builder = trusting_the_system().await;
-    let builder = builder.ok_or_else(|| Failed::NotSent { reason: NO_ROOTS.to_owned() })?;
-    let mut tls = builder.https_only().enable_http1().wrap_connector(tcp);
-    tls.call(uri).await.map_err(|error| cannot(&*error))
-}
-
-fn tcp(connection: &Connection) -> &TcpStream {
-    match connection {
-        MaybeHttpsStream::Http(stream) => stream.inner(),
-        MaybeHttpsStream::Https(stream) => stream.inner().get_ref().0.inner().inner(),
-    }
-}
-
 fn not_sent(place: &str, what: &str) -> Failed {
     Failed::NotSent { reason: format!("{place} {what}") }
 }
@@ -238,10 +216,30 @@ fn failed_to_answer(place: &str, error: &hyper::Error) -> Failed {
             reason: format!("{place} does not speak HTTP/1.1; check the URL"),
         };
     }
+    // With TLS 1.3, a server checks the client's certificate after the client has begun to send.
+    if refuses_the_certificate(error) {
+        return Failed::NotHttp { reason: Unreached::because(place, error).to_string() };
+    }
     if error.is_canceled() {
         return not_sent(place, "closed the connection before anything was sent");
     }
     Failed::NoAnswer { reason: format!("{place} broke the connection") }
+}
+
+fn refuses_the_certificate(error: &hyper::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref() {
+            return refuses_the_client(error);
+        }
+        let io = error.downcast_ref::<std::io::Error>();
+        cause = match io.and_then(std::io::Error::get_ref) {
+            // `source` of an I/O error skips the error that it wraps.
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    false
 }
 
 /// Reads an answer. Returns the error, if it ended too early.

@@ -155,8 +155,11 @@ impl StoreUrl {
 #[cfg(feature = "object-store")]
 impl Bucket {
     fn open(&self, key: AgeKey) -> Result<BucketStore, StoreError> {
-        let Self { scheme, name, key: object, endpoint, .. } = self;
-        let store = BucketStore::new(&format!("{scheme}://{name}/{object}"), key)?;
+        let Self { scheme, name, key: object, endpoint, without_proxy, .. } = self;
+        let mut store = BucketStore::new(&format!("{scheme}://{name}/{object}"), key)?;
+        if *without_proxy {
+            store = store.without_proxy();
+        }
         Ok(match endpoint {
             Some(endpoint) => store.with_endpoint(endpoint)?,
             None => store,

@@ -147,7 +147,9 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, InvalidStoreUrl> {
 fn known_options(scheme: &str) -> &'static [&'static str] {
     match scheme {
         "age" => &["identity", "recipient", "recipients", "trust_group"],
-        "az" | "gs" | "s3" => &["identity", "recipient", "recipients", "endpoint", "trust_group"],
+        "az" | "gs" | "s3" => {
+            &["identity", "recipient", "recipients", "endpoint", "proxy", "trust_group"]
+        }
         "plaintext" => &["trust_group"],
         "postgres" | "postgresql" => {
             &["slot", "identity", "recipient", "recipients", "sslrootcert", "trust_group"]
@@ -192,8 +194,12 @@ fn parse_bucket(
     if endpoint.as_ref().is_some_and(|endpoint| !is_endpoint(endpoint)) {
         return Err(invalid(FORM));
     }
-    let (name, seal) = (name.to_owned(), options.seal()?);
-    Ok(Kind::Bucket(Bucket { scheme, name, key, endpoint, seal }))
+    let proxy = options.take("proxy");
+    if proxy.is_some_and(|proxy| proxy != "off") {
+        return Err(invalid("proxy takes only `off`; the environment names the proxy"));
+    }
+    let (name, without_proxy, seal) = (name.to_owned(), proxy.is_some(), options.seal()?);
+    Ok(Kind::Bucket(Bucket { scheme, name, key, endpoint, without_proxy, seal }))
 }
 
 fn parse_database(body: &str, options: &mut Options<'_>) -> Result<Kind, InvalidStoreUrl> {

@@ -39,6 +39,7 @@ fn each_form_of_url_is_the_same_after_it_was_read_and_written() {
         "s3://tokens/axiom/alice.age?identity=/etc/app/key.txt",
         "s3://a.b/c%3Fd?endpoint=http://127.0.0.1:9000&identity=credential:key",
         "gs://a_b/c?identity=/k&recipient=age1",
+        "s3://a/b?endpoint=https://s3.example&proxy=off&identity=/k",
         "az://tokens/a b?identity=/k",
     ] {
         assert_eq!(parsed(text).to_text(), text);
@@ -77,6 +78,7 @@ fn the_error_for_a_wrong_url_explains_it_and_does_not_quote_it() {
         ("s3://canary/a", "needs identity=PATH"),
         ("s3://canary/a?identity=/k&slot=b", "an option is unknown"),
         ("s3://canary/a?identity=/k&endpoint=ftp://a", "an endpoint is https://HOST"),
+        ("s3://a/b?identity=/k&proxy=http://canary@c", "proxy takes only `off`"),
         ("s3://canary/a?identity=/k&endpoint=https://a:canary@c", "an endpoint is https://HOST"),
         ("s3://a/b?identity=/k&endpoint=https:///a:canary@c", "an endpoint is https://HOST"),
         ("s3://canary/a.trial?identity=/k", "may not end with .trial"),

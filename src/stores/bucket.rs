@@ -71,6 +71,9 @@ const NO_VERSION: &str = "\"00000000000000000000000000000000\"";
 ///
 /// # Security
 ///
+/// - The proxy that `HTTPS_PROXY` or `ALL_PROXY` names is used, except for the hosts in `NO_PROXY` and for this
+///   machine. It sees the host and the port, and nothing that is sent there.
+///   [`without_proxy`](Self::without_proxy) ignores it.
 /// - Plain HTTP is used only for a loopback address and for the cloud's own metadata service, whatever the
 ///   environment says. Every other connection uses TLS.
 /// - The body of an answer has at most 272 KiB. An error shows the status of an answer, and nothing else of
@@ -92,6 +95,8 @@ struct Bucket {
     name: String,
     key: Path,
     endpoint: Option<String>,
+    /// Whether it uses the proxy of the environment.
+    by_proxy: bool,
     store: OnceCell<Arc<dyn ObjectStore>>,
     /// Is set once the server has passed the test of conditional writes.
     trial: OnceCell<()>,
@@ -150,6 +155,18 @@ impl BucketStore {
         Ok(self)
     }
 
+    /// Ignores the proxy that the environment names.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the store was used before.
+    #[must_use]
+    pub fn without_proxy(mut self) -> Self {
+        let bucket = Arc::get_mut(self.0.configure());
+        bucket.expect("a store is set up before it is used").by_proxy = false;
+        self
+    }
+
     /// Tests whether the server supports conditional writes. The first write does the same.
     ///
     /// # Errors
@@ -193,6 +210,7 @@ impl Bucket {
             name: name.to_owned(),
             key,
             endpoint: None,
+            by_proxy: true,
             store: OnceCell::new(),
             trial: OnceCell::new(),
             watch: Mutex::default(),
@@ -204,14 +222,17 @@ impl Bucket {
     }
 
     async fn open(&self) -> Result<Arc<dyn ObjectStore>, StoreError> {
-        let (provider, name, endpoint) = (self.provider, self.name.clone(), self.endpoint.clone());
+        let (provider, by_proxy) = (self.provider, self.by_proxy);
+        let (name, endpoint) = (self.name.clone(), self.endpoint.clone());
         let place = self.to_string();
         // This may read files that the environment names.
         blocking::run(&self.to_string(), move || {
-            provider.open(&name, endpoint).map_err(|(reason, advice)| StoreError::Unavailable {
-                place,
-                reason: reason.to_owned(),
-                advice: advice.to_owned(),
+            provider.open(&name, endpoint, by_proxy).map_err(|(reason, advice)| {
+                StoreError::Unavailable {
+                    place,
+                    reason: reason.to_owned(),
+                    advice: advice.to_owned(),
+                }
             })
         })
         .await

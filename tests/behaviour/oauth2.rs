@@ -207,7 +207,12 @@ async fn a_refused_connection_is_transient() {
     let client = OAuth2Client::new(&format!("http://{free}/token"), "app").unwrap();
     let tokens = AuthTokens::new("a").with_refresh_token("canary");
     let failure = client.refresh(tokens, &RefreshPermit::unlimited()).await.unwrap_err();
-    assert_eq!(failure, RefreshFailure::transient(format!("{free} refused the connection")));
+    assert_eq!(
+        failure,
+        RefreshFailure::transient(format!(
+            "{free} refused the connection; check the port, and whether it is running"
+        ))
+    );
 }
 
 #[tokio::test]

@@ -4,9 +4,10 @@ use std::error::Error as _;
 
 use object_store::Error;
 
-use super::http::{NotReached, names_metadata};
+use super::http::names_metadata;
 use super::{Bucket, TRIAL};
 use crate::error::StoreError;
+use crate::net::unreached::Unreached;
 
 /// What the text of an error contains before the answer of the server.
 const STATUS: &str = "status code: ";
@@ -42,7 +43,7 @@ pub(super) fn explain(error: &Error, bucket: &Bucket) -> StoreError {
             "set credentials in the environment, or give this machine a role",
         ),
         error => match not_reached(error) {
-            Some(reason) => unavailable(reason, "check whether it is running"),
+            Some(Unreached { reason, advice }) => unavailable(reason, advice),
             None => unavailable(&status(error), "check whether it is running, and its settings"),
         },
     }
@@ -63,11 +64,11 @@ pub(super) fn is_too_often(error: &Error) -> bool {
     answer_of(error).is_some_and(|answer| answer.starts_with("429"))
 }
 
-fn not_reached(error: &Error) -> Option<&str> {
+fn not_reached(error: &Error) -> Option<&Unreached> {
     let mut cause = error.source();
     while let Some(error) = cause {
-        if let Some(NotReached(reason)) = error.downcast_ref() {
-            return Some(reason);
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
         }
         cause = error.source();
     }

@@ -1,12 +1,12 @@
 //! The HTTP client for the `object_store` crate.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector as TcpConnector;
 use hyper_util::rt::TokioExecutor;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody,
@@ -16,13 +16,12 @@ use object_store::{ClientOptions, Result};
 use tokio::sync::OnceCell;
 
 use super::LONGEST_OBJECT;
+use crate::net::connect::Connector as TcpConnector;
 use crate::net::loopback::is_loopback;
-use crate::net::tls::{NO_ROOTS, USER, reason_of, trusting_the_system};
+use crate::net::tls::{NO_ROOTS, USER, trusting_the_system};
+use crate::net::unreached::Unreached;
 
-/// Why a server was not reached, or sent no usable answer. The text is this crate's own.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct NotReached(pub(super) String);
+const RUNNING: &str = "check whether it is running";
 
 /// The most bytes of the body of any answer: an object, an error, or credentials. `object_store` reads errors
 /// and credentials as a whole, whatever their length.
@@ -50,30 +49,33 @@ pub(super) fn names_metadata(text: &str) -> bool {
 /// The client options about plain HTTP are ignored: the environment can set them, and for Google they allow
 /// it for every host.
 #[derive(Debug)]
-pub(super) struct Connector;
+pub(super) struct Connector {
+    /// Whether it uses the proxy of the environment.
+    pub(super) by_proxy: bool,
+}
 
 impl HttpConnector for Connector {
     fn connect(&self, _options: &ClientOptions) -> Result<HttpClient> {
-        Ok(HttpClient::new(Service::default()))
+        Ok(HttpClient::new(Service { by_proxy: self.by_proxy, client: OnceCell::new() }))
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Service {
+    by_proxy: bool,
     client: OnceCell<Client<HttpsConnector<TcpConnector>, HttpRequestBody>>,
 }
 
 impl Service {
     async fn client(
         &self,
-    ) -> Result<&Client<HttpsConnector<TcpConnector>, HttpRequestBody>, NotReached> {
+    ) -> Result<&Client<HttpsConnector<TcpConnector>, HttpRequestBody>, Unreached> {
         let make = || async {
             let builder = trusting_the_system().await;
-            let builder = builder.ok_or_else(|| NotReached(NO_ROOTS.to_owned()))?;
-            let mut tcp = TcpConnector::new();
-            tcp.enforce_http(false);
-            tcp.set_nodelay(true);
-            let tls = builder.https_or_http().enable_http1().wrap_connector(tcp);
+            let builder = builder.ok_or_else(|| Unreached::new(NO_ROOTS.0, NO_ROOTS.1))?;
+            let tls = Arc::new(builder.with_no_client_auth());
+            let tcp = TcpConnector::new(self.by_proxy.then(|| tls.clone()));
+            let tls = HttpsConnector::from((tcp, tls));
             Ok(Client::builder(TokioExecutor::new()).http1_max_buf_size(LONGEST_HEAD).build(tls))
         };
         self.client.get_or_try_init(make).await
@@ -86,17 +88,16 @@ impl HttpService for Service {
         let host = request.uri().host().unwrap_or_default().to_owned();
         let is_plain = request.uri().scheme_str() == Some("http");
         if is_plain && !is_loopback(&host) && !is_metadata(&host) {
-            let reason =
-                format!("http: is not accepted for {host}, which is another machine; use https:");
-            return Err(HttpError::new(HttpErrorKind::Unknown, NotReached(reason)));
+            let reason = format!("http: is not accepted for {host}, which is another machine");
+            let refused = Unreached::new(reason, "use https:");
+            return Err(HttpError::new(HttpErrorKind::Unknown, refused));
         }
         request.headers_mut().insert("user-agent", USER.parse().expect("it is ASCII"));
         let unknown = |error| HttpError::new(HttpErrorKind::Unknown, error);
         let sent = self.client().await.map_err(unknown)?.request(request).await;
         let response = sent.map_err(|error| {
             if error.is_connect() {
-                let reason = format!("{host} {}", reason_of(&error));
-                HttpError::new(HttpErrorKind::Connect, NotReached(reason))
+                HttpError::new(HttpErrorKind::Connect, Unreached::because(&host, &error))
             } else {
                 broken(&host)
             }
@@ -110,11 +111,12 @@ impl HttpService for Service {
 }
 
 fn broken(host: &str) -> HttpError {
-    HttpError::new(HttpErrorKind::Interrupted, NotReached(format!("{host} broke the connection")))
+    let broken = Unreached::new(format!("{host} broke the connection"), RUNNING);
+    HttpError::new(HttpErrorKind::Interrupted, broken)
 }
 
 fn too_long(host: &str) -> HttpError {
     let reason = format!("{host} sent an answer with more than {LONGEST_BODY} bytes");
     // This kind is not retried.
-    HttpError::new(HttpErrorKind::Decode, NotReached(reason))
+    HttpError::new(HttpErrorKind::Decode, Unreached::new(reason, RUNNING))
 }

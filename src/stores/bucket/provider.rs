@@ -34,6 +34,7 @@ impl Provider {
         self,
         name: &str,
         endpoint: Option<String>,
+        by_proxy: bool,
     ) -> Result<Arc<dyn ObjectStore>, (&'static str, &'static str)> {
         let retry = RetryConfig {
             backoff: BackoffConfig {
@@ -54,7 +55,7 @@ impl Provider {
         Ok(match self {
             Self::Azure => {
                 let builder = MicrosoftAzureBuilder::from_env().with_container_name(name);
-                let builder = builder.with_retry(retry).with_http_connector(Connector);
+                let builder = builder.with_retry(retry).with_http_connector(Connector { by_proxy });
                 // The Azure CLI would be started as a program, and block a thread that runs tasks.
                 let builder = builder.with_use_azure_cli(false);
                 let kind = builder.get_config_value(&AzureConfigKey::CredentialType);
@@ -69,7 +70,7 @@ impl Provider {
             }
             Self::Google => {
                 let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(name);
-                let builder = builder.with_retry(retry).with_http_connector(Connector);
+                let builder = builder.with_retry(retry).with_http_connector(Connector { by_proxy });
                 let given = checked(builder.get_config_value(&GoogleConfigKey::BaseUrl))?;
                 Arc::new(match endpoint.or(given) {
                     Some(endpoint) => builder.with_base_url(&endpoint).build().map_err(failed)?,
@@ -78,7 +79,7 @@ impl Provider {
             }
             Self::S3 => {
                 let builder = AmazonS3Builder::from_env().with_bucket_name(name);
-                let builder = builder.with_retry(retry).with_http_connector(Connector);
+                let builder = builder.with_retry(retry).with_http_connector(Connector { by_proxy });
                 for key in [
                     AmazonS3ConfigKey::Endpoint,
                     AmazonS3ConfigKey::MetadataEndpoint,

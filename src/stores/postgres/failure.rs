@@ -3,11 +3,11 @@
 use std::error::Error as _;
 use std::io;
 
-use rustls::CertificateError;
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
 
 use crate::error::StoreError;
+use crate::net::certificate::Fault;
 use crate::printable::printable;
 
 /// The most characters of the server's own message that an error shows.
@@ -27,8 +27,14 @@ pub(super) fn explain(error: &Error, place: &str) -> StoreError {
     let denied = |advice: &str| StoreError::Denied { place: place.into(), advice: advice.into() };
     let Some(said) = error.as_db_error() else {
         if let Some(error) = tls_error(error) {
-            let advice = "check the name of its host, the clock, and the root certificates";
-            return unavailable(place, reason_of(error), advice);
+            return match Fault::of(error) {
+                Some(Fault { what, advice }) => {
+                    unavailable(place, &format!("it has {what}"), advice)
+                }
+                None => {
+                    unavailable(place, "it does not agree on TLS", "check its settings for TLS")
+                }
+            };
         }
         let why = error.source().map(ToString::to_string);
         if why.as_deref() == Some(NO_PASSWORD) {
@@ -76,25 +82,6 @@ pub(super) fn explain(error: &Error, place: &str) -> StoreError {
 /// Returns the error of TLS that is the cause of this one.
 fn tls_error(error: &Error) -> Option<&rustls::Error> {
     error.source()?.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref()
-}
-
-/// Returns why TLS failed. The text is this crate's own, because the library's quotes the certificate.
-fn reason_of(error: &rustls::Error) -> &'static str {
-    match error {
-        rustls::Error::InvalidCertificate(error) => match error {
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                "its certificate is for another name"
-            }
-            CertificateError::UnknownIssuer => {
-                "its certificate is not signed by a root certificate that is trusted"
-            }
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                "its certificate has expired"
-            }
-            _ => "its certificate is not valid",
-        },
-        _ => "it does not agree on TLS",
-    }
 }
 
 pub(super) fn unavailable(place: &str, reason: &str, advice: &str) -> StoreError {

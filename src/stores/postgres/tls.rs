@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
-use rustls_platform_verifier::BuilderVerifierExt;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -16,6 +16,7 @@ use super::failure::unavailable;
 use super::limits::{Limited, Limits};
 use super::socket::Socket;
 use crate::error::StoreError;
+use crate::net::certificate::Verifier;
 use crate::private_file::PrivateFile;
 use crate::sys::blocking;
 
@@ -81,21 +82,25 @@ fn config(place: &str, roots: Option<&Path>) -> Result<ClientConfig, StoreError>
         unavailable(place, reason, "name a PEM file with the root certificate of the server")
     };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = match roots {
+        None => Verifier::of_the_system(provider.clone())
+            .map_err(|_| failed("the certificates that this system trusts cannot be read"))?,
+        Some(path) => {
+            let pem = PrivateFile::new(path, LONGEST_ROOTS).read_trusted()?;
+            let pem = pem.ok_or_else(|| failed(&format!("{} does not exist", path.display())))?;
+            let roots = parse(&pem).filter(|roots| !roots.is_empty());
+            let none = || failed(&format!("{} holds no certificates", path.display()));
+            let roots = Arc::new(roots.ok_or_else(none)?);
+            let inner = WebPkiServerVerifier::builder_with_provider(roots, provider.clone());
+            let inner = inner.build().map_err(|error| failed(&error.to_string()))?;
+            Verifier::new(inner, provider.clone())
+        }
+    };
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| failed(&error.to_string()))?;
-    let Some(path) = roots else {
-        let builder = builder.with_platform_verifier();
-        let builder = builder
-            .map_err(|_| failed("the certificates that this system trusts cannot be read"))?;
-        return Ok(builder.with_no_client_auth());
-    };
-    let pem = PrivateFile::new(path, LONGEST_ROOTS).read_trusted()?;
-    let pem = pem.ok_or_else(|| failed(&format!("{} does not exist", path.display())))?;
-    let roots = parse(&pem).filter(|roots| !roots.is_empty());
-    let roots =
-        roots.ok_or_else(|| failed(&format!("{} holds no certificates", path.display())))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    Ok(builder.with_no_client_auth())
 }
 
 /// Parses PEM. Returns `None` if anything in it is not a certificate.
