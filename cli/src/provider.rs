@@ -1,5 +1,6 @@
 //! The provider that issues a profile's tokens: the `[oauth2]` table of its file.
 
+mod certificate;
 mod client;
 mod key;
 mod settings;
@@ -10,6 +11,7 @@ use tokenkeep::secrecy::SecretString;
 use toml::de::DeTable;
 use zeroize::Zeroizing;
 
+use self::certificate::Certificate;
 use self::client::client;
 use self::key::Key;
 use self::settings::Settings;
@@ -20,7 +22,7 @@ use crate::failure::Failure;
 /// An OAuth 2.0 provider, and the client that is registered there.
 #[derive(Clone, Debug)]
 pub(crate) struct Provider {
-    /// The client without its secret. Without metadata, the issuer stands for the URLs that are unknown.
+    /// The client without its secrets. Without metadata, the issuer stands for the URLs that are unknown.
     client: OAuth2Client,
     /// The issuer, whose metadata has the URLs that the profile does not write.
     pub(crate) issuer: Option<String>,
@@ -38,6 +40,7 @@ pub(crate) struct Provider {
     /// The client gets tokens for itself, so nobody signs in.
     pub(crate) is_own_client: bool,
     assertion: Option<Assertion>,
+    certificate: Option<Certificate>,
 }
 
 /// The key with which the client authenticates itself instead of with a secret.
@@ -86,6 +89,7 @@ impl Provider {
             asks_for_offline_access: settings.texts("scopes")?.contains(&"offline_access"),
             is_own_client: settings.text("grant_type")?.is_some(),
             assertion: Assertion::parse(&settings)?,
+            certificate: Certificate::parse(&settings)?,
         })
     }
 
@@ -112,7 +116,7 @@ impl Provider {
         }
     }
 
-    /// Returns the client with its secret, and with its key. The keychain may ask for it only if
+    /// Returns the client with its secret, its key and its certificate. The keychain may ask for it only if
     /// `allow_prompt` says so.
     pub(crate) async fn client(&self, allow_prompt: bool) -> Result<OAuth2Client, Failure> {
         if self.is_undiscovered() && !self.has_token_url {
@@ -123,6 +127,9 @@ impl Provider {
         let mut client = self.client.clone();
         if let Some(assertion) = &self.assertion {
             client = client.with_private_key_jwt(assertion.read(allow_prompt).await?);
+        }
+        if let Some(certificate) = &self.certificate {
+            client = certificate.add_to(client, allow_prompt).await?;
         }
         let Some(variable) = &self.client_secret_env else { return Ok(client) };
         match std::env::var(variable) {

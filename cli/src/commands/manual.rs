@@ -88,7 +88,7 @@ const STORES: &[(&str, &str)] = &[
     (
         "s3://BUCKET/PATH?identity=KEY, gs:, az:",
         "An object of a bucket, for many machines. &endpoint=URL is for a server that is not the \
-         provider's.",
+         provider's. &proxy=off ignores the proxy of the environment.",
     ),
     (
         "In a URL with a file",

@@ -65,6 +65,14 @@ pub(super) fn client(
     if in_body.unwrap_or_else(|| metadata.is_some_and(ProviderMetadata::needs_secret_in_body)) {
         client = client.with_secret_in_body();
     }
+    match settings.get("proxy", DeValue::as_bool)? {
+        None => {}
+        Some(false) => client = client.without_proxy(),
+        Some(true) => {
+            let what = "proxy takes only `false`; the environment names the proxy";
+            return Err(settings.wrong_at("proxy", what));
+        }
+    }
     match settings.text("grant_type")? {
         None => {}
         Some("client_credentials") => client = client.with_client_credentials(),

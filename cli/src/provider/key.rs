@@ -29,13 +29,7 @@ impl Key {
             }
             return Ok(Self::Keychain { service: service.to_owned(), account: account.to_owned() });
         }
-        let path = match text.strip_prefix("~/") {
-            Some(rest) => {
-                std::env::home_dir().filter(|home| home.is_absolute()).map(|home| home.join(rest))
-            }
-            None => Some(PathBuf::from(text)),
-        };
-        path.filter(|path| path.is_absolute()).map(Self::File).ok_or(
+        path_of(text).map(Self::File).ok_or(
             "this is not a whole path, or one that begins with ~/, or keychain:SERVICE/ACCOUNT",
         )
     }
@@ -81,4 +75,13 @@ impl fmt::Display for Key {
             }
         }
     }
+}
+
+/// Returns a whole path, or one below the home directory that begins with `~/`.
+pub(super) fn path_of(text: &str) -> Option<PathBuf> {
+    let path = match text.strip_prefix("~/") {
+        Some(rest) => std::env::home_dir().map(|home| home.join(rest)),
+        None => Some(PathBuf::from(text)),
+    };
+    path.filter(|path| path.is_absolute())
 }

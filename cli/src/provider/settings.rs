@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-const SETTINGS: [&str; 23] = [
+const SETTINGS: [&str; 26] = [
     "audience",
     "authorization_url",
     "authorize_parameters",
@@ -13,6 +13,8 @@ const SETTINGS: [&str; 23] = [
     "client_assertion_audience",
     "client_assertion_key",
     "client_assertion_key_id",
+    "client_certificate",
+    "client_certificate_key",
     "client_id",
     "client_secret_env",
     "client_secret_in_body",
@@ -21,6 +23,7 @@ const SETTINGS: [&str; 23] = [
     "expires_after",
     "grant_type",
     "issuer",
+    "proxy",
     "redirect_port",
     "redirect_uri",
     "refresh_scopes",

@@ -7,6 +7,8 @@
 )]
 
 mod access_lists;
+mod certificates;
+mod client_certificates;
 mod command;
 mod command_errors;
 mod credential_manager;
@@ -23,6 +25,7 @@ mod own_client;
 mod profile_remove;
 mod provider_answers;
 mod provider_pages;
+mod proxies;
 mod readme;
 mod refresh_command;
 mod sign_in_again;
@@ -30,10 +33,12 @@ mod terminal;
 mod unreplaceable_slots;
 mod waits;
 
-#[cfg(target_os = "linux")]
-use tokenkeep_test_support::figures;
+#[cfg(unix)]
+use tokenkeep_test_support::certificates as issuing;
 #[cfg(all(unix, not(target_vendor = "apple")))]
 use tokenkeep_test_support::session;
 #[cfg(unix)]
 use tokenkeep_test_support::token_server;
 use tokenkeep_test_support::{self as support, home};
+#[cfg(target_os = "linux")]
+use tokenkeep_test_support::{figures, forward_proxy};

@@ -12,11 +12,15 @@
 
 #[cfg(target_os = "linux")]
 pub mod bucket_server;
+#[cfg(unix)]
+pub mod certificates;
 pub mod clock;
 pub mod faulty_store;
 pub mod figures;
 #[cfg(target_os = "linux")]
 pub mod fleet;
+#[cfg(target_os = "linux")]
+pub mod forward_proxy;
 #[cfg(target_os = "linux")]
 pub mod google_server;
 pub mod home;

@@ -12,7 +12,14 @@ use std::thread;
 
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+#[cfg(unix)]
+use rustls::pki_types::pem::PemObject;
+#[cfg(unix)]
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
+
+#[cfg(unix)]
+use crate::certificates::{Issued, self_signed};
 
 /// The server. It stops when the process ends.
 #[derive(Clone)]
@@ -152,23 +159,29 @@ impl TokenServer {
     /// Starts a server with TLS. Returns it and its self-signed certificate.
     #[cfg(unix)]
     pub fn start_with_tls() -> (Self, String) {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let issued = self_signed("localhost", false);
+        (Self::start_with_certificate("localhost", &issued), issued.certificate)
+    }
+
+    /// Starts a server with this certificate, whose URLs have this host.
+    #[cfg(unix)]
+    pub fn start_with_certificate(host: &'static str, issued: &Issued) -> Self {
+        let certificate = CertificateDer::from_pem_slice(issued.certificate.as_bytes()).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key.into())
+            .with_single_cert(vec![certificate], key)
             .unwrap();
         let config = Arc::new(config);
-        let origin = |address: SocketAddr| format!("https://localhost:{}", address.port());
-        let server = Self::listen(origin, move |server, stream| {
+        let origin = |address: SocketAddr| format!("https://{host}:{}", address.port());
+        Self::listen(origin, move |server, stream| {
             let tls = rustls::ServerConnection::new(config.clone()).unwrap();
             let tcp = stream.try_clone().unwrap();
             server.serve(&mut rustls::StreamOwned::new(tls, stream), &tcp);
-        });
-        (server, made.cert.pem())
+        })
     }
 
     fn listen(
