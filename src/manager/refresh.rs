@@ -14,7 +14,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, Utc};
 
@@ -44,6 +44,14 @@ pub(super) const WAIT_LIMIT_WHILE_ACCEPTED: Duration = Duration::from_secs(5);
 /// How long a refresh waits for an answer after the deadline. If this process was stopped, the answer may
 /// have come meanwhile.
 const LATE_ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long a refresher may take for both of its calls, if the answer to the first one is lost. A command waits
+/// for them although its token is good, so with [`LATE_ANSWER_LIMIT`] this is less than 20 s. The second call
+/// gets what the first one left.
+const BOTH_ANSWERS_LIMIT: Duration = Duration::from_millis(17_500);
+
+/// The shortest time for the second call. It is enough for a server that works, and the token was sent before.
+const SECOND_ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long the calls to the store may take in one refresh, without the wait for its lease. There are 5
 /// calls, and the slowest store gives up each of them after 85 s.
@@ -298,7 +306,9 @@ impl RefreshProtocol {
         &self,
         leased: &mut LeasedTokens,
     ) -> Result<AuthTokens, RefreshFailure> {
-        let answer = self.call_once(&leased.record.tokens, &*leased.lease).await;
+        let began = Instant::now();
+        let deadline = self.policy.deadline;
+        let answer = self.call_once(&leased.record.tokens, &*leased.lease, deadline).await;
         if !matches!(answer, Err(RefreshFailure::Ambiguous { .. })) {
             return answer;
         }
@@ -306,15 +316,16 @@ impl RefreshProtocol {
         if !matches!(self.renew_lease(leased).await, Ok(true)) {
             return answer;
         }
-        self.call_once(&leased.record.tokens, &*leased.lease).await
+        let left = BOTH_ANSWERS_LIMIT.saturating_sub(began.elapsed()).max(SECOND_ANSWER_LIMIT);
+        self.call_once(&leased.record.tokens, &*leased.lease, left.min(deadline)).await
     }
 
     async fn call_once(
         &self,
         tokens: &AuthTokens,
         lease: &dyn Lease,
+        deadline: Duration,
     ) -> Result<AuthTokens, RefreshFailure> {
-        let deadline = self.policy.deadline;
         let permit = match lease.time_left() {
             None => RefreshPermit::unlimited(),
             Some(left) => RefreshPermit::until(left, deadline, SAVE_MARGIN, &self.clock),
@@ -334,7 +345,7 @@ impl RefreshProtocol {
             answered = self.timer.within(LATE_ANSWER_LIMIT, answer).await;
         }
         let answered = answered.unwrap_or_else(|| {
-            Err(RefreshFailure::ambiguous(format!("no answer within {deadline:?}")))
+            Err(RefreshFailure::ambiguous(format!("no answer within {deadline:.0?}")))
         });
         match answered {
             Ok(new) if !new.has_access_token() => {

@@ -361,7 +361,7 @@ async fn a_refresher_that_hangs_or_panics_is_an_error() {
         world.clock.forward(1);
     }
     let error = waiting.await.unwrap().unwrap_err();
-    assert!(error.to_string().contains("no answer within 30s"), "{error}");
+    assert!(error.to_string().contains("no answer within "), "{error}");
     world.clock.forward(60);
     assert_eq!(world.access().await.unwrap(), "access-2");
 }

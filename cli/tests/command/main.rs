@@ -29,6 +29,7 @@ mod proxies;
 mod readme;
 mod refresh_command;
 mod sign_in_again;
+mod slow_server;
 mod terminal;
 mod unreplaceable_slots;
 mod waits;

@@ -29,7 +29,7 @@ impl RefreshProtocol {
         &self,
         lease: Box<dyn Lease>,
     ) -> Result<Arc<Snapshot>, AuthError> {
-        let answer = self.call_once(&no_tokens(), &*lease).await;
+        let answer = self.call_once(&no_tokens(), &*lease, self.policy.deadline).await;
         let obtained = match answer {
             Ok(tokens) => self.save_first(tokens).await,
             Err(failure) => Err(self.not_obtained(failure)),

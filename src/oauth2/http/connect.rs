@@ -25,8 +25,13 @@ pub(super) async fn connect(http: &Http, uri: &Uri, place: &str) -> Result<Conne
     let connected = timeout(CONNECT, open(http, uri, place)).await;
     connected.unwrap_or_else(|_| {
         let seconds = CONNECT.as_secs();
-        let by = proxy.map(|proxy| format!(" through {proxy}")).unwrap_or_default();
-        let reason = format!("{place} accepted no connection{by} within {seconds} seconds");
+        let reason = match proxy {
+            Some(proxy) => format!(
+                "{proxy} opened no connection to {place} within {seconds} seconds; check its URL, and \
+                 whether it can reach that"
+            ),
+            None => format!("{place} accepted no connection within {seconds} seconds"),
+        };
         Err(Failed::NotSent { reason })
     })
 }
