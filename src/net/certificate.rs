@@ -3,12 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+#[cfg(any(feature = "oauth2", feature = "object-store"))]
+use rustls::AlertDescription;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    AlertDescription, CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme,
-};
+use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 use webpki::{EndEntityCert, KeyUsage};
 
 /// What is wrong with a certificate, and what to do. The texts are this crate's own, because those of the
@@ -64,6 +64,7 @@ impl Fault {
 
 /// Returns whether this is the message of a server that does not accept the certificate of the client, or that
 /// wants one and got none (RFC 8446, 6.2).
+#[cfg(any(feature = "oauth2", feature = "object-store"))]
 pub(crate) fn refuses_the_client(error: &Error) -> bool {
     matches!(
         error,
