@@ -461,7 +461,7 @@ impl OAuth2Client {
         let request = client.exchange_refresh_token(&token).add_scopes(self.refresh_scopes.clone());
         let answer = request.request_async(&forms).await;
         token.into_secret().zeroize();
-        let answer = answer.map_err(|error| failed(error, self.token_url.url()))?;
+        let answer = answer.map_err(|error| failed(error, self.token_url.url()).in_a_session())?;
         Ok(self.received(answer, sent))
     }
 
@@ -540,8 +540,8 @@ impl fmt::Debug for OAuth2Client {
 /// kernel resets the connection even while the process is stopped. A proxy that has received a part of the request
 /// may still deliver that part.
 ///
-/// A transient failure contains the time of `Retry-After`, up to 1 hour, or 30 seconds if it cannot be read. An error code counts with the status
-/// of a success, and with any 4xx except 404, 408 and 429.
+/// A transient failure contains the time of `Retry-After`, up to 1 hour, or 30 seconds if it cannot be read. An
+/// error code counts with the status of a success, and with any 4xx except 404, 408 and 429.
 #[async_trait]
 impl TokenRefresher for OAuth2Client {
     async fn refresh(
@@ -551,7 +551,12 @@ impl TokenRefresher for OAuth2Client {
     ) -> Result<AuthTokens, RefreshFailure> {
         let (client, permit) = (self.clone(), permit.clone());
         if self.grant == Grant::ClientCredentials {
-            return Ok(on_io(async move { client.own_tokens(permit).await }).await?);
+            let own = on_io(async move { client.own_tokens(permit).await }).await;
+            return own.map_err(|failed: Failed| match failed.into() {
+                // There is no session that has ended.
+                RefreshFailure::Rejected { reason } => RefreshFailure::misconfigured(reason),
+                failure => failure,
+            });
         }
         let Some(token) = current.refresh_token.clone() else {
             return Err(RefreshFailure::rejected("the server issued no refresh token"));

@@ -68,6 +68,17 @@ pub(super) enum Failed {
 }
 
 impl Failed {
+    /// Adds what it may mean that a client is refused which has obtained tokens: its settings were right once.
+    pub(super) fn in_a_session(mut self) -> Self {
+        if let Self::Refused { code, reason, .. } = &mut self
+            && matches!(&**code, "invalid_client" | "unauthorized_client")
+        {
+            *reason += ", which may have changed or expired; if they are right, the provider may have ended \
+                        the session: sign in again";
+        }
+        self
+    }
+
     /// Returns whether the same exchange may succeed later.
     pub(super) fn is_temporary(&self) -> bool {
         match self {
@@ -142,12 +153,10 @@ impl From<Failed> for RefreshFailure {
             },
             Failed::Refused { code, reason, retry_after } => match code.as_str() {
                 code if needs_a_sign_in(code) => Self::rejected(reason),
-                // This client has obtained the tokens, so its settings were right once.
-                "invalid_client" | "unauthorized_client" => Self::misconfigured(format!(
-                    "{reason}, which may have changed or expired; if they are right, the provider may have \
-                     ended the session: sign in again"
-                )),
-                "invalid_request" | "unsupported_grant_type" => Self::misconfigured(reason),
+                "invalid_client"
+                | "invalid_request"
+                | "unauthorized_client"
+                | "unsupported_grant_type" => Self::misconfigured(reason),
                 code if is_temporary(code) => {
                     Self::Transient { reason, retry_after, unspent: false }
                 }
@@ -337,7 +346,7 @@ mod tests {
     fn a_client_that_is_refused_now_is_told_both_possible_reasons() {
         for name in ["invalid_client", "unauthorized_client"] {
             let failed = || failed(401, &code(name)).unwrap();
-            let refresh = RefreshFailure::from(failed()).to_string();
+            let refresh = RefreshFailure::from(failed().in_a_session()).to_string();
             assert!(refresh.contains("check the client's id and secret"), "{refresh}");
             assert!(refresh.contains("sign in again"), "{refresh}");
             // At a sign-in, only the settings can be wrong.

@@ -127,8 +127,8 @@ fn plaintext_finding() -> Finding {
 /// What is checked.
 struct Slot {
     store: StoreUrl,
-    /// The client that refreshes the tokens.
-    client: Option<String>,
+    /// The provider that refreshes the tokens.
+    provider: Option<Provider>,
     /// Why the next refresh needs more than the provider's token endpoint.
     to_discover: Option<String>,
 }
@@ -138,9 +138,8 @@ type LookedAt = Result<Slot, Failure>;
 /// Returns the slot that was named, or else all profiles.
 fn slots(context: &Context) -> Result<Vec<(String, LookedAt)>, Failure> {
     let of = |profile: Profile| {
-        let client = profile.provider.as_ref().map(Provider::client_name);
         let to_discover = profile.why_to_discover();
-        Slot { store: profile.store, client, to_discover }
+        Slot { store: profile.store, provider: profile.provider, to_discover }
     };
     if !context.selection.is_given() {
         let all = Profile::all()?.into_iter();
@@ -152,7 +151,7 @@ fn slots(context: &Context) -> Result<Vec<(String, LookedAt)>, Failure> {
             (name, Ok(of(profile)))
         }
         Selection::Store(url) => {
-            (url.to_string(), Ok(Slot { store: *url, client: None, to_discover: None }))
+            (url.to_string(), Ok(Slot { store: *url, provider: None, to_discover: None }))
         }
     }])
 }
@@ -170,7 +169,7 @@ async fn slot_finding(
         how,
         fix: Some(fix),
     };
-    let Slot { store, client, to_discover } = match looked_at {
+    let Slot { store, provider, to_discover } = match looked_at {
         Ok(looked_at) => looked_at,
         Err(failure) => {
             let fix = if failure.is(Code::Inaccessible) {
@@ -191,12 +190,13 @@ async fn slot_finding(
         return (broken(keychain.to_string(), how, advice.into()), none);
     }
     // A check does not ask for a passphrase.
+    let client = provider.as_ref().map(Provider::client_name).unwrap_or_default();
     let looked = async {
         let opened = store.open()?;
         let stored = opened.load().await?;
         check_key(&context, &store).await?;
         let record = stored.map(|stored| stored.record);
-        let doubts = doubts(&*opened, record.as_ref(), client.as_deref().unwrap_or_default()).await;
+        let doubts = doubts(&*opened, record.as_ref(), &client).await;
         let tokens = record.map(|record| record.tokens);
         let has_refresh_token = tokens.as_ref().is_some_and(|it| it.refresh_token.is_some());
         if has_refresh_token && store.env_prefix().is_none() {
@@ -223,8 +223,8 @@ async fn slot_finding(
         state += &format!(", written {written} ago");
     }
     let profile = Some(&*name).filter(|name| *name != how);
-    let sign_in = how_to_sign_in(profile, &store, client.is_some()).unwrap_or_default();
-    let remedy = remedy(tokens.as_ref(), client.is_some(), now);
+    let sign_in = how_to_sign_in(profile, &store, provider.is_some()).unwrap_or_default();
+    let remedy = remedy(tokens.as_ref(), provider.as_ref(), now);
     let mut fix = remedy.map(|remedy| advised(remedy, &sign_in));
     if !doubts.is_empty() {
         fix = Some(advised(&doubts.join("; "), &sign_in));
@@ -241,14 +241,16 @@ async fn slot_finding(
 /// Returns how to fix tokens that are not good.
 fn remedy(
     tokens: Option<&AuthTokens>,
-    can_refresh: bool,
+    provider: Option<&Provider>,
     now: DateTime<Utc>,
 ) -> Option<&'static str> {
     let tokens = tokens.filter(|tokens| tokens.freshness(now) >= Freshness::Expiring)?;
-    match (tokens.refresh_token.is_some() && !tokens.is_backup(), can_refresh) {
+    let is_own_client = provider.is_some_and(|provider| provider.is_own_client);
+    let is_refreshed = (tokens.refresh_token.is_some() || is_own_client) && !tokens.is_backup();
+    match (is_refreshed, provider) {
         // The next `get` refreshes them.
-        (true, true) => None,
-        (true, false) => {
+        (true, Some(_)) => None,
+        (true, None) => {
             Some("refresh them where they were issued, and give the new ones to `tokenkeep set`")
         }
         (false, _) => Some("sign in again"),

@@ -30,8 +30,7 @@ pub(super) async fn status(context: &Context, json: bool) -> Outcome {
     // A doubt says to sign in already.
     let due = found.filter(|_| doubts.is_empty()).and_then(|it| sign_in_due(&it.tokens, now));
     warnings.extend(doubts.iter().chain(&due).map(|warning| context.advised(warning)));
-    let client = target.refreshes_at().map(Provider::client_name);
-    let prospect = found.map(|record| Prospect::of(record, client.as_deref(), now));
+    let prospect = found.map(|record| Prospect::of(record, target.refreshes_at(), now));
     let tokens = record.map(|record| record.map(|record| record.tokens));
     let found = tokens.as_ref().ok().and_then(Option::as_ref);
     if json {
@@ -76,21 +75,23 @@ pub(super) enum Prospect {
 }
 
 impl Prospect {
-    /// Decides as the manager does. `client` is the client that refreshes, if there is one.
-    fn of(record: &Record, client: Option<&str>, now: DateTime<Utc>) -> Self {
+    /// Decides as the manager does. `provider` is the one that refreshes, if there is one.
+    fn of(record: &Record, provider: Option<&Provider>, now: DateTime<Utc>) -> Self {
         let tokens = &record.tokens;
-        let is_asked = |client: &str| {
+        let is_asked = |provider: &Provider| {
             let Record { tokens, refresh, .. } = record;
-            let Some(token) = &tokens.refresh_token else { return false };
-            let is_rejected =
-                refresh.rejection.as_ref().is_some_and(|rejected| rejected.is_for(token, client));
+            let (client, token) = (provider.client_name(), tokens.refresh_token.as_ref());
+            let is_rejected = token
+                .zip(refresh.rejection.as_ref())
+                .is_some_and(|(token, rejected)| rejected.is_for(token, &client));
             let is_held =
-                || refresh.throttle.as_ref().is_some_and(|it| it.holds(client, now).is_some());
-            !tokens.is_backup() && !is_rejected && !is_held()
+                || refresh.throttle.as_ref().is_some_and(|it| it.holds(&client, now).is_some());
+            let has_grant = token.is_some() || provider.is_own_client;
+            has_grant && !tokens.is_backup() && !is_rejected && !is_held()
         };
-        match (tokens.freshness(now), client) {
-            (Freshness::Due | Freshness::Expiring | Freshness::Expired, Some(client))
-                if is_asked(client) =>
+        match (tokens.freshness(now), provider) {
+            (Freshness::Due | Freshness::Expiring | Freshness::Expired, Some(provider))
+                if is_asked(provider) =>
             {
                 Self::RefreshesFirst
             }

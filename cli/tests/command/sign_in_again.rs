@@ -84,6 +84,24 @@ fn a_client_that_worked_and_is_refused_now_hears_both_possible_reasons() {
 }
 
 #[test]
+fn a_client_that_acts_for_itself_is_never_told_to_sign_in_again() {
+    let server = TokenServer::start();
+    let home = home(&server, "grant_type = \"client_credentials\"\n");
+    home.feed("set", r#"{"access_token":"canary-a","expires_at":"2020-01-01T00:00:00Z"}"#).ok();
+    let before = home.run("status");
+    assert!(before.out.contains("`get` refreshes them first"), "{before:?}");
+    assert_eq!(before.code, 0, "{before:?}");
+    assert!(!home.run("doctor").out.contains("sign in again"));
+    for code in ["invalid_grant", "invalid_client"] {
+        server.script([Act::error(400, code)]);
+        let said = home.run("refresh").failed(1);
+        assert!(said.contains(code) && !said.contains("sign in again"), "{said}");
+    }
+    server.script([Act::answer(200, r#"{"access_token":"own-canary","expires_in":3600}"#)]);
+    assert_eq!(home.run("get").line(), "own-canary");
+}
+
+#[test]
 fn a_good_access_token_without_a_refresh_token_is_told_apart_from_an_ended_session() {
     let server = TokenServer::start();
     let home = home(&server, "");
