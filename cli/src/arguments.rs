@@ -26,11 +26,14 @@ pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) selection: SelectionArguments,
     /// Show what the provider says when it refuses something. `login` always does
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = LAST)]
     pub(crate) verbose: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
+
+/// The place of an option in a help, after all others but `--help`.
+const LAST: usize = 900;
 
 /// Each line fits in 80 columns, so that no terminal of that width breaks it.
 pub(crate) const EXIT_CODES: &str = "\
