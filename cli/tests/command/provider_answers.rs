@@ -5,9 +5,13 @@
 //! the number of requests that the server got.
 #![cfg(unix)]
 
+mod compressed;
+mod odd_waits;
 mod refreshes;
+mod sign_ins;
 mod sign_outs;
 mod waits;
+mod words;
 
 use serde_json::{Value, json};
 use tokenkeep::chrono::DateTime;

@@ -29,7 +29,6 @@ fn a_profile_of_an_issuer_signs_in_refreshes_and_revokes() {
         for how in ["--browser", "--device"] {
             let home = Home::new();
             init(&home, &provider.issuer).ok();
-            add_settings(&home, CONSENT);
             login(provider, &home, how).ok();
             let looked = looks(provider);
             for _ in 0..3 {
@@ -104,11 +103,4 @@ fn an_endpoint_that_is_written_in_the_profile_wins() {
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.err.contains("127.0.0.1:1"), "{refused:?}");
     assert_eq!(provider.calls(), 0);
-}
-
-/// Adds settings to the profile of a home.
-fn add_settings(home: &Home, more: &str) {
-    let path = home.path("config/profiles/default.toml");
-    let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, format!("{text}\n{more}")).unwrap();
 }

