@@ -225,8 +225,13 @@ fn is_this_machine(host: &str) -> bool {
     is_loopback(&host) || host == "localhost" || host.ends_with(".localhost")
 }
 
-/// Returns the URL of a proxy with its port. Returns `None` for a scheme that is not supported.
+/// Returns the URL of a proxy with its port. Returns `None` for a scheme that is not supported, and for a number
+/// that is no port.
 fn with_port(url: &Uri) -> Option<Uri> {
+    // `Uri` accepts any digits, and then has no port.
+    if url.port_u16().is_none() && url.authority()?.as_str() != url.host()? {
+        return None;
+    }
     let port = match (url.port_u16(), url.scheme_str()?) {
         (port, "http") => port.unwrap_or(80),
         (port, "https") => port.unwrap_or(443),
