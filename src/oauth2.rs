@@ -18,11 +18,13 @@ mod http;
 mod parameters;
 mod refusal;
 mod retry_after;
+mod revocation;
+mod settings;
 
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use chrono::TimeDelta;
@@ -31,8 +33,8 @@ use oauth2::basic::{
 };
 use oauth2::url::Url;
 use oauth2::{
-    AuthType, ClientId, ClientSecret, ErrorResponse, HttpRequest, RequestTokenError, RevocationUrl,
-    Scope, StandardRevocableToken, TokenUrl,
+    AuthType, ClientId, ClientSecret, ErrorResponse, RequestTokenError, Scope,
+    StandardRevocableToken, TokenUrl,
 };
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroize;
@@ -48,10 +50,9 @@ use self::endpoint::endpoint;
 use self::failure::Failed;
 pub use self::failure::OAuth2Error;
 use self::form::FormClient;
-use self::http::{Http, client_certificate};
+use self::http::Http;
 use self::parameters::Parameters;
 pub use self::refusal::Refusal;
-use self::refusal::Report;
 use crate::error::RefreshFailure;
 use crate::net::io_runtime;
 use crate::refresh::{RefreshPermit, TokenRefresher};
@@ -169,214 +170,6 @@ impl OAuth2Client {
         })
     }
 
-    /// Adds the client's secret. It is sent by HTTP Basic.
-    #[must_use]
-    pub fn with_secret(mut self, secret: SecretString) -> Self {
-        self.secret = Some(secret);
-        self
-    }
-
-    /// Sends the client's secret in the request's body, for a provider that does not accept HTTP Basic.
-    #[must_use]
-    pub fn with_secret_in_body(mut self) -> Self {
-        self.auth_type = AuthType::RequestBody;
-        self
-    }
-
-    /// Authenticates this client with a signature instead of a secret (`private_key_jwt`, RFC 7523): at the
-    /// token endpoint, for a device code, and for a revocation.
-    #[must_use]
-    pub fn with_private_key_jwt(mut self, key: PrivateKeyJwt) -> Self {
-        self.private_key = Some(key);
-        self
-    }
-
-    /// Gets tokens for the client itself, and not for a person (RFC 6749, 4.4). There is no sign-in and no
-    /// refresh token: as a refresher, this client requests a new token each time, also the first one for an
-    /// empty slot. It needs a secret, a key or a certificate.
-    #[must_use]
-    pub fn with_client_credentials(mut self) -> Self {
-        self.grant = Grant::ClientCredentials;
-        self
-    }
-
-    /// Requests these scopes at sign-in. A refresh requests no scopes, so the granted ones stay.
-    #[must_use]
-    pub fn with_scopes<S: Into<String>>(mut self, scopes: impl IntoIterator<Item = S>) -> Self {
-        self.scopes = scopes.into_iter().map(|scope| Scope::new(scope.into())).collect();
-        self
-    }
-
-    /// Requests these scopes at each refresh too (RFC 6749, 6). They must be among those that were granted.
-    /// Some providers narrow the token to them, and a few demand them.
-    #[must_use]
-    pub fn with_refresh_scopes<S: Into<String>>(
-        mut self,
-        scopes: impl IntoIterator<Item = S>,
-    ) -> Self {
-        self.refresh_scopes = scopes.into_iter().map(|scope| Scope::new(scope.into())).collect();
-        self
-    }
-
-    /// Names the API that the tokens are for, as Auth0 and others want it (`audience`). It is sent at the
-    /// start of a sign-in, and with the client's own credentials.
-    ///
-    /// # Errors
-    ///
-    /// [`OAuth2Error::InvalidSetting`] if it is empty or contains control characters.
-    pub fn with_audience(mut self, audience: &str) -> Result<Self, OAuth2Error> {
-        self.parameters.set_audience(audience.to_owned())?;
-        Ok(self)
-    }
-
-    /// Names the resources that the tokens are for (RFC 8707). They are sent at the start of a sign-in and in
-    /// each request for tokens, also at a refresh. An MCP server demands its own URL here.
-    ///
-    /// # Errors
-    ///
-    /// [`OAuth2Error::InvalidSetting`] if one is not an absolute URI, or has a fragment.
-    pub fn with_resources<R: Into<String>>(
-        mut self,
-        resources: impl IntoIterator<Item = R>,
-    ) -> Result<Self, OAuth2Error> {
-        self.parameters.set_resources(resources.into_iter().map(Into::into).collect())?;
-        Ok(self)
-    }
-
-    /// Adds parameters to the URL at which a person signs in: names and values. A name may occur more than
-    /// once.
-    ///
-    /// # Errors
-    ///
-    /// [`OAuth2Error::InvalidSetting`] for a parameter that this crate sends itself, a name that RFC 6749 does
-    /// not allow, and a value that is empty or contains control characters.
-    pub fn with_authorize_parameters<N: Into<String>, V: Into<String>>(
-        mut self,
-        parameters: impl IntoIterator<Item = (N, V)>,
-    ) -> Result<Self, OAuth2Error> {
-        self.parameters.authorize = parameters::checked("authorize_parameters", parameters)?;
-        Ok(self)
-    }
-
-    /// Adds parameters to the request for a device code.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`with_authorize_parameters`](Self::with_authorize_parameters).
-    pub fn with_device_parameters<N: Into<String>, V: Into<String>>(
-        mut self,
-        parameters: impl IntoIterator<Item = (N, V)>,
-    ) -> Result<Self, OAuth2Error> {
-        self.parameters.device = parameters::checked("device_parameters", parameters)?;
-        Ok(self)
-    }
-
-    /// Adds parameters to each request to the token endpoint, also at a refresh.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`with_authorize_parameters`](Self::with_authorize_parameters).
-    pub fn with_token_parameters<N: Into<String>, V: Into<String>>(
-        mut self,
-        parameters: impl IntoIterator<Item = (N, V)>,
-    ) -> Result<Self, OAuth2Error> {
-        self.parameters.token = parameters::checked("token_parameters", parameters)?;
-        Ok(self)
-    }
-
-    /// Sets the URL for [`sign_in_by_browser`](Self::sign_in_by_browser). It may have a query with parameters
-    /// that the provider needs beyond the standard: `?access_type=offline`.
-    ///
-    /// # Errors
-    ///
-    /// [`OAuth2Error::InvalidSetting`], as for [`new`](Self::new).
-    pub fn with_authorization_url(mut self, url: &str) -> Result<Self, OAuth2Error> {
-        self.authorization_url = Some(endpoint("authorization_url", url)?);
-        Ok(self)
-    }
-
-    /// Sets the URL for [`sign_in_by_device`](Self::sign_in_by_device).
-    ///
-    /// # Errors
-    ///
-    /// [`OAuth2Error::InvalidSetting`], as for [`new`](Self::new).
-    pub fn with_device_authorization_url(mut self, url: &str) -> Result<Self, OAuth2Error> {
-        self.device_authorization_url = Some(endpoint("device_authorization_url", url)?);
-        Ok(self)
-    }
-
-    /// Sets the URL for [`revoke`](Self::revoke).
-    ///
-    /// # Errors
-    ///
-    /// [`OAuth2Error::InvalidSetting`], as for [`new`](Self::new).
-    pub fn with_revocation_url(mut self, url: &str) -> Result<Self, OAuth2Error> {
-        self.revocation_url = Some(endpoint("revocation_url", url)?);
-        Ok(self)
-    }
-
-    /// Assumes that an access token lives this long if the provider does not state its lifetime.
-    ///
-    /// RFC 6749 (5.1) lets a provider document a default instead of sending `expires_in`. Salesforce does. An
-    /// `expires_in` or an `expires_on` of the answer counts before this, and so does the expiry in the claims
-    /// of a JWT. Without any of them the token has no expiry, and is refreshed only after
-    /// [`invalidate`](crate::TokenManager::invalidate).
-    #[must_use]
-    pub fn with_default_lifetime(mut self, lifetime: Duration) -> Self {
-        self.default_lifetime = TimeDelta::from_std(lifetime).ok();
-        self
-    }
-
-    /// Calls `report` with what the provider says, each time that it refuses a request: see [`Refusal`]. Errors
-    /// contain only an error code.
-    ///
-    /// It is called before the error is returned, on the thread that does the network I/O. So it must not block.
-    ///
-    /// # Security
-    ///
-    /// The text is the provider's. Show it to the person who signs in, or who asked for it. Keep it out of logs.
-    #[must_use]
-    pub fn with_report(mut self, report: impl Fn(&Refusal) + Send + Sync + 'static) -> Self {
-        self.http.report = Report::to(report);
-        self
-    }
-
-    /// Proves who the client is by a certificate: mutual TLS (RFC 8705). Both are PEM: the certificate, followed
-    /// by those of its authorities, and its key. They are used at all endpoints. The client's id is sent in the
-    /// body, and no secret is needed.
-    ///
-    /// # Errors
-    ///
-    /// [`OAuth2Error::InvalidSetting`] if one of them cannot be used, or if the key is not that of the
-    /// certificate. It quotes neither.
-    ///
-    /// # Security
-    ///
-    /// rustls and ring keep the key as long as the client lives, and do not wipe it. A proxy never gets the
-    /// certificate.
-    pub fn with_client_certificate(
-        mut self,
-        certificates: &str,
-        key: &SecretString,
-    ) -> Result<Self, OAuth2Error> {
-        self.http.certificate = Some(client_certificate(certificates, key)?);
-        Ok(self)
-    }
-
-    /// Ignores the proxy that the environment names.
-    #[must_use]
-    pub fn without_proxy(mut self) -> Self {
-        self.http.by_proxy = false;
-        self
-    }
-
-    /// Uses `now` as the clock, instead of the system's wall clock.
-    #[must_use]
-    pub fn with_clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        self.clock = Arc::new(Clock::new(now));
-        self
-    }
-
     /// Gets tokens for the client itself (RFC 6749, 4.4), for a program that keeps them on its own. A
     /// [manager](crate::TokenManager) does this when it needs them.
     ///
@@ -390,63 +183,6 @@ impl OAuth2Client {
     pub async fn sign_in_by_client_credentials(&self) -> Result<AuthTokens, OAuth2Error> {
         let client = self.clone();
         Ok(on_io(async move { client.own_tokens(RefreshPermit::unlimited()).await }).await?)
-    }
-
-    /// Revokes tokens at the provider (RFC 7009): first the refresh token, then the access token.
-    ///
-    /// Succeeds also if the provider does not know the tokens, or if the refresh token was revoked and the
-    /// access token cannot be: it expires soon. The store is not changed.
-    ///
-    /// # Errors
-    ///
-    /// [`OAuth2Error::InvalidSetting`] if no revocation URL is set. Otherwise the error says how the exchange
-    /// failed.
-    ///
-    /// # Cancel safety
-    ///
-    /// The tokens may have been revoked or not. The call can be repeated.
-    pub async fn revoke(&self, tokens: &AuthTokens) -> Result<(), OAuth2Error> {
-        let url = self.revocation_url.clone().ok_or_else(|| not_set("revocation_url"))?;
-        let (client, tokens) = (self.clone(), tokens.clone());
-        Ok(on_io(async move { client.revoke_all(&url, &tokens).await }).await?)
-    }
-
-    async fn revoke_all(&self, url: &Url, tokens: &AuthTokens) -> Result<(), Failed> {
-        if let Some(token) = &tokens.refresh_token {
-            #[expect(clippy::disallowed_methods, reason = "sent to the server that issued it")]
-            let token = oauth2::RefreshToken::new(token.expose_secret().to_owned());
-            match self.revoke_one(url, token.into()).await {
-                // RFC 7009 (2.2) wants a success for such a token, and some providers answer this.
-                Err(Failed::Refused { code, .. }) if code == "invalid_token" => {}
-                done => done?,
-            }
-        }
-        #[expect(clippy::disallowed_methods, reason = "sent to the server that issued it")]
-        let token = oauth2::AccessToken::new(tokens.access_token.expose_secret().to_owned());
-        match self.revoke_one(url, token.into()).await {
-            // The refresh token is revoked, so the access token expires soon. Many providers cannot revoke it.
-            Err(_) if tokens.refresh_token.is_some() => Ok(()),
-            Err(Failed::Refused { code, .. }) if code == "invalid_token" => Ok(()),
-            done => done,
-        }
-    }
-
-    async fn revoke_one(&self, url: &Url, token: StandardRevocableToken) -> Result<(), Failed> {
-        // The `oauth2` crate accepts only https. The URL was checked when it was set.
-        let mut checked = url.clone();
-        if url.scheme() == "http" {
-            checked = format!("https{}", &url.as_str()[4..]).parse().map_err(|_| unsendable())?;
-        }
-        let uri: ::http::Uri = url.as_str().parse().map_err(|_| unsendable())?;
-        let forms = self.forms(self.http.clone(), std::iter::empty());
-        let to_url = move |mut request: HttpRequest| {
-            *request.uri_mut() = uri.clone();
-            let forms = forms.clone();
-            async move { forms.exchange(request).await }
-        };
-        let client = self.client().set_revocation_url(RevocationUrl::from_url(checked));
-        let request = client.revoke_token(token).map_err(|_| unsendable())?;
-        request.request_async(&to_url).await.map_err(|error| failed(error, url))
     }
 
     async fn trade(

@@ -39,11 +39,14 @@ impl OAuth2Client {
         added: impl Iterator<Item = (&'p str, &'p str)>,
     ) -> FormClient {
         let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        // RFC 7523 (3) leaves it to the provider. Its successor wants the issuer (draft-ietf-oauth-rfc7523bis).
+        let issuer = self.issuer.as_ref().map(|issuer| issuer.url.as_str());
+        let provider = issuer.unwrap_or(self.token_url.as_str());
         let assertion = self.private_key.as_ref().map(|key| {
             Arc::new(Assertion {
                 key: key.clone(),
                 client_id: self.client_id.to_string(),
-                provider: self.token_url.to_string(),
+                provider: provider.to_owned(),
                 clock: self.clock.clone(),
             })
         });

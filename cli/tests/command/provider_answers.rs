@@ -6,6 +6,7 @@
 #![cfg(unix)]
 
 mod compressed;
+mod drips;
 mod odd_waits;
 mod refreshes;
 mod sign_ins;

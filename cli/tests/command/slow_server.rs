@@ -38,7 +38,7 @@ fn an_answer_that_never_ends_delays_a_command_with_a_good_token_by_20_seconds_at
     let url = format!("http://{}", slow.local_addr().unwrap());
     fs::write(&profile, text.replace(&server.url(""), &url)).unwrap();
     thread::spawn(move || {
-        slow.incoming().for_each(|client| drop(thread::spawn(|| drip(client.unwrap()))))
+        slow.incoming().for_each(|client| drop(thread::spawn(|| drip(client.unwrap()))));
     });
 
     let mut get = home.command();

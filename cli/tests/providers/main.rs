@@ -8,10 +8,12 @@
 )]
 
 mod client_authentication;
+mod client_certificate;
 mod discovery;
 mod no_refresh_token;
 mod parameters;
 mod records;
+mod refused_services;
 mod sessions;
 mod visits;
 

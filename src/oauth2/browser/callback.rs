@@ -26,7 +26,7 @@ pub(in super::super) struct Expected {
 /// The issuer of the provider (RFC 9207).
 #[derive(Clone, Debug)]
 pub(in super::super) struct Issuer {
-    pub(super) url: String,
+    pub(in super::super) url: String,
     /// Whether each answer names it.
     pub(super) is_always_sent: bool,
 }
