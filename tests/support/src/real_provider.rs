@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
@@ -244,7 +245,12 @@ fn found(name: &str) -> PathBuf {
 /// Makes a private authority, and certificates of it for the server and for the client `mtls`.
 fn make_certificates() -> TempDir {
     let directory = scratch();
-    let write = |name: &str, text: String| fs::write(directory.path().join(name), text).unwrap();
+    let write = |name: &str, text: String| {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        // A key must be private.
+        fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
+    };
     let mut parameters = rcgen::CertificateParams::default();
     parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     // A certificate with the name of its issuer would look self-signed.
