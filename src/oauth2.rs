@@ -92,8 +92,7 @@ use crate::tokens::{AuthTokens, RefreshToken};
 /// - A proxy sees the host and the port of an endpoint, and nothing that is sent there. No error shows its user or
 ///   its password.
 /// - No redirect is followed: 307 and 308 would send the refresh token to another URL.
-/// - Connecting may take 10 seconds, and the answer another 15. An answer may have
-///   [`MAX_RECORD`](crate::store::MAX_RECORD) bytes.
+/// - Connecting may take 10 seconds, and the answer another 15. An answer may have 256 KiB.
 /// - An error contains the host, the status and a registered error code, and nothing else that was sent or
 ///   received.
 /// - The secrets that this crate holds are wiped. The `oauth2` crate, hyper and rustls make copies of

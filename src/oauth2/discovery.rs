@@ -7,6 +7,8 @@ mod resource;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use oauth2::url::Url;
 use serde_json::json;
 
@@ -15,6 +17,13 @@ pub use self::resource::ProtectedResource;
 use super::endpoint::endpoint;
 use super::http::Http;
 use super::{OAuth2Client, OAuth2Error, on_io};
+
+/// The field with the endpoints for clients with a certificate (RFC 8705, 5).
+const MTLS_ALIASES: &str = "mtls_endpoint_aliases";
+
+/// The endpoints that are used and may have an alias there.
+const ALIASED: [&str; 3] =
+    ["device_authorization_endpoint", "revocation_endpoint", "token_endpoint"];
 
 /// What a provider says about itself: its endpoints, and what it supports.
 ///
@@ -49,6 +58,8 @@ pub struct ProviderMetadata {
     revocation_endpoint: Option<String>,
     /// It is checked when it is used.
     registration_endpoint: Option<String>,
+    /// The endpoints for clients with a certificate, by the names of the usual ones.
+    mtls_aliases: BTreeMap<&'static str, String>,
     always_sends_issuer: bool,
     /// `None` means `client_secret_basic` (RFC 8414, 2).
     auth_methods: Option<Vec<String>>,
@@ -113,6 +124,15 @@ impl ProviderMetadata {
         let url = |name| fields.endpoint(name, only_https);
         let token_endpoint =
             url("token_endpoint")?.ok_or_else(|| document.wrong("token_endpoint is missing"))?;
+        let aliases = fields.inner(MTLS_ALIASES)?;
+        let alias = |name: &'static str| match &aliases {
+            Some(aliases) => aliases.fields()?.endpoint(name, only_https),
+            None => Ok(None),
+        };
+        let mut mtls_aliases = BTreeMap::new();
+        for name in ALIASED {
+            mtls_aliases.extend(alias(name)?.map(|url| (name, url)));
+        }
         let sends_issuer = fields.get("authorization_response_iss_parameter_supported")?;
         let metadata = Self {
             issuer: issuer.to_owned(),
@@ -121,6 +141,7 @@ impl ProviderMetadata {
             device_authorization_endpoint: url("device_authorization_endpoint")?,
             revocation_endpoint: url("revocation_endpoint")?,
             registration_endpoint: fields.get("registration_endpoint").unwrap_or_default(),
+            mtls_aliases,
             always_sends_issuer: sends_issuer.unwrap_or(false),
             auth_methods: fields.get("token_endpoint_auth_methods_supported")?,
             challenge_methods: fields.get("code_challenge_methods_supported")?,
@@ -153,10 +174,32 @@ impl ProviderMetadata {
             "token_endpoint": self.token_endpoint,
             "token_endpoint_auth_methods_supported": self.auth_methods,
         });
+        if !self.mtls_aliases.is_empty() {
+            fields[MTLS_ALIASES] = json!(self.mtls_aliases);
+        }
         if let Some(fields) = fields.as_object_mut() {
             fields.retain(|_, value| !value.is_null());
         }
         format!("{fields:#}\n")
+    }
+
+    /// Returns the same metadata for a client with a certificate: some providers have endpoints of their own for
+    /// these (RFC 8705, 5).
+    #[must_use]
+    pub fn for_client_certificate(&self) -> Self {
+        let alias = |name| self.mtls_aliases.get(name).cloned();
+        let mut metadata = self.clone();
+        if let Some(url) = alias("token_endpoint") {
+            metadata.token_endpoint = url;
+        }
+        let others = [
+            ("device_authorization_endpoint", &mut metadata.device_authorization_endpoint),
+            ("revocation_endpoint", &mut metadata.revocation_endpoint),
+        ];
+        for (name, endpoint) in others {
+            *endpoint = alias(name).or(endpoint.take());
+        }
+        metadata
     }
 
     /// Returns the issuer, as it was asked for.

@@ -31,6 +31,11 @@ pub(super) fn client(
     settings: &Settings<'_>,
     metadata: Option<&ProviderMetadata>,
 ) -> Result<OAuth2Client, Wrong> {
+    // Some providers have endpoints of their own for clients with a certificate.
+    let has_certificate = settings.text("client_certificate")?.is_some();
+    let with_certificate = metadata.filter(|_| has_certificate);
+    let with_certificate = with_certificate.map(ProviderMetadata::for_client_certificate);
+    let metadata = with_certificate.as_ref().or(metadata);
     let wrong = |error: OAuth2Error| match &error {
         OAuth2Error::InvalidSetting { setting, .. } => {
             settings.wrong_at(setting, error.to_string())

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use oauth2::url::Url;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use tokio::time::timeout;
 
 use super::super::OAuth2Error;
@@ -92,6 +93,13 @@ impl Fields<'_> {
         let Some((_, value)) = found else { return Ok(None) };
         serde_json::from_str(value.get())
             .map_err(|_| self.document.wrong(format!("{name} has a value of the wrong type")))
+    }
+
+    /// Returns an object in the document, or `None` if it is missing or `null`.
+    pub(super) fn inner(&self, name: &str) -> Result<Option<Document>, OAuth2Error> {
+        let json = self.get::<Option<Box<RawValue>>>(name)?.flatten();
+        let place = format!("{} in {}", name, self.document.place);
+        Ok(json.map(|json| Document::new(place, json.get().as_bytes().to_vec())))
     }
 
     /// Returns the URL of an endpoint, with the rules for one that was set by hand.

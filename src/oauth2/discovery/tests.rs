@@ -162,3 +162,23 @@ async fn a_server_that_never_answers_does_not_delay_a_search_for_long() {
     assert!(matches!(error, OAuth2Error::Unavailable { .. }), "{error}");
     assert!(error.to_string().contains("did not answer within 0 seconds; try again later"));
 }
+
+#[test]
+fn a_client_with_a_certificate_gets_the_endpoints_for_it() {
+    let aliases = r#","revocation_endpoint":"https://issuer.example/revoke","mtls_endpoint_aliases":
+        {"token_endpoint":"https://mtls.example/token","userinfo_endpoint":5}"#;
+    let metadata = read(&with(aliases)).unwrap();
+    // What is kept has them too.
+    let metadata = read(&metadata.to_json()).unwrap();
+    assert_eq!(metadata.token_endpoint(), "https://issuer.example/token");
+    let for_it = metadata.for_client_certificate();
+    assert_eq!(for_it.token_endpoint(), "https://mtls.example/token");
+    assert_eq!(for_it.revocation_endpoint(), Some("https://issuer.example/revoke"));
+    let without = read(&with("")).unwrap();
+    assert_eq!(without.for_client_certificate(), without);
+    for wrong in [r#"{"token_endpoint":"http://127.0.0.1/canary"}"#, r#"{"token_endpoint":5}"#, "5"]
+    {
+        let error = read(&with(&format!(r#","mtls_endpoint_aliases":{wrong}"#))).unwrap_err();
+        assert!(error.contains("mtls_endpoint_aliases") && !error.contains("canary"), "{error}");
+    }
+}
