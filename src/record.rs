@@ -1,9 +1,11 @@
 //! The record in a slot: tokens, and the state of their refresh.
 
 pub(crate) mod codec;
+mod fit;
 mod intent;
 mod refresh_state;
 
+pub(crate) use self::fit::fitted;
 pub use self::intent::{Intent, InvalidIntent};
 pub use self::refresh_state::{RefreshState, Rejection, Throttle};
 use crate::tokens::AuthTokens;

@@ -282,6 +282,11 @@ impl AuthTokens {
     }
 
     /// Like [`extras`](Self::extras), and also returns whether each text is JSON.
+    /// Keeps only the fields with these names.
+    pub(crate) fn retain_extras(&mut self, keep: impl Fn(&str) -> bool) {
+        Arc::make_mut(&mut self.extra).retain(|name, _| keep(name));
+    }
+
     pub(crate) fn typed_extras(
         &self,
     ) -> impl ExactSizeIterator<Item = (&str, &SecretString, bool)> {

@@ -376,7 +376,7 @@ impl RefreshProtocol {
         self.history.refreshed(now);
         let throttle = self.throttle_after_success(&tokens, now);
         let refresh = RefreshState { throttle, ..RefreshState::default() };
-        let record = Record::new(tokens).with_refresh(refresh);
+        let record = Record::new(record::fitted(tokens)).with_refresh(refresh);
         self.slot.put_pending(NewTokens::new(record, leased.revision, old, intent, leased.lease));
         if let Ok(mut guard) = self.slot.lock().await {
             match guard.save_pending().await {

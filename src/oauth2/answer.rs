@@ -1,5 +1,6 @@
 //! The answer of a token endpoint.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -12,13 +13,13 @@ use serde::ser::{self, Serialize, Serializer};
 use serde_json::value::RawValue;
 use zeroize::Zeroize;
 
-use crate::record::MAX_RECORD;
+use crate::record;
 use crate::sys::clock;
 use crate::tokens::AuthTokens;
 use crate::tokens::json;
 
-/// The most bytes of all other fields that are kept. The rest of a record is for the tokens.
-const MOST_EXTRA: usize = MAX_RECORD / 8 * 5;
+/// The objects in which some providers put the tokens: Slack in `authed_user`, others in `data`.
+const INNER: [&str; 2] = ["authed_user", "data"];
 
 /// The tokens in an answer, and all its other fields.
 ///
@@ -33,7 +34,7 @@ pub(super) struct Answer {
     expires_on: Option<DateTime<Utc>>,
     /// How long the refresh token lives, or when it expires.
     refresh_expiry: Option<RefreshExpiry>,
-    extra: Vec<(String, Value)>,
+    extra: BTreeMap<String, Value>,
 }
 
 impl Answer {
@@ -60,77 +61,119 @@ impl Answer {
             RefreshExpiry::After(lifetime) => sent.checked_add_signed(lifetime),
             RefreshExpiry::At(date) => Some(date),
         });
-        // A record has a limit. Beside the tokens, the shortest fields are kept.
-        let mut extra = self.extra;
-        extra.sort_by_key(|(name, value)| name.len() + value.length());
-        let mut room = MOST_EXTRA;
-        let fits = extra.into_iter().map_while(|(name, value)| {
-            room = room.checked_sub(name.len() + value.length())?;
-            Some((name, value))
-        });
-        fits.fold(tokens, |tokens, (name, value)| match value {
+        let tokens = self.extra.into_iter().fold(tokens, |tokens, (name, value)| match value {
             Value { text: None, .. } => tokens,
             Value { text: Some(text), is_string: true } => tokens.with_extra(name, text),
             Value { text: Some(json), is_string: false } => tokens.with_json_extra(name, json),
-        })
+        });
+        record::fitted(tokens)
     }
 }
 
 impl<'de> Deserialize<'de> for Answer {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct AnswerVisitor;
+        let fields = Fields::deserialize(deserializer)?;
+        fields.into_answer().ok_or_else(|| de::Error::custom("no tokens"))
+    }
+}
 
-        impl<'de> Visitor<'de> for AnswerVisitor {
-            type Value = Answer;
+/// The fields of one object in an answer.
+#[derive(Default)]
+struct Fields {
+    access_token: Token,
+    refresh_token: Token,
+    expires_in: Option<TimeDelta>,
+    expires_on: Option<DateTime<Utc>>,
+    refresh_expiry: Option<RefreshExpiry>,
+    extra: BTreeMap<String, Value>,
+}
+
+impl Fields {
+    fn add<E: de::Error>(&mut self, name: String, value: Value) -> Result<(), E> {
+        match name.as_str() {
+            "access_token" => self.access_token.set(value)?,
+            "refresh_token" => self.refresh_token.set(value)?,
+            "expires_in" => self.expires_in = value.number().map(TimeDelta::seconds),
+            name if RefreshExpiry::NAMES.contains(&name) => {
+                self.refresh_expiry = self.refresh_expiry.or(RefreshExpiry::read(name, &value));
+            }
+            _ => {
+                if name == "expires_on" {
+                    self.expires_on = value.date();
+                }
+                // A duplicate of another field does no harm. Tokens must not be lost because of it.
+                self.extra.insert(name, value);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the tokens, or `None` if there is no access token.
+    fn into_answer(mut self) -> Option<Answer> {
+        for name in INNER {
+            self.take_inner(name);
+        }
+        Some(Answer {
+            access_token: oauth2::AccessToken::new(self.access_token.0.take()?),
+            refresh_token: self.refresh_token.0.take().map(oauth2::RefreshToken::new),
+            expires_in: self.expires_in,
+            expires_on: self.expires_on,
+            refresh_expiry: self.refresh_expiry,
+            extra: self.extra,
+        })
+    }
+
+    /// Takes the tokens of an inner object, if they belong together with those outside: there is no access token
+    /// outside, or only the refresh token is inside.
+    fn take_inner(&mut self, name: &str) {
+        let Some(text) = self.extra.get(name).and_then(|value| value.text.as_ref()) else { return };
+        #[expect(clippy::disallowed_methods, reason = "tokens are read from it")]
+        let inner = serde_json::from_str::<Self>(text.expose_secret());
+        let Ok(mut inner) = inner else { return };
+        let belongs = match (&self.access_token.0, &inner.access_token.0) {
+            (None, Some(_)) => true,
+            (Some(_), None) => self.refresh_token.0.is_none() && inner.refresh_token.0.is_some(),
+            _ => false,
+        };
+        if !belongs {
+            return;
+        }
+        // The tokens are kept once.
+        self.extra.remove(name);
+        if inner.access_token.0.is_some() {
+            self.access_token = std::mem::take(&mut inner.access_token);
+            self.expires_in = inner.expires_in.or(self.expires_in);
+            self.expires_on = inner.expires_on.or(self.expires_on);
+        }
+        if inner.refresh_token.0.is_some() {
+            self.refresh_token = std::mem::take(&mut inner.refresh_token);
+        }
+        self.refresh_expiry = inner.refresh_expiry.or(self.refresh_expiry);
+        self.extra.append(&mut inner.extra);
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FieldsVisitor;
+
+        impl<'de> Visitor<'de> for FieldsVisitor {
+            type Value = Fields;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an answer with tokens")
+                f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Answer, A::Error> {
-                let (mut access_token, mut refresh_token) = (Token(None), Token(None));
-                let (mut expires_in, mut expires_on) = (None, None);
-                let mut refresh_expiry = None;
-                let mut extra: Vec<(String, Value)> = Vec::new();
-                while let Some((name, value)) = map.next_entry::<String, Value>()? {
-                    match name.as_str() {
-                        "access_token" => access_token.set(value)?,
-                        "refresh_token" => refresh_token.set(value)?,
-                        "expires_in" => expires_in = value.number().map(TimeDelta::seconds),
-                        name if RefreshExpiry::NAMES.contains(&name) => {
-                            refresh_expiry = refresh_expiry.or(RefreshExpiry::read(name, &value));
-                        }
-                        _ => {
-                            if name == "expires_on" {
-                                expires_on = value.date();
-                            }
-                            // A duplicate of another field does no harm. Tokens must not be lost because of
-                            // it.
-                            extra.retain(|(other, _)| *other != name);
-                            extra.push((name, value));
-                        }
-                    }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Fields::default();
+                while let Some((name, value)) = map.next_entry()? {
+                    fields.add(name, value)?;
                 }
-                if access_token.0.is_none()
-                    && let Some(nested) = nested(&mut extra)
-                {
-                    extra.extend(nested.extra);
-                    return Ok(Answer { extra, ..nested });
-                }
-                let access_token =
-                    access_token.0.take().ok_or_else(|| de::Error::custom("no tokens"))?;
-                Ok(Answer {
-                    access_token: oauth2::AccessToken::new(access_token),
-                    refresh_token: refresh_token.0.take().map(oauth2::RefreshToken::new),
-                    expires_in,
-                    expires_on,
-                    refresh_expiry,
-                    extra,
-                })
+                Ok(fields)
             }
         }
 
-        deserializer.deserialize_map(AnswerVisitor)
+        deserializer.deserialize_map(FieldsVisitor)
     }
 }
 
@@ -160,26 +203,8 @@ impl RefreshExpiry {
     }
 }
 
-/// Finds tokens in the objects in which some providers put them: Slack in `authed_user`, others in `data`.
-fn nested(extra: &mut Vec<(String, Value)>) -> Option<Answer> {
-    for name in ["authed_user", "data"] {
-        let Some(index) = extra.iter().position(|(other, _)| other == name) else { continue };
-        #[expect(clippy::disallowed_methods, reason = "tokens are read from it")]
-        let answer = extra[index]
-            .1
-            .text
-            .as_ref()
-            .and_then(|text| serde_json::from_str::<Answer>(text.expose_secret()).ok());
-        if let Some(answer) = answer {
-            // The tokens are kept once.
-            extra.remove(index);
-            return Some(answer);
-        }
-    }
-    None
-}
-
-/// A token of an answer: a string that is not blank. Any other value says that there is none.
+/// A token of an answer, if there is one.
+#[derive(Default)]
 struct Token(Option<String>);
 
 impl Token {
@@ -187,8 +212,8 @@ impl Token {
     fn set<E: de::Error>(&mut self, value: Value) -> Result<(), E> {
         let Some(text) = value.text.filter(|_| value.is_string) else { return Ok(()) };
         #[expect(clippy::disallowed_methods, reason = "handed on, and wiped here")]
-        let text = text.expose_secret();
-        if text.trim().is_empty() {
+        let text = text.expose_secret().trim();
+        if !is_token(text) {
             return Ok(());
         }
         match &self.0 {
@@ -200,6 +225,15 @@ impl Token {
             }
         }
     }
+}
+
+/// Returns whether a text can be a token: printable ASCII (RFC 6749, A.12 and A.17). Some servers write a word or
+/// stars where there is no token. Such a text must not replace a good one.
+fn is_token(text: &str) -> bool {
+    let no_tokens = ["", "null", "undefined", "none", "false"];
+    text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+        && !no_tokens.contains(&text.to_ascii_lowercase().as_str())
+        && !text.bytes().all(|byte| byte == b'*')
 }
 
 impl Drop for Token {
@@ -215,11 +249,6 @@ struct Value {
 }
 
 impl Value {
-    fn length(&self) -> usize {
-        #[expect(clippy::disallowed_methods, reason = "a length is no secret")]
-        self.text.as_ref().map_or(0, |text| text.expose_secret().len())
-    }
-
     /// Reads a number of seconds. Some providers send it as a string, with a fraction or with an exponent.
     fn number(&self) -> Option<i64> {
         #[expect(clippy::disallowed_methods, reason = "a number of seconds is no secret")]
@@ -295,6 +324,7 @@ mod tests {
 
     use super::super::OAuth2Client;
     use super::*;
+    use crate::tokens::RefreshToken;
 
     fn read(json: &str) -> Option<AuthTokens> {
         let answer: Answer = serde_json::from_str(json).ok()?;
@@ -414,6 +444,11 @@ mod tests {
             r#"{"access_token":"a","refresh_token":false}"#,
             r#"{"access_token":"a","refresh_token":{}}"#,
             r#"{"access_token":"a","refresh_token":[]}"#,
+            r#"{"access_token":"a","refresh_token":"null"}"#,
+            r#"{"access_token":"a","refresh_token":"undefined"}"#,
+            r#"{"access_token":"a","refresh_token":"********"}"#,
+            r#"{"access_token":"a","refresh_token":"\u200b"}"#,
+            r#"{"access_token":"a","refresh_token":"\u0000"}"#,
         ] {
             assert_eq!(read(json).unwrap().refresh_token, None, "{json}");
         }
@@ -429,6 +464,9 @@ mod tests {
             r#"{"access_token":""}"#,
             r#"{"access_token":null}"#,
             r#"{"access_token":5}"#,
+            r#"{"access_token":"null"}"#,
+            r#"{"access_token":"a\nb"}"#,
+            r#"{"data":{"data":{"access_token":"a"}}}"#,
             r#"{"data":{"x":"y"}}"#,
             r#"{"access_token":"a","access_token":"b"}"#,
             r#"{"access_token":"a","refresh_token":"r","refresh_token":"s"}"#,
@@ -470,6 +508,52 @@ mod tests {
         // A token of the whole answer counts.
         let json = r#"{"access_token":"bot","authed_user":{"access_token":"user"}}"#;
         assert_eq!(read(json).unwrap().access_token.expose_secret(), "bot");
+    }
+
+    #[test]
+    fn tokens_that_are_apart_are_put_together_if_they_belong_together() {
+        for (json, access, refresh, expiry) in [
+            (
+                r#"{"refresh_token":"r","expires_in":60,"data":{"access_token":"a"}}"#,
+                "a",
+                Some("r"),
+                Some(60),
+            ),
+            (
+                r#"{"access_token":"a","expires_in":60,"data":{"refresh_token":"r"}}"#,
+                "a",
+                Some("r"),
+                Some(60),
+            ),
+            (
+                r#"{"access_token":"a","authed_user":{"access_token":"b","refresh_token":"s","expires_in":9}}"#,
+                "a",
+                None,
+                None,
+            ),
+            (
+                r#"{"refresh_token":"r","authed_user":{"access_token":"b","refresh_token":"s"}}"#,
+                "b",
+                Some("s"),
+                None,
+            ),
+        ] {
+            let tokens = read(json).unwrap();
+            assert_eq!(tokens.access_token.expose_secret(), access, "{json}");
+            let found = tokens.refresh_token.as_ref().map(RefreshToken::expose_secret);
+            assert_eq!(found, refresh, "{json}");
+            assert_eq!(tokens.expires_at.map(|at| at.timestamp()), expiry, "{json}");
+        }
+    }
+
+    #[test]
+    fn an_answer_of_any_depth_is_read_without_a_deep_stack() {
+        let deep = format!(r#"{}1{}"#, r#"{"data":"#.repeat(600), "}".repeat(600));
+        assert!(read(&deep).is_none());
+        let beside = format!(r#"{{"access_token":"a","data":{deep}}}"#);
+        let on_a_small_stack = std::thread::Builder::new().stack_size(256 << 10);
+        let read = on_a_small_stack.spawn(move || read(&beside).is_some()).unwrap();
+        assert!(read.join().unwrap());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod compressed;
 
 use oauth2::url::form_urlencoded;
+use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
 pub(super) use self::compressed::{TooLong, decompressed};
@@ -19,13 +20,40 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 pub(super) fn readable(body: Zeroizing<Vec<u8>>, is_whole: bool) -> Zeroizing<Vec<u8>> {
     let body = match body.strip_prefix(BYTE_ORDER_MARK) {
         Some(rest) => Zeroizing::new(rest.to_vec()),
-        None => body,
+        None => from_utf16(&body).unwrap_or(body),
     };
     let body = if str::from_utf8(&body).is_ok() { body } else { from_latin_1(&body) };
-    if !is_whole || body.trim_ascii_start().starts_with(b"{") {
+    if is_object(&body) {
         return body;
     }
-    from_form(&body).unwrap_or(body)
+    let form = if is_whole && !body.trim_ascii_start().starts_with(b"{") {
+        from_form(&body)
+    } else {
+        None
+    };
+    form.or_else(|| salvaged(&body, is_whole)).unwrap_or(body)
+}
+
+fn is_object(body: &[u8]) -> bool {
+    body.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<&RawValue>(body).is_ok()
+}
+
+/// Reads UTF-16, with a byte order mark or without. The first character of an answer is ASCII.
+fn from_utf16(body: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let (units, unit): (&[u8], fn([u8; 2]) -> u16) = match body {
+        [0xff, 0xfe, rest @ ..] => (rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => (rest, u16::from_be_bytes),
+        [first, 0, ..] if first.is_ascii() => (body, u16::from_le_bytes),
+        [0, first, ..] if first.is_ascii() => (body, u16::from_be_bytes),
+        _ => return None,
+    };
+    let units = units.chunks_exact(2).map(|pair| unit([pair[0], pair[1]]));
+    // A unit becomes 3 bytes at most, so the buffer does not grow and leave copies behind.
+    let mut text = Zeroizing::new(Vec::with_capacity(body.len() / 2 * 3 + 4));
+    for character in char::decode_utf16(units) {
+        text.extend_from_slice(character.ok()?.encode_utf8(&mut [0; 4]).as_bytes());
+    }
+    Some(text)
 }
 
 /// Takes each byte that is not part of UTF-8 as a character of ISO 8859-1. Tokens are ASCII (RFC 6749, A.12),
@@ -67,6 +95,96 @@ fn from_form(body: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     Some(json)
 }
 
+/// The fields that are looked for in a body that is no JSON.
+const SALVAGED: [&str; 9] = [
+    "access_token",
+    "device_code",
+    "error",
+    "error_description",
+    "expires_in",
+    "id_token",
+    "refresh_token",
+    "scope",
+    "token_type",
+];
+
+/// Finds fields in a body that is nearly JSON: with a line of text before it, a comma too many, a line break in
+/// a text, or in a list. Returns them as JSON, or `None` if there is neither a token nor an error.
+///
+/// A page may show the answer of a provider as an example, so nothing is taken from HTML. Of the beginning of an
+/// answer nothing is taken without a refresh token: it may be in the part that is missing.
+fn salvaged(body: &[u8], is_whole: bool) -> Option<Zeroizing<Vec<u8>>> {
+    let text = str::from_utf8(body).ok()?;
+    let has = |tag: &str| {
+        text.as_bytes().windows(tag.len()).any(|part| part.eq_ignore_ascii_case(tag.as_bytes()))
+    };
+    if has("<html") || has("<!doctype") {
+        return None;
+    }
+    // JSON escapes a byte by 6 at most, and only inside of strings.
+    let mut json = Zeroizing::new(Vec::with_capacity(6 * body.len() + 2));
+    json.push(b'{');
+    let (mut counts, mut has_refresh_token) = (false, false);
+    for name in SALVAGED {
+        for value in values_of(text, name) {
+            counts |= matches!(name, "access_token" | "device_code" | "error");
+            has_refresh_token |= name == "refresh_token";
+            if json.len() > 1 {
+                json.push(b',');
+            }
+            serde_json::to_writer(&mut *json, name).ok()?;
+            json.push(b':');
+            json.extend_from_slice(&value);
+        }
+    }
+    json.push(b'}');
+    (counts && (is_whole || has_refresh_token)).then_some(json)
+}
+
+/// Returns the values of a field as JSON: texts that have an end, and numbers.
+fn values_of<'t>(text: &'t str, name: &str) -> impl Iterator<Item = Zeroizing<Vec<u8>>> + use<'t> {
+    let quoted = format!("\"{name}\"");
+    let length = quoted.len();
+    let places: Vec<usize> = text.match_indices(&quoted).map(|(at, _)| at).collect();
+    places.into_iter().filter_map(move |at| {
+        // A quoted text inside of another one is no field.
+        if text[..at].ends_with('\\') {
+            return None;
+        }
+        let value = text[at + length..].trim_ascii_start().strip_prefix(':')?.trim_ascii_start();
+        if let Some(inner) = value.strip_prefix('"') {
+            return string(inner);
+        }
+        let is_of_number = |byte: u8| byte.is_ascii_digit() || b"+-.eE".contains(&byte);
+        let end = value.bytes().position(|byte| !is_of_number(byte))?;
+        let number = &value[..end];
+        serde_json::from_str::<f64>(number).ok()?;
+        Some(Zeroizing::new(number.as_bytes().to_vec()))
+    })
+}
+
+/// Returns a text of JSON without its first quotation mark, with its control characters escaped.
+fn string(inner: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let mut is_escaped = false;
+    let end = inner.bytes().position(|byte| {
+        let ends = byte == b'"' && !is_escaped;
+        is_escaped = byte == b'\\' && !is_escaped;
+        ends
+    })?;
+    let mut json = Zeroizing::new(Vec::with_capacity(6 * end + 2));
+    json.push(b'"');
+    for byte in inner[..end].bytes() {
+        if byte.is_ascii_control() {
+            json.extend_from_slice(format!("\\u{byte:04x}").as_bytes());
+        } else {
+            json.push(byte);
+        }
+    }
+    json.push(b'"');
+    serde_json::from_slice::<&RawValue>(&json).ok()?;
+    Some(json)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,7 +212,35 @@ mod tests {
             ),
             (b"\xef\xbb\xbfaccess_token=a", r#"{"access_token":"a"}"#),
             (b"device_code=a&interval=5", r#"{"device_code":"a","interval":"5"}"#),
+            // Nearly JSON.
+            (
+                b"<br />Warning: x\n{\"access_token\":\"a\",\"refresh_token\":\"r\",}",
+                r#"{"access_token":"a","refresh_token":"r"}"#,
+            ),
+            (
+                b"{\"note\":\"a\tb\",\"access_token\" : \"a\\u002db\",\"expires_in\":3600}",
+                r#"{"access_token":"a\u002db","expires_in":3600}"#,
+            ),
+            (
+                br#"{"x":NaN,"access_token":"a","scope":"say \"hi\""}"#,
+                r#"{"access_token":"a","scope":"say \"hi\""}"#,
+            ),
+            (br#"[{"access_token":"a"}]"#, r#"{"access_token":"a"}"#),
+            (
+                br#")]}'{"error":"invalid_grant","x":"\"access_token\":\"no\""}"#,
+                r#"{"error":"invalid_grant"}"#,
+            ),
+            (
+                br#"{"access_token":"a","x":NaN,"access_token":"b"}"#,
+                r#"{"access_token":"a","access_token":"b"}"#,
+            ),
+            (
+                b"\xff\xfe{\0\"\0a\0c\0c\0e\0s\0s\0_\0t\0o\0k\0e\0n\0\"\0:\0\"\0a\0\"\0}\0",
+                r#"{"access_token":"a"}"#,
+            ),
             // These are left to the reader, who refuses them.
+            (br#"{"access_token":"a"#, r#"{"access_token":"a"#),
+            (br#"<html>{"access_token":"a"}</html>"#, r#"<html>{"access_token":"a"}</html>"#),
             (b"<html>access_token=a</html>", "<html>access_token=a</html>"),
             (b"a=b", "a=b"),
             (b"", ""),
@@ -104,8 +250,16 @@ mod tests {
     }
 
     #[test]
-    fn the_beginning_of_a_form_is_not_read() {
-        let form = b"access_token=canary-a&refresh_token=cana";
-        assert_eq!(*readable(Zeroizing::new(form.to_vec()), false), form);
+    fn the_beginning_of_an_answer_is_not_read_if_a_token_may_be_missing() {
+        for beginning in [
+            &b"access_token=canary-a&refresh_token=cana"[..],
+            br#"{"access_token":"canary-a""#,
+            br#"{"access_token":"canary-a","refresh_token":"cana"#,
+        ] {
+            assert_eq!(*readable(Zeroizing::new(beginning.to_vec()), false), beginning);
+        }
+        let all_tokens = br#"{"access_token":"a","refresh_token":"r","scope":"#;
+        let read = readable(Zeroizing::new(all_tokens.to_vec()), false);
+        assert_eq!(*read, br#"{"access_token":"a","refresh_token":"r"}"#);
     }
 }

@@ -98,7 +98,7 @@ fn is_temporary(code: &str) -> bool {
 
 /// Returns whether only signing in again helps after this error code: the refresh token has ended, or the
 /// provider wants to ask the user something.
-fn needs_a_sign_in(code: &str) -> bool {
+pub(super) fn needs_a_sign_in(code: &str) -> bool {
     matches!(
         code,
         // RFC 6749, 5.2.
@@ -110,7 +110,9 @@ fn needs_a_sign_in(code: &str) -> bool {
             // RFC 6750, 3.1, and RFC 8628, 3.5, at the token endpoint too.
             | "expired_token" | "invalid_token"
             // Slack.
-            | "invalid_refresh_token" | "token_expired" | "token_revoked"
+            | "account_inactive" | "invalid_auth" | "invalid_refresh_token" | "token_expired" | "token_revoked"
+            // Auth0.
+            | "mfa_required"
     )
 }
 
@@ -261,6 +263,8 @@ mod tests {
             (200, r#"["a"]"#, Ambiguous),
             (200, r#"{"token_type":"bearer"}"#, Ambiguous),
             (200, r#"{"access_token":""}"#, Ambiguous),
+            (200, r#"{"error":"","data":{}}"#, Ambiguous),
+            (400, r#"{"error":""}"#, MisconfiguredAndMaybeSpent),
             (200, r#"{"access_token":null,"refresh_token":"r"}"#, Ambiguous),
             (204, "", Ambiguous),
             // A redirect, and answers of gateways, with any content.
@@ -285,7 +289,8 @@ mod tests {
             (403, r#"{"message":"no"}"#, TransientAndMaybeSpent),
             // Failures that signing in again would not fix.
             (404, page, MisconfiguredAndMaybeSpent),
-            (404, &code("invalid_grant"), MisconfiguredAndMaybeSpent),
+            (404, &code("invalid_grant"), Rejected),
+            (500, &code("invalid_grant"), Rejected),
             (400, page, MisconfiguredAndMaybeSpent),
             (401, "", MisconfiguredAndMaybeSpent),
             (405, "", MisconfiguredAndMaybeSpent),
@@ -316,7 +321,6 @@ mod tests {
             ("ratelimited", TransientAndMaybeSpent),
             ("invalid_scope", MisconfiguredAndMaybeSpent),
             ("not a code", MisconfiguredAndMaybeSpent),
-            ("", MisconfiguredAndMaybeSpent),
             ("bad_refresh_token", Rejected),
             ("invalid_grant", Rejected),
             ("server_error", TransientAndMaybeSpent),

@@ -29,7 +29,8 @@ use zeroize::Zeroizing;
 use self::arrived::Arrived;
 pub(super) use self::certificate::client_certificate;
 use self::connect::{connect, tcp};
-use super::failure::{Failed, error_code};
+use super::answer::Answer;
+use super::failure::{Failed, error_code, needs_a_sign_in};
 use super::hard_close::HardClose;
 use super::refusal::Report;
 use super::retry_after::retry_after;
@@ -55,6 +56,9 @@ const LAST_LOOK: Duration = Duration::from_millis(500);
 /// checked.
 const LONGEST_HEAD: usize = 32 << 10;
 
+/// The most headers of an answer. As many short ones fit into [`LONGEST_HEAD`].
+const MOST_HEADERS: usize = 4096;
+
 /// The most bytes of a body. A record holds 64 KiB of tokens, and an answer may have other fields besides.
 const LONGEST_BODY: usize = 256 << 10;
 
@@ -69,6 +73,9 @@ pub(super) struct Http {
     /// The certificate of the client, and its key.
     pub(super) certificate: Option<Arc<SingleCertAndKey>>,
 }
+
+/// Values of `error` that name no error.
+const NO_ERRORS: [&str; 6] = ["null", "false", "0", "\"\"", "[]", "{}"];
 
 /// The parts of an answer that are used.
 pub(super) struct Reply {
@@ -134,6 +141,12 @@ impl Http {
         })?;
         let (mut sender, connection) = http1::Builder::new()
             .max_buf_size(LONGEST_HEAD)
+            // The connection has one answer, so nothing can be smuggled in by a header that is read leniently. A
+            // strict reader would lose the new tokens.
+            .max_headers(MOST_HEADERS)
+            .allow_obsolete_multiline_headers_in_responses(true)
+            .allow_spaces_after_header_name_in_responses(true)
+            .ignore_invalid_headers_in_responses(true)
             .handshake(connection)
             .await
             .map_err(|_| not_sent(place, "closed the connection at once"))?;
@@ -273,8 +286,21 @@ impl Reply {
         let said = format!("{place} answered {status}");
         let retry_after = self.retry_after;
         let answered = |reason| Err(Failed::Answered { status, reason, retry_after });
+        let fields = json::object(&self.body).unwrap_or_default();
+        let error = fields.iter().find(|(name, _)| name == "error");
+        // Some providers write it into each answer, with a value that says nothing.
+        let error = error.filter(|(_, value)| !NO_ERRORS.contains(&value.get()));
+        let code = error.map(|(_, value)| {
+            let text = json::secret(value);
+            #[expect(clippy::disallowed_methods, reason = "only what looks like a code is kept")]
+            let code = text.as_ref().and_then(|text| error_code(text.expose_secret().trim()));
+            code.unwrap_or_default().to_owned()
+        });
         match status {
-            408 | 429 | 500..=599 => return answered(said),
+            408 | 429 => return answered(said),
+            // Nothing but the provider writes such a code, whatever the status is.
+            404 | 500..=599 if code.as_deref().is_some_and(needs_a_sign_in) => {}
+            500..=599 => return answered(said),
             300..=399 => {
                 let advice = "a redirect, which is not followed; set the URL that it leads to";
                 return answered(format!("{said}, {advice}"));
@@ -282,17 +308,9 @@ impl Reply {
             404 => return answered(format!("{said}; check the URL")),
             _ => {}
         }
-        let fields = json::object(&self.body).unwrap_or_default();
-        let has = |wanted: &str| fields.iter().any(|(name, _)| name == wanted);
-        let code = fields.iter().find(|(name, _)| name == "error").map(|(_, value)| {
-            let text = json::secret(value);
-            #[expect(clippy::disallowed_methods, reason = "only what looks like a code is kept")]
-            let code = text.as_ref().and_then(|text| error_code(text.expose_secret()));
-            code.unwrap_or_default().to_owned()
-        });
         match code {
             // Some providers, GitHub among them, send an error with status 200.
-            Some(code) if !self.status.is_success() || !has("access_token") => {
+            Some(code) if !self.status.is_success() || !Answer::is_in(&self.body) => {
                 let reason = match code.as_str() {
                     "" => format!("{said} and an error code that is not registered"),
                     "invalid_client" | "unauthorized_client" => {

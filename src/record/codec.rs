@@ -131,8 +131,7 @@ pub(crate) fn encode(record: &Record, place: &str) -> Result<Bytes, StoreError> 
         });
     }
     // The refresh state has a limit of its own, so an intent fits even with the largest tokens.
-    let mut length = Length(0);
-    write(tokens, &RefreshState::default(), &mut length);
+    let mut length = Length(length(tokens));
     if length.0 > MAX_RECORD {
         return Err(StoreError::TooLarge { place: place.to_owned(), limit: MAX_RECORD });
     }
@@ -451,6 +450,27 @@ impl Serialize for State<'_> {
         }
         map.end()
     }
+}
+
+/// Returns the length of a record with these tokens.
+pub(super) fn length(tokens: &AuthTokens) -> usize {
+    let mut length = Length(0);
+    write(tokens, &RefreshState::default(), &mut length);
+    length.0
+}
+
+/// Returns how much longer a record is with this other field.
+pub(super) fn length_of_extra(name: &str, value: &SecretString, is_json: bool) -> usize {
+    let text = |text: &str| {
+        let mut length = Length(0);
+        serde_json::to_writer(&mut length, text).expect("a string can be counted");
+        length.0
+    };
+    #[expect(clippy::disallowed_methods, reason = "looks at the length only")]
+    let value = value.expose_secret();
+    let value = if is_json { value.len() } else { text(value) };
+    // A comma, a line end, an indentation, and a colon with a space.
+    text(name) + value + ",\n    : ".len()
 }
 
 /// Counts the bytes that are written.

@@ -7,7 +7,7 @@ use tokenkeep::private_file::PrivateFile;
 
 use super::key::{Key, path_of};
 use super::settings::{Settings, Wrong};
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 
 /// The most bytes of a file with certificates. Three of them have some 6 KB.
 const LONGEST: usize = 1 << 20;
@@ -44,9 +44,10 @@ impl Certificate {
         let pem = PrivateFile::new(&self.path, LONGEST).read_trusted()?;
         let pem = pem.ok_or_else(|| {
             let path = self.path.display();
-            Failure::usage(format!(
-                "{path} does not exist; correct client_certificate of this profile"
-            ))
+            Failure::new(
+                Code::Inaccessible,
+                format!("{path} does not exist; correct client_certificate of this profile"),
+            )
         })?;
         let key = self.key.read(allow_prompt).await?;
         // What is not text is no certificate, which the client says.

@@ -79,7 +79,7 @@ fn a_client_proves_who_it_is_by_its_certificate() {
         ),
         ("ours.key", "ours.key", 2, "client_certificate is not a certificate in PEM"),
         ("ours.pem", "ours.pem", 2, "is not a private key in PEM without a passphrase"),
-        ("ours.pem", "none.key", 2, "none.key does not exist; correct client_certificate_key"),
+        ("ours.pem", "none.key", 5, "none.key does not exist; put the key there"),
         ("ours.pem", "", 2, "client_certificate and client_certificate_key need each other"),
     ] {
         let failed = run("login", certificate, key).failed(code);

@@ -11,6 +11,7 @@ use super::{LONGEST_BODY, Reply, retry_after};
 use crate::oauth2::answer::Answer;
 use crate::oauth2::body::{TooLong, decompressed, readable};
 use crate::oauth2::failure::Failed;
+use crate::tokens::json;
 
 /// The head of an answer, and the part of its body that has arrived.
 pub(super) struct Arrived {
@@ -40,17 +41,25 @@ impl Arrived {
         Ok(())
     }
 
-    /// Returns the whole answer. If the answer ended too early, returns it only if the tokens have arrived, and
-    /// else this failure.
+    /// Returns the whole answer. If the answer ended too early, returns it only if the tokens or the error have
+    /// arrived, and else this failure.
     pub(super) fn ended(mut self, early: Option<Failed>, place: &str) -> Result<Reply, Failed> {
         let body = std::mem::take(&mut self.body);
         let (body, is_whole) = decompressed(body, self.is_deflated, LONGEST_BODY)
             .map_err(|TooLong| self.too_long(place))?;
         let body = readable(body, is_whole && early.is_none());
         match early {
-            Some(failed) if !(self.status.is_success() && Answer::is_in(&body)) => Err(failed),
+            Some(failed) if !self.is_complete(&body) => Err(failed),
             _ => Ok(Reply { status: self.status, retry_after: self.retry_after, body }),
         }
+    }
+
+    /// Returns whether all that counts has arrived: the tokens, or the error.
+    fn is_complete(&self, body: &[u8]) -> bool {
+        if self.status.is_success() {
+            return Answer::is_in(body);
+        }
+        json::object(body).is_ok_and(|fields| fields.iter().any(|(name, _)| name == "error"))
     }
 
     fn too_long(&self, place: &str) -> Failed {

@@ -81,7 +81,8 @@ fn tokens_that_arrived_before_the_connection_ended_are_read() {
         // The last chunk is missing, and the content is shorter than announced.
         (format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{json}\r\n", json.len()), true),
         (format!("Content-Length: 999\r\n\r\n{json}"), true),
-        (format!("Content-Length: 999\r\n\r\n{}", &json[..json.len() - 1]), false),
+        (format!("Content-Length: 999\r\n\r\n{}", &json[..json.len() - 1]), true),
+        (format!("Content-Length: 999\r\n\r\n{}", &json[..json.len() - 2]), false),
     ] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let uri = format!("http://{}/token", listener.local_addr().unwrap());
