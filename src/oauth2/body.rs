@@ -138,6 +138,8 @@ fn salvaged(body: &[u8], is_whole: bool) -> Option<Zeroizing<Vec<u8>>> {
         }
     }
     json.push(b'}');
+    // A body without a length may have been cut off.
+    let is_whole = is_whole && text.trim_end().ends_with(['}', ']']);
     (counts && (is_whole || has_refresh_token)).then_some(json)
 }
 

@@ -17,6 +17,50 @@ fn form() -> String {
 }
 
 #[test]
+fn the_only_copy_of_a_rotated_token_is_kept_although_what_surrounds_it_is_wrong() {
+    let json = fields().to_string();
+    let with = |before: &str, after: &str| format!("{before}{json}{after}");
+    let more = |field: &str| json.replacen('{', &format!("{{{field},"), 1);
+    let apart =
+        json!({ "refresh_token": "canary-new-r", "data": { "access_token": "canary-new-a" } });
+    let utf16: Vec<u8> = json.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let many: String = (0..6000).map(|index| format!("\"k{index}\":1,")).collect();
+    check([
+        kept("a warning before it", answer(200, "", with("<br />\n<b>Warning</b>: x\n", ""))),
+        kept("a prefix against scripts", answer(200, "", with(")]}'\n", ""))),
+        kept("a list", answer(200, "", with("[", "]"))),
+        kept("a comma too many", answer(200, "", json.replacen('}', ",}", 1))),
+        kept("a line break in a text", answer(200, "", more("\"x\":\"a\nb\""))),
+        kept("a number that is none", answer(200, "", more("\"x\":NaN"))),
+        kept("UTF-16", answer(200, "", utf16)),
+        kept(
+            "an error that says nothing",
+            answer(200, "", json!({ "error": "", "data": fields() }).to_string()),
+        ),
+        kept("tokens in two levels", answer(200, "", apart.to_string())),
+        kept("a space before a colon", answer(200, "X-Cache : HIT\r\n", &json)),
+        kept("a header in two lines", answer(200, "X-A: b\r\n c\r\n", &json)),
+        kept("a line without a colon", answer(200, "nonsense\r\n", &json)),
+        kept("hundreds of headers", answer(200, &"X-A: b\r\n".repeat(300), &json)),
+        kept(
+            "more fields than a record has room for",
+            answer(200, "", json.replacen('{', &format!("{{{many}"), 1)),
+        ),
+        kept(
+            "a field that is longer as JSON",
+            answer(200, "", more(&format!("\"x\":\"{}\"", "\\u0001".repeat(12_000)))),
+        ),
+        Row {
+            kept: vec![
+                ("/access_token", json!("canary-new-a")),
+                ("/refresh_token", json!("canary-old-r")),
+            ],
+            ..kept("a word in place of a token", tokens(&json!({ "refresh_token": "undefined" })))
+        },
+    ]);
+}
+
+#[test]
 fn the_only_copy_of_a_rotated_token_is_kept_whatever_form_it_has() {
     let json = fields().to_string();
     let inner = json!({ "ok": true, "authed_user": fields() }).to_string();
