@@ -23,7 +23,7 @@ use oauth2::url::Url;
 use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use rustls::sign::SingleCertAndKey;
 use secrecy::ExposeSecret;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
 use self::arrived::Arrived;
@@ -49,6 +49,13 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// The limit from the first byte that is sent to the last byte that is received.
 const ANSWER: Duration = Duration::from_secs(15);
 
+/// The limit for connecting while the old access token is good. Nothing is lost if the refresh begins again.
+const CONNECT_WHILE_GOOD: Duration = Duration::from_secs(5);
+
+/// The limit for connecting and the answer together while the old access token is good. Its user waits for that,
+/// and for the second try after it: for less than 20 s in all.
+const WHOLE_WHILE_GOOD: Duration = ANSWER;
+
 /// The time for reading an answer that has arrived already when [`ANSWER`] is over.
 const LAST_LOOK: Duration = Duration::from_millis(500);
 
@@ -65,7 +72,10 @@ const LONGEST_BODY: usize = 256 << 10;
 /// Sends the requests that the `oauth2` crate makes.
 #[derive(Clone, Debug)]
 pub(super) struct Http {
+    connect: Duration,
     answer: Duration,
+    /// The limit for connecting and the answer together.
+    whole: Duration,
     permit: RefreshPermit,
     pub(super) report: Report,
     /// Whether it uses the proxy of the environment.
@@ -87,12 +97,24 @@ pub(super) struct Reply {
 impl Http {
     pub(super) fn new() -> Self {
         let (permit, report) = (RefreshPermit::unlimited(), Report::default());
-        Self { answer: ANSWER, permit, report, by_proxy: true, certificate: None }
+        let (connect, answer, whole) = (CONNECT, ANSWER, CONNECT + ANSWER);
+        Self { connect, answer, whole, permit, report, by_proxy: true, certificate: None }
     }
 
     /// Returns a client whose requests may be sent only while the permit lasts.
     pub(super) fn permitted(&self, permit: RefreshPermit) -> Self {
         Self { permit, ..self.clone() }
+    }
+
+    /// Returns a client that delays a caller with a good token only shortly.
+    pub(super) fn while_good(&self) -> Self {
+        Self { connect: CONNECT_WHILE_GOOD, whole: WHOLE_WHILE_GOOD, ..self.clone() }
+    }
+
+    /// Returns the limit for an answer after this time for connecting. The time in which this process was stopped
+    /// does not count, so that a request that is sent always has time for its answer.
+    fn time_to_answer(&self, connecting: Duration) -> Duration {
+        self.answer.min(self.whole.saturating_sub(connecting.min(self.connect)))
     }
 
     /// Sends a request, and returns the answer if it is a success.
@@ -129,7 +151,9 @@ impl Http {
     }
 
     async fn transfer(&self, request: HttpRequest, place: &str) -> Result<Reply, Failed> {
+        let began = Instant::now();
         let connection = connect(self, request.uri(), place).await?;
+        let limit = self.time_to_answer(began.elapsed());
         let request = prepared(request);
         let left = self.permit.time_to_answer();
         let hard = left.map(|left| HardClose::within(tcp(&connection), left)).transpose();
@@ -169,7 +193,7 @@ impl Http {
         });
         let mut both = pin!(both);
         // `LAST_LOOK` is included, so the exchange is over when the permit ends.
-        let whole = self.answer + LAST_LOOK;
+        let whole = limit + LAST_LOOK;
         let whole = left.map_or(whole, |left| left.min(whole));
         let first = whole.saturating_sub(LAST_LOOK);
         let ended = match timeout(first, both.as_mut()).await {

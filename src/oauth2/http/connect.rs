@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tower_service::Service;
 
-use super::{CONNECT, Http};
+use super::Http;
 use crate::net::connect::{self, Connector};
 use crate::net::proxy::{Proxy, Transport};
 use crate::net::tls::{NO_ROOTS, trusting_the_system};
@@ -17,14 +17,14 @@ use crate::oauth2::failure::Failed;
 
 pub(super) type Connection = MaybeHttpsStream<Transport>;
 
-/// Connects within [`CONNECT`], including a proxy and TLS.
+/// Connects within the limit of the client, including a proxy and TLS.
 pub(super) async fn connect(http: &Http, uri: &Uri, place: &str) -> Result<Connection, Failed> {
     let proxy = if http.by_proxy { Proxy::of(uri) } else { Ok(None) };
     // Trying again does not help.
     let proxy = proxy.map_err(|error| Failed::Unsendable { reason: error.to_string() })?;
-    let connected = timeout(CONNECT, open(http, uri, place)).await;
+    let connected = timeout(http.connect, open(http, uri, place)).await;
     connected.unwrap_or_else(|_| {
-        let seconds = CONNECT.as_secs();
+        let seconds = http.connect.as_secs();
         let reason = match proxy {
             Some(proxy) => format!(
                 "{proxy} opened no connection to {place} within {seconds} seconds; check its URL, and \

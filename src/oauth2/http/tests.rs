@@ -340,3 +340,33 @@ fn an_answer_that_is_not_http_is_an_error() {
     assert!(matches!(failed, Failed::NotHttp { .. }), "{failed:?}");
     assert!(!failed.to_string().contains("canary"), "{failed}");
 }
+
+#[test]
+fn a_server_that_connects_slowly_delays_a_good_token_no_longer_than_a_quick_one() {
+    let (usual, good) = (Http::new(), Http::new().while_good());
+    for seconds in [0, 3, 5, 60] {
+        let connecting = Duration::from_secs(seconds);
+        // The second try takes 3 s.
+        let whole = connecting.min(good.connect) + good.time_to_answer(connecting) + LAST_LOOK;
+        assert!(whole + Duration::from_secs(3) < Duration::from_secs(20), "{seconds}");
+        assert!(good.time_to_answer(connecting) >= Duration::from_secs(10), "{seconds}");
+        assert_eq!(usual.time_to_answer(connecting), ANSWER, "{seconds}");
+    }
+}
+
+#[tokio::test]
+async fn the_time_for_connecting_is_taken_from_the_time_for_the_answer() {
+    // It accepts the connection, and never begins TLS.
+    let (listener, url) = listen();
+    let http = Http { connect: Duration::from_millis(50), ..Http::new() };
+    let exchanged = http.exchange(to(&url.replace("http://", "https://"), 3));
+    let failed = timeout(CONNECT, exchanged).await.unwrap().unwrap_err();
+    assert!(matches!(failed, Failed::NotSent { .. }), "{failed:?}");
+    drop(listener);
+    // Connecting takes no time here, so the whole is the time for the answer.
+    let (listener, url) = listen();
+    let http = Http { whole: Duration::from_millis(50), ..Http::new() };
+    let failed = timeout(CONNECT, http.exchange(to(&url, 3))).await.unwrap().unwrap_err();
+    assert!(matches!(failed, Failed::NoAnswer { .. }), "{failed:?}");
+    drop(listener);
+}
