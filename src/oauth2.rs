@@ -81,7 +81,7 @@ use crate::tokens::{AuthTokens, RefreshToken};
 /// The first of `HTTPS_PROXY`, `https_proxy`, `ALL_PROXY` and `all_proxy` that is set names a proxy: `http://` or
 /// `https://` (CONNECT), `socks5://`, or `socks5h://`, which also resolves names. A user and a password may stand
 /// before the host, with `%` and two digits for special characters. `NO_PROXY` lists the hosts, domains and
-/// networks without a proxy. This machine has none: `localhost` and loopback addresses. `HTTP_PROXY` is for plain
+/// networks without a proxy, or `*`; a port behind a host limits the entry to that port. This machine has none: `localhost` and loopback addresses. `HTTP_PROXY` is for plain
 /// HTTP, which is only used for this machine, so it has no effect. [`without_proxy`](Self::without_proxy) ignores
 /// the proxy.
 ///
@@ -266,6 +266,7 @@ impl fmt::Debug for OAuth2Client {
 /// | what happens | failure | proves that the token is unspent |
 /// |---|---|---|
 /// | no connection, no trusted certificate | transient | yes |
+/// | a proxy that does not accept the user; a TLS connection that the server refuses, mostly without the client's certificate; a variable for the proxy that cannot be used | misconfigured | yes |
 /// | 429 | transient | yes |
 /// | 503, 403 without an error code, `server_error`, `slow_down`, `temporarily_unavailable` | transient | no |
 /// | the request or a part of it was sent, and neither a complete answer nor all of its tokens came; a success without readable tokens; more than 256 KiB; a redirect; 408; any other 5xx | ambiguous | no |

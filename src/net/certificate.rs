@@ -82,6 +82,13 @@ pub(crate) fn refuses_the_client(error: &Error) -> bool {
     )
 }
 
+/// Returns whether this is the message of a server that cannot agree on the settings of a connection. Before TLS
+/// 1.3, one of the settings is the certificate of the client (RFC 5246, 7.2.2 and 7.4.6).
+#[cfg(any(feature = "oauth2", feature = "object-store"))]
+pub(crate) fn fails_the_handshake(error: &Error) -> bool {
+    matches!(error, Error::AlertReceived(AlertDescription::HandshakeFailure))
+}
+
 const NOT_VALID: (&str, &str) = (
     "a certificate that is not valid",
     "check the clock and the root certificates of this machine, or have the certificate corrected",

@@ -34,6 +34,9 @@ const EXCLUDING: [&str; 2] = ["NO_PROXY", "no_proxy"];
 /// The port of a SOCKS proxy whose URL has none (IANA, service "socks").
 const SOCKS_PORT: u16 = 1080;
 
+/// The most bytes of a user and of a password (RFC 1929, 2).
+const LONGEST_SOCKS_USER: usize = 255;
+
 const FORM: &str = "write http://, https://, socks5:// or socks5h://, and HOST:PORT, with % and two digits for each \
                     special character of a password";
 
@@ -71,18 +74,21 @@ impl Proxy {
             let wrong = |_| Unreached::new(format!("{variable} is not text"), "correct it");
             value.into_string().map_err(wrong)
         };
-        if let Some((variable, hosts)) = first(&EXCLUDING) {
-            // The matcher says only whether a URL has a proxy, so it is asked about any proxy.
-            let others = Matcher::builder().https("http://any").no(text(variable, hosts)?).build();
-            if others.intercept(url).is_none() {
-                return Ok(None);
-            }
+        if let Some((variable, hosts)) = first(&EXCLUDING)
+            && is_listed(url, &text(variable, hosts)?)
+        {
+            return Ok(None);
         }
         let value = text(variable, value)?;
         let named = Matcher::builder().https(value.trim()).build().intercept(url);
         let usable = named.and_then(|it| Some((with_port(it.uri())?, it)));
         let (url, intercept) = usable
             .ok_or_else(|| Unreached::new(format!("{variable} is not the URL of a proxy"), FORM))?;
+        let is_long = |text: &str| text.len() > LONGEST_SOCKS_USER;
+        if intercept.raw_auth().is_some_and(|(user, password)| is_long(user) || is_long(password)) {
+            let what = format!("{variable} has a user or a password of more than 255 bytes");
+            return Err(Unreached::new(what, "SOCKS5 allows no more; shorten it"));
+        }
         Ok(Some(Self { url, intercept, variable }))
     }
 
@@ -184,12 +190,14 @@ impl Proxy {
     fn wants_a_user(&self) -> Unreached {
         let variable = self.variable;
         if self.has_user() {
-            let advice = format!("correct them in {variable}");
-            return self.failed("does not accept the user and the password", advice);
+            // `SocksV5` offers no method besides these two.
+            let or = if self.is_socks() { ", or remove them if it wants none" } else { "" };
+            let advice = format!("correct them in {variable}{or}");
+            return self.failed("does not accept the user and the password", advice).lasting();
         }
         let scheme = self.url.scheme_str().unwrap_or_default();
         let advice = format!("put them into {variable}, as in {scheme}://USER:PASSWORD@HOST:PORT");
-        self.failed("wants a user and a password", advice)
+        self.failed("wants a user and a password", advice).lasting()
     }
 
     fn broken(&self, what: &str) -> Unreached {
@@ -217,6 +225,29 @@ impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Proxy").field(&self.url).finish()
     }
+}
+
+/// Returns whether a list of hosts, domains and networks has the host of this URL. Such lists are written for many
+/// programs: separated by commas or blanks, with a port, a dot before or behind a name, or `*`.
+fn is_listed(url: &Uri, list: &str) -> bool {
+    let port = url.port_u16().unwrap_or(443);
+    let host = url.host().unwrap_or_default().trim_end_matches('.');
+    let Ok(url) = format!("https://{host}/").parse() else { return false };
+    list.split(|it: char| it == ',' || it.is_whitespace()).any(|entry| {
+        let (name, only) = match entry.rsplit_once(':') {
+            // The other colons of an IPv6 address or network are part of it.
+            Some((name, port)) if !name.contains(':') || name.ends_with(']') => (name, Some(port)),
+            _ => (entry, None),
+        };
+        if only.is_some_and(|only| only.parse() != Ok(port)) {
+            return false;
+        }
+        let name = name.trim_start_matches('[').trim_end_matches([']', '.']);
+        let name = if name == "*" { name } else { name.trim_start_matches('*') };
+        // The matcher says only whether a URL has a proxy, so it is asked about any proxy.
+        let others = Matcher::builder().https("http://any").no(name).build();
+        name == "*" || others.intercept(&url).is_none()
+    })
 }
 
 /// Returns whether a host is this machine: a loopback address, or a name that is reserved for it (RFC 6761, 6.3).
@@ -301,6 +332,26 @@ mod tests {
             (URL, "example", true),
             (URL, "a, .issuer.example ", true),
             (URL, "*", true),
+            (URL, "other.example, *", true),
+            (URL, "*:443", true),
+            (URL, "a.test b.test\tissuer.example", true),
+            (URL, "*.example", true),
+            (URL, "*.issuer.example.", true),
+            (URL, ".example", true),
+            (URL, "Issuer.Example.", true),
+            (URL, "issuer.example:443", true),
+            (URL, "issuer.example:8443", false),
+            (URL, "issuer.example:", false),
+            (URL, " , ,", false),
+            (URL, "*uer.example", false),
+            ("https://issuer.example.:8443/a", "issuer.example:8443", true),
+            ("https://0.0.0.0/a", "*", true),
+            ("https://10.1.2.3:9/a", "10.1.2.3:9", true),
+            ("https://10.1.2.3/a", "10.1.2.3:9", false),
+            ("https://[fd00::1]:9/a", "[fd00::1]:9", true),
+            ("https://[fd00::1]/a", "[fd00::1]", true),
+            ("https://[fd00::1]/a", "fd00::1", true),
+            ("https://[fd00::1]/a", "a, *", true),
             ("https://10.1.2.3/a", "10.0.0.0/8", true),
             ("https://11.1.2.3/a", "10.0.0.0/8", false),
             ("https://[fd00::1]/a", "fd00::/8", true),
@@ -344,6 +395,27 @@ mod tests {
             };
             let error = Proxy::named_by(get, &URL.parse().unwrap()).unwrap_err();
             assert_eq!(error.to_string(), format!("{name} is not text; correct it"));
+        }
+    }
+
+    #[test]
+    fn a_password_that_does_not_fit_into_socks_is_refused() {
+        let with = |scheme: &str, length| {
+            let value = format!("{scheme}://me:{}@p", "x".repeat(length));
+            named(URL, &[("ALL_PROXY", &value)]).map_err(|error| error.to_string())
+        };
+        assert!(with("socks5h", 255).is_ok() && with("http", 256).is_ok());
+        let error = with("socks5", 256).unwrap_err();
+        assert!(error.starts_with("ALL_PROXY has a user or a password of more than"), "{error}");
+    }
+
+    #[test]
+    fn a_proxy_of_either_kind_that_refuses_the_user_has_to_be_corrected_first() {
+        for (value, or) in [("http://me:canary@p", false), ("socks5://me:canary@p", true)] {
+            let proxy = named(URL, &[("ALL_PROXY", value)]).unwrap().unwrap();
+            let error = proxy.wants_a_user();
+            assert!(error.is_lasting);
+            assert_eq!(error.advice.ends_with("or remove them if it wants none"), or, "{value}");
         }
     }
 

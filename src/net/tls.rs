@@ -6,13 +6,42 @@ use rustls::ClientConfig;
 use rustls::client::WantsClientCert;
 
 use super::certificate::Verifier;
+use super::unreached::Unreached;
 
 /// The user agent of this crate.
 pub(crate) const USER: &str = concat!("tokenkeep/", env!("CARGO_PKG_VERSION"));
 
-/// The reason and the advice if [`trusting_the_system`] returns `None`.
-pub(crate) const NO_ROOTS: (&str, &str) =
-    ("this machine has no root certificates", "install them (often the package ca-certificates)");
+/// The variables that name root certificates instead of those of the system. The systems of Apple and Windows
+/// ignore them.
+const ROOTS: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
+
+/// Returns why [`trusting_the_system`] returned `None`.
+pub(crate) fn no_roots() -> Unreached {
+    let (reason, advice) = without_roots(|name| std::env::var_os(name).is_some());
+    Unreached::new(reason, advice)
+}
+
+/// Returns the reason, and what to do. The argument returns whether a variable is set.
+fn without_roots(is_set: impl Fn(&str) -> bool) -> (String, String) {
+    let set: Vec<&str> = ROOTS.into_iter().filter(|name| is_set(name)).collect();
+    match set.as_slice() {
+        [] => (
+            "this machine has no root certificates".into(),
+            "install them (often the package ca-certificates)".into(),
+        ),
+        [name] => (
+            format!("there are no root certificates where {name} says"),
+            format!("correct {name}, or unset it"),
+        ),
+        both => {
+            let both = both.join(" and ");
+            (
+                format!("there are no root certificates where {both} say"),
+                format!("correct {both}, or unset them"),
+            )
+        }
+    }
+}
 
 /// Starts to build the settings of a client. Returns `None` if the system has no root certificates.
 ///
@@ -27,4 +56,18 @@ pub(crate) async fn trusting_the_system()
         Ok::<_, rustls::Error>(builder.dangerous().with_custom_certificate_verifier(verifier))
     });
     builder.await.ok().and_then(Result::ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_without_root_certificates_is_named() {
+        assert!(without_roots(|_| false).1.contains("install them"));
+        let (reason, advice) = without_roots(|name| name == "SSL_CERT_FILE");
+        assert_eq!(reason, "there are no root certificates where SSL_CERT_FILE says");
+        assert_eq!(advice, "correct SSL_CERT_FILE, or unset it");
+        assert!(without_roots(|_| true).0.ends_with("SSL_CERT_FILE and SSL_CERT_DIR say"));
+    }
 }

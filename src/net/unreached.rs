@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
-use super::certificate::{Fault, refuses_the_client};
+use super::certificate::{Fault, fails_the_handshake, refuses_the_client};
 
 /// Why there is no connection, and what to do. The texts are this crate's own, because an error of another crate
 /// may quote the server, or the URL of a proxy with its password.
@@ -12,11 +12,18 @@ use super::certificate::{Fault, refuses_the_client};
 pub(crate) struct Unreached {
     pub(crate) reason: String,
     pub(crate) advice: String,
+    /// Whether trying again does not help: a setting has to change first.
+    pub(crate) is_lasting: bool,
 }
 
 impl Unreached {
     pub(crate) fn new(reason: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { reason: reason.into(), advice: advice.into() }
+        Self { reason: reason.into(), advice: advice.into(), is_lasting: false }
+    }
+
+    /// Returns it as one after which trying again does not help.
+    pub(super) fn lasting(self) -> Self {
+        Self { is_lasting: true, ..self }
     }
 
     /// Returns the reason of an error that the connection to `place` ended with.
@@ -34,7 +41,14 @@ impl Unreached {
                     None if refuses_the_client(error) => has(
                         "does not accept the client's certificate, or wants one",
                         "set the certificate that is registered there",
-                    ),
+                    )
+                    .lasting(),
+                    // With TLS 1.2, a server that wants a certificate may say no more than this.
+                    None if fails_the_handshake(error) => has(
+                        "does not agree on TLS, or wants a certificate of the client",
+                        "check the URL, and whether a certificate is registered there",
+                    )
+                    .lasting(),
                     None => has("does not agree on TLS", "check the URL"),
                 };
             }

@@ -11,7 +11,7 @@ use tower_service::Service;
 use super::Http;
 use crate::net::connect::{self, Connector};
 use crate::net::proxy::{Proxy, Transport};
-use crate::net::tls::{NO_ROOTS, trusting_the_system};
+use crate::net::tls::{no_roots, trusting_the_system};
 use crate::net::unreached::Unreached;
 use crate::oauth2::failure::Failed;
 
@@ -22,7 +22,9 @@ pub(super) async fn connect(http: &Http, uri: &Uri, place: &str) -> Result<Conne
     let proxy = if http.by_proxy { Proxy::of(uri) } else { Ok(None) };
     // Trying again does not help.
     let proxy = proxy.map_err(|error| Failed::Unsendable { reason: error.to_string() })?;
-    let connected = timeout(http.connect, open(http, uri, place)).await;
+    let through = proxy.as_ref().map(|proxy| format!("{place}, through {proxy},"));
+    let connected = open(http, uri, through.as_deref().unwrap_or(place));
+    let connected = timeout(http.connect, connected).await;
     connected.unwrap_or_else(|_| {
         let seconds = http.connect.as_secs();
         let reason = match proxy {
@@ -36,8 +38,12 @@ pub(super) async fn connect(http: &Http, uri: &Uri, place: &str) -> Result<Conne
     })
 }
 
+fn not_sent(error: Unreached) -> Failed {
+    let reason = error.to_string();
+    if error.is_lasting { Failed::Unsendable { reason } } else { Failed::NotSent { reason } }
+}
+
 async fn open(http: &Http, uri: &Uri, place: &str) -> Result<Connection, Failed> {
-    let not_sent = |error: Unreached| Failed::NotSent { reason: error.to_string() };
     if uri.scheme_str() == Some("http") {
         let connected = Connector::new(None).call(uri.clone()).await;
         let connected = connected.map_err(|error| not_sent(Unreached::because(place, &*error)))?;
@@ -45,7 +51,7 @@ async fn open(http: &Http, uri: &Uri, place: &str) -> Result<Connection, Failed>
     }
     // The roots are read each time, because they may change while a program runs for months.
     let builder = trusting_the_system().await;
-    let builder = builder.ok_or_else(|| not_sent(Unreached::new(NO_ROOTS.0, NO_ROOTS.1)))?;
+    let builder = builder.ok_or_else(|| not_sent(no_roots()))?;
     let by_proxy = Arc::new(builder.clone().with_no_client_auth());
     let tls = match &http.certificate {
         None => by_proxy.clone(),

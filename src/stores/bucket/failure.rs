@@ -43,7 +43,7 @@ pub(super) fn explain(error: &Error, bucket: &Bucket) -> StoreError {
             "set credentials in the environment, or give this machine a role",
         ),
         error => match not_reached(error) {
-            Some(Unreached { reason, advice }) => unavailable(reason, advice),
+            Some(Unreached { reason, advice, .. }) => unavailable(reason, advice),
             None => unavailable(&status(error), "check whether it is running, and its settings"),
         },
     }

@@ -18,7 +18,7 @@ use tokio::sync::OnceCell;
 use super::LONGEST_OBJECT;
 use crate::net::connect::Connector as TcpConnector;
 use crate::net::loopback::is_loopback;
-use crate::net::tls::{NO_ROOTS, USER, trusting_the_system};
+use crate::net::tls::{USER, no_roots, trusting_the_system};
 use crate::net::unreached::Unreached;
 
 const RUNNING: &str = "check whether it is running";
@@ -72,7 +72,7 @@ impl Service {
     ) -> Result<&Client<HttpsConnector<TcpConnector>, HttpRequestBody>, Unreached> {
         let make = || async {
             let builder = trusting_the_system().await;
-            let builder = builder.ok_or_else(|| Unreached::new(NO_ROOTS.0, NO_ROOTS.1))?;
+            let builder = builder.ok_or_else(no_roots)?;
             let tls = Arc::new(builder.with_no_client_auth());
             let tcp = TcpConnector::new(self.by_proxy.then(|| tls.clone()));
             let tls = HttpsConnector::from((tcp, tls));
