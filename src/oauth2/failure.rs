@@ -116,6 +116,25 @@ pub(super) fn needs_a_sign_in(code: &str) -> bool {
     )
 }
 
+/// Returns whether the code decides what a failure means. Such a code can repeat no secret: it is a fixed word.
+pub(super) fn is_known(code: &str) -> bool {
+    needs_a_sign_in(code)
+        || is_temporary(code)
+        || matches!(
+            code,
+            "access_denied"
+                | "authorization_declined"
+                | "authorization_pending"
+                | "code_expired"
+                | "invalid_client"
+                | "invalid_request"
+                | "invalid_scope"
+                | "unauthorized_client"
+                | "unsupported_grant_type"
+                | "unsupported_token_type"
+        )
+}
+
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use base64::Engine;
-use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
+use base64::prelude::BASE64_STANDARD_NO_PAD;
 use http::StatusCode;
 use http::header::AUTHORIZATION;
 use oauth2::HttpRequest;
@@ -14,8 +15,8 @@ use oauth2::url::form_urlencoded::{byte_serialize, parse};
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
-use super::failure::error_code;
-use crate::printable::printable;
+use super::failure::{error_code, is_known};
+use crate::printable::{is_hidden, printable};
 use crate::tokens::json;
 
 /// The most characters of a description. Microsoft's have about 400.
@@ -35,8 +36,17 @@ const LONGEST_TEXT: usize = 4096;
 /// # Security
 ///
 /// It is text of another program: show it to a person in quotes, and say whose it is. It has one line, a limited
-/// length and no hidden characters. What it repeats of the secrets in the request is replaced by `[secret]`:
-/// whole or in parts of at least 8 characters, also percent-encoded or in base64.
+/// length and no hidden characters. `[secret]` replaces two kinds of words:
+///
+/// - What repeats a secret of the request, whole or at least 8 of its letters and digits. It may be in upper or
+///   lower case, backwards, split by spaces or other characters, percent-encoded, in hexadecimal or decimal
+///   numbers, or in base64.
+/// - What looks like a secret: escapes (`%2F`, `&#47;`, `&amp;`, `\u002f`), or 20 or more letters, digits, `-`,
+///   `_` and `+` in a row. Shown are a UUID, and a row without a digit in which at most a quarter of the
+///   characters are capitals, or all letters are.
+///
+/// A provider that wants to can write a secret so that this does not recognize it, such as with one word for each
+/// letter. It knows the secret anyway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refusal {
@@ -71,10 +81,10 @@ impl Refusal {
     ) -> Option<Self> {
         let shown = |name: &str, longest: usize| {
             let text = field(name)?;
-            let text = printable(&secrets.hidden_in(&text), longest);
+            let text = printable(&secrets.replaced_in(&text), longest);
             Some(text).filter(|text| !text.trim().is_empty())
         };
-        let code = field("error").and_then(|code| error_code(&code).map(str::to_owned));
+        let code = field("error").and_then(|code| secrets.code(&code).map(str::to_owned));
         if code.as_deref().is_some_and(|code| NO_REFUSALS.contains(&code)) {
             return None;
         }
@@ -84,7 +94,7 @@ impl Refusal {
             let is_page = Url::parse(uri).is_ok_and(|url| {
                 url.scheme() == "https" && url.username().is_empty() && !uri.contains(' ')
             });
-            is_page && printable(uri, LONGEST_PART) == **uri && secrets.hidden_in(uri) == **uri
+            is_page && printable(uri, LONGEST_PART) == **uri && secrets.replaced_in(uri) == **uri
         });
         let details: Vec<_> = DETAILS
             .into_iter()
@@ -128,12 +138,6 @@ type Callback = Arc<dyn Fn(&Refusal) + Send + Sync>;
 impl Report {
     pub(super) fn to(report: impl Fn(&Refusal) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(report)))
-    }
-
-    /// Takes a copy of the secrets in a request, so that they can be found in its answer. Takes none if nobody
-    /// wants to know.
-    pub(super) fn about(&self, request: &HttpRequest) -> Secrets {
-        if self.0.is_none() { Secrets::default() } else { Secrets::of(request) }
     }
 
     /// Reports a refusal.
@@ -185,10 +189,10 @@ impl Report {
                 reason = "what it repeats of a secret is replaced"
             )]
             let text = json::secret(value).map(|text| Cow::from(text.expose_secret().to_owned()));
-            // A list of numbers is shown as it is.
-            let is_shown = |first: char| first == '[' || first.is_ascii_digit();
+            // Numbers, and lists of them, are shown as they are.
+            let is_shown = |byte: u8| byte.is_ascii_digit() || b"[], \n".contains(&byte);
             let json = || Cow::from(value.get().to_owned());
-            text.or_else(|| value.get().starts_with(is_shown).then(json))
+            text.or_else(|| value.get().bytes().all(is_shown).then(json))
         };
         Refusal::read(host, Some(status.as_u16()), &secrets, field)
     }
@@ -231,7 +235,7 @@ const PUBLIC: [&str; 12] = [
     "token_type_hint",
 ];
 
-/// The secrets in a request.
+/// The secrets in a request: a copy, so that they can be found in its answer.
 #[derive(Clone, Default)]
 pub(super) struct Secrets(Vec<Zeroizing<Vec<u8>>>);
 
@@ -241,8 +245,11 @@ const SHORTEST_SECRET: usize = 4;
 /// How many characters of a secret are recognized. Fewer could be a part of a word.
 const SHORTEST_PART: usize = 8;
 
+/// A row of characters that is at least as long may be a secret that is not in the request, or an encoded one.
+const LONG: usize = 20;
+
 impl Secrets {
-    fn of(request: &HttpRequest) -> Self {
+    pub(super) fn of(request: &HttpRequest) -> Self {
         let mut secrets = Self::default();
         let basic = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         if let Some((_, credentials)) = basic.and_then(|value| value.split_once(' ')) {
@@ -270,64 +277,163 @@ impl Secrets {
         }
     }
 
-    /// Returns the text with `[secret]` in place of each secret, and of each part of one.
-    fn hidden_in<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        let text = text.char_indices().nth(LONGEST_TEXT).map_or(text, |(end, _)| &text[..end]);
-        let mut is_secret = vec![false; text.len()];
-        for form in self.0.iter().flat_map(|secret| forms(secret)) {
-            let part = form.len().min(SHORTEST_PART);
-            let mut parts: Zeroizing<Vec<u64>> =
-                Zeroizing::new(form.windows(part).map(number).collect());
-            parts.sort_unstable();
-            for (at, window) in text.as_bytes().windows(part).enumerate() {
-                if parts.binary_search(&number(window)).is_ok() {
-                    is_secret[at..at + part].fill(true);
-                }
-            }
+    /// Returns the text if it looks like an error code, and repeats no secret. A code with a meaning is none.
+    fn code<'t>(&self, text: &'t str) -> Option<&'t str> {
+        error_code(text).filter(|code| {
+            is_known(code) || !self.found_in(&code.chars().collect::<Vec<_>>()).contains(&true)
+        })
+    }
+
+    /// Makes the error code of an answer empty if it repeats a secret. An empty code counts as one that is not
+    /// registered.
+    pub(super) fn remove_from_code(&self, status: StatusCode, body: &mut Zeroizing<Vec<u8>>) {
+        let fields = json::object(body).unwrap_or_default();
+        let error = fields.iter().find(|(name, _)| name == "error");
+        let Some(error) = error.and_then(|(_, error)| json::secret(error)) else { return };
+        #[expect(clippy::disallowed_methods, reason = "looked at only")]
+        let error = error.expose_secret();
+        let has_tokens =
+            status.is_success() && fields.iter().any(|(name, _)| name == "access_token");
+        if error_code(error) != self.code(error) && !has_tokens {
+            *body = Zeroizing::new(br#"{"error":""}"#.to_vec());
         }
-        if !is_secret.contains(&true) {
-            return text.into();
+    }
+
+    /// Returns the visible text with `[secret]` in place of each word that repeats a secret or looks like one.
+    fn replaced_in(&self, text: &str) -> String {
+        // What is left out later would separate the parts of a secret.
+        let is_visible = |it: &char| matches!(it, '\n' | '\r' | '\t') || !is_hidden(*it);
+        let text: Vec<char> = text.chars().filter(is_visible).take(LONGEST_TEXT).collect();
+        let mut is_secret = self.found_in(&text);
+        let (mut start, mut last_end) = (0, None);
+        for word in text.chunk_by(|a, b| a.is_ascii_graphic() == b.is_ascii_graphic()) {
+            let end = start + word.len();
+            if word[0].is_ascii_graphic()
+                && (is_secret[start..end].contains(&true) || looks_like_a_secret(word))
+            {
+                // Words that follow one another are replaced together.
+                let gap =
+                    last_end.filter(|end| text[*end..start].iter().all(|it| it.is_whitespace()));
+                is_secret[gap.unwrap_or(start)..end].fill(true);
+                last_end = Some(end);
+            }
+            start = end;
         }
         let (mut shown, mut was_secret) = (String::with_capacity(text.len()), false);
-        for (at, character) in text.char_indices() {
-            match is_secret[at] {
+        for (character, is_secret) in text.into_iter().zip(is_secret) {
+            match is_secret {
                 false => shown.push(character),
                 true if !was_secret => shown.push_str("[secret]"),
                 true => {}
             }
-            was_secret = is_secret[at];
+            was_secret = is_secret;
         }
-        shown.into()
+        shown
+    }
+
+    /// Returns for each character whether it repeats a part of a secret, or stands within one.
+    fn found_in(&self, text: &[char]) -> Vec<bool> {
+        let mut is_secret = vec![false; text.len()];
+        let mut folded = Vec::with_capacity(text.len());
+        for (at, character) in text.iter().enumerate() {
+            folded.extend(fold(*character).map(|character| (at, character)));
+        }
+        let (places, folded): (Vec<_>, Vec<_>) = folded.into_iter().unzip();
+        for secret in &self.0 {
+            for form in forms(secret) {
+                for found in parts_in(&folded, &form) {
+                    is_secret[places[found.start]..=places[found.end - 1]].fill(true);
+                }
+            }
+            // One that has few letters and digits.
+            let mut exact = Zeroizing::new(Vec::with_capacity(secret.len()));
+            exact.extend(String::from_utf8_lossy(secret).chars());
+            for found in parts_in(text, &exact) {
+                is_secret[found].fill(true);
+            }
+        }
+        is_secret
     }
 }
 
-/// Returns the forms in which an answer may repeat a secret: as it is, percent-encoded, and in base64 from each of
-/// the 3 positions that it can have in a longer text.
-fn forms(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
-    let mut forms = vec![Zeroizing::new(secret.to_vec())];
-    let mut encoded = Zeroizing::new(String::with_capacity(3 * secret.len()));
-    encoded.extend(byte_serialize(secret));
-    forms.push(Zeroizing::new(encoded.replace('+', "%20").into_bytes()));
-    forms.push(Zeroizing::new(encoded.to_ascii_lowercase().into_bytes()));
-    forms.push(Zeroizing::new(std::mem::take(&mut *encoded).into_bytes()));
-    if secret.len() < SHORTEST_PART {
-        return forms;
+/// Returns where the text repeats a part of this form of a secret, forwards or backwards.
+fn parts_in<'t>(text: &'t [char], form: &'t [char]) -> impl Iterator<Item = Range<usize>> + 't {
+    let part = form.len().clamp(1, SHORTEST_PART);
+    let mut parts: Vec<_> = form.windows(part).collect();
+    if form.len() < SHORTEST_SECRET {
+        parts.clear();
     }
+    parts.sort_unstable();
+    text.windows(part).enumerate().filter_map(move |(at, window)| {
+        let mut backwards = ['\0'; SHORTEST_PART];
+        backwards[..part].copy_from_slice(window);
+        backwards[..part].reverse();
+        let is_part = [window, &backwards[..part]].iter().any(|it| parts.binary_search(it).is_ok());
+        is_part.then(|| at..at + part)
+    })
+}
+
+/// Returns the forms in which an answer may repeat a secret, folded: as it is, percent-encoded, in hexadecimal and
+/// in decimal numbers, and in base64 from each of the 3 positions that it can have in a longer text.
+fn forms(secret: &[u8]) -> Vec<Zeroizing<Vec<char>>> {
+    let folded = |text: &str| {
+        let mut folded = Zeroizing::new(Vec::with_capacity(text.len()));
+        folded.extend(text.chars().flat_map(fold));
+        folded
+    };
+    let mut forms = vec![folded(&String::from_utf8_lossy(secret))];
+    let mut text = Zeroizing::new(String::with_capacity(3 * secret.len()));
+    text.extend(byte_serialize(secret));
+    forms.push(folded(&text));
+    text.clear();
+    secret.iter().for_each(|byte| text.extend([byte >> 4, byte & 15].map(hexadecimal)));
+    forms.push(folded(&text));
+    text.clear();
+    secret.iter().for_each(|byte| text.push_str(&byte.to_string()));
+    forms.push(folded(&text));
     for before in 0..3 {
         let shifted = Zeroizing::new([&[0; 2][..before], secret].concat());
-        for engine in [BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD] {
-            let text = Zeroizing::new(engine.encode(&*shifted));
-            // A character at an end that has bits of other bytes too depends on those.
-            let (first, last) = ((8 * before).div_ceil(6), 8 * shifted.len() / 6);
-            forms.push(Zeroizing::new(text.as_bytes()[first..last].to_vec()));
-        }
+        let text = Zeroizing::new(BASE64_STANDARD_NO_PAD.encode(&*shifted));
+        // A character at an end that has bits of other bytes too depends on those.
+        let (first, last) = ((8 * before).div_ceil(6), 8 * shifted.len() / 6);
+        forms.push(folded(&text[first..last]));
     }
     forms
 }
 
-/// Returns up to 8 bytes as a number.
-fn number(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+/// Returns what of a character is compared: a letter in lower case, a digit, or nothing.
+fn fold(character: char) -> impl Iterator<Item = char> {
+    character.to_lowercase().filter(|character| character.is_alphanumeric())
+}
+
+fn hexadecimal(digit: u8) -> char {
+    char::from_digit(digit.into(), 16).unwrap_or_default()
+}
+
+/// Returns whether a word may be a secret or an encoded one: it has escapes, or a long part that is neither made of
+/// words nor a UUID.
+fn looks_like_a_secret(word: &[char]) -> bool {
+    let is_escaped = word.windows(2).any(|pair| match pair {
+        ['%', digit] => digit.is_ascii_hexdigit(),
+        [first, _] => *first == '\\',
+        _ => false,
+    });
+    let has_entity = word.iter().skip_while(|it| **it != '&').any(|it| *it == ';');
+    let separates = |it: &char| !it.is_ascii_alphanumeric() && !matches!(it, '-' | '_' | '+');
+    is_escaped || has_entity || word.split(separates).any(is_long_and_no_words)
+}
+
+fn is_long_and_no_words(part: &[char]) -> bool {
+    let capitals = part.iter().filter(|it| it.is_ascii_uppercase()).count();
+    let has = |kind: fn(&char) -> bool| part.iter().any(kind);
+    let are_words = !has(char::is_ascii_digit)
+        && (4 * capitals <= part.len() || !has(char::is_ascii_lowercase));
+    part.len() >= LONG && !are_words && !is_uuid(part)
+}
+
+fn is_uuid(part: &[char]) -> bool {
+    part.split(|it| *it == '-').map(<[_]>::len).eq([8, 4, 4, 4, 12])
+        && part.iter().all(|it| it.is_ascii_hexdigit() || *it == '-')
 }
 
 #[cfg(test)]

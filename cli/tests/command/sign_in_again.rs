@@ -223,6 +223,23 @@ fn a_secret_that_the_provider_repeats_is_not_shown() {
 }
 
 #[test]
+fn a_secret_that_the_provider_repeats_as_its_error_code_is_not_shown() {
+    let server = TokenServer::start();
+    let home = home(&server, "");
+    let secret = "canary_of_letters_only";
+    for line in ["get", "get -v", "refresh"] {
+        let record = format!(
+            r#"{{"access_token":"a","refresh_token":"{secret}","expires_at":"2020-01-01T00:00:00Z"}}"#
+        );
+        home.feed("set", &record).ok();
+        server.script([Act::error(400, secret)]);
+        let said = home.run(line).failed(1);
+        assert!(said.contains("400 and an error code that is not registered"), "{line}: {said}");
+        assert!(!said.contains("canary"), "{line}: {said}");
+    }
+}
+
+#[test]
 fn the_refresh_tokens_own_expiry_is_shown_and_warned_of_before_it_comes() {
     let server = TokenServer::start();
     let home = home(&server, "");
