@@ -44,8 +44,10 @@ const ALIASED: [&str; 3] =
 ///
 /// - The issuer in the document must be the one that was asked for, character by character (RFC 8414, 3.3).
 ///   Otherwise a server could give out the endpoints of another one.
-/// - Each endpoint that is used must be one that [`OAuth2Client`] accepts. If the issuer is `https`, its endpoints
-///   are too.
+/// - Each endpoint must be one that [`OAuth2Client`] accepts. If the issuer is `https`, its endpoints are too. Without
+///   such a token endpoint, the document is refused. Another endpoint that must not be used counts as missing.
+/// - An issuer is refused if it is written otherwise than a browser shows it, for example with a blank before it, or
+///   with letters outside ASCII in its host. Such texts look like another issuer.
 /// - A server that names its code challenge methods and not S256 is refused if it has an authorization endpoint.
 ///   Without PKCE, a stolen authorization code is enough to sign in (RFC 9700, 2.1.1).
 /// - No redirect is followed. A document may have 256 KiB, and a search may take 20 seconds.
@@ -56,7 +58,6 @@ pub struct ProviderMetadata {
     authorization_endpoint: Option<String>,
     device_authorization_endpoint: Option<String>,
     revocation_endpoint: Option<String>,
-    /// It is checked when it is used.
     registration_endpoint: Option<String>,
     /// The endpoints for clients with a certificate, by the names of the usual ones.
     mtls_aliases: BTreeMap<&'static str, String>,
@@ -83,8 +84,8 @@ impl ProviderMetadata {
     ///
     /// - [`OAuth2Error::InvalidSetting`] for an issuer that is no URL for an endpoint, or has a query,
     /// - [`OAuth2Error::Unavailable`] if the host cannot be reached or cannot answer now,
-    /// - [`OAuth2Error::Misconfigured`] if there is no metadata, if it is of another issuer, or if an endpoint that
-    ///   it names must not be used.
+    /// - [`OAuth2Error::Misconfigured`] if there is no metadata, if it is of another issuer, or if it names no token
+    ///   endpoint that may be used.
     ///
     /// # Cancel safety
     ///
@@ -94,10 +95,10 @@ impl ProviderMetadata {
     }
 
     async fn discover_with(http: Http, issuer: &str) -> Result<Self, OAuth2Error> {
-        let places = places_of(&identifier("issuer", issuer)?);
-        let issuer = issuer.to_owned();
+        let url = identifier("issuer", issuer)?;
+        let (issuer, places) = (issuer.to_owned(), places_of(&url));
         let found = on_io(async move {
-            Self::read(&issuer, &Document::fetch(&http, &places, LONGEST_SEARCH).await?)
+            Self::read(&issuer, &url, &Document::fetch(&http, &places, LONGEST_SEARCH).await?)
         });
         found.await
     }
@@ -112,40 +113,36 @@ impl ProviderMetadata {
     pub fn from_json(issuer: &str, json: &[u8]) -> Result<Self, OAuth2Error> {
         let url = identifier("issuer", issuer)?;
         let place = format!("the metadata of {}", url.authority());
-        Self::read(issuer, &Document::new(place, json.to_vec()))
+        Self::read(issuer, &url, &Document::new(place, json.to_vec()))
     }
 
-    fn read(issuer: &str, document: &Document) -> Result<Self, OAuth2Error> {
+    fn read(issuer: &str, url: &Url, document: &Document) -> Result<Self, OAuth2Error> {
         let fields = document.fields()?;
         let found: Option<String> = fields.get("issuer")?;
         is_issuer(issuer, found.as_deref().unwrap_or_default())
             .map_err(|what| document.wrong(what))?;
-        let only_https = issuer.starts_with("https:");
-        let url = |name| fields.endpoint(name, only_https);
-        let token_endpoint =
-            url("token_endpoint")?.ok_or_else(|| document.wrong("token_endpoint is missing"))?;
-        let aliases = fields.inner(MTLS_ALIASES)?;
-        let alias = |name: &'static str| match &aliases {
-            Some(aliases) => aliases.fields()?.endpoint(name, only_https),
-            None => Ok(None),
-        };
-        let mut mtls_aliases = BTreeMap::new();
-        for name in ALIASED {
-            mtls_aliases.extend(alias(name)?.map(|url| (name, url)));
-        }
-        let sends_issuer = fields.get("authorization_response_iss_parameter_supported")?;
+        let token_endpoint = fields
+            .endpoint("token_endpoint", url)?
+            .ok_or_else(|| document.wrong("token_endpoint is missing"))?;
+        // What is not needed and cannot be used counts as missing: it must not spoil the rest.
+        let endpoint = |name| fields.endpoint(name, url).unwrap_or_default();
+        let aliases = fields.inner(MTLS_ALIASES);
+        let aliases = aliases.as_ref().and_then(|aliases| aliases.fields().ok());
+        let alias = |name| aliases.as_ref()?.endpoint(name, url).unwrap_or_default();
+        let mtls_aliases =
+            ALIASED.into_iter().filter_map(|name| Some((name, alias(name)?))).collect();
         let metadata = Self {
             issuer: issuer.to_owned(),
             token_endpoint,
-            authorization_endpoint: url("authorization_endpoint")?,
-            device_authorization_endpoint: url("device_authorization_endpoint")?,
-            revocation_endpoint: url("revocation_endpoint")?,
-            registration_endpoint: fields.get("registration_endpoint").unwrap_or_default(),
+            authorization_endpoint: endpoint("authorization_endpoint"),
+            device_authorization_endpoint: endpoint("device_authorization_endpoint"),
+            revocation_endpoint: endpoint("revocation_endpoint"),
+            registration_endpoint: endpoint("registration_endpoint"),
             mtls_aliases,
-            always_sends_issuer: sends_issuer.unwrap_or(false),
-            auth_methods: fields.get("token_endpoint_auth_methods_supported")?,
-            challenge_methods: fields.get("code_challenge_methods_supported")?,
-            scopes: fields.get("scopes_supported")?,
+            always_sends_issuer: fields.flag("authorization_response_iss_parameter_supported"),
+            auth_methods: fields.optional("token_endpoint_auth_methods_supported"),
+            challenge_methods: fields.optional("code_challenge_methods_supported"),
+            scopes: fields.optional("scopes_supported"),
         };
         let has_no_s256 = |methods: &Vec<String>| !methods.iter().any(|method| method == "S256");
         if metadata.authorization_endpoint.is_some()
@@ -301,9 +298,17 @@ impl OAuth2Client {
     }
 }
 
-/// Parses the URL of an issuer or of a resource.
+/// Parses the URL of an issuer or of a resource. Both are compared, sent and shown as they are written. So the text must
+/// be the one to which the URL leads: a parser drops blanks and line ends, for example, and translates hosts.
 fn identifier(setting: &'static str, text: &str) -> Result<Url, OAuth2Error> {
     let url = endpoint(setting, text)?;
+    let is = |text: &str| url.as_str() == text || url.as_str().strip_suffix('/') == Some(text);
+    // Some issuers name the port that they need not name.
+    if !is(text) && !is(&text.replacen(":443", "", 1)) {
+        let reason = "is not written as URLs are: without blanks, line ends and backslashes, in small letters up to \
+                      the path, and with letters outside ASCII encoded; correct it";
+        return Err(OAuth2Error::InvalidSetting { setting, reason });
+    }
     if url.query().is_some() {
         let reason = "has a query (?), which it must not have; remove it";
         return Err(OAuth2Error::InvalidSetting { setting, reason });

@@ -80,6 +80,20 @@ impl Document {
         }
     }
 
+    /// Fails if a document from elsewhere leads to a port of this machine, where tokens must not go.
+    pub(super) fn check_scheme(
+        &self,
+        name: &str,
+        url: &Url,
+        from: &Url,
+    ) -> Result<(), OAuth2Error> {
+        if from.scheme() == "https" && url.scheme() != "https" {
+            let what = format!("{name} must begin with https://, as {} does", from.authority());
+            return Err(self.wrong(what));
+        }
+        Ok(())
+    }
+
     pub(super) fn fields(&self) -> Result<Fields<'_>, OAuth2Error> {
         let fields = json::object(&self.json).map_err(|what| self.wrong(what))?;
         Ok(Fields { document: self, fields })
@@ -95,26 +109,35 @@ impl Fields<'_> {
             .map_err(|_| self.document.wrong(format!("{name} has a value of the wrong type")))
     }
 
-    /// Returns an object in the document, or `None` if it is missing or `null`.
-    pub(super) fn inner(&self, name: &str) -> Result<Option<Document>, OAuth2Error> {
-        let json = self.get::<Option<Box<RawValue>>>(name)?.flatten();
-        let place = format!("{} in {}", name, self.document.place);
-        Ok(json.map(|json| Document::new(place, json.get().as_bytes().to_vec())))
+    /// Returns a value that is not needed. One of the wrong type counts as missing.
+    pub(super) fn optional<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        self.get(name).unwrap_or_default()
     }
 
-    /// Returns the URL of an endpoint, with the rules for one that was set by hand.
+    /// Returns whether this is `true`, also as a text, which some providers write.
+    pub(super) fn flag(&self, name: &str) -> bool {
+        let is_text = || self.optional::<String>(name).is_some_and(|text| text == "true");
+        self.optional(name).unwrap_or_else(is_text)
+    }
+
+    /// Returns an object in the document, or `None` if it is missing or `null`.
+    pub(super) fn inner(&self, name: &str) -> Option<Document> {
+        let json = self.optional::<Option<Box<RawValue>>>(name).flatten()?;
+        let place = format!("{} in {}", name, self.document.place);
+        Some(Document::new(place, json.get().as_bytes().to_vec()))
+    }
+
+    /// Returns the URL of an endpoint, with the rules for one that was set by hand. An empty one is missing.
     pub(super) fn endpoint(
         &self,
         name: &'static str,
-        only_https: bool,
+        issuer: &Url,
     ) -> Result<Option<String>, OAuth2Error> {
-        let Some(text) = self.get::<String>(name)? else { return Ok(None) };
+        let Some(text) = self.get::<String>(name)?.filter(|text| !text.is_empty()) else {
+            return Ok(None);
+        };
         let url = endpoint(name, &text).map_err(|wrong| self.document.wrong(wrong.to_string()))?;
-        // A document from elsewhere must not send tokens to a port of this machine.
-        if only_https && url.scheme() != "https" {
-            let what = format!("{name} must begin with https://, as the issuer does");
-            return Err(self.document.wrong(what));
-        }
+        self.document.check_scheme(name, &url, issuer)?;
         Ok(Some(url.into()))
     }
 }

@@ -25,7 +25,7 @@ impl ProviderMetadata {
     ///
     /// # Errors
     ///
-    /// - [`OAuth2Error::InvalidSetting`] if the metadata names no endpoint for this, or one that must not be used,
+    /// - [`OAuth2Error::InvalidSetting`] if the metadata names no endpoint for this that may be used,
     /// - [`OAuth2Error::Unavailable`] if the provider cannot be reached or cannot answer now,
     /// - [`OAuth2Error::Misconfigured`] if it refuses, or if it wants the client to have a secret.
     ///

@@ -13,7 +13,8 @@ use super::identifier;
 ///
 /// # Security
 ///
-/// The server decides at which issuer a person signs in. Show the issuer to that person.
+/// The server decides at which issuer a person signs in. Show the issuer to that person. Its text is ASCII, and leads to
+/// the host that it names. If the server is `https`, its issuers are too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProtectedResource {
     resource: String,
@@ -45,7 +46,7 @@ impl ProtectedResource {
         found.await
     }
 
-    fn read(wanted: &str, url: &Url, document: &Document) -> Result<Self, OAuth2Error> {
+    pub(super) fn read(wanted: &str, url: &Url, document: &Document) -> Result<Self, OAuth2Error> {
         let fields = document.fields()?;
         let resource: String = fields.get("resource")?.unwrap_or_default();
         let origin = url.origin().ascii_serialization();
@@ -58,8 +59,9 @@ impl ProtectedResource {
         }
         let issuers: Vec<String> = fields.get("authorization_servers")?.unwrap_or_default();
         for issuer in &issuers {
-            identifier("authorization_servers", issuer)
+            let found = identifier("authorization_servers", issuer)
                 .map_err(|wrong| document.wrong(wrong.to_string()))?;
+            document.check_scheme("authorization_servers", &found, url)?;
         }
         Ok(Self { resource, issuers })
     }

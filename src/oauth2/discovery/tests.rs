@@ -51,15 +51,38 @@ fn an_issuer_is_compared_exactly_and_the_error_says_what_to_write() {
             ProviderMetadata::from_json(wanted, json.as_bytes()).unwrap();
         }
     }
-    for wrong in ["https://a.example?x", "http://a.example", "https://a.example/#a", "canary"] {
+    for wrong in [
+        "https://a.example?x",
+        "http://a.example",
+        "https://a.example/#a",
+        "canary",
+        "HTTPS://a.example",
+        " https://a.example",
+        "https://a.example/ ",
+        "https://a.exa\tmple",
+        "https://a.example/\n",
+        "https:\\\\a.example",
+        "https://ä.example",
+        "https://A.example",
+        "https:a.example",
+    ] {
         let error = ProviderMetadata::from_json(wrong, b"{}").unwrap_err().to_string();
         assert!(error.starts_with("issuer ") && !error.contains("canary"), "{error}");
     }
 }
 
 #[test]
-fn an_endpoint_that_is_used_has_to_be_one_that_could_be_set_and_others_do_not_matter() {
-    for name in ["authorization_endpoint", "device_authorization_endpoint", "revocation_endpoint"] {
+fn an_endpoint_that_must_not_be_used_counts_as_missing_and_spoils_nothing_else() {
+    for name in [
+        "authorization_endpoint",
+        "device_authorization_endpoint",
+        "registration_endpoint",
+        "revocation_endpoint",
+        "mtls_endpoint_aliases",
+        "scopes_supported",
+        "token_endpoint_auth_methods_supported",
+        "authorization_response_iss_parameter_supported",
+    ] {
         for wrong in [
             r#""http://issuer.example/canary""#,
             r#""http://127.0.0.1:1/canary""#,
@@ -70,15 +93,24 @@ fn an_endpoint_that_is_used_has_to_be_one_that_could_be_set_and_others_do_not_ma
             "[]",
             "5",
         ] {
-            let error = read(&with(&format!(r#","{name}":{wrong}"#))).unwrap_err();
+            let kept = read(&with(&format!(r#","{name}":{wrong}"#))).unwrap().to_json();
+            let is_list = name.ends_with("_supported") && wrong == "[]";
+            assert!(
+                is_list || kept == read(&with("")).unwrap().to_json(),
+                "{name} {wrong}: {kept}"
+            );
+            let json = with("").replace(r#""https://issuer.example/token""#, wrong);
+            let error = read(&json).unwrap_err();
             let is_told = error.starts_with("the metadata of issuer.example cannot be used: ");
-            assert!(is_told && error.contains(name) && !error.contains("canary"), "{error}");
+            assert!(is_told && error.contains("token_endpoint"), "{error}");
+            assert!(!error.contains("canary"), "{error}");
         }
     }
-    let others = r#","userinfo_endpoint":"canary","jwks_uri":5,"registration_endpoint":"http://a""#;
-    let metadata = read(&with(&format!(r#"{others},"revocation_endpoint":null"#))).unwrap();
-    assert_eq!(metadata.revocation_endpoint(), None);
+    read(&with(r#","userinfo_endpoint":"canary","jwks_uri":5,"revocation_endpoint":null"#))
+        .unwrap();
     assert!(read(&format!(r#"{{"issuer":"{ISSUER}"}}"#)).unwrap_err().contains("token_endpoint"));
+    let sends_issuer = r#","authorization_response_iss_parameter_supported":"true""#;
+    assert!(read(&with(sends_issuer)).unwrap().always_sends_issuer());
     // A server on this machine may name its other ports.
     let local = r#"{"issuer":"http://127.0.0.1:1","token_endpoint":"http://127.0.0.1:2/token"}"#;
     ProviderMetadata::from_json("http://127.0.0.1:1", local.as_bytes()).unwrap();
@@ -178,7 +210,22 @@ fn a_client_with_a_certificate_gets_the_endpoints_for_it() {
     assert_eq!(without.for_client_certificate(), without);
     for wrong in [r#"{"token_endpoint":"http://127.0.0.1/canary"}"#, r#"{"token_endpoint":5}"#, "5"]
     {
-        let error = read(&with(&format!(r#","mtls_endpoint_aliases":{wrong}"#))).unwrap_err();
-        assert!(error.contains("mtls_endpoint_aliases") && !error.contains("canary"), "{error}");
+        let metadata = read(&with(&format!(r#","mtls_endpoint_aliases":{wrong}"#))).unwrap();
+        assert_eq!(metadata, without, "{wrong}");
+    }
+}
+
+#[test]
+fn a_server_with_protected_resources_names_only_issuers_that_are_as_safe_as_it_is() {
+    let read = |issuer: &str| {
+        let wanted = "https://mcp.example/api";
+        let json = json!({"resource": wanted, "authorization_servers": [issuer]}).to_string();
+        let document = Document::new("canary.example".into(), json.into_bytes());
+        ProtectedResource::read(wanted, &Url::parse(wanted).unwrap(), &document)
+    };
+    assert_eq!(read("https://a.example").unwrap().issuers(), ["https://a.example"]);
+    for wrong in ["http://127.0.0.1:1", "https://a.exa\nmple", "https://\u{430}.example", ""] {
+        let error = read(wrong).unwrap_err().to_string();
+        assert!(error.contains("authorization_servers") && error.is_ascii(), "{error}");
     }
 }
