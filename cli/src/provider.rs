@@ -35,6 +35,7 @@ pub(crate) struct Provider {
     /// Whether the browser is redirected to a port of this machine.
     pub(crate) has_port: bool,
     pub(crate) has_device_url: bool,
+    pub(crate) has_revocation_url: bool,
     /// Whether the scopes include `offline_access`, for which many providers issue a refresh token.
     pub(crate) asks_for_offline_access: bool,
     /// The client gets tokens for itself, so nobody signs in.
@@ -77,6 +78,13 @@ impl Provider {
         // not use it.
         let only_device = metadata.as_ref().is_some_and(|it| it.authorization_endpoint().is_none());
         let has_device_url = settings.text("device_authorization_url")?.is_some() || only_device;
+        let certificate = Certificate::parse(&settings)?;
+        let known = metadata.as_ref().map(|metadata| match &certificate {
+            Some(_) => metadata.for_client_certificate(),
+            None => metadata.clone(),
+        });
+        let has_revocation_url = settings.text("revocation_url")?.is_some()
+            || known.is_some_and(|metadata| metadata.revocation_endpoint().is_some());
         Ok(Self {
             client: client(&settings, metadata.as_ref())?,
             issuer: issuer.map(str::to_owned),
@@ -86,10 +94,11 @@ impl Provider {
             redirect_port: port.unwrap_or(0),
             has_port: redirect_uri.is_none_or(|uri| uri.starts_with("http://")),
             has_device_url,
+            has_revocation_url,
             asks_for_offline_access: settings.texts("scopes")?.contains(&"offline_access"),
             is_own_client: settings.text("grant_type")?.is_some(),
             assertion: Assertion::parse(&settings)?,
-            certificate: Certificate::parse(&settings)?,
+            certificate,
         })
     }
 
@@ -134,7 +143,7 @@ impl Provider {
         let Some(variable) = &self.client_secret_env else { return Ok(client) };
         match std::env::var(variable) {
             // A secret that comes from a file often ends with the line.
-            Ok(secret) if !secret.trim_end_matches(['\r', '\n']).is_empty() => {
+            Ok(secret) if !secret.trim().is_empty() => {
                 let secret = Zeroizing::new(secret);
                 let secret = secret.trim_end_matches(['\r', '\n']);
                 Ok(client.with_secret(SecretString::from(secret)))

@@ -5,7 +5,7 @@ use oauth2::url::Url;
 use super::OAuth2Error;
 
 /// The parameters that this crate sends itself. A second one of the same name is an error at most providers
-/// (RFC 6749, 3.1 and 3.2), and could undo what the first one protects.
+/// (RFC 6749, 3.1 and 3.2), and could undo what the first one protects. Some providers ignore upper and lower case.
 const RESERVED: [&str; 18] = [
     "client_assertion",
     "client_assertion_type",
@@ -112,7 +112,7 @@ pub(super) fn checked<N: Into<String>, V: Into<String>>(
     let pairs = pairs.into_iter().map(|(name, value)| (name.into(), value.into()));
     pairs
         .map(|(name, value)| {
-            if RESERVED.contains(&name.as_str()) {
+            if RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(&name)) {
                 let reason =
                     "has a parameter that is sent anyway; remove it, or use the setting for it";
                 return Err(OAuth2Error::InvalidSetting { setting, reason });
@@ -154,6 +154,8 @@ mod tests {
         let long = "x".repeat(2049);
         for (name, value) in RESERVED.iter().map(|name| (*name, "canary")).chain([
             ("", "canary"),
+            ("Client_ID", "canary"),
+            ("SCOPE", "canary"),
             ("a b", "canary"),
             ("a=b", "canary"),
             ("a&b", "canary"),

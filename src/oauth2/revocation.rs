@@ -11,7 +11,8 @@ impl OAuth2Client {
     /// Revokes tokens at the provider (RFC 7009): first the refresh token, then the access token.
     ///
     /// Succeeds also if the provider does not know the tokens, or if the refresh token was revoked and the
-    /// access token cannot be: it expires soon. The store is not changed.
+    /// access token cannot be: it expires soon. If the provider cannot revoke refresh tokens, the access token is
+    /// revoked, and the error says that the other is not. The store is not changed.
     ///
     /// # Errors
     ///
@@ -28,22 +29,24 @@ impl OAuth2Client {
     }
 
     async fn revoke_all(&self, url: &Url, tokens: &AuthTokens) -> Result<(), Failed> {
+        let mut stays = Ok(());
         if let Some(token) = &tokens.refresh_token {
             #[expect(clippy::disallowed_methods, reason = "sent to the server that issued it")]
             let token = oauth2::RefreshToken::new(token.expose_secret().to_owned());
-            match self.revoke_one(url, token.into()).await {
-                // RFC 7009 (2.2) wants a success for such a token, and some providers answer this.
-                Err(Failed::Refused { code, .. }) if code == "invalid_token" => {}
+            match known(self.revoke_one(url, token.into()).await) {
+                // The provider revokes no refresh tokens. It may still revoke the access token.
+                Err(failed) if failed.is_refused_with("unsupported_token_type") => {
+                    stays = Err(failed);
+                }
                 done => done?,
             }
         }
         #[expect(clippy::disallowed_methods, reason = "sent to the server that issued it")]
         let token = oauth2::AccessToken::new(tokens.access_token.expose_secret().to_owned());
-        match self.revoke_one(url, token.into()).await {
+        match known(self.revoke_one(url, token.into()).await) {
             // The refresh token is revoked, so the access token expires soon. Many providers cannot revoke it.
-            Err(_) if tokens.refresh_token.is_some() => Ok(()),
-            Err(Failed::Refused { code, .. }) if code == "invalid_token" => Ok(()),
-            done => done,
+            Err(_) if tokens.refresh_token.is_some() => stays,
+            done => stays.and(done),
         }
     }
 
@@ -63,5 +66,25 @@ impl OAuth2Client {
         let client = self.client().set_revocation_url(RevocationUrl::from_url(checked));
         let request = client.revoke_token(token).map_err(|_| unsendable())?;
         request.request_async(&to_url).await.map_err(|error| failed(error, url))
+    }
+}
+
+/// Counts a token that the provider does not know as revoked. RFC 7009 (2.2) wants a success for it, and some
+/// providers answer one of these.
+fn known(revoked: Result<(), Failed>) -> Result<(), Failed> {
+    match revoked {
+        Err(failed)
+            if failed.is_refused_with("invalid_token")
+                || failed.is_refused_with("invalid_grant") =>
+        {
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+impl Failed {
+    fn is_refused_with(&self, wanted: &str) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == wanted)
     }
 }

@@ -15,7 +15,11 @@ use crate::terminal::FOR_PROVIDER;
 pub(super) async fn clear(context: &Context, clear: &Clear) -> Outcome {
     let mut target = Target::of(context)?;
     let undiscovered = match clear.revoke {
-        true => target.discover_if_needed(context).await.err(),
+        true => {
+            let undiscovered = target.discover_if_needed(context).await.err();
+            check_revocation(&target)?;
+            undiscovered
+        }
         false => None,
     };
     let manager = target.manager(context)?;
@@ -29,7 +33,6 @@ pub(super) async fn clear(context: &Context, clear: &Clear) -> Outcome {
     let mut may_live = Vec::new();
     let mut revoked = None;
     if clear.revoke {
-        // A profile without a provider is refused, also if its issuer cannot be reached.
         let provider = undiscovered.map_or_else(|| target.provider(), Err);
         let client = match provider {
             Ok(provider) => provider.client(context.selection.allow_prompt).await,
@@ -96,10 +99,29 @@ pub(super) async fn clear(context: &Context, clear: &Clear) -> Outcome {
         }
         Some(failure) => {
             may_live.iter().for_each(|failure| failure.say(&context.terminal));
-            Err(failure
-                .within("the tokens are removed here, and may be accepted until they expire"))
+            // No token is left to try again with.
+            let reason = failure.message().trim_end_matches("; try again later").to_owned();
+            Err(failure.with_message(reason).within(
+                "the tokens are removed here, and may be accepted until they expire, or until the session is \
+                 ended in the settings of the provider",
+            ))
         }
     }
+}
+
+/// Fails if nothing could be revoked, before anything is removed.
+fn check_revocation(target: &Target) -> Result<(), Failure> {
+    let provider = target.provider()?;
+    // The metadata of an issuer that cannot be reached may name the URL. A logout does not wait for it.
+    if provider.has_revocation_url || provider.is_undiscovered() {
+        return Ok(());
+    }
+    let place = target.profile.as_ref().map(|profile| profile.path.display().to_string());
+    let place = place.unwrap_or_default();
+    Err(Failure::usage(format!(
+        "nothing is removed: {place} has no revocation_url, and without it no token can be revoked; add it, or run \
+         `tokenkeep clear` without --revoke"
+    )))
 }
 
 /// Returns why a slot was not emptied, and how much of it was.

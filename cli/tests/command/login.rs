@@ -330,7 +330,29 @@ fn a_failed_revocation_still_removes_the_tokens_and_says_that_they_may_be_accept
     server.script([Act::answer(503, "canary")]);
     let said = home.run("clear --revoke").failed(1);
     assert!(said.contains("the tokens are removed here, and may be accepted until"), "{said}");
-    assert!(said.contains("answered 503; try again later"), "{said}");
+    assert!(
+        said.contains("settings of the provider: ") && said.ends_with("answered 503\n"),
+        "{said}"
+    );
+    home.run("get").failed(3);
+}
+
+#[test]
+fn clear_removes_nothing_if_the_profile_says_not_how_to_revoke() {
+    let server = TokenServer::start();
+    let home = by_device(&server);
+    home.run("login").ok();
+    let path = home.path("config/profiles/default.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("revocation_url", "#")).unwrap();
+    let said = home.run("clear --revoke").failed(2);
+    assert!(
+        said.contains("nothing is removed") && said.contains("has no revocation_url"),
+        "{said}"
+    );
+    assert!(said.contains("`tokenkeep clear` without --revoke"), "{said}");
+    assert_eq!(home.run("get").line(), "access-canary-2");
+    home.run("clear").ok();
     home.run("get").failed(3);
 }
 

@@ -13,6 +13,8 @@ fn a_token_that_the_provider_does_not_know_is_revoked_and_the_refresh_token_deci
         ("both are revoked", vec![ok(), ok()], 0, 2),
         ("revoking the first one took the second too", vec![ok(), unknown()], 0, 2),
         ("neither is known", vec![unknown(), unknown()], 0, 2),
+        ("neither is a grant", vec![error(400, "invalid_grant"), ok()], 0, 2),
+        ("no refresh token is revoked", vec![error(400, "unsupported_token_type"), ok()], 1, 2),
         (
             "the access token cannot be revoked",
             vec![ok(), error(400, "unsupported_token_type")],
@@ -34,6 +36,8 @@ fn a_token_that_the_provider_does_not_know_is_revoked_and_the_refresh_token_deci
         assert!(!cleared.err.contains("canary"), "{name}: {cleared:?}");
         let unsure = cleared.err.contains("may be accepted until they expire");
         assert_eq!(unsure, code != 0, "{name}: {cleared:?}");
+        // No token is left to try again with.
+        assert!(!cleared.err.contains("try again"), "{name}: {cleared:?}");
         assert!(record(&home).is_null(), "{name}");
         assert_eq!(server.requests().len(), requests, "{name}");
     }
