@@ -61,6 +61,17 @@ pub(crate) async fn doubts(
     }
 }
 
+/// Returns until when the provider asked to wait, and what it said. `client` is the client that refreshes.
+pub(crate) fn wait<'r>(
+    record: &'r Record,
+    client: &str,
+    now: DateTime<Utc>,
+) -> Option<(DateTime<Utc>, &'r str)> {
+    let throttle = record.refresh.throttle.as_ref()?;
+    // Without a reason, it has just issued tokens.
+    Some((throttle.holds(client, now)?, throttle.reason()?))
+}
+
 /// Returns when the refresh token expires, if that is known.
 pub(crate) fn refresh_expiry(tokens: &AuthTokens, now: DateTime<Utc>) -> Option<String> {
     tokens.refresh_token.as_ref()?;

@@ -101,7 +101,8 @@ const JSON: &[(&str, &str)] = &[
     (
         "status",
         "profile, store, state (none, fresh, due, expiring, expired or unknown), expires_at, \
-         refresh_due_at, obtained_at, refresh_expires_at, has_refresh_token, backup, warnings, error.",
+         refresh_due_at, obtained_at, refresh_expires_at, has_refresh_token, backup, waits_until, \
+         warnings, error.",
     ),
     ("list", "An array of profile, store, error."),
     (

@@ -3,13 +3,15 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use tokenkeep::chrono::{DateTime, Utc};
+use tokenkeep::chrono::{DateTime, SecondsFormat, Utc};
 use tokenkeep::store::Record;
 use tokenkeep::tokens::Freshness;
 use tokenkeep::{AuthTokens, StoreError};
 
 use crate::context::Context;
-use crate::describe::{describe, doubts, moment, refresh_expiry, sign_in_due, span, warnings};
+use crate::describe::{
+    describe, doubts, moment, refresh_expiry, sign_in_due, span, wait, warnings,
+};
 use crate::failure::{Code, Failure, Outcome};
 use crate::provider::Provider;
 use crate::target::Target;
@@ -30,6 +32,14 @@ pub(super) async fn status(context: &Context, json: bool) -> Outcome {
     // A doubt says to sign in already.
     let due = found.filter(|_| doubts.is_empty()).and_then(|it| sign_in_due(&it.tokens, now));
     warnings.extend(doubts.iter().chain(&due).map(|warning| context.advised(warning)));
+    let wait = found.and_then(|record| wait(record, &target.client(), now));
+    let waits_until = wait.map(|(until, _)| until.to_rfc3339_opts(SecondsFormat::Secs, true));
+    warnings.extend(wait.map(|(until, reason)| {
+        format!(
+            "the provider asked to wait until {}, and is not asked before ({reason})",
+            moment(until)
+        )
+    }));
     let prospect = found.map(|record| Prospect::of(record, target.refreshes_at(), now));
     let tokens = record.map(|record| record.map(|record| record.tokens));
     let found = tokens.as_ref().ok().and_then(Option::as_ref);
@@ -41,6 +51,7 @@ pub(super) async fn status(context: &Context, json: bool) -> Outcome {
         value["error"] = json!(tokens.as_ref().err().map(Failure::message).or(exposed.as_deref()));
         value["profile"] = json!(target.profile.as_ref().map(|profile| &profile.name));
         value["store"] = json!(target.url.to_string());
+        value["waits_until"] = json!(waits_until);
         value["warnings"] = json!(warnings);
         context.terminal.print_json(&value)?;
     }

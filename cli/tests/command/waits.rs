@@ -3,7 +3,7 @@
 
 use std::process::Stdio;
 
-use tokenkeep::chrono::{TimeDelta, Utc};
+use tokenkeep::chrono::{DateTime, TimeDelta, Utc};
 
 use crate::home::{Done, Home, done};
 use crate::refresh_command::{expired, sign_in_for};
@@ -79,4 +79,27 @@ fn a_good_token_is_served_while_the_server_asks_to_wait() {
         assert_eq!(home.run("get").line(), access);
     }
     assert_eq!(server.calls(), 1);
+}
+
+#[test]
+fn status_shows_until_when_the_provider_asked_to_wait() {
+    let server = TokenServer::start();
+    let home = expired(&server);
+    let status =
+        || serde_json::from_str::<serde_json::Value>(&home.run("status --json").out).unwrap();
+    assert!(status()["waits_until"].is_null());
+    server.script([Act::error(429, "slow_down").header("Retry-After", "600")]);
+    home.run("get").failed(1);
+    let said = home.run("status");
+    assert_eq!(said.code, 4, "{said:?}");
+    let warning = "warning  the provider asked to wait until 2";
+    assert!(said.out.contains(warning) && said.out.contains("answered 429"), "{said:?}");
+    let until = status()["waits_until"].as_str().unwrap().parse::<DateTime<Utc>>().unwrap();
+    let left = until - Utc::now();
+    assert!(left > TimeDelta::seconds(500) && left <= TimeDelta::seconds(600), "{left}");
+    // Another client did not get this answer.
+    let path = home.path("config/profiles/default.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("client_id = \"", "client_id = \"other-")).unwrap();
+    assert!(status()["waits_until"].is_null());
 }
