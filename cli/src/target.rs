@@ -8,7 +8,7 @@ use tokenkeep::{AgeKey, StoreError, StoreUrl, TokenManager, TokenStore};
 
 use crate::context::Context;
 use crate::describe::for_shell;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::profile::Profile;
 use crate::provider::Provider;
 use crate::refreshing::Refresher;
@@ -90,10 +90,11 @@ impl Target {
         Ok(())
     }
 
-    /// Fetches the metadata of the issuer, if the profile names one. Without it, what was kept is used.
-    pub(crate) async fn discover(&mut self, context: &Context) -> Result<(), Failure> {
+    /// Fetches the metadata of the issuer, if the profile names one, and does not keep it yet. Without it, what was
+    /// kept is used.
+    pub(crate) async fn fetch_metadata(&mut self, context: &Context) -> Result<(), Failure> {
         let Some(profile) = &mut self.profile else { return Ok(()) };
-        match profile.discover(&context.terminal).await {
+        match profile.fetch_metadata(&context.terminal).await {
             Err(error) if profile.provider.as_ref().is_some_and(Provider::is_undiscovered) => {
                 Err(error.into())
             }
@@ -105,6 +106,32 @@ impl Target {
             }
             Ok(()) => Ok(()),
         }
+    }
+
+    /// Keeps the metadata that is used.
+    pub(crate) fn keep_metadata(&self, context: &Context) {
+        if let Some(profile) = &self.profile {
+            profile.keep_metadata(&context.terminal);
+        }
+    }
+
+    /// Reads the profile again, because another process may have changed it. The metadata in use stays in use.
+    pub(crate) fn read_again(&self, context: &Context) -> Result<Self, Failure> {
+        if let Some(before) = &self.profile
+            && Profile::find(&before.name)?.is_none()
+        {
+            let (name, path) = (&before.name, before.path.display());
+            let message =
+                format!("the profile {name} was removed meanwhile ({path} does not exist)");
+            return Err(Failure::new(Code::Conflict, message));
+        }
+        let mut again = Self::of(context)?;
+        if let Some(before) = &self.profile
+            && let Some(profile) = again.profile.take()
+        {
+            again.profile = Some(profile.with_metadata_of(before)?);
+        }
+        Ok(again)
     }
 
     pub(crate) fn manager(&self, context: &Context) -> Result<TokenManager, Failure> {

@@ -3,14 +3,14 @@
 mod open;
 mod paste;
 
-use tokenkeep::oauth2::OAuth2Client;
-use tokenkeep::{AuthTokens, TokenStore};
+use tokenkeep::oauth2::{OAuth2Client, OAuth2Error};
+use tokenkeep::{AuthTokens, TokenManager, TokenStore};
 
 use self::open::open;
 use self::paste::Pasting;
 use crate::arguments::Login;
 use crate::context::Context;
-use crate::failure::{DONE, Failure, Outcome};
+use crate::failure::{Code, DONE, Failure, Outcome};
 use crate::provider::Provider;
 use crate::target::Target;
 use crate::terminal::FOR_PROVIDER;
@@ -19,14 +19,12 @@ const SIGN_IN: &str = "waiting until you have signed in";
 
 pub(super) async fn login(context: &Context, login: &Login) -> Outcome {
     let mut target = Target::of(context)?;
-    target.discover(context).await?;
+    target.fetch_metadata(context).await?;
     let provider = target.provider()?;
     let client = provider.client(context.selection.allow_prompt).await?;
     let client = context.reporting(client);
-    let manager = target.manager(context)?;
     // A store that cannot be used is found before the user signs in.
-    manager.get_tokens().await?;
-    drop(manager.store().try_lease().await?);
+    check_store(context, &target).await?;
     let by_browser = login.browser || login.paste || !(login.device || provider.has_device_url);
     let tokens = if provider.is_own_client {
         by_itself(context, login, &client).await?
@@ -36,13 +34,68 @@ pub(super) async fn login(context: &Context, login: &Login) -> Outcome {
         by_device(context, login, provider, &client).await?
     };
     let stays = tokens.refresh_token.is_some() || provider.is_own_client;
-    manager.set_tokens(tokens).await?;
-    context.terminal.say(&format!("signed in; the tokens are in {}", manager.store()));
+    let saved = save(context, &target, tokens).await.map_err(|failure| {
+        failure.followed_by(
+            "the new tokens are not saved, and the provider may accept them until they expire",
+        )
+    })?;
     if !stays {
         context.terminal.say(&format!("WARNING: {}", without_refresh_token(provider)));
     }
-    target.warn_of_plaintext(context);
+    saved.keep_metadata(context);
+    saved.warn_of_plaintext(context);
     DONE
+}
+
+/// Fails if tokens could not be saved now.
+async fn check_store(context: &Context, target: &Target) -> Result<(), Failure> {
+    let manager = target.manager(context)?;
+    let is_empty = manager.get_tokens().await?.is_none();
+    let store = manager.store();
+    if is_empty && target.url.uses_keychain() {
+        // A keychain makes its key with the first tokens.
+        drop(store.try_lease().await?);
+        return Ok(());
+    }
+    Ok(tokenkeep::refresh::check_replaceable(&**store).await?)
+}
+
+/// Saves the tokens in the store that the profile names now. Another process may have changed the profile during the
+/// sign-in, or may do so during the wait for a store. Returns what the tokens are in.
+async fn save(context: &Context, before: &Target, tokens: AuthTokens) -> Result<Target, Failure> {
+    let client = before.client();
+    let mut target = before.read_again(context)?;
+    let mut left: Option<TokenManager> = None;
+    loop {
+        if target.client() != client {
+            let message = "the profile was changed meanwhile and names another client or provider; sign in again";
+            return Err(Failure::new(Code::Conflict, message));
+        }
+        let manager = target.manager(context)?;
+        manager.set_tokens(tokens.clone()).await?;
+        // What was written into the store that the profile names no longer.
+        if let Some(left) = left.take().filter(|left| left.store().slot() != manager.store().slot())
+        {
+            left.clear().await?;
+        }
+        let now = match target.read_again(context) {
+            Ok(now) => Some(now),
+            Err(removed) if removed.is(Code::Conflict) => {
+                manager.clear().await?;
+                return Err(removed);
+            }
+            // The tokens are saved. The next command says what is wrong with the profile.
+            Err(_) => None,
+        };
+        match now {
+            Some(now) if now.url != target.url => (target, left) = (now, Some(manager)),
+            now => {
+                let store = manager.store();
+                context.terminal.say(&format!("signed in; the tokens are in {store}"));
+                return Ok(now.unwrap_or(target));
+            }
+        }
+    }
 }
 
 /// Gets tokens for the client itself.
@@ -78,7 +131,8 @@ async fn by_device(
         terminal.say(&format!("or open {complete} and check that it shows this code"));
     }
     if login.open {
-        open(context, provider, complete.unwrap_or(url));
+        // Other users of this machine can see arguments, so the code is in none.
+        open(context, provider, url);
     }
     let _waiting = terminal.waiting_for(SIGN_IN);
     terminal.show(SIGN_IN);
@@ -101,7 +155,13 @@ async fn by_browser_of(
         ));
     }
     let sign_in = if has_port {
-        client.sign_in_by_browser(provider.redirect_port).await?
+        client.sign_in_by_browser(provider.redirect_port).await.map_err(|error| match error {
+            // Nothing was sent yet, so it is the port.
+            OAuth2Error::Unavailable { .. } => {
+                Failure::from(error).followed_by("`tokenkeep login --paste` needs no port")
+            }
+            error => error.into(),
+        })?
     } else {
         client.sign_in_by_paste()?
     };

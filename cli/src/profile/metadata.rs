@@ -17,9 +17,14 @@ const ENDING: &str = "metadata.json";
 impl Profile {
     /// Fetches the metadata of the issuer, and keeps it for later commands. Does nothing if the profile names no
     /// issuer.
-    ///
-    /// Metadata that cannot be kept is used all the same, with a warning.
     pub(crate) async fn discover(&mut self, terminal: &Terminal) -> Result<(), OAuth2Error> {
+        self.fetch_metadata(terminal).await?;
+        self.keep_metadata(terminal);
+        Ok(())
+    }
+
+    /// Fetches the metadata of the issuer, and uses it. Does nothing if the profile names no issuer.
+    pub(crate) async fn fetch_metadata(&mut self, terminal: &Terminal) -> Result<(), OAuth2Error> {
         let metadata = {
             let _waiting = terminal.waiting_for(FOR_PROVIDER);
             match &self.provider {
@@ -28,17 +33,32 @@ impl Profile {
             }
         };
         let Some(metadata) = metadata else { return Ok(()) };
-        if let Err(failure) = self.keep(&metadata) {
+        *self = self.clone().with_metadata(metadata).map_err(|failure| {
+            OAuth2Error::Misconfigured { reason: failure.message().to_owned() }
+        })?;
+        Ok(())
+    }
+
+    /// Keeps the metadata that is used, for later commands. If it cannot be kept, that is a warning.
+    pub(crate) fn keep_metadata(&self, terminal: &Terminal) {
+        let Some(metadata) = self.provider.as_ref().and_then(Provider::metadata) else { return };
+        if let Err(failure) = self.keep(metadata) {
             terminal.say(&format!(
                 "warning: the metadata of {} cannot be kept, so the next refresh fetches it again: {}",
                 metadata.issuer(),
                 failure.message()
             ));
         }
-        *self = self.clone().with_metadata(metadata).map_err(|failure| {
-            OAuth2Error::Misconfigured { reason: failure.message().to_owned() }
-        })?;
-        Ok(())
+    }
+
+    /// Uses the metadata that another copy of this profile uses, if it is of the issuer that this one names.
+    pub(crate) fn with_metadata_of(self, other: &Self) -> Result<Self, Failure> {
+        let metadata = other.provider.as_ref().and_then(Provider::metadata);
+        let issuer = self.provider.as_ref().and_then(|provider| provider.issuer.as_deref());
+        match metadata.filter(|metadata| issuer == Some(metadata.issuer())) {
+            Some(metadata) => self.with_metadata(metadata.clone()),
+            None => Ok(self),
+        }
     }
 
     /// Reads what was kept, if it is of the issuer that the profile names now.
@@ -80,7 +100,7 @@ impl Profile {
 
     /// Writes the metadata beside the profile, unless the profile was changed or removed meanwhile.
     fn keep(&self, metadata: &ProviderMetadata) -> Result<(), Failure> {
-        if self.provider.as_ref().and_then(Provider::metadata) == Some(metadata) {
+        if matches!(self.kept_metadata(), Ok(Some(Ok(kept))) if kept == *metadata) {
             return Ok(());
         }
         let directory = LockedDirectory::lock(directory_of(&self.path))?;

@@ -176,7 +176,7 @@ fn a_browser_is_opened_only_if_that_was_asked_for() {
 }
 
 #[test]
-fn the_complete_url_is_shown_and_opened() {
+fn the_complete_url_is_shown_and_the_one_without_the_code_is_opened() {
     let server = TokenServer::start();
     // The token endpoint stands for the device endpoint, because its answers can be scripted.
     let home = home(&server, &format!("device_authorization_url = \"{}\"\n", server.token_url()));
@@ -202,7 +202,8 @@ fn the_complete_url_is_shown_and_opened() {
         assert!(std::time::Instant::now() < deadline, "nothing was opened");
         std::thread::yield_now();
     };
-    assert_eq!(opened.trim_end(), "https://i.example/#code=WDJB");
+    // Other users can see the arguments of a program.
+    assert_eq!(opened.trim_end(), "https://i.example/device");
 }
 
 #[test]
@@ -253,6 +254,64 @@ fn an_unusable_store_is_reported_before_the_sign_in_starts() {
     fs::set_permissions(&record, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     home.run("login").failed(6);
     assert_eq!(server.requests().len(), 0);
+}
+
+#[test]
+fn the_tokens_go_where_the_profile_says_when_they_arrive() {
+    let server = TokenServer::start();
+    let home = home(&server, "");
+    let sign_in = |meanwhile: &dyn Fn()| {
+        login_and(&home, "login --paste", &[], |url| {
+            let address = fetch(url).1.unwrap();
+            meanwhile();
+            address
+        })
+    };
+    assert!(sign_in(&|| ()).0);
+    // Migrated: neither are the tokens lost, nor is the old store filled again.
+    let moved = home.path("moved.json");
+    let (done, said) = sign_in(&|| {
+        home.run(&format!("migrate --to plaintext:{}", moved.display())).ok();
+    });
+    assert!(done && said.contains("the tokens are in plaintext file "), "{said}");
+    assert_eq!(home.run("get").line(), "access-canary-4");
+    assert!(!home.record().exists());
+    // Another client.
+    let path = home.path("config/profiles/default.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let (done, said) = sign_in(&|| fs::write(&path, text.replace("\"app\"", "\"b\"")).unwrap());
+    assert!(!done && said.contains("names another client or provider; sign in again"), "{said}");
+    fs::write(&path, &text).unwrap();
+    assert_eq!(home.run("get").line(), "access-canary-4");
+    // Removed.
+    let (done, said) = sign_in(&|| {
+        home.run("profile remove default").ok();
+    });
+    assert!(!done && said.contains("the profile default was removed meanwhile"), "{said}");
+    assert!(said.contains("the new tokens are not saved"), "{said}");
+    assert!(!moved.exists() && !path.exists());
+}
+
+#[test]
+fn a_store_that_cannot_be_written_is_reported_before_the_sign_in_starts() {
+    let server = TokenServer::start();
+    let home = by_device(&server);
+    home.run("login").ok();
+    let asked = server.requests().len();
+    let state = home.path("state/tokenkeep");
+    let mode =
+        |mode| fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(mode));
+    mode(0o500).unwrap();
+    if fs::File::create(state.join("x")).is_ok() {
+        // Root may write everywhere. A file in the place of the key cannot be read by it either.
+        fs::remove_file(state.join("x")).unwrap();
+        fs::remove_file(home.path("config/keys/default.txt")).unwrap();
+        fs::remove_file(home.record()).unwrap();
+    }
+    let login = home.run("login");
+    mode(0o700).unwrap();
+    login.failed(5);
+    assert_eq!(server.requests().len(), asked);
 }
 
 #[test]
