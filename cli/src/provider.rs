@@ -28,6 +28,9 @@ pub(crate) struct Provider {
     pub(crate) issuer: Option<String>,
     metadata: Option<ProviderMetadata>,
     has_token_url: bool,
+    has_revocation_url: bool,
+    /// Whether a person can sign in, by browser or by device.
+    has_sign_in_url: bool,
     /// The environment variable that holds the client's secret.
     pub(crate) client_secret_env: Option<String>,
     /// The port that the browser is redirected to; 0 is any port.
@@ -76,7 +79,9 @@ impl Provider {
         }
         // Of an issuer, a browser is the first choice: it names its endpoint for devices also for clients that must
         // not use it.
-        let only_device = metadata.as_ref().is_some_and(|it| it.authorization_endpoint().is_none());
+        let only_device = metadata.as_ref().is_some_and(|it| {
+            it.authorization_endpoint().is_none() && it.device_authorization_endpoint().is_some()
+        }) && settings.text("authorization_url")?.is_none();
         let has_device_url = settings.text("device_authorization_url")?.is_some() || only_device;
         let certificate = Certificate::parse(&settings)?;
         let known = metadata.as_ref().map(|metadata| match &certificate {
@@ -89,6 +94,10 @@ impl Provider {
             client: client(&settings, metadata.as_ref())?,
             issuer: issuer.map(str::to_owned),
             has_token_url: settings.text("token_url")?.is_some(),
+            has_revocation_url: settings.text("revocation_url")?.is_some(),
+            has_sign_in_url: has_device_url
+                || settings.text("authorization_url")?.is_some()
+                || metadata.as_ref().is_some_and(|it| it.authorization_endpoint().is_some()),
             metadata,
             client_secret_env,
             redirect_port: port.unwrap_or(0),
@@ -112,9 +121,40 @@ impl Provider {
         self.metadata.as_ref()
     }
 
-    /// Returns whether URLs are unknown until the issuer's metadata is fetched.
-    pub(crate) fn is_undiscovered(&self) -> bool {
+    /// Returns whether what the profile does not write is unknown until the issuer's metadata is fetched.
+    fn needs_metadata(&self) -> bool {
         self.issuer.is_some() && self.metadata.is_none()
+    }
+
+    /// Returns whether the profile itself says where tokens are refreshed.
+    pub(crate) fn has_token_url(&self) -> bool {
+        self.has_token_url
+    }
+
+    /// Returns whether tokens cannot be refreshed before the issuer's metadata is fetched.
+    pub(crate) fn needs_discovery_to_refresh(&self) -> bool {
+        self.needs_metadata() && !self.has_token_url
+    }
+
+    /// Returns whether tokens cannot be revoked before the issuer's metadata is fetched.
+    pub(crate) fn needs_discovery_to_revoke(&self) -> bool {
+        self.needs_metadata() && !(self.has_token_url && self.has_revocation_url)
+    }
+
+    /// Returns whether nobody can sign in before the issuer's metadata is fetched.
+    pub(crate) fn is_undiscovered(&self) -> bool {
+        self.needs_discovery_to_refresh()
+            || self.needs_metadata() && !self.has_sign_in_url && !self.is_own_client
+    }
+
+    /// Returns whether the metadata of the issuer is known, and neither it nor the profile has an endpoint for a sign-in.
+    pub(crate) fn offers_no_sign_in(&self) -> bool {
+        self.metadata.is_some() && !self.has_sign_in_url && !self.is_own_client
+    }
+
+    /// Returns whether tokens are refreshed at the endpoint that the metadata of the issuer names.
+    pub(crate) fn refreshes_where_metadata_says(&self) -> bool {
+        self.metadata.is_some() && !self.has_token_url
     }
 
     /// Fetches the metadata of the issuer. Returns `None` if the profile names none.
@@ -128,7 +168,7 @@ impl Provider {
     /// Returns the client with its secret, its key and its certificate. The keychain may ask for it only if
     /// `allow_prompt` says so.
     pub(crate) async fn client(&self, allow_prompt: bool) -> Result<OAuth2Client, Failure> {
-        if self.is_undiscovered() && !self.has_token_url {
+        if self.needs_discovery_to_refresh() {
             return Err(Failure::usage(
                 "the metadata of the issuer is not known; `tokenkeep login` fetches it",
             ));

@@ -26,6 +26,9 @@ use crate::terminal::Terminal;
 /// could not be saved. A server that restarts may need 30 s.
 const LONGEST_END: Duration = Duration::from_secs(40);
 
+/// How a failure says that there is nothing at the token endpoint.
+const NOT_FOUND: &str = " answered 404";
+
 /// Does the work. Then waits until no refresh is under way and the result of the last one is saved,
 /// even if the work failed. A signal ends the work, but not the refresh.
 pub(crate) async fn with_refresh<T>(
@@ -104,9 +107,10 @@ impl Refresher {
         }
     }
 
-    /// Returns the provider with its URLs. Fetches them if the profile was written by hand and names an issuer.
+    /// Returns the provider with its URLs. Fetches them if the profile was written by hand and names an issuer, and
+    /// no token_url.
     async fn provider(&self) -> Result<&Provider, RefreshFailure> {
-        if !self.provider.is_undiscovered() {
+        if !self.provider.needs_discovery_to_refresh() {
             return Ok(&self.provider);
         }
         let discover = async || {
@@ -128,12 +132,25 @@ impl TokenRefresher for Refresher {
         current: AuthTokens,
         permit: &RefreshPermit,
     ) -> Result<AuthTokens, RefreshFailure> {
-        let client = self.provider().await?.client(self.context.selection.allow_prompt).await;
+        let provider = self.provider().await?;
+        let client = provider.client(self.context.selection.allow_prompt).await;
         let client = client.map_err(|failure| RefreshFailure::misconfigured(failure.message()))?;
         let client = self.context.reporting(client);
         self.context.interrupts.hold();
         let _waiting = self.context.terminal.waiting_for("waiting for the token endpoint");
-        client.refresh(current, permit).await
+        let refreshed = client.refresh(current, permit).await;
+        refreshed.map_err(|failure| match failure {
+            RefreshFailure::Misconfigured { reason, unspent }
+                if provider.refreshes_where_metadata_says() && reason.contains(NOT_FOUND) =>
+            {
+                let reason = format!(
+                    "{reason}; this endpoint is from the kept metadata of the issuer, which may be old; `tokenkeep \
+                     login` fetches it again"
+                );
+                RefreshFailure::Misconfigured { reason, unspent }
+            }
+            failure => failure,
+        })
     }
 
     fn client(&self) -> String {

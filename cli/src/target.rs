@@ -17,6 +17,10 @@ use crate::selection::Selection;
 pub(crate) const PLAINTEXT: &str = "WARNING: plaintext. Any program of this user, and anyone who gets the disk or a \
                          backup of it, can read the tokens.";
 
+/// The metadata of an issuer has no endpoint for a sign-in that may be used.
+pub(crate) const NO_SIGN_IN: &str = "the issuer offers no sign-in: its metadata names no usable endpoint for one by \
+    browser or by device; write authorization_url or device_authorization_url into the profile if you know it";
+
 /// The store that a command works on, and the profile if one was named.
 pub(crate) struct Target {
     pub(crate) url: StoreUrl,
@@ -83,7 +87,7 @@ impl Target {
     /// Fetches the metadata of the issuer if the profile names one and nothing was kept of it.
     pub(crate) async fn discover_if_needed(&mut self, context: &Context) -> Result<(), Failure> {
         if let Some(profile) = &mut self.profile
-            && profile.provider.as_ref().is_some_and(Provider::is_undiscovered)
+            && profile.provider.as_ref().is_some_and(Provider::needs_discovery_to_revoke)
         {
             profile.discover(&context.terminal).await?;
         }
@@ -99,12 +103,15 @@ impl Target {
                 Err(error.into())
             }
             Err(error) => {
-                let warning =
-                    format!("warning: the metadata of an earlier sign-in is used: {error}");
-                context.terminal.say(&warning);
-                Ok(())
+                let kept = profile.provider.as_ref().and_then(Provider::metadata);
+                let used = match kept {
+                    Some(_) => "the metadata of an earlier sign-in is used",
+                    None => "only the URLs in the profile are used",
+                };
+                context.terminal.say(&format!("warning: {used}: {error}"));
+                check_sign_in(profile)
             }
-            Ok(()) => Ok(()),
+            Ok(()) => check_sign_in(profile),
         }
     }
 
@@ -142,6 +149,14 @@ impl Target {
             }
             _ => builder.build(),
         })
+    }
+}
+
+/// Fails if the issuer of this profile is known to have no endpoint for a sign-in.
+fn check_sign_in(profile: &Profile) -> Result<(), Failure> {
+    match &profile.provider {
+        Some(provider) if provider.offers_no_sign_in() => Err(Failure::usage(NO_SIGN_IN)),
+        _ => Ok(()),
     }
 }
 

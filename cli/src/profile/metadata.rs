@@ -7,7 +7,7 @@ use tokenkeep::oauth2::{OAuth2Error, ProviderMetadata};
 use tokenkeep::private_file::{LockedDirectory, PrivateFile};
 
 use super::{LONGEST, Profile, directory_of, file_name_of, read};
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::provider::Provider;
 use crate::terminal::{FOR_PROVIDER, Terminal};
 
@@ -63,17 +63,23 @@ impl Profile {
 
     /// Reads what was kept, if it is of the issuer that the profile names now.
     ///
-    /// Fails if others can write to the file: it says where tokens go.
+    /// Fails if others can write to the file: it says where tokens go. What is too large or no file is fetched again when
+    /// it is needed, as what is damaged.
     pub(super) fn with_kept_metadata(self) -> Result<Self, Failure> {
-        match self.kept_metadata()? {
-            Some(Ok(metadata)) => self.with_metadata(metadata),
-            Some(Err(_)) | None => Ok(self),
+        match self.kept_metadata() {
+            Ok(Some(Ok(metadata))) => self.with_metadata(metadata),
+            Ok(Some(Err(_)) | None) => Ok(self),
+            Err(failure) if failure.is(Code::Unreadable) => Ok(self),
+            Err(failure) => Err(failure),
         }
     }
 
     /// Returns why the next refresh needs a discovery, if it does.
     pub(crate) fn why_to_discover(&self) -> Option<String> {
         let issuer = self.provider.as_ref()?.issuer.as_deref()?;
+        if self.provider.as_ref().is_some_and(Provider::has_token_url) {
+            return None;
+        }
         let path = self.metadata_path();
         let why = match self.kept_metadata() {
             Ok(Some(Ok(_))) => return None,

@@ -48,6 +48,10 @@ pub(super) fn client(
     else {
         return Err(settings.wrong("oauth2 needs client_id, and token_url or issuer"));
     };
+    if client_id.is_empty() {
+        let what = "client_id is empty; write the id under which your client is registered";
+        return Err(settings.wrong_at("client_id", what));
+    }
     if let Some(issuer) = issuer {
         check_issuer(issuer).map_err(wrong)?;
     }
