@@ -22,7 +22,7 @@ pub(crate) struct Init {
     /// The variable that holds the client's secret. Its name, not the secret
     #[arg(long, value_name = "VARIABLE")]
     pub(crate) client_secret_env: Option<String>,
-    /// A scope to ask for. May be repeated
+    /// A scope to ask for, or several with blanks between them. May be repeated
     #[arg(long, value_name = "SCOPE")]
     pub(crate) scope: Vec<String>,
     /// The API that the tokens are for, at providers that want its name

@@ -24,15 +24,31 @@ pub(super) async fn init(context: &Context, init: &Init) -> Outcome {
         return add_to(context, there, wanted).await;
     }
     // An issuer that cannot be used is found before a key is made.
-    let provider = match &wanted {
-        Some(wanted) => Some(wanted.to_new(context).await?),
+    let found = match &wanted {
+        Some(wanted) => Some((wanted, wanted.find(context).await?)),
         None => None,
     };
-    let (store, why, protects) = match &context.selection.store {
-        Some(url) => named(context, parse_url(url)?).await?,
-        None => choose(context, name).await?,
+    // So is a store that cannot be used, before a client is registered.
+    let named = match &context.selection.store {
+        Some(url) => {
+            let named = named(context, parse_url(url)?).await?;
+            check(context, &named.0).await?;
+            Some(named)
+        }
+        None => None,
     };
-    check(context, &store).await?;
+    let provider = match found {
+        Some((wanted, found)) => Some(wanted.to_new(context, found).await?),
+        None => None,
+    };
+    let (store, why, protects) = match named {
+        Some(named) => named,
+        None => {
+            let chosen = choose(context, name).await?;
+            check(context, &chosen.0).await?;
+            chosen
+        }
+    };
     let path = Profile::create(name, &store, provider).await?;
     context.terminal.say(&format!("{store}, {why} (pinned in {})", path.display()));
     context.terminal.say(&protects);
@@ -64,7 +80,8 @@ async fn add_to(
         );
         return Err(Failure::new(Code::Conflict, message));
     }
-    let provider = wanted.to_new(context).await?;
+    let found = wanted.find(context).await?;
+    let provider = wanted.to_new(context, found).await?;
     profile.add(provider).await?;
     let path = profile.path.display();
     context.terminal.say(&format!("added the provider to the profile {name} ({path})"));

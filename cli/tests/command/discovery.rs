@@ -268,7 +268,7 @@ fn a_provider_is_added_to_a_profile_that_has_none_and_nothing_else_changes() {
     // As an editor may leave it.
     let before = profile(&home).trim_end().to_owned() + " # mine";
     home.write("config/profiles/default.toml", &before);
-    init(&home, &server, " --scope read");
+    init(&home, &server, " --scope read --scope openid --scope read");
     let text = profile(&home);
     assert!(text.starts_with(&format!("{before}\n\n[oauth2]\nissuer = ")), "{text}");
     assert!(text.contains("scopes = [\"read\", \"openid\", \"offline_access\"]\n"), "{text}");
@@ -294,10 +294,11 @@ fn init_finds_the_issuer_of_a_server_with_protected_resources() {
         server.publish(DOCUMENT, 200, &text);
     };
     let line = format!("init --resource {resource} --client-id app");
-    for none in ["[]", r#"["https://a.example","https://b.example"]"#] {
-        publish(none);
-        assert!(home.run(&line).failed(2).contains("choose yours with --issuer"));
-    }
+    publish("[]");
+    assert!(home.run(&line).failed(2).contains("names no issuer; "));
+    publish(r#"["https://a.example","https://xn--80a.example"]"#);
+    let said = home.run(&line).failed(2);
+    assert!(said.contains("with --issuer: https://a.example https://xn--80a.example"), "{said}");
     assert!(!home.path("config").exists());
     publish(&format!(r#"["{}"]"#, server.url("")));
     let made = home.run(&line);
@@ -322,6 +323,14 @@ fn init_registers_a_client_at_an_issuer_that_allows_it() {
     server.publish("/register", 400, r#"{"error":"invalid_client_metadata"}"#);
     assert!(home.run(&line).failed(1).contains("answered 400 invalid_client_metadata"));
     assert!(!home.path("config").exists());
+    // A store that cannot be used is found before a client is registered.
+    let registered = server.requests().len();
+    home.write("key.txt", "canary");
+    let bad =
+        format!("{line} --store age:there/tokens.age?identity={}", home.path("key.txt").display());
+    assert_ne!(home.run(&bad).code, 0);
+    let asked = server.requests().split_off(registered);
+    assert!(asked.iter().all(|request| !request.body.contains("redirect_uris")), "{asked:?}");
     server.publish("/register", 201, r#"{"client_id":"it is \"new\""}"#);
     home.run(&line).ok();
     let text = profile(&home);
@@ -345,6 +354,9 @@ fn init_says_what_is_wrong_with_the_options_of_a_provider() {
             "--provider canary --client-id a",
             "that provider is not known; --provider takes atlassian, ",
         ),
+        ("--issuer HTTPS://a.example --client-id a", "issuer is not written as URLs are"),
+        ("--issuer https://a.example --client-id a\u{1}", "--client-id is empty, has a blank"),
+        ("--issuer https://a.example --client-id a --scope ä", "--scope is empty, or"),
         ("--provider google --client-id a", "Google has a secret"),
         ("--provider spotify --client-id a --domain b", "Spotify has one domain"),
         ("--provider okta --client-id a", "Okta needs --domain ORG.okta.com/oauth2/default"),
@@ -362,4 +374,71 @@ fn init_says_what_is_wrong_with_the_options_of_a_provider() {
         assert!(said.contains(words), "{options}: {said}");
     }
     assert!(!home.path("config").exists());
+}
+
+#[test]
+fn urls_that_the_profile_writes_are_enough_without_the_issuer() {
+    let (home, server) = (Home::new(), TokenServer::start());
+    home.run("init").ok();
+    let provider = format!(
+        "[oauth2]\nissuer = \"{}\"\nclient_id = \"app\"\ntoken_url = \"{}\"\n",
+        server.url(""),
+        server.url("/token"),
+    );
+    let with_device = format!("device_authorization_url = \"{}\"\n", server.url("/device"));
+    home.write("config/profiles/default.toml", profile(&home) + &provider + &with_device);
+    for (status, text) in [(404, ""), (503, "canary")] {
+        server.publish(PLACE, status, text);
+        let login = home.run("login");
+        let said = "warning: only the URLs in the profile are used: ";
+        assert!(login.err.starts_with(said), "{login:?}");
+        login.ok();
+        let looked_up = server.looked_up().len();
+        home.run("refresh").ok();
+        assert_eq!(server.looked_up().len(), looked_up);
+    }
+    // Nothing says where to sign in.
+    home.write("config/profiles/default.toml", profile(&home).replace(&with_device, ""));
+    assert!(home.run("login").failed(1).contains("answered 503"));
+}
+
+#[test]
+fn an_issuer_that_offers_no_sign_in_is_named_as_such() {
+    let (home, server) = (Home::new(), TokenServer::start());
+    let (issuer, token) = (server.url(""), server.url("/token"));
+    let metadata =
+        format!(r#"{{"issuer":"{issuer}","token_endpoint":"{token}","scopes_supported":"a"}}"#);
+    server.publish(PLACE, 200, &metadata);
+    let made = home.run(&format!("init --issuer {issuer} --client-id app"));
+    assert!(made.err.contains("WARNING: the issuer offers no sign-in"), "{made:?}");
+    made.ok();
+    assert!(home.run("login").failed(2).contains("the issuer offers no sign-in"));
+    save_expired(&home, &server);
+    home.run("get").ok();
+}
+
+#[test]
+fn metadata_that_cannot_be_read_is_fetched_again_and_old_metadata_is_named() {
+    let (home, server) = (Home::new(), publishing());
+    init(&home, &server, "");
+    save_expired(&home, &server);
+    home.write("config/profiles/default.metadata.json", " ".repeat(2 << 20));
+    home.run("status");
+    home.run("list").ok();
+    home.run("get").ok();
+    fs::remove_file(kept(&home)).unwrap();
+    fs::create_dir(kept(&home)).unwrap();
+    home.run("status").ok();
+    let refreshed = home.run("refresh");
+    assert!(refreshed.err.contains("cannot be kept"), "{refreshed:?}");
+    refreshed.ok();
+    fs::remove_dir(kept(&home)).unwrap();
+
+    let moved = server.metadata(&server.url("")).replace("/token\"", "/gone\"");
+    server.publish(PLACE, 200, &moved);
+    save_expired(&home, &server);
+    home.run("refresh");
+    save_expired(&home, &server);
+    let said = home.run("refresh").failed(1);
+    assert!(said.contains("answered 404") && said.contains("`tokenkeep login` fetches"), "{said}");
 }

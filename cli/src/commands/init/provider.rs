@@ -10,6 +10,7 @@ use crate::context::Context;
 use crate::failure::{DONE, Failure, Outcome};
 use crate::known_providers::{Domain, KNOWN_PROVIDERS, KnownProvider, Redirect};
 use crate::profile::{NewProvider, Profile, quoted};
+use crate::target::NO_SIGN_IN;
 use crate::terminal::FOR_PROVIDER;
 
 /// Ask for a refresh token at providers of `OpenID` Connect. `offline_access` counts only beside `openid` (Core 1.0, 11).
@@ -22,6 +23,14 @@ const CONSENT: [(&str, &str); 1] = [("prompt", "consent")];
 pub(super) struct WantedProvider<'a> {
     init: &'a Init,
     known: Option<&'static KnownProvider>,
+    /// The scopes that were asked for, each once.
+    asked: Vec<&'a str>,
+}
+
+/// Where the provider is, and what it says about itself.
+pub(super) struct FoundProvider {
+    urls: Vec<(&'static str, String)>,
+    metadata: Option<ProviderMetadata>,
 }
 
 impl<'a> WantedProvider<'a> {
@@ -43,6 +52,13 @@ impl<'a> WantedProvider<'a> {
                 "a provider needs --client-id, the id under which your client is registered there",
             ));
         }
+        if init.client_id.as_deref().is_some_and(|id| !is_client_id(id)) {
+            return Err(Failure::usage(
+                "--client-id is empty, has a blank at its beginning or end, or contains a control character; give \
+                 the id as the provider shows it",
+            ));
+        }
+        let asked = scopes_of(&init.scope)?;
         if let Some(variable) = &init.client_secret_env
             && !is_variable(variable)
         {
@@ -60,37 +76,61 @@ impl<'a> WantedProvider<'a> {
                 known.title
             )));
         }
-        Ok(Some(Self { init, known }))
+        Ok(Some(Self { init, known, asked }))
     }
 
-    /// Writes the `[oauth2]` table. Fetches the metadata of the issuer if there is one, and checks everything as a
-    /// later command does.
-    pub(super) async fn to_new(&self, context: &Context) -> Result<NewProvider, Failure> {
+    /// Fetches the metadata of the issuer if there is one, and checks everything as a later command does. Changes
+    /// nothing here or at the provider.
+    pub(super) async fn find(&self, context: &Context) -> Result<FoundProvider, Failure> {
         let urls = self.urls(context).await?;
-        // The id of a client that is not registered yet.
-        let client_id = self.init.client_id.as_deref().unwrap_or("none");
-        let draft = Profile::draft(&self.table(&urls, None, client_id))?;
-        let _waiting = context.terminal.waiting_for(FOR_PROVIDER);
-        let metadata = match draft.provider {
-            Some(provider) => provider.discover().await?,
-            None => None,
+        let draft = Profile::draft(&self.table(&urls, None, self.client_id()))?;
+        let metadata = {
+            let _waiting = context.terminal.waiting_for(FOR_PROVIDER);
+            match draft.provider {
+                Some(provider) => provider.discover().await?,
+                None => None,
+            }
         };
-        let registered = if self.init.register {
-            self.register(metadata.as_ref()).await?
-        } else {
-            client_id.to_owned()
+        Profile::draft(&self.table(&urls, metadata.as_ref(), self.client_id()))?;
+        if self.init.register && !metadata.as_ref().is_some_and(ProviderMetadata::registers_clients)
+        {
+            return Err(Failure::usage(
+                "this provider registers no clients by itself; register one there, and give --client-id",
+            ));
+        }
+        if metadata.as_ref().is_some_and(|metadata| {
+            metadata.authorization_endpoint().or(metadata.device_authorization_endpoint()).is_none()
+        }) {
+            context.terminal.say(&format!("WARNING: {NO_SIGN_IN}"));
+        }
+        Ok(FoundProvider { urls, metadata })
+    }
+
+    /// Writes the `[oauth2]` table. Registers the client if that was asked for.
+    pub(super) async fn to_new(
+        &self,
+        context: &Context,
+        found: FoundProvider,
+    ) -> Result<NewProvider, Failure> {
+        let FoundProvider { urls, metadata } = found;
+        let client_id = match &metadata {
+            Some(metadata) if self.init.register => {
+                let _waiting = context.terminal.waiting_for(FOR_PROVIDER);
+                self.register(metadata).await?
+            }
+            _ => self.client_id().to_owned(),
         };
-        let table = self.table(&urls, metadata.as_ref(), &registered);
+        let table = self.table(&urls, metadata.as_ref(), &client_id);
         Profile::draft(&table)?;
         Ok(NewProvider { table, metadata })
     }
 
-    async fn register(&self, metadata: Option<&ProviderMetadata>) -> Result<String, Failure> {
-        let Some(metadata) = metadata.filter(|metadata| metadata.registers_clients()) else {
-            return Err(Failure::usage(
-                "this provider registers no clients by itself; register one there, and give --client-id",
-            ));
-        };
+    /// Returns the id that was given. A client that is not registered yet has another one for now.
+    fn client_id(&self) -> &str {
+        self.init.client_id.as_deref().unwrap_or("none")
+    }
+
+    async fn register(&self, metadata: &ProviderMetadata) -> Result<String, Failure> {
         let redirect = Redirect::FixedPort.url();
         let scopes = self.scopes(Some(metadata));
         Ok(metadata.register_client("tokenkeep", &redirect, &scopes).await?)
@@ -109,11 +149,20 @@ impl<'a> WantedProvider<'a> {
                 let _waiting = context.terminal.waiting_for(FOR_PROVIDER);
                 ProtectedResource::discover(resource).await?
             };
-            let [issuer] = found.issuers() else {
-                return Err(Failure::usage(format!(
-                    "{resource} names {} issuers; choose yours with --issuer",
-                    found.issuers().len()
-                )));
+            let issuer = match found.issuers() {
+                [issuer] => issuer,
+                [] => {
+                    return Err(Failure::usage(format!(
+                        "{resource} names no issuer; name the one that its documentation names with --issuer"
+                    )));
+                }
+                several => {
+                    return Err(Failure::usage(format!(
+                        "{resource} names {} issuers; choose yours with --issuer: {}",
+                        several.len(),
+                        several.join(" ")
+                    )));
+                }
             };
             context.terminal.say(&format!("{resource} accepts tokens of {issuer}"));
             settings.push(("issuer", issuer.clone()));
@@ -179,7 +228,7 @@ impl<'a> WantedProvider<'a> {
 
     /// Returns the scopes that were asked for, and those that bring a refresh token.
     fn scopes<'b>(&'b self, metadata: Option<&ProviderMetadata>) -> Vec<&'b str> {
-        let mut scopes: Vec<&str> = self.init.scope.iter().map(String::as_str).collect();
+        let mut scopes: Vec<&str> = self.asked.clone();
         if let Some(known) = self.known.filter(|_| scopes.is_empty()) {
             scopes.extend(known.default_scopes);
         }
@@ -211,6 +260,32 @@ impl<'a> WantedProvider<'a> {
         }
         context.terminal.say(&format!("sign in with `tokenkeep login --profile {profile}`"));
     }
+}
+
+/// Providers compare an id exactly. Some have blanks in it.
+fn is_client_id(id: &str) -> bool {
+    !id.is_empty() && id.trim() == id && !id.chars().any(char::is_control)
+}
+
+/// Returns the scopes of all these texts, each once. A text may be a list with blanks, as a provider writes it.
+fn scopes_of(texts: &[String]) -> Result<Vec<&str>, Failure> {
+    let mut scopes = Vec::new();
+    for text in texts {
+        // RFC 6749, 3.3.
+        let is_part = |char: char| matches!(char, ' '..='~') && !matches!(char, '"' | '\\');
+        if text.trim().is_empty() || !text.chars().all(is_part) {
+            return Err(Failure::usage(
+                "--scope is empty, or contains a character that no scope has, such as a line end, a quote or a \
+                 letter outside ASCII; write it as the provider does",
+            ));
+        }
+        for scope in text.split(' ').filter(|scope| !scope.is_empty()) {
+            if !scopes.contains(&scope) {
+                scopes.push(scope);
+            }
+        }
+    }
+    Ok(scopes)
 }
 
 /// Lists the known providers, and what each needs.
