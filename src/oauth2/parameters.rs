@@ -4,9 +4,18 @@ use oauth2::url::Url;
 
 use super::OAuth2Error;
 
+/// Gives each name with what an error says about it.
+macro_rules! reserved {
+    ($($name:literal,)*) => {
+        [$(($name, concat!(
+            "has the parameter ", $name, ", which is sent anyway; remove it, or use the setting for it"
+        ))),*]
+    };
+}
+
 /// The parameters that this crate sends itself. A second one of the same name is an error at most providers
 /// (RFC 6749, 3.1 and 3.2), and could undo what the first one protects. Some providers ignore upper and lower case.
-const RESERVED: [&str; 18] = [
+const RESERVED: [(&str, &str); 17] = reserved![
     "client_assertion",
     "client_assertion_type",
     "client_id",
@@ -19,7 +28,6 @@ const RESERVED: [&str; 18] = [
     "grant_type",
     "redirect_uri",
     "refresh_token",
-    "response_mode",
     "response_type",
     "scope",
     "state",
@@ -112,9 +120,14 @@ pub(super) fn checked<N: Into<String>, V: Into<String>>(
     let pairs = pairs.into_iter().map(|(name, value)| (name.into(), value.into()));
     pairs
         .map(|(name, value)| {
-            if RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(&name)) {
+            let reserved = RESERVED.iter().find(|(reserved, _)| name.eq_ignore_ascii_case(reserved));
+            if let Some(&(_, reason)) = reserved {
+                return Err(OAuth2Error::InvalidSetting { setting, reason });
+            }
+            // An answer in a fragment does not reach a program, and one by script does not reach a port.
+            if name.eq_ignore_ascii_case("response_mode") && !matches!(value.as_str(), "query" | "form_post") {
                 let reason =
-                    "has a parameter that is sent anyway; remove it, or use the setting for it";
+                    "has the parameter response_mode, which can only be query or form_post; correct it";
                 return Err(OAuth2Error::InvalidSetting { setting, reason });
             }
             if !is_name(&name) {
@@ -152,7 +165,8 @@ mod tests {
     #[test]
     fn a_parameter_that_is_sent_anyway_or_cannot_be_sent_is_refused() {
         let long = "x".repeat(2049);
-        for (name, value) in RESERVED.iter().map(|name| (*name, "canary")).chain([
+        for (name, value) in RESERVED.iter().map(|it| (it.0, "canary")).chain([
+            ("response_mode", "fragment"),
             ("", "canary"),
             ("Client_ID", "canary"),
             ("SCOPE", "canary"),
@@ -167,9 +181,12 @@ mod tests {
         ]) {
             let error = checked("token_parameters", [(name, value)]).unwrap_err().to_string();
             assert!(error.starts_with("token_parameters ") && !error.contains("canary"), "{error}");
+            let is_known = RESERVED.iter().any(|it| it.0 == name) || name == "response_mode";
+            assert!(!is_known || error.contains(name), "{error}");
         }
         let pairs = [("access_type", "offline"), ("x.y-z_1", "ä=&"), ("x.y-z_1", "b")];
         assert_eq!(checked("authorize_parameters", pairs).unwrap().len(), 3);
+        checked("authorize_parameters", [("response_mode", "form_post")]).unwrap();
     }
 
     #[test]
