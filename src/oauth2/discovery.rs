@@ -302,15 +302,15 @@ impl OAuth2Client {
 /// be the one to which the URL leads: a parser drops blanks and line ends, for example, and translates hosts.
 fn identifier(setting: &'static str, text: &str) -> Result<Url, OAuth2Error> {
     let url = endpoint(setting, text)?;
+    if url.query().is_some() {
+        let reason = "has a query (?), which it must not have; remove it";
+        return Err(OAuth2Error::InvalidSetting { setting, reason });
+    }
     let is = |text: &str| url.as_str() == text || url.as_str().strip_suffix('/') == Some(text);
     // Some issuers name the port that they need not name.
     if !is(text) && !is(&text.replacen(":443", "", 1)) {
         let reason = "is not written as URLs are: without blanks, line ends and backslashes, in small letters up to \
                       the path, and with letters outside ASCII encoded; correct it";
-        return Err(OAuth2Error::InvalidSetting { setting, reason });
-    }
-    if url.query().is_some() {
-        let reason = "has a query (?), which it must not have; remove it";
         return Err(OAuth2Error::InvalidSetting { setting, reason });
     }
     Ok(url)
