@@ -28,7 +28,8 @@ pub(crate) struct Provider {
     pub(crate) issuer: Option<String>,
     metadata: Option<ProviderMetadata>,
     has_token_url: bool,
-    has_revocation_url: bool,
+    /// Whether the profile itself has it.
+    writes_revocation_url: bool,
     /// Whether a person can sign in, by browser or by device.
     has_sign_in_url: bool,
     /// The environment variable that holds the client's secret.
@@ -94,7 +95,7 @@ impl Provider {
             client: client(&settings, metadata.as_ref())?,
             issuer: issuer.map(str::to_owned),
             has_token_url: settings.text("token_url")?.is_some(),
-            has_revocation_url: settings.text("revocation_url")?.is_some(),
+            writes_revocation_url: settings.text("revocation_url")?.is_some(),
             has_sign_in_url: has_device_url
                 || settings.text("authorization_url")?.is_some()
                 || metadata.as_ref().is_some_and(|it| it.authorization_endpoint().is_some()),
@@ -138,7 +139,7 @@ impl Provider {
 
     /// Returns whether tokens cannot be revoked before the issuer's metadata is fetched.
     pub(crate) fn needs_discovery_to_revoke(&self) -> bool {
-        self.needs_metadata() && !(self.has_token_url && self.has_revocation_url)
+        self.needs_metadata() && !(self.has_token_url && self.writes_revocation_url)
     }
 
     /// Returns whether nobody can sign in before the issuer's metadata is fetched.
