@@ -134,6 +134,9 @@ pub struct AuthTokens {
     pub refresh_expires_at: Option<DateTime<Utc>>,
     /// When the refresh token was obtained, if an earlier answer brought it than the access token.
     pub(crate) refresh_obtained_at: Option<DateTime<Utc>>,
+    /// Whether the server said that the refresh token does not expire, so that an earlier date does not count. It
+    /// is part of an answer, and is not saved.
+    pub(crate) refresh_never_expires: bool,
     extra: Arc<BTreeMap<String, Extra>>,
     client_secret: Option<SecretString>,
     backup: bool,
@@ -164,6 +167,7 @@ impl AuthTokens {
             obtained_at: None,
             refresh_expires_at: None,
             refresh_obtained_at: None,
+            refresh_never_expires: false,
             extra: Arc::default(),
             client_secret: None,
             backup: false,

@@ -60,7 +60,9 @@ impl Answer {
         tokens.refresh_expires_at = self.refresh_expiry.and_then(|expiry| match expiry {
             RefreshExpiry::After(lifetime) => sent.checked_add_signed(lifetime),
             RefreshExpiry::At(date) => Some(date),
+            RefreshExpiry::Never => None,
         });
+        tokens.refresh_never_expires = matches!(self.refresh_expiry, Some(RefreshExpiry::Never));
         let tokens = self.extra.into_iter().fold(tokens, |tokens, (name, value)| match value {
             Value { text: None, .. } => tokens,
             Value { text: Some(text), is_string: true } => tokens.with_extra(name, text),
@@ -76,6 +78,13 @@ impl<'de> Deserialize<'de> for Answer {
         fields.into_answer().ok_or_else(|| de::Error::custom("no tokens"))
     }
 }
+
+/// The first number of seconds since the epoch that is a date and no lifetime, where a field may be either: in
+/// 2001. As a lifetime it is 31 years.
+const EARLIEST: i64 = 1_000_000_000;
+
+/// The first number that counts milliseconds, because so many seconds since the epoch are in the year 5138.
+const MOST_SECONDS: f64 = 1e11;
 
 /// The fields of one object in an answer.
 #[derive(Default)]
@@ -93,13 +102,28 @@ impl Fields {
         match name.as_str() {
             "access_token" => self.access_token.set(value)?,
             "refresh_token" => self.refresh_token.set(value)?,
-            "expires_in" => self.expires_in = value.number().map(TimeDelta::seconds),
+            "expires_in" => {
+                self.expires_in = value.number().map(TimeDelta::seconds).or(self.expires_in);
+            }
             name if RefreshExpiry::NAMES.contains(&name) => {
-                self.refresh_expiry = self.refresh_expiry.or(RefreshExpiry::read(name, &value));
+                let known = self.refresh_expiry.filter(|it| !matches!(it, RefreshExpiry::Never));
+                let read = RefreshExpiry::read(name, &value);
+                self.refresh_expiry = known.or(read).or(self.refresh_expiry);
             }
             _ => {
-                if name == "expires_on" {
-                    self.expires_on = value.date();
+                match name.as_str() {
+                    "expires_on" | "expires_at" => {
+                        self.expires_on = self.expires_on.or(value.date());
+                    }
+                    "expires" => match value.number().filter(|number| *number < EARLIEST) {
+                        // Facebook sends a lifetime under this name.
+                        Some(seconds) if seconds > 0 => {
+                            self.expires_in = self.expires_in.or(Some(TimeDelta::seconds(seconds)));
+                        }
+                        Some(_) => {}
+                        None => self.expires_on = self.expires_on.or(value.date()),
+                    },
+                    _ => {}
                 }
                 // A duplicate of another field does no harm. Tokens must not be lost because of it.
                 self.extra.insert(name, value);
@@ -182,6 +206,7 @@ impl<'de> Deserialize<'de> for Fields {
 enum RefreshExpiry {
     After(TimeDelta),
     At(DateTime<Utc>),
+    Never,
 }
 
 impl RefreshExpiry {
@@ -193,13 +218,16 @@ impl RefreshExpiry {
         "x_refresh_token_expires_in",
     ];
 
-    /// Reads one of these fields. Keycloak writes 0 for a refresh token that does not expire.
+    /// Reads one of these fields. Keycloak writes 0 for a refresh token that does not expire. A lifetime below 0 is
+    /// none either, because the provider has just sent the token.
     fn read(name: &str, value: &Value) -> Option<Self> {
         if name.ends_with("_at") {
             return value.date().map(Self::At);
         }
-        let seconds = value.number().filter(|seconds| *seconds > 0)?;
-        Some(Self::After(TimeDelta::seconds(seconds)))
+        Some(match value.number()? {
+            ..=0 => Self::Never,
+            seconds => Self::After(TimeDelta::seconds(seconds)),
+        })
     }
 }
 
@@ -251,16 +279,24 @@ struct Value {
 impl Value {
     /// Reads a number of seconds. Some providers send it as a string, with a fraction or with an exponent.
     fn number(&self) -> Option<i64> {
-        #[expect(clippy::disallowed_methods, reason = "a number of seconds is no secret")]
-        let number: f64 = self.text.as_ref()?.expose_secret().trim().parse().ok()?;
+        let number = self.any_number()?;
         // Further seconds are beyond all dates, and infinity is no number of seconds.
-        (-1e11..1e11).contains(&number).then_some(number as i64)
+        (-MOST_SECONDS..MOST_SECONDS).contains(&number).then_some(number as i64)
     }
 
-    /// Reads a date: seconds since the epoch, or a text as RFC 3339 says.
+    fn any_number(&self) -> Option<f64> {
+        #[expect(clippy::disallowed_methods, reason = "a number of seconds is no secret")]
+        self.text.as_ref()?.expose_secret().trim().parse().ok()
+    }
+
+    /// Reads a date: seconds or milliseconds since the epoch, or a text as RFC 3339 says.
     fn date(&self) -> Option<DateTime<Utc>> {
         if let Some(seconds) = self.number() {
             return DateTime::from_timestamp(seconds, 0);
+        }
+        if let Some(number) = self.any_number() {
+            let milliseconds = (0.0..MOST_SECONDS * 1000.0).contains(&number);
+            return milliseconds.then(|| DateTime::from_timestamp_millis(number as i64))?;
         }
         #[expect(clippy::disallowed_methods, reason = "a date is no secret")]
         self.text.as_ref()?.expose_secret().trim().parse().ok()
@@ -371,6 +407,21 @@ mod tests {
             (r#""expires_on":"1700000000""#, Some(1_700_000_000)),
             (r#""expires_on":"2023-11-14T23:13:20+01:00""#, Some(1_700_000_000)),
             (r#""expires_on":"soon""#, None),
+            (r#""expires_on":1700000000000"#, Some(1_700_000_000)),
+            (r#""expires_at":1700000000"#, Some(1_700_000_000)),
+            (r#""expires_at":"1700000000123""#, Some(1_700_000_000)),
+            (r#""expires_at":"2023-11-14T22:13:20Z""#, Some(1_700_000_000)),
+            (r#""expires_at":null"#, None),
+            (r#""expires_at":"tomorrow""#, None),
+            (r#""expires_at":1700000000,"expires_in":60"#, Some(60)),
+            (r#""expires":5184000"#, Some(5_184_000)),
+            (r#""expires":"5184000""#, Some(5_184_000)),
+            (r#""expires":1700000000"#, Some(1_700_000_000)),
+            (r#""expires":"2023-11-14T22:13:20Z""#, Some(1_700_000_000)),
+            (r#""expires":0"#, None),
+            (r#""expires":1e400"#, None),
+            (r#""expires":90,"expires_in":60"#, Some(60)),
+            (r#""expires_in":60,"expires":90"#, Some(60)),
             (r#""expires_in":60,"expires_on":1700000000"#, Some(60)),
             (r#""expires_in":18446744073709551615"#, None),
             (r#""expires_in":1e400"#, None),
@@ -396,6 +447,10 @@ mod tests {
             (r#""refresh_token_expires_at":"1700000000""#, Some(1_700_000_000)),
             (r#""refresh_token_expires_at":"2023-11-14T22:13:20Z""#, Some(1_700_000_000)),
             (r#""refresh_expires_in":0,"refresh_token_expires_in":60"#, Some(60)),
+            (r#""refresh_token_expires_at":1700000000123"#, Some(1_700_000_000)),
+            (r#""refresh_token_expires_at":"1.7e12""#, Some(1_700_000_000)),
+            (r#""refresh_token_expires_at":1e300"#, None),
+            (r#""refresh_token_expires_in":60,"refresh_expires_in":0"#, Some(60)),
             (r#""refresh_expires_in":0"#, None),
             (r#""refresh_expires_in":-1"#, None),
             (r#""refresh_expires_in":null"#, None),

@@ -95,6 +95,9 @@ impl AuthTokens {
             return; // It is another one.
         }
         self.refresh_token.clone_from(&earlier.refresh_token);
+        if std::mem::take(&mut self.refresh_never_expires) {
+            return;
+        }
         self.refresh_expires_at = self.refresh_expires_at.or(earlier.refresh_expires_at);
         if self.refresh_expires_at.is_some() {
             self.refresh_obtained_at = earlier.refresh_obtained_at.or(earlier.obtained_at);
@@ -295,6 +298,13 @@ mod tests {
             fourth.refresh_expires_at = Some(at(800));
             fourth.keep_refresh_token(&third);
             assert_eq!(fourth.sign_in_due(), Some(at(600)));
+            // It may also say that it does not expire, and then say nothing.
+            let mut fifth = AuthTokens::new("e").with_obtained_at(at(320));
+            fifth.refresh_never_expires = true;
+            fifth.keep_refresh_token(&fourth);
+            let mut sixth = AuthTokens::new("f").with_obtained_at(at(330));
+            sixth.keep_refresh_token(&fifth);
+            assert_eq!((sixth.refresh_token, sixth.refresh_expires_at), (Some("r".into()), None));
         }
         // Nothing is known about another one.
         let mut other = AuthTokens::new("b").with_refresh_token("s").with_obtained_at(at(200));
