@@ -185,7 +185,7 @@ pub(crate) struct Login {
     #[arg(long)]
     pub(crate) browser: bool,
     /// Open no port for the browser. Ask for the address of the page on which it ends, or read it from
-    /// standard input
+    /// standard input, where it must belong to the URL that this run prints
     #[arg(long, conflicts_with = "device")]
     pub(crate) paste: bool,
     /// Open the URL in a browser: with `$BROWSER`, or else as the desktop does
