@@ -14,17 +14,27 @@ use crate::interrupt::Interrupts;
 /// The maximum number of bytes that can be typed or pasted at a prompt.
 const LONGEST: usize = 64 * 1024;
 
+/// How often a prompt looks for what was typed.
+#[cfg(unix)]
+const LOOK: std::time::Duration = std::time::Duration::from_millis(20);
+
 /// Reads a line without echo. Ctrl-C or a signal ends the process as usual meanwhile, and the
 /// terminal settings are restored first. Fails with `TimedOut` soon after `is_over` becomes true.
+///
+/// A shell that stops this process and continues it turns echo on again. So the settings are looked at before each
+/// read, and the prompt begins anew. In the background nothing is read, because the system would stop the process.
 #[cfg(unix)]
 pub(super) fn read_hidden(
     prompt: &str,
     interrupts: &Interrupts,
     is_over: Option<&AtomicBool>,
 ) -> io::Result<SecretString> {
-    use std::time::Duration;
+    use std::os::unix::fs::OpenOptionsExt;
 
-    use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
+    use rustix::fs::OFlags;
+    use rustix::termios::{
+        LocalModes, OptionalActions, QueueSelector, tcflush, tcgetattr, tcsetattr,
+    };
 
     const CTRL_D: u8 = 4;
     const BACKSPACE: u8 = 8;
@@ -40,31 +50,40 @@ pub(super) fn read_hidden(
         }
     }
 
-    let terminal = File::options().read(true).write(true).open("/dev/tty").map_err(|_| {
-        // Every failure means that there is no terminal.
-        io::Error::from(io::ErrorKind::NotFound)
-    })?;
+    // Every failure means that there is no terminal.
+    let none = |_| io::Error::from(io::ErrorKind::NotFound);
+    let terminal = File::options().read(true).write(true).open("/dev/tty").map_err(none)?;
+    // No read waits: if a shell turns line mode on, it would wait for a line.
+    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+    let mut input =
+        File::options().read(true).custom_flags(nonblocking).open("/dev/tty").map_err(none)?;
     let before = tcgetattr(&terminal)?;
-    let mut hidden = before.clone();
-    // Line mode is off too: the system's own line editor stops at 4096 bytes.
-    hidden.local_modes -= LocalModes::ECHO | LocalModes::ICANON;
-    if is_over.is_some() {
-        // Each read ends after 0.1 s if nothing is typed.
-        hidden.special_codes[SpecialCodeIndex::VMIN] = 0;
-        hidden.special_codes[SpecialCodeIndex::VTIME] = 1;
-    }
+    let shown = LocalModes::ECHO | LocalModes::ICANON;
+    let hide = || -> io::Result<()> {
+        let mut hidden = tcgetattr(&terminal)?;
+        // Line mode is off too: the system's own line editor stops at 4096 bytes.
+        hidden.local_modes -= shown;
+        Ok(tcsetattr(&terminal, OptionalActions::Now, &hidden)?)
+    };
 
     let same = terminal.try_clone()?;
     let restore = Restore(interrupts);
     interrupts.tidy(
-        || Ok(tcsetattr(&terminal, OptionalActions::Flush, &hidden)?),
+        || {
+            hide()?;
+            // What was typed before the prompt was shown.
+            Ok(tcflush(&terminal, QueueSelector::IFlush)?)
+        },
         move || {
-            let _ = tcsetattr(&same, OptionalActions::Flush, &before);
-            let _ = (&mut &same).write_all(b"\n");
+            // In the background the terminal belongs to the shell, which has restored its settings.
+            if is_foreground_of(&same) {
+                let _ = tcflush(&same, QueueSelector::IFlush);
+                let _ = tcsetattr(&same, OptionalActions::Now, &before);
+                let _ = (&mut &same).write_all(b"\n");
+            }
         },
     )?;
-    let mut input = &terminal;
-    input.write_all(prompt.as_bytes())?;
+    (&mut &terminal).write_all(prompt.as_bytes())?;
 
     // Allocated at its full size, so that it does not grow and leave copies behind.
     let mut typed = Zeroizing::new(Vec::with_capacity(LONGEST));
@@ -73,13 +92,36 @@ pub(super) fn read_hidden(
         if is_over.is_some_and(|is_over| is_over.load(Ordering::Relaxed)) {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        if input.read(&mut *byte)? == 0 {
-            if is_over.is_none() {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+        let modes = match tcgetattr(&terminal) {
+            Ok(modes) => modes.local_modes,
+            Err(_) if is_over.is_none() => return Err(io::ErrorKind::UnexpectedEof.into()),
+            // The terminal is gone. The answer may still come in another way.
+            Err(_) => {
+                std::thread::sleep(LOOK);
+                continue;
             }
-            // If the terminal is gone, each read ends at once.
-            std::thread::sleep(Duration::from_millis(20));
+        };
+        if !is_foreground_of(&terminal) {
+            std::thread::sleep(LOOK);
             continue;
+        }
+        if modes.intersects(shown) {
+            typed.clear();
+            hide()?;
+            (&mut &terminal).write_all(prompt.as_bytes())?;
+        }
+        match input.read(&mut *byte) {
+            Ok(0) if is_over.is_none() => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(1..) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if is_over.is_none() && error.kind() != io::ErrorKind::WouldBlock => {
+                return Err(error);
+            }
+            // Nothing was typed, or the terminal is gone.
+            Ok(0) | Err(_) => {
+                std::thread::sleep(LOOK);
+                continue;
+            }
         }
         match byte[0] {
             b'\n' | b'\r' => break,
@@ -151,13 +193,16 @@ fn secret(typed: &str) -> io::Result<SecretString> {
 /// Returns whether this process may read from its terminal. The system stops a process that reads in the background.
 pub(super) fn is_in_foreground() -> bool {
     #[cfg(unix)]
-    let is_in_foreground = File::open("/dev/tty").is_ok_and(|terminal| {
-        let group = rustix::termios::tcgetpgrp(&terminal);
-        group.is_ok_and(|group| group == rustix::process::getpgrp())
-    });
+    let is_in_foreground = File::open("/dev/tty").is_ok_and(|terminal| is_foreground_of(&terminal));
     #[cfg(windows)]
     let is_in_foreground = true;
     is_in_foreground
+}
+
+#[cfg(unix)]
+fn is_foreground_of(terminal: &File) -> bool {
+    let group = rustix::termios::tcgetpgrp(terminal);
+    group.is_ok_and(|group| group == rustix::process::getpgrp())
 }
 
 /// Reads one line from standard input, and nothing after it.

@@ -446,3 +446,46 @@ fn the_address_on_which_the_browser_ended_is_pasted_unseen() {
         seen.screen
     );
 }
+
+#[test]
+fn a_prompt_goes_on_unseen_after_the_shell_has_stopped_and_continued_the_command() {
+    let test = "a_prompt_goes_on_unseen_after_the_shell_has_stopped_and_continued_the_command";
+    if !can_play(test) || !available(test, "bash") {
+        return;
+    }
+    let server = TokenServer::start();
+    let home = home(&server, "");
+    fs::write(home.path("browser.py"), BROWSER).unwrap();
+    let visit = format!("run python3 {} visit", home.path("browser.py").display());
+    let prompt = "If the browser ends on a page that cannot be reached, paste its address: ";
+    // The shell shows the command again when it continues it.
+    let again = format!("tokenkeep login\r\n{prompt}");
+    let shell = "PS1='READY ' bash --norc -i";
+    for (then, next) in [("fg\r", &*again), ("bg\r", "tokenkeep login &")] {
+        let answers = [
+            ("READY ", "tokenkeep login\r"),
+            (prompt, "\u{1a}"),
+            ("Stopped", then),
+            (next, &*visit),
+            ("signed in; ", "\u{15}exit\r"),
+        ];
+        let seen = person(&home.path(""), shell, &answers);
+        assert!(!seen.screen.contains("canary"), "{then}: {}", seen.screen);
+        home.run("get").ok();
+        home.run("clear").ok();
+    }
+    let (ask, command) = ("New passphrase: ", "tokenkeep keygen --passphrase -o key.txt");
+    let again = format!("{command}\r\n{ask}");
+    let typed = format!("{command}\r");
+    let answers = [
+        ("READY ", &*typed),
+        (ask, "\u{1a}"),
+        ("Stopped", "fg\r"),
+        (&*again, "canary-1\r"),
+        ("The same again: ", "canary-1\r"),
+        ("age1", "exit\r"),
+    ];
+    let seen = person(&home.path(""), shell, &answers);
+    assert!(!seen.screen.contains("canary"), "{}", seen.screen);
+    assert!(home.path("key.txt").exists(), "{}", seen.screen);
+}
