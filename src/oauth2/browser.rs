@@ -192,13 +192,15 @@ impl BrowserSignIn {
     /// # Errors
     ///
     /// [`OAuth2Error::Declined`], [`OAuth2Error::TimedOut`], or the error of the exchange.
+    /// [`OAuth2Error::Misconfigured`] if an error without the `state` of this sign-in came, whatever it says.
     ///
     /// # Security
     ///
     /// A request without the `state` of this sign-in is refused, and the wait continues. One exception is an error
     /// without any `state`, which some providers send: it ends the sign-in. So a page of another site that finds
-    /// the port can end the sign-in too, but only by opening a window that the person sees. It can do nothing else. Of
-    /// a request, an error contains only a registered error code.
+    /// the port can end the sign-in too, but only by opening a window that the person sees. Another user of this machine
+    /// who finds the port can end it unseen, and the error says that the answer may be from somebody else. They can do
+    /// nothing else. Of a request, an error contains only a registered error code.
     ///
     /// # Cancel safety
     ///

@@ -115,7 +115,7 @@ impl Expected {
             None => {
                 let error = answer.error.as_deref().and_then(error_code)?;
                 let counts = may_lack_state && answer.code.is_none();
-                return counts.then(|| Err(refused(error)));
+                return counts.then(|| Err(stateless(error)));
             }
         }
         if answer.code.is_none() && answer.error.is_none() {
@@ -154,6 +154,16 @@ fn refused(error: &str) -> Failed {
     let said = if code.is_empty() { "an error code that is not registered" } else { &code };
     let reason = format!("the provider answered the sign-in with {said}");
     Failed::Refused { code, reason, retry_after: None }
+}
+
+/// Returns the failure of a sign-in with an error code in an answer without the state. It proves nothing about the
+/// person: any program of this machine can send such an answer.
+fn stateless(error: &str) -> Failed {
+    let reason = format!(
+        "an answer without the state of this sign-in says {error}, and may be from somebody else; if you did not \
+         decline, start the sign-in again"
+    );
+    Failed::Refused { code: String::new(), reason, retry_after: None }
 }
 
 /// Returns the method and the target of a request.
@@ -263,7 +273,11 @@ mod tests {
         let denied = "error=access_denied&error_description=canary";
         for header in ["", "Sec-Fetch-Dest: document\r\n"] {
             let failed = sent(denied, header).unwrap().unwrap_err();
-            assert!(failed.ends_with("with access_denied"), "{failed}");
+            assert!(
+                failed.contains("without the state of this sign-in says access_denied,"),
+                "{failed}"
+            );
+            assert!(!failed.contains("canary"), "{failed}");
         }
         for (query, header) in [
             (denied, "Sec-Fetch-Dest: image\r\n"),

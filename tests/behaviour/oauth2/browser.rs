@@ -185,7 +185,9 @@ async fn an_error_without_state_ends_the_sign_in_if_the_person_sees_it() {
     })
     .await;
     let error = tokens.unwrap_err();
-    assert!(error.to_string().ends_with("answered the sign-in with invalid_scope"), "{error}");
+    let error = error.to_string();
+    assert!(error.contains("without the state of this sign-in says invalid_scope,"), "{error}");
+    assert!(error.contains("may be from somebody else"), "{error}");
     assert!(pages[0].starts_with("HTTP/1.1 404 ") && pages[1].starts_with("HTTP/1.1 404 "));
     assert!(pages[2].contains("You are not signed in.") && !pages[2].contains("canary"));
 }
