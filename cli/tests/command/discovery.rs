@@ -442,3 +442,18 @@ fn metadata_that_cannot_be_read_is_fetched_again_and_old_metadata_is_named() {
     let said = home.run("refresh").failed(1);
     assert!(said.contains("answered 404") && said.contains("`tokenkeep login` fetches"), "{said}");
 }
+
+#[test]
+fn a_sign_in_that_does_not_succeed_leaves_the_kept_metadata_as_it_is() {
+    let (home, server) = (Home::new(), publishing());
+    init(&home, &server, "");
+    sign_in(&home);
+    let before = fs::read(kept(&home)).unwrap();
+    let moved = server.metadata(&server.url("")).replace("/revoke", "/moved");
+    server.publish(PLACE, 200, &moved);
+    // It has no terminal, and its input is not an answer.
+    assert_eq!(done(home.command().args(["login", "--paste"]), "code=a").code, 2);
+    assert_eq!(fs::read(kept(&home)).unwrap(), before);
+    sign_in(&home);
+    assert!(fs::read_to_string(kept(&home)).unwrap().contains("/moved"));
+}
