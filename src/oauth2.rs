@@ -246,6 +246,16 @@ impl OAuth2Client {
             }
         }
     }
+
+    fn not_set(&self, setting: &'static str) -> OAuth2Error {
+        let reason = match &self.issuer {
+            Some(_) => {
+                "is not set, and no metadata of the issuer names one that can be used; set it first"
+            }
+            None => "is not set; set it first",
+        };
+        OAuth2Error::InvalidSetting { setting, reason }
+    }
 }
 
 /// Shows the token URL and the client's id, and no secret.
@@ -335,10 +345,6 @@ async fn on_io<T: Send + 'static, E: From<Failed> + Send + 'static>(
     io_runtime::run(work)
         .await
         .unwrap_or_else(|error| Err(Failed::NotSent { reason: error.to_string() }.into()))
-}
-
-fn not_set(setting: &'static str) -> OAuth2Error {
-    OAuth2Error::InvalidSetting { setting, reason: "is not set; set it first" }
 }
 
 fn unsendable() -> Failed {

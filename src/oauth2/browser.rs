@@ -23,7 +23,7 @@ use self::port::{Arrival, Entrance, Page, Port};
 use self::redirect::{Listening, Redirect};
 use super::endpoint::endpoint;
 use super::failure::Failed;
-use super::{OAuth2Client, OAuth2Error, failed, not_set, on_io};
+use super::{OAuth2Client, OAuth2Error, failed, on_io};
 use crate::tokens::AuthTokens;
 
 /// How long a person may take to sign in: 5 minutes, enough to find a second factor.
@@ -73,7 +73,8 @@ impl OAuth2Client {
     /// [`OAuth2Error::InvalidSetting`] if no authorization URL is set, or if the redirect URI does not lead to this
     /// machine or there is a second port in it. [`OAuth2Error::Unavailable`] if the port is in use.
     pub async fn sign_in_by_browser(&self, port: u16) -> Result<BrowserSignIn, OAuth2Error> {
-        let url = self.authorization_url.clone().ok_or_else(|| not_set("authorization_url"))?;
+        let url =
+            self.authorization_url.clone().ok_or_else(|| self.not_set("authorization_url"))?;
         if self.redirect.is_some() && port != 0 {
             let reason = "is set, and a port beside it; put the port into the URI";
             return Err(OAuth2Error::InvalidSetting { setting: "redirect_uri", reason });
@@ -90,7 +91,8 @@ impl OAuth2Client {
     ///
     /// [`OAuth2Error::InvalidSetting`] if no authorization URL is set.
     pub fn sign_in_by_paste(&self) -> Result<BrowserSignIn, OAuth2Error> {
-        let url = self.authorization_url.clone().ok_or_else(|| not_set("authorization_url"))?;
+        let url =
+            self.authorization_url.clone().ok_or_else(|| self.not_set("authorization_url"))?;
         let redirect = self.redirect.clone().unwrap_or_else(Redirect::usual);
         Ok(self.sign_in_with(url, redirect.without_port()))
     }

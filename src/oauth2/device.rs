@@ -20,7 +20,7 @@ use self::poll::Poll;
 use super::endpoint::endpoint;
 use super::failure::Failed;
 use super::form::FormClient;
-use super::{OAuth2Client, OAuth2Error, failed, not_set, on_io, unreadable};
+use super::{OAuth2Client, OAuth2Error, failed, on_io, unreadable};
 use crate::sys::clock;
 use crate::tokens::AuthTokens;
 
@@ -49,7 +49,7 @@ impl OAuth2Client {
     /// If a code was just issued, it is lost, and expires.
     pub async fn sign_in_by_device(&self) -> Result<DeviceSignIn, OAuth2Error> {
         let url = self.device_authorization_url.clone();
-        let url = url.ok_or_else(|| not_set("device_authorization_url"))?;
+        let url = url.ok_or_else(|| self.not_set("device_authorization_url"))?;
         let forms = self.forms(self.http.clone(), self.parameters.for_device());
         self.sign_in_at(&url, &*sending(forms, url.authority())).await
     }

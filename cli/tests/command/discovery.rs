@@ -413,6 +413,10 @@ fn an_issuer_that_offers_no_sign_in_is_named_as_such() {
     assert!(made.err.contains("WARNING: the issuer offers no sign-in"), "{made:?}");
     made.ok();
     assert!(home.run("login").failed(2).contains("the issuer offers no sign-in"));
+    let browser = format!(r#","authorization_endpoint":"{}"}}"#, server.url("/authorize"));
+    server.publish(PLACE, 200, &metadata.replace('}', &browser));
+    let said = home.run("login --device").failed(2);
+    assert!(said.contains("no metadata of the issuer names one that can be used"), "{said}");
     save_expired(&home, &server);
     home.run("get").ok();
 }
