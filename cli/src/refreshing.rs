@@ -108,7 +108,7 @@ impl Refresher {
     }
 
     /// Returns the provider with its URLs. Fetches them if the profile was written by hand and names an issuer, and
-    /// no token_url.
+    /// no `token_url`.
     async fn provider(&self) -> Result<&Provider, RefreshFailure> {
         if !self.provider.needs_discovery_to_refresh() {
             return Ok(&self.provider);
