@@ -299,7 +299,8 @@ impl TokenRefresher for OAuth2Client {
         current: AuthTokens,
         permit: &RefreshPermit,
     ) -> Result<AuthTokens, RefreshFailure> {
-        let (client, http) = (self.clone(), self.http_instead_of(&current, permit.clone()));
+        let (client, mut http) = (self.clone(), self.http_instead_of(&current, permit.clone()));
+        http.report = http.report.knowing(&current.access_token);
         if self.grant == Grant::ClientCredentials {
             let own = on_io(async move { client.own_tokens(http).await }).await;
             return own.map_err(|failed: Failed| match failed.into() {

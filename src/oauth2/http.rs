@@ -32,7 +32,7 @@ use self::connect::{connect, tcp};
 use super::answer::Answer;
 use super::failure::{Failed, error_code, needs_a_sign_in};
 use super::hard_close::HardClose;
-use super::refusal::{Report, Secrets};
+use super::refusal::Report;
 use super::retry_after::retry_after;
 use super::unsendable;
 use crate::net::certificate::refuses_the_client;
@@ -144,7 +144,7 @@ impl Http {
     /// Sends a form to the server with this name, and returns the answer, whatever it says. If it is a refusal,
     /// reports it.
     pub(super) async fn send(&self, request: HttpRequest, place: &str) -> Result<Reply, Failed> {
-        let secrets = Secrets::of(&request);
+        let secrets = self.report.secrets(&request);
         let mut reply = self.transfer(request, place).await?;
         self.report.answer(place, reply.status, &reply.body, &secrets);
         secrets.remove_from_code(reply.status, &mut reply.body);

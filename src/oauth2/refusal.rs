@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::failure::{error_code, is_known};
 use crate::printable::{is_hidden, printable};
-use crate::tokens::json;
+use crate::tokens::{AccessToken, json};
 
 /// The most characters of a description. Microsoft's have about 400.
 const LONGEST_DESCRIPTION: usize = 500;
@@ -38,7 +38,7 @@ const LONGEST_TEXT: usize = 4096;
 /// It is text of another program: show it to a person in quotes, and say whose it is. It has one line, a limited
 /// length and no hidden characters. `[secret]` replaces two kinds of words:
 ///
-/// - What repeats a secret of the request, whole or at least 8 of its letters and digits. It may be in upper or
+/// - What repeats a secret of the request, or the access token that a refresh replaces: whole or at least 8 of its letters and digits. It may be in upper or
 ///   lower case, backwards, split by spaces or other characters, percent-encoded, in hexadecimal or decimal
 ///   numbers, or in base64.
 /// - What looks like a secret: escapes (`%2F`, `&#47;`, `&amp;`, `\u002f`), or 20 or more letters, digits, `-`,
@@ -129,20 +129,37 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// The callback that gets refusals, if there is one.
+/// The callback that gets refusals, if there is one, and what is not reported besides the secrets of a request.
 #[derive(Clone, Default)]
-pub(super) struct Report(Option<Callback>);
+pub(super) struct Report {
+    callback: Option<Callback>,
+    known: Secrets,
+}
 
 type Callback = Arc<dyn Fn(&Refusal) + Send + Sync>;
 
 impl Report {
     pub(super) fn to(report: impl Fn(&Refusal) + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(report)))
+        Self { callback: Some(Arc::new(report)), known: Secrets::default() }
+    }
+
+    /// Adds a token that is not in the requests, but that a provider may repeat.
+    pub(super) fn knowing(mut self, token: &AccessToken) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "looked for, and wiped")]
+        self.known.add(token.expose_secret());
+        self
+    }
+
+    /// Returns a copy of the secrets that the answer to a request may repeat.
+    pub(super) fn secrets(&self, request: &HttpRequest) -> Secrets {
+        let mut secrets = Secrets::of(request);
+        secrets.0.extend(self.known.0.iter().cloned());
+        secrets
     }
 
     /// Reports a refusal.
     pub(super) fn send(&self, refusal: &Refusal) {
-        if let Some(report) = &self.0 {
+        if let Some(report) = &self.callback {
             report(refusal);
         }
     }
@@ -162,7 +179,7 @@ impl Report {
         body: &[u8],
         secrets: &Secrets,
     ) -> Option<Refusal> {
-        self.0.as_ref()?;
+        self.callback.as_ref()?;
         let outer = json::object(body).ok()?;
         let has = |wanted: &str| outer.iter().any(|(name, _)| name == wanted);
         if status.is_success() && (!has("error") || has("access_token")) {
@@ -215,7 +232,7 @@ impl Report {
 
 impl fmt::Debug for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Report(..)" } else { "Report(none)" })
+        f.write_str(if self.callback.is_some() { "Report(..)" } else { "Report(none)" })
     }
 }
 
@@ -235,7 +252,7 @@ const PUBLIC: [&str; 12] = [
     "token_type_hint",
 ];
 
-/// The secrets in a request: a copy, so that they can be found in its answer.
+/// The secrets that an answer may repeat: a copy of those in the request, and others that are known.
 #[derive(Clone, Default)]
 pub(super) struct Secrets(Vec<Zeroizing<Vec<u8>>>);
 
@@ -249,7 +266,7 @@ const SHORTEST_PART: usize = 8;
 const LONG: usize = 20;
 
 impl Secrets {
-    pub(super) fn of(request: &HttpRequest) -> Self {
+    fn of(request: &HttpRequest) -> Self {
         let mut secrets = Self::default();
         let basic = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         if let Some((_, credentials)) = basic.and_then(|value| value.split_once(' ')) {

@@ -226,17 +226,31 @@ fn a_secret_that_the_provider_repeats_is_not_shown() {
 fn a_secret_that_the_provider_repeats_as_its_error_code_is_not_shown() {
     let server = TokenServer::start();
     let home = home(&server, "");
-    let secret = "canary_of_letters_only";
+    let secret = "only_letters_in_a_token";
     for line in ["get", "get -v", "refresh"] {
         let record = format!(
             r#"{{"access_token":"a","refresh_token":"{secret}","expires_at":"2020-01-01T00:00:00Z"}}"#
         );
         home.feed("set", &record).ok();
-        server.script([Act::error(400, secret)]);
+        let body = format!(r#"{{"error":"{secret}","error_description":"no"}}"#);
+        server.script([Act::answer(400, &body)]);
         let said = home.run(line).failed(1);
         assert!(said.contains("400 and an error code that is not registered"), "{line}: {said}");
-        assert!(!said.contains("canary"), "{line}: {said}");
+        assert!(!said.contains("letters"), "{line}: {said}");
     }
+}
+
+#[test]
+fn the_access_token_that_a_refresh_replaces_is_not_shown() {
+    let server = TokenServer::start();
+    let home = home(&server, "");
+    let record =
+        r#"{"access_token":"old-access","refresh_token":"r","expires_at":"2020-01-01T00:00:00Z"}"#;
+    home.feed("set", record).ok();
+    let said = r#"{"error":"invalid_grant","error_description":"old-\u200baccess expired"}"#;
+    server.script([Act::answer(400, said)]);
+    let said = home.run("get -v").failed(4);
+    assert!(said.contains("says invalid_grant \"[secret] expired\"\n"), "{said}");
 }
 
 #[test]
