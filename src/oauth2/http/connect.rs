@@ -38,7 +38,7 @@ pub(super) async fn connect(http: &Http, uri: &Uri, place: &str) -> Result<Conne
     })
 }
 
-fn not_sent(error: Unreached) -> Failed {
+fn not_sent(error: &Unreached) -> Failed {
     let reason = error.to_string();
     if error.is_lasting { Failed::Unsendable { reason } } else { Failed::NotSent { reason } }
 }
@@ -46,12 +46,12 @@ fn not_sent(error: Unreached) -> Failed {
 async fn open(http: &Http, uri: &Uri, place: &str) -> Result<Connection, Failed> {
     if uri.scheme_str() == Some("http") {
         let connected = Connector::new(None).call(uri.clone()).await;
-        let connected = connected.map_err(|error| not_sent(Unreached::because(place, &*error)))?;
+        let connected = connected.map_err(|error| not_sent(&Unreached::because(place, &*error)))?;
         return Ok(MaybeHttpsStream::Http(connected));
     }
     // The roots are read each time, because they may change while a program runs for months.
     let builder = trusting_the_system().await;
-    let builder = builder.ok_or_else(|| not_sent(no_roots()))?;
+    let builder = builder.ok_or_else(|| not_sent(&no_roots()))?;
     let by_proxy = Arc::new(builder.clone().with_no_client_auth());
     let tls = match &http.certificate {
         None => by_proxy.clone(),
@@ -61,7 +61,7 @@ async fn open(http: &Http, uri: &Uri, place: &str) -> Result<Connection, Failed>
     let mut tls = HttpsConnector::from((tcp, tls));
     tls.enforce_https();
     let connected = tls.call(uri.clone()).await;
-    connected.map_err(|error| not_sent(Unreached::because(place, &*error)))
+    connected.map_err(|error| not_sent(&Unreached::because(place, &*error)))
 }
 
 /// Returns the TCP connection, which is to the proxy if there is one.
