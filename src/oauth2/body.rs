@@ -40,14 +40,17 @@ fn is_object(body: &[u8]) -> bool {
 
 /// Reads UTF-16, with a byte order mark or without. The first character of an answer is ASCII.
 fn from_utf16(body: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    let (units, unit): (&[u8], fn([u8; 2]) -> u16) = match body {
-        [0xff, 0xfe, rest @ ..] => (rest, u16::from_le_bytes),
-        [0xfe, 0xff, rest @ ..] => (rest, u16::from_be_bytes),
-        [first, 0, ..] if first.is_ascii() => (body, u16::from_le_bytes),
-        [0, first, ..] if first.is_ascii() => (body, u16::from_be_bytes),
+    let (units, is_little_endian) = match body {
+        [0xff, 0xfe, rest @ ..] => (rest, true),
+        [0xfe, 0xff, rest @ ..] => (rest, false),
+        [first, 0, ..] if first.is_ascii() => (body, true),
+        [0, first, ..] if first.is_ascii() => (body, false),
         _ => return None,
     };
-    let units = units.chunks_exact(2).map(|pair| unit([pair[0], pair[1]]));
+    let units = units.chunks_exact(2).map(|pair| {
+        let unit = [pair[0], pair[1]];
+        if is_little_endian { u16::from_le_bytes(unit) } else { u16::from_be_bytes(unit) }
+    });
     // A unit becomes 3 bytes at most, so the buffer does not grow and leave copies behind.
     let mut text = Zeroizing::new(Vec::with_capacity(body.len() / 2 * 3 + 4));
     for character in char::decode_utf16(units) {
