@@ -79,7 +79,7 @@ pub(crate) const KNOWN_PROVIDERS: [KnownProvider; 11] = [
     KnownProvider {
         name: "auth0",
         title: "Auth0",
-        domain: Domain::Required("TENANT.eu.auth0.com"),
+        domain: Domain::Required("tenant.eu.auth0.com"),
         urls: &[("issuer", "https://{}/")],
         default_scopes: &[],
         scopes: &["openid", "offline_access"],

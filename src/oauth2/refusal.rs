@@ -301,8 +301,7 @@ impl Secrets {
         })
     }
 
-    /// Makes the error code of an answer empty if it repeats a secret. An empty code counts as one that is not
-    /// registered.
+    /// Replaces the error code of an answer if it repeats a secret, by one that no provider can have registered.
     pub(super) fn remove_from_code(&self, status: StatusCode, body: &mut Zeroizing<Vec<u8>>) {
         let fields = json::object(body).unwrap_or_default();
         let error = fields.iter().find(|(name, _)| name == "error");
@@ -312,7 +311,7 @@ impl Secrets {
         let has_tokens =
             status.is_success() && fields.iter().any(|(name, _)| name == "access_token");
         if error_code(error) != self.code(error) && !has_tokens {
-            *body = Zeroizing::new(br#"{"error":""}"#.to_vec());
+            *body = Zeroizing::new(br#"{"error":"?"}"#.to_vec());
         }
     }
 

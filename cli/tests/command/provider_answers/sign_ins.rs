@@ -282,7 +282,7 @@ fn a_callback_of_something_else_ends_nothing() {
 fn an_error_at_the_callback_ends_the_sign_in_with_its_reason_also_without_state() {
     for (query, exit, says) in [
         ("error=access_denied&state=STATE", 4, "the sign-in was declined"),
-        ("error=access_denied", 4, "the sign-in was declined"),
+        ("error=access_denied", 1, "without the state of this sign-in says access_denied"),
         ("error=invalid_scope", 1, "invalid_scope"),
         ("error=server_error&state=STATE", 1, "server_error"),
     ] {
