@@ -159,7 +159,7 @@ pub(crate) const KNOWN_PROVIDERS: [KnownProvider; 11] = [
     KnownProvider {
         name: "keycloak",
         title: "Keycloak",
-        domain: Domain::Required("HOST/realms/REALM"),
+        domain: Domain::Required("keycloak.example/realms/REALM"),
         urls: &[("issuer", "https://{}")],
         default_scopes: &[],
         scopes: &["openid", "offline_access"],
@@ -199,7 +199,7 @@ pub(crate) const KNOWN_PROVIDERS: [KnownProvider; 11] = [
     KnownProvider {
         name: "okta",
         title: "Okta",
-        domain: Domain::Required("ORG.okta.com/oauth2/default"),
+        domain: Domain::Required("org.okta.com/oauth2/default"),
         urls: &[("issuer", "https://{}")],
         default_scopes: &[],
         scopes: &["openid", "offline_access"],
@@ -208,7 +208,7 @@ pub(crate) const KNOWN_PROVIDERS: [KnownProvider; 11] = [
         needs_secret: false,
         redirect: Redirect::FixedPort,
         habits: &[
-            "ORG.okta.com/oauth2/default issues tokens for your APIs, and ORG.okta.com those for Okta's own.",
+            "org.okta.com/oauth2/default issues tokens for your APIs, and org.okta.com those for Okta's own.",
             "The client needs the grant type \"Refresh Token\".",
         ],
     },
@@ -299,11 +299,11 @@ impl KnownProvider {
                 let message = format!("{} needs --domain {example}, with yours", self.title);
                 return Err(Failure::usage(message));
             }
-            (Domain::None, None) => "",
-            (Domain::Default(default), None) => default,
+            (Domain::None, None) => String::new(),
+            (Domain::Default(default), None) => (*default).to_owned(),
             (Domain::Default(_) | Domain::Required(_), Some(given)) => bare(given)?,
         };
-        let at = |(name, url): &(&'static str, &str)| (*name, url.replace("{}", domain));
+        let at = |(name, url): &(&'static str, &str)| (*name, url.replace("{}", &domain));
         Ok(self.urls.iter().map(at).collect())
     }
 
@@ -338,8 +338,9 @@ impl Redirect {
     }
 }
 
-/// Returns the domain without the scheme and without the slash at its end. People copy it from a browser.
-fn bare(domain: &str) -> Result<&str, Failure> {
+/// Returns the domain without the scheme and without the slash at its end, with its host in small letters. People
+/// copy it from a browser.
+fn bare(domain: &str) -> Result<String, Failure> {
     let bare = domain.strip_prefix("https://").unwrap_or(domain);
     let bare = bare.strip_suffix('/').unwrap_or(bare);
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/".contains(&byte);
@@ -348,5 +349,6 @@ fn bare(domain: &str) -> Result<&str, Failure> {
             "--domain takes a host, or a host and a path, such as auth.example/realms/work",
         ));
     }
-    Ok(bare)
+    let (host, path) = bare.split_at(bare.find('/').unwrap_or(bare.len()));
+    Ok(host.to_ascii_lowercase() + path)
 }

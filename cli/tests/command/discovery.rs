@@ -359,7 +359,7 @@ fn init_says_what_is_wrong_with_the_options_of_a_provider() {
         ("--issuer https://a.example --client-id a --scope ä", "--scope is empty, or"),
         ("--provider google --client-id a", "Google has a secret"),
         ("--provider spotify --client-id a --domain b", "Spotify has one domain"),
-        ("--provider okta --client-id a", "Okta needs --domain ORG.okta.com/oauth2/default"),
+        ("--provider okta --client-id a", "Okta needs --domain org.okta.com/oauth2/default"),
         ("--provider okta --client-id a --domain a@canary", "--domain takes a host"),
         ("--provider okta --client-id a --domain :canary", "not a URL"),
         ("--issuer https://a.example?canary --client-id a", "issuer has a query"),
