@@ -246,7 +246,7 @@ async fn a_failure_that_another_attempt_would_not_fix_is_misconfigured() {
         (Act::error(400, "unauthorized_client"), "400 unauthorized_client"),
         (Act::error(400, "invalid_scope"), "400 invalid_scope"),
         (Act::error(400, "unsupported_grant_type"), "400 unsupported_grant_type"),
-        (Act::error(404, "invalid_grant"), "404"),
+        (Act::error(404, "invalid_scope"), "404"),
         (Act::answer(400, ""), "400"),
         (Act::error(400, "refresh-canary-1"), "400 and an error code that is not registered"),
         (Act::error(200, "incorrect_client_credentials"), "200 incorrect_client_credentials"),
