@@ -42,7 +42,8 @@ fuzz_target!(|data: &[u8]| {
 /// already.
 fn assert_nothing_is_lost(answered: &Result<AuthTokens, RefreshFailure>, body: &[u8]) {
     let Ok(fields) = serde_json::from_slice::<serde_json::Value>(body) else { return };
-    let token = |name: &str| fields.get(name)?.as_str().filter(|token| !token.trim().is_empty());
+    let token =
+        |name: &str| fields.get(name)?.as_str().map(str::trim).filter(|text| is_token(text));
     let Some(access_token) = token("access_token") else { return };
     // A field that is there twice is not used. With escapes, a name can be written in many ways.
     let times = |name: &[u8]| body.windows(name.len()).filter(|window| *window == name).count();
@@ -52,7 +53,19 @@ fn assert_nothing_is_lost(answered: &Result<AuthTokens, RefreshFailure>, body: &
     let tokens = answered.as_ref().unwrap_or_else(|error| panic!("its tokens are lost: {error}"));
     assert_eq!(tokens.access_token.expose_secret(), access_token);
     let kept = tokens.refresh_token.as_ref().map(RefreshToken::expose_secret);
+    // An inner object may have the refresh token.
+    if ["authed_user", "data"].iter().any(|name| fields.get(name).is_some()) {
+        return;
+    }
     if fields.get("refresh_token").is_none_or(serde_json::Value::is_string) {
         assert_eq!(kept, token("refresh_token"));
     }
+}
+
+/// Returns whether a text can be a token. Some servers write a word or stars where there is none.
+fn is_token(text: &str) -> bool {
+    let words = ["", "null", "undefined", "none", "false"];
+    text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+        && !words.contains(&text.to_ascii_lowercase().as_str())
+        && text.bytes().any(|byte| byte != b'*')
 }
