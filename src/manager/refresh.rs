@@ -5,19 +5,17 @@
 //! compare-and-swap. A login or a logout waits for one call to the store at most, and its tokens replace
 //! those of a refresh.
 
+mod call;
 mod failure;
 mod first;
 mod history;
 
-use std::future;
-use std::panic::{self, AssertUnwindSafe};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 
+use self::call::LATE_ANSWER_LIMIT;
 use self::history::History;
 use super::events::Event;
 use super::pending_save::NewTokens;
@@ -27,9 +25,9 @@ use super::snapshot::Snapshot;
 use super::throttle::{self, HeldBack};
 #[cfg(feature = "tracing")]
 use super::trace;
-use crate::error::{AuthError, RefreshFailure, StoreError};
+use crate::error::{AuthError, StoreError};
 use crate::record::{self, Intent, Record, RefreshState};
-use crate::refresh::{RefreshPermit, RefreshPolicy, TokenRefresher};
+use crate::refresh::{RefreshPolicy, TokenRefresher};
 use crate::store::{Lease, Precondition, Revision, Stored};
 use crate::sys::clock::{self, Clock, PollUntil, Timer};
 use crate::tokens::{AuthTokens, Schedule};
@@ -40,18 +38,6 @@ const ATTEMPTS: usize = 5;
 
 /// How long a caller waits for a refresh while the old token is still accepted.
 pub(super) const WAIT_LIMIT_WHILE_ACCEPTED: Duration = Duration::from_secs(5);
-
-/// How long a refresh waits for an answer after the deadline. If this process was stopped, the answer may
-/// have come meanwhile.
-const LATE_ANSWER_LIMIT: Duration = Duration::from_secs(1);
-
-/// How long a refresher may take for both of its calls, if the answer to the first one is lost. A command waits
-/// for them although its token is good, so with [`LATE_ANSWER_LIMIT`] this is less than 20 s. The second call
-/// gets what the first one left.
-const BOTH_ANSWERS_LIMIT: Duration = Duration::from_millis(17_500);
-
-/// The shortest time for the second call. It is enough for a server that works, and the token was sent before.
-const SECOND_ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long the calls to the store may take in one refresh, without the wait for its lease. There are 5
 /// calls, and the slowest store gives up each of them after 85 s.
@@ -299,60 +285,6 @@ impl RefreshProtocol {
     /// `false` if another holder has the lease by now.
     async fn renew_lease(&self, leased: &mut LeasedTokens) -> Result<bool, StoreError> {
         leased.lease.renew(self.policy.deadline.saturating_add(SAVE_MARGIN)).await
-    }
-
-    /// Calls the refresher, and once more if its answer was lost.
-    async fn call_refresher(
-        &self,
-        leased: &mut LeasedTokens,
-    ) -> Result<AuthTokens, RefreshFailure> {
-        let began = Instant::now();
-        let deadline = self.policy.deadline;
-        let answer = self.call_once(&leased.record.tokens, &*leased.lease, deadline).await;
-        if !matches!(answer, Err(RefreshFailure::Ambiguous { .. })) {
-            return answer;
-        }
-        leased.is_answer_lost = true;
-        if !matches!(self.renew_lease(leased).await, Ok(true)) {
-            return answer;
-        }
-        let left = BOTH_ANSWERS_LIMIT.saturating_sub(began.elapsed()).max(SECOND_ANSWER_LIMIT);
-        self.call_once(&leased.record.tokens, &*leased.lease, left.min(deadline)).await
-    }
-
-    async fn call_once(
-        &self,
-        tokens: &AuthTokens,
-        lease: &dyn Lease,
-        deadline: Duration,
-    ) -> Result<AuthTokens, RefreshFailure> {
-        let permit = match lease.time_left() {
-            None => RefreshPermit::unlimited(),
-            Some(left) => RefreshPermit::until(left, deadline, SAVE_MARGIN, &self.clock),
-        };
-        let mut answer = pin!(self.refresher.refresh(tokens.clone(), &permit));
-        // If the refresher panics, the refresh fails, so that the callers do not wait for ever.
-        let answer = future::poll_fn(|context| {
-            let polled = panic::catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context)));
-            polled.unwrap_or_else(|_| {
-                Poll::Ready(Err(RefreshFailure::ambiguous("the refresher panicked")))
-            })
-        });
-        let mut answer = pin!(answer);
-        let mut answered = self.timer.within(deadline, answer.as_mut()).await;
-        if answered.is_none() {
-            // If this process was stopped, the answer may have come meanwhile.
-            answered = self.timer.within(LATE_ANSWER_LIMIT, answer).await;
-        }
-        let answered = answered.unwrap_or_else(|| {
-            Err(RefreshFailure::ambiguous(format!("no answer within {deadline:.0?}")))
-        });
-        match answered {
-            Ok(new) if !new.has_access_token() => {
-                Err(RefreshFailure::ambiguous("the answer has an empty access token"))
-            }
-            answer => answer,
-        }
     }
 
     /// Saves the new tokens in place of the old ones.
