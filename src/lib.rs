@@ -59,6 +59,8 @@ pub mod error;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(feature = "import")]
+pub mod import;
 #[cfg(feature = "age")]
 mod key;
 #[cfg(feature = "keychain")]

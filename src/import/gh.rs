@@ -1,0 +1,59 @@
+//! The command of GitHub: `hosts.yml`. Its values in a keychain are encoded by `go-keyring`, and are tokens
+//! alone.
+//!
+//! Source: <https://github.com/cli/cli> (`internal/config`). The file has two levels of hosts and users, so no
+//! parser of YAML is needed: a line with more indentation belongs to the line above that has less.
+
+use super::fields::Reason;
+use super::text::{Document, unquoted};
+use super::{Account, Format, Options, Read, Shape};
+use crate::tokens::AuthTokens;
+
+pub(super) const SHAPE: Shape = Shape {
+    format: Format::Gh,
+    name: "gh",
+    program: "the command of GitHub (gh)",
+    fits: |document| {
+        lines(document).iter().any(|line| line.name == "oauth_token" && line.indent > 0)
+    },
+    read,
+    sign_out: "`gh auth logout --hostname HOST`",
+};
+
+struct Line<'a> {
+    indent: usize,
+    name: &'a str,
+    value: &'a str,
+}
+
+fn lines<'a>(document: &Document<'a>) -> Vec<Line<'a>> {
+    let Document::Other(text) = document else { return Vec::new() };
+    text.lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .filter_map(|line| {
+            let (name, value) = line.trim().split_once(':')?;
+            let indent = line.len() - line.trim_start().len();
+            Some(Line { indent, name, value: value.trim() })
+        })
+        .collect()
+}
+
+fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
+    let mut accounts: Vec<Account> = Vec::new();
+    // The names of the lines above with less indentation.
+    let mut above: Vec<(usize, String)> = Vec::new();
+    for line in lines(document) {
+        above.retain(|(indent, _)| *indent < line.indent);
+        if line.name == "oauth_token" && !line.value.is_empty() {
+            let host = above.first().map_or("github.com", |(_, name)| name.as_str());
+            let user = above.last().filter(|_| above.len() > 2).map(|(_, name)| name.as_str());
+            let tokens = AuthTokens::new(unquoted(line.value).as_ref());
+            let name = user.map_or_else(|| host.to_owned(), |user| format!("{user}@{host}"));
+            // The token of the active user stands twice: for the host, and for the user.
+            accounts.retain(|other| other.tokens.access_token != tokens.access_token);
+            accounts.push(Account::new(name, tokens.with_extra("host", host.into())));
+        }
+        above.push((line.indent, line.name.to_owned()));
+    }
+    Ok(Read { accounts, has_more: true })
+}

@@ -1,0 +1,48 @@
+//! google-auth and gcloud: credentials of the type `authorized_user`.
+//!
+//! Sources: <https://google-auth.readthedocs.io/en/latest/reference/google.oauth2.credentials.html>
+//! (`to_json`), <https://cloud.google.com/docs/authentication/application-default-credentials>.
+
+use super::fields::Reason;
+use super::text::Document;
+use super::{Account, Format, Options, Provider, Read, Shape};
+
+/// The file of gcloud names no endpoint, and this is the one of Google
+/// (<https://accounts.google.com/.well-known/openid-configuration>).
+const TOKEN_URL: &str = "https://oauth2.googleapis.com/token";
+
+pub(super) const SHAPE: Shape = Shape {
+    format: Format::Google,
+    name: "google",
+    program: "google-auth or gcloud",
+    fits: |document| {
+        document.object().is_some_and(|it| {
+            it.has("refresh_token")
+                && it.has("client_id")
+                && (it.has("token_uri") || it.has("type"))
+                && !it.has("access_token")
+        })
+    },
+    read,
+    sign_out: "`gcloud auth application-default revoke`, or delete the file",
+};
+
+fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
+    let fields = document.object().ok_or("it is not a JSON object")?;
+    match fields.plain("type")?.as_deref() {
+        None | Some("authorized_user") => {}
+        Some(_) => return Err("its type is not authorized_user, so it holds no session".into()),
+    }
+    let mut tokens = fields.tokens("token", "refresh_token", "expiry")?;
+    if let Some(secret) = fields.text("client_secret")? {
+        tokens = tokens.with_client_secret(secret);
+    }
+    let provider = Provider {
+        token_url: Some(fields.plain("token_uri")?.unwrap_or_else(|| TOKEN_URL.to_owned())),
+        client_id: fields.plain("client_id")?,
+        issuer: None,
+    };
+    let name = fields.plain("account")?.unwrap_or_else(|| "google".into());
+    let account = Account { name, tokens: fields.rest(tokens), provider };
+    Ok(Read { accounts: vec![account], has_more: false })
+}
