@@ -14,6 +14,8 @@ mod google;
 mod kubelogin;
 mod msal;
 mod rclone;
+#[cfg(test)]
+mod tests;
 mod text;
 mod time;
 mod token_response;

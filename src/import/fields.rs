@@ -113,12 +113,15 @@ impl<'a> Fields<'a> {
         Ok(tokens)
     }
 
-    /// Adds the fields that were not taken over, each with its type.
+    /// Adds the fields that were not taken over, each with its type. `null` says nothing.
     pub(super) fn rest(&self, tokens: AuthTokens) -> AuthTokens {
-        self.left().fold(tokens, |tokens, (name, value)| match json::secret(value) {
-            Some(text) => tokens.with_extra(name, text),
-            None => tokens.with_json_extra(name, Box::<str>::from(value.get()).into()),
-        })
+        self.left().filter(|(_, value)| value.get() != "null").fold(
+            tokens,
+            |tokens, (name, value)| match json::secret(value) {
+                Some(text) => tokens.with_extra(name, text),
+                None => tokens.with_json_extra(name, Box::<str>::from(value.get()).into()),
+            },
+        )
     }
 
     fn raw(&self, name: &str) -> Option<&'a RawValue> {
