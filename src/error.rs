@@ -28,7 +28,7 @@ pub enum StoreError {
         /// The slot.
         place: String,
     },
-    /// The slot holds something that is not a token record, or a damaged one.
+    /// The slot holds a damaged record.
     Corrupt {
         /// The slot.
         place: String,
@@ -105,6 +105,16 @@ pub enum StoreError {
         place: String,
         /// How much room there is, how much is needed, and what to do.
         reason: String,
+    },
+    /// The slot holds something else than a record of this crate: the file of another program, for example. It is
+    /// not changed, and not removed.
+    NotARecord {
+        /// The slot.
+        place: String,
+        /// What it is.
+        reason: String,
+        /// What to do.
+        advice: String,
     },
     /// The path of the record is not a regular file.
     NotAFile {
@@ -206,6 +216,9 @@ impl fmt::Display for StoreError {
             ),
             Self::NoSpace { place, reason } => {
                 write!(f, "there is no room for new tokens in {place}: {reason}")
+            }
+            Self::NotARecord { place, reason, advice } => {
+                write!(f, "{place} holds no record of tokenkeep: {reason}; {advice}")
             }
             Self::NotAFile { place, found } => write!(
                 f,

@@ -17,7 +17,6 @@ mod rclone;
 #[cfg(test)]
 mod tests;
 mod text;
-mod time;
 mod token_response;
 mod yup_oauth2;
 
@@ -29,17 +28,81 @@ use self::fields::Reason;
 use self::text::Document;
 use crate::tokens::AuthTokens;
 
-/// What a file of another program holds.
+/// What a file or a keychain item of another program holds.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Import {
+pub struct Source {
     /// The program, or the library that it uses.
     pub format: Format,
     /// The accounts in it. There is at least one.
     pub accounts: Vec<Account>,
+    /// What becomes of each field, in the order in which they were read.
+    pub fields: Vec<Field>,
     /// Whether it holds nothing else, so that nothing is lost if it is deleted: one account, and only fields of
     /// tokens.
     pub is_only_tokens: bool,
+}
+
+/// A field of a file, and what becomes of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Field {
+    /// Where it stands, such as `tokens.access_token`.
+    pub name: String,
+    /// What becomes of it.
+    pub fate: Fate,
+}
+
+/// What becomes of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fate {
+    /// It is the access token.
+    AccessToken,
+    /// It is the refresh token.
+    RefreshToken,
+    /// It says when the access token expires.
+    Expiry,
+    /// It says when the refresh token expires.
+    RefreshExpiry,
+    /// It says when the tokens were obtained.
+    Obtained,
+    /// It is the secret of the client, which is sealed with the tokens.
+    ClientSecret,
+    /// It names the provider, or the client that is registered there.
+    Provider,
+    /// It names the account.
+    Account,
+    /// It is another field of the tokens, and kept with its type.
+    Extra,
+    /// It is not about tokens. It is kept with its type, and the file stays too.
+    Other,
+    /// It says nothing: it is `null`, or stands for "unknown", as 0 does for a time.
+    Unknown,
+    /// It stays in the file, and is not taken over.
+    Left,
+    /// It is an object, whose fields follow.
+    Within,
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AccessToken => "access token",
+            Self::RefreshToken => "refresh token",
+            Self::Expiry => "expiry of the access token",
+            Self::RefreshExpiry => "expiry of the refresh token",
+            Self::Obtained => "when the tokens were obtained",
+            Self::ClientSecret => "secret of the client, sealed with the tokens",
+            Self::Provider => "provider of the profile",
+            Self::Account => "name of the account",
+            Self::Extra => "field of the tokens",
+            Self::Other => "kept with the tokens",
+            Self::Unknown => "nothing, as its value stands for unknown",
+            Self::Left => "stays in the file",
+            Self::Within => "its fields",
+        })
+    }
 }
 
 /// The tokens of one account.
@@ -77,7 +140,7 @@ impl Account {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Format {
-    /// AWS IAM Identity Center: `~/.aws/sso/cache/*.json`.
+    /// AWS IAM Identity Center: the JSON files in `~/.aws/sso/cache`.
     AwsSso,
     /// Claude Code: `~/.claude/.credentials.json`.
     ClaudeCode,
@@ -91,7 +154,7 @@ pub enum Format {
     Golang,
     /// google-auth and gcloud: `application_default_credentials.json`.
     Google,
-    /// kubelogin: `~/.kube/cache/oidc-login/*`.
+    /// kubelogin: the files in `~/.kube/cache/oidc-login`.
     Kubelogin,
     /// MSAL of Microsoft: `msal_token_cache.json`.
     Msal,
@@ -175,7 +238,6 @@ impl Format {
     }
 
     /// Returns all forms.
-    #[must_use]
     pub fn all() -> impl Iterator<Item = Self> {
         SHAPES.iter().map(|shape| shape.format)
     }
@@ -199,32 +261,75 @@ pub fn recognize(bytes: &[u8]) -> Option<Format> {
     SHAPES.iter().find(|shape| (shape.fits)(&document)).map(|shape| shape.format)
 }
 
-/// Reads a text in the form that the options name, or in the form that [`recognize`] tells.
-///
-/// # Errors
-///
-/// What is wrong, and in which field. It quotes nothing of the text.
-///
-/// # Security
-///
-/// The caller's bytes are the caller's to wipe.
-pub fn read(bytes: &[u8], options: &Options) -> Result<Import, String> {
-    let text = text::decoded(bytes).ok_or("it is neither UTF-8 nor UTF-16 text")?;
-    let document = Document::of(&text);
-    let shape = match options.format {
-        Some(format) => format.shape(),
-        None => *SHAPES
-            .iter()
-            .find(|shape| (shape.fits)(&document))
-            .ok_or("it has none of the forms that can be imported")?,
-    };
-    if !(shape.fits)(&document) {
-        return Err(format!("it is not a file of {}", shape.program));
+/// A text cannot be taken over. The reason names a field, and quotes nothing of the text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct InvalidSource {
+    reason: String,
+}
+
+impl Source {
+    /// Reads a text in the form that the options name, or in the form that [`recognize`] tells.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, and in which field.
+    ///
+    /// # Security
+    ///
+    /// The caller's bytes are the caller's to wipe.
+    pub fn parse(bytes: &[u8], options: &Options) -> Result<Self, InvalidSource> {
+        parse(bytes, options).map_err(|reason| InvalidSource { reason })
     }
-    let Read { accounts, has_more } = (shape.read)(&document, options)?;
+
+    /// Returns the account of this name. Without a name, returns the only one.
+    #[must_use]
+    pub fn account(&self, name: Option<&str>) -> Option<&Account> {
+        match name {
+            Some(name) => self.accounts.iter().find(|account| account.name == name),
+            None => self.accounts.first().filter(|_| self.accounts.len() == 1),
+        }
+    }
+}
+
+fn parse(bytes: &[u8], options: &Options) -> Result<Source, Reason> {
+    let text = text::decoded(bytes).ok_or("it is neither UTF-8 nor UTF-16 text")?;
+    let recognized = {
+        let document = Document::of(&text);
+        match options.format {
+            Some(format) => Some(format.shape()).filter(|shape| (shape.fits)(&document)),
+            None => SHAPES.iter().copied().find(|shape| (shape.fits)(&document)),
+        }
+    };
+    let shape = recognized.ok_or_else(|| match options.format {
+        Some(format) => format!("it is not a file of {}", format.program()),
+        None => "it has none of the forms that can be imported".into(),
+    })?;
+    // What becomes of a field is noted when it is read, and recognising reads some too.
+    let document = Document::of(&text);
+    let Read { mut accounts, has_more } = (shape.read)(&document, options)?;
     if accounts.is_empty() {
         return Err("it holds no tokens".into());
     }
-    let is_only_tokens = accounts.len() == 1 && !has_more;
-    Ok(Import { format: shape.format, accounts, is_only_tokens })
+    if let Some(fields) = document.object() {
+        fields.leave_rest();
+    }
+    tell_apart(&mut accounts);
+    let mut fields = document.trail.take();
+    let is_more = |field: &Field| matches!(field.fate, Fate::Left | Fate::Other);
+    let is_only_tokens = accounts.len() == 1 && !has_more && !fields.iter().any(is_more);
+    fields.retain(|field| field.fate != Fate::Within);
+    Ok(Source { format: shape.format, accounts, fields, is_only_tokens })
+}
+
+/// Gives each account a name of its own.
+fn tell_apart(accounts: &mut [Account]) {
+    let mut names = std::collections::BTreeSet::new();
+    for account in accounts {
+        let (name, mut number) = (account.name.clone(), 1);
+        while !names.insert(account.name.clone()) {
+            number += 1;
+            account.name = format!("{name} {number}");
+        }
+    }
 }

@@ -371,18 +371,29 @@ pub(crate) fn exclusive(path: &Path, wait: Duration) -> Result<FileLock, StoreEr
     lock(&Dir::create(parent, None)?, name, path, wait)
 }
 
-/// Reads a file that holds keys. It may be a link, as mounted secrets are. `exposure` says whether others may
-/// read it. Nobody else may write to it in any case.
+/// Reads a file that somebody else put there: a key, or the file of another program. It may be a link, as mounted
+/// secrets are. `exposure` says whether others may read it. Nobody else may write to it in any case.
+#[cfg(any(feature = "age", feature = "import"))]
+pub(crate) fn read_through_links(
+    path: &Path,
+    exposure: Exposure,
+    limit: usize,
+    trusted_group: Option<u32>,
+) -> Result<Option<Bytes>, StoreError> {
+    match platform::open_trusted_file(path, exposure, trusted_group)? {
+        Some(file) => read_whole(file, path, limit).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Reads a file that holds keys, like [`read_through_links`].
 #[cfg(feature = "age")]
 pub(crate) fn read_key_file(
     path: &Path,
     exposure: Exposure,
     trusted_group: Option<u32>,
 ) -> Result<Option<Bytes>, StoreError> {
-    match platform::open_trusted_file(path, exposure, trusted_group)? {
-        Some(file) => read_whole(file, path, MAX_KEY_FILE).map(Some),
-        None => Ok(None),
-    }
+    read_through_links(path, exposure, MAX_KEY_FILE, trusted_group)
 }
 
 /// Reads into a buffer that is wiped and never grows.

@@ -78,13 +78,22 @@ pub struct StoreUrl {
 
 #[derive(Clone, PartialEq, Eq)]
 enum Kind {
-    Age { path: PathBuf, seal: Seal },
+    Age {
+        path: PathBuf,
+        seal: Seal,
+    },
     Bucket(Bucket),
-    Env { prefix: String },
+    Env {
+        prefix: String,
+    },
+    #[cfg(feature = "import")]
+    Import(Foreign),
     Keychain(Item),
     KeychainItem(Item),
     Memory,
-    Plaintext { path: PathBuf },
+    Plaintext {
+        path: PathBuf,
+    },
     Postgres(Database),
 }
 
@@ -117,6 +126,23 @@ struct Database {
     slot: String,
     roots: Option<PathBuf>,
     seal: Seal,
+}
+
+/// A file or a keychain item of another program.
+#[cfg(feature = "import")]
+#[derive(Clone, PartialEq, Eq)]
+struct Foreign {
+    /// Its form, if it is not to be told by the content.
+    format: Option<crate::import::Format>,
+    place: ForeignPlace,
+    account: Option<String>,
+}
+
+#[cfg(feature = "import")]
+#[derive(Clone, PartialEq, Eq)]
+enum ForeignPlace {
+    File(PathBuf),
+    Item(Item),
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -239,8 +265,26 @@ impl StoreUrl {
     /// Returns whether the keychain is needed to open this store.
     #[must_use]
     pub fn uses_keychain(&self) -> bool {
+        #[cfg(feature = "import")]
+        if matches!(&self.kind, Kind::Import(Foreign { place: ForeignPlace::Item(_), .. })) {
+            return true;
+        }
         matches!(&self.kind, Kind::Keychain(_) | Kind::KeychainItem(_))
             || self.seal().is_some_and(|seal| matches!(seal.key, Key::Keychain(_)))
+    }
+
+    /// Returns the file or the keychain item of another program that this URL names, if it names one.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] if this build has no keychain and the URL names an item of it.
+    #[cfg(feature = "import")]
+    #[must_use]
+    pub fn import(&self) -> Option<Result<crate::stores::ImportStore, StoreError>> {
+        match &self.kind {
+            Kind::Import(foreign) => Some(self.open_foreign(foreign)),
+            _ => None,
+        }
     }
 
     /// Returns whether other machines can use the same slot.
@@ -332,6 +376,10 @@ impl StoreUrl {
             options.extend(endpoint.as_ref().map(|endpoint| ("endpoint", escaped(endpoint))));
             options.extend(without_proxy.then(|| ("proxy", "off".to_owned())));
         }
+        #[cfg(feature = "import")]
+        if let Kind::Import(Foreign { account: Some(account), .. }) = &self.kind {
+            options.push(("account", escaped(account)));
+        }
         if let Some(Seal { key, recipients, recipients_file }) = self.seal() {
             let key = match key {
                 Key::Credential(name) => format!("credential:{}", escaped(name)),
@@ -389,6 +437,14 @@ impl fmt::Display for StoreUrl {
                 write!(f, "{scheme}://{name}/{}", escaped(key))
             }
             Kind::Env { prefix } => write!(f, "env:{prefix}"),
+            #[cfg(feature = "import")]
+            Kind::Import(Foreign { format, place, .. }) => {
+                write!(f, "import:{}:", format.map_or("auto", crate::import::Format::name))?;
+                match place {
+                    ForeignPlace::File(path) => f.write_str(&escaped(&path.to_string_lossy())),
+                    ForeignPlace::Item(item) => write!(f, "keychain-item:{item}"),
+                }
+            }
             Kind::Keychain(item) => write!(f, "keychain:{item}"),
             Kind::KeychainItem(item) => write!(f, "keychain-item:{item}"),
             Kind::Memory => f.write_str("memory:"),

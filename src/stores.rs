@@ -9,6 +9,8 @@ mod age_file;
 #[cfg(feature = "object-store")]
 pub(crate) mod bucket;
 mod env;
+#[cfg(feature = "import")]
+mod import;
 #[cfg(feature = "keychain")]
 mod keychain;
 #[cfg(feature = "keychain")]
@@ -26,6 +28,8 @@ pub use self::age_file::AgeFileStore;
 #[cfg(feature = "object-store")]
 pub use self::bucket::BucketStore;
 pub use self::env::EnvStore;
+#[cfg(feature = "import")]
+pub use self::import::ImportStore;
 #[cfg(feature = "keychain")]
 pub use self::keychain::KeychainStore;
 #[cfg(feature = "keychain")]

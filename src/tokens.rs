@@ -1,8 +1,11 @@
 //! Access tokens and refresh tokens, and when they expire.
 
 mod expiry;
+pub(crate) mod foreign;
 pub(crate) mod json;
 mod jwt;
+pub(crate) mod text;
+pub(crate) mod time;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -95,6 +98,38 @@ secret_token! {
     RefreshToken
 }
 
+/// A refresh token, or an `Option` of one, in each form that a token is made of. It is for
+/// [`AuthTokens::with_refresh_token`].
+pub trait IntoRefreshToken: sealed::Sealed {
+    /// Returns the token, if there is one.
+    fn into_refresh_token(self) -> Option<RefreshToken>;
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+macro_rules! into_refresh_token {
+    ($($form:ty),+) => {$(
+        impl sealed::Sealed for $form {}
+        impl sealed::Sealed for Option<$form> {}
+
+        impl IntoRefreshToken for $form {
+            fn into_refresh_token(self) -> Option<RefreshToken> {
+                Some(self.into())
+            }
+        }
+
+        impl IntoRefreshToken for Option<$form> {
+            fn into_refresh_token(self) -> Option<RefreshToken> {
+                self.map(Into::into)
+            }
+        }
+    )+};
+}
+
+into_refresh_token!(RefreshToken, SecretString, String, &str);
+
 impl AccessToken {
     /// Returns the same secret with a reference count of its own. Threads that clone the one do not wait for
     /// threads that clone the other.
@@ -177,7 +212,7 @@ impl AuthTokens {
     /// Makes tokens that consist of a refresh token only. They count as expired.
     #[must_use]
     pub fn without_access_token(refresh_token: impl Into<RefreshToken>) -> Self {
-        Self::new("").with_refresh_token(refresh_token)
+        Self::new("").with_refresh_token(refresh_token.into())
     }
 
     /// Returns whether there is an access token.
@@ -188,17 +223,17 @@ impl AuthTokens {
         !text.is_empty()
     }
 
-    /// Adds the refresh token.
+    /// Sets the refresh token. It may be an `Option`.
     #[must_use]
-    pub fn with_refresh_token(mut self, refresh_token: impl Into<RefreshToken>) -> Self {
-        self.refresh_token = Some(refresh_token.into());
+    pub fn with_refresh_token(mut self, refresh_token: impl IntoRefreshToken) -> Self {
+        self.refresh_token = refresh_token.into_refresh_token();
         self
     }
 
-    /// Sets when the server stops accepting the access token.
+    /// Sets when the server stops accepting the access token. It may be an `Option`.
     #[must_use]
-    pub fn with_expires_at(mut self, expires_at: DateTime<Utc>) -> Self {
-        self.expires_at = Some(expires_at);
+    pub fn with_expires_at(mut self, expires_at: impl Into<Option<DateTime<Utc>>>) -> Self {
+        self.expires_at = expires_at.into();
         self
     }
 
@@ -378,6 +413,16 @@ mod tests {
         let mut text = String::with_capacity(64);
         text.push_str("secret");
         assert_eq!(RefreshToken::from(text).expose_secret(), "secret");
+    }
+
+    #[test]
+    fn a_refresh_token_and_an_expiry_may_be_an_option() {
+        let at = DateTime::UNIX_EPOCH;
+        let whole = AuthTokens::new("a").with_refresh_token("r").with_expires_at(at);
+        let same = AuthTokens::new("a").with_refresh_token(Some("r")).with_expires_at(Some(at));
+        assert_eq!(whole, same);
+        let none = whole.with_refresh_token(None::<String>).with_expires_at(None);
+        assert_eq!(none, AuthTokens::new("a"));
     }
 
     #[test]

@@ -47,6 +47,29 @@ pub struct Backup {
     pub warning: Option<String>,
 }
 
+/// What [`import`] makes of the tokens of another program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Import {
+    /// A copy that is marked as a backup: its access token can be used, and it is never refreshed. Two live copies
+    /// of a rotating refresh token revoke each other.
+    Copy,
+    /// Live tokens. The other program is signed out as soon as they are refreshed. The source is removed if that is
+    /// possible and nothing else is in it.
+    TakeOver,
+}
+
+/// What [`import`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Imported {
+    /// Whether the source was removed.
+    pub removed: bool,
+    /// Why the source stays, if the tokens were taken over: how to sign out in the other program.
+    pub stays: Option<String>,
+    /// Why the user should sign in again: others could read the tokens in the source.
+    pub warning: Option<String>,
+}
+
 /// Whether [`restore`] may replace a record that is newer than the backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overwrite {
@@ -323,6 +346,69 @@ pub async fn restore(
         Some(_) => return Err(TransferError::Newer { place: to.to_string() }),
     };
     save_verified(to, &record, precondition).await.map(drop)
+}
+
+/// Copies the tokens of another program, or takes them over.
+///
+/// The target is written, read back and compared before the source is removed. The source is removed only if it is
+/// unchanged. An earlier copy in the target is replaced. A run that was killed can be repeated.
+///
+/// # Errors
+///
+/// [`TransferError::Empty`] if there is nothing to import, [`TransferError::Occupied`] if the target holds other
+/// tokens that are live, [`TransferError::Changing`] if the source changes meanwhile, and the errors of the stores.
+///
+/// # Security
+///
+/// The caller decides whether the target may be in plaintext. A refresh token that two programs use is revoked by
+/// many providers: see [`Import`].
+///
+/// # Cancel safety
+///
+/// Dropping the future has the same effect as killing the process.
+pub async fn import(
+    from: &dyn TokenStore,
+    to: &dyn TokenStore,
+    kind: Import,
+) -> Result<Imported, TransferError> {
+    refuse_same_slot(from, to)?;
+    let is_copy = kind == Import::Copy;
+    let mut saved = None;
+    for _ in 0..ATTEMPTS {
+        let (source, warning) = load_source(from).await?;
+        let there = to.load().await?;
+        let Some(Stored { mut record, revision }) = source else {
+            return Err(TransferError::Empty { place: from.to_string() });
+        };
+        record.tokens = record.tokens.with_backup(is_copy);
+        let precondition = match there {
+            None => Precondition::Absent,
+            Some(there)
+                if there.record.tokens.is_backup() || saved.as_ref() == Some(&there.revision) =>
+            {
+                Precondition::Unchanged(there.revision)
+            }
+            // The target's record knows what happened to the tokens since an earlier run.
+            Some(there) if !is_copy && there.record.tokens == record.tokens => {
+                record.refresh = there.record.refresh;
+                Precondition::Unchanged(there.revision)
+            }
+            Some(_) => return Err(TransferError::Occupied { place: to.to_string() }),
+        };
+        saved = Some(save_verified(to, &record, precondition).await?);
+        let mut imported = Imported { removed: false, stays: None, warning };
+        if is_copy {
+            return Ok(imported);
+        }
+        match from.clear(Precondition::Unchanged(revision)).await {
+            Ok(()) => imported.removed = true,
+            Err(StoreError::Conflict { .. }) => continue,
+            Err(StoreError::ReadOnly { reason, .. }) => imported.stays = Some(reason),
+            Err(error) => return Err(error.into()),
+        }
+        return Ok(imported);
+    }
+    Err(TransferError::Changing { place: from.to_string() })
 }
 
 fn refuse_same_slot(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<(), TransferError> {

@@ -104,7 +104,17 @@ pub(crate) enum Command {
     /// Sign out: remove the tokens
     #[command(after_help = examples::CLEAR)]
     Clear(Clear),
+    /// List the tokens that other programs keep on this machine
+    ///
+    /// It looks into the usual places, prints no secret and changes nothing. `migrate --from import:…` takes
+    /// tokens from there.
+    #[command(after_help = examples::IMPORT)]
+    Import(Json),
     /// Move tokens to another store
+    ///
+    /// With `--from import:FORMAT:PATH`, the tokens are those of another program. They are copied as a backup,
+    /// which is never refreshed, because a refresh would sign out the other program. With `--take-over` they are
+    /// live here. FORMAT is the name of a form, or `auto`. `tokenkeep man` lists all forms.
     #[command(after_help = examples::MIGRATE)]
     Migrate(Migrate),
     /// Copy tokens to a backup, which is never refreshed
@@ -241,16 +251,27 @@ impl Field {
 
 #[derive(Args)]
 pub(crate) struct Migrate {
-    /// The store that the tokens are in. Without it: the store of the profile
+    /// The store that the tokens are in, or import:FORMAT:PATH. Without it: the store of the profile
     #[arg(long, value_name = "URL")]
     pub(crate) from: Option<String>,
     /// The store that the tokens move to. The profile then names it. With --all, {profile} stands for
-    /// the name of each profile
+    /// the name of each profile. For an import it may be left out: the store of the profile, or the one
+    /// that `init` would choose
     #[arg(long, value_name = "URL")]
-    pub(crate) to: String,
-    /// Move every profile
-    #[arg(long, conflicts_with = "from")]
+    pub(crate) to: Option<String>,
+    /// Move every profile. For an import, make a profile of each account
+    #[arg(long)]
     pub(crate) all: bool,
+    /// For an import: the account, if there are several
+    #[arg(long, value_name = "NAME", conflicts_with = "all")]
+    pub(crate) account: Option<String>,
+    /// For an import: make the tokens live here. The other program is signed out by the next refresh
+    #[arg(long)]
+    pub(crate) take_over: bool,
+    /// For an import: when the tokens were obtained, if their file does not say it. A date, or `file` for the
+    /// time at which the file was written
+    #[arg(long, value_name = "TIME")]
+    pub(crate) obtained_at: Option<String>,
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

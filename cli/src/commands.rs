@@ -5,6 +5,7 @@ mod clear;
 mod doctor;
 mod exec;
 mod get;
+mod import;
 mod init;
 mod keygen;
 mod list;
@@ -39,6 +40,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Outcome {
         Command::Migrate(migrate) => migrate::migrate(context, &migrate).await,
         Command::Backup(backup) => backup::backup(context, &backup).await,
         Command::Restore(restore) => backup::restore(context, &restore).await,
+        Command::Import(json) => import::list(context, json.json).await,
         Command::Keygen(keygen) => keygen::keygen(context, &keygen).await,
         Command::Rekey(rekey) => rekey::rekey(context, &rekey).await,
         Command::Doctor(json) => doctor::doctor(context, json.json).await,

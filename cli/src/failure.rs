@@ -123,6 +123,7 @@ fn code_of(error: &StoreError) -> Code {
         | StoreError::InvalidKey { .. }
         | StoreError::NewerVersion { .. }
         | StoreError::NotAFile { .. }
+        | StoreError::NotARecord { .. }
         | StoreError::NotAuthentic { .. }
         | StoreError::RolledBack { .. }
         | StoreError::TooLarge { .. }

@@ -12,6 +12,9 @@ const PROFILE_VARIABLE: &str = "TOKENKEEP_PROFILE";
 const STORE_VARIABLE: &str = "TOKENKEEP_STORE";
 const DEFAULT: &str = "default";
 
+/// Stands for a profile's name in the target of `migrate --all`.
+pub(crate) const NAME: &str = "{profile}";
+
 /// The slot that a command line names.
 pub(crate) enum Selection {
     Profile(String),
@@ -65,6 +68,17 @@ fn variable(name: &str) -> Result<Option<String>, Failure> {
 
 /// Reads the URL of a store that keeps tokens.
 pub(crate) fn parse_url(text: &str) -> Result<StoreUrl, Failure> {
+    let url = parse_source(text)?;
+    if url.import().is_some() {
+        return Err(Failure::usage(
+            "import: is only a source: `tokenkeep migrate --from import:FORMAT:PATH`",
+        ));
+    }
+    Ok(url)
+}
+
+/// Reads the URL of a store that tokens are moved from.
+pub(crate) fn parse_source(text: &str) -> Result<StoreUrl, Failure> {
     let url: StoreUrl = text.parse()?;
     if url.is_memory() {
         return Err(Failure::usage("memory: would forget the tokens at once"));

@@ -4,7 +4,7 @@
 
 use super::fields::Reason;
 use super::text::Document;
-use super::{Account, Format, Options, Provider, Read, Shape};
+use super::{Account, Fate, Format, Options, Provider, Read, Shape};
 
 pub(super) const SHAPE: Shape = Shape {
     format: Format::AwsSso,
@@ -37,15 +37,15 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
                     the file with an accessToken is beside it"
             .into());
     }
-    let mut tokens = fields.tokens("accessToken", "refreshToken", "expiresAt")?;
-    if let Some(secret) = fields.text("clientSecret")? {
-        tokens = tokens.with_client_secret(secret);
-    }
-    let name = fields.plain("startUrl")?;
-    let region = fields.plain("region")?;
+    let mut tokens = fields.tokens("accessToken", "refreshToken")?;
+    tokens.expires_at = fields.time_in_utc("expiresAt", Fate::Expiry)?;
+    let mut tokens = fields.client_secret("clientSecret", tokens)?;
+    let name = fields.plain("startUrl", Fate::Account)?;
+    let region = fields.plain("region", Fate::Extra)?;
     // https://docs.aws.amazon.com/singlesignon/latest/OIDCAPIReference/API_CreateToken.html. It takes JSON, so no
     // client of OAuth 2.0 can refresh there.
-    let provider = Provider { client_id: fields.plain("clientId")?, ..Provider::default() };
+    let provider =
+        Provider { client_id: fields.plain("clientId", Fate::Provider)?, ..Provider::default() };
     for (field, value) in [("startUrl", &name), ("region", &region)] {
         if let Some(value) = value {
             tokens = tokens.with_extra(field, value.as_str().into());
@@ -53,7 +53,7 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
     }
     let name = name.unwrap_or_else(|| "aws".into());
     Ok(Read {
-        accounts: vec![Account { name, tokens: fields.rest(tokens), provider }],
+        accounts: vec![Account { name, tokens: fields.rest(tokens, None)?, provider }],
         has_more: false,
     })
 }

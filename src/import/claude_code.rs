@@ -5,7 +5,7 @@
 
 use super::fields::{Fields, Reason};
 use super::text::Document;
-use super::{Account, Format, Options, Provider, Read, Shape};
+use super::{Account, Fate, Format, Options, Provider, Read, Shape};
 
 pub(super) const SHAPE: Shape = Shape {
     format: Format::ClaudeCode,
@@ -34,9 +34,9 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
             if !server.has("accessToken") && !server.has("refreshToken") {
                 continue;
             }
-            let name = server.plain("serverName")?.unwrap_or(key);
-            let client_id = server.plain("clientId")?;
-            let secret = server.text("clientSecret")?;
+            let name = server.plain("serverName", Fate::Account)?.unwrap_or(key);
+            let client_id = server.plain("clientId", Fate::Provider)?;
+            let secret = server.text("clientSecret", Fate::ClientSecret)?;
             let mut tokens = tokens(&server)?;
             if let Some(secret) = secret {
                 tokens = tokens.with_client_secret(secret);
@@ -45,11 +45,12 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
             accounts.push(Account { name, tokens, provider });
         }
     }
-    Ok(Read { accounts, has_more: fields.left().next().is_some() })
+    Ok(Read { accounts, has_more: false })
 }
 
 fn tokens(fields: &Fields<'_>) -> Result<crate::tokens::AuthTokens, Reason> {
-    let mut tokens = fields.tokens("accessToken", "refreshToken", "expiresAt")?;
-    tokens.refresh_expires_at = fields.time("refreshTokenExpiresAt")?;
-    Ok(fields.rest(tokens))
+    let mut tokens = fields.tokens("accessToken", "refreshToken")?;
+    tokens.expires_at = fields.time("expiresAt", Fate::Expiry)?;
+    tokens.refresh_expires_at = fields.time("refreshTokenExpiresAt", Fate::RefreshExpiry)?;
+    fields.rest(tokens, None)
 }

@@ -4,7 +4,7 @@
 
 use super::fields::{Fields, Reason};
 use super::text::Document;
-use super::{Account, Format, Options, Provider, Read, Shape};
+use super::{Account, Fate, Format, Options, Provider, Read, Shape};
 
 /// Where Codex signs in and refreshes.
 const ISSUER: &str = "https://auth.openai.com";
@@ -43,29 +43,32 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
             return Err("it holds an API key and no session; `set` takes the key".into());
         };
         // The access token is a JWT, and its `exp` is the expiry.
-        let mut tokens = inner.tokens("access_token", "refresh_token", "expires_at")?;
-        tokens.obtained_at = fields.time("last_refresh")?;
-        let name = inner.plain("account_id")?;
+        let mut tokens = inner.tokens("access_token", "refresh_token")?;
+        tokens.obtained_at = fields.time("last_refresh", Fate::Obtained)?;
+        let name = inner.plain("account_id", Fate::Account)?;
         if let Some(id) = &name {
             tokens = tokens.with_extra("account_id", id.as_str().into());
         }
-        let tokens = inner.rest(tokens);
-        let has_key = fields.text("OPENAI_API_KEY")?.is_some();
+        let tokens = inner.rest(tokens, None)?;
+        let has_key = fields.has("OPENAI_API_KEY");
+        let fate = if has_key { Fate::Left } else { Fate::Unknown };
+        let _ = fields.take("OPENAI_API_KEY", fate);
         let provider = Provider { issuer: Some(ISSUER.into()), ..Provider::default() };
         let account = Account {
             name: name.unwrap_or_else(|| "codex".into()),
-            tokens: fields.rest(tokens),
+            tokens: fields.rest(tokens, None)?,
             provider,
         };
         return Ok(Read { accounts: vec![account], has_more: has_key });
     }
     let mut accounts = Vec::new();
     for (_, server) in servers(fields).ok_or("it holds no MCP servers")? {
-        let tokens = server.tokens("access_token", "refresh_token", "expires_at")?;
-        let url = server.plain("server_url")?.unwrap_or_default();
-        let name = server.plain("server_name")?.unwrap_or_else(|| url.clone());
-        let client_id = server.plain("client_id")?;
-        let tokens = server.rest(tokens).with_extra("server_url", url.as_str().into());
+        let mut tokens = server.tokens("access_token", "refresh_token")?;
+        tokens.expires_at = server.time("expires_at", Fate::Expiry)?;
+        let url = server.plain("server_url", Fate::Account)?.unwrap_or_default();
+        let name = server.plain("server_name", Fate::Account)?.unwrap_or_else(|| url.clone());
+        let client_id = server.plain("client_id", Fate::Provider)?;
+        let tokens = server.rest(tokens, None)?.with_extra("server_url", url.as_str().into());
         let provider = Provider { client_id, ..Provider::default() };
         accounts.push(Account { name, tokens, provider });
     }

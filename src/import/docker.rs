@@ -5,7 +5,7 @@
 
 use super::fields::Reason;
 use super::text::Document;
-use super::{Account, Format, Options, Read, Shape};
+use super::{Account, Fate, Format, Options, Read, Shape};
 use crate::tokens::{AuthTokens, RefreshToken};
 
 pub(super) const SHAPE: Shape = Shape {
@@ -27,7 +27,7 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
     if let Some(hosts) = fields.object("auths")? {
         for host in hosts.names().map(str::to_owned).collect::<Vec<_>>() {
             let Some(entry) = hosts.object(&host)? else { continue };
-            let Some(token) = entry.text("identitytoken")? else { continue };
+            let Some(token) = entry.token("identitytoken", Fate::RefreshToken)? else { continue };
             let tokens = AuthTokens::without_access_token(RefreshToken::from(token));
             accounts.push(Account::new(host, tokens));
         }

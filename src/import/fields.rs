@@ -1,32 +1,70 @@
-//! The fields of another program's JSON, and which of them were taken over.
+//! The fields of another program's JSON, and what becomes of each.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::value::RawValue;
 
-use super::time::{self, Time};
+use super::{Fate, Field};
+use crate::tokens::foreign;
 use crate::tokens::json;
+use crate::tokens::time::{self, Time};
 use crate::tokens::{AuthTokens, RefreshToken};
 
 /// Why a file cannot be taken over. It names a field and quotes no value.
 pub(super) type Reason = String;
 
-/// An object, and which of its fields were read.
+/// What became of the fields of a whole document.
+pub(super) type Trail = Rc<RefCell<Vec<Field>>>;
+
+/// Fields that belong to tokens, although this crate has no use for them.
+const OF_TOKENS: [&str; 22] = [
+    "account_id",
+    "audience",
+    "auth_mode",
+    "client_id",
+    "created_at",
+    "credential_type",
+    "ext_expires_in",
+    "granted_scopes",
+    "id_token",
+    "issued_at",
+    "last_refresh",
+    "rapt_token",
+    "registrationExpiresAt",
+    "scope",
+    "scopes",
+    "session_state",
+    "subscriptionType",
+    "token_id",
+    "token_received_at",
+    "token_type",
+    "universe_domain",
+    "user_id",
+];
+
+/// An object.
 pub(super) struct Fields<'a> {
     fields: json::Fields<'a>,
+    /// Its place in the document, with a dot at the end. It is empty for the document itself.
+    path: String,
+    /// The names of the fields that were taken.
     taken: RefCell<BTreeSet<String>>,
+    trail: Trail,
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn of(json: &'a [u8]) -> Result<Self, Reason> {
-        Ok(Self { fields: json::object(json)?, taken: RefCell::default() })
+    /// Splits an object that stands at this place of a document.
+    pub(super) fn of(json: &'a [u8], path: &str, trail: &Trail) -> Result<Self, Reason> {
+        let fields = json::object(json)?;
+        Ok(Self { fields, path: path.to_owned(), taken: RefCell::default(), trail: trail.clone() })
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
-        self.raw(name).is_some()
+        self.raw(name).is_some_and(|value| value.get() != "null")
     }
 
     /// Returns whether a field is an object.
@@ -38,16 +76,16 @@ impl<'a> Fields<'a> {
         self.fields.iter().map(|(name, _)| name.as_ref())
     }
 
-    /// Returns the value of a field, and counts it as taken over. `null` is no value.
-    pub(super) fn take(&self, name: &str) -> Option<&'a RawValue> {
+    /// Takes the value of a field. `null` is no value.
+    pub(super) fn take(&self, name: &str, fate: Fate) -> Option<&'a RawValue> {
         let value = self.raw(name)?;
-        self.taken.borrow_mut().insert(name.to_owned());
+        self.note(name, fate);
         Some(value).filter(|value| value.get() != "null")
     }
 
     /// Takes a text. An empty one is none.
-    pub(super) fn text(&self, name: &str) -> Result<Option<SecretString>, Reason> {
-        let Some(value) = self.take(name) else { return Ok(None) };
+    pub(super) fn text(&self, name: &str, fate: Fate) -> Result<Option<SecretString>, Reason> {
+        let Some(value) = self.take(name, fate) else { return Ok(None) };
         let text = json::secret(value).ok_or_else(|| format!("its {name} is not a text"))?;
         #[expect(clippy::disallowed_methods, reason = "looks at the length only")]
         let is_empty = text.expose_secret().trim().is_empty();
@@ -55,73 +93,147 @@ impl<'a> Fields<'a> {
     }
 
     /// Takes a text that is no secret, such as a URL or a client's id.
-    pub(super) fn plain(&self, name: &str) -> Result<Option<String>, Reason> {
+    pub(super) fn plain(&self, name: &str, fate: Fate) -> Result<Option<String>, Reason> {
         #[expect(clippy::disallowed_methods, reason = "of fields that hold no secrets")]
-        Ok(self.text(name)?.map(|text| text.expose_secret().to_owned()))
+        Ok(self.text(name, fate)?.map(|text| text.expose_secret().to_owned()))
+    }
+
+    /// Takes a token, without the spaces around it.
+    pub(super) fn token(&self, name: &str, fate: Fate) -> Result<Option<SecretString>, Reason> {
+        let Some(text) = self.text(name, fate)? else { return Ok(None) };
+        foreign::checked_token(text).map(Some).map_err(|reason| format!("its {name} {reason}"))
     }
 
     /// Takes a time. A value that stands for "unknown" is none.
-    pub(super) fn time(&self, name: &str) -> Result<Option<DateTime<Utc>>, Reason> {
-        let Some(value) = self.take(name) else { return Ok(None) };
+    pub(super) fn time(&self, name: &str, fate: Fate) -> Result<Option<DateTime<Utc>>, Reason> {
+        self.read_time(name, fate, false)
+    }
+
+    /// Takes a time of a program that means UTC if it names no time zone.
+    pub(super) fn time_in_utc(
+        &self,
+        name: &str,
+        fate: Fate,
+    ) -> Result<Option<DateTime<Utc>>, Reason> {
+        self.read_time(name, fate, true)
+    }
+
+    fn read_time(
+        &self,
+        name: &str,
+        fate: Fate,
+        is_utc: bool,
+    ) -> Result<Option<DateTime<Utc>>, Reason> {
+        let Some(value) = self.raw(name) else { return Ok(None) };
         match time::read(value) {
-            Some(Time::At(at)) => Ok(Some(at)),
-            Some(Time::Unknown) => Ok(None),
+            Some(Time::At(at)) => {
+                self.note(name, fate);
+                Ok(Some(at))
+            }
+            Some(Time::Zoneless(at)) if is_utc => {
+                self.note(name, fate);
+                Ok(Some(at.and_utc()))
+            }
+            Some(Time::Zoneless(_)) => {
+                Err(format!("its {name} has no time zone, so it may mean any of 25 hours"))
+            }
+            Some(Time::Unknown) => {
+                self.note(name, Fate::Unknown);
+                Ok(None)
+            }
             None => Err(format!("its {name} is not a time in any form that is known")),
         }
     }
 
-    /// Takes a number of seconds.
-    pub(super) fn seconds(&self, name: &str) -> Result<Option<i64>, Reason> {
-        let Some(value) = self.take(name) else { return Ok(None) };
-        let text = value.get().trim_matches('"').trim();
-        let seconds: f64 =
-            text.parse().map_err(|_| format!("its {name} is not a number of seconds"))?;
-        Ok(Some(seconds as i64))
-    }
-
     /// Takes an object.
     pub(super) fn object(&self, name: &str) -> Result<Option<Fields<'a>>, Reason> {
-        let Some(value) = self.take(name) else { return Ok(None) };
+        let Some(value) = self.raw(name).filter(|value| value.get() != "null") else {
+            return Ok(None);
+        };
+        self.note(name, Fate::Within);
+        let path = format!("{}{name}.", self.path);
         let within = |reason| format!("in its {name}: {reason}");
-        Fields::of(value.get().as_bytes()).map(Some).map_err(within)
-    }
-
-    /// Returns the fields that were not taken over.
-    pub(super) fn left(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
-        let taken = self.taken.borrow().clone();
-        self.fields
-            .iter()
-            .filter(move |(name, _)| !taken.contains(name.as_ref()))
-            .map(|(name, value)| (name.as_ref(), *value))
+        Fields::of(value.get().as_bytes(), &path, &self.trail).map(Some).map_err(within)
     }
 
     /// Makes tokens of the fields with these names. Needs an access token or a refresh token.
-    pub(super) fn tokens(
-        &self,
-        access: &str,
-        refresh: &str,
-        expiry: &str,
-    ) -> Result<AuthTokens, Reason> {
-        let refresh_token = self.text(refresh)?.map(RefreshToken::from);
-        let mut tokens = match (self.text(access)?, &refresh_token) {
+    pub(super) fn tokens(&self, access: &str, refresh: &str) -> Result<AuthTokens, Reason> {
+        let refresh_token = self.token(refresh, Fate::RefreshToken)?.map(RefreshToken::from);
+        let mut tokens = match (self.token(access, Fate::AccessToken)?, &refresh_token) {
             (Some(token), _) => AuthTokens::new(token),
             (None, Some(_)) => AuthTokens::new(""),
             (None, None) => return Err(format!("it has neither {access} nor {refresh}")),
         };
         tokens.refresh_token = refresh_token;
-        tokens.expires_at = self.time(expiry)?;
         Ok(tokens)
     }
 
-    /// Adds the fields that were not taken over, each with its type. `null` says nothing.
-    pub(super) fn rest(&self, tokens: AuthTokens) -> AuthTokens {
-        self.left().filter(|(_, value)| value.get() != "null").fold(
-            tokens,
-            |tokens, (name, value)| match json::secret(value) {
-                Some(text) => tokens.with_extra(name, text),
-                None => tokens.with_json_extra(name, Box::<str>::from(value.get()).into()),
-            },
-        )
+    /// Takes the secret of the client.
+    pub(super) fn client_secret(
+        &self,
+        name: &str,
+        tokens: AuthTokens,
+    ) -> Result<AuthTokens, Reason> {
+        Ok(match self.text(name, Fate::ClientSecret)? {
+            Some(secret) => tokens.with_client_secret(secret),
+            None => tokens,
+        })
+    }
+
+    /// Adds the fields that were not taken, each with its type, and what they say about times. A lifetime counts
+    /// from `obtained`, if the fields do not say when the tokens were obtained.
+    pub(super) fn rest(
+        &self,
+        mut tokens: AuthTokens,
+        obtained: Option<DateTime<Utc>>,
+    ) -> Result<AuthTokens, Reason> {
+        let left: json::Fields<'_> = self
+            .fields
+            .iter()
+            .filter(|(name, _)| !self.is_taken(name))
+            .map(|(name, value)| (name.clone(), *value))
+            .collect();
+        let has_expiry = tokens.has_access_token() && tokens.expiry().is_some();
+        let stated = foreign::stated(&left, obtained, has_expiry)?;
+        for name in &stated.fields {
+            self.note(name, if stated.expires_at.is_some() { Fate::Expiry } else { Fate::Unknown });
+        }
+        tokens.expires_at = tokens.expires_at.or(stated.expires_at);
+        tokens.refresh_expires_at = tokens.refresh_expires_at.or(stated.refresh_expires_at);
+        tokens.obtained_at = tokens.obtained_at.or(stated.obtained_at);
+        let others = left.iter().filter(|(name, _)| !self.is_taken(name)).collect::<Vec<_>>();
+        Ok(others.into_iter().fold(tokens, |tokens, (name, value)| {
+            if value.get() == "null" {
+                self.note(name, Fate::Unknown);
+                return tokens;
+            }
+            let is_of_tokens = OF_TOKENS.contains(&name.as_ref());
+            self.note(name, if is_of_tokens { Fate::Extra } else { Fate::Other });
+            match json::secret(value) {
+                Some(text) => tokens.with_extra(name.as_ref(), text),
+                None => tokens.with_json_extra(name.as_ref(), Box::<str>::from(value.get()).into()),
+            }
+        }))
+    }
+
+    /// Notes that the fields that were not taken stay in the file.
+    pub(super) fn leave_rest(&self) {
+        for (name, _) in &self.fields {
+            if !self.is_taken(name) {
+                self.note(name, Fate::Left);
+            }
+        }
+    }
+
+    fn note(&self, name: &str, fate: Fate) {
+        if self.taken.borrow_mut().insert(name.to_owned()) {
+            let name = format!("{}{name}", self.path);
+            self.trail.borrow_mut().push(Field { name, fate });
+        }
+    }
+
+    fn is_taken(&self, name: &str) -> bool {
+        self.taken.borrow().contains(name)
     }
 
     fn raw(&self, name: &str) -> Option<&'a RawValue> {

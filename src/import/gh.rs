@@ -5,7 +5,7 @@
 //! parser of YAML is needed: a line with more indentation belongs to the line above that has less.
 
 use super::fields::Reason;
-use super::text::{Document, unquoted};
+use super::text::{Content, Document, unquoted};
 use super::{Account, Format, Options, Read, Shape};
 use crate::tokens::AuthTokens;
 
@@ -27,7 +27,7 @@ struct Line<'a> {
 }
 
 fn lines<'a>(document: &Document<'a>) -> Vec<Line<'a>> {
-    let Document::Other(text) = document else { return Vec::new() };
+    let Content::Other(text) = &document.content else { return Vec::new() };
     text.lines()
         .filter(|line| !line.trim_start().starts_with('#'))
         .filter_map(|line| {

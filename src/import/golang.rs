@@ -3,7 +3,7 @@
 //! Source: <https://pkg.go.dev/golang.org/x/oauth2#Token>. A zero `expiry` is the first moment of the year 1.
 
 use super::fields::{Fields, Reason};
-use super::{Account, Format, Read, Shape};
+use super::{Account, Fate, Format, Read, Shape};
 
 pub(super) const SHAPE: Shape = Shape {
     format: Format::Golang,
@@ -21,9 +21,9 @@ pub(super) const SHAPE: Shape = Shape {
     sign_out: "delete its token file, so that it signs in anew",
 };
 
-/// Reads one token. `expires_in` is what the server said once, and `expiry` counts.
+/// Reads one token.
 pub(super) fn account(name: &str, fields: &Fields<'_>) -> Result<Account, Reason> {
-    let tokens = fields.tokens("access_token", "refresh_token", "expiry")?;
-    let _ = fields.take("expires_in");
-    Ok(Account::new(name, fields.rest(tokens)))
+    let mut tokens = fields.tokens("access_token", "refresh_token")?;
+    tokens.expires_at = fields.time("expiry", Fate::Expiry)?;
+    Ok(Account::new(name, fields.rest(tokens, None)?))
 }

@@ -5,7 +5,7 @@
 
 use super::fields::Reason;
 use super::text::Document;
-use super::{Account, Format, Options, Provider, Read, Shape};
+use super::{Account, Fate, Format, Options, Provider, Read, Shape};
 
 /// The file of gcloud names no endpoint, and this is the one of Google
 /// (<https://accounts.google.com/.well-known/openid-configuration>).
@@ -29,20 +29,21 @@ pub(super) const SHAPE: Shape = Shape {
 
 fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
     let fields = document.object().ok_or("it is not a JSON object")?;
-    match fields.plain("type")?.as_deref() {
+    match fields.plain("type", Fate::Provider)?.as_deref() {
         None | Some("authorized_user") => {}
         Some(_) => return Err("its type is not authorized_user, so it holds no session".into()),
     }
-    let mut tokens = fields.tokens("token", "refresh_token", "expiry")?;
-    if let Some(secret) = fields.text("client_secret")? {
-        tokens = tokens.with_client_secret(secret);
-    }
+    let mut tokens = fields.tokens("token", "refresh_token")?;
+    tokens.expires_at = fields.time_in_utc("expiry", Fate::Expiry)?;
+    let tokens = fields.client_secret("client_secret", tokens)?;
     let provider = Provider {
-        token_url: Some(fields.plain("token_uri")?.unwrap_or_else(|| TOKEN_URL.to_owned())),
-        client_id: fields.plain("client_id")?,
+        token_url: Some(
+            fields.plain("token_uri", Fate::Provider)?.unwrap_or_else(|| TOKEN_URL.to_owned()),
+        ),
+        client_id: fields.plain("client_id", Fate::Provider)?,
         issuer: None,
     };
-    let name = fields.plain("account")?.unwrap_or_else(|| "google".into());
-    let account = Account { name, tokens: fields.rest(tokens), provider };
+    let name = fields.plain("account", Fate::Account)?.unwrap_or_else(|| "google".into());
+    let account = Account { name, tokens: fields.rest(tokens, None)?, provider };
     Ok(Read { accounts: vec![account], has_more: false })
 }

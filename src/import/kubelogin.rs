@@ -23,6 +23,6 @@ pub(super) const SHAPE: Shape = Shape {
 fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
     let fields = document.object().ok_or("it is not a JSON object")?;
     // The ID token is a JWT, and its `exp` is the expiry.
-    let tokens = fields.tokens("id_token", "refresh_token", "expires_at")?;
+    let tokens = fields.tokens("id_token", "refresh_token")?;
     Ok(Read { accounts: vec![Account::new("kubernetes", tokens)], has_more: false })
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::fields::{Fields, Reason};
 use super::text::Document;
-use super::{Account, Format, Options, Provider, Read, Shape};
+use super::{Account, Fate, Format, Options, Provider, Read, Shape};
 use crate::tokens::{AuthTokens, RefreshToken};
 
 pub(super) const SHAPE: Shape = Shape {
@@ -34,39 +34,42 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
     let fields = document.object().ok_or("it is not a JSON object")?;
     let mut names = BTreeMap::new();
     for account in entries(fields, "Account")? {
-        if let (Some(id), Some(name)) =
-            (account.plain("home_account_id")?, account.plain("username")?)
-        {
+        if let (Some(id), Some(name)) = (
+            account.plain("home_account_id", Fate::Account)?,
+            account.plain("username", Fate::Account)?,
+        ) {
             names.insert(id, name);
         }
     }
     let name_of = |id: &str| names.get(id).cloned().unwrap_or_else(|| id.to_owned());
     let mut refresh_tokens = BTreeMap::new();
     for entry in entries(fields, "RefreshToken")? {
-        let id = entry.plain("home_account_id")?.unwrap_or_default();
-        let client = entry.plain("client_id")?.unwrap_or_default();
-        if let Some(secret) = entry.text("secret")? {
+        let id = entry.plain("home_account_id", Fate::Account)?.unwrap_or_default();
+        let client = entry.plain("client_id", Fate::Provider)?.unwrap_or_default();
+        if let Some(secret) = entry.token("secret", Fate::RefreshToken)? {
             refresh_tokens.insert((id, client), secret);
         }
     }
     let mut id_tokens = BTreeMap::new();
     for entry in entries(fields, "IdToken")? {
-        let id = entry.plain("home_account_id")?.unwrap_or_default();
-        let client = entry.plain("client_id")?.unwrap_or_default();
-        if let Some(secret) = entry.text("secret")? {
+        let id = entry.plain("home_account_id", Fate::Account)?.unwrap_or_default();
+        let client = entry.plain("client_id", Fate::Provider)?.unwrap_or_default();
+        if let Some(secret) = entry.text("secret", Fate::Extra)? {
             id_tokens.insert((id, client), secret);
         }
     }
     let mut accounts = Vec::new();
     let mut used = Vec::new();
     for entry in entries(fields, "AccessToken")? {
-        let id = entry.plain("home_account_id")?.unwrap_or_default();
-        let client = entry.plain("client_id")?.unwrap_or_default();
+        let id = entry.plain("home_account_id", Fate::Account)?.unwrap_or_default();
+        let client = entry.plain("client_id", Fate::Provider)?.unwrap_or_default();
         let mut tokens = AuthTokens::new(
-            entry.text("secret")?.ok_or("an entry of its AccessToken has no secret")?,
+            entry
+                .token("secret", Fate::AccessToken)?
+                .ok_or("an entry of its AccessToken has no secret")?,
         );
-        tokens.expires_at = entry.time("expires_on")?;
-        tokens.obtained_at = entry.time("cached_at")?;
+        tokens.expires_at = entry.time("expires_on", Fate::Expiry)?;
+        tokens.obtained_at = entry.time("cached_at", Fate::Obtained)?;
         let key = (id.clone(), client.clone());
         if let Some(token) = refresh_tokens.get(&key) {
             tokens = tokens.with_refresh_token(RefreshToken::from(token.clone()));
@@ -74,7 +77,7 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
         if let Some(token) = id_tokens.get(&key) {
             tokens = tokens.with_extra("id_token", token.clone());
         }
-        let scope = entry.plain("target")?;
+        let scope = entry.plain("target", Fate::Account)?;
         if let Some(scope) = &scope {
             tokens = tokens.with_extra("scope", scope.as_str().into());
         }
@@ -84,7 +87,7 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
             None => name_of(&id),
         };
         used.push(key);
-        accounts.push(Account { name, tokens: entry.rest(tokens), provider });
+        accounts.push(Account { name, tokens: entry.rest(tokens, None)?, provider });
     }
     for (key, token) in &refresh_tokens {
         if !used.contains(key) {
@@ -99,7 +102,8 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
 /// An entry names the host and the tenant, and from these follows the endpoint
 /// (<https://learn.microsoft.com/entra/identity-platform/v2-protocols>).
 fn provider(entry: &Fields<'_>, client: String) -> Result<Provider, Reason> {
-    let (host, tenant) = (entry.plain("environment")?, entry.plain("realm")?);
+    let (host, tenant) =
+        (entry.plain("environment", Fate::Provider)?, entry.plain("realm", Fate::Provider)?);
     let token_url =
         host.zip(tenant).map(|(host, tenant)| format!("https://{host}/{tenant}/oauth2/v2.0/token"));
     Ok(Provider { token_url, client_id: Some(client), issuer: None })

@@ -8,7 +8,8 @@ const JWT: &str = "eyJhbGciOiJub25lIn0.eyJleHAiOjE2MDYwMzkyMDB9.c2ln";
 /// Returns what was found, in one line for each account: its name, its tokens, its expiry, the names of its
 /// other fields, and its provider.
 fn found(text: &str) -> Result<(Format, bool, Vec<String>), String> {
-    let import = read(text.as_bytes(), &Options::default())?;
+    let import =
+        Source::parse(text.as_bytes(), &Options::default()).map_err(|error| error.to_string())?;
     let lines = import.accounts.iter().map(|account| {
         let Account { name, tokens, provider } = account;
         let refresh = tokens.refresh_token.as_ref().map_or("-", |token| token.expose_secret());
@@ -66,7 +67,7 @@ fn every_form_is_told_by_its_content_and_taken_over_whole() {
             r#"{"account":"me@example","client_id":"c","client_secret":"s","quota_project_id":"q","refresh_token":"r","type":"authorized_user"}"#
                 .to_owned(),
             Format::Google,
-            true,
+            false,
             vec!["me@example:  r - [quota_project_id] secret https://oauth2.googleapis.com/token c".to_owned()],
         ),
         (
@@ -200,8 +201,8 @@ fn a_text_of_powershell_and_a_value_of_go_keyring_are_read() {
         format!("go-keyring-base64:{base64}").into_bytes(),
         format!("go-keyring-encoded:{hex}").into_bytes(),
     ] {
-        let import = read(&bytes, &Options::default()).unwrap();
+        let import = Source::parse(&bytes, &Options::default()).unwrap();
         assert_eq!(import.accounts[0].tokens.access_token.expose_secret(), "a");
     }
-    assert!(read(b"\xff\xfe\x00", &Options::default()).is_err());
+    assert!(Source::parse(b"\xff\xfe\x00", &Options::default()).is_err());
 }

@@ -6,10 +6,17 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use zeroize::Zeroizing;
 
-use super::fields::Fields;
+use super::fields::{Fields, Trail};
+use crate::tokens::text::utf8;
 
-/// A text, decoded.
-pub(super) enum Document<'a> {
+/// A text, and what becomes of its fields.
+pub(super) struct Document<'a> {
+    pub(super) content: Content<'a>,
+    pub(super) trail: Trail,
+}
+
+/// What kind of text it is.
+pub(super) enum Content<'a> {
     Object(Fields<'a>),
     /// An array, as its JSON.
     Array(&'a str),
@@ -20,64 +27,48 @@ pub(super) enum Document<'a> {
 impl<'a> Document<'a> {
     pub(super) fn of(text: &'a str) -> Self {
         let text = text.trim();
-        match text.as_bytes().first() {
-            Some(b'{') => match Fields::of(text.as_bytes()) {
-                Ok(fields) => Self::Object(fields),
-                Err(_) => Self::Other(text),
+        let trail = Trail::default();
+        let content = match text.as_bytes().first() {
+            Some(b'{') => match Fields::of(text.as_bytes(), "", &trail) {
+                Ok(fields) => Content::Object(fields),
+                Err(_) => Content::Other(text),
             },
             Some(b'[') if serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() => {
-                Self::Array(text)
+                Content::Array(text)
             }
-            _ => Self::Other(text),
-        }
+            _ => Content::Other(text),
+        };
+        Self { content, trail }
     }
 
     /// Returns the object, if it is one.
     pub(super) fn object(&self) -> Option<&Fields<'a>> {
-        match self {
-            Self::Object(fields) => Some(fields),
+        match &self.content {
+            Content::Object(fields) => Some(fields),
             _ => None,
         }
     }
 }
 
+type Decode = fn(&str) -> Option<Vec<u8>>;
+
 /// What the `go-keyring` package puts before the values that it encodes.
-const ENCODED: [(&str, fn(&str) -> Option<Vec<u8>>); 2] = [
+const ENCODED: [(&str, Decode); 2] = [
     ("go-keyring-base64:", |text| BASE64_STANDARD.decode(text).ok()),
     ("go-keyring-encoded:", from_hex),
 ];
 
-/// Returns the bytes as text: UTF-8 with or without a byte order mark, UTF-16 as `PowerShell` writes it with
-/// `>`, or a value that `go-keyring` encoded.
+/// Returns the bytes as text: UTF-8, UTF-16, or a value that `go-keyring` encoded.
 pub(super) fn decoded(bytes: &[u8]) -> Option<Zeroizing<String>> {
-    let text: Zeroizing<String> = match bytes {
-        [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes)?,
-        [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes)?,
-        [0xef, 0xbb, 0xbf, rest @ ..] => Zeroizing::new(str::from_utf8(rest).ok()?.to_owned()),
-        // The first character of every form is ASCII.
-        [first, 0, ..] if first.is_ascii() => utf16(bytes, u16::from_le_bytes)?,
-        _ => Zeroizing::new(str::from_utf8(bytes).ok()?.to_owned()),
-    };
+    let bytes = utf8(bytes);
+    let text = str::from_utf8(&bytes).ok()?;
     for (prefix, decode) in ENCODED {
         if let Some(encoded) = text.trim().strip_prefix(prefix) {
             let bytes = Zeroizing::new(decode(encoded)?);
             return Some(Zeroizing::new(str::from_utf8(&bytes).ok()?.to_owned()));
         }
     }
-    Some(text)
-}
-
-fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Option<Zeroizing<String>> {
-    let units = bytes.chunks_exact(2);
-    if !units.remainder().is_empty() {
-        return None;
-    }
-    // A unit becomes 3 bytes at most, so the buffer does not grow and leave copies behind.
-    let mut text = Zeroizing::new(String::with_capacity(bytes.len() / 2 * 3));
-    for character in char::decode_utf16(units.map(|pair| unit([pair[0], pair[1]]))) {
-        text.push(character.ok()?);
-    }
-    Some(text)
+    Some(Zeroizing::new(text.to_owned()))
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {

@@ -4,8 +4,8 @@
 //! the `time` crate.
 
 use super::fields::{Fields, Reason};
-use super::text::Document;
-use super::{Account, Format, Options, Read, Shape};
+use super::text::{Content, Document};
+use super::{Account, Fate, Format, Options, Read, Shape};
 use serde_json::value::RawValue;
 
 pub(super) const SHAPE: Shape = Shape {
@@ -18,11 +18,15 @@ pub(super) const SHAPE: Shape = Shape {
 };
 
 fn entries<'a>(document: &Document<'a>) -> Result<Vec<Fields<'a>>, Reason> {
-    let Document::Array(json) = document else { return Err("it is not a JSON array".into()) };
+    let Content::Array(json) = &document.content else {
+        return Err("it is not a JSON array".into());
+    };
     let values: Vec<&'a RawValue> =
         serde_json::from_str(json).map_err(|_| "it is not a JSON array".to_owned())?;
-    let entries: Vec<_> =
-        values.iter().map(|value| Fields::of(value.get().as_bytes())).collect::<Result<_, _>>()?;
+    let entry = |(index, value): (usize, &&'a RawValue)| {
+        Fields::of(value.get().as_bytes(), &format!("{index}."), &document.trail)
+    };
+    let entries: Vec<_> = values.iter().enumerate().map(entry).collect::<Result<_, _>>()?;
     if entries.iter().all(|entry| entry.has("scopes") && entry.has_object("token")) {
         Ok(entries)
     } else {
@@ -34,13 +38,15 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
     let mut accounts = Vec::new();
     for entry in entries(document)? {
         let fields = entry.object("token")?.ok_or("an entry has no token")?;
-        let tokens = fields.rest(fields.tokens("access_token", "refresh_token", "expires_at")?);
-        let scopes = entry.take("scopes").map(RawValue::get).unwrap_or_default();
+        let mut tokens = fields.tokens("access_token", "refresh_token")?;
+        tokens.expires_at = fields.time("expires_at", Fate::Expiry)?;
+        let tokens = fields.rest(tokens, None)?;
+        let scopes = entry.take("scopes", Fate::Account).map(RawValue::get).unwrap_or_default();
         let scopes: Vec<String> =
             serde_json::from_str(scopes).map_err(|_| "its scopes are not a list of texts")?;
         let scopes = scopes.join(" ");
         let tokens = tokens.with_extra("scope", scopes.as_str().into());
-        accounts.push(Account::new(scopes, entry.rest(tokens)));
+        accounts.push(Account::new(scopes, entry.rest(tokens, None)?));
     }
     Ok(Read { accounts, has_more: false })
 }

@@ -20,7 +20,9 @@ use super::refresh_state::shown;
 use super::{MAX_RECORD, MAX_STORED, Record, RefreshState, Rejection, Throttle};
 use crate::error::StoreError;
 use crate::sys::wipe::Bytes;
+use crate::tokens::foreign::{self, Stated};
 use crate::tokens::json;
+use crate::tokens::text::{json_of_form, utf8};
 use crate::tokens::{AccessToken, AuthTokens, RefreshToken};
 
 /// The version of a record that every build of this crate understands.
@@ -105,7 +107,24 @@ impl AuthTokens {
         decode(record, place).map(|record| record.tokens)
     }
 
-    /// Decodes a record or a bare access token. Spaces around it are dropped.
+    /// Decodes a record, the JSON or the form of another program, or a bare access token. Spaces around it are
+    /// dropped. It may be UTF-8 or UTF-16.
+    ///
+    /// `place` names where it comes from in errors.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`from_record`](Self::from_record). [`StoreError::NotARecord`] for a text that is no token.
+    ///
+    /// # Security
+    ///
+    /// The caller's bytes are the caller's to wipe.
+    pub fn from_text(text: &[u8], place: &str) -> Result<Self, StoreError> {
+        decode_text(text, place)
+    }
+
+    /// Decodes the answer of a token endpoint (RFC 6749, 5.1) that was received at `now`: JSON, or the form that
+    /// GitHub sends by default. `expires_in` counts from `now`. A record of this crate is decoded as it is.
     ///
     /// `place` names where it comes from in errors.
     ///
@@ -116,8 +135,12 @@ impl AuthTokens {
     /// # Security
     ///
     /// The caller's bytes are the caller's to wipe.
-    pub fn from_text(text: &[u8], place: &str) -> Result<Self, StoreError> {
-        decode_text(text, place)
+    pub fn from_token_response(
+        answer: &[u8],
+        now: DateTime<Utc>,
+        place: &str,
+    ) -> Result<Self, StoreError> {
+        decode_answer(answer, now, place)
     }
 }
 
@@ -147,8 +170,9 @@ pub(crate) fn encode(record: &Record, place: &str) -> Result<Bytes, StoreError> 
     Ok(bytes)
 }
 
-/// Decodes a record or a bare access token. No error quotes any of it.
+/// Decodes a record, a form or a bare access token. No error quotes any of it.
 pub(crate) fn decode_text(text: &[u8], place: &str) -> Result<AuthTokens, StoreError> {
+    let text = utf8(text);
     let text = text.trim_ascii();
     if text.len() > MAX_RECORD {
         return Err(StoreError::TooLarge { place: place.to_owned(), limit: MAX_RECORD });
@@ -156,51 +180,131 @@ pub(crate) fn decode_text(text: &[u8], place: &str) -> Result<AuthTokens, StoreE
     if text.first() == Some(&b'{') {
         return decode(text, place).map(|record| record.tokens);
     }
-    let corrupt = |reason: &str| {
-        Err(StoreError::Corrupt { place: place.to_owned(), reason: reason.to_owned() })
-    };
     if text.is_empty() {
-        return corrupt("it is empty");
+        return Err(StoreError::Corrupt { place: place.to_owned(), reason: "it is empty".into() });
     }
+    if let Some(json) = form(text) {
+        return decode(&json, place).map(|record| record.tokens);
+    }
+    let is_no_token = |reason: &str| Err(not_ours(text, place, reason));
     if text.get(..AGE_KEY.len()).is_some_and(|start| start.eq_ignore_ascii_case(AGE_KEY)) {
-        return corrupt("it is an age identity, not a token");
+        return is_no_token("it is an age identity, not a token");
     }
-    // `jq` without `-r` prints a token like this, or `null` if there is none.
-    if matches!(text.first(), Some(b'"' | b'['))
-        || [&b"null"[..], b"true", b"false"].contains(&text)
-    {
-        return corrupt(
-            "it is JSON, but not the object of a record; give the token only (`jq -r`)",
+    // `jq` without `-r` prints a token like this.
+    if matches!(text.first(), Some(b'"' | b'[')) {
+        return is_no_token("it is JSON, but not an object; give the token only (`jq -r`)");
+    }
+    let Ok(token) = str::from_utf8(text) else { return is_no_token("it is not text") };
+    match foreign::check_bare_token(token) {
+        Ok(()) => Ok(AuthTokens::new(token)),
+        Err(reason) => is_no_token(&format!("it is no token, because it {reason}")),
+    }
+}
+
+/// Decodes an answer that was received at `now`. No error quotes any of it.
+fn decode_answer(answer: &[u8], now: DateTime<Utc>, place: &str) -> Result<AuthTokens, StoreError> {
+    let text = utf8(answer);
+    let text = text.trim_ascii();
+    let json = if text.first() == Some(&b'{') { None } else { form(text) };
+    let json = json.as_deref().map_or(text, Vec::as_slice);
+    let mut tokens = decode_from(json, place, Some(now))?.tokens;
+    tokens.obtained_at = tokens.obtained_at.or(Some(now));
+    Ok(tokens)
+}
+
+/// Reads the form of an answer.
+fn form(text: &[u8]) -> Option<Bytes> {
+    if !text.iter().all(u8::is_ascii_graphic) {
+        return None;
+    }
+    json_of_form(text, |name| matches!(name, "access_token" | "refresh_token"))
+}
+
+/// Returns the error for something that this crate did not write. `reason` says what it is, or which of its fields
+/// (`its …`) cannot be taken over.
+fn not_ours(text: &[u8], place: &str, reason: &str) -> StoreError {
+    let (mut reason, mut advice) = (
+        reason.to_owned(),
+        "nothing here changes it; find out which program it belongs to".to_owned(),
+    );
+    #[cfg(feature = "import")]
+    if let Some(format) = crate::import::recognize(text) {
+        let is = format!("it is a file of {}", format.program());
+        let is_of_field = reason.starts_with("its ");
+        if format != crate::import::Format::TokenResponse {
+            reason = if is_of_field { format!("{is}, and {reason}") } else { is };
+        }
+        advice = format!(
+            "nothing here changes it; import it with `tokenkeep migrate --from import:{format}:PATH`"
         );
     }
-    match str::from_utf8(text) {
-        Ok(token) if text.iter().all(u8::is_ascii_graphic) => Ok(AuthTokens::new(token)),
-        Ok(_) if text.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ') => {
-            corrupt("it contains a space; leave out `Bearer` and give the token only")
-        }
-        _ => corrupt("it is neither JSON with an `access_token` nor an access token alone"),
+    let _ = (text, &mut reason, &mut advice);
+    StoreError::NotARecord { place: place.to_owned(), reason, advice }
+}
+
+/// Returns the error for a text that is not a JSON object. What is no JSON at all, and not binary either, was
+/// written by another program.
+fn not_an_object(text: &[u8], place: &str, reason: String) -> StoreError {
+    let is_text = |text: &str| {
+        let is_written = |it: char| !it.is_control() || it.is_ascii_whitespace();
+        !text.trim().is_empty()
+            && !text.trim_start().starts_with('{')
+            && text.chars().all(is_written)
+    };
+    if str::from_utf8(text).is_ok_and(is_text) {
+        return not_ours(text, place, &reason);
     }
+    StoreError::Corrupt { place: place.to_owned(), reason }
+}
+
+/// Returns the error for bytes that something else than this crate wrote.
+pub(crate) fn foreign(bytes: &[u8], place: &str) -> Option<StoreError> {
+    decode(bytes, place).err().filter(|error| matches!(error, StoreError::NotARecord { .. }))
 }
 
 /// Decodes a record. No error quotes any of it.
 pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<Record, StoreError> {
-    let corrupt = |reason: String| StoreError::Corrupt { place: place.to_owned(), reason };
+    decode_from(bytes, place, None)
+}
+
+/// Decodes a record. `now` is when it was received, if it is the answer of a provider.
+fn decode_from(
+    bytes: &[u8],
+    place: &str,
+    now: Option<DateTime<Utc>>,
+) -> Result<Record, StoreError> {
     let too_large = || StoreError::TooLarge { place: place.to_owned(), limit: MAX_RECORD };
     if bytes.len() > MAX_STORED {
         return Err(too_large());
     }
-    let fields = json::object(bytes).map_err(corrupt)?;
+    let bytes = &*utf8(bytes);
+    let fields = json::object(bytes).map_err(|reason| not_an_object(bytes, place, reason))?;
     let field =
         |name: &str| fields.iter().find(|(field, _)| field == name).map(|&(_, value)| value);
-
-    // The version is read first, because the other fields may have another meaning in a newer version.
-    let version = match field("version") {
-        None => PLAIN,
-        Some(version) => {
-            version.get().parse().map_err(|_| corrupt("its version is not a number".into()))?
+    // Every version of this crate writes all three.
+    let is_ours =
+        ["access_token", "expires_at", "version"].iter().all(|name| field(name).is_some());
+    let corrupt = |reason: String| {
+        if is_ours {
+            StoreError::Corrupt { place: place.to_owned(), reason }
+        } else {
+            not_ours(bytes, place, &reason)
         }
     };
+
+    // The version is read first, because the other fields may have another meaning in a newer version.
+    let version = match field("version").map(|version| version.get().parse()) {
+        None => PLAIN,
+        Some(Ok(version)) => version,
+        // A program may have a field of this name, and another content.
+        Some(Err(_)) if !is_ours && field("access_token").is_some() => PLAIN,
+        Some(Err(_)) => return Err(corrupt("its version is not a number".into())),
+    };
     if version > WITH_STATE {
+        #[cfg(feature = "import")]
+        if !is_ours && crate::import::recognize(bytes).is_some() {
+            return Err(corrupt(String::new()));
+        }
         let (found, known) = (version, WITH_STATE);
         return Err(StoreError::NewerVersion { place: place.to_owned(), found, known });
     }
@@ -225,20 +329,49 @@ pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<Record, StoreError> {
             date.map(Some).map_err(|_| corrupt(format!("its {name} is not an RFC 3339 date")))
         }
     };
+    let token = |name: &str| {
+        let Some(token) = text(name)? else { return Ok(None) };
+        if is_ours {
+            return Ok(Some(token));
+        }
+        let wrong = |reason| corrupt(format!("its {name} {reason}"));
+        foreign::checked_token(token).map(Some).map_err(wrong)
+    };
 
-    let access_token = text("access_token")?
-        .map(AccessToken::from)
-        .ok_or_else(|| corrupt("it has no access_token".into()))?;
-    let mut tokens = AuthTokens::new(access_token);
     // If there is no refresh token, "" is written.
-    tokens.refresh_token =
-        text("refresh_token")?.filter(|token| !is_blank(token)).map(RefreshToken::from);
-    let may_be_missing = has_state && tokens.refresh_token.is_some();
+    let refresh_token = token("refresh_token")?.filter(|token| !is_blank(token));
+    let access_token = match token("access_token")? {
+        None if refresh_token.is_some() && !is_ours => SecretString::default(),
+        None => return Err(corrupt("it has no access_token".into())),
+        Some(token) => token,
+    };
+    let mut tokens = AuthTokens::new(AccessToken::from(access_token));
+    tokens.refresh_token = refresh_token.map(RefreshToken::from);
+    let may_be_missing = (has_state || !is_ours) && tokens.refresh_token.is_some();
     if !tokens.has_access_token() && !may_be_missing {
         return Err(corrupt("its access_token is empty".into()));
     }
-    tokens.expires_at = time("expires_at")?;
-    tokens.obtained_at = time("obtained_at")?;
+    let mut others =
+        ["client_secret", "refresh_expires_at", "refresh_obtained_at", "refresh"].to_vec();
+    let mut stated = Stated::default();
+    if is_ours {
+        tokens.expires_at = time("expires_at")?;
+        tokens.obtained_at = time("obtained_at")?;
+        tokens.refresh_expires_at = field("refresh_expires_at").and_then(date);
+        tokens.refresh_obtained_at = field("refresh_obtained_at").and_then(date);
+        if tokens.refresh_obtained_at.is_some() {
+            others.retain(|name| *name != "refresh_obtained_at");
+        }
+        if tokens.refresh_expires_at.is_some() {
+            others.retain(|name| *name != "refresh_expires_at");
+        }
+    } else {
+        let claimed = tokens.has_access_token() && tokens.expiry().is_some();
+        stated = foreign::stated(&fields, now, claimed).map_err(corrupt)?;
+        tokens.expires_at = stated.expires_at;
+        tokens.obtained_at = stated.obtained_at;
+        tokens.refresh_expires_at = stated.refresh_expires_at;
+    }
 
     let backup = field("backup").map_or("false", RawValue::get);
     tokens = match backup {
@@ -248,19 +381,9 @@ pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<Record, StoreError> {
     };
 
     // Records of other programs may have fields with these names, and another content.
-    let mut others =
-        ["client_secret", "refresh_expires_at", "refresh_obtained_at", "refresh"].to_vec();
     if let Some(secret) = field("client_secret").and_then(json::secret) {
         tokens = tokens.with_client_secret(secret);
         others.retain(|name| *name != "client_secret");
-    }
-    tokens.refresh_expires_at = field("refresh_expires_at").and_then(date);
-    if tokens.refresh_expires_at.is_some() {
-        others.retain(|name| *name != "refresh_expires_at");
-    }
-    tokens.refresh_obtained_at = field("refresh_obtained_at").and_then(date);
-    if tokens.refresh_obtained_at.is_some() {
-        others.retain(|name| *name != "refresh_obtained_at");
     }
     let mut refresh = RefreshState::default();
     if has_state {
@@ -287,9 +410,11 @@ pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<Record, StoreError> {
             .map_err(|reason| corrupt(format!("in its extra: {reason}")))?,
     };
     // Unknown fields of another program are kept too.
-    let beside = fields
-        .iter()
-        .filter(|(name, _)| !known.contains(&name.as_ref()) || others.contains(&name.as_ref()));
+    let is_taken = |name: &str| {
+        known.contains(&name) && !others.contains(&name)
+            || stated.fields.iter().any(|stated| stated == name)
+    };
+    let beside = fields.iter().filter(|(name, _)| !is_taken(name));
     for (name, value) in beside.chain(&nested) {
         if tokens.extra(name).is_some() {
             return Err(corrupt("it has the same field twice, in extra and beside it".into()));

@@ -14,6 +14,8 @@ use super::Bucket;
 use super::{Ask, Kind, StoreUrl};
 #[cfg(feature = "postgres")]
 use super::{Database, encoded};
+#[cfg(feature = "import")]
+use super::{Foreign, ForeignPlace};
 #[cfg(feature = "age")]
 use super::{Key, Seal};
 use crate::error::StoreError;
@@ -25,6 +27,8 @@ use crate::store::TokenStore;
 #[cfg(feature = "age")]
 use crate::stores::AgeFileStore;
 use crate::stores::EnvStore;
+#[cfg(feature = "import")]
+use crate::stores::ImportStore;
 #[cfg(feature = "keychain")]
 use crate::stores::KeychainStore;
 use crate::stores::MemoryStore;
@@ -51,6 +55,8 @@ impl StoreUrl {
             #[cfg(feature = "object-store")]
             Kind::Bucket(Bucket { seal, .. }) => self.open_sealed(self.key(seal, ask)?),
             Kind::Env { prefix } => Ok(Arc::new(EnvStore::new(prefix))),
+            #[cfg(feature = "import")]
+            Kind::Import(foreign) => Ok(Arc::new(self.open_foreign(foreign)?)),
             #[cfg(feature = "keychain")]
             Kind::Keychain(item) => {
                 let store = KeychainStore::new(&item.service, &item.account)?;
@@ -98,6 +104,25 @@ impl StoreUrl {
                 reason: format!("{self} is not sealed to a key that a URL names"),
             }),
         }
+    }
+
+    #[cfg(feature = "import")]
+    pub(super) fn open_foreign(&self, foreign: &Foreign) -> Result<ImportStore, StoreError> {
+        let Foreign { format, place, account } = foreign;
+        let store = match place {
+            ForeignPlace::File(path) => ImportStore::new(path, *format),
+            #[cfg(feature = "keychain")]
+            ForeignPlace::Item(item) => {
+                let store = ImportStore::keychain_item(&item.service, &item.account, *format)?;
+                if self.prompts { store.allow_prompts() } else { store }
+            }
+            #[cfg(not(feature = "keychain"))]
+            ForeignPlace::Item(_) => return Err(not_built(self)),
+        };
+        Ok(match account {
+            Some(name) => store.with_account(name),
+            None => store,
+        })
     }
 
     /// Checks whether a record could be sealed now: whether the key and the recovery recipients can be

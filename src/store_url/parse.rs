@@ -2,6 +2,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::{Bucket, Database, InvalidStoreUrl, Item, Key, Kind, Seal, StoreUrl, escaped};
+#[cfg(feature = "import")]
+use super::{Foreign, ForeignPlace};
+#[cfg(feature = "import")]
+use crate::import::Format;
 use crate::net::server_url::{FORM, is_endpoint};
 
 impl FromStr for StoreUrl {
@@ -33,6 +37,8 @@ pub(super) fn parse(text: &str, relative: Relative) -> Result<StoreUrl, InvalidS
         "s3" => parse_bucket("s3", body, &mut options)?,
         "env" if is_name(body) => Kind::Env { prefix: body.to_owned() },
         "env" => return Err(invalid("env: takes a prefix of letters, digits and underscores")),
+        #[cfg(feature = "import")]
+        "import" => parse_import(body, &mut options)?,
         "keychain" => Kind::Keychain(parse_item(body)?),
         "keychain-item" => Kind::KeychainItem(parse_item(body)?),
         "memory" if body.is_empty() => Kind::Memory,
@@ -150,6 +156,7 @@ fn known_options(scheme: &str) -> &'static [&'static str] {
         "az" | "gs" | "s3" => {
             &["identity", "recipient", "recipients", "endpoint", "proxy", "trust_group"]
         }
+        "import" => &["account"],
         "plaintext" => &["trust_group"],
         "postgres" | "postgresql" => {
             &["slot", "identity", "recipient", "recipients", "sslrootcert", "trust_group"]
@@ -230,6 +237,25 @@ fn parse_database(body: &str, options: &mut Options<'_>) -> Result<Kind, Invalid
     }
     let (hosts, roots) = (hosts.to_owned(), options.path("sslrootcert")?);
     Ok(Kind::Postgres(Database { user, hosts, name, slot, roots, seal: options.seal()? }))
+}
+
+#[cfg(feature = "import")]
+fn parse_import(body: &str, options: &mut Options<'_>) -> Result<Kind, InvalidStoreUrl> {
+    let wrong = || {
+        let names: Vec<_> = Format::all().map(Format::name).collect();
+        invalid(&format!("import: needs FORMAT:PATH; FORMAT is auto, {}", names.join(", ")))
+    };
+    let (format, place) = body.split_once(':').ok_or_else(wrong)?;
+    let format = match format {
+        "auto" => None,
+        name => Some(Format::from_name(name).ok_or_else(wrong)?),
+    };
+    let place = match place.strip_prefix("keychain-item:") {
+        Some(item) => ForeignPlace::Item(parse_item(item)?),
+        None => ForeignPlace::File(options.resolve(place)?),
+    };
+    let account = options.take("account").map(unescaped).transpose()?;
+    Ok(Kind::Import(Foreign { format, place, account }))
 }
 
 const PASSWORD: &str = "it contains a password, which would be shown with the URL; remove it";

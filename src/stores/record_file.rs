@@ -314,7 +314,14 @@ impl<F: Format> Inner<F> {
             self.file.sync_absence()?;
             return self.compare(precondition, None);
         }
-        let locked = self.file.open_to_remove()?.lock()?;
+        let opened = self.file.open_to_remove()?;
+        // Another program's file is not ours to remove, and gets no lock. One that cannot be read may be ours.
+        if let Ok(Some(bytes)) = opened.read()
+            && let Some(error) = self.format.foreign(&bytes, &self.file.place())
+        {
+            return Err(error);
+        }
+        let locked = opened.lock()?;
         if *precondition == Precondition::Anything {
             locked.check_removable()?;
         } else {

@@ -41,12 +41,18 @@ pub(super) const CLEAR: &str = "\
 Examples:
   tokenkeep clear
   tokenkeep clear --profile work --revoke";
+pub(super) const IMPORT: &str = "\
+Examples:
+  tokenkeep import
+  tokenkeep import --json";
 pub(super) const MIGRATE: &str = "\
 Examples:
   tokenkeep migrate --to keychain:app/work
   tokenkeep migrate --from plaintext:tokens.json \\
       --to 'age:tokens.age?identity=key.txt'
-  tokenkeep migrate --all --to 'keychain:app/{profile}' --dry-run";
+  tokenkeep migrate --all --to 'keychain:app/{profile}' --dry-run
+  tokenkeep migrate --from import:auto:token.json --dry-run
+  tokenkeep migrate --profile work --from import:codex:~/.codex/auth.json";
 pub(super) const BACKUP: &str = "\
 Examples:
   tokenkeep backup --to backup.age --passphrase

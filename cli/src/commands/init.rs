@@ -102,7 +102,10 @@ async fn check(context: &Context, store: &StoreUrl) -> Result<(), Failure> {
     }
 }
 
-async fn named(context: &Context, store: StoreUrl) -> Result<(StoreUrl, String, String), Failure> {
+pub(super) async fn named(
+    context: &Context,
+    store: StoreUrl,
+) -> Result<(StoreUrl, String, String), Failure> {
     // An invalid recipient is found here, before a request to a server.
     open(context, &store)?;
     let asking = context.selection.allow_prompt;
@@ -121,7 +124,10 @@ async fn named(context: &Context, store: StoreUrl) -> Result<(StoreUrl, String, 
 }
 
 /// Chooses the keychain if it can be used, else an age file.
-async fn choose(context: &Context, name: &str) -> Result<(StoreUrl, String, String), Failure> {
+pub(super) async fn choose(
+    context: &Context,
+    name: &str,
+) -> Result<(StoreUrl, String, String), Failure> {
     let key = profile::key_of(name)?;
     let record = profile::state_directory()?.join(format!("{name}.age"));
     let mut keychain = StoreUrl::keychain("tokenkeep", name)?;

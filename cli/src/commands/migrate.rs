@@ -6,30 +6,48 @@ use tokenkeep::store::{Precondition, Record};
 use tokenkeep::transfer::TransferError;
 use tokenkeep::{StoreError, StoreUrl, TokenStore};
 
+use super::import;
 use crate::arguments;
 use crate::context::Context;
 use crate::describe::for_shell;
 use crate::failure::{Code, DONE, Failure, Outcome};
 use crate::parallel;
 use crate::profile::{Profile, Rewrite};
-use crate::selection::parse_url;
+use crate::selection::{NAME, parse_source, parse_url};
 use crate::target::{Target, check_key, open, refuse_environment, warn_of_plaintext};
-
-/// Stands for a profile's name in the target of `migrate --all`.
-const NAME: &str = "{profile}";
 
 /// How many profiles record their moves in one batch. The disk needs little more time to write a
 /// thousand of them than to write one.
 const BATCH: usize = 256;
 
 pub(super) async fn migrate(context: &Context, migrate: &arguments::Migrate) -> Outcome {
+    if let Some(from) = &migrate.from
+        && let url = parse_source(from)?
+        && url.import().is_some()
+    {
+        return import::take(context, migrate, &url).await;
+    }
+    let of_import = [
+        ("--account", migrate.account.is_some()),
+        ("--take-over", migrate.take_over),
+        ("--obtained-at", migrate.obtained_at.is_some()),
+    ];
+    if let Some((option, _)) = of_import.iter().find(|(_, is_given)| *is_given) {
+        return Err(Failure::usage(format!("{option} is only for `--from import:FORMAT:PATH`")));
+    }
+    if migrate.all && migrate.from.is_some() {
+        return Err(Failure::usage("`--all` cannot be used with `--from`; leave out one of them"));
+    }
+    let Some(to) = &migrate.to else {
+        return Err(Failure::usage("`--to <URL>` is missing; see `tokenkeep migrate --help`"));
+    };
     if context.selection.is_given() && (migrate.all || migrate.from.is_some()) {
         return Err(Failure::usage(
             "a profile or store is named besides the one to move; leave out one of them",
         ));
     }
     if migrate.all {
-        return migrate_all(context, migrate).await;
+        return migrate_all(context, migrate, to).await;
     }
     let (from, profile) = match &migrate.from {
         Some(url) => (parse_url(url)?, None),
@@ -38,7 +56,7 @@ pub(super) async fn migrate(context: &Context, migrate: &arguments::Migrate) -> 
             (target.url, target.profile)
         }
     };
-    let mut moves = [Move::new(context, &from, parse_url(&migrate.to)?, profile)?];
+    let mut moves = [Move::new(context, &from, parse_url(to)?, profile)?];
     run(&mut moves, migrate).await?;
     let [one] = moves;
     one.outcome?;
@@ -47,9 +65,9 @@ pub(super) async fn migrate(context: &Context, migrate: &arguments::Migrate) -> 
 }
 
 /// Moves every profile. Continues after a profile that fails, and lists those that failed.
-async fn migrate_all(context: &Context, migrate: &arguments::Migrate) -> Outcome {
+async fn migrate_all(context: &Context, migrate: &arguments::Migrate, to: &str) -> Outcome {
     // The name must be in the path, not in an option: each profile needs a slot of its own.
-    if !migrate.to.split('?').next().is_some_and(|slot| slot.contains(NAME)) {
+    if !to.split('?').next().is_some_and(|slot| slot.contains(NAME)) {
         return Err(Failure::usage(format!("with --all, the path in --to needs a {NAME} in it")));
     }
     let mut profiles = Profile::all()?.into_iter();
@@ -66,7 +84,7 @@ async fn migrate_all(context: &Context, migrate: &arguments::Migrate) -> Outcome
         let mut moves = Vec::new();
         for (name, profile) in profiles.by_ref().take(BATCH) {
             let plan = || {
-                let (to, profile) = (parse_url(&migrate.to.replace(NAME, &name))?, profile?);
+                let (to, profile) = (parse_url(&to.replace(NAME, &name))?, profile?);
                 if profile.store == to {
                     moved_before = Some(profile);
                     return Ok(None);

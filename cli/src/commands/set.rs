@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Read};
 
-use tokenkeep::chrono::{DateTime, TimeDelta, Utc};
+use tokenkeep::chrono::Utc;
 use tokenkeep::secrecy::ExposeSecret;
 use tokenkeep::store::MAX_RECORD;
 use tokenkeep::tokens::Freshness;
@@ -32,7 +32,7 @@ pub(super) async fn set(context: &Context) -> Outcome {
         read_input()?
     };
     let now = Utc::now();
-    let tokens = dated(tokens, now);
+    let tokens = dated(tokens);
     let is_expired = tokens.freshness(now) == Freshness::Expired;
     let next = match tokens.refresh_token {
         Some(_) => "`tokenkeep refresh` gets a new one",
@@ -50,37 +50,27 @@ pub(super) async fn set(context: &Context) -> Outcome {
     DONE
 }
 
-/// Sets when the tokens expire, if the token or its answer says so. The age of the token is
-/// unknown. So its own expiry date counts, and its original lifetime does not.
-fn dated(mut tokens: AuthTokens, now: DateTime<Utc>) -> AuthTokens {
-    // The unchanged answer of a provider: RFC 6749, 5.1.
-    let is_answer = tokens.obtained_at.is_none();
-    let after = |name: &str| {
-        #[expect(clippy::disallowed_methods, reason = "a number of seconds is no secret")]
-        let seconds: f64 = tokens.extra(name)?.expose_secret().trim().parse().ok()?;
-        let seconds = Some(seconds).filter(|seconds| (0.0..1e10).contains(seconds))?;
-        now.checked_add_signed(TimeDelta::try_seconds(seconds as i64)?)
-    };
-    let expires_at = tokens.expires_at.or_else(|| match after("expires_in") {
-        _ if !is_answer => None,
-        None => tokens.expiry(),
-        given => given,
-    });
-    // Keycloak writes 0 for a refresh token that does not expire.
-    let refresh_expires_at = ["refresh_expires_in", "refresh_token_expires_in"]
-        .into_iter()
-        .find_map(after)
-        .filter(|at| is_answer && *at > now);
-    tokens.expires_at = expires_at;
-    tokens.refresh_expires_at = tokens.refresh_expires_at.or(refresh_expires_at);
+/// Sets when the tokens expire, if the token itself says so. Its age is unknown, so its expiry date counts, and its
+/// original lifetime does not.
+fn dated(mut tokens: AuthTokens) -> AuthTokens {
+    if tokens.obtained_at.is_none() && tokens.has_access_token() {
+        tokens.expires_at = tokens.expires_at.or_else(|| tokens.expiry());
+    }
     tokens
 }
 
 /// Reads a record, or a bare access token. An error is about the input, not about stored tokens.
 fn read(text: &[u8], place: &str) -> Result<AuthTokens, Failure> {
-    AuthTokens::from_text(text, place).map_err(|error| match error {
+    let tokens = AuthTokens::from_text(text, place).or_else(|error| match error {
+        // The answer of a provider counts its lifetimes from when it was sent, which is now.
+        StoreError::NotARecord { .. } => {
+            AuthTokens::from_token_response(text, Utc::now(), place).map_err(|_| error)
+        }
+        error => Err(error),
+    });
+    tokens.map_err(|error| match error {
         // Unlike a store, the input has nothing to restore or to clear.
-        StoreError::Corrupt { reason, .. } => {
+        StoreError::Corrupt { reason, .. } | StoreError::NotARecord { reason, .. } => {
             Failure::usage(format!("{place} holds no tokens: {reason}"))
         }
         StoreError::TooLarge { limit, .. } => Failure::usage(format!(

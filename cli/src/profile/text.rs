@@ -46,6 +46,12 @@ impl Profile {
                     ("store", DeValue::String(url)) => {
                         let url = StoreUrl::parse_absolute(url);
                         let url = url.map_err(|error| wrong(at, &error.to_string()))?;
+                        if url.import().is_some() {
+                            return Err(wrong(
+                                at,
+                                "import: is only a source for `tokenkeep migrate`",
+                            ));
+                        }
                         store = Some((url, value.span()));
                     }
                     (MOVING_TO, DeValue::String(url)) => {

@@ -17,10 +17,25 @@ fn decode(bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError> {
     super::decode(bytes, place).map(|record| record.tokens)
 }
 
+/// A record of this crate begins like this.
+const OURS: &str = r#""version":1,"expires_at":null,"#;
+
 fn reason(json: &str) -> String {
     match decode(json.as_bytes(), "here").unwrap_err() {
         StoreError::Corrupt { place, reason } => {
             assert_eq!(place, "here");
+            reason
+        }
+        other => panic!("{json}: {other}"),
+    }
+}
+
+/// Returns why something is no record of this crate.
+fn not_ours(text: &[u8]) -> String {
+    match decode_text(text, "here").unwrap_err() {
+        StoreError::NotARecord { place, reason, advice } => {
+            assert_eq!(place, "here");
+            assert!(!advice.contains("clear"), "{advice}");
             reason
         }
         other => panic!("{other}"),
@@ -28,26 +43,151 @@ fn reason(json: &str) -> String {
 }
 
 #[test]
-fn a_bare_token_is_accepted_and_an_age_key_is_refused() {
-    let token = decode_text(b" token\n", "here").unwrap().access_token;
-    assert_eq!(token.expose_secret(), "token");
+fn a_bare_token_is_accepted_and_what_is_none_is_refused() {
+    for text in [
+        &b" token\n"[..],
+        b"\xef\xbb\xbftoken",
+        b"t\0o\0k\0e\0n\0",
+        b"\xff\xfet\0o\0k\0e\0n\0\r\0\n\0",
+    ] {
+        assert_eq!(decode_text(text, "here").unwrap().access_token.expose_secret(), "token");
+    }
+    for token in ["abc==", "ya29.a0-_~+/x", "ghp_1", "1//0e", "a=="] {
+        assert_eq!(decode_text(token.as_bytes(), "here").unwrap(), AuthTokens::new(token));
+    }
     for (text, expected) in [
-        (b"".as_slice(), "it is empty"),
-        (b" \n", "it is empty"),
-        (b"canary \x00\xff", "neither JSON with an `access_token`"),
+        (b"canary \x00\xff".as_slice(), "it is not text"),
+        (b"canary\0canary", "characters that no token has"),
+        (b"canary\ncanary", "characters that no token has"),
+        (b"can\xc3\xa4ry", "characters that no token has"),
         (b"Bearer canary", "leave out `Bearer`"),
-        (b"\x1b[200~canary", "neither JSON with an `access_token`"),
+        (b"\x1b[200~canary", "characters that no token has"),
         (b"\"canary\"", "`jq -r`"),
+        (b"'canary'", "in quotes"),
         (b"[\"canary\"]", "`jq -r`"),
-        (b"null\n", "`jq -r`"),
+        (b"<html>canary</html>", "markup"),
+        (b"ACCESS_TOKEN=canary", "NAME=VALUE"),
+        (b"error=canary&state=1", "NAME=VALUE"),
+        (b"null\n", "a word"),
+        (b"undefined", "a word"),
         (b"age-secret-key-1canary", "an age identity"),
     ] {
-        let error = decode_text(text, "here").unwrap_err().to_string();
-        assert!(error.starts_with("here is damaged") && error.contains(expected), "{error}");
-        assert!(!error.contains("canary"), "{error}");
+        let reason = not_ours(text);
+        assert!(reason.contains(expected) && !reason.contains("canary"), "{reason}");
+    }
+    for empty in [&b""[..], b" \n", b"\xef\xbb\xbf"] {
+        let error = decode_text(empty, "here").unwrap_err().to_string();
+        assert!(error.starts_with("here is damaged: it is empty"), "{error}");
     }
     let long = [b'a'; MAX_RECORD + 1];
     assert!(matches!(decode_text(&long, "here"), Err(StoreError::TooLarge { .. })));
+}
+
+#[test]
+fn a_form_is_read_as_the_answer_that_it_is() {
+    let text = b"access_token=gho_1&scope=repo%2Cgist&token_type=bearer\n";
+    let tokens = decode_text(text, "here").unwrap();
+    let expected = AuthTokens::new("gho_1")
+        .with_extra("scope", "repo,gist".into())
+        .with_extra("token_type", "bearer".into());
+    assert_eq!(tokens, expected);
+    let error = not_ours(b"access_token=canary&expires_in=3600");
+    assert!(error.contains("its expires_in counts from a time"), "{error}");
+    let tokens = AuthTokens::from_token_response(
+        b"access_token=a&expires_in=3600&refresh_token=r&refresh_token_expires_in=7200",
+        at(1_800_000_000),
+        "here",
+    )
+    .unwrap();
+    assert_eq!(tokens.expires_at, Some(at(1_800_003_600)));
+    assert_eq!(tokens.refresh_expires_at, Some(at(1_800_007_200)));
+    assert_eq!(tokens.obtained_at, Some(at(1_800_000_000)));
+}
+
+#[test]
+fn the_expiry_of_another_programs_record_is_taken_over_under_whatever_name() {
+    let (date, number) = ("2027-01-15T08:00:00Z", 1_800_000_000);
+    for (fields, expected) in [
+        (format!(r#""expires_at":{number}"#), Some(number)),
+        (format!(r#""expires_at":{number}.0"#), Some(number)),
+        (format!(r#""expires_at":"{number}""#), Some(number)),
+        (format!(r#""expiry":"{date}""#), Some(number)),
+        (format!(r#""expiry":"{date}","expires_in":1"#), Some(number)),
+        (format!(r#""expires_in":1,"expires_at":{number}"#), Some(number)),
+        (format!(r#""expires_on":"{number}""#), Some(number)),
+        (format!(r#""expiry_date":{number}000"#), Some(number)),
+        (format!(r#""expiresAt":{number}000"#), Some(number)),
+        (format!(r#""expires":{number}"#), Some(number)),
+        (format!(r#""expires":3600,"created_at":{}"#, number - 3600), Some(number)),
+        (format!(r#""token_expiry":"{date}""#), Some(number)),
+        (format!(r#""accessTokenExpirationDate":"{date}""#), Some(number)),
+        (format!(r#""Expiration":"{date}""#), Some(number)),
+        (format!(r#""exp":{number}"#), Some(number)),
+        (format!(r#""created_at":{},"expires_in":"3600""#, number - 3600), Some(number)),
+        (format!(r#""expires_at":{number},"expires_on":"{date}","expired":false"#), Some(number)),
+        (r#""expires_at":0"#.into(), None),
+        (r#""expires_at":"0001-01-01T00:00:00Z""#.into(), None),
+        (r#""expiry":null"#.into(), None),
+        // These are about something else.
+        (
+            format!(
+                r#""id_token_expires_in":5,"ext_expires_in":6,"client_secret_expires_at":{number}"#
+            ),
+            None,
+        ),
+    ] {
+        let json = format!(r#"{{"access_token":"a","refresh_token":"r",{fields}}}"#);
+        let tokens = decode(json.as_bytes(), "here").unwrap();
+        assert_eq!(tokens.expires_at, expected.map(at), "{json}");
+        // No earlier expiry stays beside the next one.
+        let stays = |name: &str| tokens.extra(name).is_some();
+        assert!(
+            !["expiry", "expires_in", "expires_on", "expires", "exp"].iter().any(|it| stays(it))
+        );
+    }
+    // What an access token says of itself needs no date.
+    let claims = "e30.eyJleHAiOjE4MDAwMDAwMDB9.c2ln";
+    let json = format!(r#"{{"access_token":"{claims}","expires_in":3600}}"#);
+    assert_eq!(decode(json.as_bytes(), "here").unwrap().expiry(), Some(at(number)));
+}
+
+#[test]
+fn an_expiry_that_cannot_be_read_is_refused_by_its_name() {
+    for (fields, expected) in [
+        (r#""expires_at":"canary""#, "its expires_at is not a time in any form that is known"),
+        (r#""expires_at":3600"#, "its expires_at is not a time in any form that is known"),
+        (r#""expiry":{"canary":1}"#, "its expiry is not a time in any form that is known"),
+        (r#""expires_in":3600"#, "its expires_in counts from a time that it does not name"),
+        (r#""expires_in":"canary""#, "its expires_in is not a number of seconds"),
+        (r#""expires_in_days":5"#, "its expires_in_days is in a unit that is not known"),
+        (r#""expiry":"2027-01-15T08:00:00""#, "its expiry has no time zone"),
+        (r#""expires_at":1800000000,"expiry":1800009999"#, "its expiry is not the expiry that"),
+        (r#""refresh_token_expires_at":"soon""#, "its refresh_token_expires_at is not a time"),
+        (r#""created_at":1800000000,"expires_in":1e13"#, "its expires_in is beyond all dates"),
+    ] {
+        let reason = not_ours(format!(r#"{{"access_token":"canary",{fields}}}"#).as_bytes());
+        assert!(reason.contains(expected) && !reason.contains("canary"), "{fields}: {reason}");
+    }
+}
+
+#[test]
+fn a_token_of_another_program_has_no_blanks_around_it_and_none_in_it() {
+    let tokens = decode(br#"{"access_token":" a\n","refresh_token":"r\r\n"}"#, "here").unwrap();
+    assert_eq!(tokens, AuthTokens::new("a").with_refresh_token("r"));
+    for json in [
+        r#"{"access_token":"a canary"}"#,
+        r#"{"access_token":"a\ncanary"}"#,
+        r#"{"access_token":"a\u0000canary"}"#,
+        r#"{"access_token":"a","refresh_token":"Bearer canary"}"#,
+        r#"{"access_token":"\"canary\""}"#,
+        r#"{"access_token":"<html>canary"}"#,
+    ] {
+        let reason = not_ours(json.as_bytes());
+        assert!(reason.contains("its ") && !reason.contains("canary"), "{reason}");
+    }
+    // A record of this crate has the text that a provider sent.
+    let ours = format!(r#"{{{OURS}"access_token":"a b"}}"#);
+    assert_eq!(decode(ours.as_bytes(), "here").unwrap(), AuthTokens::new("a b"));
 }
 
 #[test]
@@ -63,7 +203,7 @@ fn a_file_of_the_seed_document_loads_unchanged() {
     .unwrap();
     let expected = AuthTokens::new("eyJhbGciOiJIUzI1NiIs...")
         .with_refresh_token("refresh_token_value")
-        .with_expires_at("2024-01-15T10:30:00Z".parse().unwrap());
+        .with_expires_at("2024-01-15T10:30:00Z".parse::<DateTime<Utc>>().unwrap());
     assert_eq!(tokens, expected);
 }
 
@@ -104,37 +244,64 @@ fn each_fault_has_its_own_error_text() {
         ("{\n\"access_token\": \"canary", "it ends too early, at line 2, column 23"),
         ("{\n\"access_token\": canary}", "it is not valid JSON at line 2, column 17"),
         ("{} canary", "it is not valid JSON at line 1, column 4"),
-        ("[\"canary\"]", "it is not a JSON object"),
-        ("\"canary\"", "it is not a JSON object"),
-        ("{}", "it has no access_token"),
-        (r#"{"access_token":null}"#, "it has no access_token"),
-        (r#"{"access_token":""}"#, "its access_token is empty"),
-        (r#"{"access_token":{"canary":1}}"#, "its access_token is not a string"),
-        (r#"{"access_token":"canary","refresh_token":12}"#, "its refresh_token is not a string"),
-        (
-            r#"{"access_token":"canary","expires_at":"canary"}"#,
-            "its expires_at is not an RFC 3339 date",
-        ),
-        (r#"{"access_token":"canary","expires_at":1700000000}"#, "its expires_at is not a string"),
         (r#"{"access_token":"canary","access_token":"canary"}"#, "it has the same field twice"),
         (r#"{"access_token":"a","\u0061ccess_token":"b"}"#, "it has the same field twice"),
-        (
-            r#"{"access_token":"a","x":"1","extra":{"x":"2"}}"#,
-            "it has the same field twice, in extra and beside it",
-        ),
-        (r#"{"access_token":"a","extra":["canary"]}"#, "in its extra: it is not a JSON object"),
-        (r#"{"access_token":"a","version":"1"}"#, "its version is not a number"),
-        (r#"{"access_token":"a","version":-1}"#, "its version is not a number"),
-        (r#"{"access_token":"a","backup":"yes"}"#, "its backup is neither true nor false"),
     ] {
         assert_eq!(reason(json), expected, "{json}");
     }
-    let deep = "[".repeat(MAX_RECORD);
-    assert_eq!(reason(&deep), "it is not a JSON object");
-    let deep = format!("{{\"access_token\":{}{}}}", "[".repeat(9_000), "]".repeat(9_000));
+    for (fields, expected) in [
+        (r#""access_token":null"#, "it has no access_token"),
+        (r#""access_token":"""#, "its access_token is empty"),
+        (r#""access_token":"","refresh_token":"r""#, "its access_token is empty"),
+        (r#""access_token":{"canary":1}"#, "its access_token is not a string"),
+        (r#""access_token":"canary","refresh_token":12"#, "its refresh_token is not a string"),
+        (
+            r#""access_token":"a","x":"1","extra":{"x":"2"}"#,
+            "it has the same field twice, in extra and beside it",
+        ),
+        (r#""access_token":"a","extra":["canary"]"#, "in its extra: it is not a JSON object"),
+        (r#""access_token":"a","backup":"yes""#, "its backup is neither true nor false"),
+    ] {
+        assert_eq!(reason(&format!("{{{OURS}{fields}}}")), expected, "{fields}");
+    }
+    for (json, expected) in [
+        (
+            r#"{"access_token":"canary","expires_at":"canary","version":1}"#,
+            "its expires_at is not an RFC 3339 date",
+        ),
+        (
+            r#"{"access_token":"canary","expires_at":1700000000,"version":1}"#,
+            "its expires_at is not a string",
+        ),
+        (r#"{"access_token":"a","expires_at":null,"version":"1"}"#, "its version is not a number"),
+        (r#"{"access_token":"a","expires_at":null,"version":-1}"#, "its version is not a number"),
+    ] {
+        assert_eq!(reason(json), expected, "{json}");
+    }
+    let deep = format!("{{{OURS}\"access_token\":{}{}}}", "[".repeat(9_000), "]".repeat(9_000));
     assert_eq!(reason(&deep), "its access_token is not a string");
     let error = decode(b"{\"access_token\":\"\xff\"}", "here").unwrap_err().to_string();
-    assert!(error.contains("not UTF-8 text (byte 17)"), "{error}");
+    assert!(error.contains("is damaged: it is not UTF-8 text (byte 17)"), "{error}");
+}
+
+#[test]
+fn what_another_program_wrote_is_not_called_damaged() {
+    let deep = "[".repeat(9_000);
+    for (text, expected) in [
+        ("{}", "it has no access_token"),
+        (r#"{"access_token":null}"#, "it has no access_token"),
+        (r#"{"access_token":""}"#, "its access_token is empty"),
+        (r#"{"tokens":{"a":1},"version":"2.0"}"#, "its version is not a number"),
+        ("[\"canary\"]", "it is not a JSON object"),
+        ("\"canary\"", "it is not a JSON object"),
+        ("[section]\ntoken = canary\n", "it is not a JSON object"),
+        (&deep, "it is not a JSON object"),
+    ] {
+        match decode(text.as_bytes(), "here").unwrap_err() {
+            StoreError::NotARecord { reason, .. } => assert_eq!(reason, expected, "{text}"),
+            other => panic!("{text}: {other}"),
+        }
+    }
 }
 
 #[test]
@@ -155,15 +322,14 @@ fn a_record_over_the_limit_is_neither_written_nor_read() {
 
 #[test]
 fn a_value_that_is_not_a_string_is_kept_as_its_json() {
-    let tokens =
-        decode(br#"{"access_token":"a","expires_in":900,"roles":["a", "b"]}"#, "here").unwrap();
-    assert_eq!(tokens.extra("expires_in").unwrap().expose_secret(), "900");
+    let tokens = decode(br#"{"access_token":"a","realm":900,"roles":["a", "b"]}"#, "here").unwrap();
+    assert_eq!(tokens.extra("realm").unwrap().expose_secret(), "900");
     assert_eq!(tokens.extra("roles").unwrap().expose_secret(), r#"["a", "b"]"#);
     let again = decode(&encode(&tokens, "here").unwrap(), "here").unwrap();
     assert_eq!(again, tokens);
     // A number is a number after a round trip.
     let written: Value = serde_json::from_slice(&encode(&tokens, "here").unwrap()).unwrap();
-    let expected = serde_json::json!({"expires_in": 900, "roles": ["a", "b"]});
+    let expected = serde_json::json!({"realm": 900, "roles": ["a", "b"]});
     assert_eq!(written["extra"], expected);
 }
 
@@ -253,7 +419,10 @@ fn a_missing_access_token_is_kept_and_counts_as_expired() {
     let tokens = decode(&bytes, "here").unwrap();
     assert!(!tokens.has_access_token() && tokens.is_expired(at(0)));
     assert!(matches!(encode(&AuthTokens::new(""), "here"), Err(StoreError::InvalidTokens { .. })));
-    assert_eq!(reason(r#"{"access_token":"","refresh_token":"r"}"#), "its access_token is empty");
+    // Other programs write a refresh token alone too.
+    for json in [r#"{"access_token":"","refresh_token":"r"}"#, r#"{"refresh_token":"r"}"#] {
+        assert_eq!(decode(json.as_bytes(), "here").unwrap(), AuthTokens::without_access_token("r"));
+    }
 }
 
 #[test]
@@ -264,10 +433,10 @@ fn the_refresh_tokens_own_expiry_and_a_client_secret_are_kept() {
     assert!(!format!("{tokens:?}").contains("canary"));
     assert_eq!(decode(&encode(&tokens, "here").unwrap(), "here").unwrap(), tokens);
     // Other programs use fields with these names for other content.
-    let json = r#"{"access_token":"a","client_secret":5,"refresh_expires_at":"soon","refresh_obtained_at":5,"refresh":"x"}"#;
+    let json = r#"{"access_token":"a","client_secret":5,"refresh_obtained_at":5,"refresh":"x"}"#;
     let tokens = decode(json.as_bytes(), "here").unwrap();
     assert!(tokens.client_secret().is_none() && tokens.refresh_expires_at.is_none());
-    assert_eq!(tokens.extras().count(), 4);
+    assert_eq!(tokens.extras().count(), 3);
 }
 
 /// Reads one file of each form that any version wrote.

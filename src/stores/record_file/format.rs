@@ -53,6 +53,12 @@ pub(crate) trait Format: fmt::Debug + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Returns the error for bytes that something else than this crate wrote.
+    fn foreign(&self, bytes: &[u8], place: &str) -> Option<StoreError> {
+        let _ = (bytes, place);
+        None
+    }
+
     /// Returns the most bytes of an encoded record.
     fn limit(&self) -> usize;
 }
@@ -78,6 +84,10 @@ impl Format for Plain {
 
     fn decode(&self, bytes: &[u8], _: &Revision, place: &str) -> Result<Record, StoreError> {
         codec::decode(bytes, place)
+    }
+
+    fn foreign(&self, bytes: &[u8], place: &str) -> Option<StoreError> {
+        codec::foreign(bytes, place)
     }
 
     fn limit(&self) -> usize {

@@ -1,6 +1,6 @@
 use super::Format;
 use crate::error::StoreError;
-use crate::key::seal::{MAX_SEALED, sealed_size};
+use crate::key::seal::{MAX_SEALED, not_sealed, sealed_size};
 use crate::key::{AgeKey, LastOpened, Sealer};
 use crate::record::codec;
 use crate::record::{MAX_STORED, Record};
@@ -57,6 +57,9 @@ impl Format for Sealed {
     }
 
     fn decode(&self, bytes: &[u8], revision: &Revision, place: &str) -> Result<Record, StoreError> {
+        if let Some(error) = not_sealed(bytes, place) {
+            return Err(error);
+        }
         let open = || self.key.open(bytes, place);
         self.last.get_or_open(&self.key, revision, open, |plain| codec::decode(plain, place))
     }
@@ -75,6 +78,10 @@ impl Format for Sealed {
 
     fn forget(&self) -> Result<(), StoreError> {
         self.key.forget()
+    }
+
+    fn foreign(&self, bytes: &[u8], place: &str) -> Option<StoreError> {
+        not_sealed(bytes, place)
     }
 
     fn limit(&self) -> usize {

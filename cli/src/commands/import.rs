@@ -1,0 +1,431 @@
+//! import: tokens that other programs keep. `import` lists them, and `migrate --from import:…` takes them over.
+
+mod places;
+
+use serde_json::json;
+use tokenkeep::chrono::{DateTime, Utc};
+use tokenkeep::import::{Account, Fate, Source};
+use tokenkeep::stores::ImportStore;
+use tokenkeep::tokens::Freshness;
+use tokenkeep::transfer::{Import, TransferError, import};
+use tokenkeep::{AuthTokens, StoreUrl, TokenStore};
+
+use self::places::Place;
+use super::init;
+use crate::arguments;
+use crate::context::Context;
+use crate::describe::{describe, for_shell, moment};
+use crate::failure::{Code, DONE, Failure, Outcome};
+use crate::profile::{NewProvider, Profile, quoted};
+use crate::selection::{NAME, Selection, parse_url};
+use crate::target::{check_key, open, refuse_environment, warn_of_plaintext};
+
+/// Lists the tokens of other programs in the usual places of this machine.
+pub(super) async fn list(context: &Context, json: bool) -> Outcome {
+    if context.selection.is_given() {
+        return Err(Failure::usage(
+            "this looks for tokens of other programs; `tokenkeep status` is about a profile",
+        ));
+    }
+    let mut rows = Vec::new();
+    for place in places::usual() {
+        let store = place.store();
+        let found = store.source().await;
+        if let Ok(None) = found {
+            continue;
+        }
+        if json {
+            rows.push(as_json(&place, found));
+            continue;
+        }
+        match found {
+            Ok(Some(source)) => say_source(context, &place, &source)?,
+            Ok(None) => {}
+            Err(error) => context.terminal.say(&format!("{error}")),
+        }
+        rows.push(serde_json::Value::Null);
+    }
+    if json {
+        context.terminal.print_json(&json!(rows))?;
+    } else if rows.is_empty() {
+        context.terminal.say(
+            "there are none in the usual places; `tokenkeep migrate --from import:auto:PATH` takes them from any file",
+        );
+    }
+    DONE
+}
+
+fn say_source(context: &Context, place: &Place, source: &Source) -> Result<(), Failure> {
+    let url = format!("import:{}:{}", source.format, place.text());
+    context.terminal.print(&format!("{}: {}", source.format.program(), place.text()))?;
+    for account in &source.accounts {
+        context.terminal.print(&format!("  {}: {}", account.name, in_words(&account.tokens)))?;
+    }
+    let choice = if source.accounts.len() > 1 { " --account NAME" } else { "" };
+    context
+        .terminal
+        .print(&format!("  take it: tokenkeep migrate --from {}{choice}", for_shell(url)))?;
+    Ok(())
+}
+
+fn as_json(
+    place: &Place,
+    found: Result<Option<Source>, tokenkeep::StoreError>,
+) -> serde_json::Value {
+    let now = Utc::now();
+    match found {
+        Ok(Some(source)) => json!({
+            "place": place.text(),
+            "format": source.format.name(),
+            "url": format!("import:{}:{}", source.format, place.text()),
+            "accounts": source.accounts.iter().map(|account| json!({
+                "name": account.name,
+                "tokens": describe(Some(&account.tokens), now),
+            })).collect::<Vec<_>>(),
+            "error": null,
+        }),
+        Ok(None) => serde_json::Value::Null,
+        Err(error) => json!({
+            "place": place.text(),
+            "format": place.format.map(tokenkeep::import::Format::name),
+            "accounts": [],
+            "error": error.to_string(),
+        }),
+    }
+}
+
+/// Returns what there is, without secrets.
+fn in_words(tokens: &AuthTokens) -> String {
+    let now = Utc::now();
+    let access = match (tokens.has_access_token(), tokens.expiry()) {
+        (false, _) => "no access token".into(),
+        (true, None) => "an access token whose expiry is not known".into(),
+        (true, Some(expiry)) if tokens.freshness(now) == Freshness::Expired => {
+            format!("an access token that expired at {}", moment(expiry))
+        }
+        (true, Some(expiry)) => format!("an access token that expires at {}", moment(expiry)),
+    };
+    let refresh =
+        if tokens.refresh_token.is_some() { "a refresh token" } else { "no refresh token" };
+    format!("{access}, {refresh}")
+}
+
+/// Takes tokens from the file or the keychain item of another program.
+pub(super) async fn take(
+    context: &Context,
+    migrate: &arguments::Migrate,
+    url: &StoreUrl,
+) -> Outcome {
+    if migrate.keep_source {
+        return Err(Failure::usage(
+            "without --take-over this makes a copy anyway; leave out --keep-source",
+        ));
+    }
+    let mut store = opened(context, url)?;
+    if let Some(text) = &migrate.obtained_at {
+        let at = obtained_at(text, &store)?;
+        store = store.with_obtained_at(at);
+    }
+    let source = store.source().await?;
+    let source =
+        source.ok_or_else(|| Failure::from(TransferError::Empty { place: store.to_string() }))?;
+    let chosen = chosen(&source, &store, migrate)?;
+    let mut plans = Vec::new();
+    for account in &chosen {
+        plans.push(Plan::new(context, migrate, &source, account, chosen.len() > 1).await?);
+    }
+    if migrate.dry_run {
+        show_fields(context, &store, &source);
+    } else {
+        say_what_is_unknown(context, &store, &source);
+    }
+    for plan in plans {
+        if migrate.dry_run {
+            plan.show(context, migrate).await?;
+        } else {
+            plan.run(context, migrate, &store, &source).await?;
+        }
+    }
+    DONE
+}
+
+fn opened(context: &Context, url: &StoreUrl) -> Result<ImportStore, Failure> {
+    let url =
+        if context.selection.allow_prompt { url.clone().allow_prompts() } else { url.clone() };
+    Ok(url.import().expect("it is the URL of an import")?)
+}
+
+/// Reads a date, or `file` for the time at which the file was written.
+fn obtained_at(text: &str, store: &ImportStore) -> Result<DateTime<Utc>, Failure> {
+    if text == "file" {
+        let path = store.path().ok_or_else(|| {
+            Failure::usage("a keychain item has no time; give --obtained-at as a date")
+        })?;
+        let modified = path.metadata().and_then(|metadata| metadata.modified());
+        return modified.map(Into::into).map_err(|error| Failure::io("read", path, &error));
+    }
+    text.parse().map_err(|_| {
+        Failure::usage("--obtained-at takes a date such as 2026-01-31T12:00:00Z, or `file`")
+    })
+}
+
+/// Returns the accounts to take.
+fn chosen<'a>(
+    source: &'a Source,
+    store: &ImportStore,
+    migrate: &arguments::Migrate,
+) -> Result<Vec<&'a Account>, Failure> {
+    if migrate.all {
+        return Ok(source.accounts.iter().collect());
+    }
+    if let Some(account) = source.account(migrate.account.as_deref()) {
+        return Ok(vec![account]);
+    }
+    let names: Vec<_> =
+        source.accounts.iter().map(|account| for_shell(account.name.clone())).collect();
+    let names = names.join(", ");
+    Err(Failure::usage(match &migrate.account {
+        Some(_) => format!("{store} has no account of this name; it has {names}"),
+        None => format!(
+            "{store} holds {} accounts: {names}; choose one with --account, or make a profile of each with --all",
+            source.accounts.len()
+        ),
+    }))
+}
+
+/// Shows what would become of each field.
+fn show_fields(context: &Context, store: &ImportStore, source: &Source) {
+    let width = source.fields.iter().map(|field| field.name.len()).max().unwrap_or(0);
+    context.terminal.say(&format!("{store} is of {}:", source.format.program()));
+    for field in &source.fields {
+        context.terminal.say(&format!("  {:width$}  {}", field.name, field.fate));
+    }
+}
+
+/// Says once which times are not known.
+fn say_what_is_unknown(context: &Context, store: &ImportStore, source: &Source) {
+    let is_expiry = |name: &str| name.to_ascii_lowercase().contains("expir");
+    let unknown =
+        source.fields.iter().find(|field| field.fate == Fate::Unknown && is_expiry(&field.name));
+    if let Some(field) = unknown {
+        context.terminal.say(&format!(
+            "note: {} in {store} stands for an expiry that is not known",
+            field.name
+        ));
+    }
+}
+
+/// Where one account goes.
+struct Plan<'a> {
+    account: &'a Account,
+    to: StoreUrl,
+    /// The profile, if there is one already, or its name.
+    profile: Option<Result<Profile, String>>,
+    /// The provider that the profile gets.
+    table: Option<String>,
+}
+
+impl<'a> Plan<'a> {
+    async fn new(
+        context: &Context,
+        migrate: &arguments::Migrate,
+        source: &Source,
+        account: &'a Account,
+        is_one_of_many: bool,
+    ) -> Result<Self, Failure> {
+        let named = match context.selection.selected()? {
+            Selection::Store(_) => {
+                return Err(Failure::usage(
+                    "name the store to import to with --to, or a profile with --profile",
+                ));
+            }
+            Selection::Profile(name) => name,
+        };
+        let name = if is_one_of_many {
+            let base =
+                context.selection.profile.clone().unwrap_or_else(|| source.format.name().into());
+            Some(profile_name(&base, &account.name))
+        } else if migrate.to.is_some() && !context.selection.is_given() {
+            // As for any other source, a store that is named alone gets the tokens and no profile.
+            None
+        } else {
+            Some(named)
+        };
+        let to = migrate
+            .to
+            .as_ref()
+            .map(|to| parse_url(&to.replace(NAME, name.as_deref().unwrap_or_default())));
+        let to = to.transpose()?;
+        let Some(name) = name else {
+            let to = to.expect("without it, there is a profile");
+            return Ok(Self { account, to, profile: None, table: None });
+        };
+        if is_one_of_many && migrate.to.as_ref().is_some_and(|to| !to.contains(NAME)) {
+            return Err(Failure::usage(format!(
+                "with --all, the path in --to needs a {NAME} in it"
+            )));
+        }
+        let there = Profile::find(&name)?;
+        let has_provider = there.as_ref().is_some_and(|profile| profile.provider.is_some());
+        let table = table_of(account).filter(|_| !has_provider);
+        let (to, profile) = match (there, to) {
+            (Some(profile), Some(to)) if profile.store != to => {
+                return Err(Failure::new(
+                    Code::Conflict,
+                    format!(
+                        "the profile {name} has another store, {}; leave out --to, or name another --profile",
+                        profile.store
+                    ),
+                ));
+            }
+            (Some(profile), _) => (profile.store.clone(), Ok(profile)),
+            (None, Some(to)) => {
+                let (to, _, _) = init::named(context, to).await?;
+                (to, Err(name))
+            }
+            (None, None) => {
+                let (to, _, _) = init::choose(context, &name).await?;
+                (to, Err(name))
+            }
+        };
+        Ok(Self { account, to, profile: Some(profile), table })
+    }
+
+    async fn show(&self, context: &Context, migrate: &arguments::Migrate) -> Result<(), Failure> {
+        let target = open(context, &self.to)?;
+        refuse_environment(&self.to, &*target)?;
+        check_key(context, &self.to).await?;
+        let kind = if migrate.take_over { "take over" } else { "copy" };
+        let profile = match &self.profile {
+            None => String::new(),
+            Some(Ok(profile)) => format!(", for the profile {}", profile.name),
+            Some(Err(name)) => format!(", for a new profile {name}"),
+        };
+        let name = &self.account.name;
+        context.terminal.say(&format!("would {kind} {name} to {target}{profile}"));
+        if let Some(table) = &self.table {
+            context.terminal.say(&format!("with this provider:\n{}", table.trim()));
+        }
+        if let Some(there) = target.load().await?
+            && !there.record.tokens.is_backup()
+            && there.record.tokens != self.account.tokens
+        {
+            return Err(TransferError::Occupied { place: target.to_string() }.into());
+        }
+        Ok(())
+    }
+
+    async fn run(
+        self,
+        context: &Context,
+        migrate: &arguments::Migrate,
+        store: &ImportStore,
+        source: &Source,
+    ) -> Result<(), Failure> {
+        let target = open(context, &self.to)?;
+        refuse_environment(&self.to, &*target)?;
+        check_key(context, &self.to).await?;
+        let provider = self.table.map(|table| NewProvider { table, metadata: None });
+        // The profile is there before the tokens, so that a run that is killed leaves none that nothing names.
+        let profile = match self.profile {
+            None => None,
+            Some(Ok(mut profile)) => {
+                if let Some(provider) = provider {
+                    profile.add(provider).await?;
+                }
+                Some(profile.name)
+            }
+            Some(Err(name)) => {
+                let path = Profile::create(&name, &self.to, provider).await?;
+                context.terminal.say(&format!("made the profile {name} ({})", path.display()));
+                Some(name)
+            }
+        };
+        let from = store.clone().with_account(&self.account.name);
+        let kind = if migrate.take_over { Import::TakeOver } else { Import::Copy };
+        let imported = import(&from, &target, kind).await?;
+        if let Some(warning) = &imported.warning {
+            context.terminal.say(&format!("warning: {warning}"));
+        }
+        warn_of_plaintext(context, &self.to);
+        let program = source.format.program();
+        let name = &self.account.name;
+        if !migrate.take_over {
+            let with = profile.map_or_else(
+                || format!(" --store {}", for_shell(self.to.to_string())),
+                |name| format!(" --profile {name}"),
+            );
+            context.terminal.say(&format!(
+                "copied {name} to {target}, as a backup: `tokenkeep get{with}` prints its access token, and nothing \
+                 refreshes it; run this again with --take-over to make it live here, which signs out {program}"
+            ));
+            return Ok(());
+        }
+        context.terminal.say(&format!("took {name} over to {target}"));
+        let after = if imported.removed {
+            format!("removed {store}")
+        } else {
+            let stays = imported.stays.unwrap_or_default();
+            format!("{store} stays as it is: {stays}")
+        };
+        context.terminal.say(&after);
+        if self.account.tokens.refresh_token.is_some() {
+            context.terminal.say(&format!(
+                "these tokens are live here now: once they are refreshed, those of {program} are invalid at many \
+                 providers; do not use both"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Returns the `[oauth2]` table for an account whose file names its provider.
+fn table_of(account: &Account) -> Option<String> {
+    let provider = &account.provider;
+    let client_id = provider.client_id.as_ref()?;
+    let mut table = String::from("\n[oauth2]\n");
+    let mut add = |name: &str, value: &str| table += &format!("{name} = {}\n", quoted(value));
+    match (&provider.token_url, &provider.issuer) {
+        (None, None) => return None,
+        (Some(url), _) => add("token_url", url),
+        (None, Some(issuer)) => add("issuer", issuer),
+    }
+    add("client_id", client_id);
+    if account.tokens.client_secret().is_some() {
+        add("client_secret", "record");
+    }
+    // A provider that this command cannot use is left out.
+    Profile::draft(&table).is_ok().then_some(table)
+}
+
+/// Returns the name of a profile for an account.
+fn profile_name(base: &str, account: &str) -> String {
+    let mut name = format!("{base}-");
+    for character in account.chars().flat_map(char::to_lowercase) {
+        let fits = character.is_ascii_lowercase() || character.is_ascii_digit();
+        if fits {
+            name.push(character);
+        } else if !name.ends_with('-') {
+            name.push('-');
+        }
+    }
+    name.truncate(64);
+    name.trim_end_matches('-').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_profile_is_made_of_the_account() {
+        for (account, expected) in [
+            ("me@example.com", "msal-me-example-com"),
+            ("Me (https://graph/.default)", "msal-me-https-graph-default"),
+            ("ü", "msal"),
+        ] {
+            assert_eq!(profile_name("msal", account), expected);
+        }
+        assert_eq!(profile_name("msal", &"x".repeat(100)).len(), 64);
+    }
+}

@@ -1,0 +1,128 @@
+//! The usual places in which other programs keep tokens.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tokenkeep::import::Format;
+use tokenkeep::stores::ImportStore;
+
+/// A file that may hold tokens of another program.
+pub(super) struct Place {
+    pub(super) format: Option<Format>,
+    path: PathBuf,
+}
+
+impl Place {
+    /// Returns the path as a store URL has it.
+    pub(super) fn text(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    pub(super) fn store(&self) -> ImportStore {
+        ImportStore::new(&self.path, self.format)
+    }
+}
+
+/// Returns the usual places. Most do not exist.
+pub(super) fn usual() -> Vec<Place> {
+    let mut places = Places { found: Vec::new() };
+    let home = env::home_dir().filter(|home| home.is_absolute());
+    let in_home = |path: &str| home.as_ref().map(|home| home.join(path));
+    let config = directory("XDG_CONFIG_HOME").or_else(|| in_home(".config"));
+    let in_config = |path: &str| config.as_ref().map(|config| config.join(path));
+    let roaming = directory("APPDATA");
+    let in_roaming = |path: &str| roaming.as_ref().map(|roaming| roaming.join(path));
+
+    let codex = directory("CODEX_HOME").or_else(|| in_home(".codex"));
+    places.file(Format::Codex, codex.as_ref().map(|codex| codex.join("auth.json")));
+    places.file(Format::Codex, codex.map(|codex| codex.join(".credentials.json")));
+    let claude = directory("CLAUDE_CONFIG_DIR").or_else(|| in_home(".claude"));
+    places.file(Format::ClaudeCode, claude.map(|claude| claude.join(".credentials.json")));
+    places.all_of(Format::AwsSso, in_home(".aws/sso/cache"));
+    places.file(Format::Google, directory("GOOGLE_APPLICATION_CREDENTIALS"));
+    let gcloud = directory("CLOUDSDK_CONFIG").or_else(|| in_config("gcloud"));
+    for gcloud in [gcloud, in_roaming("gcloud")].into_iter().flatten() {
+        places.file(Format::Google, Some(gcloud.join("application_default_credentials.json")));
+    }
+    places.file(Format::Rclone, directory("RCLONE_CONFIG"));
+    places.file(Format::Rclone, in_config("rclone/rclone.conf"));
+    places.file(Format::Rclone, in_home(".rclone.conf"));
+    places.file(Format::Rclone, in_roaming("rclone/rclone.conf"));
+    let gh = directory("GH_CONFIG_DIR").or_else(|| in_config("gh"));
+    for gh in [gh, in_roaming("GitHub CLI")].into_iter().flatten() {
+        places.file(Format::Gh, Some(gh.join("hosts.yml")));
+    }
+    let docker = directory("DOCKER_CONFIG").or_else(|| in_home(".docker"));
+    places.file(Format::Docker, docker.map(|docker| docker.join("config.json")));
+    let runtime = directory("XDG_RUNTIME_DIR").map(|runtime| runtime.join("containers/auth.json"));
+    places.file(Format::Docker, runtime);
+    places.file(Format::Docker, in_config("containers/auth.json"));
+    let azure = directory("AZURE_CONFIG_DIR").or_else(|| in_home(".azure"));
+    places.file(Format::Msal, azure.map(|azure| azure.join("msal_token_cache.json")));
+    places.all_of(Format::Kubelogin, in_home(".kube/cache/oidc-login"));
+    // Libraries keep tokens where the program is started.
+    let here = env::current_dir().ok();
+    for name in [".cache", "token.json", "tokens.json", "tokencache.json", "credentials.json"] {
+        places.any(here.as_ref().map(|here| here.join(name)));
+    }
+    for path in entries(here.as_deref()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(".cache-") {
+            places.any(Some(path.clone()));
+        }
+    }
+    places.found
+}
+
+struct Places {
+    found: Vec<Place>,
+}
+
+impl Places {
+    fn file(&mut self, format: Format, path: Option<PathBuf>) {
+        self.add(Some(format), path);
+    }
+
+    /// Adds a file whose content tells the form. A file of another kind is no fault there.
+    fn any(&mut self, path: Option<PathBuf>) {
+        let is_one = |path: &PathBuf| {
+            path.is_file()
+                && fs::read(path).is_ok_and(|bytes| tokenkeep::import::recognize(&bytes).is_some())
+        };
+        self.add(None, path.filter(is_one));
+    }
+
+    /// Adds each JSON file of a directory that has this form, and may hold files of other forms too.
+    fn all_of(&mut self, format: Format, directory: Option<PathBuf>) {
+        for path in entries(directory.as_deref()) {
+            let is_one = |bytes: &Vec<u8>| tokenkeep::import::recognize(bytes) == Some(format);
+            if path.is_file() && fs::read(&path).is_ok_and(|bytes| is_one(&bytes)) {
+                self.add(Some(format), Some(path));
+            }
+        }
+    }
+
+    fn add(&mut self, format: Option<Format>, path: Option<PathBuf>) {
+        if let Some(path) = path
+            && path.exists()
+            && !self.found.iter().any(|place| place.path == path)
+        {
+            self.found.push(Place { format, path });
+        }
+    }
+}
+
+/// Returns the files of a directory, sorted by name.
+fn entries(directory: Option<&Path>) -> Vec<PathBuf> {
+    let entries = directory.and_then(|directory| fs::read_dir(directory).ok());
+    let mut paths: Vec<_> =
+        entries.into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.sort_unstable();
+    paths
+}
+
+/// Returns the path in a variable, if it is absolute.
+fn directory(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
+}

@@ -1,0 +1,276 @@
+//! What records of other programs say about times, under whatever name.
+//!
+//! A record without our fields is another program's. It is taken over with its expiry, or refused by the name of
+//! the field that cannot be read: tokens whose expiry is lost look as if they lived for ever.
+
+use std::borrow::Cow;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::value::RawValue;
+
+use crate::tokens::time::{self, Time};
+
+/// The times that a record names.
+#[derive(Default)]
+pub(crate) struct Stated {
+    pub(crate) expires_at: Option<DateTime<Utc>>,
+    pub(crate) refresh_expires_at: Option<DateTime<Utc>>,
+    pub(crate) obtained_at: Option<DateTime<Utc>>,
+    /// The fields that these times were read from.
+    pub(crate) fields: Vec<String>,
+}
+
+/// What a field says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    /// When the access token expires.
+    Expiry,
+    /// How long the access token lives, in units of so many to a second.
+    Lifetime(u32),
+    /// Either of the two: a small number is a lifetime.
+    ExpiryOrLifetime,
+    RefreshExpiry,
+    RefreshLifetime(u32),
+    /// When the tokens were obtained.
+    Obtained,
+    /// A lifetime in a unit that is not known.
+    Unit,
+}
+
+/// The first number of seconds since the epoch that is a date and no lifetime, where a field may be either: in
+/// 2001. As a lifetime it is 31 years.
+const EARLIEST: f64 = 1e9;
+
+/// How far two fields may differ that say the same: one may have been rounded.
+const ROUNDING: TimeDelta = TimeDelta::seconds(2);
+
+/// Reads the times that these fields state. A lifetime counts from when the tokens were obtained: as the record
+/// says, or from `now`, if the record has just been received.
+///
+/// `has_expiry` is whether the access token itself names its expiry.
+pub(crate) fn stated(
+    fields: &[(Cow<'_, str>, &RawValue)],
+    now: Option<DateTime<Utc>>,
+    has_expiry: bool,
+) -> Result<Stated, String> {
+    let mut stated = Stated::default();
+    let (mut lifetime, mut refresh_lifetime) = (None, None);
+    for (name, value) in fields {
+        let Some(meaning) = meaning(name) else { continue };
+        match value.get() {
+            "true" | "false" => continue, // `"expired": false` is no date.
+            "null" => {
+                stated.fields.push(name.clone().into_owned());
+                continue;
+            }
+            _ => {}
+        }
+        let relative = |per_second| match seconds(value) {
+            Some(seconds) => Ok(Some((name.as_ref(), seconds / f64::from(per_second)))),
+            None => Err(format!("its {name} is not a number of seconds")),
+        };
+        match meaning {
+            Meaning::Expiry => set(&mut stated.expires_at, name, date(name, value)?)?,
+            Meaning::ExpiryOrLifetime => match seconds(value) {
+                Some(number) if number < EARLIEST => lifetime = relative(1)?,
+                _ => set(&mut stated.expires_at, name, date(name, value)?)?,
+            },
+            Meaning::Lifetime(per_second) => lifetime = relative(per_second)?,
+            Meaning::RefreshExpiry => {
+                set(&mut stated.refresh_expires_at, name, date(name, value)?)?;
+            }
+            Meaning::RefreshLifetime(per_second) => refresh_lifetime = relative(per_second)?,
+            // It is only needed for a lifetime, and programs differ in what they mean by it.
+            Meaning::Obtained => {
+                let Some(Time::At(at)) = time::read(value) else { continue };
+                stated.obtained_at = stated.obtained_at.or(Some(at));
+            }
+            Meaning::Unit => return Err(format!("its {name} is in a unit that is not known")),
+        }
+        stated.fields.push(name.clone().into_owned());
+    }
+    let after = |from: DateTime<Utc>, (name, seconds): (&str, f64)| {
+        let after = TimeDelta::try_milliseconds((seconds * 1e3) as i64);
+        let after = after.and_then(|after| from.checked_add_signed(after));
+        after.ok_or_else(|| format!("its {name} is beyond all dates"))
+    };
+    if let Some((_, seconds)) = lifetime
+        && stated.obtained_at.is_none()
+        && now.is_none()
+        && let Some(expiry) = stated.expires_at
+        && seconds > 0.0
+    {
+        stated.obtained_at = TimeDelta::try_milliseconds((seconds * 1e3) as i64)
+            .and_then(|before| expiry.checked_sub_signed(before));
+    }
+    stated.obtained_at = stated.obtained_at.or(now);
+    if let Some(lifetime) = lifetime
+        && stated.expires_at.is_none()
+    {
+        match stated.obtained_at {
+            Some(obtained) => stated.expires_at = Some(after(obtained, lifetime)?),
+            None if has_expiry => {}
+            None => {
+                let name = lifetime.0;
+                return Err(format!(
+                    "its {name} counts from a time that it does not name, so the expiry is unknown"
+                ));
+            }
+        }
+    }
+    // Keycloak writes 0 for a refresh token that does not expire.
+    if let Some(lifetime) = refresh_lifetime.filter(|(_, seconds)| *seconds > 0.0)
+        && stated.refresh_expires_at.is_none()
+    {
+        stated.refresh_expires_at =
+            stated.obtained_at.map(|obtained| after(obtained, lifetime)).transpose()?;
+    }
+    Ok(stated)
+}
+
+fn set(
+    to: &mut Option<DateTime<Utc>>,
+    name: &str,
+    date: Option<DateTime<Utc>>,
+) -> Result<(), String> {
+    match (*to, date) {
+        (Some(there), Some(date)) if (there - date).abs() > ROUNDING => {
+            Err(format!("its {name} is not the expiry that another field names"))
+        }
+        (None, _) => {
+            *to = date;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads a date. A value that stands for "unknown" is none.
+fn date(name: &str, value: &RawValue) -> Result<Option<DateTime<Utc>>, String> {
+    match time::read(value) {
+        Some(Time::At(at)) => Ok(Some(at)),
+        Some(Time::Unknown) => Ok(None),
+        Some(Time::Zoneless(_)) => {
+            Err(format!("its {name} has no time zone, so it may mean any of 25 hours"))
+        }
+        None => Err(format!("its {name} is not a time in any form that is known")),
+    }
+}
+
+/// Reads a number, or a text that is one.
+fn seconds(value: &RawValue) -> Option<f64> {
+    let text = value.get();
+    let number = match text.strip_prefix('"') {
+        Some(rest) => rest.strip_suffix('"')?.trim().parse().ok()?,
+        None => text.parse::<f64>().ok()?,
+    };
+    (number.is_finite() && number.abs() < 1e14).then_some(number)
+}
+
+/// Returns what a field of this name says, if it is about a time that matters here.
+fn meaning(name: &str) -> Option<Meaning> {
+    let name: String = name
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .map(|it| it.to_ascii_lowercase())
+        .collect();
+    let (name, is_refresh) = match name.strip_prefix("refresh") {
+        Some(rest) => (rest.strip_prefix("token").unwrap_or(rest), true),
+        None => {
+            let prefixes = ["accesstoken", "access", "oauth", "bearer", "token"];
+            let rest = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix));
+            (rest.unwrap_or(&name), false)
+        }
+    };
+    let meaning = match name {
+        "expiresin" | "expirein" | "expiresinsec" | "expiresinsecs" | "expiresinseconds"
+        | "lifetime" | "lifetimeseconds" | "ttl" | "validfor" | "expiresafter" | "maxage" => {
+            Meaning::Lifetime(1)
+        }
+        "expiresinms" | "expiresinmillis" | "expiresinmilliseconds" => Meaning::Lifetime(1000),
+        "expires" => Meaning::ExpiryOrLifetime,
+        "exp" | "validuntil" | "notafter" => Meaning::Expiry,
+        "obtainedat" | "createdat" | "issuedat" | "iat" | "receivedat" | "acquiredat"
+        | "fetchedat" | "retrievedat" => Meaning::Obtained,
+        // Of something else: an ID token, a session, the registration of a client.
+        _ if !name.starts_with("expir") => return None,
+        _ if name.starts_with("expiresin") || name.starts_with("expirein") => Meaning::Unit,
+        _ => Meaning::Expiry,
+    };
+    Some(match meaning {
+        Meaning::Expiry | Meaning::ExpiryOrLifetime if is_refresh => Meaning::RefreshExpiry,
+        Meaning::Lifetime(per_second) if is_refresh => Meaning::RefreshLifetime(per_second),
+        Meaning::Obtained if is_refresh => return None,
+        meaning => meaning,
+    })
+}
+
+/// Returns a token of another program without the spaces around it, or an empty text if there is none.
+///
+/// # Errors
+///
+/// Why it cannot be a token. It quotes nothing.
+pub(crate) fn checked_token(token: SecretString) -> Result<SecretString, &'static str> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "looks at its form, and copies it without spaces"
+    )]
+    let text = token.expose_secret();
+    let trimmed = text.trim();
+    if trimmed.is_empty() {
+        return Ok(SecretString::default());
+    }
+    check_token(trimmed)?;
+    let is_whole = trimmed.len() == text.len();
+    Ok(if is_whole { token } else { SecretString::from(Box::<str>::from(trimmed)) })
+}
+
+/// Fails if a text cannot be a token: a program would send it, and be refused.
+///
+/// # Errors
+///
+/// What it looks like. It quotes nothing.
+fn check_token(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() {
+        return Err("is empty");
+    }
+    if text.bytes().any(|byte| byte == b' ')
+        && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+    {
+        return Err("contains a space; leave out `Bearer` and give the token only");
+    }
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("contains characters that no token has");
+    }
+    if text.starts_with(['"', '\'', '`']) {
+        return Err("is in quotes; leave them out");
+    }
+    if text.starts_with('<') {
+        return Err("is markup, such as the page of an error");
+    }
+    Ok(())
+}
+
+/// Fails if a text that stands alone is something else than a token.
+///
+/// # Errors
+///
+/// What it looks like. It quotes nothing.
+pub(crate) fn check_bare_token(text: &str) -> Result<(), &'static str> {
+    check_token(text)?;
+    // RFC 6750, 2.1: in a bearer token, `=` stands only at the end.
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    if let Some((name, value)) = text.split_once('=')
+        && is_name(name)
+        && !value.trim_start_matches('=').is_empty()
+    {
+        return Err("is NAME=VALUE; give the value only");
+    }
+    if ["null", "true", "false", "undefined", "None", "nil"].contains(&text) {
+        return Err("is a word that stands for no token");
+    }
+    Ok(())
+}
