@@ -6,7 +6,8 @@ pub(super) mod redirect;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use oauth2::url::Url;
@@ -114,7 +115,8 @@ impl OAuth2Client {
         // The path cannot be guessed.
         let entrance = Entrance {
             path: format!("/{}", CsrfToken::new_random().secret()),
-            leads_to: Mutex::new(Some(url.as_str().to_owned())),
+            leads_to: url.as_str().to_owned(),
+            openings: AtomicUsize::default(),
         };
         let expected = Expected {
             path,
@@ -165,8 +167,12 @@ impl BrowserSignIn {
     /// # Security
     ///
     /// Other users of this machine can see the arguments of programs. A user who sees [`url`](Self::url) there can
-    /// answer the sign-in, and sign this program in to an account of their own. After the browser has opened this URL, it
-    /// is worth nothing. If somebody else opens it first, the browser shows that it is not part of a sign-in.
+    /// answer the sign-in, and sign this program in to an account of their own. Neither PKCE nor `state` prevents that.
+    ///
+    /// After the browser has opened this URL, it is worth nothing. If it is opened a second time, somebody else may have
+    /// opened it first. So the browser says that, and the sign-in ends with [`OAuth2Error::OpenedTwice`]. One case is not
+    /// noticed: somebody else opens it first, and has signed in before the browser opens it. Then the browser cannot
+    /// reach this URL. A browser that only prefetches does not use it up.
     #[must_use]
     pub fn one_time_url(&self) -> Option<String> {
         let address = self.listeners.first()?.local_addr().ok()?;
@@ -194,6 +200,7 @@ impl BrowserSignIn {
     /// # Errors
     ///
     /// [`OAuth2Error::Declined`], [`OAuth2Error::TimedOut`], or the error of the exchange.
+    /// [`OAuth2Error::OpenedTwice`] if the [`one_time_url`](Self::one_time_url) was opened a second time.
     /// [`OAuth2Error::Misconfigured`] if an error without the `state` of this sign-in came, whatever it says.
     ///
     /// # Security
@@ -220,15 +227,17 @@ impl BrowserSignIn {
         let exchange =
             Exchange { client: self.client, redirect: self.redirect, verifier: self.verifier };
         let tokens = match brought {
-            Ok(code) => exchange.tokens(code).await,
-            Err(failed) => Err(failed),
+            Ok(code) => exchange.tokens(code).await.map_err(OAuth2Error::from),
+            Err(error) => Err(error),
         };
+        // The browser may have come second while somebody else's code was exchanged.
+        let tokens = tokens.and_then(|tokens| self.entrance.check().map(|()| tokens));
         // The same request may have come twice, for example if the person reloaded the page.
         let late = self.brought.try_recv().ok().and_then(|late| late.browser);
         for browser in browser.into_iter().chain(late) {
             browser.show(if tokens.is_ok() { Page::Done } else { Page::Declined }).await;
         }
-        Ok(tokens?)
+        tokens
     }
 }
 
@@ -290,6 +299,7 @@ impl RedirectPaste {
         let brought = self.expected.read_pasted(address.expose_secret());
         let brought = brought.ok_or(OAuth2Error::NotThisSignIn)?;
         // If it is full or closed, another answer came first.
+        let brought = brought.map_err(OAuth2Error::from);
         let _ = self.bring.try_send(Arrival { brought, browser: None });
         Ok(())
     }

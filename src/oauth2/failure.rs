@@ -35,6 +35,11 @@ pub enum OAuth2Error {
         "this is not the answer to this sign-in; paste the whole address of the page on which the browser ended"
     )]
     NotThisSignIn,
+    /// The [one-time URL](super::BrowserSignIn::one_time_url) of a sign-in was opened a second time.
+    #[error(
+        "this sign-in was opened twice, perhaps by somebody else who uses this machine, and has ended; sign in again"
+    )]
+    OpenedTwice,
     /// Nobody signed in before the deadline.
     #[error("nobody signed in before the deadline; start the sign-in again")]
     TimedOut,

@@ -176,6 +176,29 @@ fn a_browser_is_opened_only_if_that_was_asked_for() {
 }
 
 #[test]
+fn a_sign_in_that_somebody_else_opened_first_ends_and_says_so() {
+    let server = TokenServer::start();
+    let home = home(&server, "");
+    // The first one stands for another user who sees the arguments.
+    let browser = "#!/bin/sh\npython3 - \"$1\" > page <<'END'\n\
+        import sys, urllib.error, urllib.request\n\
+        class Stays(urllib.request.HTTPRedirectHandler):\n    def redirect_request(self, *_):\n        return None\n\
+        for _ in range(2):\n    try:\n        urllib.request.build_opener(Stays).open(sys.argv[1])\n    \
+        except urllib.error.HTTPError as answer:\n        print(answer.code, answer.read().decode())\nEND\n";
+    home.write("browser", browser);
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    fs::set_permissions(home.path("browser"), executable).unwrap();
+    let mut login = home.command();
+    login.args(["login", "--open"]).env("BROWSER", home.path("browser")).env("no_proxy", "*");
+    let said = done(&mut login, "");
+    assert_eq!(said.code, 4, "{said:?}");
+    let end = "opened twice, perhaps by somebody else who uses this machine, and has ended; sign in again with \
+               `tokenkeep login --profile default`\n";
+    assert!(said.err.ends_with(end), "{said:?}");
+    home.run("get").failed(3);
+}
+
+#[test]
 fn the_complete_url_is_shown_and_the_one_without_the_code_is_opened() {
     let server = TokenServer::start();
     // The token endpoint stands for the device endpoint, because its answers can be scripted.

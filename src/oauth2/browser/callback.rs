@@ -191,7 +191,7 @@ pub(super) fn header<'a>(request: &'a [u8], wanted: &str) -> Option<&'a [u8]> {
 }
 
 /// Returns whether a browser only prepares for a page that the person may never open.
-fn is_prefetch(request: &[u8]) -> bool {
+pub(super) fn is_prefetch(request: &[u8]) -> bool {
     ["sec-purpose", "purpose", "x-moz"].iter().any(|name| {
         header(request, name)
             .is_some_and(|value| value.to_ascii_lowercase().starts_with(b"prefetch"))

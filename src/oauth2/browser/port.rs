@@ -1,9 +1,11 @@
 //! The port that a browser is redirected to.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use oauth2::AuthorizationCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::Sender;
@@ -12,7 +14,8 @@ use tokio::task::{AbortHandle, JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
-use super::callback::{Brought, Expected, head, header, line};
+use super::super::OAuth2Error;
+use super::callback::{Expected, head, header, is_prefetch, line};
 
 /// How long a browser may take to send its request. It sends it at once. Browsers also open connections that they
 /// never use.
@@ -33,7 +36,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// What the port gives to the sign-in.
 pub(super) struct Arrival {
-    pub(super) brought: Brought,
+    pub(super) brought: Result<AuthorizationCode, OAuth2Error>,
     /// The browser, which waits for its page.
     pub(super) browser: Option<Browser>,
 }
@@ -41,7 +44,24 @@ pub(super) struct Arrival {
 /// A URL of this port that leads to the provider, once.
 pub(super) struct Entrance {
     pub(super) path: String,
-    pub(super) leads_to: Mutex<Option<String>>,
+    pub(super) leads_to: String,
+    pub(super) openings: AtomicUsize,
+}
+
+impl Entrance {
+    /// Returns whether this request opens it. A browser that only prepares for a page does not.
+    fn is_opened_by(&self, request: &[u8]) -> bool {
+        line(request).is_some_and(|(method, target)| method == "GET" && target == self.path)
+            && !is_prefetch(request)
+    }
+
+    /// Fails if it was opened twice. One of the two was not the browser of the person.
+    pub(super) fn check(&self) -> Result<(), OAuth2Error> {
+        match self.openings.load(Ordering::SeqCst) {
+            0 | 1 => Ok(()),
+            _ => Err(OAuth2Error::OpenedTwice),
+        }
+    }
 }
 
 /// Serves the port until it is dropped.
@@ -104,6 +124,7 @@ async fn visit(
 ) {
     let Ok(Some(request)) = timeout(VISIT, browser.request()).await else { return };
     if let Some(brought) = expected.read(&request) {
+        let brought = brought.map_err(OAuth2Error::from);
         let arrival = Arrival { brought, browser: Some(browser) };
         // If there are several answers, the first counts.
         if let Err(TrySendError::Full(late) | TrySendError::Closed(late)) = bring.try_send(arrival)
@@ -113,22 +134,26 @@ async fn visit(
         }
         return;
     }
-    if line(&request).is_some_and(|(method, target)| method == "GET" && target == entrance.path) {
-        let leads_to = entrance.leads_to.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(url) = leads_to {
-            return browser.show(Page::Entrance(url)).await;
-        }
+    if !entrance.is_opened_by(&request) {
+        return browser.show(Page::Unknown).await;
     }
-    browser.show(Page::Unknown).await;
+    if entrance.openings.fetch_add(1, Ordering::SeqCst) == 0 {
+        return browser.show(Page::Entrance(&entrance.leads_to)).await;
+    }
+    // The page comes first, because the port closes with the sign-in.
+    browser.show(Page::OpenedTwice).await;
+    // If another answer came first, the sign-in looks at the number of openings.
+    let _ = bring.try_send(Arrival { brought: Err(OAuth2Error::OpenedTwice), browser: None });
 }
 
 /// A browser that waits for a page.
 pub(super) struct Browser(TcpStream);
 
-pub(super) enum Page {
+pub(super) enum Page<'a> {
     Declined,
     Done,
-    Entrance(String),
+    Entrance(&'a str),
+    OpenedTwice,
     Unknown,
 }
 
@@ -154,7 +179,7 @@ impl Browser {
     }
 
     /// Sends a page. If the browser is gone, nothing is lost.
-    pub(super) async fn show(mut self, page: Page) {
+    pub(super) async fn show(mut self, page: Page<'_>) {
         let answer = page.to_answer();
         let _ = timeout(PAGE, async {
             self.0.write_all(answer.as_bytes()).await?;
@@ -173,7 +198,7 @@ fn body_length(request: &[u8]) -> usize {
     length.unwrap_or(0).min(LONGEST_REQUEST)
 }
 
-impl Page {
+impl Page<'_> {
     /// Returns the whole answer. Nothing of the request is in it, and it runs no script.
     fn to_answer(&self) -> String {
         let (status, location, title, says) = match self {
@@ -190,6 +215,13 @@ impl Page {
                 "Thank you. Close this window, and go back to the program.",
             ),
             Self::Entrance(url) => ("302 Found", Some(url), "Sign in", "The sign-in starts now."),
+            Self::OpenedTwice => (
+                "403 Forbidden",
+                None,
+                "Opened twice",
+                "This sign-in was opened twice, perhaps by somebody else who uses this machine. It has ended, and nobody \
+                 is signed in. Go back to the program, and start the sign-in again.",
+            ),
             Self::Unknown => ("404 Not Found", None, "Not found", "This is not part of a sign-in."),
         };
         let page = format!(

@@ -369,21 +369,64 @@ async fn the_port_and_the_paste_both_count() {
 }
 
 #[tokio::test]
-async fn the_one_time_url_leads_to_the_provider_once() {
+async fn the_one_time_url_leads_to_the_provider_and_a_prefetch_does_not_use_it_up() {
     let server = TokenServer::start();
     let sign_in = with_browser(&server).sign_in_by_browser(0).await.unwrap();
     let (url, once) = (sign_in.url().to_owned(), sign_in.one_time_url().unwrap());
     assert!(once.starts_with("http://127.0.0.1:") && !once.contains("state"), "{once}");
     let browser = spawn_blocking(move || {
-        let (address, _) = parts(&once);
-        let head = format!("HEAD {} HTTP/1.1\r\nHost: {address}\r\n\r\n", parts(&once).1);
-        assert!(answer(sent(&address, &head)).starts_with("HTTP/1.1 404 "));
+        let (address, path) = parts(&once);
+        for (method, header) in [
+            ("HEAD", ""),
+            ("POST", ""),
+            ("GET", "Sec-Purpose: prefetch;prerender\r\n"),
+            ("GET", "purpose: Prefetch\r\n"),
+        ] {
+            let request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n{header}\r\n");
+            let page = answer(sent(&address, &request));
+            assert!(page.starts_with("HTTP/1.1 404 ") && !page.contains("Location"), "{page}");
+        }
         let (status, location, _) = fetch(&once);
         assert_eq!((status, location.as_ref()), (302, Some(&url)));
-        let again = fetch(&once);
-        assert!(again.0 == 404 && again.1.is_none(), "{again:?}");
         fetch(&fetch(&url).1.unwrap()).0
     });
     sign_in.tokens().await.unwrap();
     assert_eq!(browser.await.unwrap(), 200);
+}
+
+#[tokio::test]
+async fn a_sign_in_that_is_opened_twice_says_so_and_ends() {
+    let server = TokenServer::start();
+    let sign_in = with_browser(&server).sign_in_by_browser(0).await.unwrap();
+    let once = sign_in.one_time_url().unwrap();
+    let browser = spawn_blocking(move || {
+        // Somebody else is faster.
+        assert_eq!(fetch(&once).0, 302);
+        fetch(&once)
+    });
+    assert_eq!(sign_in.tokens().await, Err(OAuth2Error::OpenedTwice));
+    let (status, location, page) = browser.await.unwrap();
+    assert!(status == 403 && location.is_none(), "{status} {location:?}");
+    assert!(page.contains("opened twice, perhaps by somebody else"), "{page}");
+    assert_eq!(server.calls(), 0);
+}
+
+#[tokio::test]
+async fn somebody_elses_code_is_worth_nothing_if_the_browser_comes_while_it_is_exchanged() {
+    let server = TokenServer::start();
+    let held = server.hold();
+    let sign_in = with_browser(&server).sign_in_by_browser(0).await.unwrap();
+    let once = sign_in.one_time_url().unwrap();
+    let browser = spawn_blocking(move || {
+        let back = fetch(&fetch(&once).1.unwrap()).1.unwrap();
+        let (address, target) = parts(&back);
+        let somebody = sent(&address, &format!("GET {target} HTTP/1.1\r\nHost: {address}\r\n\r\n"));
+        held.wait();
+        assert_eq!(fetch(&once).0, 403);
+        held.release();
+        answer(somebody)
+    });
+    assert_eq!(sign_in.tokens().await, Err(OAuth2Error::OpenedTwice));
+    let page = browser.await.unwrap();
+    assert!(page.contains("You are not signed in."), "{page}");
 }
