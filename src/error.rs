@@ -386,6 +386,8 @@ pub enum RefreshFailure {
     Misconfigured {
         /// What happened.
         reason: String,
+        /// The HTTP status, if it is what says that the request is wrong, such as 404.
+        status: Option<u16>,
         /// Whether it is certain that the server did not spend the refresh token.
         unspent: bool,
     },
@@ -419,7 +421,7 @@ impl RefreshFailure {
     /// not spend the token.
     #[must_use]
     pub fn misconfigured(reason: impl Into<String>) -> Self {
-        Self::Misconfigured { reason: reason.into(), unspent: true }
+        Self::Misconfigured { reason: reason.into(), status: None, unspent: true }
     }
 
     /// Makes a [`Rejected`](Self::Rejected) failure: the server no longer accepts the refresh token.
@@ -433,6 +435,15 @@ impl RefreshFailure {
     #[must_use]
     pub fn transient(reason: impl Into<String>) -> Self {
         Self::Transient { reason: reason.into(), retry_after: None, unspent: true }
+    }
+
+    /// Adds the HTTP status to a [`Misconfigured`](Self::Misconfigured) failure.
+    #[must_use]
+    pub fn with_status(mut self, answered: u16) -> Self {
+        if let Self::Misconfigured { status, .. } = &mut self {
+            *status = Some(answered);
+        }
+        self
     }
 
     /// Adds that the server may have spent the token.

@@ -12,12 +12,23 @@ use toml::de::DeTable;
 use zeroize::Zeroizing;
 
 use self::certificate::Certificate;
-use self::client::client;
+use self::client::{Known, client};
 use self::key::Key;
 use self::settings::Settings;
 pub(crate) use self::settings::Wrong;
 
 use crate::failure::Failure;
+
+/// Where a URL of the provider comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UrlSource {
+    /// The profile itself has it.
+    Profile,
+    /// The metadata of the issuer names it.
+    Metadata,
+    /// Nothing names it, or the metadata is not known yet.
+    Unknown,
+}
 
 /// An OAuth 2.0 provider, and the client that is registered there.
 #[derive(Clone, Debug)]
@@ -27,19 +38,16 @@ pub(crate) struct Provider {
     /// The issuer, whose metadata has the URLs that the profile does not write.
     pub(crate) issuer: Option<String>,
     metadata: Option<ProviderMetadata>,
-    has_token_url: bool,
-    /// Whether the profile itself has it.
-    writes_revocation_url: bool,
-    /// Whether a person can sign in, by browser or by device.
-    has_sign_in_url: bool,
+    authorization_url: UrlSource,
+    device_url: UrlSource,
+    revocation_url: UrlSource,
+    pub(crate) token_url: UrlSource,
     /// The environment variable that holds the client's secret.
     pub(crate) client_secret_env: Option<String>,
     /// The port that the browser is redirected to; 0 is any port.
     pub(crate) redirect_port: u16,
     /// Whether the browser is redirected to a port of this machine.
     pub(crate) has_port: bool,
-    pub(crate) has_device_url: bool,
-    pub(crate) has_revocation_url: bool,
     /// Whether the scopes include `offline_access`, for which many providers issue a refresh token.
     pub(crate) asks_for_offline_access: bool,
     /// The client gets tokens for itself, so nobody signs in.
@@ -78,33 +86,35 @@ impl Provider {
             let what = "redirect_uri is set too; put the port into it";
             return Err(settings.wrong_at("redirect_port", what));
         }
-        // Of an issuer, a browser is the first choice: it names its endpoint for devices also for clients that must
-        // not use it.
-        let only_device = metadata.as_ref().is_some_and(|it| {
-            it.authorization_endpoint().is_none() && it.device_authorization_endpoint().is_some()
-        }) && settings.text("authorization_url")?.is_none();
-        let has_device_url = settings.text("device_authorization_url")?.is_some() || only_device;
         let certificate = Certificate::parse(&settings)?;
         let known = metadata.as_ref().map(|metadata| match &certificate {
             Some(_) => metadata.for_client_certificate(),
             None => metadata.clone(),
         });
-        let has_revocation_url = settings.text("revocation_url")?.is_some()
-            || known.is_some_and(|metadata| metadata.revocation_endpoint().is_some());
+        let source = |name: &str, endpoint: Known| {
+            Ok(match (settings.text(name)?, known.as_ref().and_then(endpoint)) {
+                (Some(_), _) => UrlSource::Profile,
+                (None, Some(_)) => UrlSource::Metadata,
+                (None, None) => UrlSource::Unknown,
+            })
+        };
         Ok(Self {
             client: client(&settings, metadata.as_ref())?,
             issuer: issuer.map(str::to_owned),
-            has_token_url: settings.text("token_url")?.is_some(),
-            writes_revocation_url: settings.text("revocation_url")?.is_some(),
-            has_sign_in_url: has_device_url
-                || settings.text("authorization_url")?.is_some()
-                || metadata.as_ref().is_some_and(|it| it.authorization_endpoint().is_some()),
+            authorization_url: source(
+                "authorization_url",
+                ProviderMetadata::authorization_endpoint,
+            )?,
+            device_url: source(
+                "device_authorization_url",
+                ProviderMetadata::device_authorization_endpoint,
+            )?,
+            revocation_url: source("revocation_url", ProviderMetadata::revocation_endpoint)?,
+            token_url: source("token_url", |metadata| Some(metadata.token_endpoint()))?,
             metadata,
             client_secret_env,
             redirect_port: port.unwrap_or(0),
             has_port: redirect_uri.is_none_or(|uri| uri.starts_with("http://")),
-            has_device_url,
-            has_revocation_url,
             asks_for_offline_access: settings.texts("scopes")?.contains(&"offline_access"),
             is_own_client: settings.text("grant_type")?.is_some(),
             assertion: Assertion::parse(&settings)?,
@@ -127,35 +137,45 @@ impl Provider {
         self.issuer.is_some() && self.metadata.is_none()
     }
 
-    /// Returns whether the profile itself says where tokens are refreshed.
-    pub(crate) fn has_token_url(&self) -> bool {
-        self.has_token_url
-    }
-
     /// Returns whether tokens cannot be refreshed before the issuer's metadata is fetched.
     pub(crate) fn needs_discovery_to_refresh(&self) -> bool {
-        self.needs_metadata() && !self.has_token_url
+        self.token_url == UrlSource::Unknown
     }
 
     /// Returns whether tokens cannot be revoked before the issuer's metadata is fetched.
     pub(crate) fn needs_discovery_to_revoke(&self) -> bool {
-        self.needs_metadata() && !(self.has_token_url && self.writes_revocation_url)
+        self.needs_metadata() && [self.token_url, self.revocation_url].contains(&UrlSource::Unknown)
     }
 
     /// Returns whether nobody can sign in before the issuer's metadata is fetched.
     pub(crate) fn is_undiscovered(&self) -> bool {
         self.needs_discovery_to_refresh()
-            || self.needs_metadata() && !self.has_sign_in_url && !self.is_own_client
+            || self.needs_metadata() && !self.has_sign_in_url() && !self.is_own_client
+    }
+
+    /// Returns whether a person can sign in, by browser or by device.
+    fn has_sign_in_url(&self) -> bool {
+        [self.authorization_url, self.device_url].iter().any(|url| *url != UrlSource::Unknown)
+    }
+
+    /// Returns whether a device is the first choice for a sign-in. For an issuer it is a browser: many issuers name an
+    /// endpoint for devices also for clients that must not use it.
+    pub(crate) fn prefers_device(&self) -> bool {
+        match self.device_url {
+            UrlSource::Profile => true,
+            UrlSource::Metadata => self.authorization_url == UrlSource::Unknown,
+            UrlSource::Unknown => false,
+        }
+    }
+
+    /// Returns whether it is known where tokens are revoked.
+    pub(crate) fn has_revocation_url(&self) -> bool {
+        self.revocation_url != UrlSource::Unknown
     }
 
     /// Returns whether the metadata of the issuer is known, and neither it nor the profile has an endpoint for a sign-in.
     pub(crate) fn offers_no_sign_in(&self) -> bool {
-        self.metadata.is_some() && !self.has_sign_in_url && !self.is_own_client
-    }
-
-    /// Returns whether tokens are refreshed at the endpoint that the metadata of the issuer names.
-    pub(crate) fn refreshes_where_metadata_says(&self) -> bool {
-        self.metadata.is_some() && !self.has_token_url
+        self.metadata.is_some() && !self.has_sign_in_url() && !self.is_own_client
     }
 
     /// Fetches the metadata of the issuer. Returns `None` if the profile names none.

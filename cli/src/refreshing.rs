@@ -19,15 +19,12 @@ use crate::context::Context;
 use crate::describe::{moment, span};
 use crate::failure::{Code, Failure};
 use crate::profile::Profile;
-use crate::provider::Provider;
+use crate::provider::{Provider, UrlSource};
 use crate::terminal::Terminal;
 
 /// How long a command waits at its end for a refresh that is under way, and for new tokens that
 /// could not be saved. A server that restarts may need 30 s.
 const LONGEST_END: Duration = Duration::from_secs(40);
-
-/// How a failure says that there is nothing at the token endpoint.
-const NOT_FOUND: &str = " answered 404";
 
 /// Does the work. Then waits until no refresh is under way and the result of the last one is saved,
 /// even if the work failed. A signal ends the work, but not the refresh.
@@ -140,14 +137,14 @@ impl TokenRefresher for Refresher {
         let _waiting = self.context.terminal.waiting_for("waiting for the token endpoint");
         let refreshed = client.refresh(current, permit).await;
         refreshed.map_err(|failure| match failure {
-            RefreshFailure::Misconfigured { reason, unspent }
-                if provider.refreshes_where_metadata_says() && reason.contains(NOT_FOUND) =>
+            RefreshFailure::Misconfigured { reason, status: status @ Some(404), unspent }
+                if provider.token_url == UrlSource::Metadata =>
             {
                 let reason = format!(
                     "{reason}; this endpoint is from the kept metadata of the issuer, which may be old; `tokenkeep \
                      login` fetches it again"
                 );
-                RefreshFailure::Misconfigured { reason, unspent }
+                RefreshFailure::Misconfigured { reason, status, unspent }
             }
             failure => failure,
         })

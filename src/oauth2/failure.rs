@@ -175,7 +175,7 @@ impl From<Failed> for RefreshFailure {
                 429 => Self::Transient { reason, retry_after, unspent: true },
                 403 | 503 => Self::Transient { reason, retry_after, unspent: false },
                 300..=399 | 408 | 500..=599 => Self::ambiguous(reason),
-                _ => Self::misconfigured(reason).maybe_spent(),
+                status => Self::misconfigured(reason).with_status(status).maybe_spent(),
             },
             Failed::Refused { code, reason, retry_after } => match code.as_str() {
                 code if needs_a_sign_in(code) => Self::rejected(reason),

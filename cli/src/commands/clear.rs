@@ -113,7 +113,7 @@ pub(super) async fn clear(context: &Context, clear: &Clear) -> Outcome {
 fn check_revocation(target: &Target) -> Result<(), Failure> {
     let provider = target.provider()?;
     // The metadata of an issuer that cannot be reached may name the URL. A logout does not wait for it.
-    if provider.has_revocation_url || provider.is_undiscovered() {
+    if provider.has_revocation_url() || provider.is_undiscovered() {
         return Ok(());
     }
     let place = target.profile.as_ref().map(|profile| profile.path.display().to_string());

@@ -25,7 +25,7 @@ pub(super) async fn login(context: &Context, login: &Login) -> Outcome {
     let client = context.reporting(client);
     // A store that cannot be used is found before the user signs in.
     check_store(context, &target).await?;
-    let by_browser = login.browser || login.paste || !(login.device || provider.has_device_url);
+    let by_browser = login.browser || login.paste || !(login.device || provider.prefers_device());
     let tokens = if provider.is_own_client {
         by_itself(context, login, &client).await?
     } else if by_browser {

@@ -8,7 +8,7 @@ use tokenkeep::private_file::{LockedDirectory, PrivateFile};
 
 use super::{LONGEST, Profile, directory_of, file_name_of, read};
 use crate::failure::{Code, Failure};
-use crate::provider::Provider;
+use crate::provider::{Provider, UrlSource};
 use crate::terminal::{FOR_PROVIDER, Terminal};
 
 /// The ending of the file's name. No profile has a name with a dot.
@@ -77,7 +77,7 @@ impl Profile {
     /// Returns why the next refresh needs a discovery, if it does.
     pub(crate) fn why_to_discover(&self) -> Option<String> {
         let issuer = self.provider.as_ref()?.issuer.as_deref()?;
-        if self.provider.as_ref().is_some_and(Provider::has_token_url) {
+        if self.provider.as_ref().is_some_and(|it| it.token_url == UrlSource::Profile) {
             return None;
         }
         let path = self.metadata_path();

@@ -10,7 +10,7 @@ use super::settings::{Settings, Wrong};
 type With = fn(OAuth2Client, &str) -> Result<OAuth2Client, OAuth2Error>;
 
 /// The field of an issuer's metadata that stands for a setting.
-type Known = fn(&ProviderMetadata) -> Option<&str>;
+pub(super) type Known = fn(&ProviderMetadata) -> Option<&str>;
 
 const URLS: [(&str, With, Known); 3] = [
     (
