@@ -171,9 +171,10 @@ impl From<AuthError> for Failure {
 impl From<OAuth2Error> for Failure {
     fn from(error: OAuth2Error) -> Self {
         let code = match &error {
-            OAuth2Error::Declined | OAuth2Error::OpenedTwice | OAuth2Error::TimedOut => {
-                Code::Expired
-            }
+            OAuth2Error::Declined
+            | OAuth2Error::OpenedTwice
+            | OAuth2Error::SignInRequired { .. }
+            | OAuth2Error::TimedOut => Code::Expired,
             OAuth2Error::InvalidSetting { .. } | OAuth2Error::NotThisSignIn => Code::Usage,
             _ => Code::Other,
         };

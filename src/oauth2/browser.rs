@@ -199,8 +199,8 @@ impl BrowserSignIn {
     ///
     /// # Errors
     ///
-    /// [`OAuth2Error::Declined`], [`OAuth2Error::TimedOut`], or the error of the exchange.
-    /// [`OAuth2Error::OpenedTwice`] if the [`one_time_url`](Self::one_time_url) was opened a second time.
+    /// [`OAuth2Error::Declined`], [`OAuth2Error::SignInRequired`], [`OAuth2Error::TimedOut`], or the error of the
+    /// exchange. [`OAuth2Error::OpenedTwice`] if the [`one_time_url`](Self::one_time_url) was opened a second time.
     /// [`OAuth2Error::Misconfigured`] if an error without the `state` of this sign-in came, whatever it says.
     ///
     /// # Security
@@ -227,7 +227,7 @@ impl BrowserSignIn {
         let exchange =
             Exchange { client: self.client, redirect: self.redirect, verifier: self.verifier };
         let tokens = match brought {
-            Ok(code) => exchange.tokens(code).await.map_err(OAuth2Error::from),
+            Ok(code) => exchange.tokens(code).await.map_err(Failed::of_a_sign_in),
             Err(error) => Err(error),
         };
         // The browser may have come second while somebody else's code was exchanged.
@@ -299,7 +299,7 @@ impl RedirectPaste {
         let brought = self.expected.read_pasted(address.expose_secret());
         let brought = brought.ok_or(OAuth2Error::NotThisSignIn)?;
         // If it is full or closed, another answer came first.
-        let brought = brought.map_err(OAuth2Error::from);
+        let brought = brought.map_err(Failed::of_a_sign_in);
         let _ = self.bring.try_send(Arrival { brought, browser: None });
         Ok(())
     }

@@ -158,7 +158,8 @@ impl DeviceSignIn {
     ///
     /// # Errors
     ///
-    /// [`OAuth2Error::Declined`], [`OAuth2Error::TimedOut`], or the error of the last exchange.
+    /// [`OAuth2Error::Declined`], [`OAuth2Error::SignInRequired`], [`OAuth2Error::TimedOut`], or the error of the last
+    /// exchange.
     ///
     /// # Security
     ///
@@ -218,7 +219,7 @@ impl DeviceSignIn {
             (Ok(answer), _) => {
                 Ok(self.client.received(answer, last.sent.unwrap_or_else(|| clock.now())))
             }
-            (Err(_), Some(failed)) => Err(failed.into()),
+            (Err(_), Some(failed)) => Err(failed.of_a_sign_in()),
             (Err(RequestTokenError::ServerResponse(response)), None)
                 if *response.error() == DeviceCodeErrorResponseType::ExpiredToken =>
             {

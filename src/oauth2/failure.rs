@@ -40,6 +40,14 @@ pub enum OAuth2Error {
         "this sign-in was opened twice, perhaps by somebody else who uses this machine, and has ended; sign in again"
     )]
     OpenedTwice,
+    /// The provider ended this sign-in, and another one may succeed: the code has expired or was used
+    /// (`invalid_grant`), or the provider wants to ask the person something (`login_required`,
+    /// `interaction_required`, `consent_required`).
+    #[error("{}; sign in again", one_line(.reason))]
+    SignInRequired {
+        /// What happened.
+        reason: String,
+    },
     /// Nobody signed in before the deadline.
     #[error("nobody signed in before the deadline; start the sign-in again")]
     TimedOut,
@@ -82,6 +90,22 @@ impl Failed {
                         the session: sign in again";
         }
         self
+    }
+
+    /// Returns the error of a sign-in, which can be started again.
+    pub(super) fn of_a_sign_in(self) -> OAuth2Error {
+        // GitHub.
+        let is_over = |code: &str| {
+            needs_a_sign_in(code)
+                || matches!(code, "bad_verification_code" | "incorrect_device_code")
+        };
+        let may_succeed = matches!(&self, Self::Refused { code, .. } if is_over(code));
+        match self.into() {
+            OAuth2Error::Misconfigured { reason } if may_succeed => {
+                OAuth2Error::SignInRequired { reason }
+            }
+            error => error,
+        }
     }
 
     /// Returns whether the same exchange may succeed later.
@@ -417,6 +441,22 @@ mod tests {
                 _ => false,
             };
             assert!(is_right, "{status} {body}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn a_refresh_that_a_status_ends_says_which() {
+        for (status, body, expected) in [
+            (404, "<html>no</html>", Some(404)),
+            (404, r#"{"error":"invalid_client"}"#, Some(404)),
+            (400, "<html>no</html>", Some(400)),
+            (400, r#"{"error":"invalid_client"}"#, None),
+        ] {
+            let failure = RefreshFailure::from(failed(status, body).unwrap());
+            let RefreshFailure::Misconfigured { status: said, .. } = failure else {
+                panic!("{failure:?}")
+            };
+            assert_eq!(said, expected, "{status} {body}");
         }
     }
 

@@ -168,7 +168,7 @@ fn the_words_of_the_provider_are_always_shown_at_a_sign_in() {
     server.script([Act::answer(400, REFUSAL)]);
     let login = home.run("login");
     assert!(login.err.contains(&words(&server)), "{login:?}");
-    assert_eq!(login.code, 1, "{login:?}");
+    assert_eq!(login.code, 4, "{login:?}");
 }
 
 #[test]

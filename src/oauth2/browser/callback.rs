@@ -152,7 +152,20 @@ impl Issuer {
 fn refused(error: &str) -> Failed {
     let code = error_code(error).unwrap_or_default().to_owned();
     let said = if code.is_empty() { "an error code that is not registered" } else { &code };
-    let reason = format!("the provider answered the sign-in with {said}");
+    let asks_nothing = matches!(
+        &*code,
+        "account_selection_required"
+            | "consent_required"
+            | "interaction_required"
+            | "login_required"
+    );
+    // OpenID Connect Core, 3.1.2.6.
+    let advice = if asks_nothing {
+        ", as if it may ask nothing; remove prompt=none from the parameters of the sign-in if it is there"
+    } else {
+        ""
+    };
+    let reason = format!("the provider answered the sign-in with {said}{advice}");
     Failed::Refused { code, reason, retry_after: None }
 }
 

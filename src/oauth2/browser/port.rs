@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
 use super::super::OAuth2Error;
+use super::super::failure::Failed;
 use super::callback::{Expected, head, header, is_prefetch, line};
 
 /// How long a browser may take to send its request. It sends it at once. Browsers also open connections that they
@@ -124,7 +125,7 @@ async fn visit(
 ) {
     let Ok(Some(request)) = timeout(VISIT, browser.request()).await else { return };
     if let Some(brought) = expected.read(&request) {
-        let brought = brought.map_err(OAuth2Error::from);
+        let brought = brought.map_err(Failed::of_a_sign_in);
         let arrival = Arrival { brought, browser: Some(browser) };
         // If there are several answers, the first counts.
         if let Err(TrySendError::Full(late) | TrySendError::Closed(late)) = bring.try_send(arrival)

@@ -143,7 +143,7 @@ impl State {
         self.unclear = if meaning == Meaning::Unclear { self.unclear + 1 } else { 0 };
         self.pause = self.interval.max(retry_after.unwrap_or_default());
         let is_failure = !matches!(meaning, Meaning::Pending | Meaning::SlowDown);
-        self.failed = is_failure.then(|| advised(failed));
+        self.failed = is_failure.then_some(failed);
         meaning != Meaning::Final && self.unclear < MOST_UNCLEAR
     }
 }
@@ -167,23 +167,6 @@ fn meaning(failed: &Failed, status: Option<StatusCode>) -> Meaning {
         Failed::Refused { .. } | Failed::NotPermitted(_) | Failed::Unsendable { .. } => {
             Meaning::Final
         }
-    }
-}
-
-/// Adds what to do if the provider does not know the code, or if it was used.
-fn advised(failed: Failed) -> Failed {
-    match failed {
-        Failed::Refused { code, reason, retry_after }
-            if matches!(
-                &*code,
-                // The second one is Microsoft's, the third one GitHub's.
-                "invalid_grant" | "bad_verification_code" | "incorrect_device_code"
-            ) =>
-        {
-            let reason = format!("{reason}; start the sign-in again");
-            Failed::Refused { code, reason, retry_after }
-        }
-        other => other,
     }
 }
 

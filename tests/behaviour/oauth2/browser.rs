@@ -219,7 +219,7 @@ async fn the_browser_shows_the_result_after_the_code_was_exchanged() {
 
     server.script([Act::error(400, "invalid_grant")]);
     let (tokens, (status, _, page)) = visited(&with_browser(&server), |back| fetch(&back)).await;
-    assert!(tokens.unwrap_err().to_string().ends_with("400 invalid_grant"));
+    assert!(tokens.unwrap_err().to_string().ends_with("400 invalid_grant; sign in again"));
     assert!(status == 200 && page.contains("You are not signed in."), "{page}");
 }
 

@@ -64,11 +64,16 @@ async fn a_device_stops_asking_after_a_final_answer() {
         server.script([act]);
         assert_eq!(by_device(&server).await.0, Err(expected));
     }
-    for act in [Act::error(401, "invalid_client"), Act::error(400, "bad_verification_code")] {
+    for (act, may_succeed) in [
+        (Act::error(401, "invalid_client"), false),
+        (Act::error(400, "bad_verification_code"), true),
+        (Act::error(400, "invalid_grant"), true),
+    ] {
         server.script([act]);
         let (ended, waits) = by_device(&server).await;
         let ended = ended.unwrap_err();
-        assert!(matches!(&ended, OAuth2Error::Misconfigured { .. }), "{ended:?}");
+        assert_eq!(matches!(&ended, OAuth2Error::SignInRequired { .. }), may_succeed, "{ended:?}");
+        assert_eq!(matches!(&ended, OAuth2Error::Misconfigured { .. }), !may_succeed, "{ended:?}");
         assert!(waits.is_empty() && !format!("{ended} {ended:?}").contains("canary"), "{ended:?}");
     }
 }

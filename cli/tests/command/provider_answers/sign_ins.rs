@@ -132,7 +132,19 @@ fn a_sign_in_by_device_goes_on_until_there_are_tokens_or_a_refusal() {
         ends("expired_token", error(400, "expired_token"), 4, "nobody signed in"),
         ends("code_expired, as Microsoft", error(400, "code_expired"), 4, "nobody signed in"),
         ends("invalid_client", error(401, "invalid_client"), 1, "invalid_client"),
-        ends("invalid_grant", error(400, "invalid_grant"), 1, "invalid_grant"),
+        ends(
+            "invalid_grant",
+            error(400, "invalid_grant"),
+            4,
+            "sign in again with `tokenkeep login",
+        ),
+        ends(
+            "incorrect_device_code, as GitHub",
+            error(400, "incorrect_device_code"),
+            4,
+            "sign in again with `tokenkeep login",
+        ),
+        ends("interaction_required", error(400, "interaction_required"), 4, "sign in again"),
     ];
     // Most of the time a row waits for its next poll.
     std::thread::scope(|scope| {
@@ -282,6 +294,14 @@ fn a_callback_of_something_else_ends_nothing() {
 fn an_error_at_the_callback_ends_the_sign_in_with_its_reason_also_without_state() {
     for (query, exit, says) in [
         ("error=access_denied&state=STATE", 4, "the sign-in was declined"),
+        ("error=account_selection_required&state=STATE", 4, "remove prompt=none"),
+        (
+            "error=consent_required&state=STATE",
+            4,
+            "if it is there; sign in again with `tokenkeep login",
+        ),
+        ("error=interaction_required&state=STATE", 4, "remove prompt=none"),
+        ("error=login_required&state=STATE", 4, "with login_required, as if it may ask nothing"),
         ("error=access_denied", 1, "without the state of this sign-in says access_denied"),
         ("error=invalid_scope", 1, "invalid_scope"),
         ("error=server_error&state=STATE", 1, "server_error"),
@@ -301,7 +321,7 @@ fn an_error_at_the_callback_ends_the_sign_in_with_its_reason_also_without_state(
 fn the_page_says_done_after_the_code_was_exchanged_and_not_before() {
     for (answer, exit, says) in [
         (tokens(&json!({})), 0, "Thank you"),
-        (error(400, "invalid_grant"), 1, "You are not signed in"),
+        (error(400, "invalid_grant"), 4, "You are not signed in"),
     ] {
         let server = TokenServer::start();
         let home = home(&server, EXPIRED);
