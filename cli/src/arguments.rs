@@ -1,15 +1,15 @@
 //! The command line. Secrets have no place in it.
 
+mod blank;
 mod examples;
 mod init;
 
-use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueHint};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
 pub(crate) use self::init::Init;
@@ -237,8 +237,8 @@ pub(crate) enum Field {
 }
 
 impl Field {
-    fn parse(name: &str) -> Result<Self, Infallible> {
-        Ok(match name {
+    fn parse(name: &str) -> Result<Self, &'static str> {
+        Ok(match blank::written(name)? {
             "access" | "access_token" => Self::Access,
             "refresh" | "refresh_token" => Self::Refresh,
             "id" | "id_token" => Self::Id,
@@ -346,6 +346,11 @@ pub(crate) struct Exec {
     pub(crate) command: Vec<OsString>,
 }
 
+/// Reads the arguments of this process.
+pub(crate) fn read() -> Result<Cli, clap::Error> {
+    Cli::from_arg_matches(&blank::refused(Cli::command()).try_get_matches()?)
+}
+
 /// Reports what is wrong with the command line. It does not repeat the arguments: one of them may be a token
 /// that was given by mistake, and standard error often ends in a log.
 pub(crate) fn report(error: &clap::Error, terminal: &Terminal) -> ExitCode {
@@ -359,8 +364,13 @@ pub(crate) fn report(error: &clap::Error, terminal: &Terminal) -> ExitCode {
         ErrorKind::ArgumentConflict => conflict(error),
         ErrorKind::InvalidSubcommand => "there is no such command".into(),
         ErrorKind::InvalidUtf8 => "an argument is not UTF-8 text".into(),
-        ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
-            "an option has a value that is not allowed".into()
+        ErrorKind::InvalidValue => {
+            let option = names(error, ContextKind::InvalidArg).join(" and ");
+            format!("{option} has no value, or one that is not allowed")
+        }
+        ErrorKind::ValueValidation => {
+            let option = names(error, ContextKind::InvalidArg).join(" and ");
+            format!("{option} is blank; give it a value, or leave it out")
         }
         ErrorKind::MissingRequiredArgument if is_of_exec() => {
             "the command to run is missing; put it after `--`: `tokenkeep exec -- CMD`".into()

@@ -24,8 +24,6 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use crate::arguments::{Cli, Command};
 use crate::context::Context;
 use crate::interrupt::Interrupts;
@@ -37,7 +35,7 @@ pub fn main() -> ExitCode {
     let limits = harden::harden();
     let interrupts = Interrupts::default();
     let terminal = Terminal::new(interrupts.clone());
-    let Cli { selection, verbose, command } = match Cli::try_parse() {
+    let Cli { selection, verbose, command } = match arguments::read() {
         Ok(cli) => cli,
         Err(error) => return arguments::report(&error, &terminal),
     };

@@ -7,6 +7,7 @@
 )]
 
 mod access_lists;
+mod blank_options;
 mod certificates;
 mod client_certificates;
 mod command;

@@ -54,7 +54,7 @@ impl<'a> WantedProvider<'a> {
         }
         if init.client_id.as_deref().is_some_and(|id| !is_client_id(id)) {
             return Err(Failure::usage(
-                "--client-id is empty, has a blank at its beginning or end, or contains a control character; give \
+                "--client-id has a blank at its beginning or end, or contains a control character; give \
                  the id as the provider shows it",
             ));
         }
@@ -264,7 +264,7 @@ impl<'a> WantedProvider<'a> {
 
 /// Providers compare an id exactly. Some have blanks in it.
 fn is_client_id(id: &str) -> bool {
-    !id.is_empty() && id.trim() == id && !id.chars().any(char::is_control)
+    id.trim() == id && !id.chars().any(char::is_control)
 }
 
 /// Returns the scopes of all these texts, each once. A text may be a list with blanks, as a provider writes it.
@@ -273,9 +273,9 @@ fn scopes_of(texts: &[String]) -> Result<Vec<&str>, Failure> {
     for text in texts {
         // RFC 6749, 3.3.
         let is_part = |char: char| matches!(char, ' '..='~') && !matches!(char, '"' | '\\');
-        if text.trim().is_empty() || !text.chars().all(is_part) {
+        if !text.chars().all(is_part) {
             return Err(Failure::usage(
-                "--scope is empty, or contains a character that no scope has, such as a line end, a quote or a \
+                "--scope contains a character that no scope has, such as a line end, a quote or a \
                  letter outside ASCII; write it as the provider does",
             ));
         }
