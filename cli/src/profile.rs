@@ -123,6 +123,17 @@ impl Profile {
         Self::parse("new", "the new profile".into(), format!("store = \"env:NONE\"{table}"))
     }
 
+    /// Fails if a profile of this name, without a provider, could not be written now. Leaves nothing behind.
+    pub(crate) fn check_writable(name: &str) -> Result<(), Failure> {
+        let path = path_of(name)?;
+        target_to_change(&path)?;
+        let directory = LockedDirectory::lock(directory_of(&path))?;
+        // Nothing reads this file as long as the profile names no issuer.
+        let name = metadata::file_of(&path);
+        directory.replace(file_name_of(&name), b"{}")?;
+        Ok(directory.remove(file_name_of(&name))?)
+    }
+
     /// Adds a provider to a profile that has none.
     pub(crate) async fn add(&mut self, provider: NewProvider) -> Result<(), Failure> {
         let NewProvider { table, metadata } = provider;
@@ -239,12 +250,8 @@ impl Profile {
             let message = format!("{path} was changed by another process meanwhile; repeat this");
             return Err(Failure::new(Code::Conflict, message));
         }
-        match link::target_of(&self.path)? {
+        match target_to_change(&self.path)? {
             Some(target) => {
-                if let Some(obstacle) = link::obstacle(&target)? {
-                    let error = io::Error::new(io::ErrorKind::PermissionDenied, obstacle);
-                    return Err(Failure::io("write", &target, &error));
-                }
                 link::replace(&target, text)
                     .map_err(|error| Failure::io("write", &target, &error))?;
             }
@@ -328,6 +335,16 @@ fn read(path: &Path) -> Result<Option<String>, Failure> {
         Failure::io("read", path, &reason)
     })?;
     Ok(Some(text))
+}
+
+/// Returns the file behind a profile, or `None` if the profile is no link. Fails if that file cannot be changed.
+fn target_to_change(profile: &Path) -> Result<Option<PathBuf>, Failure> {
+    let Some(target) = link::target_of(profile)? else { return Ok(None) };
+    if let Some(obstacle) = link::obstacle(&target)? {
+        let error = io::Error::new(io::ErrorKind::PermissionDenied, obstacle);
+        return Err(Failure::io("write", &target, &error));
+    }
+    Ok(Some(target))
 }
 
 fn path_of(name: &str) -> Result<PathBuf, Failure> {

@@ -29,25 +29,14 @@ pub(super) async fn init(context: &Context, init: &Init) -> Outcome {
         None => None,
     };
     // So is a store that cannot be used, before a client is registered.
-    let named = match &context.selection.store {
-        Some(url) => {
-            let named = named(context, parse_url(url)?).await?;
-            check(context, &named.0).await?;
-            Some(named)
-        }
-        None => None,
+    let (store, why, protects) = match &context.selection.store {
+        Some(url) => named(context, parse_url(url)?).await?,
+        None => choose(context, name).await?,
     };
+    check(context, &store).await?;
     let provider = match found {
-        Some((wanted, found)) => Some(wanted.to_new(context, found).await?),
+        Some((wanted, found)) => Some(wanted.to_new(context, name, found).await?),
         None => None,
-    };
-    let (store, why, protects) = match named {
-        Some(named) => named,
-        None => {
-            let chosen = choose(context, name).await?;
-            check(context, &chosen.0).await?;
-            chosen
-        }
     };
     let path = Profile::create(name, &store, provider).await?;
     context.terminal.say(&format!("{store}, {why} (pinned in {})", path.display()));
@@ -81,7 +70,7 @@ async fn add_to(
         return Err(Failure::new(Code::Conflict, message));
     }
     let found = wanted.find(context).await?;
-    let provider = wanted.to_new(context, found).await?;
+    let provider = wanted.to_new(context, &name, found).await?;
     profile.add(provider).await?;
     let path = profile.path.display();
     context.terminal.say(&format!("added the provider to the profile {name} ({path})"));

@@ -1,7 +1,7 @@
 //! The metadata of a profile's issuer. It is kept beside the profile, in `NAME.metadata.json`, so that a refresh never
 //! depends on discovery.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokenkeep::oauth2::{OAuth2Error, ProviderMetadata};
 use tokenkeep::private_file::{LockedDirectory, PrivateFile};
@@ -132,6 +132,11 @@ impl Profile {
     }
 
     fn metadata_path(&self) -> PathBuf {
-        self.path.with_extension(ENDING)
+        file_of(&self.path)
     }
+}
+
+/// Returns the file of the metadata beside a profile.
+pub(super) fn file_of(profile: &Path) -> PathBuf {
+    profile.with_extension(ENDING)
 }

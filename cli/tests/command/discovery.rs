@@ -322,15 +322,7 @@ fn init_registers_a_client_at_an_issuer_that_allows_it() {
     server.publish(PLACE, 200, &metadata);
     server.publish("/register", 400, r#"{"error":"invalid_client_metadata"}"#);
     assert!(home.run(&line).failed(1).contains("answered 400 invalid_client_metadata"));
-    assert!(!home.path("config").exists());
-    // A store that cannot be used is found before a client is registered.
-    let registered = server.requests().len();
-    home.write("key.txt", "canary");
-    let bad =
-        format!("{line} --store age:there/tokens.age?identity={}", home.path("key.txt").display());
-    assert_ne!(home.run(&bad).code, 0);
-    let asked = server.requests().split_off(registered);
-    assert!(asked.iter().all(|request| !request.body.contains("redirect_uris")), "{asked:?}");
+    assert!(!home.path("config/profiles/default.toml").exists());
     server.publish("/register", 201, r#"{"client_id":"it is \"new\""}"#);
     home.run(&line).ok();
     let text = profile(&home);
@@ -339,6 +331,64 @@ fn init_registers_a_client_at_an_issuer_that_allows_it() {
     let sent = server.requests().pop().unwrap().body;
     assert!(sent.contains(r#"["http://127.0.0.1:8417/callback"]"#), "{sent}");
     assert!(sent.contains(r#""scope":"openid offline_access""#), "{sent}");
+}
+
+#[test]
+fn init_registers_no_client_in_vain() {
+    let server = publishing();
+    let field = format!(r#"{{"registration_endpoint":"{}","#, server.url("/register"));
+    let metadata = server.metadata(&server.url("")).replacen('{', &field, 1);
+    server.publish(PLACE, 200, &metadata);
+    server.publish("/register", 201, r#"{"client_id":"new"}"#);
+    let init = format!("init --issuer {} --register", server.url(""));
+    type Spoil = fn(&Home);
+    let rows: [(&str, &str, Spoil); 6] = [
+        ("no store URL", " --store canary", |_| ()),
+        ("an unusable key", " --store age:there/tokens.age?identity=key.txt", |home| {
+            home.write("key.txt", "canary");
+        }),
+        ("a record without its key", "", |home| {
+            home.run("init").ok();
+            assert_eq!(done(home.command().arg("set"), "canary-a").code, 0);
+            fs::remove_dir_all(home.path("config")).unwrap();
+        }),
+        ("a profile that exists", " --store plaintext:tokens.json", |home| {
+            home.run("init").ok();
+        }),
+        // Root may write everywhere, but not into a file as if it was a directory.
+        ("no directory for profiles", "", |home| {
+            home.run("init").ok();
+            fs::remove_dir_all(home.path("config/profiles")).unwrap();
+            home.write("config/profiles", "");
+        }),
+        ("a link to a read-only profile", "", |home| {
+            home.run("init").ok();
+            let (path, target) =
+                (home.path("config/profiles/default.toml"), home.path("there.toml"));
+            fs::rename(&path, &target).unwrap();
+            std::os::unix::fs::symlink(&target, path).unwrap();
+            let read_only = PermissionsExt::from_mode(0o400);
+            fs::set_permissions(target, read_only).unwrap();
+        }),
+    ];
+    for (name, options, spoil) in rows {
+        let home = Home::new();
+        spoil(&home);
+        let failed = home.run(&format!("{init}{options}"));
+        assert_ne!(failed.code, 0, "{name}: {failed:?}");
+        let asked = server.requests();
+        let registers = |body: &str| body.contains("redirect_uris");
+        assert!(!asked.iter().any(|request| registers(&request.body)), "{name}: {failed:?}");
+    }
+    // What cannot be known before leaves a key, which the next run uses.
+    let home = Home::new();
+    server.publish("/register", 400, r#"{"error":"invalid_client_metadata"}"#);
+    home.run(&init).failed(1);
+    let key = fs::read(home.path("config/keys/default.txt")).unwrap();
+    assert!(!home.path("config/profiles/default.metadata.json").exists());
+    server.publish("/register", 201, r#"{"client_id":"new"}"#);
+    home.run(&init).ok();
+    assert_eq!(fs::read(home.path("config/keys/default.txt")).unwrap(), key);
 }
 
 #[test]

@@ -106,15 +106,18 @@ impl<'a> WantedProvider<'a> {
         Ok(FoundProvider { urls, metadata })
     }
 
-    /// Writes the `[oauth2]` table. Registers the client if that was asked for.
+    /// Writes the `[oauth2]` table of this profile. Registers the client if that was asked for, as the last thing that can
+    /// fail: nobody removes a client that was registered in vain.
     pub(super) async fn to_new(
         &self,
         context: &Context,
+        profile: &str,
         found: FoundProvider,
     ) -> Result<NewProvider, Failure> {
         let FoundProvider { urls, metadata } = found;
         let client_id = match &metadata {
             Some(metadata) if self.init.register => {
+                Profile::check_writable(profile)?;
                 let _waiting = context.terminal.waiting_for(FOR_PROVIDER);
                 self.register(metadata).await?
             }
