@@ -1,7 +1,7 @@
 //! Ctrl-C and other signals that end a program, during a refresh or a hidden prompt. If the process
 //! ended during a refresh, the answer of the server would be lost, and the session with it. So the
 //! first signal waits for the refresh, and the second one does not. The terminal settings are
-//! restored first.
+//! restored first, also before Ctrl-Z stops the process: not every shell does that.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,7 +33,7 @@ struct State {
     tidy: Option<Tidy>,
 }
 
-/// Restores what must be restored before a signal ends this process.
+/// Restores what must be restored before a signal ends or stops this process.
 type Tidy = Box<dyn Fn() + Send>;
 
 impl Interrupts {
@@ -57,7 +57,7 @@ impl Interrupts {
         state.caught.is_some()
     }
 
-    /// Calls `begin`. From now on, a signal that ends this process calls `tidy` first, until
+    /// Calls `begin`. From now on, a signal that ends or stops this process calls `tidy` first, until
     /// [`tidied`](Self::tidied).
     #[cfg(unix)]
     pub(crate) fn tidy(
@@ -70,6 +70,13 @@ impl Interrupts {
         state.tidy = Some(Box::new(tidy));
         // Called with the state locked, so that no signal is handled in between.
         begin()
+    }
+
+    /// Does this while no signal is handled. A process that is stopped continues first.
+    #[cfg(unix)]
+    pub(crate) fn undisturbed<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _state = self.state();
+        work()
     }
 
     /// Calls `tidy` now, because no signal came.
@@ -107,9 +114,14 @@ impl Interrupts {
             }
             Some((_, at)) if state.is_held && is_echo(signal, at.elapsed()) => {}
             _ => {
-                if let Some(tidy) = state.tidy.take() {
+                if let Some(tidy) = &state.tidy {
                     tidy();
                 }
+                if stops(signal) {
+                    // The state stays locked, so that nothing is hidden again before this process continues.
+                    return stop();
+                }
+                state.tidy = None;
                 end_by(signal);
             }
         }
@@ -126,7 +138,23 @@ type Signal = i32;
 /// Returns whether a signal can wait. SIGQUIT cannot: users send it to see where the program is.
 #[cfg(unix)]
 fn can_wait(signal: Signal) -> bool {
-    signal != signal_hook::consts::SIGQUIT
+    signal != signal_hook::consts::SIGQUIT && !stops(signal)
+}
+
+/// Returns whether a signal stops this process and does not end it: Ctrl-Z.
+#[cfg(unix)]
+fn stops(signal: Signal) -> bool {
+    signal == signal_hook::consts::SIGTSTP
+}
+
+/// Stops this process, as SIGTSTP would if it was not watched. Returns when the process continues.
+///
+/// SIGTTOU has the same effect and is not watched. Unlike SIGSTOP, it does nothing if no shell is there to continue this
+/// process.
+#[cfg(unix)]
+fn stop() {
+    // It fails for numbers that are not signals.
+    let _ = signal_hook::low_level::raise(signal_hook::consts::SIGTTOU);
 }
 
 /// Returns whether a signal is an echo of the previous one. A closed terminal causes two SIGHUP,
@@ -149,11 +177,11 @@ fn watch(receive: impl FnMut(Signal) + Send + 'static) -> io::Result<()> {
     use std::sync::mpsc;
     use std::thread;
 
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
     use signal_hook::iterator::Signals;
 
     let ignored = ignored();
-    let watched = [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().filter(move |number| {
+    let watched = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP].into_iter().filter(move |number| {
         // Ignored signals stay ignored, as `nohup` sets them. A watched signal would no longer be
         // ignored by the program that `exec` starts.
         ignored & 1 << (number - 1) == 0
@@ -187,6 +215,14 @@ type Signal = ();
 fn can_wait((): Signal) -> bool {
     true
 }
+
+#[cfg(windows)]
+fn stops((): Signal) -> bool {
+    false
+}
+
+#[cfg(windows)]
+fn stop() {}
 
 #[cfg(windows)]
 fn is_echo((): Signal, since: Duration) -> bool {

@@ -21,8 +21,9 @@ const LOOK: std::time::Duration = std::time::Duration::from_millis(20);
 /// Reads a line without echo. Ctrl-C or a signal ends the process as usual meanwhile, and the
 /// terminal settings are restored first. Fails with `TimedOut` soon after `is_over` becomes true.
 ///
-/// A shell that stops this process and continues it turns echo on again. So the settings are looked at before each
-/// read, and the prompt begins anew. In the background nothing is read, because the system would stop the process.
+/// Ctrl-Z restores the settings too, and a shell may do that. So the settings are looked at before each read, and the
+/// prompt begins anew when the process continues. In the background nothing is read, because the system would stop the
+/// process.
 #[cfg(unix)]
 pub(super) fn read_hidden(
     prompt: &str,
@@ -107,7 +108,14 @@ pub(super) fn read_hidden(
         }
         if modes.intersects(shown) {
             typed.clear();
-            hide()?;
+            // Ctrl-Z may have restored the settings just now, and the process may continue in the background.
+            let is_hidden = interrupts.undisturbed(|| {
+                let is_ours = is_foreground_of(&terminal);
+                if is_ours { hide().map(|()| true) } else { Ok(false) }
+            })?;
+            if !is_hidden {
+                continue;
+            }
             (&mut &terminal).write_all(prompt.as_bytes())?;
         }
         match input.read(&mut *byte) {

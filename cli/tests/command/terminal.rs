@@ -489,3 +489,50 @@ fn a_prompt_goes_on_unseen_after_the_shell_has_stopped_and_continued_the_command
     assert!(!seen.screen.contains("canary"), "{}", seen.screen);
     assert!(home.path("key.txt").exists(), "{}", seen.screen);
 }
+
+#[test]
+fn ctrl_z_at_a_prompt_restores_the_terminal_in_a_shell_that_does_not_do_it() {
+    let test = "ctrl_z_at_a_prompt_restores_the_terminal_in_a_shell_that_does_not_do_it";
+    if !can_play(test) || !available(test, "dash") {
+        return;
+    }
+    let home = scratch();
+    let (ask, command) = ("New passphrase: ", "tokenkeep keygen --passphrase -o key.txt");
+    let typed = format!("{command}\r");
+    // What is typed is not what the shell prints.
+    let modes = "stty -a > stopped; echo MO''DES\r";
+    // The shell shows the command again when it continues it.
+    let again = format!("fg\r\n{command}\r\n{ask}");
+    let answers = [
+        ("READY ", &*typed),
+        (ask, "canary-0\u{1a}"),
+        ("Stopped", modes),
+        ("MODES\r\nREADY ", "fg\r"),
+        (&*again, "canary-1\r"),
+        ("The same again: ", "canary-1\r"),
+        ("age1", "stty -a > after; exit\r"),
+    ];
+    let seen = person(home.path(), "PS1='READY ' dash -i", &answers);
+    assert!(!seen.screen.contains("canary") && seen.echoes, "{}", seen.screen);
+    assert!(home.path().join("key.txt").exists(), "{}", seen.screen);
+    for file in ["stopped", "after"] {
+        let modes = fs::read_to_string(home.path().join(file)).unwrap();
+        let modes: Vec<_> = modes.split_whitespace().collect();
+        assert!(modes.contains(&"echo") && modes.contains(&"icanon"), "{file}: {modes:?}");
+    }
+}
+
+#[test]
+fn ctrl_z_at_a_prompt_does_nothing_without_a_shell_that_could_continue_the_command() {
+    let test = "ctrl_z_at_a_prompt_does_nothing_without_a_shell_that_could_continue_the_command";
+    if !can_play(test) {
+        return;
+    }
+    let home = scratch();
+    let ask = "New passphrase: ";
+    let again = format!("{ask}\r\n{ask}");
+    let answers = [(ask, "\u{1a}"), (&*again, "canary-1\r"), ("The same again: ", "canary-1\r")];
+    let seen = person(home.path(), "exec tokenkeep keygen --passphrase -o key.txt", &answers);
+    assert!(seen.code == 0 && seen.echoes, "{}", seen.screen);
+    assert!(!seen.screen.contains("canary"), "{}", seen.screen);
+}
