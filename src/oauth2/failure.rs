@@ -94,7 +94,7 @@ impl Failed {
 
     /// Returns the error of a sign-in, which can be started again.
     pub(super) fn of_a_sign_in(self) -> OAuth2Error {
-        // GitHub.
+        // GitHub has two codes of its own for a device code that is over or was never valid.
         let is_over = |code: &str| {
             needs_a_sign_in(code)
                 || matches!(code, "bad_verification_code" | "incorrect_device_code")
