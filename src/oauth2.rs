@@ -103,6 +103,8 @@ pub struct OAuth2Client {
     token_url: TokenUrl,
     client_id: ClientId,
     secret: Option<SecretString>,
+    /// Whether the secret is that of the tokens.
+    has_secret_of_tokens: bool,
     auth_type: AuthType,
     private_key: Option<PrivateKeyJwt>,
     grant: Grant,
@@ -153,6 +155,7 @@ impl OAuth2Client {
             token_url: TokenUrl::from_url(endpoint("token_url", token_url)?),
             client_id: ClientId::new(client_id.into()),
             secret: None,
+            has_secret_of_tokens: false,
             auth_type: AuthType::BasicAuth,
             private_key: None,
             grant: Grant::RefreshToken,
@@ -312,6 +315,8 @@ impl TokenRefresher for OAuth2Client {
         let Some(token) = current.refresh_token.clone() else {
             return Err(RefreshFailure::rejected("the server issued no refresh token"));
         };
+        let client = client.with_secret_of(&current);
+        let client = client.ok_or_else(|| RefreshFailure::misconfigured(NO_SECRET))?;
         let new = on_io(async move { client.trade(&token, http).await }).await?;
         Ok(with_what_stays(new, &current))
     }
@@ -325,6 +330,9 @@ impl TokenRefresher for OAuth2Client {
         self.grant == Grant::RefreshToken
     }
 }
+
+/// There is no secret with the tokens.
+const NO_SECRET: &str = "the record of the tokens has no client secret";
 
 /// Adds the fields that the answer to a refresh did not repeat. An answer without a `scope` has the same one
 /// (RFC 6749, 5.1), the ID token stays (`OpenID` Connect Core, 12.2), and so does what providers send at the

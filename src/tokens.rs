@@ -276,6 +276,13 @@ impl AuthTokens {
         self
     }
 
+    /// Removes the secret of the client, for those who get the tokens and not the client.
+    #[must_use]
+    pub fn without_client_secret(mut self) -> Self {
+        self.client_secret = None;
+        self
+    }
+
     /// Returns the secret of the client that the tokens were issued to.
     #[must_use]
     pub fn client_secret(&self) -> Option<&SecretString> {

@@ -44,6 +44,8 @@ pub(crate) struct Provider {
     pub(crate) token_url: UrlSource,
     /// The environment variable that holds the client's secret.
     pub(crate) client_secret_env: Option<String>,
+    /// Whether the record of the tokens holds it.
+    pub(crate) has_secret_in_record: bool,
     /// The port that the browser is redirected to; 0 is any port.
     pub(crate) redirect_port: u16,
     /// Whether the browser is redirected to a port of this machine.
@@ -76,6 +78,20 @@ impl Provider {
         let issuer = settings.text("issuer")?;
         let metadata = metadata.filter(|metadata| issuer == Some(metadata.issuer()));
         let client_secret_env = settings.text("client_secret_env")?.map(str::to_owned);
+        let has_secret_in_record = match settings.text("client_secret")? {
+            None => false,
+            Some("record") if client_secret_env.is_none() => true,
+            Some("record") => {
+                let what = "client_secret_env is set too; leave out one of them";
+                return Err(settings.wrong_at("client_secret", what));
+            }
+            // It may be the secret itself, so it is not repeated.
+            Some(_) => {
+                let what = "client_secret takes only \"record\", for a secret that is sealed with the tokens; never \
+                            write the secret here";
+                return Err(settings.wrong_at("client_secret", what));
+            }
+        };
         let port = settings.get("redirect_port", |value| {
             let port = value.as_integer()?;
             u16::from_str_radix(port.as_str(), port.radix()).ok()
@@ -113,6 +129,7 @@ impl Provider {
             token_url: source("token_url", |metadata| Some(metadata.token_endpoint()))?,
             metadata,
             client_secret_env,
+            has_secret_in_record,
             redirect_port: port.unwrap_or(0),
             has_port: redirect_uri.is_none_or(|uri| uri.starts_with("http://")),
             asks_for_offline_access: settings.texts("scopes")?.contains(&"offline_access"),
@@ -200,6 +217,9 @@ impl Provider {
         }
         if let Some(certificate) = &self.certificate {
             client = certificate.add_to(client, allow_prompt).await?;
+        }
+        if self.has_secret_in_record {
+            return Ok(client.with_secret_of_tokens());
         }
         let Some(variable) = &self.client_secret_env else { return Ok(client) };
         match std::env::var(variable) {

@@ -4,7 +4,7 @@ use oauth2::url::Url;
 use oauth2::{HttpRequest, RevocationUrl, StandardRevocableToken};
 
 use super::failure::Failed;
-use super::{OAuth2Client, OAuth2Error, failed, on_io, unsendable};
+use super::{NO_SECRET, OAuth2Client, OAuth2Error, failed, on_io, unsendable};
 use crate::tokens::AuthTokens;
 
 impl OAuth2Client {
@@ -24,7 +24,11 @@ impl OAuth2Client {
     /// The tokens may have been revoked or not. The call can be repeated.
     pub async fn revoke(&self, tokens: &AuthTokens) -> Result<(), OAuth2Error> {
         let url = self.revocation_url.clone().ok_or_else(|| self.not_set("revocation_url"))?;
-        let (client, tokens) = (self.clone(), tokens.clone());
+        let client = self
+            .clone()
+            .with_secret_of(tokens)
+            .ok_or(OAuth2Error::InvalidSetting { setting: "client_secret", reason: NO_SECRET })?;
+        let tokens = tokens.clone();
         Ok(on_io(async move { client.revoke_all(&url, &tokens).await }).await?)
     }
 

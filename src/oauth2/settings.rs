@@ -13,6 +13,7 @@ use super::http::client_certificate;
 use super::refusal::{Refusal, Report};
 use super::{Grant, OAuth2Client, OAuth2Error, parameters};
 use crate::sys::clock::Clock;
+use crate::tokens::AuthTokens;
 
 impl OAuth2Client {
     /// Adds the client's secret. It is sent by HTTP Basic.
@@ -20,6 +21,22 @@ impl OAuth2Client {
     pub fn with_secret(mut self, secret: SecretString) -> Self {
         self.secret = Some(secret);
         self
+    }
+
+    /// Takes the client's secret from the tokens ([`AuthTokens::client_secret`]) to refresh or revoke them. Use it for
+    /// tokens of another program, whose client they bring along. For a sign-in, add the secret itself.
+    #[must_use]
+    pub fn with_secret_of_tokens(mut self) -> Self {
+        self.has_secret_of_tokens = true;
+        self
+    }
+
+    /// Returns this client with the secret that it uses for these tokens. Returns `None` if they have none.
+    pub(super) fn with_secret_of(self, tokens: &AuthTokens) -> Option<Self> {
+        if !self.has_secret_of_tokens {
+            return Some(self);
+        }
+        Some(self.with_secret(tokens.client_secret()?.clone()))
     }
 
     /// Sends the client's secret in the request's body, for a provider that does not accept HTTP Basic.

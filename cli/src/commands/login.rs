@@ -4,6 +4,7 @@ mod open;
 mod paste;
 
 use tokenkeep::oauth2::{OAuth2Client, OAuth2Error};
+use tokenkeep::secrecy::SecretString;
 use tokenkeep::{AuthTokens, TokenManager, TokenStore};
 
 use self::open::open;
@@ -22,9 +23,16 @@ pub(super) async fn login(context: &Context, login: &Login) -> Outcome {
     target.fetch_metadata(context).await?;
     let provider = target.provider()?;
     let client = provider.client(context.selection.allow_prompt).await?;
-    let client = context.reporting(client);
+    let mut client = context.reporting(client);
     // A store that cannot be used is found before the user signs in.
-    check_store(context, &target).await?;
+    let there = check_store(context, &target).await?;
+    let secret = match provider.has_secret_in_record {
+        true => Some(secret_of(there.as_ref())?),
+        false => None,
+    };
+    if let Some(secret) = &secret {
+        client = client.with_secret(secret.clone());
+    }
     let by_browser = login.browser || login.paste || !(login.device || provider.prefers_device());
     let tokens = if provider.is_own_client {
         by_itself(context, login, &client).await?
@@ -32,6 +40,10 @@ pub(super) async fn login(context: &Context, login: &Login) -> Outcome {
         by_browser_of(context, login, provider, &client).await?
     } else {
         by_device(context, login, provider, &client).await?
+    };
+    let tokens = match secret {
+        Some(secret) => tokens.with_client_secret(secret),
+        None => tokens,
     };
     let stays = tokens.refresh_token.is_some() || provider.is_own_client;
     let saved = save(context, &target, tokens).await.map_err(|failure| {
@@ -47,17 +59,28 @@ pub(super) async fn login(context: &Context, login: &Login) -> Outcome {
     DONE
 }
 
-/// Fails if tokens could not be saved now.
-async fn check_store(context: &Context, target: &Target) -> Result<(), Failure> {
+/// Fails if tokens could not be saved now. Returns the tokens that are there.
+async fn check_store(context: &Context, target: &Target) -> Result<Option<AuthTokens>, Failure> {
     let manager = target.manager(context)?;
-    let is_empty = manager.get_tokens().await?.is_none();
+    let there = manager.get_tokens().await?;
     let store = manager.store();
-    if is_empty && target.url.uses_keychain() {
+    if there.is_none() && target.url.uses_keychain() {
         // A keychain makes its key with the first tokens.
         drop(store.try_lease().await?);
-        return Ok(());
+        return Ok(None);
     }
-    Ok(tokenkeep::refresh::check_replaceable(&**store).await?)
+    tokenkeep::refresh::check_replaceable(&**store).await?;
+    Ok(there)
+}
+
+/// Returns the secret of the client that is sealed with these tokens.
+fn secret_of(tokens: Option<&AuthTokens>) -> Result<SecretString, Failure> {
+    tokens.and_then(AuthTokens::client_secret).cloned().ok_or_else(|| {
+        Failure::usage(
+            "client_secret of this profile is \"record\", and the store holds no tokens with a client's secret; \
+             import them again, or write client_secret_env instead",
+        )
+    })
 }
 
 /// Saves the tokens in the store that the profile names now. Another process may have changed the profile during the

@@ -39,7 +39,18 @@ pub(super) async fn set(context: &Context) -> Outcome {
         None => "sign in again",
     };
     // If the same refresh token is stored already and is in doubt, it stays in doubt.
-    let _ = manager.get_tokens().await;
+    let there = manager.get_tokens().await;
+    let provider = target.profile.as_ref().and_then(|profile| profile.provider.as_ref());
+    // The client's secret was sealed with the tokens that these replace.
+    let tokens = match there.ok().flatten().as_ref().and_then(AuthTokens::client_secret) {
+        Some(secret)
+            if provider.is_some_and(|provider| provider.has_secret_in_record)
+                && tokens.client_secret().is_none() =>
+        {
+            tokens.with_client_secret(secret.clone())
+        }
+        _ => tokens,
+    };
     manager.set_tokens(tokens).await?;
     context.terminal.say_to_person(&format!("stored in {}", manager.store()));
     target.warn_of_plaintext(context);

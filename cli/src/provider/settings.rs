@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-const SETTINGS: [&str; 26] = [
+const SETTINGS: [&str; 27] = [
     "audience",
     "authorization_url",
     "authorize_parameters",
@@ -16,6 +16,7 @@ const SETTINGS: [&str; 26] = [
     "client_certificate",
     "client_certificate_key",
     "client_id",
+    "client_secret",
     "client_secret_env",
     "client_secret_in_body",
     "device_authorization_url",
