@@ -397,8 +397,8 @@ pub enum RefreshFailure {
         /// What happened.
         reason: String,
     },
-    /// A temporary failure: the server could not be reached, or asked to wait (429, 503). After a 503, the
-    /// token may be spent.
+    /// A temporary failure: the server could not be reached, or asked to wait (429, 503, `Retry-After`). After
+    /// any answer except a 429, the token may be spent.
     #[error("the refresh failed temporarily ({})", one_line(.reason))]
     Transient {
         /// What happened.

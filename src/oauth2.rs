@@ -281,8 +281,8 @@ impl fmt::Debug for OAuth2Client {
 /// | no connection, no trusted certificate | transient | yes |
 /// | a proxy that does not accept the user; a TLS connection that the server refuses, mostly without the client's certificate; a variable for the proxy that cannot be used | misconfigured | yes |
 /// | 429 | transient | yes |
-/// | 503, 403 without an error code, `server_error`, `slow_down`, `temporarily_unavailable` | transient | no |
-/// | the request or a part of it was sent, and neither a complete answer nor all of its tokens came; a success without readable tokens; more than 256 KiB; a redirect; 408; any other 5xx | ambiguous | no |
+/// | 503, 403 without an error code, `server_error`, `slow_down`, `temporarily_unavailable`; any other status that is no success, without an error code that the other rows name, with `Retry-After` | transient | no |
+/// | the request or a part of it was sent, and neither a complete answer nor all of its tokens came; a success without readable tokens; more than 256 KiB; a redirect; 408; 425; any other 5xx | ambiguous | no |
 /// | `invalid_client`, `invalid_request`, `unauthorized_client`, `unsupported_grant_type` | misconfigured | yes |
 /// | any other error code; 404, any other 4xx; an answer that is not HTTP/1.1 | misconfigured | no |
 /// | `invalid_grant`, `login_required`, `interaction_required`, `consent_required`, `account_selection_required`, `invalid_token`, `expired_token`, and the like of GitHub and Slack; no refresh token to send | rejected | yes |
@@ -294,7 +294,8 @@ impl fmt::Debug for OAuth2Client {
 /// may still deliver that part.
 ///
 /// A transient failure contains the time of `Retry-After`, up to 1 hour, or 30 seconds if it cannot be read. An
-/// error code counts with the status of a success, and with any 4xx except 404, 408 and 429.
+/// error code counts with the status of a success, and with any 4xx except 404, 408, 425 and 429. Tokens count with any
+/// status, if there is no error code: they may be the only copy.
 #[async_trait]
 impl TokenRefresher for OAuth2Client {
     async fn refresh(

@@ -113,7 +113,10 @@ impl Refresher {
         let discover = async || {
             let mut profile = self.profile.clone();
             profile.discover(&self.context.terminal).await.map_err(|error| match error {
-                OAuth2Error::Unavailable { .. } => RefreshFailure::transient(error.to_string()),
+                OAuth2Error::Unavailable { retry_after, .. } => {
+                    let (reason, unspent) = (error.to_string(), true);
+                    RefreshFailure::Transient { reason, retry_after, unspent }
+                }
                 error => RefreshFailure::misconfigured(error.to_string()),
             })?;
             Ok(profile.provider.unwrap_or_else(|| self.provider.clone()))

@@ -153,8 +153,9 @@ impl DeviceSignIn {
     ///
     /// The provider's interval counts, or 5 seconds if it names none. `slow_down` and 429 add 5 seconds to each
     /// later pause (RFC 8628, 3.5), and `Retry-After` is kept. A failed connection, 403 without an error code, any
-    /// 5xx and a success without readable tokens are retried until the code expires. 5 other answers in a row that
-    /// have no error code, such as 401, 404 or a redirect, end the sign-in.
+    /// 5xx, a success without readable tokens and any answer with `Retry-After` and without an error code are retried
+    /// until the code expires. 5 other answers in a row that have no error code, such as 401, 404 or a redirect, end
+    /// the sign-in.
     ///
     /// # Errors
     ///

@@ -77,8 +77,8 @@ impl ProviderMetadata {
     /// 2. `/.well-known/oauth-authorization-server/tenant` (RFC 8414, 3),
     /// 3. `/.well-known/openid-configuration/tenant` (RFC 8414, 5).
     ///
-    /// The next place is tried only if there is nothing at this one: an answer of 3xx or 4xx, or a page that is not
-    /// JSON.
+    /// The next place is tried only if there is nothing at this one: an answer of 3xx or 4xx without `Retry-After`, or a
+    /// page that is not JSON.
     ///
     /// # Errors
     ///

@@ -2,6 +2,9 @@
 //!
 //! Of a server's answer, an error contains only the status and a registered error code.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -56,16 +59,21 @@ pub enum OAuth2Error {
     Unavailable {
         /// What happened.
         reason: String,
+        /// How long the server asked to wait (`Retry-After`).
+        retry_after: Option<Duration>,
     },
 }
 
 /// How one exchange failed.
 #[derive(Debug)]
 pub(super) enum Failed {
-    /// The server answered with this status and without an error code that counts.
+    /// The server answered with this status, without tokens, and without an error code that counts.
     Answered { status: u16, reason: String, retry_after: Option<Duration> },
     /// The request or a part of it was sent, and no complete answer came.
     NoAnswer { reason: String },
+    /// The server or a proxy does not accept this client, by its certificate or its user. It did not look at the
+    /// request.
+    NotAdmitted { reason: String },
     /// The answer is not HTTP.
     NotHttp { reason: String },
     /// The permit ended before anything was sent.
@@ -108,14 +116,28 @@ impl Failed {
         }
     }
 
+    /// Returns how long the server asked to wait.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Answered { retry_after, .. } | Self::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
     /// Returns whether the same exchange may succeed later.
     pub(super) fn is_temporary(&self) -> bool {
         match self {
+            Self::Answered { retry_after: Some(_), .. } => true,
             // A 403 without an error code comes from a gateway, such as a bot filter.
-            Self::Answered { status, .. } => matches!(status, 403 | 408 | 429 | 500..=599),
+            Self::Answered { status, .. } => matches!(status, 403 | 408 | 425 | 429 | 500..=599),
             Self::NoAnswer { .. } | Self::NotPermitted(_) | Self::NotSent { .. } => true,
-            Self::Refused { code, .. } => is_temporary(code),
-            Self::NotHttp { .. } | Self::Unreadable { .. } | Self::Unsendable { .. } => false,
+            Self::Refused { code, retry_after, .. } => {
+                is_temporary(code) || is_unknown_with_a_wait(code, *retry_after)
+            }
+            Self::NotAdmitted { .. }
+            | Self::NotHttp { .. }
+            | Self::Unreadable { .. }
+            | Self::Unsendable { .. } => false,
         }
     }
 }
@@ -123,6 +145,11 @@ impl Failed {
 fn is_temporary(code: &str) -> bool {
     // The first is Slack's.
     matches!(code, "ratelimited" | "server_error" | "slow_down" | "temporarily_unavailable")
+}
+
+/// Returns whether a server asks to wait, and gives no reason for which waiting would not help.
+fn is_unknown_with_a_wait(code: &str, retry_after: Option<Duration>) -> bool {
+    retry_after.is_some() && !is_known(code)
 }
 
 /// Returns whether only signing in again helps after this error code: the refresh token has ended, or the
@@ -169,6 +196,7 @@ impl fmt::Display for Failed {
         match self {
             Self::Answered { reason, .. }
             | Self::NoAnswer { reason }
+            | Self::NotAdmitted { reason }
             | Self::NotHttp { reason }
             | Self::NotSent { reason }
             | Self::Refused { reason, .. }
@@ -192,13 +220,20 @@ impl From<Failed> for RefreshFailure {
         match failed {
             Failed::NotPermitted(failure) => failure,
             Failed::NotSent { reason } => Self::transient(reason),
-            Failed::Unsendable { reason } => Self::misconfigured(reason),
+            Failed::NotAdmitted { reason } | Failed::Unsendable { reason } => {
+                Self::misconfigured(reason)
+            }
             Failed::NoAnswer { reason } | Failed::Unreadable { reason } => Self::ambiguous(reason),
             Failed::NotHttp { reason } => Self::misconfigured(reason).maybe_spent(),
             Failed::Answered { status, reason, retry_after } => match status {
                 429 => Self::Transient { reason, retry_after, unspent: true },
                 403 | 503 => Self::Transient { reason, retry_after, unspent: false },
-                300..=399 | 408 | 500..=599 => Self::ambiguous(reason),
+                // An ambiguous failure would be tried again at once, and a misconfigured one would be blamed on
+                // the settings.
+                _ if retry_after.is_some() => {
+                    Self::Transient { reason, retry_after, unspent: false }
+                }
+                300..=399 | 408 | 425 | 500..=599 => Self::ambiguous(reason),
                 status => Self::misconfigured(reason).with_status(status).maybe_spent(),
             },
             Failed::Refused { code, reason, retry_after } => match code.as_str() {
@@ -207,7 +242,7 @@ impl From<Failed> for RefreshFailure {
                 | "invalid_request"
                 | "unauthorized_client"
                 | "unsupported_grant_type" => Self::misconfigured(reason),
-                code if is_temporary(code) => {
+                code if is_temporary(code) || is_unknown_with_a_wait(code, retry_after) => {
                     Self::Transient { reason, retry_after, unspent: false }
                 }
                 _ => Self::misconfigured(reason).maybe_spent(),
@@ -229,7 +264,9 @@ impl From<Failed> for OAuth2Error {
             Failed::Refused { code, .. } if matches!(&**code, "expired_token" | "code_expired") => {
                 Self::TimedOut
             }
-            failed if failed.is_temporary() => Self::Unavailable { reason },
+            failed if failed.is_temporary() => {
+                Self::Unavailable { reason, retry_after: failed.retry_after() }
+            }
             _ => Self::Misconfigured { reason },
         }
     }
@@ -245,228 +282,4 @@ const LONGEST_CODE: usize = 48;
 pub(super) fn error_code(text: &str) -> Option<&str> {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
     (!text.is_empty() && text.len() <= LONGEST_CODE && text.bytes().all(fits)).then_some(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use http::StatusCode;
-    use zeroize::Zeroizing;
-
-    use super::super::http::Reply;
-    use super::super::{Answer, unreadable};
-    use super::*;
-
-    /// What a failure means for the refresh token.
-    #[derive(Clone, Copy, Debug, PartialEq)]
-    enum Says {
-        Ambiguous,
-        MisconfiguredAndUnspent,
-        MisconfiguredAndMaybeSpent,
-        Rejected,
-        TransientAndUnspent,
-        TransientAndMaybeSpent,
-    }
-
-    use Says::*;
-
-    fn says(failed: Failed) -> Says {
-        let failure = RefreshFailure::from(failed);
-        match (&failure, failure.proves_unspent()) {
-            (RefreshFailure::Ambiguous { .. }, false) => Ambiguous,
-            (RefreshFailure::Misconfigured { .. }, true) => MisconfiguredAndUnspent,
-            (RefreshFailure::Misconfigured { .. }, false) => MisconfiguredAndMaybeSpent,
-            (RefreshFailure::Rejected { .. }, true) => Rejected,
-            (RefreshFailure::Transient { .. }, true) => TransientAndUnspent,
-            (RefreshFailure::Transient { .. }, false) => TransientAndMaybeSpent,
-            _ => panic!("{failure:?}"),
-        }
-    }
-
-    /// Returns how a refresh fails with this answer, or `None` if it succeeds.
-    fn failed(status: u16, body: &str) -> Option<Failed> {
-        let status = StatusCode::from_u16(status).unwrap();
-        let retry_after = Some(Duration::from_secs(7));
-        let reply = Reply { status, retry_after, body: Zeroizing::new(body.into()) };
-        match reply.judge("issuer.example") {
-            Err(failed) => Some(failed),
-            Ok(body) => match serde_json::from_slice::<Answer>(&body) {
-                Ok(_) => None,
-                Err(_) => Some(unreadable("issuer.example")),
-            },
-        }
-    }
-
-    fn code(code: &str) -> String {
-        format!(r#"{{"error":"{code}"}}"#)
-    }
-
-    #[test]
-    fn each_answer_says_whether_the_refresh_token_may_be_spent() {
-        let page = "<html>no</html>";
-        for (status, body, expected) in [
-            // A success without tokens.
-            (200, "", Ambiguous),
-            (200, page, Ambiguous),
-            (200, r#"{"access_token":"#, Ambiguous),
-            (200, r#"["a"]"#, Ambiguous),
-            (200, r#"{"token_type":"bearer"}"#, Ambiguous),
-            (200, r#"{"access_token":""}"#, Ambiguous),
-            (200, r#"{"error":"","data":{}}"#, Ambiguous),
-            (400, r#"{"error":""}"#, MisconfiguredAndMaybeSpent),
-            (200, r#"{"access_token":null,"refresh_token":"r"}"#, Ambiguous),
-            (204, "", Ambiguous),
-            // A redirect, and answers of gateways, with any content.
-            (301, "", Ambiguous),
-            (302, "", Ambiguous),
-            (303, "", Ambiguous),
-            (307, "", Ambiguous),
-            (308, &code("invalid_client"), Ambiguous),
-            (408, "", Ambiguous),
-            (500, &code("invalid_client"), Ambiguous),
-            (501, "", Ambiguous),
-            (502, page, Ambiguous),
-            (504, page, Ambiguous),
-            (520, page, Ambiguous),
-            (599, "", Ambiguous),
-            // Temporary failures. Only 429 proves that the token is unspent.
-            (429, &code("slow_down"), TransientAndUnspent),
-            (429, page, TransientAndUnspent),
-            (503, page, TransientAndMaybeSpent),
-            (503, &code("temporarily_unavailable"), TransientAndMaybeSpent),
-            (403, page, TransientAndMaybeSpent),
-            (403, r#"{"message":"no"}"#, TransientAndMaybeSpent),
-            // Failures that signing in again would not fix.
-            (404, page, MisconfiguredAndMaybeSpent),
-            (404, &code("invalid_grant"), Rejected),
-            (500, &code("invalid_grant"), Rejected),
-            (400, page, MisconfiguredAndMaybeSpent),
-            (401, "", MisconfiguredAndMaybeSpent),
-            (405, "", MisconfiguredAndMaybeSpent),
-        ] {
-            let failed = failed(status, body).unwrap_or_else(|| panic!("{status} {body}"));
-            assert_eq!(says(failed), expected, "{status} {body}");
-        }
-        assert!(failed(200, r#"{"access_token":"a"}"#).is_none());
-    }
-
-    #[test]
-    fn each_error_code_says_whether_the_refresh_token_may_be_spent() {
-        for (name, expected) in [
-            ("invalid_client", MisconfiguredAndUnspent),
-            ("invalid_request", MisconfiguredAndUnspent),
-            ("unauthorized_client", MisconfiguredAndUnspent),
-            ("unsupported_grant_type", MisconfiguredAndUnspent),
-            ("access_denied", MisconfiguredAndMaybeSpent),
-            ("account_selection_required", Rejected),
-            ("consent_required", Rejected),
-            ("expired_token", Rejected),
-            ("interaction_required", Rejected),
-            ("invalid_refresh_token", Rejected),
-            ("invalid_token", Rejected),
-            ("login_required", Rejected),
-            ("token_expired", Rejected),
-            ("token_revoked", Rejected),
-            ("ratelimited", TransientAndMaybeSpent),
-            ("invalid_scope", MisconfiguredAndMaybeSpent),
-            ("not a code", MisconfiguredAndMaybeSpent),
-            ("bad_refresh_token", Rejected),
-            ("invalid_grant", Rejected),
-            ("server_error", TransientAndMaybeSpent),
-            ("slow_down", TransientAndMaybeSpent),
-            ("temporarily_unavailable", TransientAndMaybeSpent),
-        ] {
-            // Some providers send an error with status 200.
-            for status in [200, 400, 401, 403] {
-                let failed = failed(status, &code(name)).unwrap();
-                assert_eq!(says(failed), expected, "{status} {name}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_token_that_was_not_sent_is_unspent_and_a_lost_answer_is_ambiguous() {
-        let reason = String::new;
-        assert_eq!(says(Failed::NotSent { reason: reason() }), TransientAndUnspent);
-        let ended = RefreshFailure::transient(reason());
-        assert_eq!(says(Failed::NotPermitted(ended)), TransientAndUnspent);
-        assert_eq!(says(Failed::Unsendable { reason: reason() }), MisconfiguredAndUnspent);
-        assert_eq!(says(Failed::NoAnswer { reason: reason() }), Ambiguous);
-        assert_eq!(says(Failed::NotHttp { reason: reason() }), MisconfiguredAndMaybeSpent);
-    }
-
-    #[test]
-    fn a_client_that_is_refused_now_is_told_both_possible_reasons() {
-        for name in ["invalid_client", "unauthorized_client"] {
-            let failed = || failed(401, &code(name)).unwrap();
-            let refresh = RefreshFailure::from(failed().in_a_session()).to_string();
-            assert!(refresh.contains("check the client's id and secret"), "{refresh}");
-            assert!(refresh.contains("sign in again"), "{refresh}");
-            // At a sign-in, only the settings can be wrong.
-            let sign_in = OAuth2Error::from(failed()).to_string();
-            assert!(!sign_in.contains("sign in again"), "{sign_in}");
-        }
-    }
-
-    #[test]
-    fn the_wait_that_a_server_asks_for_is_in_the_failure() {
-        for (status, body) in
-            [(429, ""), (503, ""), (403, ""), (400, &*code("temporarily_unavailable"))]
-        {
-            let failure = RefreshFailure::from(failed(status, body).unwrap());
-            let RefreshFailure::Transient { retry_after, .. } = failure else {
-                panic!("{failure:?}");
-            };
-            assert_eq!(retry_after, Some(Duration::from_secs(7)), "{status}");
-        }
-    }
-
-    #[test]
-    fn a_failed_sign_in_says_to_wait_or_to_check_the_settings() {
-        for (status, body, waits) in [
-            (408, "", true),
-            (429, "", true),
-            (500, "", true),
-            (503, "", true),
-            (400, &*code("server_error"), true),
-            (403, "", true),
-            (307, "", false),
-            (404, "", false),
-            (400, &*code("invalid_client"), false),
-            (200, "", false),
-        ] {
-            let error = OAuth2Error::from(failed(status, body).unwrap());
-            let is_right = match error {
-                OAuth2Error::Unavailable { .. } => waits,
-                OAuth2Error::Misconfigured { .. } => !waits,
-                _ => false,
-            };
-            assert!(is_right, "{status} {body}: {error:?}");
-        }
-    }
-
-    #[test]
-    fn a_refresh_that_a_status_ends_says_which() {
-        for (status, body, expected) in [
-            (404, "<html>no</html>", Some(404)),
-            (404, r#"{"error":"invalid_client"}"#, Some(404)),
-            (400, "<html>no</html>", Some(400)),
-            (400, r#"{"error":"invalid_client"}"#, None),
-        ] {
-            let failure = RefreshFailure::from(failed(status, body).unwrap());
-            let RefreshFailure::Misconfigured { status: said, .. } = failure else {
-                panic!("{failure:?}")
-            };
-            assert_eq!(said, expected, "{status} {body}");
-        }
-    }
-
-    #[test]
-    fn text_that_does_not_look_like_an_error_code_is_not_shown() {
-        assert_eq!(error_code("invalid_grant"), Some("invalid_grant"));
-        assert_eq!(error_code(&"a".repeat(48)).map(str::len), Some(48));
-        let long = "a".repeat(49);
-        for text in ["", "refresh-canary-1", "eyJhbGciOiJIUzI1NiJ9", "a b", "\u{1b}[2J", &long] {
-            assert_eq!(error_code(text), None, "{text}");
-        }
-    }
 }

@@ -256,7 +256,7 @@ fn failed_to_answer(place: &str, error: &hyper::Error) -> Failed {
     }
     // With TLS 1.3, a server checks the client's certificate after the client has begun to send.
     if refuses_the_certificate(error) {
-        return Failed::NotHttp { reason: Unreached::because(place, error).to_string() };
+        return Failed::NotAdmitted { reason: Unreached::because(place, error).to_string() };
     }
     if error.is_canceled() {
         return not_sent(place, "closed the connection before anything was sent");
@@ -305,7 +305,7 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Reply {
-    /// Returns the body if the answer is a success.
+    /// Returns the body if the answer is a success, or if it has tokens and no error: they may be the only copy.
     pub(super) fn judge(mut self, place: &str) -> Result<Vec<u8>, Failed> {
         let status = self.status.as_u16();
         let said = format!("{place} answered {status}");
@@ -321,8 +321,11 @@ impl Reply {
             let code = text.as_ref().and_then(|text| error_code(text.expose_secret().trim()));
             code.unwrap_or_default().to_owned()
         });
+        if code.is_none() && !self.status.is_success() && Answer::is_in(&self.body) {
+            return Ok(std::mem::take(&mut *self.body));
+        }
         match status {
-            408 | 429 => return answered(said),
+            408 | 425 | 429 => return answered(said),
             // Nothing but the provider writes such a code, whatever the status is.
             404 | 500..=599 if code.as_deref().is_some_and(needs_a_sign_in) => {}
             500..=599 => return answered(said),

@@ -38,9 +38,9 @@ const LONGEST_TEXT: usize = 4096;
 /// It is text of another program: show it to a person in quotes, and say whose it is. It has one line, a limited
 /// length and no hidden characters. `[secret]` replaces two kinds of words:
 ///
-/// - What repeats a secret of the request, or the access token that a refresh replaces: whole or at least 8 of its letters and digits. It may be in upper or
-///   lower case, backwards, split by spaces or other characters, percent-encoded, in hexadecimal or decimal
-///   numbers, or in base64.
+/// - What repeats a secret of the request, or the access token that a refresh replaces: the whole secret, or at
+///   least 8 of its letters and digits. It may be in upper or lower case, backwards, split by spaces or other
+///   characters, percent-encoded, in hexadecimal or decimal numbers, or in base64.
 /// - What looks like a secret: escapes (`%2F`, `&#47;`, `&amp;`, `\u002f`), or 20 or more letters, digits, `-`,
 ///   `_` and `+` in a row. Shown are a UUID, and a row without a digit in which at most a quarter of the
 ///   characters are capitals, or all letters are.
@@ -182,7 +182,10 @@ impl Report {
         self.callback.as_ref()?;
         let outer = json::object(body).ok()?;
         let has = |wanted: &str| outer.iter().any(|(name, _)| name == wanted);
-        if status.is_success() && (!has("error") || has("access_token")) {
+        // Some providers send an error with a success, and some send tokens with the status of a failure.
+        let (is_success, has_error, has_tokens) =
+            (status.is_success(), has("error"), has("access_token"));
+        if !has_error && (is_success || has_tokens) || is_success && has_tokens {
             return None;
         }
         // Google's and Facebook's APIs answer with an object in `error`.

@@ -4,7 +4,7 @@ use tokenkeep::TokenRefresher;
 use tokenkeep::oauth2::{OAuth2Client, OAuth2Error, ProtectedResource, ProviderMetadata};
 use tokenkeep::refresh::RefreshPermit;
 
-use crate::token_server::{TokenServer, fetch};
+use crate::token_server::{Act, TokenServer, fetch};
 
 const OPENID: &str = "/tenant/.well-known/openid-configuration";
 const RFC_8414: &str = "/.well-known/oauth-authorization-server/tenant";
@@ -57,6 +57,20 @@ async fn a_document_of_another_issuer_or_a_server_that_cannot_answer_ends_the_se
         let error = ProviderMetadata::discover(&issuer).await.unwrap_err();
         says(&error, words);
         assert_eq!(matches!(error, OAuth2Error::Unavailable { .. }), status != 200, "{error}");
+        assert_eq!(server.looked_up(), [OPENID]);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_asks_to_wait_may_have_the_metadata_later() {
+    for status in [302, 404, 425, 429, 500, 503] {
+        let server = TokenServer::start();
+        let issuer = server.url("/tenant");
+        server.script_at(OPENID, [Act::answer(status, "canary").header("Retry-After", "7")]);
+        server.publish(RFC_8414, 200, &server.metadata(&issuer));
+        let error = ProviderMetadata::discover(&issuer).await.unwrap_err();
+        let OAuth2Error::Unavailable { retry_after, .. } = error else { panic!("{error:?}") };
+        assert_eq!(retry_after, Some(std::time::Duration::from_secs(7)), "{status}");
         assert_eq!(server.looked_up(), [OPENID]);
     }
 }

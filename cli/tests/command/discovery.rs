@@ -7,7 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 use crate::home::{Home, done};
-use crate::token_server::{TokenServer, fetch};
+use crate::provider_answers::waits::later;
+use crate::support::can_fake_time;
+use crate::token_server::{Act, TokenServer, fetch};
 
 const PLACE: &str = "/.well-known/openid-configuration";
 
@@ -163,6 +165,34 @@ fn a_profile_written_by_hand_fetches_the_metadata_once_when_a_refresh_needs_it()
     home.run("get").ok();
     assert_eq!((other.looked_up().len(), other.calls()), (1, 1));
     assert_eq!(server.looked_up().len(), looked_up);
+}
+
+#[test]
+fn a_wait_at_the_discovery_is_kept_by_all_processes_and_ends_when_it_is_over() {
+    let test =
+        "discovery::a_wait_at_the_discovery_is_kept_by_all_processes_and_ends_when_it_is_over";
+    if !can_fake_time(test) {
+        return;
+    }
+    for status in [404, 429, 500, 503] {
+        let (home, server) = (Home::new(), publishing());
+        home.run("init").ok();
+        let issuer = server.url("");
+        let text =
+            format!("{}[oauth2]\nissuer = \"{issuer}\"\nclient_id = \"app\"\n", profile(&home));
+        home.write("config/profiles/default.toml", text);
+        save_expired(&home, &server);
+        let busy = Act::answer(status, "<html>canary</html>").header("Retry-After", "120");
+        server.script_at(PLACE, [busy]);
+        for _ in 0..20 {
+            let said = home.run("get").failed(1);
+            assert!(said.contains(&format!("answered {status}")), "{said}");
+        }
+        later(&home, 90, "get").failed(1);
+        assert_eq!((server.looked_up().len(), server.calls()), (1, 0), "{status}");
+        later(&home, 150, "get").ok();
+        assert_eq!((server.looked_up().len(), server.calls()), (2, 1), "{status}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ mod odd_waits;
 mod refreshes;
 mod sign_ins;
 mod sign_outs;
-mod waits;
+pub(crate) mod waits;
 mod words;
 
 use serde_json::{Value, json};
@@ -97,6 +97,11 @@ pub(super) fn fields() -> Value {
 
 /// Returns an answer with new tokens, of which these fields have other values. `null` removes a field.
 pub(super) fn tokens(changes: &Value) -> Vec<u8> {
+    answer(200, "Content-Type: application/json\r\n", fields_with(changes))
+}
+
+/// Returns the body of an answer with new tokens, of which these fields have other values.
+pub(super) fn fields_with(changes: &Value) -> String {
     let mut body = fields();
     let all = body.as_object_mut().unwrap();
     for (name, value) in changes.as_object().unwrap() {
@@ -105,7 +110,7 @@ pub(super) fn tokens(changes: &Value) -> Vec<u8> {
             value => all.insert(name.clone(), value.clone()),
         };
     }
-    answer(200, "Content-Type: application/json\r\n", body.to_string())
+    body.to_string()
 }
 
 /// Returns an answer with an error code.

@@ -155,6 +155,7 @@ async fn bind(addresses: &[IpAddr], port: u16) -> Result<(Vec<TcpListener>, u16)
                             "port {chosen} of {address} cannot be used ({})",
                             error.kind()
                         ),
+                        retry_after: None,
                     });
                 }
                 Err(_) => {}

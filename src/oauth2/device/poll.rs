@@ -164,9 +164,10 @@ fn meaning(failed: &Failed, status: Option<StatusCode>) -> Meaning {
         // Frameworks send an error page as JSON: `{"status":404,"error":"Not Found"}`.
         Failed::Refused { code, .. } if code.is_empty() => Meaning::Unclear,
         Failed::Answered { .. } | Failed::NotHttp { .. } => Meaning::Unclear,
-        Failed::Refused { .. } | Failed::NotPermitted(_) | Failed::Unsendable { .. } => {
-            Meaning::Final
-        }
+        Failed::Refused { .. }
+        | Failed::NotAdmitted { .. }
+        | Failed::NotPermitted(_)
+        | Failed::Unsendable { .. } => Meaning::Final,
     }
 }
 

@@ -45,7 +45,7 @@ impl Document {
         let host = places.first().map_or("", |url| url.authority());
         timeout(limit, Self::search(http, places, host)).await.unwrap_or_else(|_| {
             let reason = format!("{host} did not answer within {} seconds", limit.as_secs());
-            Err(OAuth2Error::Unavailable { reason })
+            Err(OAuth2Error::Unavailable { reason, retry_after: None })
         })
     }
 
@@ -58,7 +58,11 @@ impl Document {
                     let place = format!("{}{}", url.authority(), url.path());
                     return Ok(Self::new(place, reply.body.to_vec()));
                 }
-                status @ 200..=499 if !matches!(status, 408 | 429) => {
+                // A server that asks to wait, whatever it answers, may have the document later.
+                status @ 200..=499
+                    if !matches!(status, 408 | 425 | 429)
+                        && (status < 300 || reply.retry_after.is_none()) =>
+                {
                     let what = if status < 300 { " without JSON" } else { "" };
                     answers.push(format!("{status}{what} at {}", url.path()));
                 }

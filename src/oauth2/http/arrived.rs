@@ -41,8 +41,8 @@ impl Arrived {
         Ok(())
     }
 
-    /// Returns the whole answer. If the answer ended too early, returns it only if the tokens or the error have
-    /// arrived, and else this failure.
+    /// Returns the whole answer. If the answer ended too early, returns it only if all that counts has arrived, and
+    /// else this failure.
     pub(super) fn ended(mut self, early: Option<Failed>, place: &str) -> Result<Reply, Failed> {
         let body = std::mem::take(&mut self.body);
         let (body, is_whole) = decompressed(body, self.is_deflated, LONGEST_BODY)
@@ -54,21 +54,28 @@ impl Arrived {
         }
     }
 
-    /// Returns whether all that counts has arrived: the tokens, or the error.
+    /// Returns whether all that counts has arrived: the tokens, or the error and the wait.
     fn is_complete(&self, body: &[u8]) -> bool {
-        if self.status.is_success() {
-            return Answer::is_in(body);
-        }
-        json::object(body).is_ok_and(|fields| fields.iter().any(|(name, _)| name == "error"))
+        let has_error = || {
+            json::object(body).is_ok_and(|fields| fields.iter().any(|(name, _)| name == "error"))
+        };
+        let is_failure = !self.status.is_success();
+        Answer::is_in(body) || is_failure && (self.retry_after.is_some() || has_error())
     }
 
     fn too_long(&self, place: &str) -> Failed {
-        let status = self.status.as_u16();
-        Failed::Unreadable { reason: format!("{place} answered {status} with more than 256 KiB") }
+        let (status, retry_after) = (self.status.as_u16(), self.retry_after);
+        let reason = format!("{place} answered {status} with more than 256 KiB");
+        // The wait is in the head, which is whole.
+        if retry_after.is_some() && !self.status.is_success() {
+            return Failed::Answered { status, reason, retry_after };
+        }
+        Failed::Unreadable { reason }
     }
 }
 
 fn is_deflated(headers: &HeaderMap) -> bool {
-    let encoding = headers.get(CONTENT_ENCODING);
-    encoding.is_some_and(|name| name.as_bytes().trim_ascii().eq_ignore_ascii_case(b"deflate"))
+    let lists = headers.get_all(CONTENT_ENCODING).into_iter();
+    let mut names = lists.flat_map(|list| list.as_bytes().split(|byte| *byte == b','));
+    names.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"deflate"))
 }

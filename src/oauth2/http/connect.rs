@@ -40,7 +40,7 @@ pub(super) async fn connect(http: &Http, uri: &Uri, place: &str) -> Result<Conne
 
 fn not_sent(error: &Unreached) -> Failed {
     let reason = error.to_string();
-    if error.is_lasting { Failed::Unsendable { reason } } else { Failed::NotSent { reason } }
+    if error.is_lasting { Failed::NotAdmitted { reason } } else { Failed::NotSent { reason } }
 }
 
 async fn open(http: &Http, uri: &Uri, place: &str) -> Result<Connection, Failed> {

@@ -113,13 +113,30 @@ fn tokens_that_arrived_are_read_although_the_answer_does_not_end() {
     let limit = Duration::from_millis(500);
     let read = exchange(format!("{head}{}", chunk(json)), limit).unwrap();
     assert_eq!(read.body(), json.as_bytes());
-    // This may be the beginning of a longer token, and this is no success.
     let failing = head.replace("200 OK", "400 Bad Request");
+    let read = exchange(format!("{failing}{}", chunk(json)), limit).unwrap();
+    assert_eq!(read.body(), json.as_bytes());
+    // The first may be the beginning of a longer token. The second has neither tokens nor an error.
     for answer in
-        [format!("{head}{}", chunk("access_token=a")), format!("{failing}{}", chunk(json))]
+        [format!("{head}{}", chunk("access_token=a")), format!("{failing}{}", chunk("{}"))]
     {
         let failed = exchange(answer, limit).unwrap_err();
         assert!(matches!(failed, Failed::NoAnswer { .. }), "{failed:?}");
+    }
+}
+
+#[test]
+fn a_wait_that_arrived_is_kept_although_the_answer_does_not_end_or_is_too_long() {
+    let limit = Duration::from_millis(500);
+    let long = "x".repeat(LONGEST_BODY + 1);
+    for (head, body) in [
+        ("503 Whatever\r\nRetry-After: 7\r\nContent-Length: 9", "<h"),
+        ("400 Whatever\r\nRetry-After: 7\r\nTransfer-Encoding: chunked", "3\r\n<h"),
+        ("502 Whatever\r\nRetry-After: 7\r\nX: y", &*long),
+    ] {
+        let failed = exchange(format!("HTTP/1.1 {head}\r\n\r\n{body}"), limit).unwrap_err();
+        let Failed::Answered { retry_after, .. } = failed else { panic!("{head}: {failed:?}") };
+        assert_eq!(retry_after, Some(Duration::from_secs(7)), "{head}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::{EXPIRED, Row, answer, check, error, failed, fields, home, kept, tokens};
+use super::{EXPIRED, Row, answer, check, error, failed, fields, fields_with, home, kept, tokens};
 use crate::home::done;
 use crate::token_server::TokenServer;
 
@@ -106,6 +106,18 @@ fn the_only_copy_of_a_rotated_token_is_kept_whatever_form_it_has() {
         kept("a token_type that is a number", tokens(&json!({ "token_type": 5 }))),
         kept("a scope that is a list", tokens(&json!({ "scope": ["read", "write"] }))),
     ]);
+}
+
+#[test]
+fn tokens_are_kept_whatever_the_status_is() {
+    let json = fields().to_string();
+    let mut rows: Vec<Row> = [302, 400, 401, 403, 404, 408, 425, 429, 500, 502, 503, 504]
+        .into_iter()
+        .map(|status| kept(format!("the status {status}"), answer(status, "", &json)))
+        .collect();
+    let refused = fields_with(&json!({ "error": "invalid_grant" }));
+    rows.push(failed("tokens beside an error", answer(400, "", refused), 4, vec!["invalid_grant"]));
+    check(rows);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::support::can_fake_time;
 use crate::token_server::{Act, TokenServer};
 
 /// Runs a command line as if it were that many seconds later.
-pub(super) fn later(home: &Home, seconds: i64, line: &str) -> Done {
+pub(crate) fn later(home: &Home, seconds: i64, line: &str) -> Done {
     let mut faketime = home.wrapped("faketime");
     faketime.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").args(["-f", &format!("+{seconds}s")]);
     faketime.arg(crate::support::program("tokenkeep")).args(line.split(' '));
@@ -41,6 +41,50 @@ pub(super) fn check(waits: impl IntoIterator<Item = (String, i64)>) {
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_wait_is_kept_whatever_the_answer_is_unless_waiting_does_not_help() {
+    let test = "provider_answers::waits::a_wait_is_kept_whatever_the_answer_is_unless_waiting_does_not_help";
+    if !can_fake_time(test) {
+        return;
+    }
+    let page = "<html>canary</html>";
+    for (status, body) in [
+        (400, page),
+        (400, r#"{"error":"too_many_requests"}"#),
+        (404, page),
+        (408, ""),
+        (425, ""),
+        (500, page),
+        (500, r#"{"error":"invalid_client"}"#),
+        (502, page),
+        (504, page),
+        (302, ""),
+    ] {
+        let server = TokenServer::start();
+        let home = home(&server, EXPIRED);
+        let busy = answer(status, "Retry-After: 120\r\n", body);
+        server.script([Act::Raw(busy), Act::Raw(tokens(&serde_json::json!({})))]);
+        for _ in 0..20 {
+            home.run("get").failed(1);
+        }
+        let early = later(&home, 90, "get").failed(1);
+        assert!(early.contains(&format!("answered {status}")), "{status} {body}: {early}");
+        assert_eq!(server.calls(), 1, "{status} {body}");
+        let later = later(&home, 150, "get");
+        assert_eq!(later.line(), "canary-new-a", "{status} {body}");
+        assert_eq!(server.calls(), 2, "{status} {body}");
+    }
+    for (status, code, exit) in [(400, "invalid_grant", 4), (401, "invalid_client", 1)] {
+        let server = TokenServer::start();
+        let home = home(&server, EXPIRED);
+        let body = format!(r#"{{"error":"{code}"}}"#);
+        server.script([Act::Raw(answer(status, "Retry-After: 120\r\n", body))]);
+        let said = home.run("get").failed(exit);
+        assert!(said.contains(code), "{said}");
+        assert!(home.run("status --json").out.contains("\"waits_until\":null"));
+    }
 }
 
 #[test]
