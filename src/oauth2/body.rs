@@ -6,10 +6,12 @@
 mod compressed;
 
 use oauth2::url::form_urlencoded;
+use secrecy::ExposeSecret;
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
 pub(super) use self::compressed::{TooLong, decompressed};
+use crate::tokens::json;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -26,6 +28,9 @@ pub(super) fn readable(body: Zeroizing<Vec<u8>>, is_whole: bool) -> Zeroizing<Ve
     if is_object(&body) {
         return body;
     }
+    if let Some(text) = from_string(&body) {
+        return readable(text, is_whole);
+    }
     let form = if is_whole && !body.trim_ascii_start().starts_with(b"{") {
         from_form(&body)
     } else {
@@ -36,6 +41,14 @@ pub(super) fn readable(body: Zeroizing<Vec<u8>>, is_whole: bool) -> Zeroizing<Ve
 
 fn is_object(body: &[u8]) -> bool {
     body.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<&RawValue>(body).is_ok()
+}
+
+/// Reads the text of a JSON string. Some servers encode their answer twice.
+fn from_string(body: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let text = json::secret(serde_json::from_slice(body).ok()?)?;
+    #[expect(clippy::disallowed_methods, reason = "tokens are read from it")]
+    let text = text.expose_secret().as_bytes().to_vec();
+    Some(Zeroizing::new(text))
 }
 
 /// Reads UTF-16, with a byte order mark or without. The first character of an answer is ASCII.
@@ -217,6 +230,11 @@ mod tests {
             ),
             (b"\xef\xbb\xbfaccess_token=a", r#"{"access_token":"a"}"#),
             (b"device_code=a&interval=5", r#"{"device_code":"a","interval":"5"}"#),
+            // Encoded twice.
+            (br#" "{\"access_token\":\"a\"}" "#, r#"{"access_token":"a"}"#),
+            (br#""access_token=a&scope=b""#, r#"{"access_token":"a","scope":"b"}"#),
+            (br#""\"{\\\"access_token\\\":\\\"a\\\"}\"""#, r#"{"access_token":"a"}"#),
+            (br#""a\"b""#, "a\"b"),
             // Nearly JSON.
             (
                 b"<br />Warning: x\n{\"access_token\":\"a\",\"refresh_token\":\"r\",}",

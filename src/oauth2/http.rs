@@ -4,6 +4,7 @@
 mod arrived;
 mod certificate;
 mod connect;
+mod head;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +30,7 @@ use zeroize::Zeroizing;
 use self::arrived::Arrived;
 pub(super) use self::certificate::client_certificate;
 use self::connect::{connect, tcp};
+use self::head::Lenient;
 use super::answer::Answer;
 use super::failure::{Failed, error_code, needs_a_sign_in};
 use super::hard_close::HardClose;
@@ -172,7 +174,7 @@ impl Http {
             .allow_obsolete_multiline_headers_in_responses(true)
             .allow_spaces_after_header_name_in_responses(true)
             .ignore_invalid_headers_in_responses(true)
-            .handshake(connection)
+            .handshake(Lenient::new(connection))
             .await
             .map_err(|_| not_sent(place, "closed the connection at once"))?;
         let arrived = Mutex::new(None);

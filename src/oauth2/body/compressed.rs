@@ -12,14 +12,19 @@ const GZIP: &[u8] = b"\x1f\x8b";
 /// The length of the checksum and the size after the data of a gzip file (RFC 1952, 2.3.1).
 const GZIP_END: usize = 8;
 
+/// The lengths of the head of the zlib format, and of the checksum at its end (RFC 1950, 2.2).
+const ZLIB_HEAD: usize = 2;
+const ZLIB_END: usize = 4;
+
 /// A body would be longer than its limit.
 #[derive(Debug, PartialEq)]
 pub(in crate::oauth2) struct TooLong;
 
 /// Returns the decompressed body, and whether it was whole. A body that is not compressed stays as it is.
 ///
-/// A gzip file is known by its first bytes, also if the header that announces it is missing. The checksums are
-/// not used: a body with readable tokens must not be lost.
+/// What the body is decides, because some servers and proxies send a wrong header or none. `is_deflated` is whether
+/// a header says so, and counts only for a part of a body. The checksums are not used: a body with readable tokens
+/// must not be lost.
 pub(in crate::oauth2) fn decompressed(
     body: Zeroizing<Vec<u8>>,
     is_deflated: bool,
@@ -28,14 +33,21 @@ pub(in crate::oauth2) fn decompressed(
     if body.starts_with(GZIP) {
         return gunzipped(&body, limit);
     }
-    // Some proxies decompress a body, and leave its header.
-    if is_deflated && !body.trim_ascii_start().starts_with(b"{") && !body.is_empty() {
-        // RFC 9110 (8.4.1.2) wants the zlib format, and some servers leave out its head.
-        let mut plain = Plain::with(limit);
-        let (_, is_whole) = plain.inflate(&body, is_zlib(&body))?;
-        return Ok((plain.0, is_whole));
+    let is_text = str::from_utf8(&body).is_ok() || body.trim_ascii_start().starts_with(b"{");
+    if is_text {
+        return Ok((body, true));
     }
-    Ok((body, true))
+    // RFC 9110 (8.4.1.2) wants the zlib format, and some servers leave out its head.
+    let data = if is_zlib(&body) { &body[ZLIB_HEAD..] } else { &body };
+    let mut plain = Plain::with(limit);
+    match plain.inflate(data) {
+        Err(TooLong) if is_deflated => Err(TooLong),
+        Ok((length, is_whole)) if is_deflated || is_whole && data.len() - length <= ZLIB_END => {
+            Ok((plain.0, is_whole))
+        }
+        // The beginning of any other data may look like data that are compressed.
+        _ => Ok((body, true)),
+    }
 }
 
 fn gunzipped(mut rest: &[u8], limit: usize) -> Result<(Zeroizing<Vec<u8>>, bool), TooLong> {
@@ -48,7 +60,7 @@ fn gunzipped(mut rest: &[u8], limit: usize) -> Result<(Zeroizing<Vec<u8>>, bool)
         }
         // `GzDecoder` would keep a copy of the last 32 KiB, which is not wiped. So it only reads the head.
         let data = decoder.into_inner();
-        let (length, is_whole) = plain.inflate(data, false)?;
+        let (length, is_whole) = plain.inflate(data)?;
         if !is_whole {
             return Ok((plain.0, false));
         }
@@ -72,8 +84,8 @@ impl Plain {
     }
 
     /// Adds the data of one stream. Returns how many bytes of the input belong to it, and whether it was whole.
-    fn inflate(&mut self, data: &[u8], is_zlib: bool) -> Result<(usize, bool), TooLong> {
-        let mut inflate = Decompress::new(is_zlib);
+    fn inflate(&mut self, data: &[u8]) -> Result<(usize, bool), TooLong> {
+        let mut inflate = Decompress::new(false);
         // With `Finish` in the first call, the data go to the buffer directly.
         let done = inflate.decompress_vec(data, &mut self.0, FlushDecompress::Finish);
         let is_whole = matches!(done, Ok(Status::StreamEnd));
@@ -119,8 +131,17 @@ mod tests {
             assert_eq!(read(JSON, is_deflated), plain);
             assert_eq!(read(b"", is_deflated), Ok((Vec::new(), true)));
         }
-        assert_eq!(read(&zlib.finish().unwrap(), true), plain);
-        assert_eq!(read(&raw.finish().unwrap(), true), plain);
+        let (zlib, raw) = (zlib.finish().unwrap(), raw.finish().unwrap());
+        for is_deflated in [false, true] {
+            assert_eq!(read(&zlib, is_deflated), plain);
+            assert_eq!(read(&zlib[..zlib.len() - ZLIB_END], is_deflated), plain);
+            assert_eq!(read(&raw, is_deflated), plain);
+        }
+        // Only with its header, the beginning is known to be one.
+        assert!(matches!(read(&raw[..raw.len() - 1], true), Ok((_, false))));
+        for other in [&raw[..raw.len() - 1], b"[\"\xeb\"]", b"a=\xeb", b"<p>\xeb", b"\xff\xfe{\0"] {
+            assert_eq!(read(other, false), Ok((other.to_vec(), true)));
+        }
         let (first, second) = JSON.split_at(7);
         assert_eq!(read(&[gzip(first), gzip(second)].concat(), false), plain);
         // What comes after the data does no harm, and a wrong checksum does none either.

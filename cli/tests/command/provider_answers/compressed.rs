@@ -10,6 +10,7 @@ use crate::support::available;
 use crate::token_server::TokenServer;
 
 const GZIP: &str = "Content-Encoding: gzip\r\n";
+const DEFLATE: &str = "Content-Encoding: deflate\r\n";
 
 fn gzip(bytes: impl AsRef<[u8]>) -> Vec<u8> {
     let mut gzip = Command::new("gzip");
@@ -31,7 +32,13 @@ fn a_compressed_answer_is_read_and_its_size_is_bounded() {
     let json = fields().to_string();
     let packed = gzip(&json);
     let large = json.replacen('{', &format!(r#"{{"x":"{}","#, "x".repeat(200 << 10)), 1);
-    let chunk = [format!("{:x}\r\n", packed.len()).as_bytes(), &packed[..], b"\r\n"].concat();
+    let chunked =
+        |packed: &[u8]| [format!("{:x}\r\n", packed.len()).as_bytes(), packed, b"\r\n"].concat();
+    let chunk = chunked(&packed);
+    // Without the head of 10 bytes, and the end.
+    let raw = &packed[10..packed.len() - 8];
+    // Without its checksum.
+    let zlib = [b"\x78\x9c", raw].concat();
     // Without its last 8 bytes, which are a checksum and a length.
     let cut = &packed[..packed.len() - 8];
     let bom = format!("\u{feff}{json}");
@@ -44,6 +51,23 @@ fn a_compressed_answer_is_read_and_its_size_is_bounded() {
         kept("gzip of a byte order mark and tokens", answer(200, GZIP, gzip(bom))),
         kept("gzip of 200 KiB", answer(200, GZIP, gzip(large))),
         kept("gzip without its end", answer(200, GZIP, cut)),
+        kept("deflate without a head", answer(200, DEFLATE, raw)),
+        kept(
+            "deflate in chunks",
+            answer(200, &format!("{DEFLATE}Transfer-Encoding: chunked\r\n"), chunked(raw)),
+        ),
+        kept("deflate of which no header speaks", answer(200, "", &zlib)),
+        kept("deflate with a head", answer(200, DEFLATE, &zlib)),
+        kept(
+            "deflate after another coding",
+            answer(200, "Content-Encoding: identity, Deflate\r\n", raw),
+        ),
+        kept(
+            "deflate in a header of its own",
+            answer(200, &format!("Content-Encoding: identity\r\n{DEFLATE}"), raw),
+        ),
+        kept("gzip that says it is deflate", answer(200, DEFLATE, &packed)),
+        kept("deflate that says it is gzip", answer(200, GZIP, raw)),
         kept(
             "gzip in chunks without the last one",
             answer(200, &format!("{GZIP}Transfer-Encoding: chunked\r\n"), chunk),

@@ -38,6 +38,7 @@ fn the_only_copy_of_a_rotated_token_is_kept_although_what_surrounds_it_is_wrong(
             answer(200, "", json!({ "error": "", "data": fields() }).to_string()),
         ),
         kept("tokens in two levels", answer(200, "", apart.to_string())),
+        kept("encoded twice", answer(200, "", serde_json::to_string(&json).unwrap())),
         kept("a space before a colon", answer(200, "X-Cache : HIT\r\n", &json)),
         kept("a header in two lines", answer(200, "X-A: b\r\n c\r\n", &json)),
         kept("a line without a colon", answer(200, "nonsense\r\n", &json)),
@@ -118,6 +119,21 @@ fn tokens_are_kept_whatever_the_status_is() {
     let refused = fields_with(&json!({ "error": "invalid_grant" }));
     rows.push(failed("tokens beside an error", answer(400, "", refused), 4, vec!["invalid_grant"]));
     check(rows);
+}
+
+#[test]
+fn tokens_are_kept_although_the_length_that_the_head_names_is_none() {
+    let json = fields().to_string();
+    let with = |lines: &str| kept(lines, answer(200, &format!("{lines}\r\n"), &json));
+    check([
+        with("Content-Length: many"),
+        with("Content-Length:"),
+        with("Content-Length: -1"),
+        with("Content-Length: 0x40"),
+        with("content-length : 12 bytes"),
+        with("Content-Length: 1\r\nContent-Length: 2"),
+        with("Content-Length: 99999999999999999999999999"),
+    ]);
 }
 
 #[test]
