@@ -226,6 +226,27 @@ pub trait Lease: fmt::Debug + Send + Sync {
         Ok(true)
     }
 
+    /// Returns what an earlier holder kept with [`keep_throttle`](Self::keep_throttle), if no record was saved and the
+    /// slot was not cleared since.
+    ///
+    /// A manager calls this before it asks for the first tokens of an empty slot.
+    async fn throttle(&mut self) -> Option<Throttle> {
+        None
+    }
+
+    /// Keeps a throttle for the next holders while the slot is empty. A record keeps its throttle itself, in its
+    /// [`RefreshState`]. It contains no secret.
+    ///
+    /// By default nothing is kept. Then each process asks a server that wants it to wait once.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`] that says why it could not be kept. A manager ignores it.
+    async fn keep_throttle(&mut self, throttle: &Throttle) -> Result<(), StoreError> {
+        let _ = throttle;
+        Ok(())
+    }
+
     /// Gives the lease up.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ mod call;
 mod failure;
 mod first;
 mod history;
+mod throttled;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -22,7 +23,6 @@ use super::pending_save::NewTokens;
 use super::publisher::Publisher;
 use super::slot::{SAVE_MARGIN, Settled, Slot, release};
 use super::snapshot::Snapshot;
-use super::throttle::{self, HeldBack};
 #[cfg(feature = "tracing")]
 use super::trace;
 use crate::error::{AuthError, StoreError};
@@ -30,7 +30,7 @@ use crate::record::{self, Intent, Record, RefreshState};
 use crate::refresh::{RefreshPolicy, TokenRefresher};
 use crate::store::{Lease, Precondition, Revision, Stored};
 use crate::sys::clock::{self, Clock, PollUntil, Timer};
-use crate::tokens::{AuthTokens, Schedule};
+use crate::tokens::AuthTokens;
 
 /// How often a refresh is started. It is started again if another holder took its lease before it was used,
 /// or if the record was changed between its load and the save of the intent.
@@ -134,7 +134,7 @@ impl RefreshProtocol {
             let mut leased = match self.acquire(request).await? {
                 Acquired::Leased(leased) => *leased,
                 Acquired::Met(snapshot) => return Ok(snapshot),
-                Acquired::Vacant(lease) => return self.obtain_first(lease).await,
+                Acquired::Vacant(lease) => return self.obtain_first(request, lease).await,
             };
             let is_ours = match self.record_intent(&mut leased).await {
                 Ok(true) => self.renew_lease(&mut leased).await,
@@ -328,20 +328,6 @@ impl RefreshProtocol {
         }
     }
 
-    /// Returns a throttle for the record, if the new token is due at once. It keeps all processes from asking
-    /// the server again at once.
-    fn throttle_after_success(
-        &self,
-        tokens: &AuthTokens,
-        now: SystemTime,
-    ) -> Option<record::Throttle> {
-        let schedule = Schedule::with(tokens, self.policy.buffers)?;
-        let (now, interval) = (clock::date(now), throttle::interval(schedule.lifetime));
-        let until = now.checked_add_signed(chrono::TimeDelta::from_std(interval).ok()?)?;
-        let client = self.refresher.client();
-        (schedule.due < until).then(|| record::Throttle::new(now, until, &client, None))
-    }
-
     /// Publishes how a refresh ended, unless its failure was published before.
     fn publish(&self, request: &RefreshRequest, refreshed: &Result<Arc<Snapshot>, AuthError>) {
         let (error, mut retry_at) = match refreshed {
@@ -366,43 +352,6 @@ impl RefreshProtocol {
     pub(super) fn met(&self, request: &RefreshRequest) -> Option<Arc<Snapshot>> {
         let now = self.clock.now();
         self.slot.latest().filter(|current| request.is_met_by(current, now))
-    }
-
-    /// Checks whether a refresh may be started now.
-    ///
-    /// # Errors
-    ///
-    /// The failure of the last refresh, if it was too short a time ago, in this process or in another one.
-    pub(super) fn check_throttle(&self, request: &RefreshRequest) -> Result<(), AuthError> {
-        let now = self.clock.now();
-        let Some(stored) = &request.found.stored else {
-            // An empty slot is filled at once, also right after a refresh. Only a failure holds it back.
-            let (none, no_lifetime) = (first::no_tokens(), Some(chrono::TimeDelta::zero()));
-            let error = self.history.throttled(&none, no_lifetime, request.is_forced, now);
-            return error.map_or(Ok(()), Err);
-        };
-        let tokens = &stored.record.tokens;
-        let lifetime = request.found.lifetime();
-        if let Some(error) = self.history.throttled(tokens, lifetime, request.is_forced, now) {
-            return Err(error);
-        }
-        let Some(held_back) = self.held_back_by(&stored.record, request.is_forced) else {
-            return Ok(());
-        };
-        // The server gave this answer to another process. This process keeps it, and publishes it once.
-        self.history.told(tokens, &held_back, now);
-        let error = held_back.error.clone();
-        self.events.publish(match held_back.until {
-            None => Event::LoginRequired { error },
-            Some(until) => Event::RefreshFailed { error, retry_at: clock::system_time(until) },
-        });
-        Err(held_back.error)
-    }
-
-    /// Returns why the record says that the server must not be asked now.
-    fn held_back_by(&self, record: &Record, is_forced: bool) -> Option<HeldBack> {
-        let client = self.refresher.client();
-        self.history.held_back_by(record, &client, is_forced, self.clock.now())
     }
 
     /// Reloads the slot before a refresh in two cases, and returns the new snapshot.

@@ -117,6 +117,12 @@ impl LockedFile<'_> {
         Ok(())
     }
 
+    /// Replaces the file with that ending. A power cut may undo it.
+    pub(crate) fn write_beside(&self, ending: &str, content: &[u8]) -> Result<(), StoreError> {
+        let (temporary, name) = (unused_name(self.name, TEMPORARY), suffixed(self.name, ending));
+        write_by_rename(&self.dir, &self.file.path, &temporary, &name, content)
+    }
+
     /// Fails if something else than a regular file of this user has the name, or if the file has a second
     /// name. Removing a link would leave its target, and removing one of two names would leave the file.
     pub(crate) fn check_removable(&self) -> Result<(), StoreError> {

@@ -442,6 +442,16 @@ fn state(json: &RawValue) -> RefreshState {
     }
 }
 
+/// Encodes a refresh state alone, for a slot without a record.
+pub(crate) fn encode_state(refresh: &RefreshState) -> Vec<u8> {
+    serde_json::to_vec(&State(refresh)).expect("the names are strings, and the values too")
+}
+
+/// Decodes a refresh state alone. What cannot be read is left out.
+pub(crate) fn decode_state(bytes: &[u8]) -> RefreshState {
+    serde_json::from_slice(bytes).map(state).unwrap_or_default()
+}
+
 /// The longest digest that is read. SHA-256 in base64 has 43 characters. A longer text was not written by
 /// this crate, and would take the room of the intent.
 const LONGEST_DIGEST: usize = 64;

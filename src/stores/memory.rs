@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 
 use crate::error::StoreError;
-use crate::record::Record;
 use crate::record::codec;
+use crate::record::{Record, Throttle};
 use crate::store::{Lease, Precondition, Revision, Stored, TokenStore};
 
 /// Keeps tokens in this process only. Clones share one slot.
@@ -22,6 +22,8 @@ struct Slot {
     /// Counts the changes, so that no state has the revision of an earlier one.
     revision: u64,
     leased: bool,
+    /// The throttle of the empty slot.
+    throttle: Option<Throttle>,
 }
 
 impl MemoryStore {
@@ -84,6 +86,7 @@ impl TokenStore for MemoryStore {
         let mut slot = self.lock();
         slot.check(&precondition)?;
         slot.record = Some(record.clone());
+        slot.throttle = None;
         slot.revision += 1;
         Ok(slot.revision())
     }
@@ -91,6 +94,7 @@ impl TokenStore for MemoryStore {
     async fn clear(&self, precondition: Precondition) -> Result<(), StoreError> {
         let mut slot = self.lock();
         slot.check(&precondition)?;
+        slot.throttle = None;
         if slot.record.take().is_some() {
             slot.revision += 1;
         }
@@ -116,6 +120,18 @@ struct MemoryLease(MemoryStore);
 
 #[async_trait]
 impl Lease for MemoryLease {
+    async fn throttle(&mut self) -> Option<Throttle> {
+        self.0.lock().throttle.clone()
+    }
+
+    async fn keep_throttle(&mut self, throttle: &Throttle) -> Result<(), StoreError> {
+        let mut slot = self.0.lock();
+        if slot.record.is_none() {
+            slot.throttle = Some(throttle.clone());
+        }
+        Ok(())
+    }
+
     async fn release(self: Box<Self>) -> Result<(), StoreError> {
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! One record in one file: the common part of the plaintext, age and keychain stores.
 //!
-//! The lock on `NAME.lease` is the lease of the record `NAME`. Earlier builds wrote an intent to
+//! The lock on `NAME.lease` is the lease of the record `NAME`. While there is no record, `NAME.throttle` is what the
+//! holders of the lease were told by a server that asked to wait. Earlier builds wrote an intent to
 //! `NAME.intent`, by way of `NAME.intent.tmp`. Such an intent is still read, and the next write removes the
 //! file.
 
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::StoreError;
 use crate::private_file::{Exposure, FileLock, LockedFile, Opened, PrivateFile, ReservedRoom};
-use crate::record::{MAX_STATE, Record};
+use crate::record::{MAX_STATE, Record, RefreshState, Throttle, codec};
 use crate::store::{Lease, Precondition, Revision, Stored};
 use crate::sys::blocking;
 use crate::sys::wipe::Bytes;
@@ -76,6 +77,7 @@ struct Found {
 
 /// The endings of the files next to the record.
 const LEASE: &str = ".lease";
+const THROTTLE: &str = ".throttle";
 const EARLIER_INTENT: &str = ".intent";
 const EARLIER_INTENT_BEING_WRITTEN: &str = ".intent.tmp";
 
@@ -297,8 +299,9 @@ impl<F: Format> Inner<F> {
     }
 
     fn saved(&self, locked: &LockedFile<'_>, bytes: &[u8]) -> Revision {
-        // The record contains the intent, if there is one.
+        // The record contains the intent and the throttle, if there are any.
         locked.remove_beside(EARLIER_INTENT);
+        locked.remove_beside(THROTTLE);
         // It was replaced. What is there now is decoded when it is read.
         self.format.forget_record();
         let revision = Revision::of(bytes);
@@ -308,7 +311,8 @@ impl<F: Format> Inner<F> {
 
     /// Empties the slot. With `Anything`, the record is removed without being read.
     fn clear(&self, precondition: &Precondition, keeps_a_key: bool) -> Result<(), StoreError> {
-        if !keeps_a_key && self.file.is_absent(&[EARLIER_INTENT, EARLIER_INTENT_BEING_WRITTEN])? {
+        let beside = [EARLIER_INTENT, EARLIER_INTENT_BEING_WRITTEN, THROTTLE];
+        if !keeps_a_key && self.file.is_absent(&beside)? {
             // An empty slot needs no lock. The process that emptied it may have been killed before that was
             // durable.
             self.file.sync_absence()?;
@@ -334,6 +338,7 @@ impl<F: Format> Inner<F> {
             remove_reserved(&locked);
         }
         locked.remove()?;
+        locked.remove_beside(THROTTLE);
         // The intent is removed last, because a record without it would look as if its token were unspent.
         locked.remove_beside(EARLIER_INTENT);
         // This is also done if there was nothing to remove: see above.
@@ -349,6 +354,23 @@ impl<F: Format> Inner<F> {
         let room = self.file.reserve(size, MAX_STATE)?;
         *lock(&self.reserved) = Some(Reserved { room, sealer });
         Ok(())
+    }
+
+    /// Reads the throttle of the empty slot. The caller has the lease.
+    fn throttle(&self) -> Result<Option<Throttle>, StoreError> {
+        let opened = self.file.open(Exposure::Refused)?;
+        let kept = opened.and_then(|opened| opened.read_beside(THROTTLE, MAX_STATE));
+        Ok(kept.and_then(|bytes| codec::decode_state(&bytes).throttle))
+    }
+
+    /// Keeps the throttle of the empty slot. The caller has the lease.
+    fn keep_throttle(&self, throttle: Throttle) -> Result<(), StoreError> {
+        let locked = self.file.lock()?;
+        if locked.read()?.is_some() {
+            return Ok(());
+        }
+        let state = RefreshState { throttle: Some(throttle), ..RefreshState::default() };
+        locked.write_beside(THROTTLE, &codec::encode_state(&state))
     }
 
     fn decode(&self, bytes: &[u8], earlier_intent: Option<&[u8]>) -> Result<Stored, StoreError> {

@@ -21,6 +21,8 @@ struct Client {
     asked: Arc<AtomicUsize>,
     failing: Arc<AtomicUsize>,
     second: Arc<AtomicU64>,
+    asks_to_wait: Option<Duration>,
+    name: &'static str,
 }
 
 impl Client {
@@ -55,10 +57,19 @@ impl TokenRefresher for Client {
         tokio::task::yield_now().await;
         if self.failing.load(Ordering::SeqCst) > 0 {
             self.failing.fetch_sub(1, Ordering::SeqCst);
-            return Err(RefreshFailure::transient("busy"));
+            let retry_after = self.asks_to_wait;
+            return Err(RefreshFailure::Transient {
+                reason: "busy".into(),
+                retry_after,
+                unspent: true,
+            });
         }
         let expiry = self.now() + Duration::from_secs(LIFETIME);
         Ok(AuthTokens::new(format!("own-{asked}")).with_expires_at(expiry.into()))
+    }
+
+    fn client(&self) -> String {
+        self.name.to_owned()
     }
 
     fn needs_refresh_token(&self) -> bool {
@@ -124,6 +135,49 @@ async fn a_failure_to_obtain_the_first_token_is_reported_and_not_repeated_at_onc
     assert!(manager.get_tokens().await.unwrap().is_none());
     client.second.store(3600, Ordering::SeqCst);
     assert_eq!(token(&manager).await, "own-2");
+}
+
+#[tokio::test]
+async fn a_wait_for_the_first_token_is_kept_by_all_managers_of_a_slot_until_it_is_over() {
+    let directory = scratch();
+    let (path, memory) = (directory.path().join("tokens.json"), MemoryStore::new());
+    let stores: [&dyn Fn() -> Box<dyn TokenStore>; 2] =
+        [&|| Box::new(memory.clone()), &|| Box::new(PlaintextStore::new(&path))];
+    for store in stores {
+        let client = Client { asks_to_wait: Some(Duration::from_secs(120)), ..Client::default() };
+        client.failing.store(1, Ordering::SeqCst);
+        let get = async || client.manager(store()).get_access_token().await;
+        for _ in 0..20 {
+            let error = get().await.unwrap_err();
+            assert!(error.to_string().contains("busy"), "{error}");
+        }
+        client.second.store(119, Ordering::SeqCst);
+        get().await.unwrap_err();
+        assert_eq!(client.asked(), 1);
+        // What a user demands is tried at most every 30 s.
+        client.failing.store(1, Ordering::SeqCst);
+        client.manager(store()).refresh().await.unwrap_err();
+        client.manager(store()).refresh().await.unwrap_err();
+        assert_eq!(client.asked(), 2);
+        // Another client was told nothing.
+        let other = Client { name: "other", second: client.second.clone(), ..Client::default() };
+        assert_eq!(token(&other.manager(store())).await, "own-1");
+        other.manager(store()).clear().await.unwrap();
+        // A logout ends the wait, as it does if there are tokens.
+        client.failing.store(1, Ordering::SeqCst);
+        get().await.unwrap_err();
+        client.manager(store()).clear().await.unwrap();
+        assert_eq!(token(&client.manager(store())).await, "own-4");
+        client.manager(store()).clear().await.unwrap();
+        client.failing.store(1, Ordering::SeqCst);
+        get().await.unwrap_err();
+        client.second.store(119 + 120, Ordering::SeqCst);
+        assert_eq!(token(&client.manager(store())).await, "own-6");
+    }
+    let names = std::fs::read_dir(directory.path()).unwrap();
+    let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["tokens.json", "tokens.json.lease", "tokens.json.lock"]);
 }
 
 #[tokio::test]

@@ -10,7 +10,8 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
 use crate::home::{Home, done};
-use crate::support::available;
+use crate::provider_answers::waits::later;
+use crate::support::{available, can_fake_time};
 use crate::token_server::{Act, TokenServer, fetch};
 
 /// Returns a home with a profile that has these lines in its `[oauth2]`.
@@ -68,6 +69,31 @@ fn an_own_client_needs_no_sign_in_and_20_processes_make_one_request() {
     let device = done(device.args(["login", "--device"]).env("APP_SECRET", "secret-canary"), "");
     assert!(device.failed(2).contains("nobody signs in"));
     assert_eq!(server.calls(), 2);
+}
+
+#[test]
+fn a_server_that_asks_an_own_client_to_wait_is_asked_by_one_process_until_the_wait_is_over() {
+    let test = "own_client::a_server_that_asks_an_own_client_to_wait_is_asked_by_one_process_until_the_wait_is_over";
+    if !can_fake_time(test) {
+        return;
+    }
+    for status in [429, 500, 503] {
+        let server = TokenServer::start();
+        let home = home(&server, "grant_type = \"client_credentials\"\n");
+        let busy = Act::answer(status, "canary").header("Retry-After", "120");
+        server.script([busy, Act::answer(200, TOKEN)]);
+        let get = || {
+            let said = home.run("get").failed(1);
+            assert!(said.contains(&format!("answered {status}")), "{said}");
+        };
+        thread::scope(|scope| (0..20).for_each(|_| drop(scope.spawn(get))));
+        (0..20).for_each(|_| get());
+        later(&home, 90, "get").failed(1);
+        assert_eq!(server.calls(), 1, "{status}");
+        assert_eq!(home.run("status").code, 3);
+        assert_eq!(later(&home, 150, "get").line(), "own-canary", "{status}");
+        assert_eq!(server.calls(), 2, "{status}");
+    }
 }
 
 #[test]

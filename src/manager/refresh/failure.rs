@@ -10,7 +10,7 @@ use super::super::slot::release;
 use super::super::snapshot::Snapshot;
 use super::{ATTEMPTS, LeasedTokens, RefreshProtocol, present};
 use crate::error::{AuthError, RefreshFailure, SpentBy, StoreError};
-use crate::record::{self, RefreshState, Rejection};
+use crate::record::{RefreshState, Rejection};
 use crate::store::Precondition;
 use crate::sys::clock;
 use crate::tokens::AuthTokens;
@@ -43,14 +43,7 @@ impl RefreshProtocol {
     ) -> AuthError {
         let now = self.clock.now();
         let until = self.history.failed(&leased.record.tokens, &failure, now);
-        let throttle = match &failure {
-            RefreshFailure::Transient { reason, retry_after: Some(_), .. } => {
-                let (from, until, client) =
-                    (clock::date(now), clock::date(until), self.refresher.client());
-                Some(record::Throttle::new(from, until, &client, Some(reason)))
-            }
-            _ => None,
-        };
+        let throttle = self.throttle_after_failure(&failure, now, until);
         self.update_record(&mut leased, |refresh| {
             refresh.intent.take_if(|_| !is_in_doubt);
             if throttle.is_some() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::events::Event;
 use super::super::slot::release;
 use super::super::snapshot::Snapshot;
-use super::{RefreshProtocol, present};
+use super::{RefreshProtocol, RefreshRequest, present};
 use crate::error::{AuthError, RefreshFailure, StoreError};
 use crate::record::{Record, RefreshState};
 use crate::store::{Lease, Precondition, Stored};
@@ -27,15 +27,30 @@ impl RefreshProtocol {
     /// so there is no intent, and tokens that cannot be saved are no loss.
     pub(super) async fn obtain_first(
         &self,
-        lease: Box<dyn Lease>,
+        request: &RefreshRequest,
+        mut lease: Box<dyn Lease>,
     ) -> Result<Arc<Snapshot>, AuthError> {
-        let answer = self.call_once(&no_tokens(), &*lease, self.policy.deadline).await;
-        let obtained = match answer {
-            Ok(tokens) => self.save_first(tokens).await,
-            Err(failure) => Err(self.not_obtained(failure)),
-        };
+        let obtained = self.obtain_under(request, &mut *lease).await;
         release(lease).await;
         obtained
+    }
+
+    async fn obtain_under(
+        &self,
+        request: &RefreshRequest,
+        lease: &mut dyn Lease,
+    ) -> Result<Arc<Snapshot>, AuthError> {
+        // An empty slot has no record that says what the server told another process.
+        let throttle = lease.throttle().await;
+        let refresh = RefreshState { throttle, ..RefreshState::default() };
+        let none = Record::new(no_tokens()).with_refresh(refresh);
+        if let Some(held_back) = self.held_back_by(&none, request.is_forced) {
+            return Err(self.told(&none.tokens, held_back));
+        }
+        match self.call_once(&none.tokens, lease, self.policy.deadline).await {
+            Ok(tokens) => self.save_first(tokens).await,
+            Err(failure) => Err(self.not_obtained(failure, lease).await),
+        }
     }
 
     async fn save_first(&self, mut tokens: AuthTokens) -> Result<Arc<Snapshot>, AuthError> {
@@ -54,8 +69,13 @@ impl RefreshProtocol {
         }
     }
 
-    fn not_obtained(&self, failure: RefreshFailure) -> AuthError {
-        let until = self.history.failed(&no_tokens(), &failure, self.clock.now());
+    async fn not_obtained(&self, failure: RefreshFailure, lease: &mut dyn Lease) -> AuthError {
+        let now = self.clock.now();
+        let until = self.history.failed(&no_tokens(), &failure, now);
+        if let Some(throttle) = self.throttle_after_failure(&failure, now, until) {
+            // If it cannot be kept, the next process asks the server too.
+            let _ = lease.keep_throttle(&throttle).await;
+        }
         let error = match failure {
             RefreshFailure::Rejected { reason } => AuthError::LoginRequired { reason },
             failure => AuthError::Refresh(failure),

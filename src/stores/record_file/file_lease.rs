@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 use super::{Format, Inner, lock};
 use crate::error::StoreError;
 use crate::private_file::FileLock;
+use crate::record::Throttle;
 use crate::store::Lease;
 use crate::sys::blocking;
 
@@ -32,6 +33,22 @@ impl<F: Format> FileLease<F> {
         let held =
             Arc::new(Held { inner: inner.clone(), lock, is_released: AtomicBool::new(false) });
         Self { inner, held, order: Arc::default() }
+    }
+}
+
+impl<F: Format> FileLease<F> {
+    /// Runs work that is finished before the lease is given up, even if its future is dropped.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner<F>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (inner, held) = (self.inner.clone(), self.held.clone());
+        let turn = self.order.clone().lock_owned().await;
+        blocking::run(&self.inner.file.place(), move || {
+            let _held = (held, turn);
+            work(&inner)
+        })
+        .await
     }
 }
 
@@ -60,11 +77,20 @@ impl<F: Format> fmt::Debug for FileLease<F> {
 #[async_trait]
 impl<F: Format> Lease for FileLease<F> {
     async fn reserve(&mut self) -> Result<(), StoreError> {
-        let (inner, held) = (self.inner.clone(), self.held.clone());
-        let turn = self.order.clone().lock_owned().await;
-        blocking::run(&self.inner.file.place(), move || {
-            let _held = (held, turn);
-            inner.reserve()
+        self.run(|inner| inner.reserve()).await
+    }
+
+    async fn throttle(&mut self) -> Option<Throttle> {
+        self.run(|inner| inner.throttle()).await.ok()?
+    }
+
+    async fn keep_throttle(&mut self, throttle: &Throttle) -> Result<(), StoreError> {
+        let throttle = throttle.clone();
+        // A dropped login must not be undone.
+        let write = self.inner.order.clone().lock_owned().await;
+        self.run(move |inner| {
+            let _write = write;
+            inner.keep_throttle(throttle)
         })
         .await
     }

@@ -44,7 +44,7 @@ pub(super) fn of_root(_store: &StoreUrl) -> Option<String> {
 fn files_of(record: &Path) -> Vec<PathBuf> {
     use std::fs;
 
-    const ENDINGS: [&str; 5] = [".lock", ".lease", ".tmp", ".next", ".intent"];
+    const ENDINGS: [&str; 6] = [".lock", ".lease", ".tmp", ".next", ".intent", ".throttle"];
 
     let Some((directory, name)) = record.parent().zip(record.file_name()) else {
         return Vec::new();
