@@ -1,5 +1,8 @@
+use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE};
-use http::header::HeaderValue;
+use http::header::{AUTHORIZATION, HeaderValue};
+use oauth2::url::form_urlencoded::{byte_serialize, parse};
+use zeroize::Zeroizing;
 
 use super::*;
 
