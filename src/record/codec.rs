@@ -223,23 +223,33 @@ fn form(text: &[u8]) -> Option<Bytes> {
 /// Returns the error for something that this crate did not write. `reason` says what it is, or which of its fields
 /// (`its …`) cannot be taken over.
 fn not_ours(text: &[u8], place: &str, reason: &str) -> StoreError {
-    let (mut reason, mut advice) = (
-        reason.to_owned(),
-        "nothing here changes it; find out which program it belongs to".to_owned(),
-    );
-    #[cfg(feature = "import")]
-    if let Some(format) = crate::import::recognize(text) {
-        let is = format!("it is a file of {}", format.program());
-        let is_of_field = reason.starts_with("its ");
-        if format != crate::import::Format::TokenResponse {
-            reason = if is_of_field { format!("{is}, and {reason}") } else { is };
-        }
-        advice = format!(
-            "nothing here changes it; import it with `tokenkeep migrate --from import:{format}:PATH`"
-        );
+    let mut reason = reason.to_owned();
+    let mut advice = String::from("find out which program it belongs to");
+    if reason.ends_with(foreign::UNDATED) {
+        advice = "say when it was obtained: `tokenkeep migrate --from import:auto:PATH --obtained-at TIME`".into();
     }
-    let _ = (text, &mut reason, &mut advice);
+    if let Some((name, program)) = program_of(text) {
+        let is = format!("it is a file of {program}");
+        reason = if reason.starts_with("its ") { format!("{is}, and {reason}") } else { is };
+        advice = format!("import it with `tokenkeep migrate --from import:{name}:PATH`");
+    }
+    let advice = format!("nothing here changes it; {advice}");
     StoreError::NotARecord { place: place.to_owned(), reason, advice }
+}
+
+/// Returns the name of the form in which a program keeps its tokens, and the program, if it can be told.
+#[cfg(feature = "import")]
+fn program_of(text: &[u8]) -> Option<(&'static str, &'static str)> {
+    use crate::import::{Format, recognize};
+
+    // Many programs keep the answer of a provider as it is.
+    let format = recognize(text).filter(|format| *format != Format::TokenResponse)?;
+    Some((format.name(), format.program()))
+}
+
+#[cfg(not(feature = "import"))]
+fn program_of(_: &[u8]) -> Option<(&'static str, &'static str)> {
+    None
 }
 
 /// Returns the error for a text that is not a JSON object. What is no JSON at all, and not binary either, was
@@ -301,9 +311,8 @@ fn decode_from(
         Some(Err(_)) => return Err(corrupt("its version is not a number".into())),
     };
     if version > WITH_STATE {
-        #[cfg(feature = "import")]
-        if !is_ours && crate::import::recognize(bytes).is_some() {
-            return Err(corrupt(String::new()));
+        if !is_ours && program_of(bytes).is_some() {
+            return Err(corrupt("it has another version".into()));
         }
         let (found, known) = (version, WITH_STATE);
         return Err(StoreError::NewerVersion { place: place.to_owned(), found, known });

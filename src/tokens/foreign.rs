@@ -38,6 +38,10 @@ enum Meaning {
     Unit,
 }
 
+/// What is wrong with a lifetime if nothing says when it began.
+pub(crate) const UNDATED: &str =
+    "counts from a time that it does not name, so the expiry is unknown";
+
 /// The first number of seconds since the epoch that is a date and no lifetime, where a field may be either: in
 /// 2001. As a lifetime it is 31 years.
 const EARLIEST: f64 = 1e9;
@@ -113,9 +117,7 @@ pub(crate) fn stated(
             None if has_expiry => {}
             None => {
                 let name = lifetime.0;
-                return Err(format!(
-                    "its {name} counts from a time that it does not name, so the expiry is unknown"
-                ));
+                return Err(format!("its {name} {UNDATED}"));
             }
         }
     }

@@ -15,7 +15,7 @@ use tokenkeep::stores::AgeFileStore;
 use crate::support::{available, scratch};
 
 const RECORD: &str =
-    r#"{"access_token":"from age","refresh_token":"r","expires_at":"2030-01-01T00:00:00Z"}"#;
+    r#"{"access_token":"from-age","refresh_token":"r","expires_at":"2030-01-01T00:00:00Z"}"#;
 
 struct Files {
     dir: tempfile::TempDir,
@@ -84,7 +84,7 @@ async fn files_of_age_and_age_keygen_can_be_read_binary_and_armored() {
         run("age", &[&["-r", &recipient, "-o", data], armor].concat(), RECORD.as_bytes());
         private(&files.data);
         let found = files.store().load().await.unwrap().unwrap().record.tokens;
-        assert_eq!(found.access_token.expose_secret(), "from age");
+        assert_eq!(found.access_token.expose_secret(), "from-age");
         // An armored record can be replaced like any other. The new record is binary.
         files.store().save(&AuthTokens::new("ours").into(), Precondition::Anything).await.unwrap();
         assert!(fs::read(&files.data).unwrap().starts_with(b"age-encryption.org/v1\n"));
@@ -148,7 +148,7 @@ async fn a_file_with_a_passphrase_of_age_is_read_and_the_next_save_seals_it_to_t
     let key = AgeKey::identity_file(&files.key).with_passphrase(|| Ok("secret words".into()));
     let store = AgeFileStore::new(&files.data, key);
     let found = store.load().await.unwrap().unwrap();
-    assert_eq!(found.record.tokens.access_token.expose_secret(), "from age");
+    assert_eq!(found.record.tokens.access_token.expose_secret(), "from-age");
     store.save(&found.record, Precondition::Unchanged(found.revision)).await.unwrap();
     assert_eq!(files.store().load().await.unwrap().unwrap().record.tokens, found.record.tokens);
 }

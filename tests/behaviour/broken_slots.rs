@@ -27,9 +27,9 @@ fn plaintext_faults() -> Vec<(Vec<u8>, &'static str)> {
         ),
         (
             br#"{"access_token":["canary-a"]}"#.to_vec(),
-            "is damaged: its access_token is not a string",
+            "holds no record of tokenkeep: its access_token is not a string",
         ),
-        (br#"["canary-a"]"#.to_vec(), "is damaged: it is not a JSON object"),
+        (br#"["canary-a"]"#.to_vec(), "holds no record of tokenkeep: it is not a JSON object"),
         (
             [b"{\"access_token\":", "[".repeat(30_000).as_bytes()].concat(),
             "is damaged: it ends too early",
@@ -79,6 +79,15 @@ async fn stays_broken(store: impl TokenStore, path: &Path, expected: &str) {
     let mut names = beside.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert_eq!(names.find(|name| name.ends_with(".tmp")), None, "a temporary file is left");
 
+    if expected.contains("no record of tokenkeep") {
+        // It is another program's, so a logout does not remove it.
+        let error = store.clear(Precondition::Anything).await.unwrap_err();
+        check_error(&error, path, expected);
+        assert!(manager.clear().await.is_err());
+        assert_eq!(fs::read(path).unwrap(), before);
+        assert!(!error.to_string().contains("clear it"), "{error}");
+        return;
+    }
     // A logout and a login fix it.
     manager.clear().await.unwrap();
     assert_eq!(manager.get_tokens().await.unwrap(), None);
@@ -151,7 +160,8 @@ async fn each_broken_age_file_has_its_own_error_and_is_not_changed() {
     let slot = AgeSlot::new().await;
     let sealed = &slot.sealed;
     slot.stays_broken(b"", "is damaged: it is empty").await;
-    slot.stays_broken(SOUND.as_bytes(), "is damaged: it is not an age file").await;
+    slot.stays_broken(SOUND.as_bytes(), "holds no record of tokenkeep: it is not sealed with age")
+        .await;
     slot.stays_broken(&vec![b'x'; 140_000], "is too large").await;
     slot.stays_broken(&sealed[..30], "is damaged: it ends too early").await;
     slot.stays_broken(

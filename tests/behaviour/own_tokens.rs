@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
+use tokenkeep::chrono::{DateTime, Utc};
 use tokenkeep::refresh::RefreshPermit;
 use tokenkeep::stores::{MemoryStore, PlaintextStore};
 use tokenkeep::{
@@ -65,7 +66,7 @@ impl TokenRefresher for Client {
             });
         }
         let expiry = self.now() + Duration::from_secs(LIFETIME);
-        Ok(AuthTokens::new(format!("own-{asked}")).with_expires_at(expiry.into()))
+        Ok(AuthTokens::new(format!("own-{asked}")).with_expires_at(DateTime::<Utc>::from(expiry)))
     }
 
     fn client(&self) -> String {

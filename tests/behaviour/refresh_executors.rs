@@ -11,7 +11,7 @@ fn manager() -> TokenManager {
     let manager = TokenManager::builder()
         .refresh_with(|_| async { Ok::<_, RefreshFailure>(AuthTokens::new("new")) })
         .build();
-    let due = AuthTokens::new("old").with_expires_at(std::time::SystemTime::UNIX_EPOCH.into());
+    let due = AuthTokens::new("old").with_expires_at(tokenkeep::chrono::DateTime::UNIX_EPOCH);
     block_on(manager.set_tokens(due)).unwrap();
     manager
 }

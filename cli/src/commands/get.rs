@@ -62,7 +62,8 @@ async fn print(context: &Context, manager: &TokenManager, get: &Get) -> Outcome 
         }
         Field::Json => {
             let tokens = manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?;
-            let record: SecretString = in_seconds(tokens).without_client_secret().to_record("standard output")?;
+            let record: SecretString =
+                in_seconds(tokens).without_client_secret().to_record("standard output")?;
             context.terminal.print_secret(record.expose_secret())?;
         }
     }
