@@ -22,6 +22,7 @@ pages! {
     from_axiomtrade_rs = "../docs/from-axiomtrade-rs.md",
     glossary = "../docs/glossary.md",
     guide = "../docs/guide.md",
+    importing = "../docs/importing.md",
     providers = "../docs/providers.md",
     security = "../SECURITY.md",
     speed = "../docs/speed.md",

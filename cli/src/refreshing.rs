@@ -170,6 +170,18 @@ async fn caught(context: &Context) {
         .say("finishing a refresh, so that the session is not lost; once more ends this at once");
 }
 
+/// Returns whether the tokens are a copy that has expired. It was served until then.
+async fn is_expired_copy(error: &AuthError, manager: &TokenManager) -> bool {
+    match error {
+        AuthError::IsBackup => true,
+        // Without a provider, nothing could refresh them anyway.
+        AuthError::TokenExpired => {
+            matches!(manager.get_tokens().await, Ok(Some(tokens)) if tokens.is_backup())
+        }
+        _ => false,
+    }
+}
+
 /// Returns an access token that works. Otherwise the failure says when the access token expires: a
 /// token that has 3 minutes left counts as expired, but still works.
 pub(crate) async fn access_token(manager: &TokenManager) -> Result<AccessToken, Failure> {
@@ -177,11 +189,11 @@ pub(crate) async fn access_token(manager: &TokenManager) -> Result<AccessToken, 
         Ok(token) => return Ok(token),
         Err(error) => error,
     };
-    if let AuthError::IsBackup = error {
-        // A backup is served until it expires.
-        let failure = Failure::from(error);
-        return Err(Failure::new(Code::Expired, "the access token has expired")
-            .followed_by(failure.message()));
+    if is_expired_copy(&error, manager).await {
+        return Err(Failure::new(Code::Expired, "the access token has expired").followed_by(
+            "these tokens are a copy, which is never refreshed; `tokenkeep restore` puts a backup back into use, \
+             and `tokenkeep migrate --from import:... --take-over` does so with tokens of another program",
+        ));
     }
     let now = Utc::now();
     if let AuthError::LoginRequired { .. } = error

@@ -5,24 +5,23 @@
 
 mod compressed;
 
-use oauth2::url::form_urlencoded;
 use secrecy::ExposeSecret;
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
 pub(super) use self::compressed::{TooLong, decompressed};
 use crate::tokens::json;
-
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+use crate::tokens::text::{Utf8, json_of_form, utf8};
 
 /// Returns the body as JSON in UTF-8. What cannot be read stays as it is.
 ///
 /// If the body is not whole, it is not read as a form: the end of a form cannot be seen, so its last token may
 /// be only the beginning of one.
 pub(super) fn readable(body: Zeroizing<Vec<u8>>, is_whole: bool) -> Zeroizing<Vec<u8>> {
-    let body = match body.strip_prefix(BYTE_ORDER_MARK) {
-        Some(rest) => Zeroizing::new(rest.to_vec()),
-        None => from_utf16(&body).unwrap_or(body),
+    let body = match utf8(&body) {
+        Utf8::AsIs(text) if text.len() == body.len() => body,
+        Utf8::AsIs(text) => Zeroizing::new(text.to_vec()),
+        Utf8::Converted(text) => text,
     };
     let body = if str::from_utf8(&body).is_ok() { body } else { from_latin_1(&body) };
     if is_object(&body) {
@@ -51,27 +50,6 @@ fn from_string(body: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     Some(Zeroizing::new(text))
 }
 
-/// Reads UTF-16, with a byte order mark or without. The first character of an answer is ASCII.
-fn from_utf16(body: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    let (units, is_little_endian) = match body {
-        [0xff, 0xfe, rest @ ..] => (rest, true),
-        [0xfe, 0xff, rest @ ..] => (rest, false),
-        [first, 0, ..] if first.is_ascii() => (body, true),
-        [0, first, ..] if first.is_ascii() => (body, false),
-        _ => return None,
-    };
-    let units = units.chunks_exact(2).map(|pair| {
-        let unit = [pair[0], pair[1]];
-        if is_little_endian { u16::from_le_bytes(unit) } else { u16::from_be_bytes(unit) }
-    });
-    // A unit becomes 3 bytes at most, so the buffer does not grow and leave copies behind.
-    let mut text = Zeroizing::new(Vec::with_capacity(body.len() / 2 * 3 + 4));
-    for character in char::decode_utf16(units) {
-        text.extend_from_slice(character.ok()?.encode_utf8(&mut [0; 4]).as_bytes());
-    }
-    Some(text)
-}
-
 /// Takes each byte that is not part of UTF-8 as a character of ISO 8859-1. Tokens are ASCII (RFC 6749, A.12),
 /// so they stay as they are.
 fn from_latin_1(body: &[u8]) -> Zeroizing<Vec<u8>> {
@@ -89,26 +67,7 @@ fn from_latin_1(body: &[u8]) -> Zeroizing<Vec<u8>> {
 /// Reads a form, which is what GitHub answers by default. Returns `None` if it has no token, no device code
 /// and no error.
 fn from_form(body: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    let fields: Vec<_> = form_urlencoded::parse(body.trim_ascii())
-        .map(|(name, value)| (name.into_owned(), Zeroizing::new(value.into_owned())))
-        .collect();
-    let counts = |name: &str| matches!(name, "access_token" | "device_code" | "error");
-    if !fields.iter().any(|(name, _)| counts(name)) {
-        return None;
-    }
-    // JSON escapes a byte by 6 at most.
-    let mut json = Zeroizing::new(Vec::with_capacity(6 * body.len() + 6 * fields.len() + 2));
-    json.push(b'{');
-    for (index, (name, value)) in fields.iter().enumerate() {
-        if index > 0 {
-            json.push(b',');
-        }
-        serde_json::to_writer(&mut *json, name).ok()?;
-        json.push(b':');
-        serde_json::to_writer(&mut *json, value.as_str()).ok()?;
-    }
-    json.push(b'}');
-    Some(json)
+    json_of_form(body, |name| matches!(name, "access_token" | "device_code" | "error"))
 }
 
 /// The fields that are looked for in a body that is no JSON.

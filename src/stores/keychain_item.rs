@@ -3,7 +3,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use secrecy::SecretString;
-use zeroize::Zeroizing;
 
 use crate::error::StoreError;
 use crate::keychain::{Item, Kind};
@@ -13,8 +12,8 @@ use crate::record::Record;
 use crate::record::codec;
 use crate::store::{Lease, Precondition, Revision, Stored, TokenStore};
 use crate::sys::blocking;
-use crate::sys::wipe::Bytes;
 use crate::tokens::AuthTokens;
+use crate::tokens::text::utf8;
 
 /// Reads tokens that another program keeps directly in a keychain item. That program may use the `keyring`
 /// crate, `secret-tool` with the attributes `service` and `username`, Keychain Access or Credential Manager.
@@ -66,8 +65,8 @@ impl KeychainItemStore {
     pub async fn read_text(&self) -> Result<Option<SecretString>, StoreError> {
         self.run(|store| {
             let Some(bytes) = store.item.read()? else { return Ok(None) };
-            let decoded = utf8_of_utf16(&bytes);
-            let text = str::from_utf8(decoded.as_ref().unwrap_or(&bytes));
+            let decoded = utf8(&bytes);
+            let text = str::from_utf8(&decoded);
             let text = text.map_err(|_| StoreError::Corrupt {
                 place: store.to_string(),
                 reason: "it is not text".into(),
@@ -88,25 +87,8 @@ impl KeychainItemStore {
 
 /// Decodes the content of an item.
 pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<AuthTokens, StoreError> {
-    match utf8_of_utf16(bytes) {
-        Some(text) => codec::decode_text(&text, place),
-        None => codec::decode_text(bytes, place),
-    }
-}
-
-/// Converts UTF-16 to UTF-8. Credential Manager keeps passwords, but not other secrets, as UTF-16: half of
-/// the bytes of a token are then zero. The buffers have their final sizes from the start, and are wiped.
-fn utf8_of_utf16(bytes: &[u8]) -> Option<Bytes> {
-    if !bytes.len().is_multiple_of(2) || !bytes.contains(&0) {
-        return None;
-    }
-    let units = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
-    let mut text = Zeroizing::new(Vec::with_capacity(bytes.len() / 2 * 3));
-    for character in char::decode_utf16(units) {
-        let mut encoded = [0; 4];
-        text.extend_from_slice(character.ok()?.encode_utf8(&mut encoded).as_bytes());
-    }
-    Some(text)
+    // Credential Manager keeps passwords, but not other secrets, as UTF-16.
+    codec::decode_text(bytes, place)
 }
 
 impl fmt::Display for KeychainItemStore {
@@ -184,22 +166,5 @@ fn read_only(place: String) -> StoreError {
         reason: "the item belongs to another program; move the tokens to another store with \
                  `migrate`"
             .into(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_password_of_credential_manager_is_read_as_utf_16() {
-        let wide =
-            |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_le_bytes).collect() };
-        for text in ["token", "{\"access_token\":\"ü\"}"] {
-            assert_eq!(utf8_of_utf16(&wide(text)).as_deref(), Some(&text.as_bytes().to_vec()));
-            assert_eq!(utf8_of_utf16(text.as_bytes()), None);
-        }
-        // This is half of a surrogate pair.
-        assert_eq!(utf8_of_utf16(&[0x00, 0xd8, 0x41, 0x00]), None);
     }
 }

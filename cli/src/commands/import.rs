@@ -130,6 +130,9 @@ pub(super) async fn take(
     let source =
         source.ok_or_else(|| Failure::from(TransferError::Empty { place: store.to_string() }))?;
     let chosen = chosen(&source, &store, migrate)?;
+    if migrate.take_over {
+        refuse_shared_sessions(&chosen)?;
+    }
     let mut plans = Vec::new();
     for account in &chosen {
         plans.push(Plan::new(context, migrate, &source, account, chosen.len() > 1).await?);
@@ -191,6 +194,22 @@ fn chosen<'a>(
             source.accounts.len()
         ),
     }))
+}
+
+/// Fails if two accounts have one refresh token: two live copies of it would end the session.
+fn refuse_shared_sessions(chosen: &[&Account]) -> Result<(), Failure> {
+    for (index, account) in chosen.iter().enumerate() {
+        let token = &account.tokens.refresh_token;
+        let is_same = |other: &&&Account| token.is_some() && other.tokens.refresh_token == *token;
+        if let Some(other) = chosen[..index].iter().find(is_same) {
+            let (one, other) = (for_shell(other.name.clone()), for_shell(account.name.clone()));
+            return Err(Failure::usage(format!(
+                "{one} and {other} share one refresh token, and two live copies of it would sign each other out; take \
+                 over one of them with --account"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Shows what would become of each field.
@@ -267,7 +286,13 @@ impl<'a> Plan<'a> {
         }
         let there = Profile::find(&name)?;
         let has_provider = there.as_ref().is_some_and(|profile| profile.provider.is_some());
-        let table = table_of(account).filter(|_| !has_provider);
+        let mut table = table_of(account).filter(|_| !has_provider);
+        if let Some(Err(failure)) = table.as_deref().map(Profile::draft) {
+            // The file may name a URL to which no token may be sent.
+            let reason = failure.message();
+            context.terminal.say(&format!("WARNING: the profile gets no provider: {reason}"));
+            table = None;
+        }
         let (to, profile) = match (there, to) {
             (Some(profile), Some(to)) if profile.store != to => {
                 return Err(Failure::new(
@@ -394,8 +419,7 @@ fn table_of(account: &Account) -> Option<String> {
     if account.tokens.client_secret().is_some() {
         add("client_secret", "record");
     }
-    // A provider that this command cannot use is left out.
-    Profile::draft(&table).is_ok().then_some(table)
+    Some(table)
 }
 
 /// Returns the name of a profile for an account.

@@ -76,6 +76,12 @@ const STORES: &[(&str, &str)] = &[
          &recipients=PATH, for who else can open it.",
     ),
     ("plaintext:PATH", "A file that any program of this user can read."),
+    (
+        "import:FORMAT:PATH",
+        "Tokens of another program, as the source of migrate. FORMAT is auto, aws-sso, claude-code, codex, docker, gh, \
+         golang, google, kubelogin, msal, rclone, token-response or yup-oauth2. PATH may be \
+         keychain-item:SERVICE/ACCOUNT.",
+    ),
     ("env:PREFIX", "PREFIX_ACCESS_TOKEN and PREFIX_REFRESH_TOKEN; read-only."),
     (
         "keychain-item:SERVICE/ACCOUNT",
@@ -106,6 +112,10 @@ const JSON: &[(&str, &str)] = &[
     ),
     ("list", "An array of profile, store, error."),
     (
+        "import",
+        "An array of place, format, url, accounts, error. An account has name and tokens, and tokens what status has.",
+    ),
+    (
         "doctor",
         "backends, profiles and system, arrays of name, state, how, fix; of a profile also tokens.",
     ),
@@ -127,7 +137,7 @@ revocation_url = \"https://issuer.example/revoke\"
 scopes = [\"read\"]
 redirect_uri = \"http://127.0.0.1/callback\"  # any port, unless it names one
 expires_after = 7200              # seconds, if the provider states no lifetime
-client_secret_env = \"A_VARIABLE\"  # its name, not the secret
+client_secret_env = \"A_VARIABLE\"  # its name, not the secret; or client_secret = \"record\"
 client_secret_in_body = false";
 
 /// Shows the page on a terminal, and prints its source to anything else.
