@@ -89,6 +89,11 @@ fn a_client_proves_who_it_is_by_its_certificate() {
     run("login", "ours.pem", "ours.key").ok();
     assert_eq!(run("get", "ours.pem", "ours.key").line(), "access-canary-new");
     run("refresh", "ours.pem", "ours.key").ok();
+    // The refresh token was sent after the handshake, and the server did not look at it.
+    let refused = run("refresh", "theirs.pem", "theirs.key").failed(1);
+    assert!(refused.contains("set the certificate that is registered there"), "{refused}");
+    let status = run("status", "ours.pem", "ours.key").ok();
+    assert!(!status.contains("was cut off"), "{status}");
     run("clear --revoke", "ours.pem", "ours.key").ok();
     drop(server);
     let said: Vec<_> = said.map(Result::unwrap).collect();
