@@ -164,26 +164,6 @@ pub(crate) fn open<'a>(
     Ok(plain)
 }
 
-/// Returns the error for a text that nobody sealed, such as the file of another program. A damaged age file is
-/// binary, or still begins like one.
-pub(crate) fn not_sealed(bytes: &[u8], place: &str) -> Option<StoreError> {
-    let is_written = |it: char| !it.is_control() || it.is_ascii_whitespace();
-    let is_text = |text: &str| !text.trim().is_empty() && text.chars().all(is_written);
-    let starts = [&HEADER[..10], &ARMOR[..10]];
-    if starts.iter().any(|start| bytes.trim_ascii_start().starts_with(start))
-        || !str::from_utf8(bytes).is_ok_and(is_text)
-    {
-        return None;
-    }
-    Some(StoreError::NotARecord {
-        place: place.to_owned(),
-        reason: "it is not sealed with age".into(),
-        advice: "nothing here changes it; if it holds tokens, move them with \
-                 `tokenkeep migrate --from plaintext:PATH`"
-            .into(),
-    })
-}
-
 fn decryptor(sealed: &[u8]) -> Result<Decryptor<impl BufRead>, OpenError> {
     if sealed.is_empty() {
         return Err(OpenError::Corrupt("it is empty".into()));

@@ -12,6 +12,7 @@ use std::io;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use secrecy::{ExposeSecret, SecretString};
+use serde::de::IgnoredAny;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
@@ -197,7 +198,7 @@ pub(crate) fn decode_text(text: &[u8], place: &str) -> Result<AuthTokens, StoreE
     let Ok(token) = str::from_utf8(text) else { return is_no_token("it is not text") };
     match foreign::check_bare_token(token) {
         Ok(()) => Ok(AuthTokens::new(token)),
-        Err(reason) => is_no_token(&format!("it is no token, because it {reason}")),
+        Err(reason) => is_no_token(&format!("it {reason}")),
     }
 }
 
@@ -252,19 +253,34 @@ fn program_of(_: &[u8]) -> Option<(&'static str, &'static str)> {
     None
 }
 
-/// Returns the error for a text that is not a JSON object. What is no JSON at all, and not binary either, was
-/// written by another program.
+/// Returns the error for a text that is not a JSON object. Another kind of JSON, and lines of settings, were written
+/// by another program. Anything else is damage.
 fn not_an_object(text: &[u8], place: &str, reason: String) -> StoreError {
-    let is_text = |text: &str| {
-        let is_written = |it: char| !it.is_control() || it.is_ascii_whitespace();
-        !text.trim().is_empty()
-            && !text.trim_start().starts_with('{')
-            && text.chars().all(is_written)
-    };
-    if str::from_utf8(text).is_ok_and(is_text) {
+    let is_written =
+        str::from_utf8(text).is_ok_and(|text| is_other_json(text) || is_settings(text));
+    if is_written || program_of(text).is_some() {
         return not_ours(text, place, &reason);
     }
     StoreError::Corrupt { place: place.to_owned(), reason }
+}
+
+fn is_other_json(text: &str) -> bool {
+    text.trim_start().starts_with(['[', '"']) && serde_json::from_str::<IgnoredAny>(text).is_ok()
+}
+
+/// Returns whether a text consists of lines such as `name = value`, `name: value` and `[section]`.
+fn is_settings(text: &str) -> bool {
+    let is_setting = |line: &str| {
+        let separator = line.find(['=', ':']);
+        separator.is_some_and(|at| {
+            let name = line[..at].trim_matches([' ', '-', '"', '\'']);
+            !name.is_empty()
+                && name.chars().all(|it| it.is_ascii_alphanumeric() || "_-. ".contains(it))
+        })
+    };
+    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let is_other = |line: &str| line.starts_with(['#', ';', '[', '-']);
+    lines().any(is_setting) && lines().all(|line| is_setting(line) || is_other(line))
 }
 
 /// Returns the error for bytes that something else than this crate wrote.

@@ -63,7 +63,6 @@ pub(crate) fn stated(
     for (name, value) in fields {
         let Some(meaning) = meaning(name) else { continue };
         match value.get() {
-            "true" | "false" => continue, // `"expired": false` is no date.
             "null" => {
                 stated.fields.push(name.clone().into_owned());
                 continue;
@@ -95,7 +94,8 @@ pub(crate) fn stated(
         stated.fields.push(name.clone().into_owned());
     }
     let after = |from: DateTime<Utc>, (name, seconds): (&str, f64)| {
-        let after = TimeDelta::try_milliseconds((seconds * 1e3) as i64);
+        // A fraction is dropped, so that a token never seems to live longer than it does.
+        let after = TimeDelta::try_seconds(seconds as i64);
         let after = after.and_then(|after| from.checked_add_signed(after));
         after.ok_or_else(|| format!("its {name} is beyond all dates"))
     };
@@ -105,7 +105,7 @@ pub(crate) fn stated(
         && let Some(expiry) = stated.expires_at
         && seconds > 0.0
     {
-        stated.obtained_at = TimeDelta::try_milliseconds((seconds * 1e3) as i64)
+        stated.obtained_at = TimeDelta::try_seconds(seconds as i64)
             .and_then(|before| expiry.checked_sub_signed(before));
     }
     stated.obtained_at = stated.obtained_at.or(now);
@@ -125,8 +125,8 @@ pub(crate) fn stated(
     if let Some(lifetime) = refresh_lifetime.filter(|(_, seconds)| *seconds > 0.0)
         && stated.refresh_expires_at.is_none()
     {
-        stated.refresh_expires_at =
-            stated.obtained_at.map(|obtained| after(obtained, lifetime)).transpose()?;
+        let obtained = stated.obtained_at.ok_or_else(|| format!("its {} {UNDATED}", lifetime.0))?;
+        stated.refresh_expires_at = Some(after(obtained, lifetime)?);
     }
     Ok(stated)
 }
@@ -193,6 +193,7 @@ fn meaning(name: &str) -> Option<Meaning> {
         "expiresinms" | "expiresinmillis" | "expiresinmilliseconds" => Meaning::Lifetime(1000),
         "expires" => Meaning::ExpiryOrLifetime,
         "exp" | "validuntil" | "notafter" => Meaning::Expiry,
+        "expired" => return None, // It is true or false.
         "obtainedat" | "createdat" | "issuedat" | "iat" | "receivedat" | "acquiredat"
         | "fetchedat" | "retrievedat" => Meaning::Obtained,
         // Of something else: an ID token, a session, the registration of a client.

@@ -101,7 +101,7 @@ fn input_without_tokens_says_what_is_wrong_with_it() {
         ("", "it is empty"),
         ("\n", "it is empty"),
         (long.as_str(), "it is longer than 65536 bytes"),
-        ("canary \u{1}", "it is neither JSON"),
+        ("canary \u{1}", "it contains characters that no token has"),
     ] {
         let said = home.feed("set", input).failed(2);
         assert!(

@@ -135,7 +135,7 @@ fn a_terminal_gets_no_character_that_it_obeys_and_a_pipe_gets_everything() {
 
     // Tokens too: a terminal gets none, and a pipe gets it unchanged.
     let token = "a\u{202e}\u{200b}\u{9b}z";
-    let record = serde_json::json!({ "access_token": token, "refresh_token": token });
+    let record = serde_json::json!({ "access_token": token, "refresh_token": token, "expires_at": null, "version": 1 });
     done(home.command().arg("set"), &record.to_string()).ok();
     for line in ["get", "get --field refresh", "get --field json"] {
         let seen = person(&home.path(""), &format!("tokenkeep {line}"), &[]);

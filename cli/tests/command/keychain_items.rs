@@ -118,7 +118,7 @@ fn an_item_that_holds_no_token_is_an_error_and_is_not_shown() {
     let session = Session::with_keychain();
     store(&session, "canary with blanks");
     let answer = session.actor(ITEM).ask("load");
-    assert!(answer.starts_with("error Corrupt: keychain item their-program/alice "), "{answer}");
+    assert!(answer.starts_with("error NotARecord: keychain item their-program/alice "), "{answer}");
     assert!(!answer.contains("canary"), "{answer}");
 }
 

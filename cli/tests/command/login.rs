@@ -500,7 +500,8 @@ fn the_error_about_an_unusable_setting_names_file_and_line() {
         ("redirect_port = \"canary\"", "wrong type"),
         ("scopes = [\"read\", 5]", "wrong type"),
         ("client_secret_in_body = \"canary\"", "wrong type"),
-        ("client_secret = \"canary\"", "unknown setting; oauth2 has audience, "),
+        ("client_secret = \"canary\"", "client_secret takes only \"record\""),
+        ("secret = \"canary\"", "unknown setting; oauth2 has audience, "),
     ] {
         fs::write(&path, format!("{store}[oauth2]\n{good}{wrong}\n")).unwrap();
         let message = home.run("get").failed(2);

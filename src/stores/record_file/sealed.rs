@@ -1,6 +1,6 @@
 use super::Format;
 use crate::error::StoreError;
-use crate::key::seal::{MAX_SEALED, not_sealed, sealed_size};
+use crate::key::seal::{MAX_SEALED, is_sealed, sealed_size};
 use crate::key::{AgeKey, LastOpened, Sealer};
 use crate::record::codec;
 use crate::record::{MAX_STORED, Record};
@@ -57,7 +57,7 @@ impl Format for Sealed {
     }
 
     fn decode(&self, bytes: &[u8], revision: &Revision, place: &str) -> Result<Record, StoreError> {
-        if let Some(error) = not_sealed(bytes, place) {
+        if let Some(error) = self.foreign(bytes, place) {
             return Err(error);
         }
         let open = || self.key.open(bytes, place);
@@ -81,7 +81,19 @@ impl Format for Sealed {
     }
 
     fn foreign(&self, bytes: &[u8], place: &str) -> Option<StoreError> {
-        not_sealed(bytes, place)
+        if is_sealed(bytes) {
+            return None;
+        }
+        match codec::decode(bytes, place) {
+            Err(error @ StoreError::NotARecord { .. }) => Some(error),
+            Ok(_) => Some(StoreError::NotARecord {
+                place: place.to_owned(),
+                reason: "it is not sealed with age".into(),
+                advice: "nothing here changes it; move its tokens with `tokenkeep migrate --from plaintext:PATH`"
+                    .into(),
+            }),
+            Err(_) => None,
+        }
     }
 
     fn limit(&self) -> usize {
