@@ -11,9 +11,11 @@ mod fields;
 mod gh;
 mod golang;
 mod google;
+mod google_auth_library;
 mod kubelogin;
 mod msal;
 mod rclone;
+mod rmcp;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -154,12 +156,16 @@ pub enum Format {
     Golang,
     /// google-auth and gcloud: `application_default_credentials.json`.
     Google,
+    /// Programs in JavaScript that use google-auth-library or googleapis: `token.json`.
+    GoogleAuthLibrary,
     /// kubelogin: the files in `~/.kube/cache/oidc-login`.
     Kubelogin,
     /// MSAL of Microsoft: `msal_token_cache.json`.
     Msal,
-    /// rclone: `rclone.conf`.
+    /// rclone: `rclone.conf`, and what `rclone config dump` prints.
     Rclone,
+    /// Clients of MCP servers in Rust that use rmcp.
+    Rmcp,
     /// The answer of a token endpoint (RFC 6749, 5.1), as spotipy, requests-oauthlib and others keep it.
     TokenResponse,
     /// yup-oauth2: `tokencache.json`.
@@ -197,7 +203,7 @@ struct Read {
 }
 
 /// All forms. A form that others contain stands behind them.
-const SHAPES: [&Shape; 12] = [
+const SHAPES: [&Shape; 14] = [
     &codex::SHAPE,
     &claude_code::SHAPE,
     &aws_sso::SHAPE,
@@ -205,6 +211,8 @@ const SHAPES: [&Shape; 12] = [
     &docker::SHAPE,
     &yup_oauth2::SHAPE,
     &google::SHAPE,
+    &google_auth_library::SHAPE,
+    &rmcp::SHAPE,
     &kubelogin::SHAPE,
     &golang::SHAPE,
     &token_response::SHAPE,

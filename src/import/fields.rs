@@ -21,7 +21,7 @@ pub(super) type Reason = String;
 pub(super) type Trail = Rc<RefCell<Vec<Field>>>;
 
 /// Fields that belong to tokens, although this crate has no use for them.
-const OF_TOKENS: [&str; 22] = [
+const OF_TOKENS: [&str; 23] = [
     "account_id",
     "audience",
     "auth_mode",
@@ -35,6 +35,7 @@ const OF_TOKENS: [&str; 22] = [
     "last_refresh",
     "rapt_token",
     "registrationExpiresAt",
+    "resource",
     "scope",
     "scopes",
     "session_state",

@@ -6,7 +6,7 @@
 
 use super::fields::Reason;
 use super::text::{Content, Document, unquoted};
-use super::{Account, Format, Options, Read, Shape};
+use super::{Account, Fate, Field, Format, Options, Read, Shape};
 use crate::tokens::AuthTokens;
 
 pub(super) const SHAPE: Shape = Shape {
@@ -14,11 +14,24 @@ pub(super) const SHAPE: Shape = Shape {
     name: "gh",
     program: "the command of GitHub (gh)",
     fits: |document| {
-        lines(document).iter().any(|line| line.name == "oauth_token" && line.indent > 0)
+        bare_token(document).is_some()
+            || lines(document).iter().any(|line| line.name == "oauth_token" && line.indent > 0)
     },
     read,
     sign_out: "`gh auth logout --hostname HOST`",
 };
+
+/// What the tokens of GitHub begin with
+/// (<https://github.blog/engineering/platform-security/behind-githubs-new-authentication-token-formats/>).
+const PREFIXES: [&str; 6] = ["ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"];
+
+/// Returns the token of a keychain item.
+fn bare_token<'a>(document: &Document<'a>) -> Option<&'a str> {
+    let Content::Other(text) = document.content else { return None };
+    let is_one = PREFIXES.iter().any(|prefix| text.starts_with(prefix))
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    is_one.then_some(text)
+}
 
 struct Line<'a> {
     indent: usize,
@@ -39,6 +52,11 @@ fn lines<'a>(document: &Document<'a>) -> Vec<Line<'a>> {
 }
 
 fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
+    if let Some(token) = bare_token(document) {
+        document.trail.borrow_mut().push(Field { name: "token".into(), fate: Fate::AccessToken });
+        let accounts = vec![Account::new("github", AuthTokens::new(token))];
+        return Ok(Read { accounts, has_more: false });
+    }
     let mut accounts: Vec<Account> = Vec::new();
     // The names of the lines above with less indentation.
     let mut above: Vec<(usize, String)> = Vec::new();
@@ -47,6 +65,9 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
         if line.name == "oauth_token" && !line.value.is_empty() {
             let host = above.first().map_or("github.com", |(_, name)| name.as_str());
             let user = above.last().filter(|_| above.len() > 2).map(|(_, name)| name.as_str());
+            let place = above.iter().map(|(_, name)| format!("{name}.")).collect::<String>();
+            let name = format!("{place}oauth_token");
+            document.trail.borrow_mut().push(Field { name, fate: Fate::AccessToken });
             let tokens = AuthTokens::new(unquoted(line.value).as_ref());
             let name = user.map_or_else(|| host.to_owned(), |user| format!("{user}@{host}"));
             // The token of the active user stands twice: for the host, and for the user.

@@ -17,10 +17,11 @@ pub(super) const SHAPE: Shape = Shape {
     program: "google-auth or gcloud",
     fits: |document| {
         document.object().is_some_and(|it| {
-            it.has("refresh_token")
-                && it.has("client_id")
-                && (it.has("token_uri") || it.has("type"))
-                && !it.has("access_token")
+            let can_refresh = it.has("refresh_token") && it.has("client_id");
+            !it.has("access_token")
+                && (can_refresh && (it.has("token_uri") || it.has("type"))
+                    // Credentials that nobody can refresh.
+                    || it.has("token") && it.has("universe_domain"))
         })
     },
     read,
@@ -36,10 +37,9 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
     let mut tokens = fields.tokens("token", "refresh_token")?;
     tokens.expires_at = fields.time_in_utc("expiry", Fate::Expiry)?;
     let tokens = fields.client_secret("client_secret", tokens)?;
+    let default_url = tokens.refresh_token.is_some().then(|| TOKEN_URL.to_owned());
     let provider = Provider {
-        token_url: Some(
-            fields.plain("token_uri", Fate::Provider)?.unwrap_or_else(|| TOKEN_URL.to_owned()),
-        ),
+        token_url: fields.plain("token_uri", Fate::Provider)?.or(default_url),
         client_id: fields.plain("client_id", Fate::Provider)?,
         issuer: None,
     };

@@ -41,7 +41,11 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
             names.insert(id, name);
         }
     }
-    let name_of = |id: &str| names.get(id).cloned().unwrap_or_else(|| id.to_owned());
+    // A service signs in as its client, without an account.
+    let name_of = |(id, client): &(String, String)| {
+        let id = if id.is_empty() { client } else { id };
+        names.get(id).unwrap_or(id).clone()
+    };
     let mut refresh_tokens = BTreeMap::new();
     for entry in entries(fields, "RefreshToken")? {
         let id = entry.plain("home_account_id", Fate::Account)?.unwrap_or_default();
@@ -83,8 +87,8 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
         }
         let provider = provider(&entry, client)?;
         let name = match scope {
-            Some(scope) => format!("{} ({scope})", name_of(&id)),
-            None => name_of(&id),
+            Some(scope) => format!("{} ({scope})", name_of(&key)),
+            None => name_of(&key),
         };
         used.push(key);
         accounts.push(Account { name, tokens: entry.rest(tokens, None)?, provider });
@@ -93,7 +97,7 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
         if !used.contains(key) {
             let tokens = AuthTokens::without_access_token(RefreshToken::from(token.clone()));
             let provider = Provider { client_id: Some(key.1.clone()), ..Provider::default() };
-            accounts.push(Account { name: name_of(&key.0), tokens, provider });
+            accounts.push(Account { name: name_of(key), tokens, provider });
         }
     }
     Ok(Read { accounts, has_more: true })

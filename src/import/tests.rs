@@ -57,6 +57,13 @@ fn every_form_is_told_by_its_content_and_taken_over_whole() {
             vec![format!("drive: a r {at} [] secret  c")],
         ),
         (
+            r#"{"drive":{"client_id":"c","client_secret":"s","password":"p","token":"{\"access_token\":\"a\",\"refresh_token\":\"r\",\"expiry\":\"2020-11-22T10:00:00Z\"}","type":"drive"},"other":{"type":"local"}}"#
+                .to_owned(),
+            Format::Rclone,
+            false,
+            vec![format!("drive: a r {at} [] secret  c")],
+        ),
+        (
             r#"{"token":"a","refresh_token":"r","token_uri":"https://t.example/","client_id":"c","client_secret":"s","scopes":["x"],"universe_domain":"u","account":"","expiry":"2020-11-22T10:00:00.000000Z"}"#
                 .to_owned(),
             Format::Google,
@@ -69,6 +76,26 @@ fn every_form_is_told_by_its_content_and_taken_over_whole() {
             Format::Google,
             false,
             vec!["me@example:  r - [quota_project_id] secret https://oauth2.googleapis.com/token c".to_owned()],
+        ),
+        (
+            r#"{"token":"a","universe_domain":"u","account":"","expiry":"2020-11-22T10:00:00.5Z"}"#.to_owned(),
+            Format::Google,
+            true,
+            vec!["google: a - 2020-11-22T10:00:00.500+00:00 [universe_domain]".to_owned()],
+        ),
+        (
+            r#"{"access_token":"a","refresh_token":"r","scope":"s","token_type":"Bearer","expiry_date":1606039200000}"#
+                .to_owned(),
+            Format::GoogleAuthLibrary,
+            true,
+            vec![format!("token: a r {at} [scope token_type]")],
+        ),
+        (
+            r#"{"client_id":"c","token_response":{"access_token":"a","token_type":"bearer","expires_in":3600,"refresh_token":"r"},"granted_scopes":["s"],"token_received_at":1606035600,"issuer":"https://i.example"}"#
+                .to_owned(),
+            Format::Rmcp,
+            true,
+            vec![format!("https://i.example: a r {at} [granted_scopes token_type] https://i.example c")],
         ),
         (
             r#"[{"scopes":["x","y"],"token":{"access_token":"a","refresh_token":"r","expires_at":[2020,327,10,0,0,0,0,0,0],"id_token":null}}]"#
@@ -89,6 +116,19 @@ fn every_form_is_told_by_its_content_and_taken_over_whole() {
             Format::TokenResponse,
             true,
             vec![format!("token: a - {at} [scope]")],
+        ),
+        (
+            r#"{"access_token":"a","refresh_token":"r","expires":1606039200,"token_type":"Bearer"}"#.to_owned(),
+            Format::TokenResponse,
+            true,
+            vec![format!("token: a r {at} [token_type]")],
+        ),
+        (
+            r#"{"access_token":"a","expires_in":"3599","expires_on":"1606039200","ext_expires_in":"3599","resource":"r"}"#
+                .to_owned(),
+            Format::TokenResponse,
+            true,
+            vec![format!("token: a - {at} [ext_expires_in resource]")],
         ),
         (
             "access_token=gho_a%2Bb&scope=repo%20user&token_type=bearer\n".to_owned(),
@@ -134,6 +174,13 @@ fn every_form_is_told_by_its_content_and_taken_over_whole() {
             vec![format!("me@example (s1): a r {at} [credential_type scope] https://login.microsoftonline.com/t/oauth2/v2.0/token c")],
         ),
         (
+            r#"{"AccessToken":{"k":{"secret":"a","home_account_id":null,"client_id":"c","target":"s1","expires_on":"1606039200"}}}"#
+                .to_owned(),
+            Format::Msal,
+            false,
+            vec![format!("c (s1): a - {at} [scope]  c")],
+        ),
+        (
             format!(r#"{{"id_token":"{jwt}","refresh_token":"r"}}"#),
             Format::Kubelogin,
             true,
@@ -166,6 +213,12 @@ fn what_cannot_be_taken_over_whole_is_refused_by_name_and_without_its_content() 
         (r#"{"access_token":"canary","expires_at":"canary"}"#, "its expires_at is not a time"),
         (r#"{"access_token":"canary","expires_in":3600}"#, "its expires_in counts from a time"),
         (r#"{"access_token":"canary","expires_in":"canary"}"#, "its expires_in is not a number"),
+        (
+            r#"{"access_token":"canary","refresh_expires_in":5}"#,
+            "its refresh_expires_in counts from a time",
+        ),
+        ("access_token=canary&expires=5183944", "its expires counts from a time"),
+        (r#"{"access_token":"canary","expires_in_weeks":4}"#, "its expires_in_weeks is in a unit"),
         (r#"{"access_token":5}"#, "its access_token is not a text"),
         (r#"{"OPENAI_API_KEY":"canary"}"#, "it holds an API key"),
         (r#"{"dpopKey":"canary","accessToken":{}}"#, "dpopKey"),
@@ -176,7 +229,15 @@ fn what_cannot_be_taken_over_whole_is_refused_by_name_and_without_its_content() 
             "authorized_user",
         ),
         ("canary", "none of the forms"),
+        ("# Encrypted rclone configuration File\n\nRCLONE_ENCRYPT_V0:\ncanary", "it is encrypted"),
+        (
+            r#"{"client_id":"c","token_response":{"access_token":"canary","expires_in":5}}"#,
+            "in its token_response: its expires_in counts from a time",
+        ),
+        (r#"{"client_id":"canary","token_response":null}"#, "it holds no tokens"),
         ("{}", "none of the forms"),
+        ("[server]\ntoken = canary\n", "none of the forms"),
+        (r#"{"server":{"type":"bearer","token":"canary"}}"#, "none of the forms"),
         (r#"{"access_token":"canary","access_token":"b","expiry":"x"}"#, "none of the forms"),
     ] {
         let error = found(text).unwrap_err();
@@ -205,4 +266,28 @@ fn a_text_of_powershell_and_a_value_of_go_keyring_are_read() {
         assert_eq!(import.accounts[0].tokens.access_token.expose_secret(), "a");
     }
     assert!(Source::parse(b"\xff\xfe\x00", &Options::default()).is_err());
+}
+
+#[test]
+fn a_refresh_token_keeps_its_own_expiry() {
+    for (rest, expected) in [
+        (r#""refresh_token_expires_at":1606042800"#, Some("2020-11-22T11:00:00Z")),
+        // Both lifetimes count from 09:00:00.
+        (
+            r#""expires_at":1606039200,"expires_in":3600,"refresh_expires_in":7200"#,
+            Some("2020-11-22T11:00:00Z"),
+        ),
+        (
+            r#""created_at":1606035600,"refresh_token_expires_in":"7200""#,
+            Some("2020-11-22T11:00:00Z"),
+        ),
+        (r#""expires_at":1606039200,"expires_in":3600,"refresh_expires_in":0"#, None),
+    ] {
+        let text = format!(r#"{{"access_token":"a","refresh_token":"r",{rest}}}"#);
+        let import = Source::parse(text.as_bytes(), &Options::default()).unwrap();
+        let [account] = &import.accounts[..] else { panic!("{text}") };
+        let expected = expected.map(|time| time.parse().unwrap());
+        assert_eq!(account.tokens.refresh_expires_at, expected, "{text}");
+        assert_eq!(account.tokens.extras().count(), 0, "{text}");
+    }
 }

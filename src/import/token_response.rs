@@ -33,18 +33,20 @@ fn form(text: &str) -> Option<Bytes> {
 }
 
 fn read(document: &Document<'_>, options: &Options) -> Result<Read, Reason> {
-    let account = |fields: &Fields<'_>| {
-        let tokens = fields.tokens("access_token", "refresh_token")?;
-        let tokens = fields.client_secret("client_secret", tokens)?;
-        Ok::<_, Reason>(Account::new("token", fields.rest(tokens, options.obtained_at)?))
-    };
     let account = match &document.content {
-        Content::Object(fields) => account(fields)?,
+        Content::Object(fields) => account(fields, options)?,
         Content::Other(text) => {
             let json = form(text).ok_or("it is neither a JSON object nor a form")?;
-            account(&Fields::of(&json, "", &document.trail)?)?
+            account(&Fields::of(&json, "", &document.trail)?, options)?
         }
         Content::Array(_) => return Err("it is neither a JSON object nor a form".into()),
     };
     Ok(Read { accounts: vec![account], has_more: false })
+}
+
+/// Reads one answer.
+pub(super) fn account(fields: &Fields<'_>, options: &Options) -> Result<Account, Reason> {
+    let tokens = fields.tokens("access_token", "refresh_token")?;
+    let tokens = fields.client_secret("client_secret", tokens)?;
+    Ok(Account::new("token", fields.rest(tokens, options.obtained_at)?))
 }

@@ -2,13 +2,14 @@ use std::env::{self, VarError};
 use std::fmt;
 
 use async_trait::async_trait;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::StoreError;
 use crate::record::Record;
 use crate::store::{Lease, Precondition, Revision, Stored, TokenStore};
+use crate::tokens::foreign::check_bare_token;
 use crate::tokens::{AccessToken, AuthTokens, RefreshToken};
 
 /// Reads tokens from two environment variables, `PREFIX_ACCESS_TOKEN` and `PREFIX_REFRESH_TOKEN`. It is
@@ -35,6 +36,18 @@ impl EnvStore {
     pub(crate) fn read(&self) -> Result<Option<AuthTokens>, StoreError> {
         let access = self.variable("ACCESS_TOKEN")?;
         let refresh = self.variable("REFRESH_TOKEN")?;
+        for (name, token) in [("ACCESS_TOKEN", &access), ("REFRESH_TOKEN", &refresh)] {
+            #[expect(clippy::disallowed_methods, reason = "looks at its form only")]
+            if let Some(Err(reason)) =
+                token.as_ref().map(|token| check_bare_token(token.expose_secret()))
+            {
+                return Err(StoreError::NotARecord {
+                    place: format!("environment variable {}_{name}", self.prefix),
+                    reason: format!("it {reason}"),
+                    advice: "set it to the token alone".into(),
+                });
+            }
+        }
         let Some(access) = access else {
             return match refresh {
                 None => Ok(None),

@@ -62,12 +62,9 @@ pub(crate) fn stated(
     let (mut lifetime, mut refresh_lifetime) = (None, None);
     for (name, value) in fields {
         let Some(meaning) = meaning(name) else { continue };
-        match value.get() {
-            "null" => {
-                stated.fields.push(name.clone().into_owned());
-                continue;
-            }
-            _ => {}
+        if value.get() == "null" {
+            stated.fields.push(name.clone().into_owned());
+            continue;
         }
         let relative = |per_second| match seconds(value) {
             Some(seconds) => Ok(Some((name.as_ref(), seconds / f64::from(per_second)))),
@@ -177,12 +174,14 @@ fn meaning(name: &str) -> Option<Meaning> {
         .filter(char::is_ascii_alphanumeric)
         .map(|it| it.to_ascii_lowercase())
         .collect();
+    // Intuit writes `x_refresh_token_expires_in`.
+    let name = name.strip_prefix('x').filter(|rest| rest.starts_with("refresh")).unwrap_or(&name);
     let (name, is_refresh) = match name.strip_prefix("refresh") {
         Some(rest) => (rest.strip_prefix("token").unwrap_or(rest), true),
         None => {
             let prefixes = ["accesstoken", "access", "oauth", "bearer", "token"];
             let rest = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix));
-            (rest.unwrap_or(&name), false)
+            (rest.unwrap_or(name), false)
         }
     };
     let meaning = match name {
@@ -262,6 +261,11 @@ fn check_token(text: &str) -> Result<(), &'static str> {
 /// What it looks like. It quotes nothing.
 pub(crate) fn check_bare_token(text: &str) -> Result<(), &'static str> {
     check_token(text)?;
+    if text.starts_with("go-keyring-") {
+        return Err(
+            "is encoded by the go-keyring package; import it as import:auto:keychain-item:SERVICE/ACCOUNT",
+        );
+    }
     // RFC 6750, 2.1: in a bearer token, `=` stands only at the end.
     let is_name = |name: &str| {
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')

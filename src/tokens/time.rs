@@ -60,6 +60,11 @@ fn text(text: &str) -> Option<Time> {
     {
         return Some(dated(date));
     }
+    // The `time` crate writes `2020-11-22 10:00:00.0 +00:00:00`, with the seconds of the offset.
+    let with_offset = |text| DateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f %:z").ok();
+    if let Some(date) = text.strip_suffix(":00").and_then(with_offset) {
+        return Some(dated(date.to_utc()));
+    }
     let forms = ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f"];
     let date = forms.iter().find_map(|form| NaiveDateTime::parse_from_str(bare, form).ok())?;
     match without_utc {
@@ -142,6 +147,8 @@ mod tests {
             (r#""2020-11-22 10:00:00+00:00""#, "2020-11-22T10:00:00Z"),
             (r#""2020-11-22 12:00:00 +0200""#, "2020-11-22T10:00:00Z"),
             (r#""2020-11-22 10:00:00 +0000 UTC""#, "2020-11-22T10:00:00Z"),
+            (r#""2020-11-22 10:00:00.000000005 +00:00:00""#, "2020-11-22T10:00:00.000000005Z"),
+            (r#""2020-11-22 12:30:00.0 +02:30:00""#, "2020-11-22T10:00:00Z"),
             (r#""2020-11-22T10:00:00UTC""#, "2020-11-22T10:00:00Z"),
             (r#""Sun, 22 Nov 2020 10:00:00 GMT""#, "2020-11-22T10:00:00Z"),
             ("1606039200", "2020-11-22T10:00:00Z"),

@@ -79,7 +79,7 @@ const STORES: &[(&str, &str)] = &[
     (
         "import:FORMAT:PATH",
         "Tokens of another program, as the source of migrate. FORMAT is auto, aws-sso, claude-code, codex, docker, gh, \
-         golang, google, kubelogin, msal, rclone, token-response or yup-oauth2. PATH may be \
+         golang, google, google-auth-library, kubelogin, msal, rclone, rmcp, token-response or yup-oauth2. PATH may be \
          keychain-item:SERVICE/ACCOUNT.",
     ),
     ("env:PREFIX", "PREFIX_ACCESS_TOKEN and PREFIX_REFRESH_TOKEN; read-only."),

@@ -15,6 +15,7 @@ mod command_errors;
 mod credential_manager;
 mod discovery;
 mod hostile_texts;
+mod imports;
 mod interrupt;
 mod keychain_items;
 mod linked_profiles;

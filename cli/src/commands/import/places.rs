@@ -4,8 +4,11 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tokenkeep::import::Format;
+use tokenkeep::import::{Format, recognize};
 use tokenkeep::stores::ImportStore;
+
+/// What a file of AWS with tokens has, and one with a client has not.
+const ACCESS_TOKEN: &[u8] = b"accessToken";
 
 /// A file that may hold tokens of another program.
 pub(super) struct Place {
@@ -87,8 +90,7 @@ impl Places {
     /// Adds a file whose content tells the form. A file of another kind is no fault there.
     fn any(&mut self, path: Option<PathBuf>) {
         let is_one = |path: &PathBuf| {
-            path.is_file()
-                && fs::read(path).is_ok_and(|bytes| tokenkeep::import::recognize(&bytes).is_some())
+            path.is_file() && fs::read(path).is_ok_and(|bytes| recognize(&bytes).is_some())
         };
         self.add(None, path.filter(is_one));
     }
@@ -96,7 +98,12 @@ impl Places {
     /// Adds each JSON file of a directory that has this form, and may hold files of other forms too.
     fn all_of(&mut self, format: Format, directory: Option<PathBuf>) {
         for path in entries(directory.as_deref()) {
-            let is_one = |bytes: &Vec<u8>| tokenkeep::import::recognize(bytes) == Some(format);
+            // AWS keeps the registrations of clients there too, which are no tokens.
+            let is_one = |bytes: &[u8]| {
+                recognize(bytes) == Some(format)
+                    && (format != Format::AwsSso
+                        || bytes.windows(ACCESS_TOKEN.len()).any(|part| part == ACCESS_TOKEN))
+            };
             if path.is_file() && fs::read(&path).is_ok_and(|bytes| is_one(&bytes)) {
                 self.add(Some(format), Some(path));
             }

@@ -1,0 +1,381 @@
+//! Tokens of other programs: what is found, what becomes of it, and what stays.
+#![cfg(unix)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::{Value, json};
+
+use crate::home::{Home, done};
+use crate::token_server::{Act, TokenServer};
+
+const GO: &str = r#"{"access_token":"canary-a","token_type":"Bearer","refresh_token":"canary-r","expiry":"2099-11-22T12:00:00+02:00"}"#;
+const TWO: &str = r#"{"claudeAiOauth":{"accessToken":"canary-a","refreshToken":"canary-r","expiresAt":4098052800000},"mcpOAuth":{"k":{"serverName":"docs","serverUrl":"https://docs.example","accessToken":"canary-b","refreshToken":"canary-s","expiresAt":4098052800000}}}"#;
+
+fn home(name: &str, content: &str) -> Home {
+    let home = Home::new();
+    home.write(name, content);
+    home
+}
+
+fn status(home: &Home, line: &str) -> Value {
+    serde_json::from_str(&home.run(line).out).unwrap()
+}
+
+#[test]
+fn an_import_is_a_copy_that_is_served_and_never_refreshed() {
+    let home = home("token.json", GO);
+    let said = home.run("migrate --profile work --from import:auto:token.json");
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert!(said.err.contains("as a backup") && said.err.contains("--take-over"), "{}", said.err);
+    assert_eq!(fs::read_to_string(home.path("token.json")).unwrap(), GO, "a copy changes nothing");
+    assert_eq!(home.run("get --profile work").line(), "canary-a");
+    let status = status(&home, "status --profile work --json");
+    assert_eq!((&status["backup"], &status["state"]), (&json!(true), &json!("fresh")));
+    assert_eq!(status["expires_at"], "2099-11-22T10:00:00Z");
+    // The same copy again, and then with newer tokens.
+    home.run("migrate --profile work --from import:auto:token.json").ok();
+    home.write("token.json", GO.replace("canary-a", "canary-b"));
+    home.run("migrate --profile work --from import:auto:token.json").ok();
+    assert_eq!(home.run("get --profile work").line(), "canary-b");
+    // One that has expired says how it becomes live.
+    home.write("token.json", GO.replace("2099", "2020"));
+    home.run("migrate --profile work --from import:auto:token.json").ok();
+    let said = home.run("get --profile work").failed(4);
+    assert!(said.contains("is a copy") || said.contains("are a copy"), "{said}");
+    assert!(said.contains("--take-over"), "{said}");
+    // No lock and no other file appears beside the file of another program.
+    let names = fs::read_dir(home.directory()).unwrap();
+    let names: Vec<_> = names.map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(!names.iter().any(|name| name.starts_with("token.json.")), "{names:?}");
+}
+
+#[test]
+fn a_file_of_tokens_alone_is_removed_when_it_is_taken_over_and_any_other_stays() {
+    for (content, is_removed) in [
+        (GO.to_owned(), true),
+        (GO.replacen('{', r#"{"theme":"dark","#, 1), false),
+        (TWO.to_owned(), false),
+    ] {
+        let home = home("tokens", &content);
+        let mut line = "migrate --profile work --take-over --from import:auto:tokens".to_owned();
+        if content == TWO {
+            line += " --account claude-code";
+        }
+        let said = home.run(&line);
+        assert_eq!(said.code, 0, "{}", said.err);
+        assert_eq!(home.path("tokens").exists(), !is_removed, "{content}");
+        if is_removed {
+            assert!(said.err.contains("removed file "), "{}", said.err);
+        } else {
+            assert!(said.err.contains("stays as it is"), "{}", said.err);
+            assert!(said.err.contains("to sign out there: "), "{}", said.err);
+            assert_eq!(fs::read_to_string(home.path("tokens")).unwrap(), content);
+            // The field is kept with its type, also here.
+            let record = home.run("get --profile work --field json").ok();
+            assert_eq!(record.contains("\"theme\": \"dark\""), content.contains("theme"));
+        }
+        assert_eq!(status(&home, "status --profile work --json")["backup"], false);
+    }
+}
+
+#[test]
+fn a_link_to_a_file_of_tokens_is_followed_and_stays() {
+    let home = home("real.json", GO);
+    std::os::unix::fs::symlink(home.path("real.json"), home.path("token.json")).unwrap();
+    home.run("migrate --profile work --take-over --from import:golang:token.json").ok();
+    assert_eq!(fs::read_to_string(home.path("token.json")).unwrap(), GO);
+}
+
+#[test]
+fn a_file_that_others_can_read_is_taken_with_a_warning_and_one_they_can_change_is_refused() {
+    let home = home("token.json", GO);
+    let mode = |mode| {
+        fs::set_permissions(home.path("token.json"), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(0o644);
+    let said = home.run("migrate --profile work --from import:auto:token.json");
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert!(said.err.contains("was not private"), "{}", said.err);
+    mode(0o666);
+    let said = home.run("migrate --profile other --from import:auto:token.json").failed(5);
+    assert!(said.contains("others can write to it"), "{said}");
+}
+
+#[test]
+fn of_several_accounts_one_is_chosen_or_each_becomes_a_profile() {
+    let home = home("tokens", TWO);
+    let said = home.run("migrate --profile work --from import:auto:tokens").failed(2);
+    assert!(said.contains("holds 2 accounts: claude-code, docs"), "{said}");
+    assert!(said.contains("--account") && said.contains("--all"), "{said}");
+    assert!(!said.contains("canary"), "{said}");
+    let said = home.run("migrate --profile work --from import:auto:tokens --account x").failed(2);
+    assert!(said.contains("no account of this name"), "{said}");
+    home.run("migrate --profile work --from import:auto:tokens --account docs").ok();
+    assert_eq!(home.run("get --profile work").line(), "canary-b");
+    home.run("migrate --all --from import:auto:tokens").ok();
+    assert_eq!(home.run("get --profile claude-code-claude-code").line(), "canary-a");
+    assert_eq!(home.run("get --profile claude-code-docs").line(), "canary-b");
+}
+
+#[test]
+fn two_accounts_with_one_refresh_token_are_not_both_taken_over() {
+    let home = home("tokens", &TWO.replace("canary-s", "canary-r"));
+    let said = home.run("migrate --all --take-over --from import:auto:tokens").failed(2);
+    assert!(said.contains("share one refresh token"), "{said}");
+    home.run("migrate --all --from import:auto:tokens").ok();
+}
+
+#[test]
+fn a_dry_run_shows_what_becomes_of_each_field_and_does_nothing() {
+    let home = home("token.json", &GO.replacen('{', r#"{"theme":"dark","#, 1));
+    let said = home.run("migrate --profile work --from import:auto:token.json --dry-run");
+    assert_eq!(said.code, 0, "{}", said.err);
+    for line in [
+        "access_token   access token",
+        "refresh_token  refresh token",
+        "expiry         expiry of the access token",
+        "token_type     field of the tokens",
+        "theme          kept with the tokens",
+        "for a new profile work",
+    ] {
+        assert!(said.err.contains(line), "{line}: {}", said.err);
+    }
+    assert!(!said.err.contains("canary"), "{}", said.err);
+    assert!(!home.path("config/profiles/work.toml").exists());
+    assert!(!home.path("state").exists());
+}
+
+#[test]
+fn the_provider_of_the_file_becomes_that_of_the_profile_and_its_secret_is_sealed() {
+    let server = TokenServer::start();
+    let file = json!({
+        "type": "authorized_user", "client_id": "app", "client_secret": "canary-secret",
+        "refresh_token": "canary-r", "token_uri": server.token_url(),
+    });
+    let home = home("adc.json", &file.to_string());
+    home.run("migrate --profile work --from import:auto:adc.json --take-over").ok();
+    let path = home.path("config/profiles/work.toml");
+    let profile = fs::read_to_string(&path).unwrap();
+    let expected = format!(
+        "[oauth2]\ntoken_url = \"{}\"\nclient_id = \"app\"\nclient_secret = \"record\"\n",
+        server.token_url()
+    );
+    assert!(profile.ends_with(&expected), "{profile}");
+    assert!(
+        !fs::read_dir(home.directory()).unwrap().any(|it| it.unwrap().file_name() == "adc.json")
+    );
+    server.script([
+        Act::answer(200, r#"{"access_token":"new-a","expires_in":1,"refresh_token":"new-r"}"#),
+        Act::answer(200, r#"{"access_token":"new-b","expires_in":3600}"#),
+    ]);
+    // A refresh token alone is enough. The secret is sent, and it stays for the next refresh.
+    home.run("refresh --profile work").ok();
+    home.run("refresh --profile work").ok();
+    assert_eq!(home.run("get --profile work").line(), "new-b");
+    for request in server.requests() {
+        let sent = format!("{request:?}");
+        // base64 of app:canary-secret
+        assert!(sent.contains("YXBwOmNhbmFyeS1zZWNyZXQ="), "{sent}");
+    }
+    assert_eq!(server.calls(), 2);
+    // It comes out nowhere.
+    for line in ["get --field json", "get --field client_secret", "status", "status --json"] {
+        let shown = home.run(&format!("{line} --profile work"));
+        assert!(!format!("{}{}", shown.out, shown.err).contains("canary-secret"), "{line}");
+    }
+    let mut exec = home.command();
+    let environment = done(exec.args(["exec", "--profile", "work", "--", "env"]), "").ok();
+    assert!(environment.contains("WORK_ACCESS_TOKEN=new-b"), "{environment}");
+    assert!(!environment.contains("canary-secret"), "{environment}");
+    // New tokens do not lose it.
+    home.feed("set --profile work", "another").ok();
+    home.feed("set --profile work", r#"{"access_token":"","refresh_token":"r"}"#).ok();
+    server.script([Act::answer(200, r#"{"access_token":"new-c","expires_in":3600}"#)]);
+    assert_eq!(home.run("get --profile work").line(), "new-c");
+}
+
+#[test]
+fn without_a_secret_in_the_record_the_error_says_so() {
+    let server = TokenServer::start();
+    let home = Home::signed_in();
+    let path = home.path("config/profiles/default.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let url = server.token_url();
+    let oauth2 = format!(
+        "[oauth2]\ntoken_url = \"{url}\"\nclient_id = \"app\"\nclient_secret = \"record\"\n"
+    );
+    fs::write(&path, text + &oauth2).unwrap();
+    let said = home.run("refresh").failed(1);
+    assert!(said.contains("the record of the tokens has no client secret"), "{said}");
+    assert_eq!(server.calls(), 0);
+}
+
+#[test]
+fn a_lifetime_is_dated_only_if_told_so() {
+    let answer = r#"{"access_token":"canary-a","refresh_token":"canary-r","expires_in":3600}"#;
+    let home = home("tokens.json", answer);
+    let line = "migrate --profile work --from import:auto:tokens.json";
+    let said = home.run(line).failed(6);
+    assert!(said.contains("its expires_in counts from a time that it does not name"), "{said}");
+    assert_eq!(fs::read_to_string(home.path("tokens.json")).unwrap(), answer);
+    for (at, expected) in [
+        ("2099-01-01T00:00:00Z", "2099-01-01T01:00:00Z"),
+        ("2099-01-01T02:00:00+02:00", "2099-01-01T01:00:00Z"),
+    ] {
+        home.run(&format!("{line} --obtained-at {at}")).ok();
+        let status = status(&home, "status --profile work --json");
+        assert_eq!(status["expires_at"], expected);
+    }
+    home.run(&format!("{line} --obtained-at file")).ok();
+    assert_eq!(status(&home, "status --profile work --json")["state"], "fresh");
+    let said = home.run(&format!("{line} --obtained-at yesterday")).failed(2);
+    assert!(said.contains("--obtained-at takes a date"), "{said}");
+}
+
+#[test]
+fn an_expiry_that_cannot_be_read_is_refused_by_name_whatever_takes_the_file() {
+    for (content, name) in [
+        (r#"{"access_token":"canary","expiry":"soon"}"#, "expiry"),
+        (r#"{"access_token":"canary","expires_at":"2030-01-01T00:00:00"}"#, "expires_at"),
+        (r#"{"access_token":"canary","expiresOn":[1]}"#, "expiresOn"),
+    ] {
+        let home = home("tokens.json", content);
+        home.run("init").ok();
+        let to = "--to age:out.age?identity=config/keys/default.txt";
+        for line in [
+            format!("migrate --from plaintext:tokens.json {to}"),
+            format!("migrate --from import:auto:tokens.json {to}"),
+            "get --store plaintext:tokens.json".into(),
+        ] {
+            let said = home.run(&line).failed(6);
+            assert!(said.contains(&format!("its {name} ")), "{line}: {said}");
+            assert!(!said.contains("canary") && !said.contains("damaged"), "{line}: {said}");
+            assert!(!said.contains("clear"), "{line}: {said}");
+        }
+        let said = home.feed("set", content).failed(2);
+        assert!(said.contains(&format!("its {name} ")), "{said}");
+        assert_eq!(fs::read_to_string(home.path("tokens.json")).unwrap(), content);
+    }
+}
+
+#[test]
+fn a_move_of_a_go_token_keeps_its_expiry() {
+    let home = home("token.json", &GO.replace("2099", "2020"));
+    home.run("init").ok();
+    let store = "age:out.age?identity=config/keys/default.txt";
+    home.run(&format!("migrate --from plaintext:token.json --to {store}")).ok();
+    let said = home.run(&format!("get --store {store}")).failed(4);
+    assert!(said.contains("has expired"), "{said}");
+}
+
+#[test]
+fn the_file_of_another_program_is_called_what_it_is_and_not_removed() {
+    let codex = r#"{"OPENAI_API_KEY":null,"tokens":{"access_token":"canary","refresh_token":"r"},"last_refresh":"2026-01-01T00:00:00Z"}"#;
+    let home = home("auth.json", codex);
+    for line in [
+        "get --store plaintext:auth.json",
+        "status --store plaintext:auth.json",
+        "clear --store plaintext:auth.json",
+        "backup --store plaintext:auth.json --to plaintext:copy.json",
+        "get --store age:auth.json?identity=key.txt",
+        "clear --store age:auth.json?identity=key.txt",
+    ] {
+        let said = home.run(line);
+        assert_eq!(said.code, 6, "{line}: {}", said.err);
+        let text = format!("{}{}", said.out, said.err);
+        assert!(text.contains("it is a file of Codex"), "{line}: {text}");
+        assert!(text.contains("import:codex:"), "{line}: {text}");
+        assert!(!text.contains("damaged") && !text.contains("canary"), "{line}: {text}");
+    }
+    assert_eq!(fs::read_to_string(home.path("auth.json")).unwrap(), codex);
+    let said = home.feed("set --store plaintext:auth.json", "token").failed(6);
+    assert!(said.contains("it is a file of Codex"), "{said}");
+    assert_eq!(fs::read_to_string(home.path("auth.json")).unwrap(), codex);
+}
+
+#[test]
+fn import_lists_what_is_in_the_usual_places_without_a_secret() {
+    let home = Home::new();
+    let none = home.run("import");
+    assert_eq!((none.code, none.out.as_str()), (0, ""));
+    home.write(".claude/.credentials.json", TWO);
+    home.write(
+        ".codex/auth.json",
+        r#"{"OPENAI_API_KEY":null,"tokens":{"access_token":"canary","refresh_token":"r","account_id":"me"},"last_refresh":"2026-01-01T00:00:00Z"}"#,
+    );
+    home.write(".aws/sso/cache/abc.json", r#"{"startUrl":"https://d.awsapps.com/start","region":"eu-west-1","accessToken":"canary","expiresAt":"2020-11-22T10:00:00UTC"}"#);
+    home.write(
+        ".aws/sso/cache/client.json",
+        r#"{"clientId":"c","clientSecret":"canary","expiresAt":"2020-11-22T10:00:00Z"}"#,
+    );
+    home.write(".config/gh/hosts.yml", "github.com:\n    oauth_token: gho_canary\n    user: me\n");
+    home.write("token.json", GO);
+    let shown = home.run("import");
+    assert_eq!(shown.code, 0, "{}", shown.err);
+    for line in [
+        "Claude Code: ",
+        "  docs: an access token that expires at 2099-",
+        "Codex: ",
+        "  me: an access token whose expiry is not known, a refresh token",
+        "that expired at 2020-11-22 10:00:00 UTC, no refresh token",
+        "tokenkeep migrate --from import:golang:",
+        "gh): ",
+    ] {
+        assert!(shown.out.contains(line), "{line}: {}", shown.out);
+    }
+    let all: Value = serde_json::from_str(&home.run("import --json").ok()).unwrap();
+    let formats: Vec<_> = all.as_array().unwrap().iter().map(|it| &it["format"]).collect();
+    assert_eq!(formats, ["codex", "claude-code", "aws-sso", "gh", "golang"]);
+    assert_eq!(all[1]["accounts"].as_array().unwrap().len(), 2);
+    for text in [&shown.out, &shown.err, &all.to_string()] {
+        assert!(!text.contains("canary"), "{text}");
+    }
+}
+
+#[test]
+fn an_import_is_only_a_source() {
+    let home = home("token.json", GO);
+    for line in [
+        "get --store import:auto:token.json",
+        "status --store import:auto:token.json",
+        "init --store import:auto:token.json",
+        "migrate --from plaintext:x.json --to import:auto:token.json",
+        "backup --store plaintext:x.json --to import:auto:token.json",
+        "restore --store plaintext:x.json --from import:auto:token.json",
+    ] {
+        let said = home.run(line).failed(2);
+        assert!(said.contains("import: is only a source"), "{line}: {said}");
+    }
+    home.write("config/profiles/work.toml", "store = \"import:auto:/token.json\"\n");
+    let said = home.run("get --profile work").failed(2);
+    assert!(said.contains("line 1: import: is only a source"), "{said}");
+    for (line, words) in [
+        ("migrate --from import:token.json --profile a", "import: needs FORMAT:PATH"),
+        ("migrate --from import:word:token.json --profile a", "FORMAT is auto, "),
+        ("migrate --from import:codex:token.json --profile a", "it is not a file of Codex"),
+        ("migrate --from import:auto:none.json --profile a", "holds no tokens"),
+        ("migrate --from plaintext:a --to plaintext:b --take-over", "--take-over is only for"),
+        ("migrate --from plaintext:a --to plaintext:b --account x", "--account is only for"),
+        ("migrate --from plaintext:a --all --to plaintext:b", "cannot be used with `--from`"),
+        ("migrate", "`--to <URL>` is missing"),
+    ] {
+        let said = home.run(line);
+        assert!(said.code != 0 && said.err.contains(words), "{line}: {}", said.err);
+    }
+}
+
+#[test]
+fn the_target_keeps_other_tokens_and_another_store() {
+    let home = Home::signed_in();
+    home.write("token.json", GO.replace("canary-a", "canary-b"));
+    for option in ["", " --take-over"] {
+        let line = format!("migrate --profile default --from import:auto:token.json{option}");
+        home.run(&line).failed(7);
+        let line = format!("{line} --to plaintext:other.json");
+        let said = home.run(&line).failed(7);
+        assert!(said.contains("has another store"), "{said}");
+    }
+    assert!(home.path("token.json").exists());
+    assert_eq!(home.run("get").line(), "canary-a");
+}
