@@ -63,11 +63,13 @@ pub(crate) fn stated(
     for (name, value) in fields {
         let Some(meaning) = meaning(name) else { continue };
         if value.get() == "null" {
-            stated.fields.push(name.clone().into_owned());
+            stated.fields.push(name.to_string());
             continue;
         }
+        let key = name;
+        let name = shown(name);
         let relative = |per_second| match seconds(value) {
-            Some(seconds) => Ok(Some((name.as_ref(), seconds / f64::from(per_second)))),
+            Some(seconds) => Ok(Some((name, seconds / f64::from(per_second)))),
             None => Err(format!("its {name} is not a number of seconds")),
         };
         match meaning {
@@ -88,7 +90,7 @@ pub(crate) fn stated(
             }
             Meaning::Unit => return Err(format!("its {name} is in a unit that is not known")),
         }
-        stated.fields.push(name.clone().into_owned());
+        stated.fields.push(key.to_string());
     }
     let after = |from: DateTime<Utc>, (name, seconds): (&str, f64)| {
         // A fraction is dropped, so that a token never seems to live longer than it does.
@@ -126,6 +128,13 @@ pub(crate) fn stated(
         stated.refresh_expires_at = Some(after(obtained, lifetime)?);
     }
     Ok(stated)
+}
+
+/// Returns the name of a field for an error, if it is a word. A program could put a secret into a name.
+fn shown(name: &str) -> &str {
+    let is_word = |byte: u8| byte.is_ascii_alphabetic() || b"_-.".contains(&byte);
+    let is_short = name.len() <= 40 && name.bytes().all(is_word);
+    if is_short { name } else { "field with a name that begins with `expir`" }
 }
 
 fn set(

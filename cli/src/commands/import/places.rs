@@ -6,9 +6,13 @@ use std::path::{Path, PathBuf};
 
 use tokenkeep::import::{Format, recognize};
 use tokenkeep::stores::ImportStore;
+use zeroize::Zeroizing;
 
 /// What a file of AWS with tokens has, and one with a client has not.
 const ACCESS_TOKEN: &[u8] = b"accessToken";
+
+/// The most bytes of a file of tokens.
+const LARGEST: u64 = 4 << 20;
 
 /// A file that may hold tokens of another program.
 pub(super) struct Place {
@@ -42,7 +46,7 @@ pub(super) fn usual() -> Vec<Place> {
     places.file(Format::Codex, codex.map(|codex| codex.join(".credentials.json")));
     let claude = directory("CLAUDE_CONFIG_DIR").or_else(|| in_home(".claude"));
     places.file(Format::ClaudeCode, claude.map(|claude| claude.join(".credentials.json")));
-    places.all_of(Format::AwsSso, in_home(".aws/sso/cache"));
+    places.all_of(Format::AwsSso, in_home(".aws/sso/cache").as_ref());
     places.file(Format::Google, directory("GOOGLE_APPLICATION_CREDENTIALS"));
     let gcloud = directory("CLOUDSDK_CONFIG").or_else(|| in_config("gcloud"));
     for gcloud in [gcloud, in_roaming("gcloud")].into_iter().flatten() {
@@ -63,7 +67,7 @@ pub(super) fn usual() -> Vec<Place> {
     places.file(Format::Docker, in_config("containers/auth.json"));
     let azure = directory("AZURE_CONFIG_DIR").or_else(|| in_home(".azure"));
     places.file(Format::Msal, azure.map(|azure| azure.join("msal_token_cache.json")));
-    places.all_of(Format::Kubelogin, in_home(".kube/cache/oidc-login"));
+    places.all_of(Format::Kubelogin, in_home(".kube/cache/oidc-login").as_ref());
     // Libraries keep tokens where the program is started.
     let here = env::current_dir().ok();
     for name in [".cache", "token.json", "tokens.json", "tokencache.json", "credentials.json"] {
@@ -89,22 +93,18 @@ impl Places {
 
     /// Adds a file whose content tells the form. A file of another kind is no fault there.
     fn any(&mut self, path: Option<PathBuf>) {
-        let is_one = |path: &PathBuf| {
-            path.is_file() && fs::read(path).is_ok_and(|bytes| recognize(&bytes).is_some())
-        };
+        let is_one = |path: &PathBuf| content(path).is_some_and(|it| recognize(&it).is_some());
         self.add(None, path.filter(is_one));
     }
 
-    /// Adds each JSON file of a directory that has this form, and may hold files of other forms too.
-    fn all_of(&mut self, format: Format, directory: Option<PathBuf>) {
-        for path in entries(directory.as_deref()) {
+    /// Adds each file of a directory that has this form. It may hold files of other forms too.
+    fn all_of(&mut self, format: Format, directory: Option<&PathBuf>) {
+        for path in entries(directory.map(PathBuf::as_path)) {
+            let Some(bytes) = content(&path) else { continue };
             // AWS keeps the registrations of clients there too, which are no tokens.
-            let is_one = |bytes: &[u8]| {
-                recognize(bytes) == Some(format)
-                    && (format != Format::AwsSso
-                        || bytes.windows(ACCESS_TOKEN.len()).any(|part| part == ACCESS_TOKEN))
-            };
-            if path.is_file() && fs::read(&path).is_ok_and(|bytes| is_one(&bytes)) {
+            let has_tokens = format != Format::AwsSso
+                || bytes.windows(ACCESS_TOKEN.len()).any(|part| part == ACCESS_TOKEN);
+            if has_tokens && recognize(&bytes) == Some(format) {
                 self.add(Some(format), Some(path));
             }
         }
@@ -118,6 +118,15 @@ impl Places {
             self.found.push(Place { format, path });
         }
     }
+}
+
+/// Returns the content of a file that may be one of tokens. Any other is larger, or no file.
+fn content(path: &Path) -> Option<Zeroizing<Vec<u8>>> {
+    let metadata = path.metadata().ok()?;
+    if !metadata.is_file() || metadata.len() > LARGEST {
+        return None;
+    }
+    fs::read(path).ok().map(Zeroizing::new)
 }
 
 /// Returns the files of a directory, sorted by name.
