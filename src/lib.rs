@@ -44,6 +44,7 @@
 //! - `keychain` and `age` are on by default. They add [`KeychainStore`](stores::KeychainStore) and
 //!   [`AgeFileStore`](stores::AgeFileStore). The stores for plaintext, memory and the environment are always
 //!   there.
+//! - `import` reads the tokens in the files and keychain items of other programs.
 //! - `oauth2` adds a refresher and a sign-in for any OAuth 2.0 provider.
 //! - `tower` adds a layer that puts the token into requests.
 //! - `postgres` and `object-store` add stores for many machines.

@@ -31,6 +31,7 @@ pub use crate::sys::directories::{config_directory, state_directory};
 /// | URL | store |
 /// |---|---|
 /// | `keychain:SERVICE/ACCOUNT` | [`KeychainStore`] |
+/// | `import:FORMAT:PATH`, with `?account=NAME` if there are several | `ImportStore` (feature `import`) |
 /// | `keychain-item:SERVICE/ACCOUNT` | [`KeychainItemStore`](crate::stores::KeychainItemStore) |
 /// | `age:PATH?identity=KEY` | [`AgeFileStore`](crate::stores::AgeFileStore) |
 /// | `plaintext:PATH` | [`PlaintextStore`](crate::stores::PlaintextStore) |

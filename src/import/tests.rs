@@ -1,5 +1,8 @@
 #![allow(clippy::disallowed_methods, reason = "tests look at what they made")]
 
+use proptest::prelude::*;
+use serde_json::json;
+
 use super::*;
 
 /// A JWT whose `exp` is 2020-11-22T10:00:00Z.
@@ -289,5 +292,63 @@ fn a_refresh_token_keeps_its_own_expiry() {
         let expected = expected.map(|time| time.parse().unwrap());
         assert_eq!(account.tokens.refresh_expires_at, expected, "{text}");
         assert_eq!(account.tokens.extras().count(), 0, "{text}");
+    }
+}
+
+/// Names under which programs write when an access token expires.
+const EXPIRIES: [&str; 8] = [
+    "expires_at",
+    "expiry",
+    "expires_on",
+    "expiry_date",
+    "expiresAt",
+    "token_expiry",
+    "Expiration",
+    "exp",
+];
+
+fn any_expiry() -> impl Strategy<Value = serde_json::Value> {
+    prop_oneof![
+        (1_000_000_000_i64..90_000_000_000).prop_map(|seconds| json!(seconds)),
+        (1_000_000_000_i64..9_000_000_000).prop_map(|seconds| json!(seconds * 1000)),
+        (1_000_000_000_i64..9_000_000_000).prop_map(|seconds| json!(seconds.to_string())),
+        (1_000_000_000_i64..9_000_000_000)
+            .prop_map(|seconds| json!(DateTime::from_timestamp(seconds, 0).unwrap().to_rfc3339())),
+        (0_i64..1_000_000_000).prop_map(|seconds| json!(seconds)),
+        ".*".prop_map(|text| json!(text)),
+        Just(json!({})),
+        Just(json!([2020, 327, 10, 0, 0, 0, 0, 0, 0])),
+    ]
+}
+
+proptest! {
+    /// What is accepted has the expiry, unless the value stands for "unknown".
+    #[test]
+    fn no_accepted_input_loses_an_expiry(
+        name in proptest::sample::select(&EXPIRIES[..]),
+        expiry in any_expiry(),
+        has_refresh_token in any::<bool>(),
+        lifetime in proptest::option::of(0_u32..100_000),
+    ) {
+        let mut fields = json!({"access_token": "a", name: expiry});
+        if has_refresh_token {
+            fields["refresh_token"] = json!("r");
+        }
+        if let Some(lifetime) = lifetime {
+            fields["expires_in"] = json!(lifetime);
+        }
+        let is_unknown = match &expiry {
+            serde_json::Value::Number(number) => number.as_i64() == Some(0),
+            serde_json::Value::String(text) => {
+                text.trim().is_empty() || text.trim().parse::<f64>().is_ok_and(|it| it <= 0.0)
+            }
+            _ => false,
+        };
+        let text = fields.to_string();
+        let imported = Source::parse(text.as_bytes(), &Options::default());
+        let read = AuthTokens::from_record(text.as_bytes(), "here");
+        for tokens in imported.into_iter().map(|it| it.accounts[0].tokens.clone()).chain(read) {
+            prop_assert!(tokens.expires_at.is_some() || is_unknown && lifetime.is_none(), "{}", text);
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! Tokens that another program keeps in a keychain item, and their migration to a store of tokenkeep.
 #![cfg(all(unix, not(target_vendor = "apple")))]
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
 use crate::session::Session;
 use crate::support::{Actor, available, program};
 
@@ -108,6 +111,31 @@ fn an_item_that_changed_meanwhile_is_not_removed() {
     store(&session, "new");
     assert!(actor.ask("clear last").starts_with("error Conflict: "));
     assert_eq!(lookup(&session), "new");
+}
+
+#[test]
+fn an_item_of_go_keyring_is_imported_and_never_taken_for_a_token() {
+    if !parts("an_item_of_go_keyring_is_imported_and_never_taken_for_a_token") {
+        return;
+    }
+    let session = Session::with_keychain();
+    let go = r#"{"access_token":"canary-a","refresh_token":"r","expiry":"2099-11-22T10:00:00Z"}"#;
+    let base64 = |text: &str| format!("go-keyring-base64:{}", BASE64_STANDARD.encode(text));
+    for (secret, format, token) in [
+        (base64(go), "golang", "canary-a"),
+        (go.to_owned(), "auto", "canary-a"),
+        (base64("gho_canary"), "gh", "gho_canary"),
+    ] {
+        store(&session, &secret);
+        let answer = session.actor(ITEM).ask("load");
+        assert!(!answer.contains("canary") && !answer.contains("ok go-keyring"), "{answer}");
+        let from = format!("import:{format}:{ITEM}");
+        assert_eq!(session.actor(&from).ask("load"), format!("ok {token}"));
+        // It stays there: only its program removes it.
+        let answer = session.actor(&from).ask("clear last");
+        assert!(answer.starts_with("error ReadOnly: "), "{answer}");
+        assert_eq!(lookup(&session), secret);
+    }
 }
 
 #[test]
