@@ -128,11 +128,13 @@ fn an_item_of_go_keyring_is_imported_and_never_taken_for_a_token() {
     ] {
         store(&session, &secret);
         let answer = session.actor(ITEM).ask("load");
-        assert!(!answer.contains("canary") && !answer.contains("ok go-keyring"), "{answer}");
+        assert_eq!(answer == "ok canary-a", secret == go, "{answer}");
+        assert!(!answer.contains("ok go-keyring"), "{answer}");
         let from = format!("import:{format}:{ITEM}");
-        assert_eq!(session.actor(&from).ask("load"), format!("ok {token}"));
+        let mut actor = session.actor(&from);
+        assert_eq!(actor.ask("load"), format!("ok {token}"));
         // It stays there: only its program removes it.
-        let answer = session.actor(&from).ask("clear last");
+        let answer = actor.ask("clear last");
         assert!(answer.starts_with("error ReadOnly: "), "{answer}");
         assert_eq!(lookup(&session), secret);
     }
