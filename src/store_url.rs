@@ -310,6 +310,20 @@ impl StoreUrl {
         }))
     }
 
+    /// Makes the URL of a file of another program. Without a format, the content tells it.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidStoreUrl`] if the path is not UTF-8 text. A URL that named it would name another file.
+    #[cfg(feature = "import")]
+    pub fn import_file(
+        path: &Path,
+        format: Option<crate::import::Format>,
+    ) -> Result<Self, InvalidStoreUrl> {
+        let place = ForeignPlace::File(parse::absolute(path)?);
+        Ok(Self::of(Kind::Import(Foreign { format, place, account: None })))
+    }
+
     /// Makes the URL of a slot in the keychain.
     ///
     /// # Errors

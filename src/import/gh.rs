@@ -15,7 +15,9 @@ pub(super) const SHAPE: Shape = Shape {
     program: "the command of GitHub (gh)",
     fits: |document| {
         bare_token(document).is_some()
-            || lines(document).iter().any(|line| line.name == "oauth_token" && line.indent > 0)
+            || lines(document)
+                .iter()
+                .any(|line| line.indent > 0 && ["oauth_token", "git_protocol"].contains(&line.name))
     },
     read,
     sign_out: "`gh auth logout --hostname HOST`",
@@ -75,6 +77,11 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
             accounts.push(Account::new(name, tokens.with_extra("host", host.into())));
         }
         above.push((line.indent, line.name.to_owned()));
+    }
+    if accounts.is_empty() {
+        return Err("it holds no tokens, because gh keeps them in the keychain; import them as \
+                    import:gh:keychain-item:gh:HOST/USER"
+            .into());
     }
     Ok(Read { accounts, has_more: true })
 }

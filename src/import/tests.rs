@@ -238,6 +238,10 @@ fn what_cannot_be_taken_over_whole_is_refused_by_name_and_without_its_content() 
             "in its token_response: its expires_in counts from a time",
         ),
         (r#"{"client_id":"canary","token_response":null}"#, "it holds no tokens"),
+        (
+            "github.com:\n    users:\n        canary:\n    git_protocol: https\n    user: canary\n",
+            "gh keeps them in the keychain",
+        ),
         ("{}", "none of the forms"),
         ("[server]\ntoken = canary\n", "none of the forms"),
         (r#"{"server":{"type":"bearer","token":"canary"}}"#, "none of the forms"),

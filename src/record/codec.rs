@@ -127,21 +127,15 @@ impl AuthTokens {
     /// Decodes the answer of a token endpoint (RFC 6749, 5.1) that was received at `now`: JSON, or the form that
     /// GitHub sends by default. `expires_in` counts from `now`. A record of this crate is decoded as it is.
     ///
-    /// `place` names where it comes from in errors.
-    ///
     /// # Errors
     ///
-    /// Those of [`from_record`](Self::from_record).
+    /// Those of [`from_record`](Self::from_record), with "the answer" as the place.
     ///
     /// # Security
     ///
     /// The caller's bytes are the caller's to wipe.
-    pub fn from_token_response(
-        answer: &[u8],
-        now: DateTime<Utc>,
-        place: &str,
-    ) -> Result<Self, StoreError> {
-        decode_answer(answer, now, place)
+    pub fn from_token_response(answer: &[u8], now: DateTime<Utc>) -> Result<Self, StoreError> {
+        decode_answer(answer, now, "the answer")
     }
 }
 

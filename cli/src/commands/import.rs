@@ -8,7 +8,7 @@ use tokenkeep::import::{Account, Fate, Source};
 use tokenkeep::stores::ImportStore;
 use tokenkeep::tokens::Freshness;
 use tokenkeep::transfer::{Import, TransferError, import};
-use tokenkeep::{AuthTokens, StoreUrl, TokenStore};
+use tokenkeep::{AuthTokens, StoreError, StoreUrl, TokenStore};
 
 use self::places::Place;
 use super::init;
@@ -29,10 +29,16 @@ pub(super) async fn list(context: &Context, json: bool) -> Outcome {
     }
     let mut rows = Vec::new();
     for place in places::usual() {
-        let store = place.store();
-        let found = store.source().await;
-        if let Ok(None) = found {
-            continue;
+        let Some(url) = place.url(place.format) else { continue };
+        let found = match opened(context, &url) {
+            Ok(store) => store.source().await,
+            Err(failure) => return Err(failure),
+        };
+        match &found {
+            Ok(None) => continue,
+            // Without a keychain there is nothing in it.
+            Err(StoreError::Unavailable { .. }) if place.is_item() => continue,
+            _ => {}
         }
         if json {
             rows.push(as_json(&place, found));
@@ -41,7 +47,7 @@ pub(super) async fn list(context: &Context, json: bool) -> Outcome {
         match found {
             Ok(Some(source)) => say_source(context, &place, &source)?,
             Ok(None) => {}
-            Err(error) => context.terminal.say(&format!("{error}")),
+            Err(error) => context.terminal.say(&error.to_string()),
         }
         rows.push(serde_json::Value::Null);
     }
@@ -56,8 +62,8 @@ pub(super) async fn list(context: &Context, json: bool) -> Outcome {
 }
 
 fn say_source(context: &Context, place: &Place, source: &Source) -> Result<(), Failure> {
-    let url = format!("import:{}:{}", source.format, place.text());
-    context.terminal.print(&format!("{}: {}", source.format.program(), place.text()))?;
+    let url = place.url(Some(source.format)).map(|url| url.to_text()).unwrap_or_default();
+    context.terminal.print(&format!("{}: {place}", source.format.program()))?;
     for account in &source.accounts {
         context.terminal.print(&format!("  {}: {}", account.name, in_words(&account.tokens)))?;
     }
@@ -68,16 +74,13 @@ fn say_source(context: &Context, place: &Place, source: &Source) -> Result<(), F
     Ok(())
 }
 
-fn as_json(
-    place: &Place,
-    found: Result<Option<Source>, tokenkeep::StoreError>,
-) -> serde_json::Value {
+fn as_json(place: &Place, found: Result<Option<Source>, StoreError>) -> serde_json::Value {
     let now = Utc::now();
     match found {
         Ok(Some(source)) => json!({
-            "place": place.text(),
+            "place": place.to_string(),
             "format": source.format.name(),
-            "url": format!("import:{}:{}", source.format, place.text()),
+            "url": place.url(Some(source.format)).map(|url| url.to_text()),
             "accounts": source.accounts.iter().map(|account| json!({
                 "name": account.name,
                 "tokens": describe(Some(&account.tokens), now),
@@ -86,7 +89,7 @@ fn as_json(
         }),
         Ok(None) => serde_json::Value::Null,
         Err(error) => json!({
-            "place": place.text(),
+            "place": place.to_string(),
             "format": place.format.map(tokenkeep::import::Format::name),
             "accounts": [],
             "error": error.to_string(),

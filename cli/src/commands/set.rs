@@ -75,7 +75,7 @@ fn read(text: &[u8], place: &str) -> Result<AuthTokens, Failure> {
     let tokens = AuthTokens::from_text(text, place).or_else(|error| match error {
         // The answer of a provider counts its lifetimes from when it was sent, which is now.
         StoreError::NotARecord { .. } => {
-            AuthTokens::from_token_response(text, Utc::now(), place).map_err(|_| error)
+            AuthTokens::from_token_response(text, Utc::now()).map_err(|_| error)
         }
         error => Err(error),
     });

@@ -141,6 +141,28 @@ fn an_item_of_go_keyring_is_imported_and_never_taken_for_a_token() {
 }
 
 #[test]
+fn import_finds_the_tokens_that_gh_keeps_in_the_keychain() {
+    if !parts("import_finds_the_tokens_that_gh_keeps_in_the_keychain") {
+        return;
+    }
+    let session = Session::with_keychain();
+    let hosts = "github.com:\n    users:\n        me:\n    git_protocol: https\n    user: me\n";
+    let directory = session.state().display().to_string();
+    std::fs::create_dir_all(session.state()).unwrap();
+    std::fs::write(session.state().join("hosts.yml"), hosts).unwrap();
+    let token = BASE64_STANDARD.encode("gho_canary");
+    let script = format!(
+        "printf %s 'go-keyring-base64:{token}' | secret-tool store --label gh service gh:github.com username me
+         GH_CONFIG_DIR={directory} {} import 2>&1",
+        program("tokenkeep").display()
+    );
+    let shown = session.output("sh", &["-c", &script]);
+    assert!(shown.contains("gh): keychain item gh:github.com/me"), "{shown}");
+    assert!(shown.contains("--from import:gh:keychain-item:gh:github.com/me"), "{shown}");
+    assert!(!shown.contains("canary"), "{shown}");
+}
+
+#[test]
 fn an_item_that_holds_no_token_is_an_error_and_is_not_shown() {
     if !parts("an_item_that_holds_no_token_is_an_error_and_is_not_shown") {
         return;

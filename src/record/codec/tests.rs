@@ -96,7 +96,6 @@ fn a_form_is_read_as_the_answer_that_it_is() {
     let tokens = AuthTokens::from_token_response(
         b"access_token=a&expires_in=3600&refresh_token=r&refresh_token_expires_in=7200",
         at(1_800_000_000),
-        "here",
     )
     .unwrap();
     assert_eq!(tokens.expires_at, Some(at(1_800_003_600)));

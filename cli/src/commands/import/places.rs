@@ -1,11 +1,12 @@
 //! The usual places in which other programs keep tokens.
 
 use std::env;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use tokenkeep::StoreUrl;
 use tokenkeep::import::{Format, recognize};
-use tokenkeep::stores::ImportStore;
 use zeroize::Zeroizing;
 
 /// What a file of AWS with tokens has, and one with a client has not.
@@ -14,20 +15,44 @@ const ACCESS_TOKEN: &[u8] = b"accessToken";
 /// The most bytes of a file of tokens.
 const LARGEST: u64 = 4 << 20;
 
-/// A file that may hold tokens of another program.
+/// A file or a keychain item that may hold tokens of another program.
 pub(super) struct Place {
     pub(super) format: Option<Format>,
-    path: PathBuf,
+    place: Where,
+}
+
+#[derive(PartialEq)]
+enum Where {
+    File(PathBuf),
+    /// The service and the account.
+    Item(String, String),
 }
 
 impl Place {
-    /// Returns the path as a store URL has it.
-    pub(super) fn text(&self) -> String {
-        self.path.display().to_string()
+    /// Returns the URL as the source of a migration. Returns `None` for a path that no URL can name.
+    pub(super) fn url(&self, format: Option<Format>) -> Option<StoreUrl> {
+        match &self.place {
+            Where::File(path) => StoreUrl::import_file(path, format).ok(),
+            Where::Item(service, account) => {
+                let name = format.map_or("auto", Format::name);
+                let escaped = |text: &str| text.replace('%', "%25").replace('/', "%2F");
+                let (service, account) = (escaped(service), escaped(account));
+                format!("import:{name}:keychain-item:{service}/{account}").parse().ok()
+            }
+        }
     }
 
-    pub(super) fn store(&self) -> ImportStore {
-        ImportStore::new(&self.path, self.format)
+    pub(super) fn is_item(&self) -> bool {
+        matches!(self.place, Where::Item(..))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Where::File(path) => path.display().fmt(f),
+            Where::Item(service, account) => write!(f, "keychain item {service}/{account}"),
+        }
     }
 }
 
@@ -46,6 +71,11 @@ pub(super) fn usual() -> Vec<Place> {
     places.file(Format::Codex, codex.map(|codex| codex.join(".credentials.json")));
     let claude = directory("CLAUDE_CONFIG_DIR").or_else(|| in_home(".claude"));
     places.file(Format::ClaudeCode, claude.map(|claude| claude.join(".credentials.json")));
+    if cfg!(target_os = "macos")
+        && let Ok(user) = env::var("USER")
+    {
+        places.item(Format::ClaudeCode, "Claude Code-credentials".into(), user);
+    }
     places.all_of(Format::AwsSso, in_home(".aws/sso/cache").as_ref());
     places.file(Format::Google, directory("GOOGLE_APPLICATION_CREDENTIALS"));
     let gcloud = directory("CLOUDSDK_CONFIG").or_else(|| in_config("gcloud"));
@@ -58,7 +88,11 @@ pub(super) fn usual() -> Vec<Place> {
     places.file(Format::Rclone, in_roaming("rclone/rclone.conf"));
     let gh = directory("GH_CONFIG_DIR").or_else(|| in_config("gh"));
     for gh in [gh, in_roaming("GitHub CLI")].into_iter().flatten() {
-        places.file(Format::Gh, Some(gh.join("hosts.yml")));
+        let hosts = gh.join("hosts.yml");
+        for (host, user) in users_of_gh(&hosts) {
+            places.item(Format::Gh, format!("gh:{host}"), user);
+        }
+        places.file(Format::Gh, Some(hosts));
     }
     let docker = directory("DOCKER_CONFIG").or_else(|| in_home(".docker"));
     places.file(Format::Docker, docker.map(|docker| docker.join("config.json")));
@@ -110,14 +144,42 @@ impl Places {
         }
     }
 
+    fn item(&mut self, format: Format, service: String, account: String) {
+        self.push(Some(format), Where::Item(service, account));
+    }
+
+    fn push(&mut self, format: Option<Format>, place: Where) {
+        if !self.found.iter().any(|other| other.place == place) {
+            self.found.push(Place { format, place });
+        }
+    }
+
     fn add(&mut self, format: Option<Format>, path: Option<PathBuf>) {
         if let Some(path) = path
             && path.exists()
-            && !self.found.iter().any(|place| place.path == path)
         {
-            self.found.push(Place { format, path });
+            self.push(format, Where::File(path));
         }
     }
+}
+
+/// Returns each host and user of whom gh keeps the token in the keychain: they are in its file, without a token.
+fn users_of_gh(hosts: &Path) -> Vec<(String, String)> {
+    let content = content(hosts).unwrap_or_default();
+    let text = str::from_utf8(&content).unwrap_or_default();
+    if text.contains("oauth_token:") {
+        return Vec::new();
+    }
+    let (mut host, mut found) = (None, Vec::new());
+    for line in text.lines() {
+        let Some((name, value)) = line.split_once(':') else { continue };
+        if !name.starts_with(' ') {
+            host = Some(name.to_owned());
+        } else if let (Some(host), "user") = (&host, name.trim()) {
+            found.push((host.clone(), value.trim().trim_matches(['"', '\'']).to_owned()));
+        }
+    }
+    found
 }
 
 /// Returns the content of a file that may be one of tokens. Any other is larger, or no file.
