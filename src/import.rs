@@ -22,6 +22,7 @@ mod text;
 mod token_response;
 mod yup_oauth2;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use chrono::{DateTime, Utc};
@@ -265,7 +266,10 @@ impl fmt::Display for Format {
 #[must_use]
 pub fn recognize(bytes: &[u8]) -> Option<Format> {
     let text = text::decoded(bytes)?;
-    let document = Document::of(&text);
+    let document = Document::of(&text, None);
+    if document.is_ours() {
+        return None;
+    }
     SHAPES.iter().find(|shape| (shape.fits)(&document)).map(|shape| shape.format)
 }
 
@@ -300,24 +304,36 @@ impl Source {
     }
 }
 
+/// The most accounts of one source. Each can become a profile.
+const MOST_ACCOUNTS: usize = 1000;
+
 fn parse(bytes: &[u8], options: &Options) -> Result<Source, Reason> {
     let text = text::decoded(bytes).ok_or("it is neither UTF-8 nor UTF-16 text")?;
     let recognized = {
-        let document = Document::of(&text);
+        let document = Document::of(&text, None);
         match options.format {
             Some(format) => Some(format.shape()).filter(|shape| (shape.fits)(&document)),
             None => SHAPES.iter().copied().find(|shape| (shape.fits)(&document)),
         }
     };
+    if Document::of(&text, None).is_ours() {
+        return Err(
+            "it is a record of tokenkeep; move it with `tokenkeep migrate --from plaintext:PATH`"
+                .into(),
+        );
+    }
     let shape = recognized.ok_or_else(|| match options.format {
         Some(format) => format!("it is not a file of {}", format.program()),
         None => "it has none of the forms that can be imported".into(),
     })?;
     // What becomes of a field is noted when it is read, and recognising reads some too.
-    let document = Document::of(&text);
+    let document = Document::of(&text, options.obtained_at);
     let Read { mut accounts, has_more } = (shape.read)(&document, options)?;
     if accounts.is_empty() {
         return Err("it holds no tokens".into());
+    }
+    if accounts.len() > MOST_ACCOUNTS {
+        return Err(format!("it holds more than {MOST_ACCOUNTS} accounts"));
     }
     if let Some(fields) = document.object() {
         fields.leave_rest();
@@ -332,12 +348,18 @@ fn parse(bytes: &[u8], options: &Options) -> Result<Source, Reason> {
 
 /// Gives each account a name of its own.
 fn tell_apart(accounts: &mut [Account]) {
-    let mut names = std::collections::BTreeSet::new();
+    let mut names: BTreeSet<String> = accounts.iter().map(|account| account.name.clone()).collect();
+    let mut counts = BTreeMap::new();
     for account in accounts {
-        let (name, mut number) = (account.name.clone(), 1);
-        while !names.insert(account.name.clone()) {
-            number += 1;
-            account.name = format!("{name} {number}");
+        let count = counts.entry(account.name.clone()).or_insert(0);
+        *count += 1;
+        while *count > 1 {
+            let name = format!("{} {count}", account.name);
+            if names.insert(name.clone()) {
+                account.name = name;
+                break;
+            }
+            *count += 1;
         }
     }
 }

@@ -7,6 +7,7 @@ mod tests;
 use std::time::Duration;
 
 use chrono::SecondsFormat;
+use secrecy::{ExposeSecret, SecretString};
 
 pub use self::rekey::rekey;
 use crate::error::StoreError;
@@ -351,7 +352,8 @@ pub async fn restore(
 /// Copies the tokens of another program, or takes them over.
 ///
 /// The target is written, read back and compared before the source is removed. The source is removed only if it is
-/// unchanged. An earlier copy in the target is replaced. A run that was killed can be repeated.
+/// unchanged. An earlier copy of the same account in the target is
+/// replaced. A run that was killed can be repeated.
 ///
 /// # Errors
 ///
@@ -373,18 +375,27 @@ pub async fn import(
 ) -> Result<Imported, TransferError> {
     refuse_same_slot(from, to)?;
     let is_copy = kind == Import::Copy;
-    let mut saved = None;
+    let origin = from.to_string();
+    let mut saved: Option<Revision> = None;
     for _ in 0..ATTEMPTS {
         let (source, warning) = load_source(from).await?;
         let there = to.load().await?;
         let Some(Stored { mut record, revision }) = source else {
-            return Err(TransferError::Empty { place: from.to_string() });
+            // Another process has just taken these tokens over, and they must not be live twice.
+            if let Some(saved) = saved {
+                to.clear(Precondition::Unchanged(saved)).await?;
+            }
+            return Err(TransferError::Empty { place: origin });
         };
         record.tokens = record.tokens.with_backup(is_copy);
+        if is_copy {
+            record.tokens = record.tokens.with_extra(IMPORTED_FROM, origin.as_str().into());
+        }
         let precondition = match there {
             None => Precondition::Absent,
             Some(there)
-                if there.record.tokens.is_backup() || saved.as_ref() == Some(&there.revision) =>
+                if is_copy_of(&there.record.tokens, from)
+                    || saved.as_ref() == Some(&there.revision) =>
             {
                 Precondition::Unchanged(there.revision)
             }
@@ -404,11 +415,25 @@ pub async fn import(
             Ok(()) => imported.removed = true,
             Err(StoreError::Conflict { .. }) => continue,
             Err(StoreError::ReadOnly { reason, .. }) => imported.stays = Some(reason),
-            Err(error) => return Err(error.into()),
+            // The tokens are live here. The user has to know that they are there too.
+            Err(error) => imported.stays = Some(error.to_string()),
         }
         return Ok(imported);
     }
-    Err(TransferError::Changing { place: from.to_string() })
+    Err(TransferError::Changing { place: origin })
+}
+
+/// Where a copy of another program's tokens comes from. It is one of its other fields.
+const IMPORTED_FROM: &str = "imported_from";
+
+/// Returns whether these tokens are a copy that [`import`] made of the same account of this source. [`import`] replaces
+/// such a copy, and no other backup, which may be the only one.
+#[must_use]
+pub fn is_copy_of(tokens: &AuthTokens, source: &dyn TokenStore) -> bool {
+    let origin = source.to_string();
+    #[expect(clippy::disallowed_methods, reason = "the place that it comes from is no secret")]
+    let is_same = |from: &SecretString| from.expose_secret() == origin;
+    tokens.is_backup() && tokens.extra(IMPORTED_FROM).is_some_and(is_same)
 }
 
 fn refuse_same_slot(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<(), TransferError> {

@@ -22,7 +22,7 @@ pub(super) const SHAPE: Shape = Shape {
 
 fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
     let fields = document.object().ok_or("it is not a JSON object")?;
-    let mut accounts = Vec::new();
+    let (mut accounts, mut has_more) = (Vec::new(), false);
     if let Some(inner) = fields.object("claudeAiOauth")? {
         accounts.push(Account::new("claude-code", tokens(&inner)?));
     }
@@ -31,7 +31,8 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
         for key in names {
             let Some(server) = servers.object(&key)? else { continue };
             // A server that was registered, and that nobody has signed in to.
-            if !server.has("accessToken") && !server.has("refreshToken") {
+            if !server.has_text("accessToken") && !server.has_text("refreshToken") {
+                has_more = true;
                 continue;
             }
             let name = server.plain("serverName", Fate::Account)?.unwrap_or(key);
@@ -45,7 +46,7 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
             accounts.push(Account { name, tokens, provider });
         }
     }
-    Ok(Read { accounts, has_more: false })
+    Ok(Read { accounts, has_more })
 }
 
 fn tokens(fields: &Fields<'_>) -> Result<crate::tokens::AuthTokens, Reason> {

@@ -1,15 +1,15 @@
 //! The fields of another program's JSON, and what becomes of each.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::value::RawValue;
 
-use super::{Fate, Field};
-use crate::tokens::foreign;
+use super::{Fate, Field, Provider};
+use crate::tokens::foreign::{self, Says};
 use crate::tokens::json;
 use crate::tokens::time::{self, Time};
 use crate::tokens::{AuthTokens, RefreshToken};
@@ -17,8 +17,29 @@ use crate::tokens::{AuthTokens, RefreshToken};
 /// Why a file cannot be taken over. It names a field and quotes no value.
 pub(super) type Reason = String;
 
-/// What became of the fields of a whole document.
-pub(super) type Trail = Rc<RefCell<Vec<Field>>>;
+/// What became of the fields of a whole document, and when its tokens were obtained, if that was said.
+#[derive(Clone, Default)]
+pub(super) struct Trail {
+    fields: Rc<RefCell<Vec<Field>>>,
+    obtained: Option<DateTime<Utc>>,
+}
+
+impl Trail {
+    pub(super) fn new(obtained: Option<DateTime<Utc>>) -> Self {
+        Self { fields: Rc::default(), obtained }
+    }
+
+    pub(super) fn note(&self, name: String, fate: Fate) {
+        self.fields.borrow_mut().push(Field { name, fate });
+    }
+
+    pub(super) fn take(&self) -> Vec<Field> {
+        self.fields.take()
+    }
+}
+
+/// The most fields of an object. A cache with hundreds of accounts has fewer.
+const MOST: usize = 4096;
 
 /// Fields that belong to tokens, although this crate has no use for them.
 const OF_TOKENS: [&str; 23] = [
@@ -53,7 +74,7 @@ pub(super) struct Fields<'a> {
     /// Its place in the document, with a dot at the end. It is empty for the document itself.
     path: String,
     /// The names of the fields that were taken.
-    taken: RefCell<BTreeSet<String>>,
+    taken: RefCell<BTreeMap<String, Fate>>,
     trail: Trail,
 }
 
@@ -61,11 +82,20 @@ impl<'a> Fields<'a> {
     /// Splits an object that stands at this place of a document.
     pub(super) fn of(json: &'a [u8], path: &str, trail: &Trail) -> Result<Self, Reason> {
         let fields = json::object(json)?;
+        if fields.len() > MOST {
+            return Err(format!("it has an object with more than {MOST} fields"));
+        }
         Ok(Self { fields, path: path.to_owned(), taken: RefCell::default(), trail: trail.clone() })
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
         self.raw(name).is_some_and(|value| value.get() != "null")
+    }
+
+    /// Returns whether a field is a text that is not blank.
+    pub(super) fn has_text(&self, name: &str) -> bool {
+        let text = self.raw(name).map(RawValue::get).and_then(|text| text.strip_prefix('"'));
+        text.is_some_and(|text| !text.trim_end_matches('"').trim().is_empty())
     }
 
     /// Returns whether a field is an object.
@@ -181,40 +211,77 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// Adds the fields that were not taken, each with its type, and what they say about times. A lifetime counts
-    /// from `obtained`, if the fields do not say when the tokens were obtained.
+    /// Adds the other fields, each with its type, and what they say about times. What names the provider or the account
+    /// is among them, so that nothing of the file is lost. A lifetime counts from `obtained` if the fields do not say
+    /// when the tokens were obtained.
     pub(super) fn rest(
         &self,
         mut tokens: AuthTokens,
         obtained: Option<DateTime<Utc>>,
     ) -> Result<AuthTokens, Reason> {
+        for name in ["client_secret", "clientSecret"] {
+            if tokens.client_secret().is_none() && !self.is_taken(name) && self.has_text(name) {
+                tokens = self.client_secret(name, tokens)?;
+            }
+        }
         let left: json::Fields<'_> = self
             .fields
             .iter()
             .filter(|(name, _)| !self.is_taken(name))
             .map(|(name, value)| (name.clone(), *value))
             .collect();
+        let obtained = obtained.or(tokens.obtained_at).or(self.trail.obtained);
         let has_expiry = tokens.has_access_token() && tokens.expiry().is_some();
         let stated = foreign::stated(&left, obtained, has_expiry)?;
-        for name in &stated.fields {
-            self.note(name, if stated.expires_at.is_some() { Fate::Expiry } else { Fate::Unknown });
+        for (name, says) in &stated.fields {
+            let fate = match says {
+                Says::Expiry => Fate::Expiry,
+                Says::RefreshExpiry => Fate::RefreshExpiry,
+                Says::Obtained => Fate::Obtained,
+                Says::Unknown => Fate::Unknown,
+            };
+            self.note(name, fate);
         }
         tokens.expires_at = tokens.expires_at.or(stated.expires_at);
         tokens.refresh_expires_at = tokens.refresh_expires_at.or(stated.refresh_expires_at);
         tokens.obtained_at = tokens.obtained_at.or(stated.obtained_at);
-        let others = left.iter().filter(|(name, _)| !self.is_taken(name)).collect::<Vec<_>>();
-        Ok(others.into_iter().fold(tokens, |tokens, (name, value)| {
+        for (name, value) in &self.fields {
+            let fate = self.taken.borrow().get(name.as_ref()).copied();
+            if fate.is_some_and(|fate| !matches!(fate, Fate::Provider | Fate::Account)) {
+                continue;
+            }
             if value.get() == "null" {
                 self.note(name, Fate::Unknown);
-                return tokens;
+                continue;
             }
             let is_of_tokens = OF_TOKENS.contains(&name.as_ref());
             self.note(name, if is_of_tokens { Fate::Extra } else { Fate::Other });
-            match json::secret(value) {
+            if tokens.extra(name).is_some() {
+                continue;
+            }
+            tokens = match json::secret(value) {
                 Some(text) => tokens.with_extra(name.as_ref(), text),
                 None => tokens.with_json_extra(name.as_ref(), Box::<str>::from(value.get()).into()),
+            };
+        }
+        Ok(tokens)
+    }
+
+    /// Takes what names the provider, under the names that libraries use.
+    pub(super) fn provider(&self) -> Result<Provider, Reason> {
+        let mut provider = Provider::default();
+        for name in ["token_uri", "token_url", "token_endpoint"] {
+            if provider.token_url.is_none() && self.has_text(name) {
+                provider.token_url = self.plain(name, Fate::Provider)?;
             }
-        }))
+        }
+        for (name, to) in [("client_id", &mut provider.client_id), ("issuer", &mut provider.issuer)]
+        {
+            if self.has_text(name) {
+                *to = self.plain(name, Fate::Provider)?;
+            }
+        }
+        Ok(provider)
     }
 
     /// Notes that the fields that were not taken stay in the file.
@@ -227,14 +294,15 @@ impl<'a> Fields<'a> {
     }
 
     fn note(&self, name: &str, fate: Fate) {
-        if self.taken.borrow_mut().insert(name.to_owned()) {
-            let name = format!("{}{name}", self.path);
-            self.trail.borrow_mut().push(Field { name, fate });
+        let mut taken = self.taken.borrow_mut();
+        if !taken.contains_key(name) {
+            taken.insert(name.to_owned(), fate);
+            self.trail.note(format!("{}{name}", self.path), fate);
         }
     }
 
     fn is_taken(&self, name: &str) -> bool {
-        self.taken.borrow().contains(name)
+        self.taken.borrow().contains_key(name)
     }
 
     fn raw(&self, name: &str) -> Option<&'a RawValue> {

@@ -6,8 +6,9 @@
 
 use super::fields::Reason;
 use super::text::{Content, Document, unquoted};
-use super::{Account, Fate, Field, Format, Options, Read, Shape};
+use super::{Account, Fate, Format, MOST_ACCOUNTS, Options, Read, Shape};
 use crate::tokens::AuthTokens;
+use crate::tokens::foreign::check_bare_token;
 
 pub(super) const SHAPE: Shape = Shape {
     format: Format::Gh,
@@ -46,7 +47,11 @@ fn lines<'a>(document: &Document<'a>) -> Vec<Line<'a>> {
     text.lines()
         .filter(|line| !line.trim_start().starts_with('#'))
         .filter_map(|line| {
-            let (name, value) = line.trim().split_once(':')?;
+            // The name may have a port.
+            let (name, value) = line
+                .trim()
+                .split_once(": ")
+                .or_else(|| Some((line.trim().strip_suffix(':')?, "")))?;
             let indent = line.len() - line.trim_start().len();
             Some(Line { indent, name, value: value.trim() })
         })
@@ -55,7 +60,7 @@ fn lines<'a>(document: &Document<'a>) -> Vec<Line<'a>> {
 
 fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
     if let Some(token) = bare_token(document) {
-        document.trail.borrow_mut().push(Field { name: "token".into(), fate: Fate::AccessToken });
+        document.trail.note("token".into(), Fate::AccessToken);
         let accounts = vec![Account::new("github", AuthTokens::new(token))];
         return Ok(Read { accounts, has_more: false });
     }
@@ -69,14 +74,25 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
             let user = above.last().filter(|_| above.len() > 2).map(|(_, name)| name.as_str());
             let place = above.iter().map(|(_, name)| format!("{name}.")).collect::<String>();
             let name = format!("{place}oauth_token");
-            document.trail.borrow_mut().push(Field { name, fate: Fate::AccessToken });
-            let tokens = AuthTokens::new(unquoted(line.value).as_ref());
+            // A comment is not part of the value.
+            let value = unquoted(line.value.split(" #").next().unwrap_or_default());
+            if value.starts_with(['|', '>', '&', '*', '!']) {
+                return Err(format!(
+                    "its {name} is written in a way of YAML that is not read here"
+                ));
+            }
+            check_bare_token(&value).map_err(|reason| format!("its {name} {reason}"))?;
+            document.trail.note(name, Fate::AccessToken);
+            let tokens = AuthTokens::new(value.as_ref());
             let name = user.map_or_else(|| host.to_owned(), |user| format!("{user}@{host}"));
             // The token of the active user stands twice: for the host, and for the user.
             accounts.retain(|other| other.tokens.access_token != tokens.access_token);
+            if accounts.len() >= MOST_ACCOUNTS {
+                return Err(format!("it holds more than {MOST_ACCOUNTS} accounts"));
+            }
             accounts.push(Account::new(name, tokens.with_extra("host", host.into())));
         }
-        above.push((line.indent, line.name.to_owned()));
+        above.push((line.indent, unquoted(line.name).into_owned()));
     }
     if accounts.is_empty() {
         return Err("it holds no tokens, because gh keeps them in the keychain; import them as \

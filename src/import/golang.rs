@@ -25,5 +25,6 @@ pub(super) const SHAPE: Shape = Shape {
 pub(super) fn account(name: &str, fields: &Fields<'_>) -> Result<Account, Reason> {
     let mut tokens = fields.tokens("access_token", "refresh_token")?;
     tokens.expires_at = fields.time("expiry", Fate::Expiry)?;
-    Ok(Account::new(name, fields.rest(tokens, None)?))
+    let provider = fields.provider()?;
+    Ok(Account { name: name.into(), tokens: fields.rest(tokens, None)?, provider })
 }

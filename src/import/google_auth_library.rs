@@ -18,7 +18,9 @@ pub(super) const SHAPE: Shape = Shape {
         let fields = document.object().ok_or("it is not a JSON object")?;
         let mut tokens = fields.tokens("access_token", "refresh_token")?;
         tokens.expires_at = fields.time("expiry_date", Fate::Expiry)?;
-        let account = Account::new("token", fields.rest(tokens, None)?);
+        let provider = fields.provider()?;
+        let tokens = fields.rest(tokens, None)?;
+        let account = Account { name: "token".into(), tokens, provider };
         Ok(Read { accounts: vec![account], has_more: false })
     },
     sign_out: "delete its token file, so that it signs in anew",

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::fields::{Fields, Reason, Trail};
 use super::text::{Content, Document};
-use super::{Account, Fate, Field, Format, Options, Read, Shape, golang};
+use super::{Account, Fate, Format, Options, Read, Shape, golang};
 
 pub(super) const SHAPE: Shape = Shape {
     format: Format::Rclone,
@@ -63,7 +63,7 @@ impl Section {
         for (name, fate) in READ {
             if fate != Fate::Within && self.value(name).is_some() {
                 let name = format!("{}.{name}", self.name);
-                trail.borrow_mut().push(Field { name, fate });
+                trail.note(name, fate);
             }
         }
         account.provider.client_id = self.value("client_id").map(str::to_owned);

@@ -13,7 +13,9 @@ pub(super) const SHAPE: Shape = Shape {
     program: "a client of MCP servers in Rust (rmcp)",
     fits: |document| {
         document.object().is_some_and(|it| {
-            it.has("client_id") && it.names().any(|name| name == "token_response")
+            it.has("client_id")
+                && !it.has("access_token")
+                && it.names().any(|name| name == "token_response")
         })
     },
     read,

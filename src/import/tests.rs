@@ -71,20 +71,20 @@ fn every_form_is_told_by_its_content_and_taken_over_whole() {
                 .to_owned(),
             Format::Google,
             true,
-            vec![format!("google: a r {at} [scopes universe_domain] secret https://t.example/ c")],
+            vec![format!("google: a r {at} [account client_id scopes token_uri universe_domain] secret https://t.example/ c")],
         ),
         (
             r#"{"account":"me@example","client_id":"c","client_secret":"s","quota_project_id":"q","refresh_token":"r","type":"authorized_user"}"#
                 .to_owned(),
             Format::Google,
             false,
-            vec!["me@example:  r - [quota_project_id] secret https://oauth2.googleapis.com/token c".to_owned()],
+            vec!["me@example:  r - [account client_id quota_project_id type] secret https://oauth2.googleapis.com/token c".to_owned()],
         ),
         (
             r#"{"token":"a","universe_domain":"u","account":"","expiry":"2020-11-22T10:00:00.5Z"}"#.to_owned(),
             Format::Google,
             true,
-            vec!["google: a - 2020-11-22T10:00:00.500+00:00 [universe_domain]".to_owned()],
+            vec!["google: a - 2020-11-22T10:00:00.500+00:00 [account universe_domain]".to_owned()],
         ),
         (
             r#"{"access_token":"a","refresh_token":"r","scope":"s","token_type":"Bearer","expiry_date":1606039200000}"#
@@ -98,7 +98,7 @@ fn every_form_is_told_by_its_content_and_taken_over_whole() {
                 .to_owned(),
             Format::Rmcp,
             true,
-            vec![format!("https://i.example: a r {at} [granted_scopes token_type] https://i.example c")],
+            vec![format!("https://i.example: a r {at} [client_id granted_scopes issuer token_type] https://i.example c")],
         ),
         (
             r#"[{"scopes":["x","y"],"token":{"access_token":"a","refresh_token":"r","expires_at":[2020,327,10,0,0,0,0,0,0],"id_token":null}}]"#
@@ -151,8 +151,8 @@ fn every_form_is_told_by_its_content_and_taken_over_whole() {
             Format::Codex,
             false,
             vec![
-                format!("srv: a r {at} [scopes server_url]  c"),
-                "two: b - - [server_url]  d".to_owned(),
+                format!("srv: a r {at} [client_id scopes server_name server_url]  c"),
+                "two: b - - [client_id server_name server_url]  d".to_owned(),
             ],
         ),
         (
@@ -167,21 +167,21 @@ fn every_form_is_told_by_its_content_and_taken_over_whole() {
                 .to_owned(),
             Format::AwsSso,
             true,
-            vec![format!("https://d.awsapps.com/start: a r {at} [region registrationExpiresAt startUrl] secret  c")],
+            vec![format!("https://d.awsapps.com/start: a r {at} [clientId region registrationExpiresAt startUrl] secret  c")],
         ),
         (
             r#"{"AccessToken":{"k":{"credential_type":"AccessToken","secret":"a","home_account_id":"h","environment":"login.microsoftonline.com","client_id":"c","target":"s1","realm":"t","cached_at":"1606035600","expires_on":"1606039200"}},"RefreshToken":{"k":{"secret":"r","home_account_id":"h","client_id":"c"}},"IdToken":{},"Account":{"k":{"home_account_id":"h","username":"me@example"}},"AppMetadata":{}}"#
                 .to_owned(),
             Format::Msal,
             false,
-            vec![format!("me@example (s1): a r {at} [credential_type scope] https://login.microsoftonline.com/t/oauth2/v2.0/token c")],
+            vec![format!("me@example (s1): a r {at} [client_id credential_type environment home_account_id realm scope target] https://login.microsoftonline.com/t/oauth2/v2.0/token c")],
         ),
         (
             r#"{"AccessToken":{"k":{"secret":"a","home_account_id":null,"client_id":"c","target":"s1","expires_on":"1606039200"}}}"#
                 .to_owned(),
             Format::Msal,
             false,
-            vec![format!("c (s1): a - {at} [scope]  c")],
+            vec![format!("c (s1): a - {at} [client_id scope target]  c")],
         ),
         (
             format!(r#"{{"id_token":"{jwt}","refresh_token":"r"}}"#),

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use chrono::{DateTime, Utc};
 use zeroize::Zeroizing;
 
 use super::fields::{Fields, Trail};
@@ -25,9 +26,10 @@ pub(super) enum Content<'a> {
 }
 
 impl<'a> Document<'a> {
-    pub(super) fn of(text: &'a str) -> Self {
+    /// `obtained` is when its tokens were obtained, if that was said.
+    pub(super) fn of(text: &'a str, obtained: Option<DateTime<Utc>>) -> Self {
         let text = text.trim();
-        let trail = Trail::default();
+        let trail = Trail::new(obtained);
         let content = match text.as_bytes().first() {
             Some(b'{') => match Fields::of(text.as_bytes(), "", &trail) {
                 Ok(fields) => Content::Object(fields),
@@ -39,6 +41,12 @@ impl<'a> Document<'a> {
             _ => Content::Other(text),
         };
         Self { content, trail }
+    }
+
+    /// Returns whether it is a record of this crate.
+    pub(super) fn is_ours(&self) -> bool {
+        let names = ["access_token", "expires_at", "version"];
+        self.object().is_some_and(|it| names.iter().all(|name| it.names().any(|own| own == *name)))
     }
 
     /// Returns the object, if it is one.

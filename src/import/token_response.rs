@@ -47,6 +47,7 @@ fn read(document: &Document<'_>, options: &Options) -> Result<Read, Reason> {
 /// Reads one answer.
 pub(super) fn account(fields: &Fields<'_>, options: &Options) -> Result<Account, Reason> {
     let tokens = fields.tokens("access_token", "refresh_token")?;
-    let tokens = fields.client_secret("client_secret", tokens)?;
-    Ok(Account::new("token", fields.rest(tokens, options.obtained_at)?))
+    let provider = fields.provider()?;
+    let tokens = fields.rest(tokens, options.obtained_at)?;
+    Ok(Account { name: "token".into(), tokens, provider })
 }

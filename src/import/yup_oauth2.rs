@@ -41,7 +41,7 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
         let mut tokens = fields.tokens("access_token", "refresh_token")?;
         tokens.expires_at = fields.time("expires_at", Fate::Expiry)?;
         let tokens = fields.rest(tokens, None)?;
-        let scopes = entry.take("scopes", Fate::Account).map(RawValue::get).unwrap_or_default();
+        let scopes = entry.take("scopes", Fate::Extra).map(RawValue::get).unwrap_or_default();
         let scopes: Vec<String> =
             serde_json::from_str(scopes).map_err(|_| "its scopes are not a list of texts")?;
         let scopes = scopes.join(" ");

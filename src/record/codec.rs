@@ -247,34 +247,55 @@ fn program_of(_: &[u8]) -> Option<(&'static str, &'static str)> {
     None
 }
 
-/// Returns the error for a text that is not a JSON object. Another kind of JSON, and lines of settings, were written
-/// by another program. Anything else is damage.
-fn not_an_object(text: &[u8], place: &str, reason: String) -> StoreError {
-    let is_written =
-        str::from_utf8(text).is_ok_and(|text| is_other_json(text) || is_settings(text));
-    if is_written || program_of(text).is_some() {
-        return not_ours(text, place, &reason);
+/// Returns the error for what is not a JSON object: another program's, if it has a structure that no record of this
+/// crate has, however damaged it is.
+fn not_an_object(bytes: &[u8], place: &str, reason: String) -> StoreError {
+    if looks_foreign(bytes) || program_of(bytes).is_some() {
+        return not_ours(bytes, place, &reason);
     }
     StoreError::Corrupt { place: place.to_owned(), reason }
 }
 
-fn is_other_json(text: &str) -> bool {
-    text.trim_start().starts_with(['[', '"']) && serde_json::from_str::<IgnoredAny>(text).is_ok()
-}
+/// What files begin with that other programs keep credentials in: markup, PEM, databases, property lists, archives,
+/// and what Python pickles.
+const MAGIC: [&[u8]; 10] = [
+    b"<",
+    b"-----BEGIN ",
+    b"SQLite format 3\0",
+    b"bplist00",
+    b"PK\x03\x04",
+    b"\x1f\x8b",
+    b"\x80\x02",
+    b"\x80\x03",
+    b"\x80\x04",
+    b"\x80\x05",
+];
 
-/// Returns whether a text consists of lines such as `name = value`, `name: value` and `[section]`.
-fn is_settings(text: &str) -> bool {
-    let is_setting = |line: &str| {
-        let separator = line.find(['=', ':']);
-        separator.is_some_and(|at| {
-            let name = line[..at].trim_matches([' ', '-', '"', '\'']);
-            !name.is_empty()
-                && name.chars().all(|it| it.is_ascii_alphanumeric() || "_-. ".contains(it))
-        })
-    };
-    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let is_other = |line: &str| line.starts_with(['#', ';', '[', '-']);
-    lines().any(is_setting) && lines().all(|line| is_setting(line) || is_other(line))
+/// A text of this length, without blanks, is more likely a token than the rest of a record.
+const LONG_WORD: usize = 20;
+
+fn looks_foreign(bytes: &[u8]) -> bool {
+    /// What a record begins with, but for blanks.
+    const BEGINNING: &[u8] = b"{\"access_token\"";
+
+    if MAGIC.iter().any(|magic| bytes.starts_with(magic)) {
+        return true;
+    }
+    let Ok(text) = str::from_utf8(bytes) else { return false };
+    let text = text.trim();
+    if text.starts_with('{') {
+        let mut begins = bytes.iter().filter(|byte| !byte.is_ascii_whitespace());
+        return !BEGINNING.iter().all(|own| begins.next().is_none_or(|byte| byte == own));
+    }
+    let is_printable = text.chars().all(|it| !it.is_control() || it.is_ascii_whitespace());
+    let is_json = text.starts_with(['[', '"']) && serde_json::from_str::<IgnoredAny>(text).is_ok();
+    let is_setting = text.find(['=', ':']).is_some_and(|at| {
+        let name = text[..at].trim_end();
+        !name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+    });
+    let is_word = text.len() >= LONG_WORD && foreign::check_bare_token(text).is_ok();
+    is_printable && (is_json || is_setting || is_word || text.lines().nth(1).is_some())
 }
 
 /// Returns the error for bytes that something else than this crate wrote.
@@ -321,8 +342,11 @@ fn decode_from(
         Some(Err(_)) => return Err(corrupt("its version is not a number".into())),
     };
     if version > WITH_STATE {
-        if !is_ours && program_of(bytes).is_some() {
-            return Err(corrupt("it has another version".into()));
+        let has_a_field = ["access_token", "expires_at", "refresh_token"]
+            .iter()
+            .any(|name| field(name).is_some());
+        if !is_ours && (!has_a_field || program_of(bytes).is_some()) {
+            return Err(corrupt("it has no access_token".into()));
         }
         let (found, known) = (version, WITH_STATE);
         return Err(StoreError::NewerVersion { place: place.to_owned(), found, known });
@@ -404,6 +428,16 @@ fn decode_from(
         tokens = tokens.with_client_secret(secret);
         others.retain(|name| *name != "client_secret");
     }
+    let mut camel_case = false;
+    if let (false, None, Some(secret)) =
+        (is_ours, tokens.client_secret(), field("clientSecret").and_then(json::secret))
+    {
+        tokens = tokens.with_client_secret(secret);
+        camel_case = true;
+    }
+    if !is_ours && field("version").is_some_and(|it| it.get().parse::<u64>().is_err()) {
+        others.push("version");
+    }
     let mut refresh = RefreshState::default();
     if has_state {
         refresh = field("refresh").map(state).unwrap_or_default();
@@ -431,7 +465,8 @@ fn decode_from(
     // Unknown fields of another program are kept too.
     let is_taken = |name: &str| {
         known.contains(&name) && !others.contains(&name)
-            || stated.fields.iter().any(|stated| stated == name)
+            || camel_case && name == "clientSecret"
+            || stated.fields.iter().any(|(stated, _)| stated == name)
     };
     let beside = fields.iter().filter(|(name, _)| !is_taken(name));
     for (name, value) in beside.chain(&nested) {

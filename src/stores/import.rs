@@ -1,4 +1,6 @@
 use std::fmt::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -167,11 +169,16 @@ impl ImportStore {
             return Err(conflict());
         }
         let source = self.parse(&bytes)?;
-        let Some(path) = self.path().filter(|path| source.is_only_tokens && !path.is_symlink())
-        else {
+        let is_removable = |path: &&Path| source.is_only_tokens && has_one_name(path);
+        let Some(path) = self.path().filter(is_removable) else {
             return Err(self.read_only(source.format.sign_out()));
         };
-        PrivateFile::new(path, LONGEST).remove()
+        match fs::remove_file(path) {
+            // Of two processes that take the tokens over, one removes the file.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(conflict()),
+            Err(error) => Err(StoreError::io("remove", path.display().to_string(), error)),
+            Ok(()) => PrivateFile::new(path, LONGEST).sync(),
+        }
     }
 
     fn read_only(&self, how: &str) -> StoreError {
@@ -190,12 +197,27 @@ impl ImportStore {
     }
 }
 
+/// Returns whether a file has no other name: it is no link, and has no hard link.
+fn has_one_name(path: &Path) -> bool {
+    let Ok(metadata) = path.symlink_metadata() else { return false };
+    #[cfg(unix)]
+    if std::os::unix::fs::MetadataExt::nlink(&metadata) > 1 {
+        return false;
+    }
+    metadata.is_file()
+}
+
+/// Names the account too, if one was chosen: a copy remembers where it comes from.
 impl fmt::Display for ImportStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
-            Place::File(path) => write!(OneLine(f), "file {}", path.display()),
+            Place::File(path) => write!(OneLine(f), "file {}", path.display())?,
             #[cfg(feature = "keychain")]
-            Place::Item(item) => item.fmt(f),
+            Place::Item(item) => item.fmt(f)?,
+        }
+        match &self.account {
+            Some(account) => write!(OneLine(f), " (account {account})"),
+            None => Ok(()),
         }
     }
 }

@@ -9,6 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::value::RawValue;
 
+use crate::tokens::json;
 use crate::tokens::time::{self, Time};
 
 /// The times that a record names.
@@ -17,8 +18,18 @@ pub(crate) struct Stated {
     pub(crate) expires_at: Option<DateTime<Utc>>,
     pub(crate) refresh_expires_at: Option<DateTime<Utc>>,
     pub(crate) obtained_at: Option<DateTime<Utc>>,
-    /// The fields that these times were read from.
-    pub(crate) fields: Vec<String>,
+    /// The fields that these times were read from, and what each says.
+    pub(crate) fields: Vec<(String, Says)>,
+}
+
+/// What a field says about times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Says {
+    Expiry,
+    RefreshExpiry,
+    Obtained,
+    /// Nothing: it stands for "unknown".
+    Unknown,
 }
 
 /// What a field says.
@@ -36,6 +47,8 @@ enum Meaning {
     Obtained,
     /// A lifetime in a unit that is not known.
     Unit,
+    /// When something expires that may be the access token. It counts if nothing else does.
+    Perhaps,
 }
 
 /// What is wrong with a lifetime if nothing says when it began.
@@ -60,37 +73,64 @@ pub(crate) fn stated(
 ) -> Result<Stated, String> {
     let mut stated = Stated::default();
     let (mut lifetime, mut refresh_lifetime) = (None, None);
-    for (name, value) in fields {
-        let Some(meaning) = meaning(name) else { continue };
+    let mut perhaps = Vec::new();
+    for (key, value) in fields {
+        let Some(meaning) = meaning(key) else { continue };
         if value.get() == "null" {
-            stated.fields.push(name.to_string());
+            stated.fields.push((key.to_string(), Says::Unknown));
             continue;
         }
-        let key = name;
-        let name = shown(name);
+        let name = shown(key);
         let relative = |per_second| match seconds(value) {
             Some(seconds) => Ok(Some((name, seconds / f64::from(per_second)))),
             None => Err(format!("its {name} is not a number of seconds")),
         };
-        match meaning {
-            Meaning::Expiry => set(&mut stated.expires_at, name, date(name, value)?)?,
-            Meaning::ExpiryOrLifetime => match seconds(value) {
-                Some(number) if number < EARLIEST => lifetime = relative(1)?,
-                _ => set(&mut stated.expires_at, name, date(name, value)?)?,
-            },
-            Meaning::Lifetime(per_second) => lifetime = relative(per_second)?,
-            Meaning::RefreshExpiry => {
-                set(&mut stated.refresh_expires_at, name, date(name, value)?)?;
+        let says = match meaning {
+            Meaning::ExpiryOrLifetime if seconds(value).is_some_and(|number| number < EARLIEST) => {
+                lifetime = relative(1)?;
+                Says::Expiry
             }
-            Meaning::RefreshLifetime(per_second) => refresh_lifetime = relative(per_second)?,
+            Meaning::Expiry | Meaning::ExpiryOrLifetime => {
+                let date = date(name, value)?;
+                set(&mut stated.expires_at, name, date)?;
+                date.map_or(Says::Unknown, |_| Says::Expiry)
+            }
+            Meaning::Lifetime(per_second) => {
+                lifetime = relative(per_second)?;
+                Says::Expiry
+            }
+            Meaning::RefreshExpiry => {
+                let date = date(name, value)?;
+                set(&mut stated.refresh_expires_at, name, date)?;
+                date.map_or(Says::Unknown, |_| Says::RefreshExpiry)
+            }
+            Meaning::RefreshLifetime(per_second) => {
+                refresh_lifetime = relative(per_second)?;
+                Says::RefreshExpiry
+            }
             // It is only needed for a lifetime, and programs differ in what they mean by it.
             Meaning::Obtained => {
                 let Some(Time::At(at)) = time::read(value) else { continue };
                 stated.obtained_at = stated.obtained_at.or(Some(at));
+                Says::Obtained
             }
             Meaning::Unit => return Err(format!("its {name} is in a unit that is not known")),
+            Meaning::Perhaps => {
+                perhaps.push((key, value));
+                continue;
+            }
+        };
+        stated.fields.push((key.to_string(), says));
+    }
+    if stated.expires_at.is_none() && lifetime.is_none() && !has_expiry {
+        for (key, value) in perhaps {
+            let name = shown(key);
+            set(&mut stated.expires_at, name, date(name, value)?)?;
+            stated.fields.push((key.to_string(), Says::Expiry));
         }
-        stated.fields.push(key.to_string());
+    }
+    if stated.expires_at.is_none() && lifetime.is_none() && !has_expiry {
+        refuse_nested(fields)?;
     }
     let after = |from: DateTime<Utc>, (name, seconds): (&str, f64)| {
         // A fraction is dropped, so that a token never seems to live longer than it does.
@@ -130,11 +170,32 @@ pub(crate) fn stated(
     Ok(stated)
 }
 
+/// Fails if an inner object says when something expires, and the record itself says nothing of the kind.
+fn refuse_nested(fields: &[(Cow<'_, str>, &RawValue)]) -> Result<(), String> {
+    for (outer, value) in fields {
+        let Ok(inner) = json::object(value.get().as_bytes()) else { continue };
+        let is_expiry = |name: &str| {
+            matches!(
+                meaning(name),
+                Some(Meaning::Expiry | Meaning::ExpiryOrLifetime | Meaning::Lifetime(_))
+            )
+        };
+        let is_stated = |value: &RawValue| !matches!(value.get(), "null" | "true" | "false" | "0");
+        if let Some((name, _)) =
+            inner.iter().find(|(name, value)| is_expiry(name) && is_stated(value))
+        {
+            let (outer, name) = (shown(outer), shown(name));
+            return Err(format!("its {outer}.{name} may be when the access token expires, or not"));
+        }
+    }
+    Ok(())
+}
+
 /// Returns the name of a field for an error, if it is a word. A program could put a secret into a name.
 fn shown(name: &str) -> &str {
     let is_word = |byte: u8| byte.is_ascii_alphabetic() || b"_-.".contains(&byte);
     let is_short = name.len() <= 40 && name.bytes().all(is_word);
-    if is_short { name } else { "field with a name that begins with `expir`" }
+    if is_short { name } else { "field with a long or odd name" }
 }
 
 fn set(
@@ -176,6 +237,26 @@ fn seconds(value: &RawValue) -> Option<f64> {
     (number.is_finite() && number.abs() < 1e14).then_some(number)
 }
 
+/// Of what else something may be said to expire.
+const OTHERS: [&str; 16] = [
+    "account",
+    "certificate",
+    "client",
+    "code",
+    "cookie",
+    "device",
+    "ext",
+    "extended",
+    "id",
+    "invitation",
+    "license",
+    "password",
+    "registration",
+    "secret",
+    "subscription",
+    "trial",
+];
+
 /// Returns what a field of this name says, if it is about a time that matters here.
 fn meaning(name: &str) -> Option<Meaning> {
     let name: String = name
@@ -188,29 +269,36 @@ fn meaning(name: &str) -> Option<Meaning> {
     let (name, is_refresh) = match name.strip_prefix("refresh") {
         Some(rest) => (rest.strip_prefix("token").unwrap_or(rest), true),
         None => {
-            let prefixes = ["accesstoken", "access", "oauth", "bearer", "token"];
-            let rest = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix));
-            (rest.unwrap_or(name), false)
+            let before_token = ["access", "api", "auth", "bearer", "jwt", "oauth", "oauth2"];
+            let rest = before_token.iter().filter_map(|word| name.strip_prefix(word)).next_back();
+            let rest = rest.unwrap_or(name);
+            (rest.strip_prefix("token").unwrap_or(rest), false)
         }
     };
     let meaning = match name {
         "expiresin" | "expirein" | "expiresinsec" | "expiresinsecs" | "expiresinseconds"
-        | "lifetime" | "lifetimeseconds" | "ttl" | "validfor" | "expiresafter" | "maxage" => {
-            Meaning::Lifetime(1)
+        | "lifetime" | "lifetimeseconds" | "lifetimesec" | "ttl" | "ttlseconds" | "ttlsec"
+        | "validfor" | "expiresafter" | "maxage" => Meaning::Lifetime(1),
+        "expiresinms" | "expiresinmillis" | "expiresinmilliseconds" | "ttlms" => {
+            Meaning::Lifetime(1000)
         }
-        "expiresinms" | "expiresinmillis" | "expiresinmilliseconds" => Meaning::Lifetime(1000),
         "expires" => Meaning::ExpiryOrLifetime,
-        "exp" | "validuntil" | "notafter" => Meaning::Expiry,
-        "expired" => return None, // It is true or false.
+        "exp" | "validuntil" | "validto" | "notafter" => Meaning::Expiry,
+        "expired" | "isexpired" => return None, // It is true or false.
         "obtainedat" | "createdat" | "issuedat" | "iat" | "receivedat" | "acquiredat"
         | "fetchedat" | "retrievedat" => Meaning::Obtained,
-        // Of something else: an ID token, a session, the registration of a client.
-        _ if !name.starts_with("expir") => return None,
         _ if name.starts_with("expiresin") || name.starts_with("expirein") => Meaning::Unit,
-        _ => Meaning::Expiry,
+        _ if name.starts_with("expir") => Meaning::Expiry,
+        // Of something else, or of a session, which may be that of the token.
+        _ if !name.contains("expir") || OTHERS.iter().any(|other| name.starts_with(other)) => {
+            return None;
+        }
+        _ => Meaning::Perhaps,
     };
     Some(match meaning {
-        Meaning::Expiry | Meaning::ExpiryOrLifetime if is_refresh => Meaning::RefreshExpiry,
+        Meaning::Expiry | Meaning::ExpiryOrLifetime | Meaning::Perhaps if is_refresh => {
+            Meaning::RefreshExpiry
+        }
         Meaning::Lifetime(per_second) if is_refresh => Meaning::RefreshLifetime(per_second),
         Meaning::Obtained if is_refresh => return None,
         meaning => meaning,
@@ -260,6 +348,12 @@ fn check_token(text: &str) -> Result<(), &'static str> {
     if text.starts_with('<') {
         return Err("is markup, such as the page of an error");
     }
+    if text.starts_with(['{', '[']) {
+        return Err("is JSON; give the token only");
+    }
+    if ["access_token=", "refresh_token="].iter().any(|name| text.contains(name)) {
+        return Err("is a form or a URL; give the token only");
+    }
     Ok(())
 }
 
@@ -277,7 +371,8 @@ pub(crate) fn check_bare_token(text: &str) -> Result<(), &'static str> {
     }
     // RFC 6750, 2.1: in a bearer token, `=` stands only at the end.
     let is_name = |name: &str| {
-        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        !name.is_empty() && name.bytes().all(is_part)
     };
     if let Some((name, value)) = text.split_once('=')
         && is_name(name)
@@ -285,7 +380,11 @@ pub(crate) fn check_bare_token(text: &str) -> Result<(), &'static str> {
     {
         return Err("is NAME=VALUE; give the value only");
     }
-    if ["null", "true", "false", "undefined", "None", "nil"].contains(&text) {
+    if text.contains("://") {
+        return Err("is a URL; give the token only");
+    }
+    let words = ["null", "true", "false", "undefined", "none", "nil", "~"];
+    if words.iter().any(|word| text.eq_ignore_ascii_case(word)) {
         return Err("is a word that stands for no token");
     }
     Ok(())

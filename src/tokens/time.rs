@@ -83,15 +83,16 @@ fn number(text: &str) -> Option<Time> {
     if number <= 0.0 {
         return Some(Time::Unknown);
     }
-    if number < EARLIEST {
-        return None;
-    }
     let per_second = match number {
         _ if number >= NANOSECONDS => 1e9,
         _ if number >= MICROSECONDS => 1e6,
         _ if number >= MILLISECONDS => 1e3,
         _ => 1.0,
     };
+    // Ticks of .NET, and a date in the year 9999, would be some time before there were tokens.
+    if number / per_second < EARLIEST {
+        return None;
+    }
     // A float has 15 exact digits, which nanoseconds need more than. An integer is read as one.
     let date = match text.parse::<i64>() {
         Ok(whole) => {
@@ -203,6 +204,8 @@ mod tests {
             "[2020]",
             "[2020,400,0,0,0,0,0,0,0]",
             "1e20",
+            "253402300799",
+            "637134336000000000",
             "3600",
             r#""3600""#,
             r#""inf""#,

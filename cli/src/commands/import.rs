@@ -2,12 +2,14 @@
 
 mod places;
 
+use std::sync::Arc;
+
 use serde_json::json;
 use tokenkeep::chrono::{DateTime, Utc};
-use tokenkeep::import::{Account, Fate, Source};
+use tokenkeep::import::{Account, Fate, Provider, Source};
 use tokenkeep::stores::ImportStore;
 use tokenkeep::tokens::Freshness;
-use tokenkeep::transfer::{Import, TransferError, import};
+use tokenkeep::transfer::{Import, TransferError, import, is_copy_of};
 use tokenkeep::{AuthTokens, StoreError, StoreUrl, TokenStore};
 
 use self::places::Place;
@@ -120,9 +122,11 @@ pub(super) async fn take(
     url: &StoreUrl,
 ) -> Outcome {
     if migrate.keep_source {
-        return Err(Failure::usage(
-            "without --take-over this makes a copy anyway; leave out --keep-source",
-        ));
+        return Err(Failure::usage(if migrate.take_over {
+            "`--keep-source` cannot be used with `--take-over`; without both, this makes a copy"
+        } else {
+            "an import makes a copy, and the source stays anyway; leave out --keep-source"
+        }));
     }
     let mut store = opened(context, url)?;
     if let Some(text) = &migrate.obtained_at {
@@ -136,23 +140,68 @@ pub(super) async fn take(
     if migrate.take_over {
         refuse_shared_sessions(&chosen)?;
     }
+    let names = profile_names(context, &source, &chosen);
     let mut plans = Vec::new();
-    for account in &chosen {
-        plans.push(Plan::new(context, migrate, &source, account, chosen.len() > 1).await?);
+    for (account, name) in chosen.iter().zip(names) {
+        plans.push(Plan::new(context, migrate, account, name).await?);
     }
     if migrate.dry_run {
         show_fields(context, &store, &source);
     } else {
         say_what_is_unknown(context, &store, &source);
     }
+    let is_one = plans.len() == 1;
+    let mut failed = Vec::new();
     for plan in plans {
-        if migrate.dry_run {
-            plan.show(context, migrate).await?;
-        } else {
-            plan.run(context, migrate, &store, &source).await?;
+        let name = plan.account.name.clone();
+        let done = match migrate.dry_run {
+            true => plan.show(context, migrate, &store).await,
+            false => plan.run(context, migrate, &store, &source).await,
+        };
+        match done {
+            Err(failure) if is_one => return Err(failure),
+            Err(failure) => {
+                context.terminal.say(&format!("{name}: {}", failure.message()));
+                failed.push(for_shell(name));
+            }
+            Ok(()) => {}
         }
     }
-    DONE
+    if failed.is_empty() {
+        return DONE;
+    }
+    let message = format!("{} of the accounts were not taken: {}", failed.len(), failed.join(", "));
+    Err(Failure::new(Code::Other, message))
+}
+
+/// Returns the name of the profile of each account, if there are several. No two have the same, and an account has the
+/// same one each time.
+fn profile_names(context: &Context, source: &Source, chosen: &[&Account]) -> Vec<Option<String>> {
+    if chosen.len() == 1 {
+        return vec![None];
+    }
+    let base = context.selection.profile.clone();
+    let base = base.unwrap_or_else(|| source.format.name().into());
+    let plain: Vec<_> =
+        chosen.iter().map(|account| profile_name(&base, &account.name, "")).collect();
+    let is_unique = |name: &Result<String, String>| {
+        name.is_ok() && plain.iter().filter(|other| *other == name).count() == 1
+    };
+    let names = chosen.iter().zip(&plain).map(|(account, name)| match name {
+        Ok(unique) if is_unique(name) => unique.clone(),
+        _ => {
+            // What is left out of the name tells these accounts apart.
+            let digest = format!("-{:08x}", short_digest(&account.name));
+            profile_name(&base, &account.name, &digest).unwrap_or_else(|cut| cut)
+        }
+    });
+    names.map(Some).collect()
+}
+
+/// FNV-1a (RFC 9923), which needs no table and no crate. It only tells names apart.
+fn short_digest(text: &str) -> u32 {
+    let add = |digest: u32, byte: u8| (digest ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    text.bytes().fold(0x811c_9dc5, add)
 }
 
 fn opened(context: &Context, url: &StoreUrl) -> Result<ImportStore, Failure> {
@@ -240,7 +289,8 @@ fn say_what_is_unknown(context: &Context, store: &ImportStore, source: &Source) 
 /// Where one account goes.
 struct Plan<'a> {
     account: &'a Account,
-    to: StoreUrl,
+    /// The store. A dry run does not choose one for a new profile.
+    to: Option<StoreUrl>,
     /// The profile, if there is one already, or its name.
     profile: Option<Result<Profile, String>>,
     /// The provider that the profile gets.
@@ -248,12 +298,12 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
+    /// `name` is that of the profile, if it is one of many.
     async fn new(
         context: &Context,
         migrate: &arguments::Migrate,
-        source: &Source,
         account: &'a Account,
-        is_one_of_many: bool,
+        name: Option<String>,
     ) -> Result<Self, Failure> {
         let named = match context.selection.selected()? {
             Selection::Store(_) => {
@@ -263,15 +313,16 @@ impl<'a> Plan<'a> {
             }
             Selection::Profile(name) => name,
         };
-        let name = if is_one_of_many {
-            let base =
-                context.selection.profile.clone().unwrap_or_else(|| source.format.name().into());
-            Some(profile_name(&base, &account.name))
-        } else if migrate.to.is_some() && !context.selection.is_given() {
+        if name.is_some() && migrate.to.as_ref().is_some_and(|to| !to.contains(NAME)) {
+            return Err(Failure::usage(format!(
+                "with --all, the path in --to needs a {NAME} in it"
+            )));
+        }
+        let name = match name {
+            Some(name) => Some(name),
             // As for any other source, a store that is named alone gets the tokens and no profile.
-            None
-        } else {
-            Some(named)
+            None if migrate.to.is_some() && !context.selection.is_given() => None,
+            None => Some(named),
         };
         let to = migrate
             .to
@@ -279,14 +330,8 @@ impl<'a> Plan<'a> {
             .map(|to| parse_url(&to.replace(NAME, name.as_deref().unwrap_or_default())));
         let to = to.transpose()?;
         let Some(name) = name else {
-            let to = to.expect("without it, there is a profile");
             return Ok(Self { account, to, profile: None, table: None });
         };
-        if is_one_of_many && migrate.to.as_ref().is_some_and(|to| !to.contains(NAME)) {
-            return Err(Failure::usage(format!(
-                "with --all, the path in --to needs a {NAME} in it"
-            )));
-        }
         let there = Profile::find(&name)?;
         let has_provider = there.as_ref().is_some_and(|profile| profile.provider.is_some());
         let mut table = table_of(account).filter(|_| !has_provider);
@@ -306,23 +351,34 @@ impl<'a> Plan<'a> {
                     ),
                 ));
             }
-            (Some(profile), _) => (profile.store.clone(), Ok(profile)),
+            (Some(profile), _) => {
+                refuse_other_provider(&profile, account)?;
+                (Some(profile.store.clone()), Ok(profile))
+            }
+            // A dry run makes no key.
+            (None, to) if migrate.dry_run => (to, Err(name)),
             (None, Some(to)) => {
                 let (to, _, _) = init::named(context, to).await?;
-                (to, Err(name))
+                (Some(to), Err(name))
             }
             (None, None) => {
                 let (to, _, _) = init::choose(context, &name).await?;
-                (to, Err(name))
+                (Some(to), Err(name))
             }
         };
         Ok(Self { account, to, profile: Some(profile), table })
     }
 
-    async fn show(&self, context: &Context, migrate: &arguments::Migrate) -> Result<(), Failure> {
-        let target = open(context, &self.to)?;
-        refuse_environment(&self.to, &*target)?;
-        check_key(context, &self.to).await?;
+    async fn show(
+        &self,
+        context: &Context,
+        migrate: &arguments::Migrate,
+        store: &ImportStore,
+    ) -> Result<(), Failure> {
+        let target = match &self.to {
+            Some(to) => self.target(context, to, migrate, store).await?.to_string(),
+            None => "the store that `init` chooses".into(),
+        };
         let kind = if migrate.take_over { "take over" } else { "copy" };
         let profile = match &self.profile {
             None => String::new(),
@@ -334,13 +390,27 @@ impl<'a> Plan<'a> {
         if let Some(table) = &self.table {
             context.terminal.say(&format!("with this provider:\n{}", table.trim()));
         }
+        Ok(())
+    }
+
+    /// Opens the target. Fails if the import would fail there, before a profile is made.
+    async fn target(
+        &self,
+        context: &Context,
+        to: &StoreUrl,
+        migrate: &arguments::Migrate,
+        store: &ImportStore,
+    ) -> Result<Arc<dyn TokenStore>, Failure> {
+        let target = open(context, to)?;
+        refuse_environment(to, &*target)?;
+        check_key(context, to).await?;
+        let from = store.clone().with_account(&self.account.name);
         if let Some(there) = target.load().await?
-            && !there.record.tokens.is_backup()
-            && there.record.tokens != self.account.tokens
+            && !is_replaceable(&there.record.tokens, &from, self.account, migrate.take_over)
         {
             return Err(TransferError::Occupied { place: target.to_string() }.into());
         }
-        Ok(())
+        Ok(target)
     }
 
     async fn run(
@@ -350,9 +420,10 @@ impl<'a> Plan<'a> {
         store: &ImportStore,
         source: &Source,
     ) -> Result<(), Failure> {
-        let target = open(context, &self.to)?;
-        refuse_environment(&self.to, &*target)?;
-        check_key(context, &self.to).await?;
+        let to = self.to.clone().expect("only a dry run has none");
+        let target = self.target(context, &to, migrate, store).await?;
+        let refreshes = self.table.is_some()
+            || matches!(&self.profile, Some(Ok(profile)) if profile.provider.is_some());
         let provider = self.table.map(|table| NewProvider { table, metadata: None });
         // The profile is there before the tokens, so that a run that is killed leaves none that nothing names.
         let profile = match self.profile {
@@ -364,7 +435,7 @@ impl<'a> Plan<'a> {
                 Some(profile.name)
             }
             Some(Err(name)) => {
-                let path = Profile::create(&name, &self.to, provider).await?;
+                let path = Profile::create(&name, &to, provider).await?;
                 context.terminal.say(&format!("made the profile {name} ({})", path.display()));
                 Some(name)
             }
@@ -375,12 +446,12 @@ impl<'a> Plan<'a> {
         if let Some(warning) = &imported.warning {
             context.terminal.say(&format!("warning: {warning}"));
         }
-        warn_of_plaintext(context, &self.to);
+        warn_of_plaintext(context, &to);
         let program = source.format.program();
         let name = &self.account.name;
         if !migrate.take_over {
             let with = profile.map_or_else(
-                || format!(" --store {}", for_shell(self.to.to_string())),
+                || format!(" --store {}", for_shell(to.to_string())),
                 |name| format!(" --profile {name}"),
             );
             context.terminal.say(&format!(
@@ -398,13 +469,49 @@ impl<'a> Plan<'a> {
         };
         context.terminal.say(&after);
         if self.account.tokens.refresh_token.is_some() {
-            context.terminal.say(&format!(
-                "these tokens are live here now: once they are refreshed, those of {program} are invalid at many \
-                 providers; do not use both"
-            ));
+            context.terminal.say(&if refreshes {
+                format!(
+                    "these tokens are live here now: once they are refreshed, those of {program} are invalid at many \
+                     providers; do not use both"
+                )
+            } else {
+                "nothing refreshes them here yet: the file names no provider that this command can use; add one with \
+                 `tokenkeep init --provider`, or --issuer, and the id of the client that they were issued to"
+                    .to_owned()
+            });
         }
         Ok(())
     }
+}
+
+/// Returns whether an import may replace these tokens: an earlier copy of the same account, or the same tokens.
+fn is_replaceable(
+    there: &AuthTokens,
+    from: &ImportStore,
+    account: &Account,
+    take_over: bool,
+) -> bool {
+    is_copy_of(there, from) || take_over && *there == account.tokens
+}
+
+/// Fails if the profile would send the tokens to another provider than the file names.
+fn refuse_other_provider(profile: &Profile, account: &Account) -> Result<(), Failure> {
+    let Some(provider) = &profile.provider else { return Ok(()) };
+    let Provider { token_url, client_id, .. } = &account.provider;
+    let own = provider.client_name();
+    let (url, client) = own.split_once(' ').unwrap_or((&own, ""));
+    let is_other = |named: &Option<String>, own: &str| named.as_ref().is_some_and(|it| it != own);
+    if is_other(token_url, url) || is_other(client_id, client) {
+        return Err(Failure::new(
+            Code::Conflict,
+            format!(
+                "the profile {} refreshes at {url} as the client {client}, and these tokens are of another provider or \
+                 client; name another --profile",
+                profile.name
+            ),
+        ));
+    }
+    Ok(())
 }
 
 /// Returns the `[oauth2]` table for an account whose file names its provider.
@@ -425,19 +532,25 @@ fn table_of(account: &Account) -> Option<String> {
     Some(table)
 }
 
-/// Returns the name of a profile for an account.
-fn profile_name(base: &str, account: &str) -> String {
-    let mut name = format!("{base}-");
+/// The most characters of the name of a profile.
+const LONGEST_NAME: usize = 64;
+
+/// Returns the name of a profile for an account. The error is a name in which something of the account is missing.
+fn profile_name(base: &str, account: &str, end: &str) -> Result<String, String> {
+    let (mut name, mut is_whole) = (format!("{base}-"), true);
     for character in account.chars().flat_map(char::to_lowercase) {
         let fits = character.is_ascii_lowercase() || character.is_ascii_digit();
+        is_whole &= character.is_ascii();
         if fits {
             name.push(character);
         } else if !name.ends_with('-') {
             name.push('-');
         }
     }
-    name.truncate(64);
-    name.trim_end_matches('-').to_owned()
+    is_whole &= name.len() + end.len() <= LONGEST_NAME;
+    name.truncate(LONGEST_NAME - end.len());
+    let name = format!("{}{end}", name.trim_end_matches('-'));
+    if is_whole { Ok(name) } else { Err(name) }
 }
 
 #[cfg(test)]
@@ -447,12 +560,13 @@ mod tests {
     #[test]
     fn the_name_of_a_profile_is_made_of_the_account() {
         for (account, expected) in [
-            ("me@example.com", "msal-me-example-com"),
-            ("Me (https://graph/.default)", "msal-me-https-graph-default"),
-            ("ü", "msal"),
+            ("me@example.com", Ok("msal-me-example-com".to_owned())),
+            ("Me (https://graph/.default)", Ok("msal-me-https-graph-default".to_owned())),
+            ("ü", Err("msal".to_owned())),
         ] {
-            assert_eq!(profile_name("msal", account), expected);
+            assert_eq!(profile_name("msal", account, ""), expected);
         }
-        assert_eq!(profile_name("msal", &"x".repeat(100)).len(), 64);
+        let long = profile_name("msal", &"x".repeat(100), "-12345678").unwrap_err();
+        assert!(long.len() == 64 && long.ends_with("-12345678"), "{long}");
     }
 }

@@ -143,7 +143,7 @@ fn a_dry_run_shows_what_becomes_of_each_field_and_does_nothing() {
     }
     assert!(!said.err.contains("canary"), "{}", said.err);
     assert!(!home.path("config/profiles/work.toml").exists());
-    assert!(!home.path("state").exists());
+    assert!(!home.path("state").exists() && !home.path("config").exists());
 }
 
 #[test]
@@ -378,4 +378,184 @@ fn the_target_keeps_other_tokens_and_another_store() {
     }
     assert!(home.path("token.json").exists());
     assert_eq!(home.run("get").line(), "canary-a");
+}
+
+#[test]
+fn a_backup_of_another_session_is_not_replaced_by_an_import() {
+    let home = home("token.json", GO);
+    home.run("init").ok();
+    home.feed("set", "the-only-one").ok();
+    home.run("backup --to plaintext:copy.json").ok();
+    let before = fs::read(home.path("copy.json")).unwrap();
+    for option in ["", " --take-over", " --dry-run"] {
+        let line =
+            format!("migrate --from import:auto:token.json --to plaintext:copy.json{option}");
+        let said = home.run(&line);
+        assert_eq!(said.code, 7, "{line}: {}", said.err);
+        assert!(said.err.contains("holds other tokens"), "{line}: {}", said.err);
+    }
+    assert_eq!(fs::read(home.path("copy.json")).unwrap(), before);
+    assert_eq!(fs::read_to_string(home.path("token.json")).unwrap(), GO);
+    // A profile is not made in vain.
+    home.run("migrate --profile work --from import:auto:token.json --to plaintext:copy.json")
+        .failed(7);
+    assert!(!home.path("config/profiles/work.toml").exists());
+}
+
+#[test]
+fn tokens_are_not_given_to_a_profile_of_another_provider() {
+    let server = TokenServer::start();
+    for (token_uri, client) in [("https://oauth2.example/token", "app"), ("", "another")] {
+        let home = Home::new();
+        home.run("init --profile work").ok();
+        let path = home.path("config/profiles/work.toml");
+        let store = fs::read_to_string(&path).unwrap();
+        let url = server.token_url();
+        fs::write(&path, format!("{store}[oauth2]\ntoken_url = \"{url}\"\nclient_id = \"app\"\n"))
+            .unwrap();
+        let uri = if token_uri.is_empty() { &url } else { token_uri };
+        let file = json!({
+            "type": "authorized_user", "client_id": client, "client_secret": "s",
+            "refresh_token": "canary-r", "token_uri": uri,
+        });
+        home.write("adc.json", file.to_string());
+        let line = "migrate --profile work --from import:auto:adc.json --take-over";
+        let said = home.run(line).failed(7);
+        assert!(said.contains("are of another provider or client"), "{said}");
+        assert!(home.path("adc.json").exists());
+    }
+    assert_eq!(server.calls(), 0);
+}
+
+#[test]
+fn what_names_the_provider_and_the_account_is_kept_when_the_file_is_removed() {
+    let file = r#"{"client_id":"cid","client_secret":"canary","refresh_token":"r","type":"authorized_user","token_uri":"http://evil.example/t","account":"me@example"}"#;
+    let home = home("adc.json", file);
+    let said = home.run("migrate --profile work --from import:auto:adc.json --take-over");
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert!(said.err.contains("WARNING: the profile gets no provider"), "{}", said.err);
+    assert!(said.err.contains("nothing refreshes them here yet"), "{}", said.err);
+    assert!(!home.path("adc.json").exists());
+    for (name, value) in
+        [("client_id", "cid"), ("token_uri", "http://evil.example/t"), ("account", "me@example")]
+    {
+        assert_eq!(home.run(&format!("get --profile work --field {name}")).line(), value);
+    }
+    home.run("get --profile work --field client_secret").failed(2);
+}
+
+#[test]
+fn accounts_whose_names_look_alike_become_different_profiles() {
+    let hosts = "github.com:\n    users:\n        a.b:\n            oauth_token: gho_1\n        a-b:\n            oauth_token: gho_2\n        jürgen:\n            oauth_token: gho_3\n        jörgen:\n            oauth_token: gho_4\n";
+    let home = home("hosts.yml", hosts);
+    let tokens = |home: &Home| {
+        let mut tokens = Vec::new();
+        for line in home.run("list").ok().lines() {
+            let name = line.split('\t').next().unwrap();
+            tokens.push((name.to_owned(), home.run(&format!("get --profile {name}")).line()));
+        }
+        tokens
+    };
+    home.run("migrate --all --from import:auto:hosts.yml").ok();
+    let first = tokens(&home);
+    let mut all: Vec<_> = first.iter().map(|(_, token)| token.as_str()).collect();
+    all.sort_unstable();
+    assert_eq!(all, ["gho_1", "gho_2", "gho_3", "gho_4"]);
+    home.run("migrate --all --from import:auto:hosts.yml").ok();
+    assert_eq!(tokens(&home), first);
+}
+
+#[test]
+fn one_account_that_cannot_be_taken_stops_no_other() {
+    let home = home("tokens", TWO);
+    home.run("init --profile claude-code-claude-code").ok();
+    home.feed("set --profile claude-code-claude-code", "mine").ok();
+    let said = home.run("migrate --all --from import:auto:tokens");
+    assert_eq!(said.code, 1, "{}", said.err);
+    let expected = "1 of the accounts were not taken: claude-code\n";
+    assert!(said.err.ends_with(expected), "{}", said.err);
+    assert_eq!(home.run("get --profile claude-code-docs").line(), "canary-b");
+    assert_eq!(home.run("get --profile claude-code-claude-code").line(), "mine");
+}
+
+#[test]
+fn of_two_take_overs_at_once_one_has_the_tokens() {
+    for _ in 0..5 {
+        let home = home("token.json", GO);
+        let take = |name: &str| {
+            let line = format!(
+                "migrate --take-over --from import:auto:token.json --to plaintext:{name}.json"
+            );
+            home.run(&line).code
+        };
+        let codes = std::thread::scope(|scope| {
+            let other = scope.spawn(|| take("one"));
+            [take("two"), other.join().unwrap()]
+        });
+        let live = ["one", "two"].iter().filter(|it| home.path(format!("{it}.json")).exists());
+        assert_eq!(
+            (live.count(), codes.iter().filter(|it| **it == 0).count()),
+            (1, 1),
+            "{codes:?}"
+        );
+    }
+}
+
+#[test]
+fn a_take_over_whose_file_cannot_be_removed_says_that_the_tokens_are_in_both_places() {
+    let home = Home::new();
+    home.write("theirs/token.json", GO);
+    fs::hard_link(home.path("theirs/token.json"), home.path("theirs/other.json")).unwrap();
+    let line = "migrate --take-over --from import:auto:theirs/token.json --to plaintext:a.json";
+    let said = home.run(line);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert!(said.err.contains("stays as it is"), "{}", said.err);
+    assert!(home.path("theirs/token.json").exists() && home.path("a.json").exists());
+}
+
+#[test]
+fn files_of_other_programs_are_neither_damaged_nor_removed_whatever_they_are() {
+    let contents: [&[u8]; 10] = [
+        b"\x80\x04\x95canary",
+        b"SQLite format 3\0canary",
+        b"machine h\nlogin l password canary\n",
+        b"<?xml version=\"1.0\"?><plist>canary</plist>",
+        b"-----BEGIN PRIVATE KEY-----\ncanary\n-----END PRIVATE KEY-----\n",
+        b"{\"a\":\"canary\"}\n{\"b\":1}\n",
+        b"{ // a comment\n \"token\": \"canary\" }\n",
+        b"a;b\ncanary;c\n",
+        b"canary-canary-canary-canary-0123456789\n",
+        b"{\"version\":3,\"tokens\":{\"a\":\"canary\"}}",
+    ];
+    for content in contents {
+        let home = Home::new();
+        home.write("theirs", content);
+        for line in ["get", "status", "clear"] {
+            let done = home.run(&format!("{line} --store plaintext:theirs"));
+            let text = format!("{}{}", done.out, done.err);
+            assert_eq!(done.code, 6, "{line} {content:?}: {text}");
+            assert!(!text.contains("damaged") && !text.contains("canary"), "{line}: {text}");
+            assert!(!text.contains("clear it"), "{line}: {text}");
+        }
+        assert_eq!(fs::read(home.path("theirs")).unwrap(), content);
+    }
+}
+
+#[test]
+fn thousands_of_accounts_or_fields_end_soon_and_are_refused() {
+    let entry = r#"{"scopes":["x"],"token":{"access_token":"a","expires_at":1900000000}}"#;
+    let hosts: String = (0..30_000)
+        .map(|user| format!("        u{user}:\n            oauth_token: gho_{user}\n"))
+        .collect();
+    let fields: Vec<String> =
+        (0..60_000).map(|host| format!(r#""h{host}":{{"identitytoken":"r"}}"#)).collect();
+    for content in [
+        format!("[{}]", vec![entry; 30_000].join(",")),
+        format!("github.com:\n    users:\n{hosts}"),
+        format!(r#"{{"auths":{{{}}}}}"#, fields.join(",")),
+    ] {
+        let home = home("tokens", &content);
+        let said = home.run("migrate --profile work --from import:auto:tokens").failed(6);
+        assert!(said.contains("more than "), "{said}");
+    }
 }

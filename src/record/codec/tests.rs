@@ -242,7 +242,9 @@ fn each_fault_has_its_own_error_text() {
         ("   ", "it ends too early, at line 1, column 3"),
         ("{\n\"access_token\": \"canary", "it ends too early, at line 2, column 23"),
         ("{\n\"access_token\": canary}", "it is not valid JSON at line 2, column 17"),
-        ("{} canary", "it is not valid JSON at line 1, column 4"),
+        ("{\n  \"acc", "it ends too early, at line 2, column 6"),
+        ("garbage", "it is not valid JSON at line 1, column 1"),
+        ("\0\0\0\0", "it is not valid JSON at line 1, column 1"),
         (r#"{"access_token":"canary","access_token":"canary"}"#, "it has the same field twice"),
         (r#"{"access_token":"a","\u0061ccess_token":"b"}"#, "it has the same field twice"),
     ] {
@@ -292,6 +294,16 @@ fn what_another_program_wrote_is_not_called_damaged() {
         (r#"{"tokens":{"a":1},"version":"2.0"}"#, "its version is not a number"),
         ("[\"canary\"]", "it is not a JSON object"),
         ("\"canary\"", "it is not a JSON object"),
+        ("{} canary", "it is not valid JSON at line 1, column 4"),
+        ("{\"a\":1}\n{\"b\":2}\n", "it is not valid JSON at line 2, column 1"),
+        ("{\"version\":3,\"tokens\":{}}", "it has no access_token"),
+        ("SQLite format 3\0", "it is not valid JSON at line 1, column 1"),
+        ("xyz_0123456789abcdef0123", "it is not valid JSON at line 1, column 1"),
+        (
+            "machine example login me password canary\n# netrc\n",
+            "it is not valid JSON at line 1, column 1",
+        ),
+        ("<html>no</html>", "it is not valid JSON at line 1, column 1"),
         ("[section]\ntoken = canary\n", "it is not a JSON object"),
         ("# settings\nhost: example\n", "it is not valid JSON at line 1, column 1"),
     ] {
@@ -304,7 +316,7 @@ fn what_another_program_wrote_is_not_called_damaged() {
 
 #[test]
 fn a_newer_version_is_refused_whatever_its_other_fields() {
-    let error = decode(br#"{"token":[],"version":3}"#, "here").unwrap_err();
+    let error = decode(br#"{"access_token":[],"version":3}"#, "here").unwrap_err();
     assert!(matches!(error, StoreError::NewerVersion { found: 3, known: 2, .. }), "{error}");
 }
 

@@ -121,8 +121,12 @@ struct Places {
 }
 
 impl Places {
+    /// Adds a file of this form. One of these programs may have a file there without tokens.
     fn file(&mut self, format: Format, path: Option<PathBuf>) {
-        self.add(Some(format), path);
+        let may_have_tokens = |path: &PathBuf| {
+            content(path).is_none_or(|content| recognize(&content) == Some(format))
+        };
+        self.add(Some(format), path.filter(may_have_tokens));
     }
 
     /// Adds a file whose content tells the form. A file of another kind is no fault there.
