@@ -190,14 +190,20 @@ impl OAuth2Client {
 
     async fn trade(&self, token: &RefreshToken, http: Http) -> Result<AuthTokens, Failed> {
         #[expect(clippy::disallowed_methods, reason = "sent to the server that issued it")]
-        let token = oauth2::RefreshToken::new(token.expose_secret().to_owned());
+        let spent = oauth2::RefreshToken::new(token.expose_secret().to_owned());
         let (client, sent) = (self.client(), self.clock.now());
         let forms = self.forms(http, self.parameters.for_token());
-        let request = client.exchange_refresh_token(&token).add_scopes(self.refresh_scopes.clone());
+        let request = client.exchange_refresh_token(&spent).add_scopes(self.refresh_scopes.clone());
         let answer = request.request_async(&forms).await;
-        token.into_secret().zeroize();
+        spent.into_secret().zeroize();
         let answer = answer.map_err(|error| failed(error, self.token_url.url()).in_a_session())?;
-        Ok(self.received(answer, sent))
+        let new = self.received(answer, sent);
+        let is_another = new.refresh_token.as_ref().is_some_and(|new| new != token);
+        if new.has_access_token() || is_another {
+            Ok(new)
+        } else {
+            Err(unreadable(self.token_url.url().authority()))
+        }
     }
 
     /// Returns what sends the request for new tokens instead of these.
@@ -210,7 +216,9 @@ impl OAuth2Client {
     /// Returns the tokens of an answer to a request that was sent at this time.
     fn received(&self, answer: Answer, sent: SystemTime) -> AuthTokens {
         let mut tokens = answer.into_tokens(sent);
-        if let (None, Some(lifetime)) = (tokens.expiry(), self.default_lifetime) {
+        if let (None, Some(lifetime)) = (tokens.expiry(), self.default_lifetime)
+            && tokens.has_access_token()
+        {
             tokens.expires_at = clock::date(sent).checked_add_signed(lifetime);
         }
         tokens
@@ -225,6 +233,9 @@ impl OAuth2Client {
         let answer = request.request_async(&forms).await;
         let answer = answer.map_err(|error| failed(error, self.token_url.url()))?;
         let mut tokens = self.received(answer, sent);
+        if !tokens.has_access_token() {
+            return Err(unreadable(self.token_url.url().authority()));
+        }
         // A server should send none (RFC 6749, 4.4.3), and this client would never use it.
         tokens.refresh_token = None;
         Ok(tokens)

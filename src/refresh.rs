@@ -37,7 +37,9 @@ use crate::tokens::{AuthTokens, Buffers, EXPIRY_BUFFER, REFRESH_BUFFER};
 /// - For one slot, one task of one process calls it at a time. The token that it gets was read after the
 ///   lease was taken.
 /// - The tokens that it returns replace the record. If they have no refresh token, the old one stays,
-///   because a server that does not rotate sends none. `extra` is replaced as a whole. If a record has no room
+///   because a server that does not rotate sends none. If they have another refresh token and an empty access token,
+///   the refresh token is saved beside the old access token, and the refresh fails for 30 s, because the refresh token
+///   that was sent is spent. `extra` is replaced as a whole. If a record has no room
 ///   for all of it, its longest fields are left out, so that no token is lost.
 /// - The kind of failure decides what happens next: transient, ambiguous, misconfigured or rejected. If it is
 ///   not certain whether the server got the token, the failure is [`RefreshFailure::Ambiguous`].

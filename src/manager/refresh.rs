@@ -291,6 +291,9 @@ impl RefreshProtocol {
     ///
     /// They are put into memory before the first await. If the runtime ends there, the next caller of the
     /// manager saves them.
+    ///
+    /// If there is only a new refresh token, it is saved beside the old access token, and the refresh fails. The next
+    /// one sends the new refresh token.
     async fn commit(
         &self,
         leased: LeasedTokens,
@@ -298,6 +301,7 @@ impl RefreshProtocol {
     ) -> Result<Arc<Snapshot>, AuthError> {
         let intent = leased.record.refresh.intent;
         let old = leased.record.tokens;
+        let is_partial = !new.has_access_token();
         let mut tokens = new.with_backup(false);
         tokens.keep_refresh_token(&old);
         if let (None, Some(secret)) = (tokens.client_secret(), old.client_secret()) {
@@ -306,10 +310,27 @@ impl RefreshProtocol {
         let now = self.clock.now();
         tokens.obtained_at.get_or_insert_with(|| clock::date(now));
         self.history.refreshed(now);
-        let throttle = self.throttle_after_success(&tokens, now);
+        let throttle = if is_partial {
+            tokens.keep_access_token(&old);
+            self.throttle_after_a_part(now)
+        } else {
+            self.throttle_after_success(&tokens, now)
+        };
         let refresh = RefreshState { throttle, ..RefreshState::default() };
         let record = Record::new(record::fitted(tokens)).with_refresh(refresh);
-        self.slot.put_pending(NewTokens::new(record, leased.revision, old, intent, leased.lease));
+        let access_token = is_partial.then(|| old.access_token.clone());
+        let new = NewTokens::new(record, leased.revision, old, intent, leased.lease);
+        let current = self.install(new).await?;
+        match access_token {
+            // Another program may have saved other tokens meanwhile.
+            Some(old) if current.holds(&old) => Err(self.partly_refreshed(&current, now)),
+            _ => Ok(current),
+        }
+    }
+
+    /// Saves the new tokens, or serves them from memory.
+    async fn install(&self, new: NewTokens) -> Result<Arc<Snapshot>, AuthError> {
+        self.slot.put_pending(new);
         if let Ok(mut guard) = self.slot.lock().await {
             match guard.save_pending().await {
                 Settled::Saved(snapshot) => return present(snapshot),

@@ -14,7 +14,7 @@ use crate::tokens::AuthTokens;
 
 /// The least time between two refreshes that no caller forced. It holds whatever the clocks and the server
 /// say: a new token that is already expired must not cause a request each time it is used.
-const INTERVAL: Duration = Duration::from_secs(30);
+pub(crate) const INTERVAL: Duration = Duration::from_secs(30);
 
 /// The pause after the first failure. Each further failure doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

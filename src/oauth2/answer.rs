@@ -30,6 +30,7 @@ const INNER: [&str; 2] = ["authed_user", "data"];
 /// inner object. When the answer is read, the old refresh token is spent, and the answer is the only copy of the
 /// new one.
 pub(super) struct Answer {
+    /// It is empty if there is only a refresh token that can be used.
     access_token: oauth2::AccessToken,
     refresh_token: Option<oauth2::RefreshToken>,
     expires_in: Option<TimeDelta>,
@@ -41,17 +42,26 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Returns whether there are tokens in a body. No copy of them stays.
+    /// Returns whether there is an access token in a body. No copy of it stays.
     pub(super) fn is_in(body: &[u8]) -> bool {
+        Self::tokens_in(body).is_some_and(|tokens| tokens.has_access_token())
+    }
+
+    /// Returns whether there is a token of any kind in a body. No copy of it stays.
+    pub(super) fn is_partly_in(body: &[u8]) -> bool {
+        Self::tokens_in(body).is_some()
+    }
+
+    fn tokens_in(body: &[u8]) -> Option<AuthTokens> {
         // The fields of the `oauth2` crate are not wiped on drop, and those of `AuthTokens` are.
-        let answer = serde_json::from_slice::<Self>(body);
-        answer.is_ok_and(|answer| answer.into_tokens(SystemTime::UNIX_EPOCH).has_access_token())
+        let answer = serde_json::from_slice::<Self>(body).ok()?;
+        Some(answer.into_tokens(SystemTime::UNIX_EPOCH))
     }
 
     /// Returns the tokens of an answer to a request that was sent at this time.
     ///
     /// The lifetime counts from `sent`, so a slow answer never makes a token seem to live longer than it
-    /// does.
+    /// does. Without an access token, the refresh token is alone.
     pub(super) fn into_tokens(self, sent: SystemTime) -> AuthTokens {
         let sent = clock::date(sent);
         let mut tokens = AuthTokens::new(self.access_token.into_secret()).with_obtained_at(sent);
@@ -59,7 +69,9 @@ impl Answer {
         // A lifetime that overflows is ignored.
         let lifetime = self.expires_in.map(|time| time.max(TimeDelta::zero()));
         let by_lifetime = lifetime.and_then(|time| sent.checked_add_signed(time));
-        tokens.expires_at = by_lifetime.or(self.expires_on.map(|at| at.max(sent)));
+        tokens.expires_at = by_lifetime
+            .or(self.expires_on.map(|at| at.max(sent)))
+            .filter(|_| tokens.has_access_token());
         tokens.refresh_expires_at = self.refresh_expiry.and_then(|expiry| match expiry {
             RefreshExpiry::After(lifetime) => sent.checked_add_signed(lifetime),
             RefreshExpiry::At(date) => Some(date),
@@ -78,7 +90,7 @@ impl Answer {
 impl<'de> Deserialize<'de> for Answer {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let fields = Fields::deserialize(deserializer)?;
-        fields.into_answer().ok_or_else(|| de::Error::custom("no tokens"))
+        fields.into_answer().ok_or_else(|| de::Error::custom("no tokens that can be used"))
     }
 }
 
@@ -101,10 +113,10 @@ struct Fields {
 }
 
 impl Fields {
-    fn add<E: de::Error>(&mut self, name: String, value: Value) -> Result<(), E> {
+    fn add(&mut self, name: String, value: Value) {
         match name.as_str() {
-            "access_token" => self.access_token.set(value)?,
-            "refresh_token" => self.refresh_token.set(value)?,
+            "access_token" => self.access_token.set(value),
+            "refresh_token" => self.refresh_token.set(value),
             "expires_in" => {
                 self.expires_in = value.number().map(TimeDelta::seconds).or(self.expires_in);
             }
@@ -132,17 +144,25 @@ impl Fields {
                 self.extra.insert(name, value);
             }
         }
-        Ok(())
     }
 
-    /// Returns the tokens, or `None` if there is no access token.
+    /// Returns the tokens, or `None` if there are none. A refresh token that can be read counts although the access
+    /// token beside it cannot be: it is the only copy.
     fn into_answer(mut self) -> Option<Answer> {
         for name in INNER {
             self.take_inner(name);
         }
+        // Nobody knows which of two refresh tokens is the good one.
+        if self.refresh_token.is_doubtful
+            || self.access_token.text.is_none() && self.refresh_token.text.is_none()
+        {
+            return None;
+        }
         Some(Answer {
-            access_token: oauth2::AccessToken::new(self.access_token.0.take()?),
-            refresh_token: self.refresh_token.0.take().map(oauth2::RefreshToken::new),
+            access_token: oauth2::AccessToken::new(
+                self.access_token.text.take().unwrap_or_default(),
+            ),
+            refresh_token: self.refresh_token.text.take().map(oauth2::RefreshToken::new),
             expires_in: self.expires_in,
             expires_on: self.expires_on,
             refresh_expiry: self.refresh_expiry,
@@ -151,28 +171,29 @@ impl Fields {
     }
 
     /// Takes the tokens of an inner object, if they belong together with those outside: there is no access token
-    /// outside, or only the refresh token is inside.
+    /// outside, or only the refresh token is inside and none is outside.
     fn take_inner(&mut self, name: &str) {
         let Some(text) = self.extra.get(name).and_then(|value| value.text.as_ref()) else { return };
         #[expect(clippy::disallowed_methods, reason = "tokens are read from it")]
         let inner = serde_json::from_str::<Self>(text.expose_secret());
         let Ok(mut inner) = inner else { return };
-        let belongs = match (&self.access_token.0, &inner.access_token.0) {
+        let belongs = match (&self.access_token.text, &inner.access_token.text) {
+            _ if inner.refresh_token.is_doubtful => false,
             (None, Some(_)) => true,
-            (Some(_), None) => self.refresh_token.0.is_none() && inner.refresh_token.0.is_some(),
-            _ => false,
+            (_, None) => self.refresh_token.text.is_none() && inner.refresh_token.text.is_some(),
+            (Some(_), Some(_)) => false,
         };
         if !belongs {
             return;
         }
         // The tokens are kept once.
         self.extra.remove(name);
-        if inner.access_token.0.is_some() {
+        if inner.access_token.text.is_some() {
             self.access_token = std::mem::take(&mut inner.access_token);
             self.expires_in = inner.expires_in.or(self.expires_in);
             self.expires_on = inner.expires_on.or(self.expires_on);
         }
-        if inner.refresh_token.0.is_some() {
+        if inner.refresh_token.text.is_some() {
             self.refresh_token = std::mem::take(&mut inner.refresh_token);
         }
         self.refresh_expiry = inner.refresh_expiry.or(self.refresh_expiry);
@@ -194,7 +215,7 @@ impl<'de> Deserialize<'de> for Fields {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
                 let mut fields = Fields::default();
                 while let Some((name, value)) = map.next_entry()? {
-                    fields.add(name, value)?;
+                    fields.add(name, value);
                 }
                 Ok(fields)
             }
@@ -236,25 +257,23 @@ impl RefreshExpiry {
 
 /// A token of an answer, if there is one.
 #[derive(Default)]
-struct Token(Option<String>);
+struct Token {
+    text: Option<String>,
+    /// Whether there were two different ones, so that neither counts: programs differ in which of them they use.
+    is_doubtful: bool,
+}
 
 impl Token {
-    /// Programs differ in which of two tokens counts, so two different ones are an error.
-    fn set<E: de::Error>(&mut self, value: Value) -> Result<(), E> {
-        let Some(text) = value.text.filter(|_| value.is_string) else { return Ok(()) };
+    fn set(&mut self, value: Value) {
+        let Some(text) = value.text.filter(|_| value.is_string) else { return };
         #[expect(clippy::disallowed_methods, reason = "handed on, and wiped here")]
         let text = text.expose_secret().trim();
         if !is_token(text) {
-            return Ok(());
+            return;
         }
-        match &self.0 {
-            Some(known) if known != text => Err(E::custom("two different tokens")),
-            _ => {
-                self.0.zeroize();
-                self.0 = Some(text.to_owned());
-                Ok(())
-            }
-        }
+        self.is_doubtful |= self.text.as_ref().is_some_and(|known| known != text);
+        self.text.zeroize();
+        self.text = (!self.is_doubtful).then(|| text.to_owned());
     }
 }
 
@@ -269,7 +288,7 @@ fn is_token(text: &str) -> bool {
 
 impl Drop for Token {
     fn drop(&mut self) {
-        self.0.zeroize();
+        self.text.zeroize();
     }
 }
 

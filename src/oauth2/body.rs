@@ -15,8 +15,7 @@ use crate::tokens::text::{Utf8, json_of_form, utf8};
 
 /// Returns the body as JSON in UTF-8. What cannot be read stays as it is.
 ///
-/// If the body is not whole, it is not read as a form: the end of a form cannot be seen, so its last token may
-/// be only the beginning of one.
+/// If the body is not whole, the last field of a form is not read: it may be only the beginning of one.
 pub(super) fn readable(body: Zeroizing<Vec<u8>>, is_whole: bool) -> Zeroizing<Vec<u8>> {
     let body = match utf8(&body) {
         Utf8::AsIs(text) if text.len() == body.len() => body,
@@ -30,10 +29,12 @@ pub(super) fn readable(body: Zeroizing<Vec<u8>>, is_whole: bool) -> Zeroizing<Ve
     if let Some(text) = from_string(&body) {
         return readable(text, is_whole);
     }
-    let form = if is_whole && !body.trim_ascii_start().starts_with(b"{") {
+    let form = if body.trim_ascii_start().starts_with(b"{") {
+        None
+    } else if is_whole {
         from_form(&body)
     } else {
-        None
+        from_begun_form(&body)
     };
     form.or_else(|| salvaged(&body, is_whole)).unwrap_or(body)
 }
@@ -67,7 +68,21 @@ fn from_latin_1(body: &[u8]) -> Zeroizing<Vec<u8>> {
 /// Reads a form, which is what GitHub answers by default. Returns `None` if it has no token, no device code
 /// and no error.
 fn from_form(body: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    json_of_form(body, |name| matches!(name, "access_token" | "device_code" | "error"))
+    json_of_form(body, |name| {
+        matches!(name, "access_token" | "device_code" | "error") || is_refresh_token(body, name)
+    })
+}
+
+/// Returns whether a field is a refresh token, and no part of a link in a page.
+fn is_refresh_token(body: &[u8], name: &str) -> bool {
+    name == "refresh_token" && !body.trim_ascii_start().starts_with(b"<")
+}
+
+/// Reads the beginning of a form, as far as its fields have an end. Returns `None` without a refresh token: it may be
+/// in the part that is missing.
+fn from_begun_form(body: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let end = body.iter().rposition(|byte| *byte == b'&')?;
+    json_of_form(&body[..end], |name| is_refresh_token(body, name))
 }
 
 /// The fields that are looked for in a body that is no JSON.
@@ -102,7 +117,7 @@ fn salvaged(body: &[u8], is_whole: bool) -> Option<Zeroizing<Vec<u8>>> {
     let (mut counts, mut has_refresh_token) = (false, false);
     for name in SALVAGED {
         for value in values_of(text, name) {
-            counts |= matches!(name, "access_token" | "device_code" | "error");
+            counts |= matches!(name, "access_token" | "device_code" | "error" | "refresh_token");
             has_refresh_token |= name == "refresh_token";
             if json.len() > 1 {
                 json.push(b',');
@@ -240,8 +255,15 @@ mod tests {
         ] {
             assert_eq!(*readable(Zeroizing::new(beginning.to_vec()), false), beginning);
         }
-        let all_tokens = br#"{"access_token":"a","refresh_token":"r","scope":"#;
-        let read = readable(Zeroizing::new(all_tokens.to_vec()), false);
-        assert_eq!(*read, br#"{"access_token":"a","refresh_token":"r"}"#);
+        for (beginning, expected) in [
+            (
+                &br#"{"access_token":"a","refresh_token":"r","scope":"#[..],
+                &br#"{"access_token":"a","refresh_token":"r"}"#[..],
+            ),
+            (br#"{"refresh_token":"r","access_token":"cana"#, br#"{"refresh_token":"r"}"#),
+            (b"refresh_token=r&access_token=cana", br#"{"refresh_token":"r"}"#),
+        ] {
+            assert_eq!(*readable(Zeroizing::new(beginning.to_vec()), false), expected);
+        }
     }
 }

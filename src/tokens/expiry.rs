@@ -104,6 +104,14 @@ impl AuthTokens {
         }
     }
 
+    /// Takes over the access token of earlier tokens, and its expiry, if there is only a new refresh token.
+    pub(crate) fn keep_access_token(&mut self, earlier: &Self) {
+        self.refresh_obtained_at = self.obtained_at;
+        self.access_token = earlier.access_token.clone();
+        self.expires_at = earlier.expires_at;
+        self.obtained_at = earlier.obtained_at;
+    }
+
     /// Returns the phase of the access token's life at `now`.
     #[must_use]
     pub fn freshness(&self, now: DateTime<Utc>) -> Freshness {

@@ -73,10 +73,16 @@ impl RefreshProtocol {
             Err(RefreshFailure::ambiguous(format!("no answer within {deadline:.0?}")))
         });
         match answered {
-            Ok(new) if !new.has_access_token() => {
+            Ok(new) if !new.has_access_token() && !is_rotated(&new, tokens) => {
                 Err(RefreshFailure::ambiguous("the answer has an empty access token"))
             }
             answer => answer,
         }
     }
+}
+
+/// Returns whether new tokens have another refresh token. Then the old one is spent.
+fn is_rotated(new: &AuthTokens, old: &AuthTokens) -> bool {
+    let (Some(new), Some(old)) = (&new.refresh_token, &old.refresh_token) else { return false };
+    new != old
 }

@@ -3,12 +3,17 @@
 use std::time::SystemTime;
 
 use super::super::events::Event;
+use super::super::snapshot::Snapshot;
 use super::super::throttle::{self, HeldBack};
 use super::{RefreshProtocol, RefreshRequest, first};
 use crate::error::{AuthError, RefreshFailure};
 use crate::record::{self, Record};
 use crate::sys::clock;
 use crate::tokens::{AuthTokens, Schedule};
+
+/// Why a refresh failed that brought a refresh token alone.
+const NO_ACCESS_TOKEN: &str =
+    "the answer had a new refresh token, which is saved, and no access token that can be used";
 
 impl RefreshProtocol {
     /// Checks whether a refresh may be started now.
@@ -67,6 +72,24 @@ impl RefreshProtocol {
         let until = now.checked_add_signed(chrono::TimeDelta::from_std(interval).ok()?)?;
         let client = self.refresher.client();
         (schedule.due < until).then(|| record::Throttle::new(now, until, &client, None))
+    }
+
+    /// Returns a throttle for the record, after an answer with a refresh token alone.
+    pub(super) fn throttle_after_a_part(&self, now: SystemTime) -> Option<record::Throttle> {
+        let until = clock::date(now.checked_add(throttle::INTERVAL)?);
+        let client = self.refresher.client();
+        Some(record::Throttle::new(clock::date(now), until, &client, Some(NO_ACCESS_TOKEN)))
+    }
+
+    /// Returns the failure of a refresh whose answer had a refresh token alone, and publishes it.
+    pub(super) fn partly_refreshed(&self, current: &Snapshot, now: SystemTime) -> AuthError {
+        let (reason, retry_after) = (NO_ACCESS_TOKEN.to_owned(), Some(throttle::INTERVAL));
+        let failure = RefreshFailure::Transient { reason, retry_after, unspent: false };
+        let tokens = current.tokens();
+        let until = tokens.map(|tokens| self.history.failed(tokens, &failure, now));
+        let error = AuthError::Refresh(failure);
+        self.events.publish(Event::RefreshFailed { error: error.clone(), retry_at: until });
+        error
     }
 
     /// Returns the throttle for other processes, if the server asked to wait.

@@ -102,7 +102,7 @@ impl<'a> Poll<'a> {
             retry_after = reply.retry_after;
             named = interval(&reply.body);
             let body = reply.judge(self.place)?;
-            if Answer::is_in(&body) { Ok(body) } else { Err(unreadable(self.place)) }
+            if Answer::is_partly_in(&body) { Ok(body) } else { Err(unreadable(self.place)) }
         });
         match judged {
             Ok(body) => {

@@ -59,8 +59,11 @@ impl Arrived {
         let has_error = || {
             json::object(body).is_ok_and(|fields| fields.iter().any(|(name, _)| name == "error"))
         };
-        let is_failure = !self.status.is_success();
-        Answer::is_in(body) || is_failure && (self.retry_after.is_some() || has_error())
+        // A failure may repeat the refresh token that was sent.
+        match self.status.is_success() {
+            true => Answer::is_partly_in(body),
+            false => Answer::is_in(body) || self.retry_after.is_some() || has_error(),
+        }
     }
 
     fn too_long(&self, place: &str) -> Failed {

@@ -4,9 +4,11 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::{EXPIRED, Row, answer, check, error, failed, fields, fields_with, home, kept, tokens};
+use super::{
+    EXPIRED, Row, answer, check, error, failed, fields, fields_with, home, kept, record, tokens,
+};
 use crate::home::done;
-use crate::token_server::TokenServer;
+use crate::token_server::{Act, TokenServer};
 
 const PADDING: usize = 70 << 10;
 
@@ -107,6 +109,85 @@ fn the_only_copy_of_a_rotated_token_is_kept_whatever_form_it_has() {
         kept("a token_type that is a number", tokens(&json!({ "token_type": 5 }))),
         kept("a scope that is a list", tokens(&json!({ "scope": ["read", "write"] }))),
     ]);
+}
+
+#[test]
+fn a_rotated_refresh_token_is_kept_although_the_access_token_beside_it_cannot_be_used() {
+    let with =
+        |access: &str| format!(r#"{{"refresh_token":"canary-new-r","expires_in":3600,{access}}}"#);
+    let cut = r#"{"refresh_token":"canary-new-r","expires_in":3600,"access_token":"canary-n"#;
+    let cut_form = "refresh_token=canary-new-r&expires_in=3600&access_token=canary-n";
+    let (length, chunks) = ("Content-Length: 3000\r\n", "Transfer-Encoding: chunked\r\n");
+    let rows = [
+        ("no access token", answer(200, "", r#"{"refresh_token":"canary-new-r"}"#)),
+        ("null", answer(200, "", with(r#""access_token":null"#))),
+        ("an empty one", answer(200, "", with(r#""access_token":"""#))),
+        ("two different ones", answer(200, "", with(r#""access_token":"a","access_token":"b""#))),
+        ("a word that is not ASCII", answer(200, "", with(r#""access_token":"canary-\u00fc""#))),
+        ("an inner object", answer(200, "", r#"{"data":{"refresh_token":"canary-new-r"}}"#)),
+        ("nearly JSON", answer(200, "", with(r#""access_token":null,"#))),
+        ("a form", answer(200, "", "refresh_token=canary-new-r&access_token=")),
+        ("the end is missing", answer(200, "", cut)),
+        ("less than the length", answer(200, length, cut)),
+        ("a chunk that is cut", answer(200, chunks, format!("fff\r\n{cut}"))),
+        ("a form that is cut", answer(200, length, cut_form)),
+    ];
+    check(rows.into_iter().map(|(name, answer)| {
+        let mut row = kept(name, answer);
+        row.code = 1;
+        row.kept[0].1 = json!("canary-old-a");
+        row.says = vec!["had a new refresh token, which is saved", "try again later"];
+        row
+    }));
+}
+
+#[test]
+fn a_refresh_token_alone_is_used_by_the_next_refresh_and_not_before_30_seconds() {
+    let server = TokenServer::start();
+    let alone = answer(200, "", r#"{"access_token":null,"refresh_token":"canary-new-r"}"#);
+    server.script([Act::Raw(alone), Act::Raw(tokens(&json!({})))]);
+    let home = home(&server, EXPIRED);
+    for line in ["get", "get", "refresh", "get"] {
+        let done = home.run(line);
+        assert!(
+            done.code == 1 && done.err.contains("a new refresh token, which is saved"),
+            "{done:?}"
+        );
+        assert!(!done.err.contains("canary"), "{done:?}");
+    }
+    assert_eq!(server.calls(), 1);
+    // 30 seconds later.
+    let mut record = record(&home);
+    let throttle = record.pointer_mut("/refresh/throttle").unwrap();
+    throttle["from"] = json!("2020-01-01T00:00:00Z");
+    throttle["until"] = json!("2020-01-01T00:00:30Z");
+    home.write("tokens.json", record.to_string());
+    let done = home.run("get");
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(server.calls(), 2);
+    assert!(server.received()[1].contains("canary-new-r"), "{:?}", server.received());
+}
+
+#[test]
+fn an_access_token_that_is_still_good_stays_beside_a_new_refresh_token() {
+    let server = TokenServer::start();
+    server.script([Act::Raw(answer(200, "", r#"{"refresh_token":"canary-new-r"}"#))]);
+    let home = home(&server, &EXPIRED.replace("2020-01", "2120-01"));
+    let done = home.run("refresh");
+    assert_eq!(done.code, 1, "{done:?}");
+    assert_eq!(home.run("get").out.trim(), "canary-old-a");
+    assert_eq!(record(&home)["refresh_token"], "canary-new-r");
+}
+
+#[test]
+fn an_answer_that_only_repeats_the_refresh_token_is_no_success() {
+    let mut row = kept(
+        "the same refresh token alone",
+        answer(200, "", r#"{"access_token":"","refresh_token":"canary-old-r"}"#),
+    );
+    row.answers.push(tokens(&json!({})));
+    row.requests = 2;
+    check([row]);
 }
 
 #[test]
