@@ -59,6 +59,11 @@ impl<'a> Parameters<'a> {
         }
         Some(read)
     }
+
+    /// Returns the state, if there is one.
+    fn state(&self) -> Option<&str> {
+        self.state.as_deref().filter(|state| !state.is_empty())
+    }
 }
 
 impl Expected {
@@ -94,7 +99,7 @@ impl Expected {
         let parameters = Parameters::read(query)?;
         let brought = self.judge(&parameters, may_lack_state)?;
         // Without the state, the text may be that of any page.
-        if matches!(brought, Err(Failed::Refused { .. })) && parameters.state.is_some() {
+        if matches!(brought, Err(Failed::Refused { .. })) && parameters.state().is_some() {
             self.report.redirected(&self.host, &[self.state.secret()], |wanted| {
                 parse(query).find(|(name, _)| name == wanted).map(|(_, value)| value)
             });
@@ -102,10 +107,10 @@ impl Expected {
         Some(brought)
     }
 
-    /// Judges an answer. Some providers send an error without the state. If `may_lack_state`, it counts: the worst
+    /// Judges an answer. Some providers send an error without the state, or with an empty one. If `may_lack_state`, it counts: the worst
     /// that it can do is to end this sign-in.
     fn judge(&self, answer: &Parameters<'_>, may_lack_state: bool) -> Option<Brought> {
-        match &answer.state {
+        match answer.state() {
             Some(state) => {
                 let is_ours: bool = state.as_bytes().ct_eq(self.state.secret().as_bytes()).into();
                 if !is_ours {
@@ -113,7 +118,7 @@ impl Expected {
                 }
             }
             None => {
-                let error = answer.error.as_deref().and_then(error_code)?;
+                let error = answer.error.as_deref().filter(|error| !error.trim().is_empty())?;
                 let counts = may_lack_state && answer.code.is_none();
                 return counts.then(|| Err(stateless(error)));
             }
@@ -172,6 +177,7 @@ fn refused(error: &str) -> Failed {
 /// Returns the failure of a sign-in with an error code in an answer without the state. It proves nothing about the
 /// person: any program of this machine can send such an answer.
 fn stateless(error: &str) -> Failed {
+    let error = error_code(error).unwrap_or("an error code that is not registered");
     let reason = format!(
         "an answer without the state of this sign-in says {error}, and may be from somebody else; if you did not \
          decline, start the sign-in again"
@@ -292,13 +298,21 @@ mod tests {
             );
             assert!(!failed.contains("canary"), "{failed}");
         }
+        for error in ["AADSTS65004", "access-denied", "ACCESS_DENIED", "canary%1b%5b2J"] {
+            for state in ["", "&state="] {
+                let failed = sent(&format!("error={error}{state}"), "").unwrap().unwrap_err();
+                assert!(failed.contains("says an error code that is not registered,"), "{failed}");
+            }
+        }
+        assert!(sent("error=access_denied&state=", "").unwrap().is_err());
         for (query, header) in [
             (denied, "Sec-Fetch-Dest: image\r\n"),
             (denied, "sec-fetch-dest: iframe\r\n"),
             ("error=access_denied&state=wrong", ""),
             ("error=access_denied&code=a", ""),
-            ("error=Not%20A%20Code", ""),
             ("error=", ""),
+            ("error=%20", ""),
+            ("code=a&state=", ""),
         ] {
             assert_eq!(sent(query, header), None, "{query} {header}");
         }

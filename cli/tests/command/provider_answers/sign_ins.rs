@@ -303,6 +303,10 @@ fn an_error_at_the_callback_ends_the_sign_in_with_its_reason_also_without_state(
         ("error=interaction_required&state=STATE", 4, "remove prompt=none"),
         ("error=login_required&state=STATE", 4, "with login_required, as if it may ask nothing"),
         ("error=access_denied", 1, "without the state of this sign-in says access_denied"),
+        ("error=access_denied&state=", 1, "without the state of this sign-in says access_denied"),
+        ("error=AADSTS65004", 1, "says an error code that is not registered"),
+        ("error=access-denied", 1, "says an error code that is not registered"),
+        ("error=ACCESS_DENIED&state=", 1, "says an error code that is not registered"),
         ("error=invalid_scope", 1, "invalid_scope"),
         ("error=server_error&state=STATE", 1, "server_error"),
     ] {
