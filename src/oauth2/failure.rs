@@ -100,13 +100,21 @@ impl Failed {
         self
     }
 
-    /// Returns the error of a sign-in, which can be started again.
+    /// Returns the error of a sign-in by a person, which can be started again.
     pub(super) fn of_a_sign_in(self) -> OAuth2Error {
         // GitHub has two codes of its own for a device code that is over or was never valid.
         let is_over = |code: &str| {
             needs_a_sign_in(code)
                 || matches!(code, "bad_verification_code" | "incorrect_device_code")
         };
+        if let Self::Refused { code, .. } = &self {
+            match &**code {
+                // The second ones are Microsoft's.
+                "access_denied" | "authorization_declined" => return OAuth2Error::Declined,
+                "expired_token" | "code_expired" => return OAuth2Error::TimedOut,
+                _ => {}
+            }
+        }
         let may_succeed = matches!(&self, Self::Refused { code, .. } if is_over(code));
         match self.into() {
             OAuth2Error::Misconfigured { reason } if may_succeed => {
@@ -255,15 +263,6 @@ impl From<Failed> for OAuth2Error {
     fn from(failed: Failed) -> Self {
         let reason = failed.to_string();
         match &failed {
-            // The second ones are Microsoft's.
-            Failed::Refused { code, .. }
-                if matches!(&**code, "access_denied" | "authorization_declined") =>
-            {
-                Self::Declined
-            }
-            Failed::Refused { code, .. } if matches!(&**code, "expired_token" | "code_expired") => {
-                Self::TimedOut
-            }
             failed if failed.is_temporary() => {
                 Self::Unavailable { reason, retry_after: failed.retry_after() }
             }

@@ -77,14 +77,22 @@ impl OAuth2Client {
 /// providers answer one of these.
 fn known(revoked: Result<(), Failed>) -> Result<(), Failed> {
     match revoked {
-        Err(failed)
-            if failed.is_refused_with("invalid_token")
-                || failed.is_refused_with("invalid_grant") =>
-        {
-            Ok(())
-        }
+        Err(Failed::Refused { code, .. }) if is_over(&code) => Ok(()),
         done => done,
     }
+}
+
+/// Returns whether an error code says that a token has ended. The last three are Slack's.
+fn is_over(code: &str) -> bool {
+    matches!(
+        code,
+        "expired_token"
+            | "invalid_grant"
+            | "invalid_token"
+            | "invalid_refresh_token"
+            | "token_expired"
+            | "token_revoked"
+    )
 }
 
 impl Failed {

@@ -27,13 +27,20 @@ fn a_token_that_the_provider_does_not_know_is_revoked_and_the_refresh_token_deci
         ("the client is unknown", vec![refused(), refused()], 1, 1),
         ("the server is down", vec![answer(503, "", ""), ok()], 1, 1),
     ];
-    for (name, answers, code, requests) in rows {
+    let ended = ["expired_token", "invalid_refresh_token", "token_expired", "token_revoked"];
+    let ended = ended.map(|code| (code, vec![error(400, code), error(400, code)], 0, 2));
+    let not = [
+        ("declined", vec![error(400, "access_denied")], 1, 1),
+        ("over", vec![error(400, "code_expired")], 1, 1),
+    ];
+    for (name, answers, code, requests) in rows.into_iter().chain(ended).chain(not) {
         let server = TokenServer::start();
         let home = home(&server, EXPIRED);
         server.script_at("/revoke", answers.into_iter().map(Act::Raw));
         let cleared = home.run("clear --revoke");
         assert_eq!(cleared.code, code, "{name}: {cleared:?}");
         assert!(!cleared.err.contains("canary"), "{name}: {cleared:?}");
+        assert!(!cleared.err.contains("nobody signed in"), "{name}: {cleared:?}");
         let unsure = cleared.err.contains("may be accepted until they expire");
         assert_eq!(unsure, code != 0, "{name}: {cleared:?}");
         // No token is left to try again with.
