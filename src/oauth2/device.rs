@@ -112,7 +112,7 @@ impl DeviceSignIn {
         let is_code = code.len() <= LONGEST_CODE
             && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"- ".contains(&byte));
         let Some(verification_url) = page(answer.verification_uri()).filter(|_| is_code) else {
-            let reason = format!("{} answered 200, but its answer cannot be used", url.authority());
+            let reason = format!("{} answered, but its answer cannot be used", url.authority());
             return Err(OAuth2Error::Misconfigured { reason });
         };
         let complete = answer.verification_uri_complete();

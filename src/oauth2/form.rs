@@ -4,6 +4,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use http::Response;
 use oauth2::url::form_urlencoded::byte_serialize;
 use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use zeroize::Zeroizing;
@@ -60,6 +61,12 @@ impl FormClient {
         self.http.exchange(self.complete(request)?).await
     }
 
+    /// Sends a request for tokens, and returns the answer if it has any.
+    async fn obtain(&self, request: HttpRequest) -> Result<HttpResponse, Failed> {
+        let place = request.uri().authority().map_or_else(String::new, ToString::to_string);
+        Ok(Response::new(self.send(request, &place).await?.judge_tokens(&place)?))
+    }
+
     /// Sends a request to a server with this name, and returns any answer.
     pub(super) async fn send(&self, request: HttpRequest, place: &str) -> Result<Reply, Failed> {
         self.http.send(self.complete(request)?, place).await
@@ -86,12 +93,13 @@ impl FormClient {
     }
 }
 
+/// Requests tokens.
 impl<'c> AsyncHttpClient<'c> for FormClient {
     type Error = Failed;
     type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, Failed>> + Send + 'c>>;
 
     fn call(&'c self, request: HttpRequest) -> Self::Future {
-        Box::pin(self.exchange(request))
+        Box::pin(self.obtain(request))
     }
 }
 

@@ -24,6 +24,7 @@ use oauth2::url::Url;
 use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use rustls::sign::SingleCertAndKey;
 use secrecy::ExposeSecret;
+use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
@@ -63,7 +64,9 @@ const LAST_LOOK: Duration = Duration::from_millis(500);
 
 /// The longest head of an answer. It also limits how much is read at a time: between two reads, deadlines are
 /// checked.
-const LONGEST_HEAD: usize = 32 << 10;
+///
+/// A proxy with single sign-on may set cookies of more than 32 KiB.
+const LONGEST_HEAD: usize = 64 << 10;
 
 /// The most headers of an answer. As many short ones fit into [`LONGEST_HEAD`].
 const MOST_HEADERS: usize = 4096;
@@ -86,8 +89,17 @@ pub(super) struct Http {
     pub(super) certificate: Option<Arc<SingleCertAndKey>>,
 }
 
-/// Values of `error` that name no error.
-const NO_ERRORS: [&str; 6] = ["null", "false", "0", "\"\"", "[]", "{}"];
+/// Values of `error` that name no error: texts, or JSON that is no text.
+const NO_ERRORS: [&str; 10] =
+    ["", "0", "[]", "false", "none", "null", "ok", "success", "undefined", "{}"];
+
+/// Returns whether a value of `error` names no error. Some providers write one into each answer.
+fn names_no_error(value: &RawValue) -> bool {
+    let text = json::secret(value);
+    #[expect(clippy::disallowed_methods, reason = "compared with a few words only")]
+    let text = text.as_ref().map_or(value.get(), |text| text.expose_secret());
+    NO_ERRORS.iter().any(|word| text.trim().eq_ignore_ascii_case(word))
+}
 
 /// The parts of an answer that are used.
 pub(super) struct Reply {
@@ -307,22 +319,41 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Reply {
+    /// Returns the body if it has tokens, and else what [`judge`](Self::judge) says. A success without them may be the
+    /// page of a gateway, which may ask to wait.
+    pub(super) fn judge_tokens(self, place: &str) -> Result<Vec<u8>, Failed> {
+        let (status, retry_after) = (self.status.as_u16(), self.retry_after);
+        let mut body = Zeroizing::new(self.judge(place)?);
+        if Answer::is_partly_in(&body) {
+            return Ok(std::mem::take(&mut *body));
+        }
+        let reason = format!("{place} answered {status}, but its answer cannot be read");
+        Err(match retry_after {
+            Some(_) => Failed::Answered { status, reason, retry_after },
+            None => Failed::Unreadable { reason },
+        })
+    }
+
+    /// Returns the error code, if there is an error. It is empty if it is not registered.
+    pub(super) fn error_code(&self) -> Option<String> {
+        let fields = json::object(&self.body).unwrap_or_default();
+        let (_, value) = fields.iter().find(|(name, _)| name == "error")?;
+        if names_no_error(value) {
+            return None;
+        }
+        let text = json::secret(value);
+        #[expect(clippy::disallowed_methods, reason = "only what looks like a code is kept")]
+        let code = text.as_ref().and_then(|text| error_code(text.expose_secret().trim()));
+        Some(code.unwrap_or_default().to_owned())
+    }
+
     /// Returns the body if the answer is a success, or if it has tokens and no error: they may be the only copy.
     pub(super) fn judge(mut self, place: &str) -> Result<Vec<u8>, Failed> {
         let status = self.status.as_u16();
         let said = format!("{place} answered {status}");
         let retry_after = self.retry_after;
         let answered = |reason| Err(Failed::Answered { status, reason, retry_after });
-        let fields = json::object(&self.body).unwrap_or_default();
-        let error = fields.iter().find(|(name, _)| name == "error");
-        // Some providers write it into each answer, with a value that says nothing.
-        let error = error.filter(|(_, value)| !NO_ERRORS.contains(&value.get()));
-        let code = error.map(|(_, value)| {
-            let text = json::secret(value);
-            #[expect(clippy::disallowed_methods, reason = "only what looks like a code is kept")]
-            let code = text.as_ref().and_then(|text| error_code(text.expose_secret().trim()));
-            code.unwrap_or_default().to_owned()
-        });
+        let code = self.error_code();
         if code.is_none() && !self.status.is_success() && Answer::is_in(&self.body) {
             return Ok(std::mem::take(&mut *self.body));
         }

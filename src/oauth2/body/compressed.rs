@@ -16,6 +16,9 @@ const GZIP_END: usize = 8;
 const ZLIB_HEAD: usize = 2;
 const ZLIB_END: usize = 4;
 
+/// How often a body may be compressed: by the server, and by a proxy before it.
+const MOST_LAYERS: usize = 3;
+
 /// A body would be longer than its limit.
 #[derive(Debug, PartialEq)]
 pub(in crate::oauth2) struct TooLong;
@@ -26,6 +29,23 @@ pub(in crate::oauth2) struct TooLong;
 /// a header says so, and counts only for a part of a body. The checksums are not used: a body with readable tokens
 /// must not be lost.
 pub(in crate::oauth2) fn decompressed(
+    body: Zeroizing<Vec<u8>>,
+    is_deflated: bool,
+    limit: usize,
+) -> Result<(Zeroizing<Vec<u8>>, bool), TooLong> {
+    let (mut body, mut is_whole) = once_decompressed(body, is_deflated, limit)?;
+    for _ in 1..MOST_LAYERS {
+        if !body.starts_with(GZIP) && !is_zlib(&body) {
+            break;
+        }
+        let (inner, is_inner_whole) = once_decompressed(body, false, limit)?;
+        is_whole &= is_inner_whole;
+        body = inner;
+    }
+    Ok((body, is_whole))
+}
+
+fn once_decompressed(
     body: Zeroizing<Vec<u8>>,
     is_deflated: bool,
     limit: usize,
@@ -144,6 +164,11 @@ mod tests {
         }
         let (first, second) = JSON.split_at(7);
         assert_eq!(read(&[gzip(first), gzip(second)].concat(), false), plain);
+        assert_eq!(read(&gzip(&gzip(JSON)), false), plain);
+        assert_eq!(read(&gzip(&gzip(&gzip(JSON))), false), plain);
+        assert_eq!(read(&gzip(&zlib), false), plain);
+        let four_times = gzip(&gzip(&gzip(&gzip(JSON))));
+        assert_eq!(read(&four_times, false), Ok((gzip(JSON), true)));
         // What comes after the data does no harm, and a wrong checksum does none either.
         assert_eq!(read(&[gzip(JSON), b"\n".to_vec()].concat(), false), plain);
         let mut wrong = gzip(JSON);
@@ -175,5 +200,6 @@ mod tests {
         assert_eq!(read(&gzip(&spaces(LIMIT << 12)), false), Err(TooLong));
         let half = gzip(&spaces(LIMIT / 2 + 1));
         assert_eq!(read(&[half.clone(), half].concat(), false), Err(TooLong));
+        assert_eq!(read(&gzip(&gzip(&spaces(LIMIT + 1))), false), Err(TooLong));
     }
 }

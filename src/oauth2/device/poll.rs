@@ -8,10 +8,8 @@ use std::time::{Duration, SystemTime};
 use http::{Response, StatusCode};
 use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 
-use super::super::answer::Answer;
 use super::super::failure::Failed;
 use super::super::http::Reply;
-use super::super::unreadable;
 use super::answer::{LONGEST_INTERVAL, interval};
 use crate::sys::clock::Clock;
 
@@ -97,12 +95,14 @@ impl<'a> Poll<'a> {
     /// Returns the tokens, or else what makes the `oauth2` crate do the right thing.
     fn judge(&self, replied: Result<Reply, Failed>) -> HttpResponse {
         let (mut retry_after, mut named, mut status) = (None, None, None);
-        let judged = replied.and_then(|reply| {
+        let judged = replied.and_then(|mut reply| {
             status = Some(reply.status);
             retry_after = reply.retry_after;
             named = interval(&reply.body);
-            let body = reply.judge(self.place)?;
-            if Answer::is_partly_in(&body) { Ok(body) } else { Err(unreadable(self.place)) }
+            if reply.error_code().is_some_and(|code| decides(&code, reply.status)) {
+                reply.status = StatusCode::BAD_REQUEST;
+            }
+            reply.judge_tokens(self.place)
         });
         match judged {
             Ok(body) => {
@@ -145,6 +145,21 @@ impl State {
         let is_failure = !matches!(meaning, Meaning::Pending | Meaning::SlowDown);
         self.failed = is_failure.then_some(failed);
         meaning != Meaning::Final && self.unclear < MOST_UNCLEAR
+    }
+}
+
+/// Returns whether an error code counts whatever the status is: those of RFC 8628 (3.5) and Microsoft's. Nothing but
+/// the provider writes one.
+fn decides(code: &str, status: StatusCode) -> bool {
+    match code {
+        // Polling less often is right then.
+        "authorization_pending" => status != StatusCode::TOO_MANY_REQUESTS,
+        "access_denied"
+        | "authorization_declined"
+        | "code_expired"
+        | "expired_token"
+        | "slow_down" => true,
+        _ => false,
     }
 }
 
@@ -218,6 +233,23 @@ mod tests {
 
     const PENDING: &str = r#"{"error":"authorization_pending"}"#;
     const SLOW_DOWN: &str = r#"{"error":"slow_down"}"#;
+
+    #[test]
+    fn a_code_that_decides_counts_with_any_status() {
+        for status in [200, 400, 404, 429, 500, 503] {
+            for code in ["access_denied", "authorization_declined", "code_expired", "expired_token"]
+            {
+                let body = format!(r#"{{"error":"{code}"}}"#);
+                assert_eq!(after(&[(status, &body, None)]), (false, vec![5]), "{status} {code}");
+            }
+            let pauses = if status == 429 { vec![10, 15] } else { vec![5, 5] };
+            let pending = [(status, PENDING, None), (status, PENDING, None)];
+            assert_eq!(after(&pending), (true, pauses), "{status}");
+            assert_eq!(after(&[(status, SLOW_DOWN, None)]), (true, vec![10]), "{status}");
+        }
+        // It does not count as an answer that only a wrong setting explains.
+        assert!(after(&[(404, PENDING, None); MOST_UNCLEAR + 1]).0);
+    }
 
     #[test]
     fn slow_down_holds_for_all_later_polls_with_any_status() {

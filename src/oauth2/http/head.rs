@@ -1,5 +1,5 @@
 //! The head of an answer, before hyper reads it. A strict reader would lose the new tokens because of a length
-//! that is none.
+//! that is none, of chunks that are none, or of a byte in another header.
 
 use std::io;
 use std::pin::Pin;
@@ -40,8 +40,10 @@ impl<C> Lenient<C> {
             let head = &mut self.read[start..start + length];
             let is_last = head.get(b"HTTP/1.1 ".len()).is_none_or(|digit| *digit != b'1');
             drop_wrong_lengths(head);
+            // hyper refuses a head with such a byte in any header.
+            head.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b' ');
             if is_last {
-                self.is_in_head = false;
+                self.is_in_head = !self.correct_chunks(start, start + length);
                 return;
             }
             // Another head follows an informational one (RFC 9110, 15.2).
@@ -51,6 +53,50 @@ impl<C> Lenient<C> {
         let is_http = rest.iter().zip(HTTP).all(|(found, wanted)| found == wanted);
         self.is_in_head = is_http && self.read.len() < LONGEST_HEAD;
     }
+
+    /// Makes the head say whether the body has chunks. Returns `false` if too little of the body was read to see that.
+    fn correct_chunks(&mut self, start: usize, end: usize) -> bool {
+        let (head, body) = self.read.split_at_mut(end);
+        let head = &mut head[start..];
+        let places = lines_named(head, b"transfer-encoding");
+        if places.is_empty() {
+            return true;
+        }
+        match begins_a_chunk(body) {
+            None => return false,
+            // In HTTP/1.0 there are none (RFC 9112, 6.1), and some servers send them.
+            Some(true) => head[HTTP.len()] = b'1',
+            Some(false) => places.into_iter().for_each(|place| head[place] = b'x'),
+        }
+        true
+    }
+}
+
+/// The most digits of the size of a chunk: 64 bits.
+const MOST_DIGITS: usize = 16;
+
+/// Returns whether a body begins with the size of a chunk (RFC 9112, 7.1), or `None` if that cannot be seen yet.
+fn begins_a_chunk(body: &[u8]) -> Option<bool> {
+    let digits = body.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    if digits > MOST_DIGITS {
+        return Some(false);
+    }
+    let ends = matches!(body.get(digits)?, b'\r' | b'\n' | b';' | b' ' | b'\t');
+    Some(digits > 0 && ends)
+}
+
+/// Returns where the lines of a head begin that have this name, written in lower case.
+fn lines_named(head: &[u8], name: &[u8]) -> Vec<usize> {
+    let mut start = 0;
+    let lines = head.split_inclusive(|byte| *byte == b'\n').map(|line| {
+        start += line.len();
+        (start - line.len(), line)
+    });
+    let is_named = |line: &[u8]| {
+        let colon = line.iter().position(|byte| *byte == b':');
+        colon.is_some_and(|colon| line[..colon].trim_ascii().eq_ignore_ascii_case(name))
+    };
+    lines.filter(|(_, line)| is_named(line)).map(|(place, _)| place).collect()
 }
 
 impl<C: Read + Unpin> Read for Lenient<C> {
@@ -124,17 +170,13 @@ fn end_of_head(bytes: &[u8]) -> Option<usize> {
 
 /// Gives another name to the headers with the length if they do not name one number.
 fn drop_wrong_lengths(head: &mut [u8]) {
-    let (mut places, mut values) = (Vec::new(), Vec::new());
-    let mut start = 0;
-    for line in head.split_inclusive(|byte| *byte == b'\n') {
-        if let Some(colon) = line.iter().position(|byte| *byte == b':')
-            && line[..colon].trim_ascii().eq_ignore_ascii_case(b"content-length")
-        {
-            places.push(start);
-            // Equal values count as one (RFC 9110, 8.6).
-            values.extend(line[colon + 1..].split(|byte| *byte == b',').map(number));
-        }
-        start += line.len();
+    let places = lines_named(head, b"content-length");
+    let mut values = Vec::new();
+    for place in &places {
+        let line = head[*place..].split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let value = line.splitn(2, |byte| *byte == b':').nth(1).unwrap_or_default();
+        // Equal values count as one (RFC 9110, 8.6).
+        values.extend(value.split(|byte| *byte == b',').map(number));
     }
     let is_right = values.iter().all(|value| value.is_some() && *value == values[0]);
     for place in places.into_iter().filter(|_| !is_right) {
@@ -185,6 +227,33 @@ mod tests {
                 assert_eq!(read == answer, is_right, "{lines}");
                 assert_eq!(read.len(), answer.len());
                 assert!(read.ends_with(&format!("{end}{body}{end}{end}")), "{read}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_says_that_there_are_chunks_only_if_there_are() {
+        let head = |version: &str, name: &str| {
+            format!("HTTP/1.{version} 200 OK\r\n{name}-Encoding: chunked\r\n\r\n")
+        };
+        for (body, expected, is_in_head) in [
+            ("5\r\nhello", Some(true), false),
+            ("1f;x=y\r\n", Some(true), false),
+            ("{\"access_token\"", Some(false), false),
+            ("access_token=a", Some(false), false),
+            ("acce", None, true),
+            ("", None, true),
+            ("aaaaaaaaaaaaaaaaa", Some(false), false),
+            ("\r\n", Some(false), false),
+        ] {
+            for version in ["0", "1"] {
+                let read = corrected(&format!("{}{body}", head(version, "Transfer")));
+                let expected = match expected {
+                    Some(true) => head("1", "Transfer"),
+                    Some(false) => head(version, "xransfer"),
+                    None => head(version, "Transfer"),
+                };
+                assert_eq!(read, (format!("{expected}{body}"), is_in_head), "{body}");
             }
         }
     }

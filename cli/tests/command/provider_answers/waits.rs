@@ -61,6 +61,8 @@ fn a_wait_is_kept_whatever_the_answer_is_unless_waiting_does_not_help() {
         (502, page),
         (504, page),
         (302, ""),
+        (200, page),
+        (204, ""),
     ] {
         let server = TokenServer::start();
         let home = home(&server, EXPIRED);
