@@ -255,7 +255,8 @@ impl OAuth2Client {
             None => client,
             Some(secret) => {
                 #[expect(clippy::disallowed_methods, reason = "sent to the provider it is for")]
-                let secret = ClientSecret::new(secret.expose_secret().to_owned());
+                let secret = secret.expose_secret().trim_end_matches(['\r', '\n']);
+                let secret = ClientSecret::new(secret.to_owned());
                 client.set_client_secret(secret)
             }
         }
@@ -316,6 +317,10 @@ impl TokenRefresher for OAuth2Client {
     ) -> Result<AuthTokens, RefreshFailure> {
         let (client, mut http) = (self.clone(), self.http_instead_of(&current, permit.clone()));
         http.report = http.report.knowing(&current.access_token);
+        let client = client.with_secret_of(&current);
+        let client = client.ok_or_else(|| {
+            RefreshFailure::misconfigured(format!("the client secret {NO_SECRET}"))
+        })?;
         if self.grant == Grant::ClientCredentials {
             let own = on_io(async move { client.own_tokens(http).await }).await;
             return own.map_err(|failed: Failed| match failed.into() {
@@ -327,8 +332,6 @@ impl TokenRefresher for OAuth2Client {
         let Some(token) = current.refresh_token.clone() else {
             return Err(RefreshFailure::rejected("the server issued no refresh token"));
         };
-        let client = client.with_secret_of(&current);
-        let client = client.ok_or_else(|| RefreshFailure::misconfigured(NO_SECRET))?;
         let new = on_io(async move { client.trade(&token, http).await }).await?;
         Ok(with_what_stays(new, &current))
     }
@@ -344,19 +347,49 @@ impl TokenRefresher for OAuth2Client {
 }
 
 /// There is no secret with the tokens.
-const NO_SECRET: &str = "the record of the tokens has no client secret";
+const NO_SECRET: &str = "is kept with the tokens, and there is none with them; import them again";
 
 /// Adds the fields that the answer to a refresh did not repeat. An answer without a `scope` has the same one
 /// (RFC 6749, 5.1), the ID token stays (`OpenID` Connect Core, 12.2), and so does what providers send at the
-/// sign-in only, such as `instance_url`. Fields that are a time from then on say nothing now.
+/// sign-in only, such as `instance_url`. A value that is empty repeats nothing. Fields that are a time from then on say
+/// nothing now.
 fn with_what_stays(new: AuthTokens, current: &AuthTokens) -> AuthTokens {
     let is_a_time = |name: &str| name.contains("expires");
     let stays = current.typed_extras().filter(|(name, ..)| !is_a_time(name));
-    stays.fold(new, |new, (name, value, is_json)| match new.extra(name) {
-        Some(_) => new,
-        None if is_json => new.with_json_extra(name, value.clone()),
-        None => new.with_extra(name, value.clone()),
+    let mut kept: Vec<_> = stays.collect();
+    kept.retain(|(name, value, is_json)| {
+        let sent = new.typed_extras().find(|(sent, ..)| sent == name);
+        sent.is_none_or(|(_, sent, is_sent_json)| {
+            let sent_no_text = *name == "id_token" && is_sent_json && !is_json;
+            sent_no_text || says_nothing(sent, is_sent_json, is_boolean(value))
+        })
+    });
+    kept.into_iter().fold(new, |new, (name, value, is_json)| match is_json {
+        true => new.with_json_extra(name, value.clone()),
+        false => new.with_extra(name, value.clone()),
     })
+}
+
+/// Returns whether a value is empty. `false` is, where there was no boolean before.
+fn says_nothing(value: &SecretString, is_json: bool, was_boolean: bool) -> bool {
+    #[expect(clippy::disallowed_methods, reason = "looks whether there is anything")]
+    let text = value.expose_secret();
+    let text = text.trim();
+    let holds_nothing = |start, end| {
+        let inner = text.strip_prefix(start).and_then(|rest| rest.strip_suffix(end));
+        inner.is_some_and(|inner: &str| inner.trim().is_empty())
+    };
+    text.is_empty()
+        || is_json
+            && (holds_nothing('[', ']')
+                || holds_nothing('{', '}')
+                || text == "false" && !was_boolean)
+}
+
+fn is_boolean(value: &SecretString) -> bool {
+    #[expect(clippy::disallowed_methods, reason = "compared with two words only")]
+    let text = value.expose_secret();
+    matches!(text, "true" | "false")
 }
 
 /// Runs an exchange on the I/O runtime of this crate.
@@ -382,5 +415,5 @@ fn failed<T: ErrorResponse + 'static>(error: RequestTokenError<Failed, T>, url: 
 }
 
 fn unreadable(place: &str) -> Failed {
-    Failed::Unreadable { reason: format!("{place} answered 200, but its answer cannot be read") }
+    Failed::Unreadable { reason: format!("{place} answered, but its answer cannot be read") }
 }

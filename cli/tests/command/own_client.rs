@@ -72,6 +72,43 @@ fn an_own_client_needs_no_sign_in_and_20_processes_make_one_request() {
 }
 
 #[test]
+fn an_own_client_sends_the_secret_that_is_kept_with_the_tokens() {
+    let server = TokenServer::start();
+    server.require_client("app", "secret-canary", true);
+    let home = Home::new();
+    let store = format!("plaintext:{}", home.path("tokens.json").display());
+    let token_url = server.token_url();
+    home.write(
+        "config/profiles/default.toml",
+        format!(
+            "store = \"{store}\"\n[oauth2]\ntoken_url = \"{token_url}\"\nclient_id = \"app\"\n\
+             grant_type = \"client_credentials\"\nclient_secret = \"record\"\n"
+        ),
+    );
+    home.write(
+        "tokens.json",
+        r#"{"access_token":"old","refresh_token":null,"expires_at":"2020-01-01T00:00:00Z","version":2,
+            "client_secret":"secret-canary\r\n"}"#,
+    );
+    for line in ["get", "refresh", "login", "refresh"] {
+        server.script([Act::answer(200, TOKEN)]);
+        home.run(line).ok();
+    }
+    assert_eq!(server.calls(), 4);
+    for request in server.requests() {
+        let basic = &request.headers["authorization"];
+        assert_eq!(basic, "Basic YXBwOnNlY3JldC1jYW5hcnk=");
+    }
+    home.run("clear").ok();
+    let said = home.run("get").failed(1);
+    assert!(
+        said.contains("the client secret is kept with the tokens, and there is none"),
+        "{said}"
+    );
+    assert_eq!(server.calls(), 4);
+}
+
+#[test]
 fn a_server_that_asks_an_own_client_to_wait_is_asked_by_one_process_until_the_wait_is_over() {
     let test = "own_client::a_server_that_asks_an_own_client_to_wait_is_asked_by_one_process_until_the_wait_is_over";
     if !can_fake_time(test) {

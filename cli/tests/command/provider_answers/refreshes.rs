@@ -41,6 +41,26 @@ fn the_only_copy_of_a_rotated_token_is_kept_although_what_surrounds_it_is_wrong(
         ),
         kept("tokens in two levels", answer(200, "", apart.to_string())),
         kept("encoded twice", answer(200, "", serde_json::to_string(&json).unwrap())),
+        kept("chunks that are none", answer(200, "Transfer-Encoding: chunked\r\n", &json)),
+        kept(
+            "a form that says it has chunks",
+            answer(200, "Transfer-Encoding: chunked\r\n", form()),
+        ),
+        kept("chunks with HTTP/1.0", {
+            let chunks = format!("{:x}\r\n{json}\r\n0\r\n\r\n", json.len());
+            let mut answer = answer(200, "Transfer-Encoding: chunked\r\n", chunks);
+            answer[7] = b'0';
+            answer
+        }),
+        kept(
+            "33 KB of headers",
+            answer(200, &format!("Set-Cookie: {}\r\n", "a".repeat(33_000)), &json),
+        ),
+        kept(
+            "60 KB of headers",
+            answer(200, &format!("Set-Cookie: {}\r\n", "a".repeat(60_000)), &json),
+        ),
+        kept("a NUL in a header", answer(200, "X-A: b\0c\r\n", &json)),
         kept("a space before a colon", answer(200, "X-Cache : HIT\r\n", &json)),
         kept("a header in two lines", answer(200, "X-A: b\r\n c\r\n", &json)),
         kept("a line without a colon", answer(200, "nonsense\r\n", &json)),
@@ -197,6 +217,10 @@ fn tokens_are_kept_whatever_the_status_is() {
         .into_iter()
         .map(|status| kept(format!("the status {status}"), answer(status, "", &json)))
         .collect();
+    for nothing in ["none", "null", "0", " ", "False", "OK"] {
+        let body = fields_with(&json!({ "error": nothing }));
+        rows.push(kept(format!("the status 500 and the error {nothing:?}"), answer(500, "", body)));
+    }
     let refused = fields_with(&json!({ "error": "invalid_grant" }));
     rows.push(failed("tokens beside an error", answer(400, "", refused), 4, vec!["invalid_grant"]));
     check(rows);
@@ -215,6 +239,13 @@ fn tokens_are_kept_although_the_length_that_the_head_names_is_none() {
         with("Content-Length: 1\r\nContent-Length: 2"),
         with("Content-Length: 99999999999999999999999999"),
     ]);
+}
+
+/// Returns these fields, and the type of the token that each answer names.
+fn stays_with_type(fields: &Value) -> Value {
+    let mut fields = fields.clone();
+    fields["token_type"] = json!("Bearer");
+    fields
 }
 
 #[test]
@@ -271,6 +302,24 @@ fn what_an_answer_does_not_repeat_stays_with_its_type() {
         row.kept[1].1 = json!("canary-old-r");
         rows.push(row);
     }
+    for nothing in [json!(null), json!(false), json!({}), json!([]), json!(""), json!("  ")] {
+        let names = ["id_token", "instance_url", "realmId", "scope"];
+        let sent = names.map(|name| (name.to_owned(), nothing.clone()));
+        let sent = Value::Object(sent.into_iter().collect());
+        let stays = json!({ "id_token": "canary-i", "instance_url": "https://eu.example", "realmId": 7,
+            "scope": "read write" });
+        let mut body = fields();
+        body.as_object_mut().unwrap().extend(sent.as_object().unwrap().clone());
+        let mut row =
+            kept(format!("other fields that are {nothing}"), answer(200, "", body.to_string()));
+        row.kept.push(("/extra", stays_with_type(&stays)));
+        rows.push(row);
+    }
+    rows.push(with(
+        "an ID token that is a number",
+        &json!({ "id_token": 5 }),
+        &[("/extra/id_token", json!("canary-i"))],
+    ));
     let mut row = kept("no refresh token", tokens(&json!({ "refresh_token": null })));
     row.kept[1].1 = json!("canary-old-r");
     rows.push(row);
