@@ -293,6 +293,7 @@ pub async fn backup(from: &dyn TokenStore, to: &dyn TokenStore) -> Result<Backup
     };
     let mut record = source.record;
     record.tokens = record.tokens.with_backup(true);
+    forget_origin(&mut record);
     let warning = doubt(&record)
         .map(|doubt| format!("{doubt}; make the backup again once a refresh has succeeded"));
     save_verified(to, &record, precondition).await?;
@@ -327,6 +328,7 @@ pub async fn restore(
         return Err(TransferError::NotABackup { place: from.to_string() });
     }
     record.tokens = record.tokens.with_backup(false);
+    forget_origin(&mut record);
     let tokens = &record.tokens;
     let precondition = match to.load().await? {
         None => Precondition::Absent,
@@ -425,6 +427,13 @@ pub async fn import(
 
 /// Where a copy of another program's tokens comes from. It is one of its other fields.
 const IMPORTED_FROM: &str = "imported_from";
+
+/// What is live, or a backup of what was live, is no longer the copy that an import made.
+fn forget_origin(record: &mut Record) {
+    if record.tokens.extra(IMPORTED_FROM).is_some() {
+        record.tokens.retain_extras(|name| name != IMPORTED_FROM);
+    }
+}
 
 /// Returns whether these tokens are a copy that [`import`] made of the same account of this source. [`import`] replaces
 /// such a copy, and no other backup, which may be the only one.

@@ -20,7 +20,10 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     // If a text can be read, the same text in the form of Credential Manager gives the same tokens.
-    if let (Ok(text), Ok(tokens)) = (str::from_utf8(data), AuthTokens::from_text(data, "here")) {
+    // A text with zeros is in that form already.
+    if !data.contains(&0)
+        && let (Ok(text), Ok(tokens)) = (str::from_utf8(data), AuthTokens::from_text(data, "here"))
+    {
         assert!(keychain_item(data).expect("it is a record") == tokens);
         let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
         assert!(keychain_item(&wide).expect("it is the same text") == tokens);

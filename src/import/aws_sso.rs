@@ -54,6 +54,7 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
     let name = name.unwrap_or_else(|| "aws".into());
     Ok(Read {
         accounts: vec![Account { name, tokens: fields.rest(tokens, None)?, provider }],
-        has_more: false,
+        // Only the AWS command can refresh them.
+        has_more: true,
     })
 }

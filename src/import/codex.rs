@@ -18,6 +18,19 @@ pub(super) const SHAPE: Shape = Shape {
     sign_out: "`codex logout`",
 };
 
+/// Returns a URL without what may be a secret in it: a password, a query.
+fn without_secrets(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            let host = host.rsplit('@').next().unwrap_or_default();
+            format!("{scheme}://{host}{path}")
+        }
+        None => url.to_owned(),
+    }
+}
+
 fn is_auth(fields: &Fields<'_>) -> bool {
     fields.has("OPENAI_API_KEY") || fields.has_object("tokens") && fields.has("last_refresh")
 }
@@ -29,7 +42,8 @@ fn servers<'a>(fields: &Fields<'a>) -> Option<Vec<(String, Fields<'a>)>> {
         .into_iter()
         .map(|name| {
             let server = fields.object(&name).ok()??;
-            let is_one = server.has("server_url") && server.has("access_token");
+            let is_one = server.has("server_url")
+                && (server.has_text("access_token") || server.has_text("refresh_token"));
             is_one.then_some((name, server))
         })
         .collect();
@@ -66,7 +80,9 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
         let mut tokens = server.tokens("access_token", "refresh_token")?;
         tokens.expires_at = server.time("expires_at", Fate::Expiry)?;
         let url = server.plain("server_url", Fate::Account)?.unwrap_or_default();
-        let name = server.plain("server_name", Fate::Account)?.unwrap_or_else(|| url.clone());
+        let name =
+            server.plain("server_name", Fate::Account)?.filter(|name| !name.trim().is_empty());
+        let name = name.unwrap_or_else(|| without_secrets(&url));
         let client_id = server.plain("client_id", Fate::Provider)?;
         let tokens = server.rest(tokens, None)?.with_extra("server_url", url.as_str().into());
         let provider = Provider { client_id, ..Provider::default() };

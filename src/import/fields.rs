@@ -41,6 +41,19 @@ impl Trail {
 /// The most fields of an object. A cache with hundreds of accounts has fewer.
 const MOST: usize = 4096;
 
+/// Returns whether a field is the secret of a client, or an object with one.
+fn holds_client_secret(name: &str, value: &RawValue) -> bool {
+    let is_secret = |text: &str| {
+        let letters =
+            text.bytes().filter(u8::is_ascii_alphanumeric).map(|it| it.to_ascii_lowercase());
+        let text = letters.collect::<Vec<_>>();
+        ["clientsecret", "consumersecret", "appsecret"]
+            .iter()
+            .any(|secret| text.windows(secret.len()).any(|part| part == secret.as_bytes()))
+    };
+    is_secret(name) || value.get().starts_with(['{', '[']) && is_secret(value.get())
+}
+
 /// Fields that belong to tokens, although this crate has no use for them.
 const OF_TOKENS: [&str; 23] = [
     "account_id",
@@ -90,6 +103,15 @@ impl<'a> Fields<'a> {
 
     pub(super) fn has(&self, name: &str) -> bool {
         self.raw(name).is_some_and(|value| value.get() != "null")
+    }
+
+    /// Returns whether this is a record of this crate.
+    pub(super) fn is_record(&self) -> bool {
+        let is =
+            |name: &str, fits: fn(&str) -> bool| self.raw(name).is_some_and(|it| fits(it.get()));
+        self.raw("access_token").is_some()
+            && is("expires_at", |it| it == "null" || it.starts_with('"'))
+            && is("version", |it| it.parse::<u64>().is_ok())
     }
 
     /// Returns whether a field is a text that is not blank.
@@ -252,6 +274,11 @@ impl<'a> Fields<'a> {
             }
             if value.get() == "null" {
                 self.note(name, Fate::Unknown);
+                continue;
+            }
+            // A secret of the client must not come out as a field, and there is one place for it.
+            if holds_client_secret(name, value) {
+                self.note(name, Fate::Left);
                 continue;
             }
             let is_of_tokens = OF_TOKENS.contains(&name.as_ref());

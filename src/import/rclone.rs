@@ -56,6 +56,14 @@ impl Section {
             .filter(|value| !value.is_empty())
     }
 
+    /// Returns whether somebody has signed in.
+    fn has_tokens(&self, token: &str) -> bool {
+        let fields = Fields::of(token.as_bytes(), "", &Trail::default());
+        fields.is_ok_and(|it| it.has_text("access_token") || it.has_text("refresh_token"))
+            || token.starts_with('{')
+                && serde_json::from_str::<serde::de::IgnoredAny>(token).is_err()
+    }
+
     fn account(&self, token: &str, trail: &Trail) -> Result<Account, Reason> {
         let path = format!("{}.token.", self.name);
         let fields = Fields::of(token.as_bytes(), &path, trail)?;
@@ -126,7 +134,9 @@ fn read(document: &Document<'_>, _: &Options) -> Result<Read, Reason> {
     }
     let mut accounts = Vec::new();
     for section in sections(document) {
-        if let Some(token) = section.value("token") {
+        if let Some(token) = section.value("token")
+            && section.has_tokens(token)
+        {
             let within = |reason| format!("in the token of its section {}: {reason}", section.name);
             accounts.push(section.account(token, &document.trail).map_err(within)?);
         }

@@ -166,7 +166,7 @@ fn every_form_is_told_by_its_content_and_taken_over_whole() {
             r#"{"startUrl":"https://d.awsapps.com/start","region":"eu-west-1","accessToken":"a","expiresAt":"2020-11-22T10:00:00UTC","clientId":"c","clientSecret":"s","registrationExpiresAt":"2021-01-01T00:00:00Z","refreshToken":"r"}"#
                 .to_owned(),
             Format::AwsSso,
-            true,
+            false,
             vec![format!("https://d.awsapps.com/start: a r {at} [clientId region registrationExpiresAt startUrl] secret  c")],
         ),
         (

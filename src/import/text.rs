@@ -45,8 +45,7 @@ impl<'a> Document<'a> {
 
     /// Returns whether it is a record of this crate.
     pub(super) fn is_ours(&self) -> bool {
-        let names = ["access_token", "expires_at", "version"];
-        self.object().is_some_and(|it| names.iter().all(|name| it.names().any(|own| own == *name)))
+        self.object().is_some_and(Fields::is_record)
     }
 
     /// Returns the object, if it is one.

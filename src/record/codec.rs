@@ -323,8 +323,10 @@ fn decode_from(
     let field =
         |name: &str| fields.iter().find(|(field, _)| field == name).map(|&(_, value)| value);
     // Every version of this crate writes all three.
-    let is_ours =
-        ["access_token", "expires_at", "version"].iter().all(|name| field(name).is_some());
+    let is_date = |it: &RawValue| it.get() == "null" || it.get().starts_with('"');
+    let is_ours = field("access_token").is_some()
+        && field("expires_at").is_some_and(is_date)
+        && field("version").is_some_and(|it| it.get().parse::<f64>().is_ok());
     let corrupt = |reason: String| {
         if is_ours {
             StoreError::Corrupt { place: place.to_owned(), reason }

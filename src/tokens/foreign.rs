@@ -172,21 +172,41 @@ pub(crate) fn stated(
 
 /// Fails if an inner object says when something expires, and the record itself says nothing of the kind.
 fn refuse_nested(fields: &[(Cow<'_, str>, &RawValue)]) -> Result<(), String> {
-    for (outer, value) in fields {
-        let Ok(inner) = json::object(value.get().as_bytes()) else { continue };
-        let is_expiry = |name: &str| {
-            matches!(
-                meaning(name),
-                Some(Meaning::Expiry | Meaning::ExpiryOrLifetime | Meaning::Lifetime(_))
+    fields
+        .iter()
+        .try_for_each(|(name, value)| refuse_within(shown(name), name, value.get(), DEEPEST))
+}
+
+/// How deep inner objects are looked into.
+const DEEPEST: usize = 4;
+
+fn refuse_within(outer: &str, name: &str, json: &str, depth: usize) -> Result<(), String> {
+    let is_other = OTHERS.iter().any(|other| name.to_ascii_lowercase().starts_with(other));
+    if depth == 0 || is_other {
+        return Ok(());
+    }
+    if let Ok(values) = serde_json::from_str::<Vec<&RawValue>>(json) {
+        return values
+            .into_iter()
+            .try_for_each(|value| refuse_within(outer, name, value.get(), depth - 1));
+    }
+    let Ok(inner) = json::object(json.as_bytes()) else { return Ok(()) };
+    for (name, value) in &inner {
+        let is_expiry = matches!(
+            meaning(name),
+            Some(
+                Meaning::Expiry
+                    | Meaning::ExpiryOrLifetime
+                    | Meaning::Lifetime(_)
+                    | Meaning::Perhaps
+                    | Meaning::Unit
             )
-        };
-        let is_stated = |value: &RawValue| !matches!(value.get(), "null" | "true" | "false" | "0");
-        if let Some((name, _)) =
-            inner.iter().find(|(name, value)| is_expiry(name) && is_stated(value))
-        {
-            let (outer, name) = (shown(outer), shown(name));
+        );
+        if is_expiry && !matches!(value.get(), "null" | "true" | "false" | "0") {
+            let name = shown(name);
             return Err(format!("its {outer}.{name} may be when the access token expires, or not"));
         }
+        refuse_within(outer, name, value.get(), depth - 1)?;
     }
     Ok(())
 }
@@ -257,6 +277,10 @@ const OTHERS: [&str; 16] = [
     "trial",
 ];
 
+/// What the name of a lifetime begins with. Its unit follows.
+const LIFETIMES: [&str; 7] =
+    ["expiresin", "expirein", "lifetime", "maxage", "ttl", "validfor", "validity"];
+
 /// Returns what a field of this name says, if it is about a time that matters here.
 fn meaning(name: &str) -> Option<Meaning> {
     let name: String = name
@@ -275,19 +299,21 @@ fn meaning(name: &str) -> Option<Meaning> {
             (rest.strip_prefix("token").unwrap_or(rest), false)
         }
     };
+    let lifetime = LIFETIMES.iter().find_map(|start| name.strip_prefix(start));
     let meaning = match name {
-        "expiresin" | "expirein" | "expiresinsec" | "expiresinsecs" | "expiresinseconds"
-        | "lifetime" | "lifetimeseconds" | "lifetimesec" | "ttl" | "ttlseconds" | "ttlsec"
-        | "validfor" | "expiresafter" | "maxage" => Meaning::Lifetime(1),
-        "expiresinms" | "expiresinmillis" | "expiresinmilliseconds" | "ttlms" => {
-            Meaning::Lifetime(1000)
-        }
+        "expiresafter" => Meaning::Lifetime(1),
         "expires" => Meaning::ExpiryOrLifetime,
-        "exp" | "validuntil" | "validto" | "notafter" => Meaning::Expiry,
+        "exp" | "expat" | "expdate" | "exptime" | "exptimestamp" | "expts" | "expms"
+        | "validuntil" | "validuntilms" | "validto" | "validtill" | "validthru" | "notafter"
+        | "notonorafter" | "notvalidafter" | "invalidafter" | "gooduntil" => Meaning::Expiry,
         "expired" | "isexpired" => return None, // It is true or false.
         "obtainedat" | "createdat" | "issuedat" | "iat" | "receivedat" | "acquiredat"
         | "fetchedat" | "retrievedat" => Meaning::Obtained,
-        _ if name.starts_with("expiresin") || name.starts_with("expirein") => Meaning::Unit,
+        _ if lifetime.is_some() => match lifetime.unwrap_or_default() {
+            "" | "s" | "sec" | "secs" | "seconds" | "inseconds" => Meaning::Lifetime(1),
+            "ms" | "millis" | "milliseconds" | "inms" => Meaning::Lifetime(1000),
+            _ => Meaning::Unit,
+        },
         _ if name.starts_with("expir") => Meaning::Expiry,
         // Of something else, or of a session, which may be that of the token.
         _ if !name.contains("expir") || OTHERS.iter().any(|other| name.starts_with(other)) => {
@@ -342,7 +368,11 @@ fn check_token(text: &str) -> Result<(), &'static str> {
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("contains characters that no token has");
     }
-    if text.starts_with(['"', '\'', '`']) {
+    if text.contains('"')
+        || text.starts_with(['\'', '`'])
+        || text.ends_with(['\'', '`'])
+        || text.starts_with("b'")
+    {
         return Err("is in quotes; leave them out");
     }
     if text.starts_with('<') {
@@ -350,6 +380,22 @@ fn check_token(text: &str) -> Result<(), &'static str> {
     }
     if text.starts_with(['{', '[']) {
         return Err("is JSON; give the token only");
+    }
+    let scheme = text.get(..7).unwrap_or_default();
+    if scheme.eq_ignore_ascii_case("bearer:") || scheme.eq_ignore_ascii_case("bearer%") {
+        return Err("begins with `Bearer`; leave that out");
+    }
+    if text.starts_with("${") || text.starts_with("$(") {
+        return Err("is a variable that no shell filled in");
+    }
+    if text.starts_with("go-keyring-") {
+        return Err(
+            "is encoded by the go-keyring package; import it as import:auto:keychain-item:SERVICE/ACCOUNT",
+        );
+    }
+    let words = ["null", "(null)", "true", "false", "undefined", "none", "nil", "~"];
+    if words.iter().any(|word| text.eq_ignore_ascii_case(word)) {
+        return Err("is a word that stands for no token");
     }
     if ["access_token=", "refresh_token="].iter().any(|name| text.contains(name)) {
         return Err("is a form or a URL; give the token only");
@@ -364,11 +410,6 @@ fn check_token(text: &str) -> Result<(), &'static str> {
 /// What it looks like. It quotes nothing.
 pub(crate) fn check_bare_token(text: &str) -> Result<(), &'static str> {
     check_token(text)?;
-    if text.starts_with("go-keyring-") {
-        return Err(
-            "is encoded by the go-keyring package; import it as import:auto:keychain-item:SERVICE/ACCOUNT",
-        );
-    }
     // RFC 6750, 2.1: in a bearer token, `=` stands only at the end.
     let is_name = |name: &str| {
         let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
@@ -383,9 +424,9 @@ pub(crate) fn check_bare_token(text: &str) -> Result<(), &'static str> {
     if text.contains("://") {
         return Err("is a URL; give the token only");
     }
-    let words = ["null", "true", "false", "undefined", "none", "nil", "~"];
-    if words.iter().any(|word| text.eq_ignore_ascii_case(word)) {
-        return Err("is a word that stands for no token");
+    let label = text.split_once(':').map_or("", |(label, _)| label);
+    if ["token", "access_token", "refresh_token"].contains(&label) {
+        return Err("is NAME:VALUE; give the value only");
     }
     Ok(())
 }

@@ -57,7 +57,8 @@ async fn print(context: &Context, manager: &TokenManager, get: &Get) -> Outcome 
         }
         Field::Extra(name) => {
             let tokens = manager.get_tokens().await?.ok_or(AuthError::TokenNotFound)?;
-            let value = tokens.extra(name).ok_or_else(|| no_such_field(&tokens))?;
+            let value = tokens.extra(name).filter(|_| !is_client_secret(name));
+            let value = value.ok_or_else(|| no_such_field(&tokens))?;
             context.terminal.print_secret(value.expose_secret())?;
         }
         Field::Json => {
@@ -68,6 +69,12 @@ async fn print(context: &Context, manager: &TokenManager, get: &Get) -> Outcome 
         }
     }
     DONE
+}
+
+/// Returns whether another program kept the secret of its client under this name. It is for no one who asks for tokens.
+fn is_client_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase().replace(['_', '-', '.'], "");
+    name.contains("clientsecret") || name.contains("consumersecret")
 }
 
 /// Names the fields that there are. The name that was given may be a token, by mistake.

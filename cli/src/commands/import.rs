@@ -424,6 +424,10 @@ impl<'a> Plan<'a> {
         let target = self.target(context, &to, migrate, store).await?;
         let refreshes = self.table.is_some()
             || matches!(&self.profile, Some(Ok(profile)) if profile.provider.is_some());
+        let uses_no_secret = self.account.tokens.client_secret().is_some()
+            && matches!(&self.profile, Some(Ok(profile)) if profile.provider.as_ref().is_some_and(|it| {
+                !it.has_secret_in_record && it.client_secret_env.is_none()
+            }));
         let provider = self.table.map(|table| NewProvider { table, metadata: None });
         // The profile is there before the tokens, so that a run that is killed leaves none that nothing names.
         let profile = match self.profile {
@@ -468,6 +472,12 @@ impl<'a> Plan<'a> {
             format!("{store} stays as it is: {stays}")
         };
         context.terminal.say(&after);
+        if uses_no_secret {
+            context.terminal.say(
+                "WARNING: the file brings the secret of the client, and the profile does not use it: write \
+                 client_secret = \"record\" into its [oauth2] if the provider wants it",
+            );
+        }
         if self.account.tokens.refresh_token.is_some() {
             context.terminal.say(&if refreshes {
                 format!(
@@ -494,14 +504,30 @@ fn is_replaceable(
     is_copy_of(there, from) || take_over && *there == account.tokens
 }
 
+/// Returns the host of a URL, with its port.
+fn host_of(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split(['/', '?', '#']).next().unwrap_or_default()
+}
+
 /// Fails if the profile would send the tokens to another provider than the file names.
 fn refuse_other_provider(profile: &Profile, account: &Account) -> Result<(), Failure> {
     let Some(provider) = &profile.provider else { return Ok(()) };
-    let Provider { token_url, client_id, .. } = &account.provider;
+    let Provider { token_url, client_id, issuer, .. } = &account.provider;
     let own = provider.client_name();
     let (url, client) = own.split_once(' ').unwrap_or((&own, ""));
     let is_other = |named: &Option<String>, own: &str| named.as_ref().is_some_and(|it| it != own);
-    if is_other(token_url, url) || is_other(client_id, client) {
+    // Until its metadata is fetched, a profile that names an issuer has no other URL.
+    let is_known = !provider.needs_discovery_to_refresh();
+    let is_other_url = match (token_url, issuer) {
+        (Some(_), _) if is_known => is_other(token_url, url),
+        (None, Some(issuer)) => match &provider.issuer {
+            Some(own) => own != issuer,
+            None => host_of(issuer) != host_of(url),
+        },
+        _ => false,
+    };
+    if is_other_url || is_other(client_id, client) {
         return Err(Failure::new(
             Code::Conflict,
             format!(

@@ -207,7 +207,7 @@ fn without_a_secret_in_the_record_the_error_says_so() {
     );
     fs::write(&path, text + &oauth2).unwrap();
     let said = home.run("refresh").failed(1);
-    assert!(said.contains("the record of the tokens has no client secret"), "{said}");
+    assert!(said.contains("the client secret is kept with the tokens, and there is none with them"), "{said}");
     assert_eq!(server.calls(), 0);
 }
 
@@ -558,4 +558,63 @@ fn thousands_of_accounts_or_fields_end_soon_and_are_refused() {
         let said = home.run("migrate --profile work --from import:auto:tokens").failed(6);
         assert!(said.contains("more than "), "{said}");
     }
+}
+
+#[test]
+fn tokens_of_one_issuer_are_not_given_to_a_profile_of_another() {
+    let server = TokenServer::start();
+    let codex = r#"{"OPENAI_API_KEY":null,"tokens":{"access_token":"canary","refresh_token":"r"},"last_refresh":"2026-01-01T00:00:00Z"}"#;
+    let home = home("auth.json", codex);
+    home.run("init --profile work").ok();
+    let path = home.path("config/profiles/work.toml");
+    let store = fs::read_to_string(&path).unwrap();
+    let url = server.token_url();
+    fs::write(&path, format!("{store}[oauth2]\ntoken_url = \"{url}\"\nclient_id = \"app\"\n"))
+        .unwrap();
+    let said =
+        home.run("migrate --profile work --from import:auto:auth.json --take-over").failed(7);
+    assert!(said.contains("are of another provider or client"), "{said}");
+    assert!(home.path("auth.json").exists());
+}
+
+#[test]
+fn a_backup_of_tokens_that_were_imported_once_is_a_backup_like_any_other() {
+    let home = home("token.json", GO);
+    let import = "migrate --from import:auto:token.json --to plaintext:copy.json";
+    home.run(import).ok();
+    home.run(import).ok();
+    home.run("restore --store plaintext:live.json --from plaintext:copy.json").ok();
+    home.run("backup --store plaintext:live.json --to plaintext:copy.json").ok();
+    home.run(import).failed(7);
+}
+
+#[test]
+fn a_secret_of_a_client_under_another_name_comes_out_nowhere() {
+    let file = r#"{"access_token":"a","expires_at":4000000000,"clientSecret":"canary-1","client":{"client_secret":"canary-2"},"consumer_secret":"canary-3"}"#;
+    let home = home("tokens.json", file);
+    home.run("migrate --profile work --take-over --from import:auto:tokens.json").ok();
+    assert!(home.path("tokens.json").exists());
+    for line in [
+        "get --field json",
+        "get --field clientSecret",
+        "get --field client",
+        "get --field consumer_secret",
+    ] {
+        let shown = home.run(&format!("{line} --profile work"));
+        assert!(!format!("{}{}", shown.out, shown.err).contains("canary"), "{line}: {}", shown.out);
+    }
+}
+
+#[test]
+fn one_remote_without_tokens_hinders_no_other_and_a_name_holds_no_secret() {
+    let conf = "[a]\ntype = drive\ntoken = {\"access_token\":\"tok\",\"expiry\":\"2099-01-01T00:00:00Z\"}\n[b]\ntoken = {\"access_token\":\"\",\"expiry\":\"0001-01-01T00:00:00Z\"}\n";
+    let home = home("rclone.conf", conf);
+    home.run("migrate --profile a --from import:auto:rclone.conf").ok();
+    assert_eq!(home.run("get --profile a").line(), "tok");
+    let servers = r#"{"k":{"server_name":"","server_url":"https://user:canary@mcp.example/x?api_key=canary","client_id":"c","access_token":"a","refresh_token":"r","expires_at":null},"l":{"server_name":"two","server_url":"https://two.example","refresh_token":"s"}}"#;
+    home.write(".codex/.credentials.json", servers);
+    let shown = home.run("import");
+    assert!(shown.out.contains("  https://mcp.example/x: "), "{}", shown.out);
+    assert!(shown.out.contains("  two: no access token, a refresh token"), "{}", shown.out);
+    assert!(!shown.out.contains("canary"), "{}", shown.out);
 }
