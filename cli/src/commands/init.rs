@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::failure::{Code, DONE, Failure, Outcome};
 use crate::profile::{self, Profile};
 use crate::selection::parse_url;
-use crate::target::{PLAINTEXT, check_key, open, open_without_asking};
+use crate::target::{PLAINTEXT, check_key, open, open_without_asking, refuse_environment};
 
 pub(super) async fn init(context: &Context, init: &Init) -> Outcome {
     if let Some(None) = init.provider
@@ -34,6 +34,9 @@ pub(super) async fn init(context: &Context, init: &Init) -> Outcome {
         None => choose(context, name).await?,
     };
     check(context, &store).await?;
+    if init.register {
+        refuse_environment(&store, &*open_without_asking(context, &store)?)?;
+    }
     let provider = match found {
         Some((wanted, found)) => Some(wanted.to_new(context, name, found).await?),
         None => None,
@@ -70,6 +73,17 @@ async fn add_to(
         return Err(Failure::new(Code::Conflict, message));
     }
     let found = wanted.find(context).await?;
+    // A store that cannot be used is found before a client is registered in vain.
+    if wanted.registers() {
+        let store = open_without_asking(context, &profile.store)?;
+        refuse_environment(&profile.store, &*store)?;
+        check(context, &profile.store).await?;
+        // A sign-in reads what is there, and overwrites nothing that cannot be read.
+        match store.load().await {
+            Err(StoreError::Locked { .. }) => {}
+            loaded => drop(loaded?),
+        }
+    }
     let provider = wanted.to_new(context, &name, found).await?;
     profile.add(provider).await?;
     let path = profile.path.display();

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use tokenkeep::chrono::{DateTime, SecondsFormat, Utc};
-use tokenkeep::store::Record;
+use tokenkeep::store::{Record, RefreshState};
 use tokenkeep::tokens::Freshness;
-use tokenkeep::{AuthTokens, StoreError};
+use tokenkeep::{AuthTokens, StoreError, TokenStore};
 
 use crate::context::Context;
 use crate::describe::{
@@ -32,7 +32,13 @@ pub(super) async fn status(context: &Context, json: bool) -> Outcome {
     // A doubt says to sign in already.
     let due = found.filter(|_| doubts.is_empty()).and_then(|it| sign_in_due(&it.tokens, now));
     warnings.extend(doubts.iter().chain(&due).map(|warning| context.advised(warning)));
-    let wait = found.and_then(|record| wait(record, &target.client(), now));
+    // A client that acts for itself has no tokens before `get` obtains the first ones.
+    let obtains = target.refreshes_at().filter(|it| it.is_own_client && matches!(record, Ok(None)));
+    let empty = match obtains {
+        Some(_) => Some(without_tokens(&*store).await),
+        None => None,
+    };
+    let wait = found.or(empty.as_ref()).and_then(|record| wait(record, &target.client(), now));
     let waits_until = wait.map(|(until, _)| until.to_rfc3339_opts(SecondsFormat::Secs, true));
     warnings.extend(wait.map(|(until, reason)| {
         format!(
@@ -40,7 +46,12 @@ pub(super) async fn status(context: &Context, json: bool) -> Outcome {
             moment(until)
         )
     }));
-    let prospect = found.map(|record| Prospect::of(record, target.refreshes_at(), now));
+    let prospect = match (found, &empty) {
+        (Some(record), _) => Some(Prospect::of(record, target.refreshes_at(), now)),
+        (None, Some(_)) if wait.is_some() => Some(Prospect::Refuses),
+        (None, Some(_)) => Some(Prospect::RefreshesFirst),
+        (None, None) => None,
+    };
     let tokens = record.map(|record| record.map(|record| record.tokens));
     let found = tokens.as_ref().ok().and_then(Option::as_ref);
     if json {
@@ -75,6 +86,23 @@ pub(super) async fn status(context: &Context, json: bool) -> Outcome {
         Some(Prospect::HandsOut | Prospect::RefreshesFirst) => ExitCode::SUCCESS,
         Some(Prospect::Refuses) => Code::Expired.into(),
     })
+}
+
+/// Returns what is kept of an empty slot: until when the provider asked to wait.
+async fn without_tokens(store: &dyn TokenStore) -> Record {
+    let throttle = match store.try_lease().await {
+        Ok(Some(mut lease)) => {
+            let throttle = lease.throttle().await;
+            // It is given up when it is dropped, too.
+            let _ = lease.release().await;
+            throttle
+        }
+        // Somebody is obtaining tokens, or nobody can.
+        _ => None,
+    };
+    let mut refresh = RefreshState::default();
+    refresh.throttle = throttle;
+    Record::new(AuthTokens::new("")).with_refresh(refresh)
 }
 
 /// What `get` does with tokens, as far as this is known without a refresh.
@@ -116,7 +144,12 @@ impl Prospect {
 
 /// Returns the state of the tokens in words for people.
 pub(super) fn sentence(tokens: Option<&AuthTokens>, prospect: Option<Prospect>) -> String {
-    let Some(tokens) = tokens else { return "none".into() };
+    let Some(tokens) = tokens else {
+        return match prospect {
+            Some(Prospect::RefreshesFirst) => "none yet; `get` obtains them".into(),
+            _ => "none".into(),
+        };
+    };
     let now = Utc::now();
     let freshness = tokens.freshness(now);
     let at = tokens.expiry().map(moment).unwrap_or_default();

@@ -372,7 +372,7 @@ fn init_registers_no_client_in_vain() {
     server.publish("/register", 201, r#"{"client_id":"new"}"#);
     let init = format!("init --issuer {} --register", server.url(""));
     type Spoil = fn(&Home);
-    let rows: [(&str, &str, Spoil); 6] = [
+    let rows: [(&str, &str, Spoil); 9] = [
         ("no store URL", " --store canary", |_| ()),
         ("an unusable key", " --store age:there/tokens.age?identity=key.txt", |home| {
             home.write("key.txt", "canary");
@@ -390,6 +390,17 @@ fn init_registers_no_client_in_vain() {
             home.run("init").ok();
             fs::remove_dir_all(home.path("config/profiles")).unwrap();
             home.write("config/profiles", "");
+        }),
+        ("a store that cannot be written", " --store env:CANARY", |_| ()),
+        ("a profile whose key is gone", "", |home| {
+            home.run("init").ok();
+            assert_eq!(done(home.command().arg("set"), "canary-a").code, 0);
+            fs::remove_dir_all(home.path("config/keys")).unwrap();
+        }),
+        ("a profile whose record is damaged", "", |home| {
+            home.run("init").ok();
+            assert_eq!(done(home.command().arg("set"), "canary-a").code, 0);
+            fs::write(home.record(), "canary").unwrap();
         }),
         ("a link to a read-only profile", "", |home| {
             home.run("init").ok();

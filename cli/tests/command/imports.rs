@@ -207,7 +207,10 @@ fn without_a_secret_in_the_record_the_error_says_so() {
     );
     fs::write(&path, text + &oauth2).unwrap();
     let said = home.run("refresh").failed(1);
-    assert!(said.contains("the client secret is kept with the tokens, and there is none with them"), "{said}");
+    assert!(
+        said.contains("the client secret is kept with the tokens, and there is none with them"),
+        "{said}"
+    );
     assert_eq!(server.calls(), 0);
 }
 

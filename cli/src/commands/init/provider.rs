@@ -133,6 +133,11 @@ impl<'a> WantedProvider<'a> {
         self.init.client_id.as_deref().unwrap_or("none")
     }
 
+    /// Returns whether a client is registered for this profile.
+    pub(super) fn registers(&self) -> bool {
+        self.init.register
+    }
+
     async fn register(&self, metadata: &ProviderMetadata) -> Result<String, Failure> {
         let redirect = Redirect::FixedPort.url();
         let scopes = self.scopes(Some(metadata));
