@@ -169,10 +169,14 @@ impl ImportStore {
             return Err(conflict());
         }
         let source = self.parse(&bytes)?;
-        let is_removable = |path: &&Path| source.is_only_tokens && has_one_name(path);
-        let Some(path) = self.path().filter(is_removable) else {
-            return Err(self.read_only(source.format.sign_out()));
-        };
+        let read_only = || self.read_only(source.format.sign_out());
+        let path = self.path().filter(|_| source.is_only_tokens).ok_or_else(read_only)?;
+        match has_one_name(path) {
+            Ok(true) => {}
+            Ok(false) => return Err(read_only()),
+            // Another process has just removed it.
+            Err(_) => return Err(conflict()),
+        }
         match fs::remove_file(path) {
             // Of two processes that take the tokens over, one removes the file.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(conflict()),
@@ -198,13 +202,13 @@ impl ImportStore {
 }
 
 /// Returns whether a file has no other name: it is no link, and has no hard link.
-fn has_one_name(path: &Path) -> bool {
-    let Ok(metadata) = path.symlink_metadata() else { return false };
+fn has_one_name(path: &Path) -> io::Result<bool> {
+    let metadata = path.symlink_metadata()?;
     #[cfg(unix)]
     if std::os::unix::fs::MetadataExt::nlink(&metadata) > 1 {
-        return false;
+        return Ok(false);
     }
-    metadata.is_file()
+    Ok(metadata.is_file())
 }
 
 /// Names the account too, if one was chosen: a copy remembers where it comes from.

@@ -806,7 +806,7 @@ fn no_process_of_the_same_user_can_inspect_it() {
     let dir = scratch();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = dir.path().join("tokenkeep");
-    fs::copy(env!("CARGO_BIN_EXE_tokenkeep"), &program).unwrap();
+    crate::support::copy_command(&program);
     let mut child = Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(&program)

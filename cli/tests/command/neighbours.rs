@@ -46,7 +46,7 @@ impl Machine {
         chmod(root.path(), 0o755);
         // The build directory may be closed to these users.
         let program = root.path().join("tokenkeep");
-        fs::copy(env!("CARGO_BIN_EXE_tokenkeep"), &program).unwrap();
+        crate::support::copy_command(&program);
         let machine = Self { root, program, user };
         machine.directory("home", user, 0o711);
         machine.directory("home/.ssh", user, 0o700);

@@ -176,7 +176,7 @@ pub(crate) fn home_of_nobody(test: &str) -> Option<Home> {
         return None;
     }
     let home = Home::new();
-    fs::copy(env!("CARGO_BIN_EXE_tokenkeep"), home.path("tokenkeep")).unwrap();
+    crate::support::copy_command(&home.path("tokenkeep"));
     chown(home.directory(), Some(NOBODY), Some(NOBODY)).unwrap();
     Some(home)
 }

@@ -355,7 +355,7 @@ impl Unprivileged {
         fs::set_permissions(copy.path(), fs::Permissions::from_mode(0o755)).unwrap();
         // That user may have no access to the build directory.
         let program = copy.path().join("tokenkeep");
-        fs::copy(env!("CARGO_BIN_EXE_tokenkeep"), &program).unwrap();
+        crate::support::copy_command(&program);
         give_away(&home.path(""));
         Self { home, program, _copy: copy }
     }

@@ -130,6 +130,16 @@ pub fn program(name: &str) -> PathBuf {
     built(Path::new(name))
 }
 
+/// Copies the command for a user who has no access to the build directory.
+///
+/// Another program copies it. If this process wrote the file, a child that another thread starts at that moment would
+/// have it open for writing, and nothing could run it until that child has started its own program.
+#[cfg(unix)]
+pub fn copy_command(to: &Path) {
+    let copied = Command::new("cp").arg(program("tokenkeep")).arg(to).status();
+    assert!(copied.unwrap().success());
+}
+
 fn built(name: &Path) -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let path = this.ancestors().nth(2).unwrap().join(name).with_extension(EXE_EXTENSION);
