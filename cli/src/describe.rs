@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tokenkeep::chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use tokenkeep::store::Record;
+use tokenkeep::store::{Record, RefreshState};
 use tokenkeep::{AuthTokens, StoreUrl, TokenStore};
 
 use crate::failure::Failure;
@@ -59,6 +59,23 @@ pub(crate) async fn doubts(
         )],
         _ => Vec::new(),
     }
+}
+
+/// Returns what is kept of an empty slot: until when the provider asked to wait.
+pub(crate) async fn of_empty_slot(store: &dyn TokenStore) -> Record {
+    let throttle = match store.try_lease().await {
+        Ok(Some(mut lease)) => {
+            let throttle = lease.throttle().await;
+            // It is given up when it is dropped, too.
+            let _ = lease.release().await;
+            throttle
+        }
+        // Somebody is obtaining tokens, or nobody can.
+        _ => None,
+    };
+    let mut refresh = RefreshState::default();
+    refresh.throttle = throttle;
+    Record::new(AuthTokens::new("")).with_refresh(refresh)
 }
 
 /// Returns until when the provider asked to wait, and what it said. `client` is the client that refreshes.

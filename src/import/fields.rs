@@ -7,6 +7,7 @@ use std::rc::Rc;
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::value::RawValue;
+use zeroize::Zeroizing;
 
 use super::{Fate, Field, Provider};
 use crate::tokens::foreign::{self, Says};
@@ -46,7 +47,8 @@ fn holds_client_secret(name: &str, value: &RawValue) -> bool {
     let is_secret = |text: &str| {
         let letters =
             text.bytes().filter(u8::is_ascii_alphanumeric).map(|it| it.to_ascii_lowercase());
-        let text = letters.collect::<Vec<_>>();
+        let mut text = Zeroizing::new(Vec::with_capacity(text.len()));
+        text.extend(letters);
         ["clientsecret", "consumersecret", "appsecret"]
             .iter()
             .any(|secret| text.windows(secret.len()).any(|part| part == secret.as_bytes()))

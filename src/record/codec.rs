@@ -465,6 +465,9 @@ fn decode_from(
             .map_err(|reason| corrupt(format!("in its extra: {reason}")))?,
     };
     // Unknown fields of another program are kept too.
+    if !is_ours && !stated.fields.iter().any(|(name, _)| name == "obtained_at") {
+        others.push("obtained_at");
+    }
     let is_taken = |name: &str| {
         known.contains(&name) && !others.contains(&name)
             || camel_case && name == "clientSecret"

@@ -9,6 +9,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::error::StoreError;
 use crate::record::Record;
 use crate::store::{Lease, Precondition, Revision, Stored, TokenStore};
+use crate::sys::wipe::with_wiped_stack;
 use crate::tokens::foreign::check_bare_token;
 use crate::tokens::{AccessToken, AuthTokens, RefreshToken};
 
@@ -38,9 +39,10 @@ impl EnvStore {
         let refresh = self.variable("REFRESH_TOKEN")?;
         for (name, token) in [("ACCESS_TOKEN", &access), ("REFRESH_TOKEN", &refresh)] {
             #[expect(clippy::disallowed_methods, reason = "looks at its form only")]
-            if let Some(Err(reason)) =
-                token.as_ref().map(|token| check_bare_token(token.expose_secret()))
-            {
+            let check = |token: &SecretString| check_bare_token(token.expose_secret());
+            // Searching a text leaves parts of it on the stack.
+            let checked = with_wiped_stack(|| token.as_ref().map(check));
+            if let Some(Err(reason)) = checked {
                 return Err(StoreError::NotARecord {
                     place: format!("environment variable {}_{name}", self.prefix),
                     reason: format!("it {reason}"),

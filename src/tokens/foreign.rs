@@ -185,10 +185,15 @@ fn refuse_within(outer: &str, name: &str, json: &str, depth: usize) -> Result<()
     if depth == 0 || is_other {
         return Ok(());
     }
-    if let Ok(values) = serde_json::from_str::<Vec<&RawValue>>(json) {
+    // The error of `serde_json` for a text would quote it, and leave it in memory.
+    if json.starts_with('[') {
+        let values: Vec<&RawValue> = serde_json::from_str(json).unwrap_or_default();
         return values
             .into_iter()
             .try_for_each(|value| refuse_within(outer, name, value.get(), depth - 1));
+    }
+    if !json.starts_with('{') {
+        return Ok(());
     }
     let Ok(inner) = json::object(json.as_bytes()) else { return Ok(()) };
     for (name, value) in &inner {
@@ -356,51 +361,56 @@ pub(crate) fn checked_token(token: SecretString) -> Result<SecretString, &'stati
 /// # Errors
 ///
 /// What it looks like. It quotes nothing.
+#[expect(clippy::manual_contains, reason = "`contains` reads many bytes at once: see below")]
 fn check_token(text: &str) -> Result<(), &'static str> {
-    if text.is_empty() {
-        return Err("is empty");
-    }
-    if text.bytes().any(|byte| byte == b' ')
-        && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
-    {
+    // A search in the standard library reads many bytes at once, and leaves them in registers and on the stack. So each
+    // byte is looked at alone.
+    let bytes = text.as_bytes();
+    let (Some(&first), Some(&last)) = (bytes.first(), bytes.last()) else { return Err("is empty") };
+    let has = |wanted: u8| bytes.iter().any(|byte| *byte == wanted);
+    if has(b' ') && bytes.iter().all(|byte| (b' '..=b'~').contains(byte)) {
         return Err("contains a space; leave out `Bearer` and give the token only");
     }
-    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if !bytes.iter().all(u8::is_ascii_graphic) {
         return Err("contains characters that no token has");
     }
-    if text.contains('"')
-        || text.starts_with(['\'', '`'])
-        || text.ends_with(['\'', '`'])
-        || text.starts_with("b'")
-    {
+    let is_quote = |byte: u8| matches!(byte, b'\'' | b'`');
+    if has(b'"') || is_quote(first) || is_quote(last) || begins(bytes, b"b'") {
         return Err("is in quotes; leave them out");
     }
-    if text.starts_with('<') {
-        return Err("is markup, such as the page of an error");
+    match first {
+        b'<' => return Err("is markup, such as the page of an error"),
+        b'{' | b'[' => return Err("is JSON; give the token only"),
+        _ => {}
     }
-    if text.starts_with(['{', '[']) {
-        return Err("is JSON; give the token only");
-    }
-    let scheme = text.get(..7).unwrap_or_default();
-    if scheme.eq_ignore_ascii_case("bearer:") || scheme.eq_ignore_ascii_case("bearer%") {
+    if begins(bytes, b"bearer:") || begins(bytes, b"bearer%") {
         return Err("begins with `Bearer`; leave that out");
     }
-    if text.starts_with("${") || text.starts_with("$(") {
+    if begins(bytes, b"${") || begins(bytes, b"$(") {
         return Err("is a variable that no shell filled in");
     }
-    if text.starts_with("go-keyring-") {
+    if begins(bytes, b"go-keyring-") {
         return Err(
             "is encoded by the go-keyring package; import it as import:auto:keychain-item:SERVICE/ACCOUNT",
         );
     }
-    let words = ["null", "(null)", "true", "false", "undefined", "none", "nil", "~"];
-    if words.iter().any(|word| text.eq_ignore_ascii_case(word)) {
+    let words: [&[u8]; 8] =
+        [b"null", b"(null)", b"true", b"false", b"undefined", b"none", b"nil", b"~"];
+    if words.iter().any(|word| word.len() == bytes.len() && begins(bytes, word)) {
         return Err("is a word that stands for no token");
     }
-    if ["access_token=", "refresh_token="].iter().any(|name| text.contains(name)) {
+    let is_in = |name: &[u8]| (0..bytes.len()).any(|at| begins(&bytes[at..], name));
+    if has(b'=') && (is_in(b"access_token=") || is_in(b"refresh_token=")) {
         return Err("is a form or a URL; give the token only");
     }
     Ok(())
+}
+
+/// Returns whether a text begins with this one, which is in lower case. The case does not matter.
+fn begins(text: &[u8], start: &[u8]) -> bool {
+    let pairs = text.iter().zip(start);
+    text.len() >= start.len()
+        && pairs.into_iter().all(|(one, other)| one.to_ascii_lowercase() == *other)
 }
 
 /// Fails if a text that stands alone is something else than a token.
@@ -410,23 +420,24 @@ fn check_token(text: &str) -> Result<(), &'static str> {
 /// What it looks like. It quotes nothing.
 pub(crate) fn check_bare_token(text: &str) -> Result<(), &'static str> {
     check_token(text)?;
+    let bytes = text.as_bytes();
+    let place = |wanted: u8| bytes.iter().position(|byte| *byte == wanted);
     // RFC 6750, 2.1: in a bearer token, `=` stands only at the end.
-    let is_name = |name: &str| {
-        let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-        !name.is_empty() && name.bytes().all(is_part)
-    };
-    if let Some((name, value)) = text.split_once('=')
-        && is_name(name)
-        && !value.trim_start_matches('=').is_empty()
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    if let Some(at @ 1..) = place(b'=')
+        && bytes[..at].iter().all(is_part)
+        && bytes[at..].iter().any(|byte| *byte != b'=')
     {
         return Err("is NAME=VALUE; give the value only");
     }
-    if text.contains("://") {
-        return Err("is a URL; give the token only");
-    }
-    let label = text.split_once(':').map_or("", |(label, _)| label);
-    if ["token", "access_token", "refresh_token"].contains(&label) {
-        return Err("is NAME:VALUE; give the value only");
+    if let Some(at) = place(b':') {
+        if begins(&bytes[at..], b"://") {
+            return Err("is a URL; give the token only");
+        }
+        let labels: [&[u8]; 3] = [b"token:", b"access_token:", b"refresh_token:"];
+        if labels.iter().any(|label| begins(bytes, label)) {
+            return Err("is NAME:VALUE; give the value only");
+        }
     }
     Ok(())
 }

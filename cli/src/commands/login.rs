@@ -3,6 +3,7 @@
 mod open;
 mod paste;
 
+use tokenkeep::chrono::Utc;
 use tokenkeep::oauth2::{OAuth2Client, OAuth2Error};
 use tokenkeep::secrecy::SecretString;
 use tokenkeep::{AuthTokens, TokenManager, TokenStore};
@@ -11,6 +12,7 @@ use self::open::open;
 use self::paste::Pasting;
 use crate::arguments::Login;
 use crate::context::Context;
+use crate::describe::{moment, of_empty_slot, wait};
 use crate::failure::{Code, DONE, Failure, Outcome};
 use crate::provider::Provider;
 use crate::target::Target;
@@ -35,7 +37,7 @@ pub(super) async fn login(context: &Context, login: &Login) -> Outcome {
     }
     let by_browser = login.browser || login.paste || !(login.device || provider.prefers_device());
     let tokens = if provider.is_own_client {
-        by_itself(context, login, &client).await?
+        by_itself(context, login, &target, &client).await?
     } else if by_browser {
         by_browser_of(context, login, provider, &client).await?
     } else {
@@ -125,6 +127,7 @@ async fn save(context: &Context, before: &Target, tokens: AuthTokens) -> Result<
 async fn by_itself(
     context: &Context,
     login: &Login,
+    target: &Target,
     client: &OAuth2Client,
 ) -> Result<AuthTokens, Failure> {
     if login.device || login.browser || login.paste || login.open {
@@ -132,6 +135,18 @@ async fn by_itself(
             "this client gets tokens for itself (grant_type in its profile), so nobody signs in; use `tokenkeep \
              login` without options",
         ));
+    }
+    // What another process was told holds here too.
+    let store = target.open(context)?;
+    let record = match store.load().await? {
+        Some(stored) => stored.record,
+        None => of_empty_slot(&*store).await,
+    };
+    if let Some((until, reason)) = wait(&record, &target.client(), Utc::now()) {
+        let until = moment(until);
+        let message =
+            format!("the provider asked to wait until {until} ({reason}); try again then");
+        return Err(Failure::new(Code::Other, message));
     }
     let _asking = context.terminal.waiting_for(FOR_PROVIDER);
     Ok(client.sign_in_by_client_credentials().await?)

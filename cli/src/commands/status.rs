@@ -4,13 +4,13 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use tokenkeep::chrono::{DateTime, SecondsFormat, Utc};
-use tokenkeep::store::{Record, RefreshState};
+use tokenkeep::store::Record;
 use tokenkeep::tokens::Freshness;
-use tokenkeep::{AuthTokens, StoreError, TokenStore};
+use tokenkeep::{AuthTokens, StoreError};
 
 use crate::context::Context;
 use crate::describe::{
-    describe, doubts, moment, refresh_expiry, sign_in_due, span, wait, warnings,
+    describe, doubts, moment, of_empty_slot, refresh_expiry, sign_in_due, span, wait, warnings,
 };
 use crate::failure::{Code, Failure, Outcome};
 use crate::provider::Provider;
@@ -35,7 +35,7 @@ pub(super) async fn status(context: &Context, json: bool) -> Outcome {
     // A client that acts for itself has no tokens before `get` obtains the first ones.
     let obtains = target.refreshes_at().filter(|it| it.is_own_client && matches!(record, Ok(None)));
     let empty = match obtains {
-        Some(_) => Some(without_tokens(&*store).await),
+        Some(_) => Some(of_empty_slot(&*store).await),
         None => None,
     };
     let wait = found.or(empty.as_ref()).and_then(|record| wait(record, &target.client(), now));
@@ -86,23 +86,6 @@ pub(super) async fn status(context: &Context, json: bool) -> Outcome {
         Some(Prospect::HandsOut | Prospect::RefreshesFirst) => ExitCode::SUCCESS,
         Some(Prospect::Refuses) => Code::Expired.into(),
     })
-}
-
-/// Returns what is kept of an empty slot: until when the provider asked to wait.
-async fn without_tokens(store: &dyn TokenStore) -> Record {
-    let throttle = match store.try_lease().await {
-        Ok(Some(mut lease)) => {
-            let throttle = lease.throttle().await;
-            // It is given up when it is dropped, too.
-            let _ = lease.release().await;
-            throttle
-        }
-        // Somebody is obtaining tokens, or nobody can.
-        _ => None,
-    };
-    let mut refresh = RefreshState::default();
-    refresh.throttle = throttle;
-    Record::new(AuthTokens::new("")).with_refresh(refresh)
 }
 
 /// What `get` does with tokens, as far as this is known without a refresh.

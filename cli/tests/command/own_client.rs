@@ -127,6 +127,9 @@ fn a_server_that_asks_an_own_client_to_wait_is_asked_by_one_process_until_the_wa
         (0..20).for_each(|_| get());
         later(&home, 90, "get").failed(1);
         assert_eq!(server.calls(), 1, "{status}");
+        let said = home.run("login").failed(1);
+        assert!(said.contains("the provider asked to wait until"), "{said}");
+        assert_eq!(server.calls(), 1, "{status}");
         let status = home.run("status");
         assert_eq!(status.code, 4, "{}", status.out);
         assert!(status.out.contains("the provider asked to wait until"), "{}", status.out);

@@ -178,7 +178,7 @@ fn a_token_with_an_escape_leaves_only_the_copies_of_serde_json() {
     const NAME: &str = "a_token_with_an_escape_leaves_only_the_copies_of_serde_json";
     let Some(scene) = Scene::new(NAME) else { return };
     let (start, end) = scene.text("ACCESS").split_at(30);
-    write(&scene.path("tokens.json"), format!(r#"{{"access_token":"{start}\"{end}"}}"#).as_bytes());
+    write(&scene.path("tokens.json"), format!(r#"{{"access_token":"{start}\/{end}"}}"#).as_bytes());
     let alone = copies(&scene.run("memory:", &["bare-serde-json"]), &scene.search);
     let ours = copies(&scene.run(&scene.url("plaintext", "tokens.json"), &["load"]), &scene.search);
     assert!(alone["ACCESS"] > 0);

@@ -125,10 +125,9 @@ fn in_a_record(scene: &Scene) {
         format!(r#"{{"access_token":"{mine}\q"}}"#),
         format!(r#"{{"access_token":"{mine}","extra":"{mine}"}}"#),
         format!(r#"{{"access_token":"{mine}","extra":{{"a":"{mine}"}},"a":"{mine}"}}"#),
-        quoted("version"),
         quoted("backup"),
         quoted("expires_at"),
-        quoted("obtained_at"),
+        quoted("expiry"),
     ] {
         scene.home.write("plain/broken.json", &damaged);
         for command in ["get", "status", "refresh", "exec"] {

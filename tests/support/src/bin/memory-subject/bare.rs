@@ -27,7 +27,7 @@ fn escaped() -> String {
     let text = secret("ACCESS");
     let (start, end) = text.expose_secret().split_at(30);
     let mut json = String::with_capacity(64);
-    json.extend(["\"", start, "\\\"", end, "\""]);
+    json.extend(["\"", start, "\\/", end, "\""]);
     json
 }
 
