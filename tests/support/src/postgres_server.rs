@@ -100,8 +100,7 @@ impl PostgresServer {
         if let Some((uid, gid)) = user {
             chown(dir.path(), Some(uid), Some(gid)).unwrap();
         }
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self { dir, port, process: None, user }
+        Self { dir, port: unused_port(), process: None, user }
     }
 
     /// Gives a file or a directory to the user that the server runs as.
@@ -322,4 +321,13 @@ fn run(command: &mut Command) -> String {
     let done = command.output().unwrap();
     assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
     String::from_utf8(done.stdout).unwrap()
+}
+
+/// Returns a port that the server keeps over restarts. It is below those that the system gives to everybody else, so
+/// that nobody takes it meanwhile.
+fn unused_port() -> u16 {
+    let given = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let ports = (0..12_000).map(|next| 20_000 + (given % 12_000 + next) % 12_000);
+    let is_unused = |port: &u16| TcpListener::bind(("0.0.0.0", *port)).is_ok();
+    ports.into_iter().find(is_unused).expect("a port is unused")
 }
