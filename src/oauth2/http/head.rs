@@ -21,6 +21,9 @@ const HTTP: &[u8] = b"HTTP/1.";
 pub(super) struct Lenient<C> {
     inner: C,
     is_in_head: bool,
+    /// Whether there is still no final answer after so many bytes. hyper would read informational ones without end, and
+    /// let nothing else run meanwhile.
+    is_too_long: bool,
     /// What was read of the head. The buffer has its full size, so it does not grow and leave copies behind.
     read: Zeroizing<Vec<u8>>,
     /// How much of it hyper has.
@@ -30,7 +33,7 @@ pub(super) struct Lenient<C> {
 impl<C> Lenient<C> {
     pub(super) fn new(inner: C) -> Self {
         let read = Zeroizing::new(Vec::with_capacity(LONGEST_HEAD + PART));
-        Self { inner, is_in_head: true, read, given: 0 }
+        Self { inner, is_in_head: true, is_too_long: false, read, given: 0 }
     }
 
     /// Corrects the head if all of it was read.
@@ -51,7 +54,8 @@ impl<C> Lenient<C> {
         }
         let rest = &self.read[start..];
         let is_http = rest.iter().zip(HTTP).all(|(found, wanted)| found == wanted);
-        self.is_in_head = is_http && self.read.len() < LONGEST_HEAD;
+        self.is_too_long = is_http && self.read.len() >= LONGEST_HEAD;
+        self.is_in_head = is_http && !self.is_too_long;
     }
 
     /// Makes the head say whether the body has chunks. Returns `false` if too little of the body was read to see that.
@@ -115,6 +119,9 @@ impl<C: Read + Unpin> Read for Lenient<C> {
                 this.is_in_head = false;
             } else {
                 this.correct();
+            }
+            if this.is_too_long {
+                return Poll::Ready(Err(io::Error::other("the head of the answer is too long")));
             }
         }
         let rest = &this.read[this.given..];
