@@ -293,7 +293,7 @@ impl fmt::Debug for OAuth2Client {
 /// | no connection, no trusted certificate | transient | yes |
 /// | a proxy that does not accept the user; a TLS connection that the server refuses, mostly without the client's certificate; a variable for the proxy that cannot be used | misconfigured | yes |
 /// | 429 | transient | yes |
-/// | 503, 403 without an error code, `server_error`, `slow_down`, `temporarily_unavailable`; any other status that is no success, without an error code that the other rows name, with `Retry-After` | transient | no |
+/// | 503, 403 without an error code, `server_error`, `slow_down`, `temporarily_unavailable`; any other answer without tokens and without an error code that the other rows name, with `Retry-After`; a new refresh token without an access token that can be read, which is saved | transient | no |
 /// | the request or a part of it was sent, and neither a complete answer nor all of its tokens came; a success without readable tokens; more than 256 KiB; a redirect; 408; 425; any other 5xx | ambiguous | no |
 /// | `invalid_client`, `invalid_request`, `unauthorized_client`, `unsupported_grant_type` | misconfigured | yes |
 /// | any other error code; 404, any other 4xx; an answer that is not HTTP/1.1 | misconfigured | no |

@@ -109,11 +109,7 @@ impl<'a> Fields<'a> {
 
     /// Returns whether this is a record of this crate.
     pub(super) fn is_record(&self) -> bool {
-        let is =
-            |name: &str, fits: fn(&str) -> bool| self.raw(name).is_some_and(|it| fits(it.get()));
-        self.raw("access_token").is_some()
-            && is("expires_at", |it| it == "null" || it.starts_with('"'))
-            && is("version", |it| it.parse::<u64>().is_ok())
+        foreign::is_ours(&self.fields)
     }
 
     /// Returns whether a field is a text that is not blank.

@@ -84,7 +84,12 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
     if !pairs.remainder().is_empty() {
         return None;
     }
-    pairs.map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
+    // The buffer does not grow and leave copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(text.len() / 2));
+    for pair in pairs {
+        bytes.push(digit(pair[0])? << 4 | digit(pair[1])?);
+    }
+    Some(std::mem::take(&mut *bytes))
 }
 
 /// Returns the text of a line without quotes around it.

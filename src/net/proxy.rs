@@ -79,7 +79,11 @@ impl Proxy {
         {
             return Ok(None);
         }
-        let value = text(variable, value)?;
+        let mut value = text(variable, value)?;
+        // A scheme may be written in capitals (RFC 3986, 3.1), and the matcher does not know it then.
+        if let Some(end) = value.find("://") {
+            value[..end].make_ascii_lowercase();
+        }
         let named = Matcher::builder().https(value.trim()).build().intercept(url);
         let usable = named.and_then(|it| Some((with_port(it.uri())?, it)));
         let (url, intercept) = usable
@@ -302,6 +306,7 @@ mod tests {
             (&[("https_proxy", "p:3128")], Some("http://p:3128/")),
             (&[("https_proxy", " http://p:3128\n")], Some("http://p:3128/")),
             (&[("ALL_PROXY", "socks5://p")], Some("socks5://p:1080/")),
+            (&[("ALL_PROXY", "SOCKS5H://p")], Some("socks5h://p:1080/")),
             (&[("all_proxy", "socks5h://[::1]:9")], Some("socks5h://[::1]:9/")),
             (&[("HTTPS_PROXY", "http://p"), ("https_proxy", "http://q")], Some("http://p:80/")),
             (&[("HTTPS_PROXY", ""), ("https_proxy", "https://q/")], Some("https://q:443/")),

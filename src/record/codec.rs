@@ -322,11 +322,7 @@ fn decode_from(
     let fields = json::object(bytes).map_err(|reason| not_an_object(bytes, place, reason))?;
     let field =
         |name: &str| fields.iter().find(|(field, _)| field == name).map(|&(_, value)| value);
-    // Every version of this crate writes all three.
-    let is_date = |it: &RawValue| it.get() == "null" || it.get().starts_with('"');
-    let is_ours = field("access_token").is_some()
-        && field("expires_at").is_some_and(is_date)
-        && field("version").is_some_and(|it| it.get().parse::<f64>().is_ok());
+    let is_ours = foreign::is_ours(&fields);
     let corrupt = |reason: String| {
         if is_ours {
             StoreError::Corrupt { place: place.to_owned(), reason }

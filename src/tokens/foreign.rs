@@ -12,6 +12,16 @@ use serde_json::value::RawValue;
 use crate::tokens::json;
 use crate::tokens::time::{self, Time};
 
+/// Returns whether an object is a record of this crate. Every version writes these three fields.
+pub(crate) fn is_ours(fields: &[(Cow<'_, str>, &RawValue)]) -> bool {
+    let has = |name: &str, fits: fn(&str) -> bool| {
+        fields.iter().any(|(field, value)| field == name && fits(value.get()))
+    };
+    has("access_token", |_| true)
+        && has("expires_at", |it| it == "null" || it.starts_with('"'))
+        && has("version", |it| it.parse::<f64>().is_ok())
+}
+
 /// The times that a record names.
 #[derive(Default)]
 pub(crate) struct Stated {

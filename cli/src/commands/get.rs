@@ -74,7 +74,7 @@ async fn print(context: &Context, manager: &TokenManager, get: &Get) -> Outcome 
 /// Returns whether another program kept the secret of its client under this name. It is for no one who asks for tokens.
 fn is_client_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase().replace(['_', '-', '.'], "");
-    name.contains("clientsecret") || name.contains("consumersecret")
+    ["clientsecret", "consumersecret", "appsecret"].iter().any(|secret| name.contains(secret))
 }
 
 /// Names the fields that there are. The name that was given may be a token, by mistake.

@@ -5,6 +5,7 @@ mod places;
 use std::sync::Arc;
 
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use tokenkeep::chrono::{DateTime, Utc};
 use tokenkeep::import::{Account, Fate, Provider, Source};
 use tokenkeep::stores::ImportStore;
@@ -191,17 +192,13 @@ fn profile_names(context: &Context, source: &Source, chosen: &[&Account]) -> Vec
         Ok(unique) if is_unique(name) => unique.clone(),
         _ => {
             // What is left out of the name tells these accounts apart.
-            let digest = format!("-{:08x}", short_digest(&account.name));
+            let digest = Sha256::digest(&account.name);
+            let digest =
+                format!("-{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3]);
             profile_name(&base, &account.name, &digest).unwrap_or_else(|cut| cut)
         }
     });
     names.map(Some).collect()
-}
-
-/// FNV-1a (RFC 9923), which needs no table and no crate. It only tells names apart.
-fn short_digest(text: &str) -> u32 {
-    let add = |digest: u32, byte: u8| (digest ^ u32::from(byte)).wrapping_mul(0x0100_0193);
-    text.bytes().fold(0x811c_9dc5, add)
 }
 
 fn opened(context: &Context, url: &StoreUrl) -> Result<ImportStore, Failure> {
