@@ -2,6 +2,8 @@
 
 #[cfg(feature = "keychain")]
 mod default;
+#[cfg(feature = "import")]
+mod foreign;
 mod open;
 mod parse;
 #[cfg(test)]
@@ -274,20 +276,6 @@ impl StoreUrl {
             || self.seal().is_some_and(|seal| matches!(seal.key, Key::Keychain(_)))
     }
 
-    /// Returns the file or the keychain item of another program that this URL names, if it names one.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Unavailable`] if this build has no keychain and the URL names an item of it.
-    #[cfg(feature = "import")]
-    #[must_use]
-    pub fn import(&self) -> Option<Result<crate::stores::ImportStore, StoreError>> {
-        match &self.kind {
-            Kind::Import(foreign) => Some(self.open_foreign(foreign)),
-            _ => None,
-        }
-    }
-
     /// Returns whether other machines can use the same slot.
     #[must_use]
     pub fn is_shared(&self) -> bool {
@@ -308,20 +296,6 @@ impl StoreUrl {
                 recipients_file: None,
             },
         }))
-    }
-
-    /// Makes the URL of a file of another program. Without a format, the content tells it.
-    ///
-    /// # Errors
-    ///
-    /// [`InvalidStoreUrl`] if the path is not UTF-8 text. A URL that named it would name another file.
-    #[cfg(feature = "import")]
-    pub fn import_file(
-        path: &Path,
-        format: Option<crate::import::Format>,
-    ) -> Result<Self, InvalidStoreUrl> {
-        let place = ForeignPlace::File(parse::absolute(path)?);
-        Ok(Self::of(Kind::Import(Foreign { format, place, account: None })))
     }
 
     /// Makes the URL of a slot in the keychain.

@@ -2,6 +2,8 @@
 
 mod expiry;
 pub(crate) mod foreign;
+pub(crate) mod form;
+mod into_refresh_token;
 pub(crate) mod json;
 mod jwt;
 pub(crate) mod text;
@@ -18,6 +20,7 @@ use zeroize::Zeroize;
 
 pub(crate) use expiry::{Buffers, Schedule};
 pub use expiry::{EXPIRY_BUFFER, Freshness, REFRESH_BUFFER, SIGN_IN_BUFFER};
+pub use into_refresh_token::IntoRefreshToken;
 
 /// Defines one newtype per kind of token. A refresh token that is passed as an access token does not compile.
 macro_rules! secret_token {
@@ -97,38 +100,6 @@ secret_token! {
     /// The long-lived token that a program sends to the provider to get a new access token.
     RefreshToken
 }
-
-/// A refresh token, or an `Option` of one, in each form that a token is made of. It is for
-/// [`AuthTokens::with_refresh_token`].
-pub trait IntoRefreshToken: sealed::Sealed {
-    /// Returns the token, if there is one.
-    fn into_refresh_token(self) -> Option<RefreshToken>;
-}
-
-mod sealed {
-    pub trait Sealed {}
-}
-
-macro_rules! into_refresh_token {
-    ($($form:ty),+) => {$(
-        impl sealed::Sealed for $form {}
-        impl sealed::Sealed for Option<$form> {}
-
-        impl IntoRefreshToken for $form {
-            fn into_refresh_token(self) -> Option<RefreshToken> {
-                Some(self.into())
-            }
-        }
-
-        impl IntoRefreshToken for Option<$form> {
-            fn into_refresh_token(self) -> Option<RefreshToken> {
-                self.map(Into::into)
-            }
-        }
-    )+};
-}
-
-into_refresh_token!(RefreshToken, SecretString, String, &str);
 
 impl AccessToken {
     /// Returns the same secret with a reference count of its own. Threads that clone the one do not wait for

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::{Fate, Field, Provider};
 use crate::tokens::foreign::{self, Says};
+use crate::tokens::form::checked_token;
 use crate::tokens::json;
 use crate::tokens::time::{self, Time};
 use crate::tokens::{AuthTokens, RefreshToken};
@@ -152,7 +153,7 @@ impl<'a> Fields<'a> {
     /// Takes a token, without the spaces around it.
     pub(super) fn token(&self, name: &str, fate: Fate) -> Result<Option<SecretString>, Reason> {
         let Some(text) = self.text(name, fate)? else { return Ok(None) };
-        foreign::checked_token(text).map(Some).map_err(|reason| format!("its {name} {reason}"))
+        checked_token(text).map(Some).map_err(|reason| format!("its {name} {reason}"))
     }
 
     /// Takes a time. A value that stands for "unknown" is none.

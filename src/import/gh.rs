@@ -8,7 +8,7 @@ use super::fields::Reason;
 use super::text::{Content, Document, unquoted};
 use super::{Account, Fate, Format, MOST_ACCOUNTS, Options, Read, Shape};
 use crate::tokens::AuthTokens;
-use crate::tokens::foreign::check_bare_token;
+use crate::tokens::form::check_bare_token;
 
 pub(super) const SHAPE: Shape = Shape {
     format: Format::Gh,

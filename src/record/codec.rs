@@ -4,24 +4,26 @@
 //! Such a file has no `version`, and can be loaded unchanged. A program that knows only these three fields
 //! can read the records that are written here.
 
+mod others;
 #[cfg(test)]
 mod tests;
+mod write;
 
-use std::collections::BTreeMap;
-use std::io;
-
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
-use serde::de::IgnoredAny;
-use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
+pub(crate) use self::others::foreign;
+use self::others::{not_an_object, not_ours, program_of};
+use self::write::{Length, State, write};
+pub(super) use self::write::{length, length_of_extra};
 use super::refresh_state::shown;
 use super::{MAX_RECORD, MAX_STORED, Record, RefreshState, Rejection, Throttle};
 use crate::error::StoreError;
 use crate::sys::wipe::Bytes;
-use crate::tokens::foreign::{self, Stated};
+use crate::tokens::foreign::{Stated, is_ours, stated};
+use crate::tokens::form::{check_bare_token, checked_token};
 use crate::tokens::json;
 use crate::tokens::text::{json_of_form, utf8};
 use crate::tokens::{AccessToken, AuthTokens, RefreshToken};
@@ -190,7 +192,7 @@ pub(crate) fn decode_text(text: &[u8], place: &str) -> Result<AuthTokens, StoreE
         return is_no_token("it is JSON, but not an object; give the token only (`jq -r`)");
     }
     let Ok(token) = str::from_utf8(text) else { return is_no_token("it is not text") };
-    match foreign::check_bare_token(token) {
+    match check_bare_token(token) {
         Ok(()) => Ok(AuthTokens::new(token)),
         Err(reason) => is_no_token(&format!("it {reason}")),
     }
@@ -215,94 +217,6 @@ fn form(text: &[u8]) -> Option<Bytes> {
     json_of_form(text, |name| matches!(name, "access_token" | "refresh_token"))
 }
 
-/// Returns the error for something that this crate did not write. `reason` says what it is, or which of its fields
-/// (`its …`) cannot be taken over.
-fn not_ours(text: &[u8], place: &str, reason: &str) -> StoreError {
-    let mut reason = reason.to_owned();
-    let mut advice = String::from("find out which program it belongs to");
-    if reason.ends_with(foreign::UNDATED) {
-        advice = "say when it was obtained: `tokenkeep migrate --from import:auto:PATH --obtained-at TIME`".into();
-    }
-    if let Some((name, program)) = program_of(text) {
-        let is = format!("it is a file of {program}");
-        reason = if reason.starts_with("its ") { format!("{is}, and {reason}") } else { is };
-        advice = format!("import it with `tokenkeep migrate --from import:{name}:PATH`");
-    }
-    let advice = format!("nothing here changes it; {advice}");
-    StoreError::NotARecord { place: place.to_owned(), reason, advice }
-}
-
-/// Returns the name of the form in which a program keeps its tokens, and the program, if it can be told.
-#[cfg(feature = "import")]
-fn program_of(text: &[u8]) -> Option<(&'static str, &'static str)> {
-    use crate::import::{Format, recognize};
-
-    // Many programs keep the answer of a provider as it is.
-    let format = recognize(text).filter(|format| *format != Format::TokenResponse)?;
-    Some((format.name(), format.program()))
-}
-
-#[cfg(not(feature = "import"))]
-fn program_of(_: &[u8]) -> Option<(&'static str, &'static str)> {
-    None
-}
-
-/// Returns the error for what is not a JSON object: another program's, if it has a structure that no record of this
-/// crate has, however damaged it is.
-fn not_an_object(bytes: &[u8], place: &str, reason: String) -> StoreError {
-    if looks_foreign(bytes) || program_of(bytes).is_some() {
-        return not_ours(bytes, place, &reason);
-    }
-    StoreError::Corrupt { place: place.to_owned(), reason }
-}
-
-/// What files begin with that other programs keep credentials in: markup, PEM, databases, property lists, archives,
-/// and what Python pickles.
-const MAGIC: [&[u8]; 10] = [
-    b"<",
-    b"-----BEGIN ",
-    b"SQLite format 3\0",
-    b"bplist00",
-    b"PK\x03\x04",
-    b"\x1f\x8b",
-    b"\x80\x02",
-    b"\x80\x03",
-    b"\x80\x04",
-    b"\x80\x05",
-];
-
-/// A text of this length, without blanks, is more likely a token than the rest of a record.
-const LONG_WORD: usize = 20;
-
-fn looks_foreign(bytes: &[u8]) -> bool {
-    /// What a record begins with, but for blanks.
-    const BEGINNING: &[u8] = b"{\"access_token\"";
-
-    if MAGIC.iter().any(|magic| bytes.starts_with(magic)) {
-        return true;
-    }
-    let Ok(text) = str::from_utf8(bytes) else { return false };
-    let text = text.trim();
-    if text.starts_with('{') {
-        let mut begins = bytes.iter().filter(|byte| !byte.is_ascii_whitespace());
-        return !BEGINNING.iter().all(|own| begins.next().is_none_or(|byte| byte == own));
-    }
-    let is_printable = text.chars().all(|it| !it.is_control() || it.is_ascii_whitespace());
-    let is_json = text.starts_with(['[', '"']) && serde_json::from_str::<IgnoredAny>(text).is_ok();
-    let is_setting = text.find(['=', ':']).is_some_and(|at| {
-        let name = text[..at].trim_end();
-        !name.is_empty()
-            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
-    });
-    let is_word = text.len() >= LONG_WORD && foreign::check_bare_token(text).is_ok();
-    is_printable && (is_json || is_setting || is_word || text.lines().nth(1).is_some())
-}
-
-/// Returns the error for bytes that something else than this crate wrote.
-pub(crate) fn foreign(bytes: &[u8], place: &str) -> Option<StoreError> {
-    decode(bytes, place).err().filter(|error| matches!(error, StoreError::NotARecord { .. }))
-}
-
 /// Decodes a record. No error quotes any of it.
 pub(crate) fn decode(bytes: &[u8], place: &str) -> Result<Record, StoreError> {
     decode_from(bytes, place, None)
@@ -322,7 +236,7 @@ fn decode_from(
     let fields = json::object(bytes).map_err(|reason| not_an_object(bytes, place, reason))?;
     let field =
         |name: &str| fields.iter().find(|(field, _)| field == name).map(|&(_, value)| value);
-    let is_ours = foreign::is_ours(&fields);
+    let is_ours = is_ours(&fields);
     let corrupt = |reason: String| {
         if is_ours {
             StoreError::Corrupt { place: place.to_owned(), reason }
@@ -376,7 +290,7 @@ fn decode_from(
             return Ok(Some(token));
         }
         let wrong = |reason| corrupt(format!("its {name} {reason}"));
-        foreign::checked_token(token).map(Some).map_err(wrong)
+        checked_token(token).map(Some).map_err(wrong)
     };
 
     // If there is no refresh token, "" is written.
@@ -394,7 +308,7 @@ fn decode_from(
     }
     let mut others =
         ["client_secret", "refresh_expires_at", "refresh_obtained_at", "refresh"].to_vec();
-    let mut stated = Stated::default();
+    let mut times = Stated::default();
     if is_ours {
         tokens.expires_at = time("expires_at")?;
         tokens.obtained_at = time("obtained_at")?;
@@ -408,10 +322,10 @@ fn decode_from(
         }
     } else {
         let claimed = tokens.has_access_token() && tokens.expiry().is_some();
-        stated = foreign::stated(&fields, now, claimed).map_err(corrupt)?;
-        tokens.expires_at = stated.expires_at;
-        tokens.obtained_at = stated.obtained_at;
-        tokens.refresh_expires_at = stated.refresh_expires_at;
+        times = stated(&fields, now, claimed).map_err(corrupt)?;
+        tokens.expires_at = times.expires_at;
+        tokens.obtained_at = times.obtained_at;
+        tokens.refresh_expires_at = times.refresh_expires_at;
     }
 
     let backup = field("backup").map_or("false", RawValue::get);
@@ -461,13 +375,13 @@ fn decode_from(
             .map_err(|reason| corrupt(format!("in its extra: {reason}")))?,
     };
     // Unknown fields of another program are kept too.
-    if !is_ours && !stated.fields.iter().any(|(name, _)| name == "obtained_at") {
+    if !is_ours && !times.fields.iter().any(|(name, _)| name == "obtained_at") {
         others.push("obtained_at");
     }
     let is_taken = |name: &str| {
         known.contains(&name) && !others.contains(&name)
             || camel_case && name == "clientSecret"
-            || stated.fields.iter().any(|(stated, _)| stated == name)
+            || times.fields.iter().any(|(field, _)| field == name)
     };
     let beside = fields.iter().filter(|(name, _)| !is_taken(name));
     for (name, value) in beside.chain(&nested) {
@@ -540,145 +454,6 @@ fn plain_text(json: &RawValue) -> Option<String> {
 
 fn date(json: &RawValue) -> Option<DateTime<Utc>> {
     plain_text(json)?.parse().ok()
-}
-
-fn write(tokens: &AuthTokens, refresh: &RefreshState, to: impl io::Write) {
-    Json { tokens, refresh }
-        .serialize(&mut serde_json::Serializer::pretty(to))
-        .expect("the names are strings, and neither sink fails");
-}
-
-struct Json<'a> {
-    tokens: &'a AuthTokens,
-    refresh: &'a RefreshState,
-}
-
-impl Serialize for Json<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { tokens, refresh } = self;
-        #[expect(clippy::disallowed_methods, reason = "this is where records are written")]
-        let (access, refresh_token, client_secret) = (
-            tokens.access_token.expose_secret(),
-            // The reader of axiomtrade-rs accepts no null here.
-            tokens.refresh_token.as_ref().map_or("", RefreshToken::expose_secret),
-            tokens.client_secret().map(ExposeSecret::expose_secret),
-        );
-        let is_plain = refresh.is_empty() && tokens.has_access_token();
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("access_token", access)?;
-        map.serialize_entry("refresh_token", refresh_token)?;
-        map.serialize_entry("expires_at", &tokens.expires_at.map(rfc3339))?;
-        map.serialize_entry("version", &if is_plain { PLAIN } else { WITH_STATE })?;
-        if let Some(obtained_at) = tokens.obtained_at {
-            map.serialize_entry("obtained_at", &rfc3339(obtained_at))?;
-        }
-        if let Some(expires) = tokens.refresh_expires_at {
-            map.serialize_entry("refresh_expires_at", &rfc3339(expires))?;
-        }
-        if let Some(obtained_at) = tokens.refresh_obtained_at {
-            map.serialize_entry("refresh_obtained_at", &rfc3339(obtained_at))?;
-        }
-        if tokens.is_backup() {
-            map.serialize_entry("backup", &true)?;
-        }
-        if let Some(secret) = client_secret {
-            map.serialize_entry("client_secret", secret)?;
-        }
-        if tokens.typed_extras().len() > 0 {
-            map.serialize_entry("extra", &Extra(tokens))?;
-        }
-        if !refresh.is_empty() {
-            map.serialize_entry("refresh", &State(refresh))?;
-        }
-        map.end()
-    }
-}
-
-struct Extra<'a>(&'a AuthTokens);
-
-impl Serialize for Extra<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let extras = self.0.typed_extras();
-        let mut map = serializer.serialize_map(Some(extras.len()))?;
-        for (name, value, is_json) in extras {
-            #[expect(clippy::disallowed_methods, reason = "this is where records are written")]
-            let text = value.expose_secret();
-            // The value is borrowed, so nothing is copied.
-            match serde_json::from_str::<&RawValue>(text) {
-                Ok(json) if is_json => map.serialize_entry(name, json)?,
-                _ => map.serialize_entry(name, text)?,
-            }
-        }
-        map.end()
-    }
-}
-
-struct State<'a>(&'a RefreshState);
-
-impl Serialize for State<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        if let Some(intent) = &self.0.intent {
-            map.serialize_entry("intent", &intent.to_string())?;
-        }
-        if let Some(throttle) = &self.0.throttle {
-            let mut fields = BTreeMap::from([
-                ("client", throttle.client.clone()),
-                ("from", rfc3339(throttle.from)),
-                ("until", rfc3339(throttle.until)),
-            ]);
-            fields.extend(throttle.reason.clone().map(|reason| ("reason", reason)));
-            map.serialize_entry("throttle", &fields)?;
-        }
-        if let Some(rejection) = &self.0.rejection {
-            let fields = BTreeMap::from([
-                ("at", rfc3339(rejection.at)),
-                ("of", rejection.of.to_string()),
-                ("reason", rejection.reason.clone()),
-            ]);
-            map.serialize_entry("rejection", &fields)?;
-        }
-        map.end()
-    }
-}
-
-/// Returns the length of a record with these tokens.
-pub(super) fn length(tokens: &AuthTokens) -> usize {
-    let mut length = Length(0);
-    write(tokens, &RefreshState::default(), &mut length);
-    length.0
-}
-
-/// Returns how much longer a record is with this other field.
-pub(super) fn length_of_extra(name: &str, value: &SecretString, is_json: bool) -> usize {
-    let text = |text: &str| {
-        let mut length = Length(0);
-        serde_json::to_writer(&mut length, text).expect("a string can be counted");
-        length.0
-    };
-    #[expect(clippy::disallowed_methods, reason = "looks at the length only")]
-    let value = value.expose_secret();
-    let value = if is_json { value.len() } else { text(value) };
-    // A comma, a line end, an indentation, and a colon with a space.
-    text(name) + value + ",\n    : ".len()
-}
-
-/// Counts the bytes that are written.
-struct Length(usize);
-
-impl io::Write for Length {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn rfc3339(date: DateTime<Utc>) -> String {
-    date.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
 #[expect(clippy::disallowed_methods, reason = "looks at the length only")]

@@ -14,8 +14,6 @@ use super::Bucket;
 use super::{Ask, Kind, StoreUrl};
 #[cfg(feature = "postgres")]
 use super::{Database, encoded};
-#[cfg(feature = "import")]
-use super::{Foreign, ForeignPlace};
 #[cfg(feature = "age")]
 use super::{Key, Seal};
 use crate::error::StoreError;
@@ -27,8 +25,6 @@ use crate::store::TokenStore;
 #[cfg(feature = "age")]
 use crate::stores::AgeFileStore;
 use crate::stores::EnvStore;
-#[cfg(feature = "import")]
-use crate::stores::ImportStore;
 #[cfg(feature = "keychain")]
 use crate::stores::KeychainStore;
 use crate::stores::MemoryStore;
@@ -104,25 +100,6 @@ impl StoreUrl {
                 reason: format!("{self} is not sealed to a key that a URL names"),
             }),
         }
-    }
-
-    #[cfg(feature = "import")]
-    pub(super) fn open_foreign(&self, foreign: &Foreign) -> Result<ImportStore, StoreError> {
-        let Foreign { format, place, account } = foreign;
-        let store = match place {
-            ForeignPlace::File(path) => ImportStore::new(path, *format),
-            #[cfg(feature = "keychain")]
-            ForeignPlace::Item(item) => {
-                let store = ImportStore::keychain_item(&item.service, &item.account, *format)?;
-                if self.prompts { store.allow_prompts() } else { store }
-            }
-            #[cfg(not(feature = "keychain"))]
-            ForeignPlace::Item(_) => return Err(not_built(self)),
-        };
-        Ok(match account {
-            Some(name) => store.with_account(name),
-            None => store,
-        })
     }
 
     /// Checks whether a record could be sealed now: whether the key and the recovery recipients can be
@@ -247,7 +224,7 @@ impl Key {
     feature = "object-store",
     feature = "postgres"
 )))]
-fn not_built(place: &impl fmt::Display) -> StoreError {
+pub(super) fn not_built(place: &impl fmt::Display) -> StoreError {
     StoreError::Unavailable {
         place: place.to_string(),
         reason: "this program was built without it".into(),

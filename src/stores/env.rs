@@ -10,7 +10,7 @@ use crate::error::StoreError;
 use crate::record::Record;
 use crate::store::{Lease, Precondition, Revision, Stored, TokenStore};
 use crate::sys::wipe::with_wiped_stack;
-use crate::tokens::foreign::check_bare_token;
+use crate::tokens::form::check_bare_token;
 use crate::tokens::{AccessToken, AuthTokens, RefreshToken};
 
 /// Reads tokens from two environment variables, `PREFIX_ACCESS_TOKEN` and `PREFIX_REFRESH_TOKEN`. It is
