@@ -3,7 +3,7 @@ use secrecy::SecretString;
 use super::RefreshToken;
 
 /// A refresh token, or an `Option` of one, in each form that a token is made of. It is for
-/// [`AuthTokens::with_refresh_token`].
+/// [`AuthTokens::with_refresh_token`](super::AuthTokens::with_refresh_token).
 pub trait IntoRefreshToken: sealed::Sealed {
     /// Returns the token, if there is one.
     fn into_refresh_token(self) -> Option<RefreshToken>;
